@@ -1,0 +1,43 @@
+# Two commands a newcomer needs: `make run` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH := constraints-torch.txt
+
+.PHONY: run test check lint types test-light docs clean
+
+run: $(VENV)/.light
+	@$(BIN)/aimcost reproduce
+	@echo
+	@$(BIN)/aimcost estimate llava_onevision_aim_a100
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests/bench
+	./tests/light_core.sh
+
+check: $(VENV)/.test lint types test
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+docs: $(VENV)/.test
+	$(BIN)/python docs/build.py
+
+$(VENV)/.light: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# torch alone is pinned: any other build of it is gigabytes
+$(VENV)/.test: pyproject.toml $(TORCH)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint $(TORCH) --editable '.[torch,report,dev]' $(TRITON)
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

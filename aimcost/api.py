@@ -1,0 +1,75 @@
+"""The Python entry points."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .result import Estimate
+from .errors import MissingExtraError
+from .run import Run, load_run, plan_schedule
+from .types import Schedule
+
+__all__ = ["apply", "estimate", "estimate_run", "schedule", "unreduced"]
+
+
+def estimate(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Estimate:
+    """What a run costs.
+
+    Parameters
+    ----------
+    run
+        A run as a mapping, a YAML file, or the name of a file in configs/runs.
+    **overrides
+        Keys of the run to replace; mappings are merged (``workload={"frames": 8}``).
+
+    Raises
+    ------
+    AimcostError
+        One line that names what is wrong with the input.
+    """
+    return estimate_run(load_run(run, overrides))
+
+
+def estimate_run(run: Run) -> Estimate:
+    """Price a resolved run with its estimator."""
+    module = importlib.import_module(f"{__package__}.estimators.{run.estimator}")
+    result: Estimate = module.estimate(run)
+    return result
+
+
+def unreduced(run: Run) -> Run:
+    """The same run without reduction: every token in every layer."""
+    plain = plan_schedule(run.model, run.workload, {"name": "none"})
+    return replace(run, schedule=plain)
+
+
+def schedule(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Schedule:
+    """The token schedule of a run: the object that is priced, and that `apply` executes."""
+    return load_run(run, overrides).schedule
+
+
+def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextManager[Any]:
+    """Execute `schedule` on a transformers model inside a ``with`` block; needs the torch extra.
+
+    Raises
+    ------
+    MissingExtraError
+        torch or transformers is not installed.
+    UnsupportedModelError
+        Before anything is changed, where the model cannot run the schedule.
+    """
+    from .errors import MissingExtraError
+
+    try:
+        runtime = importlib.import_module(f"{__package__}.runtime")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.split(".")[0] in ("torch", "transformers"):
+            raise MissingExtraError(error.name, "torch", "aimcost.apply") from None
+        raise
+    context: AbstractContextManager[Any] = runtime.apply(model, schedule, **options)
+    return context

@@ -1,0 +1,223 @@
+"""The ``aimcost`` command: parses, calls `aimcost.api`, prints.
+
+Exit status: 0, 1 for a failed check, 2 for bad input. Errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import AimcostError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="aimcost",
+    help="What dropping visual tokens really buys: FLOPs, bytes, memory and latency, per layer.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+RunArgument = Annotated[
+    str | None, typer.Argument(metavar="[RUN]", help="A run file, or the name of one in configs/runs.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Run the command; a user's mistake never ends in a traceback."""
+    try:
+        code = app(standalone_mode=False)
+    except AimcostError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # the reader (head, less) has seen enough; keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        # typer ships its own copy of click, whose exceptions have no public name
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print("aimcost: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        print(f"aimcost {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:
+    """Flags and ``--set key=value`` as overrides of a run; values are YAML."""
+    import yaml
+
+    from .errors import InvalidValueError
+
+    overrides = {key: value for key, value in named.items() if value is not None}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise InvalidValueError("--set", "key=value", setting)
+        try:
+            overrides[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise InvalidValueError(f"--set {key}", "a YAML value", text) from None
+    return overrides
+
+
+def _resolve(run: str | None, settings: list[str], model: str | None, **flags: Any) -> Any:
+    """A Run from a file and flags, or from flags alone."""
+    from .errors import InvalidValueError
+    from .run import load_run, merge_overrides
+
+    named = {key.replace("workload_", "workload.", 1): value for key, value in flags.items()}
+    overrides: dict[str, Any] = {}
+    for key, value in _overrides(settings, model=model, **named).items():
+        overrides = merge_overrides(overrides, {key: value})
+    if run is None and "model" not in overrides:
+        raise InvalidValueError("RUN", "given, or --model", None)
+    return load_run(run if run is not None else {}, overrides)
+
+
+@app.command()
+def estimate(
+    run: RunArgument = None,
+    model: Annotated[str | None, typer.Option(help="A model's name, config.json or folder.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="A profile's name or path.")] = None,
+    estimator: Annotated[str | None, typer.Option(help="roofline, llm_viewer, …")] = None,
+    method: Annotated[str | None, typer.Option(help="none, aim, fastv, … (`aimcost list methods`)")] = None,
+    attention: Annotated[str | None, typer.Option(help="flash or eager")] = None,
+    frames: Annotated[int | None, typer.Option(help="Video frames a request.")] = None,
+    images: Annotated[int | None, typer.Option(help="Images a request.")] = None,
+    visual_tokens: Annotated[int | None, typer.Option(help="Visual tokens before any method.")] = None,
+    text_tokens: Annotated[int | None, typer.Option(help="Text tokens a request.")] = None,
+    new_tokens: Annotated[int | None, typer.Option(help="Tokens to generate.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Requests computed together.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run: method.l1=14.")
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Show the prefill layer by layer.")] = False,
+    ops: Annotated[bool, typer.Option("--ops", help="Show every operation.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV: operations, or layers with --layers.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Estimate a run: FLOPs, bytes, time and memory, by stage, layer and operation."""
+    from .api import estimate_run
+
+    resolved = _resolve(
+        run,
+        settings or [],
+        model,
+        hardware=hardware,
+        estimator=estimator,
+        method=method,
+        attention=attention,
+        workload_frames=frames,
+        workload_images=images,
+        workload_visual_tokens=visual_tokens,
+        workload_text_tokens=text_tokens,
+        workload_new_tokens=new_tokens,
+        workload_batch=batch,
+    )
+    result = estimate_run(resolved)
+    if as_json or as_csv:
+        from .report.export import to_csv, to_json
+
+        print(to_json(result.to_dict()) if as_json else to_csv(result.layers() if layers else result.ops()), end="")
+        if as_json:
+            print()
+        return
+    from .api import unreduced
+    from .report.text import estimate_text, layers_text, ops_text
+
+    baseline = estimate_run(unreduced(resolved)) if resolved.schedule.events else None
+    print(estimate_text(result, baseline))
+    if layers:
+        print("\n" + layers_text(result))
+    if ops:
+        print("\n" + ops_text(result))
+
+
+@app.command()
+def reproduce(as_json: JsonOption = False) -> None:
+    """Recompute every row of AIM's published tables, and name the slips with corrected figures."""
+    from .report.export import to_json
+    from .report.reproduce import reproduce_text
+    from .reproduce import reproduce as recompute
+
+    result = recompute()
+    print(to_json(result) if as_json else reproduce_text(result))
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[models|hardware|methods|estimators|runs]", show_default=False)
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Hidden profiles too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List what there is by name."""
+    from .listing import LISTINGS, listing
+    from .report.export import to_json
+    from .report.text import table
+
+    chosen = LISTINGS if what is None else (what,)
+    result = {name: listing(name, hidden=show_all) for name in chosen}
+    if as_json:
+        print(to_json(result))
+        return
+    for name, rows in result.items():
+        headers = list(rows[0]) if rows else ["name"]
+        left = sum(1 for key in headers if not isinstance(rows[0][key], int | float)) if rows else 1
+        cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+        print(f"{name} ({len(rows)})\n{table(cells, headers, left=left)}\n")
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A model, profile, method, estimator or run.")]) -> None:
+    """Show one model, profile, method, estimator or run, with its sources."""
+    from .listing import describe
+
+    print(describe(name), end="")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of run files and hardware profiles."""
+    from .listing import json_schema
+    from .report.export import to_json
+
+    print(to_json(json_schema()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""One class per failure. Every message is one line: where, what was found, what is allowed.
+
+The command line prints ``str(error)`` to stderr and exits with ``error.exit_code``:
+2 for bad input, 1 for a check that failed.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "AimcostError",
+    "CalibrationError",
+    "CheckFailedError",
+    "FileFormatError",
+    "InvalidValueError",
+    "MissingExtraError",
+    "ScheduleError",
+    "UnknownNameError",
+    "UnsupportedModelError",
+    "nearest",
+]
+
+
+def nearest(found: str, allowed: Iterable[str], *, count: int = 3) -> list[str]:
+    """Names in `allowed` that look most like `found`, best first, ignoring case and separators."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("-", "").replace("_", "").replace(".", "")
+
+    by_plain = {plain(name): name for name in allowed}
+    hits = difflib.get_close_matches(plain(found), list(by_plain), n=count, cutoff=0.5)
+    return [by_plain[hit] for hit in hits]
+
+
+class AimcostError(Exception):
+    """Base of every error that aimcost raises on purpose."""
+
+    exit_code = 2
+
+
+class UnknownNameError(AimcostError):
+    """A name that nothing answers to. Names are looked up exactly; the nearest are offered."""
+
+    def __init__(self, what: str, found: str, allowed: Iterable[str], *, where: str = "") -> None:
+        names = sorted(allowed)
+        self.what, self.found, self.allowed = what, found, tuple(names)
+        close = nearest(found, names)
+        if close:
+            hint = "did you mean " + " or ".join(repr(name) for name in close) + "?"
+        elif len(names) <= 12:
+            hint = "known: " + ", ".join(names)
+        else:
+            hint = f"{len(names)} are known: `aimcost list` shows them"
+        prefix = f"{where}: " if where else ""
+        super().__init__(f"{prefix}unknown {what} {found!r}; {hint}")
+
+
+class InvalidValueError(AimcostError):
+    """A value of the wrong type, out of range, or in conflict with another."""
+
+    def __init__(self, key: str, expected: str, found: object, *, where: str = "") -> None:
+        self.key, self.expected, self.found = key, expected, found
+        prefix = f"{where}: " if where else ""
+        shown = repr(found)
+        if len(shown) > 80:
+            shown = shown[:77] + "..."
+        super().__init__(f"{prefix}{key!r} must be {expected} (got {shown})")
+
+
+class FileFormatError(AimcostError):
+    """A file that cannot be read as what it should be: missing, too big, binary, not YAML or JSON."""
+
+
+class ScheduleError(AimcostError):
+    """A token schedule that no model could run."""
+
+
+class UnsupportedModelError(AimcostError):
+    """A model whose shape or classes aimcost does not know; raised before anything is changed."""
+
+
+class CalibrationError(AimcostError):
+    """Coefficients or timing tables that cannot be true, or that name no source."""
+
+
+class MissingExtraError(AimcostError):
+    """An optional package is needed for this; the message says which extra installs it."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}: pip install 'aimcost[{extra}]'")
+
+
+class CheckFailedError(AimcostError):
+    """A check ran and the answer is no (a budget missed, a figure that moved)."""
+
+    exit_code = 1

@@ -1,0 +1,210 @@
+"""Temperature-softmax PageRank in Triton, without an N×N matrix.
+
+One pass for the logsumexp of every row, one transposed pass a step (each program owns a block of
+keys and recomputes the logits of the queries that see it), one for the head mean. Matrix products
+run in the input's precision, all statistics in fp32 and in base 2.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from aimcost.kernels import _dispatch
+
+__all__ = ["TileConfig", "importance", "padded_width", "tile_config"]
+
+MEAN_BLOCK = 128
+
+
+class TileConfig(NamedTuple):
+    """Rows that a program owns, rows that it loops over, warps, pipeline stages."""
+
+    block_own: int
+    block_loop: int
+    warps: int
+    stages: int
+
+
+def padded_width(head_dim: int) -> int:
+    """The power of two, at least 16, that a head is padded to inside the kernels."""
+    return max(16, triton.next_power_of_2(head_dim))
+
+
+def tile_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
+    """The shipped tile. It fits the 99 KiB of an sm_86 or sm_89, hence every GPU from sm_80 on.
+
+    Chosen for no spills and no idle tensor core by compilation alone; a plain function, since an
+    autotuner would run trial kernels inside a user's first prefill, and cannot run without a driver.
+    """
+    width = padded_width(head_dim)
+    if dtype == torch.float32:
+        return TileConfig(32, 32, 4 if width <= 64 else 8, 2)
+    return TileConfig(128, 64, 8, 3) if width <= 128 else TileConfig(64, 64, 4, 2)
+
+
+@triton.jit
+def _tile(base, rows, d, stride_n, tokens, D: tl.constexpr, UPCAST: tl.constexpr):
+    tile = tl.load(
+        base + rows[:, None] * stride_n + d[None, :], mask=(rows < tokens)[:, None] & (d < D)[None, :], other=0.0
+    )
+    if UPCAST:
+        tile = tile.to(tl.float32)
+    return tile
+
+
+@triton.jit
+def _lse_tile(
+    q, k, d, rows, start, top, total, live, stride_kn, tokens, scale2,
+    OWN: tl.constexpr, LOOP: tl.constexpr, D: tl.constexpr,
+    DIAGONAL: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Fold one block of keys into the running maximum and sum of each row."""
+    columns = start + tl.arange(0, LOOP)
+    logits = tl.dot(q, tl.trans(_tile(k, columns, d, stride_kn, tokens, D, UPCAST)), input_precision="ieee")
+    logits *= scale2
+    if DIAGONAL:
+        logits = tl.where(columns[None, :] <= rows[:, None], logits, -float("inf"))
+    if HAS_LIVE:
+        alive = tl.load(live + columns, mask=columns < tokens, other=0) != 0
+        logits = tl.where(alive[None, :], logits, -float("inf"))
+    higher = tl.maximum(top, tl.max(logits, axis=1))
+    if HAS_LIVE:
+        # A row that has seen no live key yet: keep the exponents finite, its sum stays 0.
+        pivot = tl.where(higher == -float("inf"), 0.0, higher)
+    else:
+        pivot = higher
+    total = total * tl.exp2(top - pivot) + tl.sum(tl.exp2(logits - pivot[:, None]), axis=1)
+    return higher, total
+
+
+@triton.jit
+def row_lse_kernel(
+    q_ptr, k_ptr, live_ptr, lse_ptr, tokens, scale2,
+    stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_lb,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
+    OWN: tl.constexpr, LOOP: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Base-2 logsumexp of each row of scaled causal logits; +inf for dead rows, which give nothing."""
+    # The last rows see the most keys: started first, they do not trail behind.
+    block = tl.num_programs(0) - 1 - tl.program_id(0)
+    batch = (tl.program_id(1) // HEADS).to(tl.int64)
+    head = (tl.program_id(1) % HEADS).to(tl.int64)
+    rows = block * OWN + tl.arange(0, OWN)
+    d = tl.arange(0, WIDTH)
+    k = k_ptr + batch * stride_kb + (head // GROUP) * stride_kh
+    live = live_ptr + batch * stride_lb
+    q = _tile(q_ptr + batch * stride_qb + head * stride_qh, rows, d, stride_qn, tokens, D, UPCAST)
+    top = tl.full((OWN,), -float("inf"), tl.float32)
+    total = tl.zeros((OWN,), tl.float32)
+    for start in range(0, block * OWN, LOOP):
+        top, total = _lse_tile(q, k, d, rows, start, top, total, live, stride_kn, tokens, scale2,
+                               OWN, LOOP, D, False, HAS_LIVE, UPCAST)  # fmt: skip
+    for start in range(block * OWN, tl.minimum(block * OWN + OWN, tokens), LOOP):
+        top, total = _lse_tile(q, k, d, rows, start, top, total, live, stride_kn, tokens, scale2,
+                               OWN, LOOP, D, True, HAS_LIVE, UPCAST)  # fmt: skip
+    lse = top + tl.log2(total)
+    if HAS_LIVE:
+        alive = tl.load(live + rows, mask=rows < tokens, other=0) != 0
+        lse = tl.where(alive, lse, float("inf"))
+    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * tokens + rows, lse, mask=rows < tokens)
+
+
+@triton.jit
+def _step_tile(
+    q, k, d, columns, start, mass, lse, given, stride_qn, tokens, scale2,
+    LOOP: tl.constexpr, D: tl.constexpr, DIAGONAL: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """What the queries of one block give to this program's keys. Keys lie along the first axis."""
+    rows = start + tl.arange(0, LOOP)
+    inside = rows < tokens
+    logits = tl.dot(k, tl.trans(_tile(q, rows, d, stride_qn, tokens, D, UPCAST)), input_precision="ieee")
+    row_lse = tl.load(lse + rows, mask=inside, other=float("inf"))
+    row_mass = tl.load(mass + rows, mask=inside, other=0.0)
+    share = tl.exp2(logits * scale2 - row_lse[None, :])
+    if DIAGONAL:
+        share = tl.where(columns[:, None] <= rows[None, :], share, 0.0)
+    return given + tl.sum(share * row_mass[None, :], axis=1)
+
+
+@triton.jit
+def step_kernel(
+    q_ptr, k_ptr, live_ptr, lse_ptr, mass_ptr, out_ptr, tokens, scale2,
+    stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_lb,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
+    OWN: tl.constexpr, LOOP: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """One d ← d·M. Block 0 of keys is seen by every query, and starts first."""
+    batch = (tl.program_id(1) // HEADS).to(tl.int64)
+    head = (tl.program_id(1) % HEADS).to(tl.int64)
+    flat = tl.program_id(1).to(tl.int64) * tokens
+    first = tl.program_id(0) * OWN
+    columns = first + tl.arange(0, OWN)
+    d = tl.arange(0, WIDTH)
+    q = q_ptr + batch * stride_qb + head * stride_qh
+    k = _tile(
+        k_ptr + batch * stride_kb + (head // GROUP) * stride_kh, columns, d, stride_kn, tokens, D, UPCAST
+    )
+    given = tl.zeros((OWN,), tl.float32)
+    for start in range(first, tl.minimum(first + OWN, tokens), LOOP):
+        given = _step_tile(q, k, d, columns, start, mass_ptr + flat, lse_ptr + flat, given, stride_qn,
+                           tokens, scale2, LOOP, D, True, UPCAST)  # fmt: skip
+    for start in range(first + OWN, tokens, LOOP):
+        given = _step_tile(q, k, d, columns, start, mass_ptr + flat, lse_ptr + flat, given, stride_qn,
+                           tokens, scale2, LOOP, D, False, UPCAST)  # fmt: skip
+    if HAS_LIVE:
+        alive = tl.load(live_ptr + batch * stride_lb + columns, mask=columns < tokens, other=0) != 0
+        given = tl.where(alive, given, 0.0)
+    tl.store(out_ptr + flat + columns, given, mask=columns < tokens)
+
+
+@triton.jit
+def head_rms_kernel(mass_ptr, out_ptr, tokens, HEADS: tl.constexpr, BLOCK: tl.constexpr):
+    """Root mean square over heads. Grid (blocks of tokens, batch)."""
+    batch = tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    square = tl.zeros((BLOCK,), tl.float32)
+    for head in range(HEADS):
+        mass = tl.load(mass_ptr + (batch * HEADS + head) * tokens + column, mask=column < tokens, other=0.0)
+        square += mass * mass
+    tl.store(out_ptr + batch * tokens + column, tl.sqrt_rn(square / HEADS), mask=column < tokens)
+
+
+def importance(
+    q: torch.Tensor, k: torch.Tensor, *, scale: float, tau: float, steps: int, live: torch.Tensor | None
+) -> torch.Tensor:
+    """Scores (B, N) in fp32; see `aimcost.kernels.importance.importance_scores`."""
+    batch, heads, tokens, head_dim = q.shape
+    q, k = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k))
+    lse, mass, spare = torch.empty(3, batch * heads, tokens, dtype=torch.float32, device=q.device)
+    out = torch.empty(batch, tokens, dtype=torch.float32, device=q.device)
+    if live is None:
+        mass.fill_(1.0 / tokens)
+        mask, stride_mask = lse, 0  # never read
+    else:
+        start = live.to(torch.float32) / live.sum(dim=1, keepdim=True)
+        mass.view(batch, heads, tokens).copy_(start[:, None, :])
+        mask, stride_mask = live.contiguous().view(torch.uint8), tokens
+    tile = tile_config(q.dtype, head_dim)
+    strides = (*q.stride()[:3], *k.stride()[:3], stride_mask)
+    scale2 = scale / tau * math.log2(math.e)
+    shared = {
+        "HEADS": heads, "GROUP": heads // k.shape[1], "D": head_dim, "WIDTH": padded_width(head_dim),
+        "OWN": tile.block_own, "LOOP": tile.block_loop, "HAS_LIVE": live is not None,
+        "UPCAST": _dispatch.interpreting() and q.dtype == torch.bfloat16,
+        "num_warps": tile.warps, "num_stages": tile.stages,
+    }  # fmt: skip
+    grid = (triton.cdiv(tokens, tile.block_own), batch * heads)
+    with torch.cuda.device_of(q):
+        row_lse_kernel[grid](q, k, mask, lse, tokens, scale2, *strides, **shared)
+        for _ in range(steps):
+            step_kernel[grid](q, k, mask, lse, mass, spare, tokens, scale2, *strides, **shared)
+            mass, spare = spare, mass
+        head_rms_kernel[(triton.cdiv(tokens, MEAN_BLOCK), batch)](
+            mass, out, tokens, HEADS=heads, BLOCK=MEAN_BLOCK, num_warps=4
+        )
+    return out

@@ -1,0 +1,178 @@
+"""Bipartite token merging in Triton: match, rank, merge rows; three launches, no F·A·B matrix.
+
+The similarity is the reference's signed squared cosine, so that ties fall the same way. Every loop
+has a fixed order: the same inputs give the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from aimcost.kernels import _dispatch
+
+__all__ = ["MatchConfig", "match_config", "merge"]
+
+RANK_BLOCK = 128
+ROW_BLOCK = 1024
+SCAN_BLOCK = 128
+
+
+class MatchConfig(NamedTuple):
+    """Tile of the similarity kernel: A rows, B rows, width."""
+
+    block_a: int
+    block_b: int
+    block_d: int
+    warps: int
+    stages: int
+
+
+def match_config(dtype: torch.dtype) -> MatchConfig:
+    """The shipped tile: 32 frames of 196 tokens make 128 programs, each with all 98 rows of B at once."""
+    if dtype == torch.float32:
+        return MatchConfig(32, 32, 32, 8, 2)
+    return MatchConfig(32, 128, 64, 8, 3)
+
+
+@triton.jit
+def _half_exponent(square):
+    """2^-⌊e/2⌋ for square = m·2^e, by bits: exact, and the same power of two as the reference's."""
+    # frexp counts its mantissa from 1/2, so its exponent is one above the IEEE field's.
+    exponent = (square.to(tl.int32, bitcast=True) >> 23) - 126
+    return ((127 - (exponent >> 1)) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def match_kernel(
+    x_ptr, best_ptr, into_ptr, tokens_a, tokens_b, width, stride_f, stride_n,
+    BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, UPCAST: tl.constexpr,
+):  # fmt: skip
+    """Best odd token of each even one: its similarity and its ordinal. Grid (frames, blocks of A)."""
+    frame = tl.program_id(0).to(tl.int64)
+    row_a = tl.program_id(1) * BLOCK_A + tl.arange(0, BLOCK_A)
+    base = x_ptr + frame * stride_f
+    ptr_a = base + (2 * row_a)[:, None] * stride_n
+    live_a = (row_a < tokens_a)[:, None]
+    best = tl.full((BLOCK_A,), -4.0, tl.float32)
+    into = tl.zeros((BLOCK_A,), tl.int32)
+    for start_b in range(0, tokens_b, BLOCK_B):
+        row_b = start_b + tl.arange(0, BLOCK_B)
+        ptr_b = base + (2 * row_b + 1)[:, None] * stride_n
+        live_b = row_b < tokens_b
+        dot = tl.zeros((BLOCK_A, BLOCK_B), tl.float32)
+        square_a = tl.zeros((BLOCK_A, BLOCK_D), tl.float32)
+        square_b = tl.zeros((BLOCK_B, BLOCK_D), tl.float32)
+        for start_d in range(0, width, BLOCK_D):
+            d = (start_d + tl.arange(0, BLOCK_D))[None, :]
+            a = tl.load(ptr_a + d, mask=live_a & (d < width), other=0.0)
+            b = tl.load(ptr_b + d, mask=live_b[:, None] & (d < width), other=0.0)
+            a32 = a.to(tl.float32)
+            b32 = b.to(tl.float32)
+            square_a += a32 * a32
+            square_b += b32 * b32
+            if UPCAST:
+                dot = tl.dot(a32, tl.trans(b32), dot, input_precision="ieee")
+            else:
+                dot = tl.dot(a, tl.trans(b), dot, input_precision="ieee")
+        norm_a = tl.sum(square_a, axis=1)
+        norm_b = tl.sum(square_b, axis=1)
+        unit_a = _half_exponent(norm_a)
+        unit_b = _half_exponent(norm_b)
+        dot = dot * unit_a[:, None] * unit_b[None, :]
+        scale = (norm_a * unit_a * unit_a)[:, None] * (norm_b * unit_b * unit_b)[None, :]
+        # A masked divisor: 0/0 would be a NaN, which the maximum below must never see.
+        order = tl.where(scale > 0, tl.div_rn(dot * tl.abs(dot), tl.where(scale > 0, scale, 1.0)), 0.0)
+        order = tl.where(live_b[None, :], tl.where(order == order, order, -2.0), -4.0)
+        top, where = tl.max(order, axis=1, return_indices=True, return_indices_tie_break_left=True)
+        better = top > best  # strictly: among equals the earlier block, hence the lowest position
+        best = tl.where(better, top, best)
+        into = tl.where(better, where + start_b, into)
+    tl.store(best_ptr + frame * tokens_a + row_a, best, mask=row_a < tokens_a)
+    tl.store(into_ptr + frame * tokens_a + row_a, into, mask=row_a < tokens_a)
+
+
+@triton.jit
+def rank_kernel(best_ptr, into_ptr, order_ptr, ranked_into_ptr, tokens_a, BLOCK: tl.constexpr):
+    """A's ordinals and targets by rank: rank = how many come before, by similarity, then position."""
+    frame = tl.program_id(0).to(tl.int64) * tokens_a
+    row = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mine = tl.load(best_ptr + frame + row, mask=row < tokens_a, other=0.0)
+    rank = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, tokens_a, BLOCK):
+        other = start + tl.arange(0, BLOCK)
+        theirs = tl.load(best_ptr + frame + other, mask=other < tokens_a, other=-8.0)
+        before = (theirs[None, :] > mine[:, None]) | (
+            (theirs[None, :] == mine[:, None]) & (other[None, :] < row[:, None])
+        )
+        rank += tl.sum(before.to(tl.int32), axis=1)
+    into = tl.load(into_ptr + frame + row, mask=row < tokens_a, other=0)
+    tl.store(order_ptr + frame + rank, row, mask=row < tokens_a)
+    tl.store(ranked_into_ptr + frame + rank, into, mask=row < tokens_a)
+
+
+@triton.jit
+def rows_kernel(
+    x_ptr, order_ptr, ranked_into_ptr, out_ptr, tokens_a, tokens_b, r, width, stride_f, stride_n,
+    BLOCK_D: tl.constexpr, SCAN: tl.constexpr,
+):  # fmt: skip
+    """One output row: an unmerged A copied, or a B averaged with its arrivals, in rank order."""
+    frame = tl.program_id(0).to(tl.int64)
+    row = tl.program_id(1)
+    d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
+    base = x_ptr + frame * stride_f + d
+    list_at = frame * tokens_a
+    out = out_ptr + (frame * (tokens_a - r + tokens_b) + row) * width + d
+    inside = d < width
+    stay = tokens_a - r
+    if row < stay:
+        a = tl.load(order_ptr + list_at + r + row)
+        tl.store(out, tl.load(base + 2 * a * stride_n, mask=inside), mask=inside)
+    else:
+        b = row - stay
+        total = tl.load(base + (2 * b + 1) * stride_n, mask=inside, other=0.0).to(tl.float32)
+        count = 1.0
+        for start in range(0, r, SCAN):
+            slot = start + tl.arange(0, SCAN)
+            into = tl.load(ranked_into_ptr + list_at + slot, mask=slot < r, other=-1)
+            hits = (into == b).to(tl.int32)
+            found = tl.sum(hits, axis=0)
+            nth = tl.cumsum(hits, axis=0) * hits
+            for arrival in range(1, found + 1):
+                at = start + tl.sum(tl.where(nth == arrival, tl.arange(0, SCAN), 0), axis=0)
+                a = tl.load(order_ptr + list_at + at)
+                total += tl.load(base + 2 * a * stride_n, mask=inside, other=0.0).to(tl.float32)
+            count += found.to(tl.float32)
+        tl.store(out, tl.div_rn(total, tl.zeros_like(total) + count).to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def merge(x: torch.Tensor, r: int) -> torch.Tensor:
+    """Merge `r` ≥ 1 tokens a frame; see `aimcost.kernels.merge.merge_tokens`."""
+    frames, tokens, width = x.shape
+    if x.stride(2) != 1:
+        x = x.contiguous()
+    tokens_b = tokens // 2
+    tokens_a = tokens - tokens_b
+    r = min(r, tokens_b)
+    config = match_config(x.dtype)
+    best = torch.empty(frames, tokens_a, dtype=torch.float32, device=x.device)
+    into, order, ranked_into = torch.empty(3, frames, tokens_a, dtype=torch.int32, device=x.device)
+    out = torch.empty(frames, tokens - r, width, dtype=x.dtype, device=x.device)
+    with torch.cuda.device_of(x):
+        match_kernel[(frames, triton.cdiv(tokens_a, config.block_a))](
+            x, best, into, tokens_a, tokens_b, width, x.stride(0), x.stride(1),
+            BLOCK_A=config.block_a, BLOCK_B=config.block_b, BLOCK_D=config.block_d,
+            UPCAST=_dispatch.interpreting() and x.dtype == torch.bfloat16,
+            num_warps=config.warps, num_stages=config.stages,
+        )  # fmt: skip
+        rank_kernel[(frames, triton.cdiv(tokens_a, RANK_BLOCK))](
+            best, into, order, ranked_into, tokens_a, BLOCK=RANK_BLOCK, num_warps=8
+        )
+        rows_kernel[(frames, tokens - r, triton.cdiv(width, ROW_BLOCK))](
+            x, order, ranked_into, out, tokens_a, tokens_b, r, width, x.stride(0), x.stride(1),
+            BLOCK_D=ROW_BLOCK, SCAN=SCAN_BLOCK, num_warps=4,
+        )  # fmt: skip
+    return out

@@ -1,0 +1,118 @@
+"""What `aimcost list`, `show` and `schema` say."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from . import discover
+from .errors import UnknownNameError
+from .loading.hardware import load_hardware
+from .loading.model import load_model
+from .loading.schema import HardwareFile, RunFile
+from .types import HardwareSpec
+from .units import GIGA, TERA
+
+__all__ = ["LISTINGS", "describe", "json_schema", "listing"]
+
+LISTINGS = ("models", "hardware", "methods", "estimators", "runs")
+
+
+def listing(what: str, *, hidden: bool = False) -> list[dict[str, Any]]:
+    """Rows of one listing.
+
+    Raises
+    ------
+    UnknownNameError
+        `what` is none of `LISTINGS`.
+    """
+    if what not in LISTINGS:
+        raise UnknownNameError("listing", what, LISTINGS)
+    if what == "models":
+        return [_model_row(name, path) for name, path in discover.names("model").items()]
+    if what == "hardware":
+        specs = {name: load_hardware(path) for name, path in discover.names("hardware").items()}
+        return [_hardware_row(name, spec) for name, spec in specs.items() if hidden or not spec.hidden]
+    if what == "methods":
+        return [{"name": name, "summary": _module("methods", name).SUMMARY} for name in discover.method_names()]
+    if what == "estimators":
+        names = discover.module_names("estimators")
+        return [{"name": name, "summary": _module("estimators", name).SUMMARY} for name in names]
+    return [{"name": name, "file": str(path)} for name, path in discover.names("run").items()]
+
+
+def _module(kind: str, name: str) -> Any:
+    suffix = f"{name}.plan" if kind == "methods" else name
+    return importlib.import_module(f"{__package__}.{kind}.{suffix}")
+
+
+def _model_row(name: str, path: Path) -> dict[str, Any]:
+    spec = load_model(path)
+    decoder, projector = spec.decoder, spec.projector
+    return {
+        "name": name,
+        "family": spec.family,
+        "layers": decoder.layers,
+        "hidden": decoder.hidden,
+        "heads": f"{decoder.heads}/{decoder.kv_heads}",
+        "tokens an image": projector.tokens_per_image if projector else None,
+        "tokens a frame": projector.tokens_per_frame if projector else None,
+    }
+
+
+def _hardware_row(name: str, spec: HardwareSpec) -> dict[str, Any]:
+    peaks = spec.dense_flops_per_s
+    sixteen = peaks.get("bf16", peaks.get("fp16", 0.0)) / TERA
+    return {
+        "name": name,
+        "architecture": spec.architecture,
+        "calibration": calibration_status(spec),
+        "16-bit TFLOP/s": f"{sixteen:g}",
+        "GB/s": f"{spec.memory_bytes_per_s / GIGA:g}",
+        "GB": f"{spec.memory_bytes / GIGA:g}" if spec.memory_bytes else None,
+    }
+
+
+def calibration_status(spec: HardwareSpec) -> str:
+    """``measured``, ``inherited`` or ``datasheet only``."""
+    return str(spec.calibration.get("status", "measured")) if spec.calibration else "datasheet only"
+
+
+def describe(name: str) -> str:
+    """The file of a model, profile or run, or what a method or estimator takes.
+
+    Raises
+    ------
+    UnknownNameError
+        Nothing has that name.
+    """
+    for kind in discover.KINDS:
+        files = discover.names(kind)
+        if name in files:
+            return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
+    if name in discover.method_names():
+        module = _module("methods", name)
+        fields = "".join(
+            f"  {key}: {field.annotation} = {field.get_default(call_default_factory=True)!r}\n"
+            for key, field in module.Params.model_fields.items()
+            if key != "name"
+        ).replace("typing.", "")
+        return f"# method {name}\n{module.__doc__.strip()}\n\nparameters:\n{fields}"
+    if name in discover.module_names("estimators"):
+        return f"# estimator {name}\n{_module('estimators', name).__doc__.strip()}\n"
+    known = [key for kind in discover.KINDS for key in discover.names(kind) if not key.startswith("llm_viewer_")]
+    raise UnknownNameError("name", name, [*known, *discover.method_names(), *discover.module_names("estimators")])
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schemas of a run file, each method's parameters, and a hardware profile."""
+    return {
+        "run": RunFile.model_json_schema(),
+        "methods": {
+            name: _module("methods", name).Params.model_json_schema() for name in discover.method_names()
+        },
+        "hardware": HardwareFile.model_json_schema(),
+    }
+
+

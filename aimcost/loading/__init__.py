@@ -1,0 +1,1 @@
+"""Files and mappings → core types. Strict: an unknown or repeated key is an error, never ignored."""

@@ -1,0 +1,233 @@
+"""The boundary: pydantic models of run files and hardware profiles, and their one-line errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import AimcostError, InvalidValueError, UnknownNameError, nearest
+
+__all__ = [
+    "STAGES",
+    "Count",
+    "HardwareFile",
+    "NonNegative",
+    "Positive",
+    "PrecisionFile",
+    "RunFile",
+    "Strict",
+    "TextTokens",
+    "WorkloadFile",
+    "validate",
+]
+
+STAGES = ("vision", "projector", "merge", "prefill", "decode")
+MAX_COUNT = 100_000_000  # above any token count or batch; keeps products inside float64's exact integers
+
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]
+NonNegative = Annotated[float, Field(ge=0, le=1e30)]
+Bits = Union[Literal[32, 16, 8, 4], Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]]
+
+
+class Strict(BaseModel):
+    """Base of everything read from a user: no unknown keys, no coercion, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class TextTokens(Strict):
+    """Text around the visual tokens: system prompt before, question after."""
+
+    system: Count = 0
+    question: Count = 0
+
+
+class WorkloadFile(Strict):
+    """What is asked, per request. `images`, `frames` and `visual_tokens` exclude each other."""
+
+    batch: PositiveCount = 1
+    images: PositiveCount | None = None
+    frames: PositiveCount | None = None
+    visual_tokens: PositiveCount | None = None
+    text_tokens: Count | TextTokens | None = None
+    new_tokens: Count = 0
+    newline: bool | None = None
+
+
+class PrecisionFile(Strict):
+    """Bits, or a number format by name, for each tensor class."""
+
+    weights: Bits = 16
+    activations: Bits = 16
+    kv: Bits = 16
+
+
+class ParallelFile(Strict):
+    """Devices by kind of parallelism."""
+
+    tp: PositiveCount = 1
+    pp: PositiveCount = 1
+    dp: PositiveCount = 1
+
+
+class BudgetsFile(Strict):
+    """Limits a run must stay under."""
+
+    max_ttft_ms: Positive | None = None
+    max_tpot_ms: Positive | None = None
+    max_kv_gb: Positive | None = None
+    max_memory_gb: Positive | None = None
+    max_tflops: Positive | None = None
+
+
+class EstimatorOptions(Strict):
+    """Options of single estimators; those of another than the chosen one are noted and ignored."""
+
+    skip_mlp_add: bool = False
+
+
+class RunFile(Strict):
+    """A run: model, workload, method, precision, hardware, estimator."""
+
+    model: str | dict[str, Any]
+    workload: WorkloadFile = Field(default_factory=WorkloadFile)
+    method: dict[str, Any] = Field(default_factory=lambda: {"name": "none"})
+    precision: PrecisionFile = Field(default_factory=PrecisionFile)
+    attention: Literal["flash", "eager"] = "flash"
+    hardware: str | dict[str, Any] | None = None
+    estimator: str | None = None
+    estimator_options: EstimatorOptions = Field(default_factory=EstimatorOptions)
+    include: list[Literal["vision", "projector", "merge", "prefill", "decode"]] | None = None
+    execution: Literal["eager", "compiled", "cuda_graph"] = "eager"
+    implementation: Literal["fused", "eager", "masked"] = "fused"
+    parallel: ParallelFile = Field(default_factory=ParallelFile)
+    budgets: BudgetsFile = Field(default_factory=BudgetsFile)
+    price_per_hour: Positive | None = None
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.8
+
+
+class HardwareFile(Strict):
+    """A hardware profile. Units are in the keys and decimal."""
+
+    name: Annotated[str, Field(min_length=1)]
+    vendor: str = ""
+    architecture: str = ""
+    compute_capability: str | None = None
+    sm_count: PositiveCount | None = None
+    boost_clock_mhz: Positive | None = None
+    memory_gb: Positive | None = None
+    memory_gb_per_s: Positive
+    dense_tflops: Annotated[dict[str, Positive], Field(min_length=1)]
+    l2_mb: Positive | None = None
+    onchip_buffer_kb: Positive | None = None
+    interconnect: str | None = None
+    interconnect_gb_per_s: Positive | None = None
+    tdp_w: Positive | None = None
+    usable_memory_gb: Positive | None = None
+    usable_memory_bytes: Positive | None = None
+    price_per_hour: Positive | None = None
+    hidden: bool = False
+    sources: dict[str, str] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    calibration: dict[str, Any] | None = None
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validate(model: type[Model], data: Mapping[str, Any], *, where: str) -> Model:
+    """`data` as `model`, or the first problem as a one-line error.
+
+    Raises
+    ------
+    InvalidValueError, UnknownNameError
+        Naming the place, the key, what was found and what is allowed.
+    """
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        raise _translate(model, error, where) from None
+
+
+def _translate(model: type[BaseModel], error: ValidationError, where: str) -> AimcostError:
+    details = error.errors(include_url=False)
+    # A misspelt key also makes the right one missing: name the misspelling first.
+    detail = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
+    # Branches of a union add their own name to the location; keys are what a user knows.
+    parts = [str(p) for p in detail["loc"] if not _is_branch(str(p))]
+    key = ".".join(parts)
+    if detail["type"] == "extra_forbidden":
+        owner = _model_at(model, [str(p) for p in detail["loc"][:-1]])
+        return UnknownNameError("key", key, _prefixed(parts[:-1], owner), where=where)
+    if detail["type"] == "missing":
+        close = nearest(parts[-1], [str(name) for name in _fields_found(error)])
+        return InvalidValueError(
+            key, "given" + (f" (is {close[0]!r} it?)" if close else ""), None, where=where
+        )
+    return InvalidValueError(key or "file", _expected(detail, details), detail.get("input"), where=where)
+
+
+def _fields_found(error: ValidationError) -> list[str]:
+    return [str(d["loc"][-1]) for d in error.errors(include_url=False) if d["type"] == "extra_forbidden"]
+
+
+def _is_branch(part: str) -> bool:
+    return part in {"int", "str", "float", "constrained-int", "TextTokens"} or part.startswith(
+        ("literal[", "dict[")
+    )
+
+
+def _model_at(model: type[BaseModel], parts: list[str]) -> type[BaseModel] | None:
+    current: type[BaseModel] | None = model
+    for part in parts:
+        if _is_branch(part):
+            if part == "TextTokens":
+                current = TextTokens
+            continue
+        if current is None or part not in current.model_fields:
+            return None
+        annotation = current.model_fields[part].annotation
+        options = [annotation, *get_args(annotation)]
+        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return current
+
+
+def _prefixed(parents: list[str], owner: type[BaseModel] | None) -> list[str]:
+    prefix = ".".join(parents)
+    fields = list(owner.model_fields) if owner is not None else []
+    return [f"{prefix}.{name}" if prefix else name for name in fields]
+
+
+def _expected(detail: Mapping[str, Any], details: list[Any]) -> str:
+    """What pydantic wanted, in plain words; several branches of a union are joined."""
+    kind, context = str(detail["type"]), detail.get("ctx", {})
+    words = {
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "string_type": "text",
+        "bool_type": "true or false",
+        "dict_type": "a mapping",
+        "list_type": "a list",
+        "model_type": "a mapping",
+        "model_attributes_type": "a mapping",
+        "greater_than": f"greater than {context.get('gt')}",
+        "greater_than_equal": f"at least {context.get('ge')}",
+        "less_than": f"less than {context.get('lt')}",
+        "less_than_equal": f"at most {context.get('le')}",
+        "literal_error": f"one of {context.get('expected')}",
+        "string_too_short": "text that is not empty",
+        "too_short": "not empty",
+    }
+    same_key = [d for d in details if d["loc"][:1] == detail["loc"][:1] and _is_branch(str(d["loc"][-1]))]
+    if len(same_key) > 1 and kind != "extra_forbidden":
+        options = list(dict.fromkeys(words.get(str(d["type"]), str(d["msg"])) for d in same_key))
+        if all(str(d["type"]) == "literal_error" for d in same_key):
+            return "one of " + ", ".join(str(d["ctx"]["expected"]).replace(" or ", ", ") for d in same_key)
+        return " or ".join(options)
+    return words.get(kind, str(detail["msg"]).removeprefix("Value error, "))

@@ -1,0 +1,162 @@
+"""AIM: merge inside each frame before the language model, prune layer by layer inside it.
+
+Source: arXiv 2412.03248; the released code (LaVi-Lab/AIM, commit edc24e9) for what is executed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ...errors import InvalidValueError
+from ...types import ModelSpec, ReductionEvent, Schedule, Workload
+from ..base import MethodParams, build_schedule, require_between
+
+SUMMARY = "AIM: merge per frame, prune from l1 to l2: merge_ratio | merge_r, l1, l2, decay, convention"
+
+# Published for 28 and 32 layers; other depths take the 28-layer ones in proportion.
+_BOUNDARIES = {28: (14, 22), 32: (13, 21)}
+
+
+class Params(MethodParams):
+    """Merging by ratio or explicit steps, and the layers between which pruning happens."""
+
+    merge_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    merge_r: list[Annotated[int, Field(ge=0, le=100_000_000)]] | None = None
+    l1: Annotated[int, Field(ge=0)] | None = None
+    l2: Annotated[int, Field(ge=0)] | None = None
+    decay: Annotated[float, Field(ge=0, le=1)] | None = None
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """AIM's schedule under either convention.
+
+    ``executed`` (default): counts as the merge code yields them, a cut after layer l effective at
+    l + 1. ``paper``: floor(N · merge_ratio) tokens a frame, the cut charged at layer l itself, the
+    decay rounded to four decimals. Both keep int(V · rate(l) + T) tokens, with
+    rate(l) = max(0, 1 − (l − l1 + 1) · decay) and decay = 1 / (l2 − l1).
+
+    Raises
+    ------
+    InvalidValueError
+        A ratio that halving cannot reach, or boundaries that fit no model.
+    """
+    paper = params.convention == "paper"
+    layers = model.decoder.layers
+    l1, l2 = _boundaries(params, layers)
+    merges, per_group = _merges(workload, params, paper)
+    visual = workload.groups * per_group + workload.newline_tokens
+    decay = params.decay if params.decay is not None else 1 / (l2 - l1)
+    if paper and params.decay is None:
+        decay = round(decay, 4)
+    text = workload.text_tokens
+    cuts = []
+    for layer in range(l1, layers):
+        rate = max(0.0, 1.0 - (layer - l1 + 1) * decay)
+        count = int(visual * rate + text)
+        if count < 1:
+            raise InvalidValueError("workload.text_tokens", "at least 1: AIM prunes every visual token", text)
+        cuts.append((layer if paper else layer + 1, count))
+    filled: dict[str, Any] = {**params.model_dump(), "l1": l1, "l2": l2, "decay": decay}
+    notes = () if visual else ("the workload has no visual tokens: there is nothing for AIM to reduce",)
+    return build_schedule(
+        model=model,
+        workload=workload,
+        params=filled,
+        method="aim",
+        visual_tokens=visual,
+        pre_llm=merges,
+        cuts=cuts,
+        scorer="pagerank",
+        notes=notes,
+    )
+
+
+def _boundaries(params: Params, layers: int) -> tuple[int, int]:
+    default_l1, default_l2 = _BOUNDARIES.get(layers, (round(layers * 14 / 28), round(layers * 22 / 28)))
+    l1 = params.l1 if params.l1 is not None else default_l1
+    l2 = params.l2 if params.l2 is not None else max(default_l2, l1 + 1)
+    require_between("l1", l1, 0, layers, f"the model has {layers} layers")
+    if l2 <= l1:
+        raise InvalidValueError("method.l2", f"greater than l1 ({l1})", l2)
+    return l1, l2
+
+
+def _merges(workload: Workload, params: Params, paper: bool) -> tuple[list[ReductionEvent], int]:
+    """Merge events and the tokens they leave of each group."""
+    n = workload.tokens_per_group
+    if params.merge_r is not None and params.merge_ratio is not None:
+        raise InvalidValueError("method.merge_ratio", "absent where merge_r is given", params.merge_ratio)
+    if params.merge_r is not None:
+        return _steps(workload, params.merge_r)
+    ratio = params.merge_ratio if params.merge_ratio is not None else 0.25
+    if not n or ratio == 1:
+        return [], n
+    if paper:
+        return _paper_merge(workload, math.floor(n * ratio), ratio)
+    steps = _halvings(n, ratio)
+    return _steps(workload, steps)
+
+
+def _steps(workload: Workload, removals: list[int]) -> tuple[list[ReductionEvent], int]:
+    """One event a step; a step removes min(r, n // 2) tokens of a group."""
+    n, events = workload.tokens_per_group, []
+    for r in removals:
+        left = n - min(r, n // 2)
+        if left < n:
+            events.append(_merge_event(workload, n, left))
+        n = left
+    return events, n
+
+
+def _paper_merge(workload: Workload, kept: int, ratio: float) -> tuple[list[ReductionEvent], int]:
+    """Steps that leave `kept` tokens: halvings, the last one shorter."""
+    if kept < 1:
+        raise InvalidValueError("method.merge_ratio", f"at least 1/{workload.tokens_per_group}", ratio)
+    removals, n = [], workload.tokens_per_group
+    while n > kept:
+        removals.append(min(n // 2, n - kept))
+        n -= removals[-1]
+    return _steps(workload, removals)
+
+
+def _merge_event(workload: Workload, tokens_in: int, tokens_out: int) -> ReductionEvent:
+    return ReductionEvent(
+        action="merge",
+        scorer="bipartite_cosine",
+        after_layer=None,
+        groups=workload.groups,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+    )
+
+
+def _halvings(n: int, ratio: float) -> list[int]:
+    """The released steps r = n/2, n/4, … (rounded down) that reach `ratio`.
+
+    A ratio names a step by its power of two (0.125) or by the count that it leaves (25/196).
+    """
+    removals: list[int] = []
+    reachable = {1.0: n}
+    left = n
+    while True:
+        step = n >> (len(removals) + 1)
+        taken = min(step, left // 2)
+        if taken < 1:
+            break
+        removals.append(step)
+        left -= taken
+        reachable[2.0 ** -len(removals)] = left
+        # 0.063, 0.031 and 0.016 are how the paper prints 1/16, 1/32 and 1/64
+        if abs(ratio * 2 ** len(removals) - 1) <= 0.03 or abs(ratio * n - left) < 1e-3 * n:
+            return removals
+    shown = ", ".join(f"{power:g} ({count} of {n})" for power, count in reachable.items())
+    raise InvalidValueError("method.merge_ratio", f"one that halving reaches: {shown}", ratio)
+
+
+def without_newline(workload: Workload) -> Workload:
+    """The paper's counts leave out the newline token."""
+    return replace(workload, newline_tokens=0)

@@ -1,0 +1,91 @@
+"""Token counts given layer by layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Literal, Union
+
+from pydantic import Field
+
+from ...errors import InvalidValueError, ScheduleError
+from ...types import ModelSpec, ReductionEvent, Schedule, Workload
+from ..base import MethodParams, build_schedule
+
+SUMMARY = "token counts given layer by layer: tokens_per_layer, select"
+
+_SCORERS = {"uniform": "uniform", "random": "random", "aim": "pagerank"}
+_MAX = 100_000_000
+
+Runs = list[tuple[Annotated[int, Field(ge=0, le=_MAX)], Annotated[int, Field(ge=1, le=100_000)]]]
+Plain = list[Annotated[int, Field(ge=0, le=_MAX)]]
+
+
+class Params(MethodParams):
+    """Counts of visual + text tokens: runs of [tokens, layers], or one number a layer."""
+
+    tokens_per_layer: Union[Plain, list[list[Annotated[int, Field(ge=0, le=_MAX)]]]]
+    select: Literal["uniform", "random", "aim"] | None = None
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """The schedule as given. Selection is free in an estimate unless `select` names a way.
+
+    Raises
+    ------
+    ScheduleError
+        Wrong layer count, zero tokens, counts that rise, or more tokens than the prompt has.
+    """
+    counts = _expand(params.tokens_per_layer)
+    layers = model.decoder.layers
+    if len(counts) != layers:
+        raise ScheduleError(f"method.tokens_per_layer covers {len(counts)} layers, {model.name} has {layers}")
+    prompt = workload.visual_tokens + workload.text_tokens
+    if counts[0] > prompt:
+        raise ScheduleError(
+            f"method.tokens_per_layer starts with {counts[0]} tokens, but the workload has {prompt} "
+            f"({workload.visual_tokens} visual + {workload.text_tokens} text)"
+        )
+    scorer, priced = _SCORERS[params.select or "uniform"], params.select is not None
+    visual = max(0, counts[0] - workload.text_tokens)
+    pre_llm = []
+    if counts[0] < prompt and visual:
+        pre_llm = [
+            ReductionEvent(
+                action="prune",
+                scorer="random" if params.select == "random" else "uniform",
+                after_layer=None,
+                tokens_in=workload.visual_tokens,
+                tokens_out=visual,
+                priced=priced,
+            )
+        ]
+    schedule = build_schedule(
+        model=model,
+        workload=replace(workload, newline_tokens=0) if counts[0] < prompt else workload,
+        params=params.model_dump(),
+        method="explicit",
+        visual_tokens=counts[0] - workload.text_tokens,
+        pre_llm=pre_llm,
+        cuts=enumerate(counts),
+        scorer=scorer,
+    )
+    return replace(
+        schedule,
+        visual_tokens=visual,
+        events=tuple(replace(event, priced=priced) for event in schedule.events),
+    )
+
+
+def _expand(given: list[int] | list[list[int]]) -> list[int]:
+    """One count a layer, from either notation."""
+    if not given:
+        raise InvalidValueError("method.tokens_per_layer", "not empty", given)
+    counts: list[int] = []
+    for item in given:
+        if isinstance(item, int):
+            counts.append(item)
+        elif len(item) == 2 and item[1] >= 1:
+            counts.extend([item[0]] * min(item[1], 100_000))
+        else:
+            raise InvalidValueError("method.tokens_per_layer", "runs of [tokens, layers]", item)
+    return counts

@@ -1,0 +1,23 @@
+"""No reduction: every layer computes on every token."""
+
+from __future__ import annotations
+
+from ...types import ModelSpec, Schedule, Workload
+from ..base import MethodParams, build_schedule
+
+SUMMARY = "no reduction: every layer computes on every token"
+
+
+class Params(MethodParams):
+    """No parameters."""
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """The unreduced schedule."""
+    return build_schedule(
+        model=model,
+        workload=workload,
+        params=params.model_dump(),
+        method="none",
+        visual_tokens=workload.visual_tokens,
+    )

@@ -1,0 +1,37 @@
+"""EVS-style choice of video tokens: what changed since the frame before stays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...errors import ScheduleError
+
+__all__ = ["VISUAL_SCORERS", "change_since_last_frame"]
+
+
+def change_since_last_frame(*, x: torch.Tensor, frames: int | None, **_: Any) -> torch.Tensor:
+    """1 − cosine to the same patch of the frame before; the first frame is kept first.
+
+    `x` is (B, groups, n, D) with groups · n = frames · tokens a frame; the scores are (B, groups, n).
+    Tokens of all frames compete, whatever the grouping. Source: vLLM ``multimodal/evs.py``.
+
+    Raises
+    ------
+    ScheduleError
+        The number of frames is unknown or does not divide the tokens.
+    """
+    rows, groups, tokens, width = x.shape
+    count = groups if groups > 1 else frames
+    if not count or groups * tokens % count:
+        raise ScheduleError(f"scorer 'evs' needs 'frames' in the method's parameters, dividing {groups * tokens} tokens")
+    per_frame = x.float().view(rows, count, -1, width)
+    change = 1 - torch.nn.functional.cosine_similarity(per_frame[:, 1:], per_frame[:, :-1], dim=-1)
+    # A cosine distance is at most 2: the first frame outranks every change.
+    first = torch.full_like(per_frame[:, :1, :, 0], 3.0)
+    return torch.cat((first, change), dim=1).view(rows, groups, tokens)
+
+
+change_since_last_frame.across_groups = True  # type: ignore[attr-defined]
+VISUAL_SCORERS = {"evs": change_since_last_frame}

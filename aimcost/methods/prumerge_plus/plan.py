@@ -1,0 +1,45 @@
+"""PruMerge+: outliers of the class token's attention and a uniform grid.
+
+Source: 42Shawn/LLaVA-PruMerge. The real share follows from each image; here it is a parameter.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...errors import InvalidValueError
+from ...types import ModelSpec, Schedule, Workload
+from ..base import MethodParams
+from ..pre_llm.plan import reduce_before
+
+SUMMARY = "PruMerge+: pre-LLM, int(N·ratio) tokens an image: ratio | keep_tokens"
+
+# 144 of 576 tokens, the share of the tables of arXiv 2412.03248
+DEFAULT_RATIO = 0.25
+
+
+class Params(MethodParams):
+    """Share of each image's tokens that stays, or the number of visual tokens in all."""
+
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    keep_tokens: Annotated[int, Field(ge=0)] | None = None
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """int(N·ratio) tokens of each image, constant over the layers."""
+    if params.ratio is not None and params.keep_tokens is not None:
+        raise InvalidValueError("method.keep_tokens", "absent where ratio is given", params.keep_tokens)
+    ratio = params.ratio if params.ratio is not None else DEFAULT_RATIO
+    note = f"the share of tokens that PruMerge+ keeps depends on the image: {ratio:g} of them is assumed"
+    return reduce_before(
+        model,
+        workload,
+        params,
+        method="prumerge_plus",
+        scorer="cls_attention",
+        per_group=max(1, int(workload.tokens_per_group * ratio)),
+        keep_tokens=params.keep_tokens,
+        notes=() if params.keep_tokens is not None else (note,),
+    )

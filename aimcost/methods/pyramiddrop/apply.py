@@ -1,0 +1,10 @@
+"""PyramidDrop's score: the last instruction token against the keys of the following layer."""
+
+from __future__ import annotations
+
+from ..fastv.apply import last_row
+
+__all__ = ["LAYER_SCORERS"]
+
+# The row is FastV's; only whose queries and keys it reads differs. Source: Cooperx521/PyramidDrop.
+LAYER_SCORERS = {"last_query": ("next", last_row)}

@@ -1,0 +1,48 @@
+"""PyramidDrop: cuts at a few depths, ranked by the last instruction token's attention.
+
+Source: Cooperx521/PyramidDrop; layers 8, 16, 24 of 32 and shares 1/2, 1/4, 1/8 as published.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...errors import InvalidValueError
+from ...types import ModelSpec, Schedule, Workload
+from ..base import MethodParams, build_schedule, require_between, scaled_layer
+
+SUMMARY = "PyramidDrop: visual tokens cut to ratios[i] before layer layers[i]: layers, ratios"
+
+
+class Params(MethodParams):
+    """`ratios[i]` of the original visual tokens stay from layer ``layers[i]`` on."""
+
+    layers: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
+    ratios: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] = Field(
+        default_factory=lambda: [0.5, 0.25, 0.125]
+    )
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """int(V · ratio) visual tokens from each of `layers` on."""
+    depth = model.decoder.layers
+    layers = params.layers or [scaled_layer(layer, depth) for layer in (8, 16, 24)]
+    if len(layers) != len(params.ratios):
+        raise InvalidValueError("method.ratios", f"as many as layers ({len(layers)})", params.ratios)
+    if sorted(set(layers)) != layers:
+        raise InvalidValueError("method.layers", "rising", layers)
+    for layer in layers:
+        require_between("layers", layer, 1, depth, f"the model has {depth} layers")
+    visual, text = workload.visual_tokens, workload.text_tokens
+    cuts = [(layer, int(visual * ratio) + text) for layer, ratio in zip(layers, params.ratios, strict=True)]
+    return build_schedule(
+        model=model,
+        workload=workload,
+        params={**params.model_dump(), "layers": layers},
+        method="pyramiddrop",
+        visual_tokens=visual,
+        cuts=cuts,
+        scorer="last_query",
+    )

@@ -1,0 +1,34 @@
+"""VTW: all visual tokens are withdrawn after K layers. Source: lzhxmu/VTW; K = 15 of 32."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...types import ModelSpec, Schedule, Workload
+from ..base import MethodParams, build_schedule, require_between, scaled_layer
+
+SUMMARY = "VTW: layers 0 … k−1 full, then text alone: k"
+
+
+class Params(MethodParams):
+    """Layers 0 … k−1 see everything, the others text alone."""
+
+    k: Annotated[int, Field(ge=1)] | None = None
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """K full layers, then T tokens."""
+    depth = model.decoder.layers
+    k = params.k if params.k is not None else scaled_layer(15, depth)
+    require_between("k", k, 1, depth, f"the model has {depth} layers")
+    return build_schedule(
+        model=model,
+        workload=workload,
+        params={**params.model_dump(), "k": k},
+        method="vtw",
+        visual_tokens=workload.visual_tokens,
+        cuts=[(k, workload.text_tokens)],
+        scorer="none",
+    )

@@ -1,0 +1,91 @@
+"""What one operation costs, before any machine is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidValueError
+from ..types import Precision
+
+__all__ = ["BITS", "Array", "Cost", "Widths", "bytes_per_element"]
+
+# Dimensions may be scalars or arrays that broadcast (one entry a layer, or a decode step).
+# float64 throughout: the products of large attention shapes overflow int64.
+Array = float | NDArray[np.float64]
+
+BITS: Mapping[str, float] = {
+    "fp32": 32,
+    "bf16": 16,
+    "fp16": 16,
+    "fp8": 8,
+    "int8": 8,
+    "int4": 4,
+    "fp4": 4,
+}
+
+
+def bytes_per_element(dtype: str) -> float:
+    """Bytes one element of `dtype` takes. Scales and zero points of quantised formats not counted."""
+    if dtype not in BITS:
+        raise InvalidValueError("dtype", "one of " + ", ".join(BITS), dtype)
+    return BITS[dtype] / 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Widths:
+    """Bytes per element of each tensor class."""
+
+    weights: float
+    activations: float
+    kv: float
+
+    @classmethod
+    def of(cls, precision: Precision) -> Widths:
+        """The widths of a `Precision`."""
+        return cls(
+            weights=bytes_per_element(precision.weights),
+            activations=bytes_per_element(precision.activations),
+            kv=bytes_per_element(precision.kv),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """FLOPs and unavoidable memory traffic of one operation, by tensor class.
+
+    Attributes
+    ----------
+    kind
+        What runs: gemm, attention, pointwise, norm, rope, embed, reduce, select, gather,
+        collective. Calibrated time models are keyed by it.
+    dims
+        The dimensions that a time model needs (gemm: m, n, k; attention: batch, heads, …).
+    flops
+        One multiply-add is 2. Attention is causal unless said otherwise.
+    flops_full_square
+        Matrix-product FLOPs over the full q x kv square, masked half included: what
+        `torch.utils.flop_counter` counts. None where it equals `flops`.
+    read_weights, read_activations, read_kv, write_activations, write_kv
+        Bytes between DRAM and the chip if every operand is moved once.
+    """
+
+    kind: str
+    dims: Mapping[str, Array] = field(default_factory=dict)
+    flops: Array = 0.0
+    flops_full_square: Array | None = None
+    read_weights: Array = 0.0
+    read_activations: Array = 0.0
+    read_kv: Array = 0.0
+    write_activations: Array = 0.0
+    write_kv: Array = 0.0
+
+    @property
+    def bytes(self) -> Array:
+        """All traffic, read and written."""
+        return (
+            self.read_weights + self.read_activations + self.read_kv + self.write_activations + self.write_kv
+        )

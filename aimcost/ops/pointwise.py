@@ -1,0 +1,96 @@
+"""Elementwise and row-wise operations: norms, RoPE, activations, residuals, look-ups, pooling.
+
+All are bound by memory; the FLOPs are the arithmetic of the textbook formula, one for each
+addition, multiplication, division, exponential or root.
+"""
+
+from __future__ import annotations
+
+from .cost import Array, Cost, Widths
+
+__all__ = ["add", "embed", "gated_silu", "gelu", "layer_norm", "pool", "rms_norm", "rope"]
+
+
+def rms_norm(rows: Array, width: float, widths: Widths) -> Cost:
+    """x / rms(x) · w by row: square, sum, scale, multiply: 4 FLOPs an element."""
+    return _norm(rows, width, 4.0, 1.0, widths)
+
+
+def layer_norm(rows: Array, width: float, widths: Widths) -> Cost:
+    """(x − mean) / std · w + b by row: sum, subtract, square, sum, scale, multiply, add: 7 an element."""
+    return _norm(rows, width, 7.0, 2.0, widths)
+
+
+def _norm(rows: Array, width: float, flops: float, vectors: float, widths: Widths) -> Cost:
+    moved = rows * width * widths.activations
+    return Cost(
+        kind="norm",
+        dims={"rows": rows, "width": width},
+        flops=flops * rows * width,
+        read_weights=vectors * width * widths.weights,
+        read_activations=moved,
+        write_activations=moved,
+    )
+
+
+def rope(
+    *, batch: float, q_len: Array, heads: float, kv_heads: float, head_dim: float, widths: Widths
+) -> Cost:
+    """Rotate q and k: two multiplications and an addition an element; k goes to the cache."""
+    queries = batch * q_len * heads * head_dim
+    keys = batch * q_len * kv_heads * head_dim
+    return Cost(
+        kind="rope",
+        dims={"elements": queries + keys},
+        flops=3.0 * (queries + keys),
+        # cos and sin are shared by the heads and by the batch
+        read_activations=(queries + keys + 2.0 * q_len * head_dim) * widths.activations,
+        write_activations=queries * widths.activations,
+        write_kv=keys * widths.kv,
+    )
+
+
+def add(elements: Array, widths: Widths) -> Cost:
+    """Residual: read two, write one."""
+    return _pointwise(elements, 1.0, 2.0, widths)
+
+
+def gated_silu(elements: Array, widths: Widths) -> Cost:
+    """silu(gate) · up: negate, exp, add, divide, multiply: 5 FLOPs; read two, write one."""
+    return _pointwise(elements, 5.0, 2.0, widths)
+
+
+def gelu(elements: Array, widths: Widths) -> Cost:
+    """GELU by its tanh form: x + 0.044715·x³ scaled, tanh, and the outer product: 8 FLOPs."""
+    return _pointwise(elements, 8.0, 1.0, widths)
+
+
+def pool(elements_in: Array, elements_out: Array, widths: Widths) -> Cost:
+    """Bilinear interpolation of a token grid: four weighted inputs an output, 8 FLOPs."""
+    return Cost(
+        kind="pointwise",
+        dims={"elements": elements_in},
+        flops=8.0 * elements_out,
+        read_activations=elements_in * widths.activations,
+        write_activations=elements_out * widths.activations,
+    )
+
+
+def embed(rows: Array, width: float, widths: Widths) -> Cost:
+    """Look up one row of the embedding table a token."""
+    return Cost(
+        kind="embed",
+        dims={"rows": rows, "width": width},
+        read_weights=rows * width * widths.weights,
+        write_activations=rows * width * widths.activations,
+    )
+
+
+def _pointwise(elements: Array, flops: float, inputs: float, widths: Widths) -> Cost:
+    return Cost(
+        kind="pointwise",
+        dims={"elements": elements},
+        flops=flops * elements,
+        read_activations=inputs * elements * widths.activations,
+        write_activations=elements * widths.activations,
+    )

@@ -1,0 +1,29 @@
+"""JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+__all__ = ["to_csv", "to_json"]
+
+
+def to_json(data: Any) -> str:
+    """Indented JSON; NaN and infinity are refused rather than written."""
+    return json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False)
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """CSV with one header line; keys of the widest row, in its order."""
+    rows = list(rows)
+    header: list[str] = []
+    for row in rows:
+        header += [key for key in row if key not in header]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

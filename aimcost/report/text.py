@@ -1,0 +1,188 @@
+"""Tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from tabulate import tabulate
+
+from ..result import Estimate
+from ..types import Schedule
+from ..units import format_bytes, format_count, format_flops, format_seconds
+
+__all__ = ["estimate_text", "layers_text", "ops_text", "table", "token_runs"]
+
+# What `time` means under each estimator is said wherever it is shown.
+_TIME_MEANS = {
+    "roofline": "lower bound",
+    "llm_viewer": "LLM-Viewer's arithmetic, language model alone",
+    "calibrated": "predicted",
+}
+
+
+def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: int = 1) -> str:
+    """A plain table: the first `left` columns flush left, the others right."""
+    align = ["left"] * left + ["right"] * (len(headers) - left)
+    return tabulate(list(rows), headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
+
+
+def token_runs(schedule: Schedule) -> str:
+    """Tokens layer by layer in runs: ``1,669 × 15, 1,472, 1,276``."""
+    runs = []
+    for tokens, layers in groupby(schedule.tokens):
+        count = len(list(layers))
+        runs.append(format_count(tokens) + (f" × {count}" if count > 1 else ""))
+    return ", ".join(runs)
+
+
+def estimate_text(estimate: Estimate, baseline: Estimate | None = None) -> str:
+    """The headline view: stages, totals, gain over `baseline` (the unreduced run), memory, notes."""
+    parts = [_headline(estimate), "", _stages(estimate)]
+    if baseline is not None:
+        parts += ["", _gain(estimate, baseline)]
+    parts += ["", _details(estimate)]
+    return "\n".join(parts)
+
+
+def _headline(estimate: Estimate) -> str:
+    run, workload = estimate.run, estimate.run.workload
+    seen = []
+    if workload.frames:
+        seen.append(f"{workload.frames} frames")
+    if workload.images:
+        seen.append(f"{workload.images} image" + ("s" if workload.images > 1 else ""))
+    seen.append(f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens")
+    seen.append(f"batch {workload.batch}")
+    hardware = run.hardware.name if run.hardware else "no hardware"
+    means = _TIME_MEANS.get(estimate.estimator, "")
+    return (
+        f"{run.model.name} on {hardware}: {', '.join(seen)}\n"
+        f"method {run.schedule.method}, attention {run.attention}, estimator {estimate.estimator} ({means})"
+    )
+
+
+def _stages(estimate: Estimate) -> str:
+    total = estimate.totals.time_s or 1.0
+    rows = []
+    for stage, values in estimate.stages.items():
+        if stage not in estimate.included or not values.bytes:
+            continue
+        name = f"decode ({values.steps} steps)" if stage == "decode" else stage
+        rows.append(
+            [
+                name,
+                format_flops(values.flops),
+                format_bytes(values.bytes),
+                format_seconds(values.time_s),
+                f"{values.time_s / total:.1%}",
+            ]
+        )
+    totals = estimate.totals
+    rows.append(
+        ["total", format_flops(totals.flops), format_bytes(totals.bytes), format_seconds(totals.time_s), "100.0%"]
+    )
+    lines = [table(rows, ["stage", "FLOPs", "DRAM traffic", "time", "share"])]
+    if totals.time_high_s is not None:
+        low, high = estimate.ttft_band_s
+        lines.append(
+            f"time to first token {format_seconds(estimate.ttft_s)}, 80 % band "
+            f"{format_seconds(low)} to {format_seconds(high or 0.0)}"
+            + (" (extrapolated beyond the calibrated range)" if totals.extrapolated else "")
+        )
+    decode = estimate.stages["decode"]
+    if decode.steps and "decode" in estimate.included:
+        lines.append(f"time per output token {format_seconds(decode.tpot_s)}")
+    return "\n".join(lines)
+
+
+def _gain(estimate: Estimate, baseline: Estimate) -> str:
+    """Speedup over the unreduced run: end to end to the first token, and the prefill alone."""
+
+    def ratio(before: float, after: float) -> str:
+        return f"{before / after:.2f}x" if after else "-"
+
+    mine, theirs = estimate.stages, baseline.stages
+    before_decode = [stage for stage in estimate.included if stage != "decode"]
+    rows = [
+        [
+            "to first token",
+            ratio(sum(theirs[s].flops for s in before_decode), sum(mine[s].flops for s in before_decode)),
+            ratio(baseline.ttft_s, estimate.ttft_s),
+            format_seconds(baseline.ttft_s),
+            format_seconds(estimate.ttft_s),
+        ],
+        [
+            "LLM prefill alone",
+            ratio(theirs["prefill"].flops, mine["prefill"].flops),
+            ratio(theirs["prefill"].time_s, mine["prefill"].time_s),
+            format_seconds(theirs["prefill"].time_s),
+            format_seconds(mine["prefill"].time_s),
+        ],
+        [
+            "KV cache",
+            "-",
+            ratio(baseline.memory.kv_bytes, estimate.memory.kv_bytes),
+            format_bytes(baseline.memory.kv_bytes),
+            format_bytes(estimate.memory.kv_bytes),
+        ],
+    ]
+    return table(rows, ["gain over no reduction", "FLOPs", "time or size", "before", "after"])
+
+
+def _details(estimate: Estimate) -> str:
+    memory, hardware = estimate.memory, estimate.run.hardware
+    lines = [f"tokens by layer  {token_runs(estimate.run.schedule)}"]
+    parts = (
+        f"weights {format_bytes(memory.weights_bytes)} + KV {format_bytes(memory.kv_bytes)} + "
+        f"activations {format_bytes(memory.activation_bytes)} = {format_bytes(memory.peak_bytes)}"
+    )
+    if memory.usable_bytes is not None and hardware is not None:
+        verdict = "fits" if memory.fits else f"does not fit, {format_bytes(memory.peak_bytes - memory.usable_bytes)} short"
+        parts += f" of {format_bytes(memory.usable_bytes)} usable ({hardware.usable_memory_source}): {verdict}"
+    lines.append(f"memory           {parts}")
+    lines += [f"note             {note}" for note in estimate.notes]
+    return "\n".join(lines)
+
+
+def layers_text(estimate: Estimate) -> str:
+    """Prefill by layer."""
+    rows = [
+        [
+            str(layer["index"]),
+            format_count(layer["tokens"]),
+            format_flops(layer["flops"]),
+            format_bytes(layer["bytes"]),
+            format_seconds(layer["time_s"]),
+            layer["bound"],
+        ]
+        for layer in estimate.layers()
+    ]
+    return table(rows, ["layer", "tokens", "FLOPs", "DRAM traffic", "time", "bound"])
+
+
+def ops_text(estimate: Estimate) -> str:
+    """By operation: each name of a stage summed over its layers, and the range of one layer's time."""
+    merged: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for op in estimate.ops():
+        merged.setdefault((op["stage"], op["name"]), []).append(op)
+    rows = []
+    for (stage, name), ops in merged.items():
+        times = [op["time_s"] for op in ops]
+        bounds = sorted({op["bound"] for op in ops})
+        spread = f"{format_seconds(min(times))} … {format_seconds(max(times))}" if len(ops) > 1 else ""
+        rows.append(
+            [
+                stage,
+                name,
+                str(len(ops)),
+                format_flops(sum(op["flops"] for op in ops)),
+                format_bytes(sum(op["bytes"] for op in ops)),
+                format_seconds(sum(times)),
+                spread,
+                "/".join(bounds),
+            ]
+        )
+    headers = ["stage", "operation", "runs", "FLOPs", "DRAM traffic", "time", "each", "bound"]
+    return table(rows, headers, left=2)

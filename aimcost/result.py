@@ -1,0 +1,275 @@
+"""Estimate: an OpTable with a time on every row, and the sums that people ask for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .loading.schema import STAGES
+from .memory import Memory
+from .run import Run
+from .table import NO_LAYER, OpTable
+
+__all__ = ["BOUNDS", "SCHEMA_VERSION", "Band", "Estimate", "StageSum", "Totals"]
+
+SCHEMA_VERSION = 1
+BOUNDS = ("memory", "compute", "launch")
+MEMORY, COMPUTE, LAUNCH = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class StageSum:
+    """FLOPs, bytes and seconds of one stage. Decode adds its steps and the time of one."""
+
+    flops: float
+    bytes: float
+    time_s: float
+    steps: int = 0
+
+    @property
+    def tpot_s(self) -> float:
+        """Mean seconds a decode step, zero where there is none."""
+        return self.time_s / self.steps if self.steps else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums over the stages included, with the band of the time."""
+
+    flops: float
+    bytes: float
+    time_s: float
+    time_low_s: float
+    time_high_s: float | None
+    extrapolated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Uncertainty of row times.
+
+    Attributes
+    ----------
+    group
+        Per row, which group its error is shared with (one a kind of operation): errors are fully
+        correlated inside a group and independent between groups.
+    low, high
+        Per group, factors on the time at the two ends.
+    """
+
+    group: NDArray[np.int64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def around(self, seconds: NDArray[np.float64]) -> tuple[float, float]:
+        """The ends of the band of a sum of row times (zero for rows that are left out)."""
+        by_group = np.bincount(self.group, weights=seconds, minlength=len(self.low))
+        total = float(by_group.sum())
+        below = math.sqrt(float(np.square(by_group * (1.0 - self.low)).sum()))
+        above = math.sqrt(float(np.square(by_group * (self.high - 1.0)).sum()))
+        return max(0.0, total - below), total + above
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run costs. Row arrays are aligned with `table`; sums are made on demand.
+
+    Attributes
+    ----------
+    seconds
+        Time of each row, all its `count` runs together.
+    bound
+        Per row, an index into `BOUNDS`.
+    band
+        None for a lower bound.
+    extrapolated
+        Per row, whether a dimension leaves the calibrated range.
+    stages_priced
+        Stages that this estimator prices.
+    """
+
+    run: Run
+    estimator: str
+    table: OpTable
+    seconds: NDArray[np.float64]
+    bound: NDArray[np.int64]
+    memory: Memory
+    band: Band | None = None
+    extrapolated: NDArray[np.bool_] | None = None
+    stages_priced: tuple[str, ...] = STAGES
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def _flops(self) -> NDArray[np.float64]:
+        return self.table.flops * self.table.count
+
+    @cached_property
+    def _bytes(self) -> NDArray[np.float64]:
+        return self.table.bytes * self.table.count
+
+    @cached_property
+    def included(self) -> tuple[str, ...]:
+        """Stages in `totals`: those asked for, else all that were priced."""
+        wanted = self.run.include if self.run.include is not None else STAGES
+        return tuple(stage for stage in STAGES if stage in wanted and stage in self.stages_priced)
+
+    def rows(self, stages: Iterable[str]) -> NDArray[np.bool_]:
+        """Which rows belong to `stages`."""
+        mask = np.zeros(len(self.table), dtype=bool)
+        wanted = set(stages)
+        for segment in self.table.segments:
+            if segment.stage in wanted:
+                mask[segment.start : segment.stop] = True
+        return mask
+
+    @cached_property
+    def totals(self) -> Totals:
+        """Sums over the included stages."""
+        mask = self.rows(self.included)
+        seconds = np.where(mask, self.seconds, 0.0)
+        time_s = float(seconds.sum())
+        low, high = (time_s, None) if self.band is None else self.band.around(seconds)
+        outside = self.extrapolated is not None and bool((self.extrapolated & mask).any())
+        return Totals(
+            flops=float(self._flops[mask].sum()),
+            bytes=float(self._bytes[mask].sum()),
+            time_s=time_s,
+            time_low_s=low,
+            time_high_s=high,
+            extrapolated=outside,
+        )
+
+    @cached_property
+    def stages(self) -> dict[str, StageSum]:
+        """One sum a stage; zeros where a stage is absent."""
+        sums = {}
+        for stage in STAGES:
+            mask = self.rows([stage])
+            sums[stage] = StageSum(
+                flops=float(self._flops[mask].sum()),
+                bytes=float(self._bytes[mask].sum()),
+                time_s=float(self.seconds[mask].sum()),
+                steps=self.table.steps if stage == "decode" else 0,
+            )
+        return sums
+
+    def matrix_flops(self, stages: Iterable[str], *, full_square: bool = False) -> float:
+        """FLOPs of the matrix products alone, as papers and `torch.utils.flop_counter` count them.
+
+        Scoring and other reduction operations are left out.
+        """
+        column, total = 1 if full_square else 0, 0.0
+        wanted = set(stages)
+        for segment in self.table.segments:
+            if segment.stage in wanted and segment.kind in ("gemm", "attention", "bmm"):
+                rows = slice(segment.start, segment.stop)
+                total += float(self.table.costs[column, rows] @ self.table.count[rows])
+        return total
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to first token: everything but decode, of what is included."""
+        return sum(self.stages[stage].time_s for stage in self.included if stage != "decode")
+
+    @cached_property
+    def ttft_band_s(self) -> tuple[float, float | None]:
+        """The ends of `ttft_s`'s band."""
+        mask = self.rows(stage for stage in self.included if stage != "decode")
+        if self.band is None:
+            return self.ttft_s, None
+        return self.band.around(np.where(mask, self.seconds, 0.0))
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Prefill, one entry a decoder layer."""
+        mask = self.rows(["prefill"]) & (self.table.layer != NO_LAYER)
+        index, count = self.table.layer[mask], len(self.run.schedule.tokens)
+
+        def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.asarray(np.bincount(index, weights=values[mask], minlength=count), dtype=np.float64)
+
+        flops, size, seconds = total(self._flops), total(self._bytes), total(self.seconds)
+        shares = np.stack([total(np.where(self.bound == code, self.seconds, 0.0)) for code in range(len(BOUNDS))])
+        return [
+            {
+                "index": layer,
+                "tokens": tokens,
+                "flops": float(flops[layer]),
+                "bytes": float(size[layer]),
+                "time_s": float(seconds[layer]),
+                "bound": BOUNDS[int(shares[:, layer].argmax())],
+            }
+            for layer, tokens in enumerate(self.run.schedule.tokens)
+        ]
+
+    def ops(self) -> list[dict[str, Any]]:
+        """One entry a row of the table; decode steps are summed over."""
+        entries: list[dict[str, Any]] = []
+        for segment in self.table.segments:
+            rows = slice(segment.start, segment.stop)
+            layer = self.table.layer[rows]
+            distinct, where = np.unique(layer, return_inverse=True)
+            sums = [
+                np.bincount(where, weights=values[rows])
+                for values in (self._flops, self._bytes, self.seconds, self.table.costs[1] * self.table.count)
+            ]
+            first = {int(value): int(np.argmax(layer == value)) for value in distinct}
+            for position, value in enumerate(distinct):
+                entry: dict[str, Any] = {
+                    "stage": segment.stage,
+                    "layer": None if value == NO_LAYER else int(value),
+                    "name": segment.name,
+                    "flops": float(sums[0][position]),
+                    "bytes": float(sums[1][position]),
+                    "time_s": float(sums[2][position]),
+                    "bound": BOUNDS[int(self.bound[rows][first[int(value)]])],
+                }
+                if segment.kind in ("attention", "bmm", "softmax"):
+                    entry["flops_full_square"] = float(sums[3][position])
+                entries.append(entry)
+        order = {stage: index for index, stage in enumerate(STAGES)}
+        # stable: layers in order, operations in execution order within a layer
+        return sorted(entries, key=lambda e: (order[e["stage"]], _layer_key(e)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: schema_version, inputs by name, notes, totals, stages, layers, ops, memory."""
+        stages: dict[str, Any] = {}
+        for name, stage in self.stages.items():
+            stages[name] = {"flops": stage.flops, "bytes": stage.bytes, "time_s": stage.time_s}
+        decode = self.stages["decode"]
+        stages["decode"].update(steps=decode.steps, tpot_s=decode.tpot_s)
+        totals = self.totals
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": self.run.model.name,
+            "hardware": self.run.hardware.name if self.run.hardware else None,
+            "estimator": self.estimator,
+            "notes": list(self.notes),
+            "totals": {
+                "flops": totals.flops,
+                "bytes": totals.bytes,
+                "time_s": totals.time_s,
+                "time_low_s": totals.time_low_s,
+                "time_high_s": totals.time_high_s,
+                "extrapolated": totals.extrapolated,
+            },
+            "stages": stages,
+            "layers": self.layers(),
+            "ops": self.ops(),
+            "memory": self.memory.to_dict(),
+        }
+
+
+_BEFORE_LAYERS = {"embed", "patch_embed", "pos_add", "pre_norm"}
+
+
+def _layer_key(entry: dict[str, Any]) -> int:
+    """Operations outside layers come before the first or after the last one."""
+    if entry["layer"] is not None:
+        return int(entry["layer"])
+    return -1 if entry["name"] in _BEFORE_LAYERS or entry["stage"] in ("projector", "merge") else 1 << 30

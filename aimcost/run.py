@@ -1,0 +1,188 @@
+"""A run: everything one estimate needs, resolved from a run file, a mapping or flags."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import discover
+from .errors import FileFormatError, InvalidValueError, UnknownNameError
+from .loading.files import read_mapping
+from .loading.hardware import load_hardware
+from .loading.model import load_model
+from .loading.schema import RunFile, TextTokens, WorkloadFile, validate
+from .types import HardwareSpec, ModelSpec, Precision, Schedule, Workload
+
+__all__ = ["DEFAULT_ESTIMATOR", "DEFAULT_TEXT_TOKENS", "Run", "load_run", "merge_overrides", "plan_schedule"]
+
+DEFAULT_ESTIMATOR = "roofline"
+# The text length of the video tables of arXiv 2412.03248; noted whenever it is used.
+DEFAULT_TEXT_TOKENS = 100
+_BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A resolved run. `hardware` is None where only a schedule is asked for."""
+
+    model: ModelSpec
+    workload: Workload
+    schedule: Schedule
+    precision: Precision
+    attention: str
+    hardware: HardwareSpec | None
+    estimator: str
+    skip_mlp_add: bool
+    include: tuple[str, ...] | None
+    file: RunFile
+    notes: tuple[str, ...] = ()
+
+
+def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
+    """Resolve a run, given as a mapping, a file, or the name of a file in configs/runs.
+
+    Parameters
+    ----------
+    overrides
+        Values that replace those of the run; nested mappings and dotted keys
+        (``{"method.l1": 14}``) reach inside.
+
+    Raises
+    ------
+    AimcostError
+        With one line that names the file, the key, what was found and what is allowed.
+    """
+    if isinstance(given, Mapping):
+        data, where = copy.deepcopy(dict(given)), "run"
+    else:
+        path = _run_path(given)
+        data, where = read_mapping(path), str(path)
+    data = merge_overrides(data, overrides or {})
+    file = validate(RunFile, data, where=where)
+    if file.estimator is not None and file.estimator not in discover.module_names("estimators"):
+        names = discover.module_names("estimators")
+        raise UnknownNameError("estimator", file.estimator, names, where=where)
+    model = load_model(file.model)
+    paper = file.method.get("convention") == "paper"
+    workload, notes = _workload(file.workload, model, without_newline=paper)
+    schedule = plan_schedule(model, workload, file.method, where=where)
+    estimator = file.estimator or DEFAULT_ESTIMATOR
+    if estimator != "llm_viewer" and "estimator_options" in data and data["estimator_options"]:
+        ignored = ", ".join(data["estimator_options"])
+        notes = (*notes, f"estimator_options ignored by {estimator}: {ignored}")
+    return Run(
+        model=model,
+        workload=workload,
+        schedule=schedule,
+        precision=Precision(
+            weights=_dtype(file.precision.weights),
+            activations=_dtype(file.precision.activations),
+            kv=_dtype(file.precision.kv),
+        ),
+        attention=file.attention,
+        hardware=load_hardware(file.hardware) if file.hardware is not None else None,
+        estimator=estimator,
+        skip_mlp_add=file.estimator_options.skip_mlp_add,
+        include=tuple(file.include) if file.include is not None else None,
+        file=file,
+        notes=(*model.notes, *notes, *schedule.notes),
+    )
+
+
+def _run_path(given: str | Path) -> Path:
+    path = Path(given).expanduser()
+    if path.is_file():
+        return path
+    if isinstance(given, str) and "/" not in given and path.suffix not in (".yaml", ".yml", ".json"):
+        return discover.find("run", given)
+    raise FileFormatError(f"run: no such file: {given}")
+
+
+def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """`data` with `overrides` laid over it; dotted keys and nested mappings reach inside."""
+    merged = dict(data)
+    for key, value in overrides.items():
+        head, _, rest = key.partition(".")
+        if rest:
+            value = {rest: value}
+        inner = merged.get(head)
+        if head == "method" and isinstance(value, str):
+            value = {"name": value}
+        if isinstance(value, Mapping) and head not in ("model", "hardware"):
+            if head == "method" and isinstance(inner, Mapping) and "name" in value and value["name"] != inner.get("name"):
+                inner = {}  # another method's parameters do not carry over
+            if inner is not None and not isinstance(inner, Mapping):
+                raise InvalidValueError(head, "a mapping, to set a key inside it", inner)
+            value = merge_overrides(inner or {}, value)
+        elif rest:
+            raise InvalidValueError(key, "a key of a mapping in the run", inner)
+        merged[head] = value
+    return merged
+
+
+def _dtype(given: int | str) -> str:
+    return given if isinstance(given, str) else _BY_BITS[given]
+
+
+def _workload(
+    file: WorkloadFile, model: ModelSpec, *, without_newline: bool
+) -> tuple[Workload, tuple[str, ...]]:
+    """The workload's token counts on this model, and what was assumed for them."""
+    given = [key for key in ("images", "frames", "visual_tokens") if getattr(file, key) is not None]
+    if len(given) > 1:
+        raise InvalidValueError(f"workload.{given[1]}", f"absent where {given[0]} is given", getattr(file, given[1]))
+    notes: list[str] = []
+    text = file.text_tokens
+    if text is None:
+        text = DEFAULT_TEXT_TOKENS
+        notes.append(f"workload.text_tokens not given: {DEFAULT_TEXT_TOKENS} assumed")
+    before, after = (text.system, text.question) if isinstance(text, TextTokens) else (0, text)
+    projector = model.projector
+    groups = tokens = newline = 0
+    if file.visual_tokens is not None:
+        newline = 1 if file.newline else 0
+        groups, tokens = 1, file.visual_tokens - newline
+        if model.vision is not None:
+            notes.append("visual_tokens given: the vision tower and projector are not priced")
+    elif file.frames is not None or file.images is not None:
+        if projector is None:
+            raise InvalidValueError(
+                f"workload.{given[0]}", f"absent: {model.name} has no vision tower (visual_tokens works)", getattr(file, given[0])
+            )
+        groups = file.frames or file.images or 0
+        tokens = projector.tokens_per_frame if file.frames else projector.tokens_per_image
+        own = projector.newline_token and file.frames is not None and not without_newline
+        newline = int(own if file.newline is None else file.newline)
+    elif file.newline:
+        raise InvalidValueError("workload.newline", "absent where there are no visual tokens", True)
+    if groups * tokens + newline + before + after < 1:
+        raise InvalidValueError("workload.text_tokens", "at least 1 where there are no visual tokens", 0)
+    workload = Workload(
+        batch=file.batch,
+        frames=file.frames or 0,
+        images=file.images or 0,
+        groups=groups,
+        tokens_per_group=tokens,
+        newline_tokens=newline,
+        text_before=before,
+        text_after=after,
+        new_tokens=file.new_tokens,
+    )
+    return workload, tuple(notes)
+
+
+def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any], *, where: str = "run") -> Schedule:
+    """The schedule that a ``method:`` mapping plans."""
+    name = method.get("name")
+    if not isinstance(name, str):
+        raise InvalidValueError("method.name", "given (text)", name, where=where)
+    if name not in discover.method_names():
+        raise UnknownNameError("method", name, discover.method_names(), where=where)
+    module = importlib.import_module(f"{__package__}.methods.{name}.plan")
+    params = validate(module.Params, method, where=f"{where}: method")
+    schedule: Schedule = module.plan(model, workload, params)
+    return schedule

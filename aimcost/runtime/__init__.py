@@ -1,0 +1,61 @@
+"""Running schedules on real models: `apply` drops tokens, `apply_masked` hides them as the released AIM does.
+
+Names are imported on first use, so that ``import aimcost.runtime`` works without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from .build import build_model as build_model
+    from .executor import Applied as Applied
+    from .executor import apply as apply
+    from .families import MODEL_CLASSES as MODEL_CLASSES
+    from .masked import kept_overlap as kept_overlap
+    from .masked import apply_masked as apply_masked
+    from .steps import Record as Record
+    from .timing import Timing as Timing
+    from .timing import time_alternately as time_alternately
+    from .timing import time_call as time_call
+
+_HOME = {
+    "MODEL_CLASSES": ".families",
+    "Applied": ".executor",
+    "Record": ".steps",
+    "Timing": ".timing",
+    "apply": ".executor",
+    "build_model": ".build",
+    "kept_overlap": ".masked",
+    "apply_masked": ".masked",
+    "time_alternately": ".timing",
+    "time_call": ".timing",
+}
+
+__all__ = [
+    "MODEL_CLASSES",
+    "Applied",
+    "Record",
+    "Timing",
+    "apply",
+    "build_model",
+    "kept_overlap",
+    "apply_masked",
+    "time_alternately",
+    "time_call",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'aimcost.runtime' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_HOME[name], __name__), name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("torch", "transformers"):
+            raise MissingExtraError(package, "torch", f"aimcost.runtime.{name}") from error
+        raise

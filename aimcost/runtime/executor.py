@@ -1,0 +1,211 @@
+"""Really dropping tokens: `apply` runs a Schedule on an unmodified transformers model.
+
+Dropped tokens leave the hidden states, positions, masks and every later layer's KV cache. Attention
+stays SDPA in all layers; scores are computed only where the schedule drops, from that layer's
+post-RoPE queries and keys.
+"""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from ..errors import ScheduleError
+from ..kernels.select import select_tokens
+from ..types import ReductionEvent, Schedule
+from .cutting import cut_tokens
+from .layout import Boundaries
+from .policies import layer_scorer
+from .session import Session
+from .steps import Continuation, Prefill, Record
+
+__all__ = ["Applied", "apply"]
+
+_active: WeakKeyDictionary[nn.Module, tuple[Session, int]] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
+class _Shown(Exception):
+    """Ends a look at the next layer's queries and keys before its attention runs."""
+
+
+class DroppingSession(Session):
+    """Drops tokens after the layers that the schedule names."""
+
+    def __init__(self, model: nn.Module, schedule: Schedule, boundaries: Boundaries | None) -> None:
+        super().__init__(model, schedule, boundaries)
+        self._policies = {layer: layer_scorer(event.scorer) for layer, event in self.events.items()}
+        self.reads_attention = any(reads != "nothing" for reads, _ in self._policies.values())
+
+    def before_layer(
+        self, step: Prefill | Continuation, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
+    ) -> None:
+        """Cut positions and masks to the tokens that this layer computes on, or whose keys it holds."""
+        if isinstance(step, Continuation):
+            kwargs["attention_mask"] = step.cut_mask(kwargs.get("attention_mask"), index)
+            return
+        step.tokens.append(hidden.shape[1])
+        step.alive_at.append(step.alive)
+        step.cut(kwargs)
+        if self._reads(index) == "next":
+            step.layer_inputs = {"position_embeddings": kwargs["position_embeddings"]}
+
+    def after_layer(self, step: Prefill, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Add what DeepStack adds here, then drop."""
+        if index < len(step.extras):
+            extra = step.extras[index]
+            hidden = hidden + cut_tokens(extra, step.alive).to(hidden)
+        event = self.events.get(index)
+        if event is None:
+            return hidden
+        keep = self._choose(step, event, index, hidden)
+        step.shown = None
+        step.keep(keep)
+        step.kept[index] = step.alive
+        return cut_tokens(hidden, keep)
+
+    def on_attention(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+    ) -> None:
+        """Keep the queries and keys of a layer that is about to be cut."""
+        step = self.step
+        if not isinstance(step, Prefill):
+            return
+        if getattr(self._local, "looking", False):
+            step.shown = (query, key, scale)
+            raise _Shown
+        if self._reads(len(step.tokens) - 1) == "layer":
+            step.shown = (query, key, scale)
+
+    def _reads(self, index: int) -> str:
+        return self._policies[index][0] if index in self._policies else "nothing"
+
+    def _choose(self, step: Prefill, event: ReductionEvent, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Positions among the live tokens that stay, (B, keep), ascending."""
+        reads, scorer = self._policies[index]
+        if reads == "next":
+            self._look_ahead(step, index + 1, hidden)
+        inputs: dict[str, Any] = {"protected": step.protected, "live": step.real, "keep": event.tokens_out}
+        if reads != "nothing":
+            if step.shown is None:
+                raise ScheduleError(f"layer {index} showed no queries and keys: was its attention changed meanwhile?")
+            inputs.update(zip(("query", "key", "scale"), step.shown, strict=True))
+        scores = scorer(**inputs, seed=self.seed + 1000 * (index + 1))
+        return select_tokens(scores.to(hidden.device), event.tokens_out, step.protected)
+
+    def _look_ahead(self, step: Prefill, index: int, hidden: torch.Tensor) -> None:
+        """Have layer `index` compute queries and keys of `hidden`, and nothing more."""
+        layer = self.family.layers[index]
+        self._local.looking = True
+        try:
+            layer.self_attn(
+                hidden_states=layer.input_layernorm(hidden),
+                attention_mask=None,
+                past_key_values=None,
+                **step.layer_inputs,
+            )
+        except _Shown:
+            pass
+        finally:
+            self._local.looking = False
+
+
+class Applied:
+    """A schedule on a model, as a context manager. Inside it, every prompt is reduced as planned.
+
+    The model is in force for all threads; calls in different threads do not disturb each other. An
+    equal schedule may be applied again inside; another one is refused. Leaving the block, by an
+    exception too, leaves the model as it was found.
+    """
+
+    def __init__(self, model: nn.Module, schedule: Schedule, boundaries: Boundaries | None = None) -> None:
+        self._given = boundaries
+        self._session: Session = self._make(model, schedule, boundaries)
+
+    def _make(self, model: nn.Module, schedule: Schedule, boundaries: Boundaries | None) -> Session:
+        return DroppingSession(model, schedule, boundaries)
+
+    @property
+    def record(self) -> Record | None:
+        """What the latest prefill did (`aimcost.runtime.Record`), None before the first."""
+        return self._session.record
+
+    def __enter__(self) -> Applied:
+        decoder = self._session.family.decoder
+        with _lock:
+            running, users = _active.get(decoder, (self._session, 0))
+            if users and running is not self._session and not _same(running, self._session):
+                raise ScheduleError(
+                    f"a schedule of method {running.schedule.method!r} is already applied to this "
+                    f"{type(decoder).__name__}: leave that block first"
+                )
+            if not users:
+                running.enter()
+            self._session = running
+            _active[decoder] = (running, users + 1)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        decoder = self._session.family.decoder
+        with _lock:
+            running, users = _active.pop(decoder)
+            if users > 1:
+                _active[decoder] = (running, users - 1)
+            else:
+                running.leave()
+
+
+def _same(left: Session, right: Session) -> bool:
+    a, b = left.boundaries, right.boundaries
+    if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
+        alike = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b)
+    else:
+        alike = a == b
+    return alike and type(left) is type(right) and left.schedule == right.schedule
+
+
+def apply(model: nn.Module, schedule: Schedule, *, boundaries: Boundaries | None = None) -> Applied:
+    """Run `schedule` on `model`: ``with apply(model, schedule): model.generate(...)``.
+
+    Parameters
+    ----------
+    model
+        A transformers model of a supported family (`aimcost.runtime.MODEL_CLASSES`) with SDPA
+        attention and a DynamicCache; heads and wrappers around it do not matter.
+    schedule
+        Counts include padding: the padded prompt is as long as the schedule's, every row has the
+        same number of visual tokens, and padding is never dropped.
+    boundaries
+        What is visual: (text before, visual, text after), a list of such triples (one a row), or a
+        boolean mask (rows, prompt). By default image and video placeholders in ``input_ids``, and for
+        a text-only model the counts of the schedule.
+
+    Returns
+    -------
+    Applied
+        A context manager; its ``record`` says which tokens each layer computed on.
+
+    Raises
+    ------
+    UnsupportedModelError, ScheduleError, InvalidValueError, UnknownNameError
+        Before anything is changed; for what only a prompt can show, when it reaches the decoder.
+
+    Notes
+    -----
+    Inside the model, survivors keep their RoPE positions. Reductions before the model close up the
+    positions, as the released AIM does, except under mRoPE (Qwen-VL), where survivors keep theirs.
+    """
+    return Applied(model, schedule, boundaries)

@@ -1,0 +1,180 @@
+"""Masking instead of dropping: what the released AIM does, as baseline and as test oracle.
+
+Nothing is removed: every layer computes on every token, in eager fp32 attention, and tokens dead at
+a layer are hidden from all queries by an additive mask. Kept sets are given, or chosen as released:
+PageRank over all rows, dead ones included, starting uniformly over all of them. Unlike the released
+code a dead token never comes back, and decoding sees the same live tokens at every step.
+Source: AIM, arXiv 2412.03248, and the behaviour of LaVi-Lab/AIM at commit edc24e9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import ScheduleError
+from ..kernels.select import select_tokens
+from ..types import Schedule
+from .executor import Applied
+from .layout import Boundaries
+from .session import Session
+from .steps import Continuation, Prefill, Record
+
+__all__ = ["apply_masked", "kept_overlap"]
+
+TEMPERATURE = 0.1
+ITERATIONS = 5
+
+
+class MaskingSession(Session):
+    """Hides what a schedule drops."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: Schedule,
+        boundaries: Boundaries | None,
+        kept: Mapping[int, torch.Tensor] | None,
+    ) -> None:
+        super().__init__(model, schedule, boundaries)
+        self._kept = kept
+        for layer, event in self.events.items():
+            if kept is None and event.scorer != "pagerank":
+                raise ScheduleError(f"masking scorer {event.scorer!r} needs kept sets: pass kept=record.kept")
+            if kept is not None and (layer not in kept or kept[layer].shape[1] != event.tokens_out):
+                raise ScheduleError(f"kept needs {event.tokens_out} positions after layer {layer}")
+
+    def before_layer(
+        self, step: Prefill | Continuation, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
+    ) -> None:
+        """Put the dead tokens' columns into the layer's mask."""
+        if isinstance(step, Continuation):
+            notes = step.notes
+            seen, prompt = notes.alive_at[index], notes.prompt
+        else:
+            step.tokens.append(hidden.shape[1])
+            step.alive_at.append(step.alive)
+            seen, prompt = step.alive, step.prompt
+        rows, queries = hidden.shape[:2]
+        cache = kwargs.get("past_key_values")
+        keys = queries + (cache.get_seq_length(index) if cache is not None else 0)
+        columns = torch.ones(rows, keys, dtype=torch.bool, device=hidden.device)
+        columns[:, :prompt] = False
+        columns.scatter_(1, seen, True)
+        causal = torch.ones(queries, keys, dtype=torch.bool, device=hidden.device).tril(keys - queries)
+        visible = causal[None, None] & columns[:, None, None]
+        kwargs["attention_mask"] = _additive(visible, kwargs.get("attention_mask"))
+
+    def after_layer(self, step: Prefill, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        """Add what DeepStack adds here, and note which tokens are dead from now on."""
+        if index < len(step.extras):
+            hidden = hidden + step.extras[index].to(hidden)
+        event = self.events.get(index)
+        if event is None:
+            return hidden
+        if self._kept is not None:
+            step.alive = self._kept[index].to(hidden.device)
+        else:
+            scores = step.layer_inputs["scores"].gather(1, step.alive)
+            protected = step.protected.gather(1, step.alive)
+            step.alive = step.alive.gather(1, select_tokens(scores, event.tokens_out, protected))
+        step.kept[index] = step.alive
+        return hidden
+
+    def on_attention(
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+    ) -> torch.Tensor | None:
+        """Eager fp32 attention, (B, q, H, D), as the released code has in every layer."""
+        step = self.step
+        if step is None:
+            return None
+        group = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+        logits = query.float() @ key.float().transpose(2, 3) * scale + mask
+        if isinstance(step, Prefill) and self._kept is None and len(step.tokens) - 1 in self.events:
+            step.layer_inputs = {"scores": _released_importance(logits)}
+        output = logits.softmax(-1).to(value.dtype) @ value
+        return output.transpose(1, 2).contiguous()
+
+
+def _additive(visible: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:
+    """fp32 mask: 0 where `visible` and `given` (boolean or additive) allow, the lowest number elsewhere."""
+    if given is not None:
+        visible = visible & (given if given.dtype == torch.bool else given >= 0)
+    lowest = torch.finfo(torch.float32).min
+    return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, lowest)
+
+
+def _released_importance(logits: torch.Tensor) -> torch.Tensor:
+    """(B, N) scores from masked (B, H, N, N) logits, over all rows."""
+    matrix = (logits / TEMPERATURE).softmax(-1)
+    tokens = logits.shape[-1]
+    mass = logits.new_full((*logits.shape[:2], 1, tokens), 1.0 / tokens)
+    for _ in range(ITERATIONS):
+        mass = mass @ matrix
+    return mass.square().mean(1).sqrt()[:, 0]
+
+
+class _Masked(Applied):
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: Schedule,
+        boundaries: Boundaries | None,
+        kept: Mapping[int, torch.Tensor] | None,
+    ) -> None:
+        self._kept = kept
+        super().__init__(model, schedule, boundaries)
+
+    def _make(self, model: nn.Module, schedule: Schedule, boundaries: Boundaries | None) -> Session:
+        return MaskingSession(model, schedule, boundaries, self._kept)
+
+
+def apply_masked(
+    model: nn.Module,
+    schedule: Schedule,
+    *,
+    kept: Mapping[int, torch.Tensor] | None = None,
+    boundaries: Boundaries | None = None,
+) -> Applied:
+    """Run `schedule` by masking alone: ``with apply_masked(model, schedule): model.generate(...)``.
+
+    Parameters
+    ----------
+    kept
+        By ``after_layer``, the (B, n) ascending positions that stay (``record.kept`` of an `apply`).
+        None: chosen by AIM's importance as released.
+
+    Raises
+    ------
+    ScheduleError
+        Kept sets that do not fit the schedule, or none for a scorer other than ``pagerank``; and what
+        `aimcost.runtime.apply` raises.
+    """
+    return _Masked(model, schedule, boundaries, kept)
+
+
+def kept_overlap(ours: Record, theirs: Record) -> dict[int, float]:
+    """Share of the visual tokens kept by `ours` that `theirs` keeps as well, for each cut.
+
+    Text is left out, since both keep all of it; cuts that leave no visual token are left out too.
+    """
+    shares = {}
+    for layer in sorted(ours.kept.keys() & theirs.kept.keys()):
+        left, right = (
+            torch.zeros_like(record.visual).scatter(1, record.kept[layer], True) & record.visual
+            for record in (ours, theirs)
+        )
+        total = int(left.sum())
+        if total:
+            shares[layer] = int((left & right).sum()) / total
+    return shares

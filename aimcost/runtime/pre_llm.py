@@ -1,0 +1,148 @@
+"""Reducing visual tokens where they enter the language model, and what follows for the rest of the prompt.
+
+Shapes: B rows, P prompt tokens, V visual tokens a row, p and v the same after the reduction, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..kernels.merge.reference import match
+from ..kernels.select import select_tokens
+from ..types import ReductionEvent, Schedule
+from .cutting import cut_tokens
+from .policies import visual_merger, visual_scorer
+from .tower import TowerAttention
+
+__all__ = ["Reduced", "reduce_visuals"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reduced:
+    """A prompt after the events before the language model.
+
+    Attributes
+    ----------
+    embeds
+        (B, p, D).
+    origin
+        (B, p): where each token stood in the prompt. Merged tokens of a group take the places of
+        the group's first tokens, in the order in which merging yields them.
+    visual
+        (B, v): where the visual tokens are among the p.
+    extras
+        Per-layer visual features (DeepStack) reduced alike, each (B, v, D).
+    """
+
+    embeds: torch.Tensor
+    origin: torch.Tensor
+    visual: torch.Tensor
+    extras: tuple[torch.Tensor, ...]
+
+
+def reduce_visuals(
+    embeds: torch.Tensor,
+    visual: torch.Tensor,
+    schedule: Schedule,
+    *,
+    seed: int,
+    extras: Sequence[torch.Tensor] = (),
+    tower: TowerAttention | None = None,
+) -> Reduced:
+    """Run the schedule's events before the language model on (B, P, D) embeddings.
+
+    `visual` (B, V) are the ascending positions of the visual tokens; the last
+    ``schedule.newline_tokens`` of them belong to no group and stay as they are.
+    """
+    loose = schedule.newline_tokens
+    grouped = visual.shape[1] - loose
+    features = [cut_tokens(embeds, visual), *extras]
+    tails = [feature[:, grouped:] for feature in features]
+    features = [feature[:, :grouped] for feature in features]
+    places = visual[:, :grouped]
+    for number, event in enumerate(schedule.pre_llm_events):
+        step = _merge if event.action == "merge" else _prune
+        features, places = step(event, features, places, seed=seed + number, schedule=schedule, tower=tower)
+    places = torch.cat((places, visual[:, grouped:]), dim=1)
+    features = [torch.cat(pair, dim=1) for pair in zip(features, tails, strict=True)]
+    origin, where = _close_up(embeds, visual, places)
+    cut = cut_tokens(embeds, origin)
+    cut = cut.scatter(1, where[..., None].expand(-1, -1, cut.shape[-1]), features[0].to(cut.dtype))
+    return Reduced(embeds=cut, origin=origin, visual=where, extras=tuple(features[1:]))
+
+
+def _close_up(
+    embeds: torch.Tensor, visual: torch.Tensor, places: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of all survivors, (B, p), and the places (B, v) among them."""
+    stays = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+    stays.scatter_(1, visual, False).scatter_(1, places, True)
+    left = embeds.shape[1] - visual.shape[1] + places.shape[1]
+    origin = (~stays).int().argsort(dim=1, stable=True)[:, :left]
+    return origin, (stays.cumsum(1) - 1).gather(1, places)
+
+
+def _merge(
+    event: ReductionEvent,
+    features: list[torch.Tensor],
+    places: torch.Tensor,
+    *,
+    tower: TowerAttention | None,
+    **_: object,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    rows, keep = places.shape[0], event.tokens_out
+    x = _in_groups(features[0], event)
+    context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
+    merged = [visual_merger(event.scorer)(x=x, keep=keep, **context)]
+    if len(features) > 1:
+        weights = _merge_weights(x, keep)
+        merged += [(weights @ _in_groups(extra, event).float()).to(extra.dtype) for extra in features[1:]]
+    first = places.view(rows, event.groups, event.tokens_in)[..., :keep]
+    return [m.reshape(rows, event.groups * keep, -1) for m in merged], first.reshape(rows, -1)
+
+
+def _in_groups(feature: torch.Tensor, event: ReductionEvent) -> torch.Tensor:
+    return feature.reshape(feature.shape[0] * event.groups, event.tokens_in, feature.shape[-1])
+
+
+def _merge_weights(x: torch.Tensor, keep: int) -> torch.Tensor:
+    """(G, keep, n): the shares of each token in each result of a bipartite merge of `x`.
+
+    Features that ride along (DeepStack) must be averaged exactly as the embeddings were.
+    """
+    groups, tokens, _ = x.shape
+    pairs = match(x, tokens - keep)
+    share = torch.zeros(groups, keep, tokens, device=x.device)
+    unmerged, odds = pairs.unmerged_FU.shape[1], tokens // 2
+    share[:, :unmerged].scatter_(2, 2 * pairs.unmerged_FU[..., None], 1.0)
+    index = torch.arange(odds, device=x.device)
+    share[:, unmerged + index, 2 * index + 1] = 1.0
+    group = torch.arange(groups, device=x.device)[:, None]
+    share[group, unmerged + pairs.into_FR, 2 * pairs.merged_FR] = 1.0
+    return share / share.sum(-1, keepdim=True)
+
+
+def _prune(
+    event: ReductionEvent,
+    features: list[torch.Tensor],
+    places: torch.Tensor,
+    *,
+    seed: int,
+    schedule: Schedule,
+    tower: TowerAttention | None,
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    rows, width = places.shape[0], features[0].shape[-1]
+    scorer = visual_scorer(event.scorer)
+    x = features[0].reshape(rows, event.groups, event.tokens_in, width)
+    context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
+    frames = schedule.params.get("frames")
+    scores = scorer(x=x, keep=event.tokens_out, seed=seed, frames=frames, **context)
+    groups = 1 if getattr(scorer, "across_groups", False) else event.groups
+    size, keep = event.groups * event.tokens_in // groups, event.groups * event.tokens_out // groups
+    flat = scores.reshape(rows * groups, size)
+    kept = select_tokens(flat, keep, torch.zeros_like(flat, dtype=torch.bool)).view(rows, groups, keep)
+    kept = (kept + size * torch.arange(groups, device=kept.device)[:, None]).reshape(rows, groups * keep)
+    return [cut_tokens(feature, kept) for feature in features], places.gather(1, kept)

@@ -1,0 +1,236 @@
+"""OpTable: every operation of a request, one row an operation, a layer and (decode) a step.
+
+`build` is the one place where model, workload and schedule become operations. It knows no
+machine but for the on-chip size that fused attention's traffic depends on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .models import decoder as decoder_ops
+from .models import projector as projector_ops
+from .models import vit
+from .ops import Cost, Widths
+from .ops.tokens import Cut, ScoreContext, reduction_ops
+from .types import ModelSpec, Precision, Schedule, Workload
+
+__all__ = ["COST_COLUMNS", "OpTable", "Segment", "TableBuilder", "build", "decode_steps"]
+
+COST_COLUMNS = (
+    "flops",
+    "flops_full_square",
+    "read_weights",
+    "read_activations",
+    "read_kv",
+    "write_activations",
+    "write_kv",
+)
+NO_LAYER = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of rows that are one operation of one stage over layers and steps."""
+
+    stage: str
+    name: str
+    kind: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpTable:
+    """Columns over rows. `count` is how often a row runs; the other columns are for one time.
+
+    Attributes
+    ----------
+    segments
+        What each run of rows is, in execution order within a layer.
+    layer
+        Layer index of each row, `NO_LAYER` outside layers.
+    costs
+        One float64 row for each of `COST_COLUMNS`: FLOPs, and bytes by tensor class.
+    dims
+        Per segment, the dimensions that time models look at, aligned with its rows.
+    """
+
+    segments: tuple[Segment, ...]
+    layer: NDArray[np.int64]
+    count: NDArray[np.float64]
+    costs: NDArray[np.float64]
+    dims: tuple[dict[str, NDArray[np.float64]], ...]
+    steps: int = 0
+
+    @property
+    def flops(self) -> NDArray[np.float64]:
+        """FLOPs of each row, once."""
+        return self.costs[0]
+
+    @property
+    def bytes(self) -> NDArray[np.float64]:
+        """DRAM traffic of each row, once."""
+        return np.asarray(self.costs[2:].sum(axis=0), dtype=np.float64)
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+
+class TableBuilder:
+    """Collects segments; arrays are laid out once, at the end."""
+
+    def __init__(self) -> None:
+        self.parts: list[tuple[str, str, Cost, NDArray[np.int64], float, int]] = []
+
+    def add(self, stage: str, name: str, cost: Cost, layers: NDArray[np.int64] | None, count: float = 1.0) -> None:
+        """One operation; a layer index an entry, or None outside layers."""
+        index = np.array([NO_LAYER]) if layers is None else layers
+        self.parts.append((stage, name, cost, index, count, len(index)))
+
+    def finish(self, steps: int) -> OpTable:
+        total = sum(part[-1] for part in self.parts)
+        layer = np.empty(total, dtype=np.int64)
+        count = np.empty(total)
+        costs = np.zeros((len(COST_COLUMNS), total))
+        segments, dims = [], []
+        start = 0
+        for stage, name, cost, index, times, length in self.parts:
+            stop = start + length
+            rows = slice(start, stop)
+            layer[rows], count[rows] = index, times
+            costs[0, rows] = cost.flops
+            costs[1, rows] = cost.flops if cost.flops_full_square is None else cost.flops_full_square
+            costs[2, rows] = cost.read_weights
+            costs[3, rows] = cost.read_activations
+            costs[4, rows] = cost.read_kv
+            costs[5, rows] = cost.write_activations
+            costs[6, rows] = cost.write_kv
+            segments.append(Segment(stage, name, cost.kind, start, stop))
+            dims.append({key: np.broadcast_to(np.asarray(value, float), length) for key, value in cost.dims.items()})
+            start = stop
+        return OpTable(tuple(segments), layer, count, costs, tuple(dims), steps)
+
+
+def build(
+    model: ModelSpec,
+    workload: Workload,
+    schedule: Schedule,
+    precision: Precision,
+    *,
+    attention: str = "flash",
+    onchip_bytes: float = 0.0,
+) -> OpTable:
+    """All operations of the request: tower, projector, merging, prefill, decode."""
+    widths = Widths.of(precision)
+    builder = TableBuilder()
+    _vision(builder, model, workload, widths, attention, onchip_bytes)
+    context = ScoreContext(model=model, batch=workload.batch, widths=widths)
+    for event in schedule.pre_llm_events:
+        if event.priced:
+            cut = Cut(tokens_in=event.tokens_in, tokens_out=event.tokens_out, groups=event.groups)
+            for name, cost in reduction_ops(event.scorer, cut, context):
+                builder.add("merge", name, cost, None)
+    _prefill(builder, model, workload, schedule, widths, attention, onchip_bytes, context)
+    steps = decode_steps(workload)
+    if steps:
+        _decode(builder, model, workload, schedule, widths, attention, onchip_bytes, steps)
+    return builder.finish(steps)
+
+
+def decode_steps(workload: Workload) -> int:
+    """Decode steps of a request: the prefill yields the first token."""
+    return max(0, workload.new_tokens - 1)
+
+
+def _vision(
+    builder: TableBuilder, model: ModelSpec, workload: Workload, widths: Widths, kernel: str, onchip_bytes: float
+) -> None:
+    images = float(workload.batch * (workload.frames or workload.images))
+    vision = model.vision
+    if vision is None or not images:
+        return
+    for name, cost in vit.patch_ops(vision, widths, images=images):
+        builder.add("vision", name, cost, None)
+    layers = np.arange(vision.layers)
+    for name, cost in vit.layer_ops(vision, widths, images=images, kernel=kernel, onchip_bytes=onchip_bytes):
+        builder.add("vision", name, cost, layers)
+    for name, cost in vit.post_ops(vision, widths, images=images):
+        builder.add("vision", name, cost, None)
+    for name, cost in projector_ops.ops(model, widths, images=images, is_video=workload.frames > 0):
+        builder.add("projector", name, cost, None)
+
+
+def _prefill(
+    builder: TableBuilder,
+    model: ModelSpec,
+    workload: Workload,
+    schedule: Schedule,
+    widths: Widths,
+    kernel: str,
+    onchip_bytes: float,
+    context: ScoreContext,
+) -> None:
+    decoder, batch = model.decoder, float(workload.batch)
+    text = batch * schedule.text_tokens
+    if text:
+        builder.add("prefill", *decoder_ops.embed_op(decoder, widths, text), None)
+    tokens = np.array(schedule.tokens, dtype=float)
+    layers = np.arange(decoder.layers)
+    for name, cost in decoder_ops.layer_ops(
+        decoder, widths, batch=batch, q_len=tokens, kv_len=tokens, kernel=kernel, onchip_bytes=onchip_bytes
+    ):
+        builder.add("prefill", name, cost, layers)
+    _layer_events(builder, schedule, context)
+    for name, cost in decoder_ops.head_ops(decoder, widths, batch=batch):
+        builder.add("prefill", name, cost, None)
+
+
+def _layer_events(builder: TableBuilder, schedule: Schedule, context: ScoreContext) -> None:
+    """Cuts inside the language model, charged to the layer they follow, all of a scorer at once."""
+    priced = [event for event in schedule.layer_events if event.priced]
+    for scorer in dict.fromkeys(event.scorer for event in priced):
+        events = [event for event in priced if event.scorer == scorer]
+        # a cut before layer 0 (the paper's convention with l1 = 0) is charged to layer 0
+        layers = np.array([max(0, event.after_layer or 0) for event in events])
+        cut = Cut(
+            tokens_in=np.array([float(event.tokens_in) for event in events]),
+            tokens_out=np.array([float(event.tokens_out) for event in events]),
+        )
+        for name, cost in reduction_ops(scorer, cut, context):
+            builder.add("prefill", name, cost, layers)
+
+
+def _decode(
+    builder: TableBuilder,
+    model: ModelSpec,
+    workload: Workload,
+    schedule: Schedule,
+    widths: Widths,
+    kernel: str,
+    onchip_bytes: float,
+    steps: int,
+) -> None:
+    """Step g attends to each layer's n + g + 1 tokens, g = 0 … steps − 1.
+
+    Only attention depends on g: it gets a row a layer and step, everything else a row a layer
+    that runs `steps` times.
+    """
+    decoder, batch = model.decoder, float(workload.batch)
+    layers = np.arange(decoder.layers)
+    tokens = np.array(schedule.tokens, dtype=float)
+    kv_len = (tokens[:, None] + np.arange(1.0, steps + 1.0)[None, :]).ravel()
+    layer_of_row = np.repeat(layers, steps)
+    builder.add("decode", *decoder_ops.embed_op(decoder, widths, batch), None, float(steps))
+    for name, cost in decoder_ops.layer_ops(
+        decoder, widths, batch=batch, q_len=1.0, kv_len=kv_len, kernel=kernel, onchip_bytes=onchip_bytes
+    ):
+        if np.ndim(cost.flops) or np.ndim(cost.bytes):
+            builder.add("decode", name, cost, layer_of_row)
+        else:
+            builder.add("decode", name, cost, layers, float(steps))
+    for name, cost in decoder_ops.head_ops(decoder, widths, batch=batch):
+        builder.add("decode", name, cost, None, float(steps))

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# The light core's tests on every supported Python that is installed, without torch.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+done_any=0
+for version in 3.10 3.12 3.13; do
+  python=$(command -v "python$version" || true)
+  if [ -z "$python" ] || ! "$python" -c 'import venv' 2>/dev/null; then
+    echo "light core: python$version is not installed, skipped"
+    continue
+  fi
+  venv=".venv-light/$version"
+  if [ ! -f "$venv/.done" ] || [ pyproject.toml -nt "$venv/.done" ]; then
+    "$python" -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet --editable '.[test]'
+    touch "$venv/.done"
+  fi
+  echo "light core: python$version"
+  "$venv/bin/python" -m pytest tests/unit tests/spec tests/test_architecture.py
+  done_any=1
+done
+[ "$done_any" = 1 ] || echo "light core: no other Python found"
