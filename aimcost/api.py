@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .result import Estimate
 from .errors import MissingExtraError
+from .result import Estimate
 from .run import Run, load_run, plan_schedule
 from .types import Schedule
 
-__all__ = ["apply", "estimate", "estimate_run", "schedule", "unreduced"]
+__all__ = ["apply", "compare", "estimate", "estimate_run", "schedule", "unreduced"]
 
 
 def estimate(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Estimate:
@@ -42,6 +42,15 @@ def estimate_run(run: Run) -> Estimate:
     return result
 
 
+def compare(
+    run: Mapping[str, Any] | str | Path, hardware: Sequence[str], **overrides: Any
+) -> list[dict[str, Any]]:
+    """One run on several machines, fastest first; see `aimcost.comparison.compare_run`."""
+    comparison = importlib.import_module(f"{__package__}.comparison")
+    rows: list[dict[str, Any]] = comparison.compare_run(load_run(run, overrides), hardware)
+    return rows
+
+
 def unreduced(run: Run) -> Run:
     """The same run without reduction: every token in every layer."""
     plain = plan_schedule(run.model, run.workload, {"name": "none"})
@@ -63,7 +72,6 @@ def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextMana
     UnsupportedModelError
         Before anything is changed, where the model cannot run the schedule.
     """
-    from .errors import MissingExtraError
 
     try:
         runtime = importlib.import_module(f"{__package__}.runtime")

@@ -80,7 +80,7 @@ class LayerTable:
         counts = np.asarray(tokens)
         if counts.ndim != 2 or counts.dtype.kind not in "iu":
             raise InvalidValueError("tokens", "whole numbers of shape (schedules, layers)", counts.dtype.name)
-        if counts.size and not (1 <= counts.min() and counts.max() <= self.max_tokens):
+        if counts.size and not (counts.min() >= 1 and counts.max() <= self.max_tokens):
             found = f"{counts.min()} … {counts.max()}"
             raise InvalidValueError("tokens", f"from 1 to {self.max_tokens}", found)
         return np.ascontiguousarray(counts)
@@ -153,7 +153,9 @@ def _cut_times(run: Run, scorer: str, cuts: list[tuple[int, int]]) -> NDArray[np
     for segment in priced.table.segments:
         if segment.stage == "prefill" and segment.name in REDUCTION_OPS:
             rows = slice(segment.start, segment.stop)
-            seconds += np.bincount(priced.table.layer[rows], weights=priced.seconds[rows], minlength=len(cuts))
+            seconds += np.bincount(
+                priced.table.layer[rows], weights=priced.seconds[rows], minlength=len(cuts)
+            )
     return seconds
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -151,7 +150,10 @@ def estimate(
     if as_json or as_csv:
         from .report.export import to_csv, to_json
 
-        print(to_json(result.to_dict()) if as_json else to_csv(result.layers() if layers else result.ops()), end="")
+        print(
+            to_json(result.to_dict()) if as_json else to_csv(result.layers() if layers else result.ops()),
+            end="",
+        )
         if as_json:
             print()
         return
@@ -164,6 +166,32 @@ def estimate(
         print("\n" + layers_text(result))
     if ops:
         print("\n" + ops_text(result))
+
+
+@app.command()
+def compare(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run file, or the name of one in configs/runs.")
+    ],
+    hardware: Annotated[str, typer.Option(help="Profiles, separated by commas.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare machines on one run: time to first token, bound, memory, gain, cost."""
+    from .comparison import compare_run
+    from .report.compare import compare_text
+    from .report.export import to_csv, to_json
+
+    names = [name.strip() for name in hardware.split(",") if name.strip()]
+    resolved = _resolve(run, settings or [], None)
+    rows = compare_run(resolved, names)
+    if as_json:
+        print(to_json(rows))
+    elif as_csv:
+        print(to_csv(rows), end="")
+    else:
+        print(compare_text(resolved, rows))
 
 
 @app.command()

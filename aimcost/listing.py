@@ -35,7 +35,9 @@ def listing(what: str, *, hidden: bool = False) -> list[dict[str, Any]]:
         specs = {name: load_hardware(path) for name, path in discover.names("hardware").items()}
         return [_hardware_row(name, spec) for name, spec in specs.items() if hidden or not spec.hidden]
     if what == "methods":
-        return [{"name": name, "summary": _module("methods", name).SUMMARY} for name in discover.method_names()]
+        return [
+            {"name": name, "summary": _module("methods", name).SUMMARY} for name in discover.method_names()
+        ]
     if what == "estimators":
         names = discover.module_names("estimators")
         return [{"name": name, "summary": _module("estimators", name).SUMMARY} for name in names]
@@ -101,8 +103,12 @@ def describe(name: str) -> str:
         return f"# method {name}\n{module.__doc__.strip()}\n\nparameters:\n{fields}"
     if name in discover.module_names("estimators"):
         return f"# estimator {name}\n{_module('estimators', name).__doc__.strip()}\n"
-    known = [key for kind in discover.KINDS for key in discover.names(kind) if not key.startswith("llm_viewer_")]
-    raise UnknownNameError("name", name, [*known, *discover.method_names(), *discover.module_names("estimators")])
+    known = [
+        key for kind in discover.KINDS for key in discover.names(kind) if not key.startswith("llm_viewer_")
+    ]
+    raise UnknownNameError(
+        "name", name, [*known, *discover.method_names(), *discover.module_names("estimators")]
+    )
 
 
 def json_schema() -> dict[str, Any]:
@@ -114,5 +120,3 @@ def json_schema() -> dict[str, Any]:
         },
         "hardware": HardwareFile.model_json_schema(),
     }
-
-

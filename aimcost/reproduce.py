@@ -140,10 +140,10 @@ def _overhead_gflops(entry: Mapping[str, Any], data: _Paper) -> float:
     kind = entry["id"]
     if kind == "token_merging":
         steps = (float(bipartite_similarity_flops(n, entry["hidden"])) for n in entry["n"])
-        return entry["groups"] * sum(steps) / GIGA
+        return float(entry["groups"] * sum(steps) / GIGA)
     if kind == "token_pruning":
         calls = (float(pagerank_eager_flops(entry["heads"], n)) for n in entry["n"])
-        return entry.get("calls", 1) * sum(calls) / GIGA
+        return float(entry.get("calls", 1) * sum(calls) / GIGA)
     if kind == "llm_inference":
         row = next(row for row in data["rows"] if row["id"] == entry["row"])
         return float(data.compute(row["run"])["tflops"]) * TERA / GIGA
@@ -170,4 +170,3 @@ def _end_to_end(slip: Mapping[str, Any]) -> dict[str, Any]:
         "ratio_full_square": ratio(TTFT_STAGES, full_square=True),
         "ratio_causal": ratio(TTFT_STAGES, full_square=False),
     }
-

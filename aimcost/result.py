@@ -194,7 +194,9 @@ class Estimate:
             return np.asarray(np.bincount(index, weights=values[mask], minlength=count), dtype=np.float64)
 
         flops, size, seconds = total(self._flops), total(self._bytes), total(self.seconds)
-        shares = np.stack([total(np.where(self.bound == code, self.seconds, 0.0)) for code in range(len(BOUNDS))])
+        shares = np.stack(
+            [total(np.where(self.bound == code, self.seconds, 0.0)) for code in range(len(BOUNDS))]
+        )
         return [
             {
                 "index": layer,

@@ -113,7 +113,12 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
         if head == "method" and isinstance(value, str):
             value = {"name": value}
         if isinstance(value, Mapping) and head not in ("model", "hardware"):
-            if head == "method" and isinstance(inner, Mapping) and "name" in value and value["name"] != inner.get("name"):
+            if (
+                head == "method"
+                and isinstance(inner, Mapping)
+                and "name" in value
+                and value["name"] != inner.get("name")
+            ):
                 inner = {}  # another method's parameters do not carry over
             if inner is not None and not isinstance(inner, Mapping):
                 raise InvalidValueError(head, "a mapping, to set a key inside it", inner)
@@ -134,7 +139,9 @@ def _workload(
     """The workload's token counts on this model, and what was assumed for them."""
     given = [key for key in ("images", "frames", "visual_tokens") if getattr(file, key) is not None]
     if len(given) > 1:
-        raise InvalidValueError(f"workload.{given[1]}", f"absent where {given[0]} is given", getattr(file, given[1]))
+        raise InvalidValueError(
+            f"workload.{given[1]}", f"absent where {given[0]} is given", getattr(file, given[1])
+        )
     notes: list[str] = []
     text = file.text_tokens
     if text is None:
@@ -151,10 +158,14 @@ def _workload(
     elif file.frames is not None or file.images is not None:
         if projector is None:
             raise InvalidValueError(
-                f"workload.{given[0]}", f"absent: {model.name} has no vision tower (visual_tokens works)", getattr(file, given[0])
+                f"workload.{given[0]}",
+                f"absent: {model.name} has no vision tower (visual_tokens works)",
+                getattr(file, given[0]),
             )
         groups = file.frames or file.images or 0
         tokens = projector.tokens_per_frame if file.frames else projector.tokens_per_image
+        if file.images and model.family == "llava_onevision":
+            notes.append(f"images are counted at the base resolution ({tokens} tokens), without tiles")
         own = projector.newline_token and file.frames is not None and not without_newline
         newline = int(own if file.newline is None else file.newline)
     elif file.newline:
@@ -175,7 +186,9 @@ def _workload(
     return workload, tuple(notes)
 
 
-def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any], *, where: str = "run") -> Schedule:
+def plan_schedule(
+    model: ModelSpec, workload: Workload, method: Mapping[str, Any], *, where: str = "run"
+) -> Schedule:
     """The schedule that a ``method:`` mapping plans."""
     name = method.get("name")
     if not isinstance(name, str):

@@ -69,12 +69,14 @@ class OpTable:
     @property
     def flops(self) -> NDArray[np.float64]:
         """FLOPs of each row, once."""
-        return self.costs[0]
+        flops: NDArray[np.float64] = self.costs[0]
+        return flops
 
     @property
     def bytes(self) -> NDArray[np.float64]:
         """DRAM traffic of each row, once."""
-        return np.asarray(self.costs[2:].sum(axis=0), dtype=np.float64)
+        total: NDArray[np.float64] = np.add.reduce(self.costs[2:], axis=0)
+        return total
 
     def __len__(self) -> int:
         return len(self.layer)
@@ -86,7 +88,9 @@ class TableBuilder:
     def __init__(self) -> None:
         self.parts: list[tuple[str, str, Cost, NDArray[np.int64], float, int]] = []
 
-    def add(self, stage: str, name: str, cost: Cost, layers: NDArray[np.int64] | None, count: float = 1.0) -> None:
+    def add(
+        self, stage: str, name: str, cost: Cost, layers: NDArray[np.int64] | None, count: float = 1.0
+    ) -> None:
         """One operation; a layer index an entry, or None outside layers."""
         index = np.array([NO_LAYER]) if layers is None else layers
         self.parts.append((stage, name, cost, index, count, len(index)))
@@ -110,7 +114,9 @@ class TableBuilder:
             costs[5, rows] = cost.write_activations
             costs[6, rows] = cost.write_kv
             segments.append(Segment(stage, name, cost.kind, start, stop))
-            dims.append({key: np.broadcast_to(np.asarray(value, float), length) for key, value in cost.dims.items()})
+            dims.append(
+                {key: np.broadcast_to(np.asarray(value, float), length) for key, value in cost.dims.items()}
+            )
             start = stop
         return OpTable(tuple(segments), layer, count, costs, tuple(dims), steps)
 
@@ -147,7 +153,12 @@ def decode_steps(workload: Workload) -> int:
 
 
 def _vision(
-    builder: TableBuilder, model: ModelSpec, workload: Workload, widths: Widths, kernel: str, onchip_bytes: float
+    builder: TableBuilder,
+    model: ModelSpec,
+    workload: Workload,
+    widths: Widths,
+    kernel: str,
+    onchip_bytes: float,
 ) -> None:
     images = float(workload.batch * (workload.frames or workload.images))
     vision = model.vision

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..result import COMPUTE, MEMORY, Estimate
 from ..hardware import require_hardware
 from ..memory import memory_of
 from ..ops import Cost, Widths
 from ..ops.cost import BITS, Array
+from ..result import COMPUTE, MEMORY, Estimate
 from ..run import Run
 from ..table import OpTable, TableBuilder
 from ..types import DecoderSpec, HardwareSpec, Precision

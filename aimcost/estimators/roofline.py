@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..result import COMPUTE, MEMORY, Estimate
 from ..hardware import compute_dtypes, peak_flops_per_s, require_hardware
 from ..memory import memory_of
+from ..result import COMPUTE, MEMORY, Estimate
 from ..run import Run
 from ..table import OpTable, build
 from ..types import HardwareSpec, Precision

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,9 +71,5 @@ def _load_file(path: Path, _modified: int) -> ModelSpec:
         name = path.parent.name if path.name == "config.json" else path.stem
         return model_spec(data, name=name, where=str(path), source=str(path))
     file = validate(ModelFile, {"name": path.stem, **data}, where=str(path))
-    spec = model_spec(file.config, name=file.name, where=str(path), source=file.source)
-    return _with_notes(spec, tuple(file.notes))
-
-
-def _with_notes(spec: ModelSpec, notes: tuple[str, ...]) -> ModelSpec:
-    return replace(spec, notes=spec.notes + notes) if notes else spec
+    # the file's own notes are for `aimcost show`; those of the spec concern every estimate
+    return model_spec(file.config, name=file.name, where=str(path), source=file.source)

@@ -92,9 +92,7 @@ def _decoder(reader: _Reader) -> tuple[DecoderSpec, tuple[str, ...]]:
     notes: tuple[str, ...] = ()
     if kind == "qwen":
         # Qwen-1 builds gate and up with half of intermediate_size (its own modeling file).
-        notes = (
-            f"Qwen halves intermediate_size: gate, up and down are {intermediate // 2} wide, not {intermediate}",
-        )
+        notes = (f"Qwen halves intermediate_size: the MLP is {intermediate // 2} wide, not {intermediate}",)
         intermediate //= 2
     qwen_bias = kind in ("qwen2", "qwen")
     bias = reader.flag("attention_bias", False)
@@ -210,10 +208,7 @@ def _llava_onevision(reader: _Reader, name: str, source: str) -> ModelSpec:
         vision=vision,
         projector=projector,
         source=source,
-        notes=(
-            *notes,
-            "images are counted at the base resolution: any-resolution tiles are not modelled yet",
-        ),
+        notes=notes,
     )
 
 

@@ -53,7 +53,9 @@ def _headline(estimate: Estimate) -> str:
         seen.append(f"{workload.frames} frames")
     if workload.images:
         seen.append(f"{workload.images} image" + ("s" if workload.images > 1 else ""))
-    seen.append(f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens")
+    seen.append(
+        f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens"
+    )
     seen.append(f"batch {workload.batch}")
     hardware = run.hardware.name if run.hardware else "no hardware"
     means = _TIME_MEANS.get(estimate.estimator, "")
@@ -81,7 +83,13 @@ def _stages(estimate: Estimate) -> str:
         )
     totals = estimate.totals
     rows.append(
-        ["total", format_flops(totals.flops), format_bytes(totals.bytes), format_seconds(totals.time_s), "100.0%"]
+        [
+            "total",
+            format_flops(totals.flops),
+            format_bytes(totals.bytes),
+            format_seconds(totals.time_s),
+            "100.0%",
+        ]
     )
     lines = [table(rows, ["stage", "FLOPs", "DRAM traffic", "time", "share"])]
     if totals.time_high_s is not None:
@@ -139,8 +147,14 @@ def _details(estimate: Estimate) -> str:
         f"activations {format_bytes(memory.activation_bytes)} = {format_bytes(memory.peak_bytes)}"
     )
     if memory.usable_bytes is not None and hardware is not None:
-        verdict = "fits" if memory.fits else f"does not fit, {format_bytes(memory.peak_bytes - memory.usable_bytes)} short"
-        parts += f" of {format_bytes(memory.usable_bytes)} usable ({hardware.usable_memory_source}): {verdict}"
+        verdict = (
+            "fits"
+            if memory.fits
+            else f"does not fit, {format_bytes(memory.peak_bytes - memory.usable_bytes)} short"
+        )
+        parts += (
+            f" of {format_bytes(memory.usable_bytes)} usable ({hardware.usable_memory_source}): {verdict}"
+        )
     lines.append(f"memory           {parts}")
     lines += [f"note             {note}" for note in estimate.notes]
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal, Union
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -23,7 +23,7 @@ Plain = list[Annotated[int, Field(ge=0, le=_MAX)]]
 class Params(MethodParams):
     """Counts of visual + text tokens: runs of [tokens, layers], or one number a layer."""
 
-    tokens_per_layer: Union[Plain, list[list[Annotated[int, Field(ge=0, le=_MAX)]]]]
+    tokens_per_layer: Plain | list[list[Annotated[int, Field(ge=0, le=_MAX)]]]
     select: Literal["uniform", "random", "aim"] | None = None
 
 

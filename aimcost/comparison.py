@@ -1,0 +1,87 @@
+"""One run on several machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from .api import estimate_run, unreduced
+from .hardware import compute_dtypes, peak_flops_per_s, require_hardware
+from .loading.hardware import load_hardware
+from .result import BOUNDS, Estimate
+from .run import Run
+from .units import KILO
+
+__all__ = ["compare_run", "mfu"]
+
+SECONDS_PER_HOUR = 3600.0
+
+
+def compare_run(run: Run, hardware: Sequence[str]) -> list[dict[str, Any]]:
+    """The run on each of `hardware`, by time to first token, fastest first.
+
+    Returns
+    -------
+    list of dict
+        hardware, calibration, flops, ttft_s with its band, tpot_s, bound (of the largest share of
+        the time), mfu, memory, speedup over the unreduced run on the same machine, and the cost of
+        1000 requests where the run or the profile has a price.
+
+    Raises
+    ------
+    UnknownNameError
+        No such profile.
+    """
+    rows = [_row(replace(run, hardware=load_hardware(name))) for name in dict.fromkeys(hardware)]
+    return sorted(rows, key=lambda row: (not row["fits"], row["ttft_s"]))
+
+
+def _row(run: Run) -> dict[str, Any]:
+    machine = require_hardware(run.hardware)
+    result = estimate_run(run)
+    plain = estimate_run(unreduced(run)) if run.schedule.events else result
+    low, high = result.ttft_band_s
+    price = run.file.price_per_hour if run.file.price_per_hour is not None else machine.price_per_hour
+    return {
+        "hardware": machine.name,
+        "calibration": calibration_label(result),
+        "flops": result.totals.flops,
+        "ttft_s": result.ttft_s,
+        "ttft_low_s": low,
+        "ttft_high_s": high,
+        "extrapolated": result.totals.extrapolated,
+        "tpot_s": result.stages["decode"].tpot_s,
+        "bound": _bound(result),
+        "mfu": mfu(result),
+        "peak_bytes": result.memory.peak_bytes,
+        "usable_bytes": result.memory.usable_bytes,
+        "fits": result.memory.fits is not False,
+        "speedup": plain.ttft_s / result.ttft_s,
+        "cost_per_1000_requests": None
+        if price is None
+        else price * result.totals.time_s / SECONDS_PER_HOUR * KILO / run.workload.batch,
+        "notes": [note for note in result.notes if note not in run.notes],
+    }
+
+
+def calibration_label(result: Estimate) -> str:
+    """Where the times come from: measured or inherited coefficients, or datasheet limits."""
+    hardware = result.run.hardware
+    if result.estimator != "calibrated" or hardware is None or not hardware.calibration:
+        return "datasheet"
+    return str(hardware.calibration.get("status", "measured"))
+
+
+def _bound(result: Estimate) -> str:
+    mask = result.rows(stage for stage in result.included if stage != "decode")
+    shares = [float(result.seconds[mask & (result.bound == code)].sum()) for code in range(len(BOUNDS))]
+    return BOUNDS[shares.index(max(shares))]
+
+
+def mfu(result: Estimate) -> float:
+    """Model FLOPs utilisation to the first token: matrix-product FLOPs over time at peak."""
+    machine = require_hardware(result.run.hardware)
+    peak, _ = peak_flops_per_s(machine, compute_dtypes(result.run.precision)[0])
+    stages = [stage for stage in result.included if stage != "decode"]
+    return result.matrix_flops(stages) / (result.ttft_s * peak) if result.ttft_s else 0.0

@@ -1,0 +1,50 @@
+"""A comparison of machines, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..run import Run
+from ..units import format_bytes, format_flops, format_seconds
+from .text import table
+
+__all__ = ["compare_text"]
+
+
+def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line a machine, fastest first; machines that the run does not fit come last."""
+    priced = any(row["cost_per_1000_requests"] is not None for row in rows)
+    cells = []
+    for row in rows:
+        high = row["ttft_high_s"]
+        band = (
+            "lower bound" if high is None else f"{format_seconds(row['ttft_low_s'])} – {format_seconds(high)}"
+        )
+        usable = row["usable_bytes"]
+        memory = format_bytes(row["peak_bytes"]) + ("" if usable is None else f" / {format_bytes(usable)}")
+        cell = [
+            row["hardware"],
+            row["calibration"],
+            format_seconds(row["ttft_s"]),
+            band + (" *" if row["extrapolated"] else ""),
+            row["bound"],
+            f"{row['mfu']:.0%}",
+            f"{row['speedup']:.2f}x",
+            memory,
+            "yes" if row["fits"] else "no",
+        ]
+        if priced:
+            cost = row["cost_per_1000_requests"]
+            cell.append("" if cost is None else f"{cost:.3f}")
+        cells.append(cell)
+    headers = ["hardware", "calibration", "TTFT", "80 % band", "bound", "MFU", "gain", "memory", "fits"]
+    flops = format_flops(rows[0]["flops"]) if rows else ""
+    lines = [
+        f"{run.model.name}, method {run.schedule.method}, {flops}, estimator {run.estimator}; "
+        "gain is over no reduction on the same machine",
+        table(cells, headers + (["per 1000 requests"] if priced else []), left=2),
+    ]
+    if any(row["extrapolated"] for row in rows):
+        lines.append("* extrapolated beyond the calibrated range")
+    return "\n".join(lines)

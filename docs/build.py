@@ -1,0 +1,63 @@
+"""Fill the documentation's command blocks with what the commands print.
+
+Every ``console`` block in README.md and docs/ whose first line is ``$ aimcost …`` is replaced by
+that line and the command's real output. ``--check`` changes nothing and fails where a block
+differs from what the present code prints.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(
+    r"(?P<head>```console\n\$ (?P<command>aimcost [^\n]*)\n)(?P<body>.*?)(?P<tail>```)", re.DOTALL
+)
+# Commands whose output depends on the machine they run on are typed from a dated record instead.
+MACHINE_DEPENDENT = ("demo", "profile", "validate", "campaign")
+
+
+def output_of(command: str) -> str:
+    """What a documented command prints, pipes through head and tail included."""
+    first, *pipes = [shlex.split(part) for part in command.split(" | ")]
+    text = subprocess.run(
+        [sys.executable, "-m", *first], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    for pipe in pipes:
+        text = subprocess.run(pipe, input=text, check=True, capture_output=True, text=True).stdout
+    return "\n".join(line.rstrip() for line in text.rstrip().splitlines()) + "\n"
+
+
+def rebuilt(text: str) -> str:
+    """`text` with every block's body replaced by real output."""
+
+    def fill(match: re.Match[str]) -> str:
+        command = match["command"]
+        if command.split()[1] in MACHINE_DEPENDENT:
+            return match[0]
+        return match["head"] + output_of(command) + match["tail"]
+
+    return BLOCK.sub(fill, text)
+
+
+def main() -> int:
+    """Rewrite the pages, or with --check list those that are stale."""
+    stale = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        new = rebuilt(text)
+        if new != text:
+            stale.append(path)
+            if "--check" not in sys.argv:
+                path.write_text(new, encoding="utf-8")
+    for path in stale:
+        print(("stale: " if "--check" in sys.argv else "rebuilt: ") + str(path.relative_to(ROOT)))
+    return 1 if stale and "--check" in sys.argv else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
