@@ -24,14 +24,19 @@ __all__ = [
 
 
 def nearest(found: str, allowed: Iterable[str], *, count: int = 3) -> list[str]:
-    """Names in `allowed` that look most like `found`, best first, ignoring case and separators."""
+    """Names in `allowed` that look most like `found`, best first, ignoring case and separators.
+
+    A name that continues `found` (nvidia_a100 → nvidia_a100_sxm_40gb) beats one that resembles it.
+    """
 
     def plain(name: str) -> str:
         return name.lower().replace("-", "").replace("_", "").replace(".", "")
 
     by_plain = {plain(name): name for name in allowed}
-    hits = difflib.get_close_matches(plain(found), list(by_plain), n=count, cutoff=0.5)
-    return [by_plain[hit] for hit in hits]
+    wanted = plain(found)
+    hits = [name for name in by_plain if len(wanted) >= 3 and name.startswith(wanted)]
+    hits += difflib.get_close_matches(wanted, list(by_plain), n=count, cutoff=0.5)
+    return [by_plain[hit] for hit in dict.fromkeys(hits)][:count]
 
 
 class AimcostError(Exception):
@@ -66,7 +71,8 @@ class InvalidValueError(AimcostError):
         shown = repr(found)
         if len(shown) > 80:
             shown = shown[:77] + "..."
-        super().__init__(f"{prefix}{key!r} must be {expected} (got {shown})")
+        got = "" if found is None and expected.startswith("given") else f" (got {shown})"
+        super().__init__(f"{prefix}{key!r} must be {expected}{got}")
 
 
 class FileFormatError(AimcostError):

@@ -73,9 +73,8 @@ def _read_text(path: Path) -> str:
             raise FileFormatError(f"{path}: is a folder, not a file")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
-            raise FileFormatError(
-                f"{path}: {size / MEGA:.0f} MB is too big for a configuration (at most {MAX_FILE_BYTES / MEGA:.0f} MB)"
-            )
+            most = f"at most {MAX_FILE_BYTES / MEGA:.0f} MB"
+            raise FileFormatError(f"{path}: {size / MEGA:.0f} MB is too big for a configuration ({most})")
         raw = path.read_bytes()
     except OSError as error:
         raise FileFormatError(f"{path}: {error.strerror or error}") from None

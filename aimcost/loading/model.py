@@ -53,9 +53,9 @@ def model_config(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 def _path(given: str | Path) -> Path:
     """A file: of a known name, or the path given, or config.json in the folder given."""
     text = str(given)
-    if isinstance(given, str) and "/" not in given and not given.endswith((".json", ".yaml", ".yml")):
-        if not (Path(given) / "config.json").is_file():
-            return discover.find("model", given)
+    is_name = isinstance(given, str) and "/" not in given and not given.endswith((".json", ".yaml", ".yml"))
+    if is_name and not (Path(given) / "config.json").is_file():
+        return discover.find("model", text)
     path = Path(text).expanduser()
     if path.is_dir():
         path = path / "config.json"

@@ -79,7 +79,7 @@ def build_schedule(
     alive = visual_tokens + workload.text_tokens
     tokens: list[int] = []
     events = list(pre_llm)
-    at = {layer: count for layer, count in cuts}
+    at = dict(cuts)
     for layer in range(model.decoder.layers):
         wanted = at.get(layer, alive)
         if wanted != alive:

@@ -43,7 +43,7 @@ def tile_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
     """
     width = padded_width(head_dim)
     if dtype == torch.float32:
-        return TileConfig(32, 32, 4 if width <= 64 else 8, 2)
+        return TileConfig(32, 32, 4, 2) if width <= 64 else TileConfig(16, 32, 8, 2)
     return TileConfig(128, 64, 8, 3) if width <= 128 else TileConfig(64, 64, 4, 2)
 
 
