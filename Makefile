@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := constraints-torch.txt
 
-.PHONY: run test check lint types test-light docs clean
+.PHONY: run test check lint types bench docs clean
 
 run: $(VENV)/.light
 	@$(BIN)/aimcost reproduce
@@ -13,8 +13,10 @@ run: $(VENV)/.light
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
-	$(BIN)/python -m pytest tests/bench
 	./tests/light_core.sh
+
+bench: $(VENV)/.test
+	$(BIN)/python -m pytest tests/bench --benchmark-enable
 
 check: $(VENV)/.test lint types test
 
@@ -36,7 +38,7 @@ $(VENV)/.light: pyproject.toml
 # torch alone is pinned: any other build of it is gigabytes
 $(VENV)/.test: pyproject.toml $(TORCH)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint $(TORCH) --editable '.[torch,report,dev]' $(TRITON)
+	$(BIN)/python -m pip install --quiet --constraint $(TORCH) --editable '.[torch,report,dev]'
 	touch $@
 
 clean:
