@@ -4,8 +4,14 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 done_any=0
 for version in 3.10 3.12 3.13; do
-  python=$(command -v "python$version" || true)
-  if [ -z "$python" ] || ! "$python" -c 'import venv' 2>/dev/null; then
+  python=""
+  # a pyenv shim answers for versions that are installed but not active: look behind it too
+  for candidate in "$(command -v "python$version" || true)" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version".*/bin/python; do
+    if [ -z "$python" ] && [ -n "$candidate" ] && "$candidate" -c 'import venv, ensurepip' 2>/dev/null; then
+      python=$candidate
+    fi
+  done
+  if [ -z "$python" ]; then
     echo "light core: python$version is not installed, skipped"
     continue
   fi
