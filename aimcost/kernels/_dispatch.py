@@ -18,6 +18,7 @@ __all__ = [
     "choose",
     "interpreting",
     "pick",
+    "require_device",
     "require_dtype",
     "require_finite",
     "require_int",
@@ -110,6 +111,12 @@ def require_dtype(name: str, tensor: torch.Tensor, allowed: Iterable[torch.dtype
         raise InvalidValueError(name, f"of dtype {names}", tensor.dtype, where=where)
 
 
+def require_device(name: str, tensor: torch.Tensor, device: torch.device, where: str) -> None:
+    """Raise unless `tensor` lies on `device`."""
+    if tensor.device != device:
+        raise InvalidValueError(name, f"on {device}", str(tensor.device), where=where)
+
+
 def require_int(name: str, value: object, low: int, high: int | None, where: str) -> None:
     """Raise unless `value` is an int with low ≤ value (≤ high)."""
     inside = isinstance(value, int) and not isinstance(value, bool) and value >= low
@@ -128,7 +135,7 @@ def should_check(check: bool | None, tensor: torch.Tensor) -> bool:
 
 def require_finite(name: str, tensor: torch.Tensor, where: str) -> None:
     """Raise when `tensor` holds NaN or infinity. Synchronises with the device."""
-    finite = torch.isfinite(tensor)
-    if not bool(finite.all()):
-        bad = int(finite.numel() - finite.sum())
+    # The extremes carry NaN along and are had in one pass; counting waits until something is wrong.
+    if not all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor)):
+        bad = int((~torch.isfinite(tensor)).sum())
         raise InvalidValueError(name, "finite", f"{bad} NaN or infinite values", where=where)

@@ -39,11 +39,11 @@ def _validate(q: torch.Tensor, k: torch.Tensor, live: torch.Tensor | None, where
         )
     _dispatch.require_dtype("q", q, _dispatch.FLOATS, where)
     _dispatch.require_dtype("k", k, (q.dtype,), where)
-    if k.device != q.device:
-        raise InvalidValueError("k", f"on {q.device}, as q is", k.device, where=where)
+    _dispatch.require_device("k", k, q.device, where)
     if live is not None:
         _dispatch.require_shape("live", live, (q.shape[0], q.shape[2]), where)
         _dispatch.require_dtype("live", live, (torch.bool,), where)
+        _dispatch.require_device("live", live, q.device, where)
 
 
 def importance_scores(
@@ -111,7 +111,7 @@ def importance_scores(
         if live is not None and not bool(live.any(dim=1).all()):
             raise InvalidValueError("live", "true somewhere in every row", "a row without", where=where)
     if taken == "triton":
-        from aimcost.kernels.importance import triton_impl  # noqa: PLC0415 (triton is optional)
+        from aimcost.kernels.importance import triton_impl
 
         return triton_impl.importance(q, k, scale=scale, tau=tau, steps=steps, live=live)
     return reference.importance_streamed(q, k, scale=scale, tau=tau, steps=steps, live_BN=live)

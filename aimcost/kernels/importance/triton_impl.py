@@ -22,7 +22,10 @@ MEAN_BLOCK = 128
 
 
 class TileConfig(NamedTuple):
-    """Rows that a program owns, rows that it loops over, warps, pipeline stages."""
+    """Rows that a program owns, rows that it loops over, warps, pipeline stages.
+
+    `block_own` is a multiple of `block_loop`: the kernels mask the diagonal only in whole blocks.
+    """
 
     block_own: int
     block_loop: int
@@ -43,14 +46,16 @@ def tile_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
     """
     width = padded_width(head_dim)
     if dtype == torch.float32:
-        return TileConfig(32, 32, 4, 2) if width <= 64 else TileConfig(16, 32, 8, 2)
+        return TileConfig(32, 32, 4, 2) if width <= 64 else TileConfig(16, 16, 4, 2)
     return TileConfig(128, 64, 8, 3) if width <= 128 else TileConfig(64, 64, 4, 2)
 
 
 @triton.jit
 def _tile(base, rows, d, stride_n, tokens, D: tl.constexpr, UPCAST: tl.constexpr):
     tile = tl.load(
-        base + rows[:, None] * stride_n + d[None, :], mask=(rows < tokens)[:, None] & (d < D)[None, :], other=0.0
+        base + rows[:, None] * stride_n + d[None, :],
+        mask=(rows < tokens)[:, None] & (d < D)[None, :],
+        other=0.0,
     )
     if UPCAST:
         tile = tile.to(tl.float32)
@@ -73,11 +78,8 @@ def _lse_tile(
         alive = tl.load(live + columns, mask=columns < tokens, other=0) != 0
         logits = tl.where(alive[None, :], logits, -float("inf"))
     higher = tl.maximum(top, tl.max(logits, axis=1))
-    if HAS_LIVE:
-        # A row that has seen no live key yet: keep the exponents finite, its sum stays 0.
-        pivot = tl.where(higher == -float("inf"), 0.0, higher)
-    else:
-        pivot = higher
+    # For a row that has seen no live key yet: its exponents stay -inf instead of turning NaN.
+    pivot = tl.maximum(higher, -3.0e38)
     total = total * tl.exp2(top - pivot) + tl.sum(tl.exp2(logits - pivot[:, None]), axis=1)
     return higher, total
 
@@ -90,6 +92,7 @@ def row_lse_kernel(
     OWN: tl.constexpr, LOOP: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Base-2 logsumexp of each row of scaled causal logits; +inf for dead rows, which give nothing."""
+    tl.static_assert(OWN % LOOP == 0)
     # The last rows see the most keys: started first, they do not trail behind.
     block = tl.num_programs(0) - 1 - tl.program_id(0)
     batch = (tl.program_id(1) // HEADS).to(tl.int64)
@@ -139,6 +142,7 @@ def step_kernel(
     OWN: tl.constexpr, LOOP: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """One d ← d·M. Block 0 of keys is seen by every query, and starts first."""
+    tl.static_assert(OWN % LOOP == 0)
     batch = (tl.program_id(1) // HEADS).to(tl.int64)
     head = (tl.program_id(1) % HEADS).to(tl.int64)
     flat = tl.program_id(1).to(tl.int64) * tokens

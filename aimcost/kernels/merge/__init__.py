@@ -30,7 +30,7 @@ def _validate(x: torch.Tensor, check: bool | None, where: str) -> None:
 
 def _run(x: torch.Tensor, r: int, taken: str) -> torch.Tensor:
     if taken == "triton" and min(r, x.shape[1] // 2) > 0:
-        from aimcost.kernels.merge import triton_impl  # noqa: PLC0415 (triton is optional)
+        from aimcost.kernels.merge import triton_impl
 
         return triton_impl.merge(x, r)
     return reference.merge(x, r)

@@ -18,6 +18,7 @@ def select(
     First come the protected, then the live by falling score, then the dead; always the earlier
     position among equals. NaN ranks after every number: that keeps indices valid unchecked.
     """
+    score_BN = score_BN.to(torch.promote_types(score_BN.dtype, torch.float32))
     limits = torch.finfo(score_BN.dtype)
     key_BN = score_BN.nan_to_num(nan=limits.min, posinf=limits.max, neginf=limits.min)
     if live_BN is not None:
@@ -50,5 +51,8 @@ def gather_mask(mask: torch.Tensor, kept_BK: torch.Tensor) -> torch.Tensor:
         row_B = torch.zeros_like(row_B)
     head_H = torch.arange(mask.shape[1], device=mask.device)
     return mask[
-        row_B[:, None, None, None], head_H[None, :, None, None], kept_BK[:, None, :, None], kept_BK[:, None, None]
+        row_B[:, None, None, None],
+        head_H[None, :, None, None],
+        kept_BK[:, None, :, None],
+        kept_BK[:, None, None],
     ]

@@ -16,7 +16,7 @@ import triton.language as tl
 __all__ = ["SLOTS", "gather_mask", "gather_rows", "select"]
 
 RANK_BLOCK = 64
-RANK_SCAN = 128
+RANK_SCAN = 64
 COMPACT_BLOCK = 1024
 ROW_BLOCK = 1024
 MASK_BLOCK = 1024

@@ -53,9 +53,7 @@ def build(kernel, signature: dict[str, str], constexprs: dict, warps: int, stage
     found = re.search(r"Used (\d+) registers", said)
     assert found, said
     unit = next((u for u in ("tcgen05.mma", "wgmma", "mma.sync") if u in ptx), "none")
-    return Build(
-        registers=int(found[1]), spill_bytes=spills, shared_bytes=compiled.metadata.shared, mma=unit
-    )
+    return Build(registers=int(found[1]), spill_bytes=spills, shared_bytes=compiled.metadata.shared, mma=unit)
 
 
 def _ptxas(ptx: str, arch: int) -> str:

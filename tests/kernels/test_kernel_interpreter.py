@@ -1,0 +1,30 @@
+"""Run the folder ``interpreted`` in a process whose Triton interprets its kernels on the CPU."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("triton")
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+HERE = Path(__file__).parent
+
+
+def test_triton_kernels_match_the_reference_in_the_interpreter():
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTEST_ADDOPTS": ""}
+    command = [sys.executable, "-m", "pytest", str(HERE / "interpreted"), "-p", "no:cacheprovider"]
+    ran = subprocess.run(
+        command, env=environment, cwd=HERE.parent.parent, capture_output=True, text=True, timeout=600
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
+    passed = re.search(r"(\d+) passed", ran.stdout)
+    assert passed, ran.stdout[-2000:]
+    assert int(passed[1]) > 70
+    assert "skipped" not in ran.stdout
