@@ -266,6 +266,8 @@ class HardwareSpec:
         To the peers of one node, both directions added, as datasheets print it.
     calibration
         The raw ``calibration`` mapping of the profile, or None.
+    folder
+        Where the profile lies; its tables are beside it.
     sources
         Where each number comes from, by key.
     """
@@ -286,6 +288,7 @@ class HardwareSpec:
     tdp_w: float = 0.0
     price_per_hour: float | None = None
     calibration: Mapping[str, Any] | None = None
+    folder: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     hidden: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def load_hardware(given: str | Path | Mapping[str, Any]) -> HardwareSpec:
 @lru_cache(maxsize=256)
 def _load_file(path: Path, _modified: int) -> HardwareSpec:
     data = read_mapping(path)
-    return _from_mapping({"name": path.stem, **data}, str(path))
+    return replace(_from_mapping({"name": path.stem, **data}, str(path)), folder=str(path.parent))
 
 
 def _from_mapping(data: Mapping[str, Any], where: str) -> HardwareSpec:

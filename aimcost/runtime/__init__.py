@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .executor import Applied as Applied
     from .executor import apply as apply
     from .families import MODEL_CLASSES as MODEL_CLASSES
-    from .masked import kept_overlap as kept_overlap
     from .masked import apply_masked as apply_masked
+    from .masked import kept_overlap as kept_overlap
     from .steps import Record as Record
     from .timing import Timing as Timing
     from .timing import time_alternately as time_alternately
@@ -41,9 +41,9 @@ __all__ = [
     "Record",
     "Timing",
     "apply",
+    "apply_masked",
     "build_model",
     "kept_overlap",
-    "apply_masked",
     "time_alternately",
     "time_call",
 ]

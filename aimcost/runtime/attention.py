@@ -19,7 +19,15 @@ from transformers.masking_utils import sdpa_mask
 
 from ..errors import UnsupportedModelError
 
-__all__ = ["NAME", "SUPPORTED", "check_attention", "listen", "restore_attention", "switch_attention", "unlisten"]
+__all__ = [
+    "NAME",
+    "SUPPORTED",
+    "check_attention",
+    "listen",
+    "restore_attention",
+    "switch_attention",
+    "unlisten",
+]
 
 NAME = "aimcost_sdpa"
 SUPPORTED = "sdpa"

@@ -61,7 +61,8 @@ def build_model(
     except ValueError as error:
         raise UnsupportedModelError(f"transformers cannot make a {kind!r} configuration: {error}") from error
     wanted = _dtype(dtype)
-    family = AutoModelForImageTextToText if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else AutoModelForCausalLM
+    multimodal = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    family = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
     with torch.device(device), no_init_weights():
         model = family.from_config(made, dtype=wanted, attn_implementation="sdpa")
     locate(model)

@@ -17,10 +17,11 @@ from torch import nn
 
 from ..errors import ScheduleError
 from ..kernels.select import select_tokens
+from ..kernels.select.reference import gather_rows
 from ..types import ReductionEvent, Schedule
-from .cutting import cut_tokens
 from .layout import Boundaries
 from .policies import layer_scorer
+from .prompt import Plan, make_plan
 from .session import Session
 from .steps import Continuation, Prefill, Record
 
@@ -37,8 +38,8 @@ class _Shown(Exception):
 class DroppingSession(Session):
     """Drops tokens after the layers that the schedule names."""
 
-    def __init__(self, model: nn.Module, schedule: Schedule, boundaries: Boundaries | None) -> None:
-        super().__init__(model, schedule, boundaries)
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
         self._policies = {layer: layer_scorer(event.scorer) for layer, event in self.events.items()}
         self.reads_attention = any(reads != "nothing" for reads, _ in self._policies.values())
 
@@ -59,15 +60,15 @@ class DroppingSession(Session):
         """Add what DeepStack adds here, then drop."""
         if index < len(step.extras):
             extra = step.extras[index]
-            hidden = hidden + cut_tokens(extra, step.alive).to(hidden)
+            hidden = hidden + gather_rows(extra, step.alive, 1).to(hidden)
         event = self.events.get(index)
         if event is None:
             return hidden
         keep = self._choose(step, event, index, hidden)
         step.shown = None
-        step.keep(keep)
+        hidden = step.keep(keep, hidden)
         step.kept[index] = step.alive
-        return cut_tokens(hidden, keep)
+        return hidden
 
     def on_attention(
         self,
@@ -99,10 +100,12 @@ class DroppingSession(Session):
         inputs: dict[str, Any] = {"protected": step.protected, "live": step.real, "keep": event.tokens_out}
         if reads != "nothing":
             if step.shown is None:
-                raise ScheduleError(f"layer {index} showed no queries and keys: was its attention changed meanwhile?")
+                raise ScheduleError(
+                    f"layer {index} showed no queries and keys: was its attention implementation changed?"
+                )
             inputs.update(zip(("query", "key", "scale"), step.shown, strict=True))
-        scores = scorer(**inputs, seed=self.seed + 1000 * (index + 1))
-        return select_tokens(scores.to(hidden.device), event.tokens_out, step.protected)
+        scores = scorer(**inputs, seed=self.plan.seed + 1000 * (index + 1))
+        return select_tokens(scores.to(hidden.device), event.tokens_out, protected=step.protected)
 
     def _look_ahead(self, step: Prefill, index: int, hidden: torch.Tensor) -> None:
         """Have layer `index` compute queries and keys of `hidden`, and nothing more."""
@@ -129,12 +132,8 @@ class Applied:
     exception too, leaves the model as it was found.
     """
 
-    def __init__(self, model: nn.Module, schedule: Schedule, boundaries: Boundaries | None = None) -> None:
-        self._given = boundaries
-        self._session: Session = self._make(model, schedule, boundaries)
-
-    def _make(self, model: nn.Module, schedule: Schedule, boundaries: Boundaries | None) -> Session:
-        return DroppingSession(model, schedule, boundaries)
+    def __init__(self, session: Session) -> None:
+        self._session = session
 
     @property
     def record(self) -> Record | None:
@@ -147,7 +146,7 @@ class Applied:
             running, users = _active.get(decoder, (self._session, 0))
             if users and running is not self._session and not _same(running, self._session):
                 raise ScheduleError(
-                    f"a schedule of method {running.schedule.method!r} is already applied to this "
+                    f"a schedule of method {running.plan.schedule.method!r} is already applied to this "
                     f"{type(decoder).__name__}: leave that block first"
                 )
             if not users:
@@ -169,12 +168,12 @@ class Applied:
 
 
 def _same(left: Session, right: Session) -> bool:
-    a, b = left.boundaries, right.boundaries
+    a, b = left.plan.boundaries, right.plan.boundaries
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
         alike = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b)
     else:
         alike = a == b
-    return alike and type(left) is type(right) and left.schedule == right.schedule
+    return alike and type(left) is type(right) and left.plan.schedule == right.plan.schedule
 
 
 def apply(model: nn.Module, schedule: Schedule, *, boundaries: Boundaries | None = None) -> Applied:
@@ -208,4 +207,4 @@ def apply(model: nn.Module, schedule: Schedule, *, boundaries: Boundaries | None
     Inside the model, survivors keep their RoPE positions. Reductions before the model close up the
     positions, as the released AIM does, except under mRoPE (Qwen-VL), where survivors keep theirs.
     """
-    return Applied(model, schedule, boundaries)
+    return Applied(DroppingSession(make_plan(model, schedule, boundaries)))

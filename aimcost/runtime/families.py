@@ -87,7 +87,7 @@ def locate(model: nn.Module) -> Family:
         No supported decoder, more than one, or layers without ``self_attn``.
     """
     if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(f"a torch module is needed to apply a schedule (got {type(model).__name__})")
+        raise UnsupportedModelError(f"a schedule runs on a torch module (got {type(model).__name__})")
     decoders = [module for module in model.modules() if _is_a(module, DECODERS)]
     if len(decoders) != 1:
         raise UnsupportedModelError(

@@ -14,7 +14,14 @@ import torch
 from ..errors import InvalidValueError, ScheduleError
 from ..types import Schedule
 
-__all__ = ["Boundaries", "Expectation", "check_boundaries", "check_schedule", "padding_of", "visual_positions"]
+__all__ = [
+    "Boundaries",
+    "Expectation",
+    "check_boundaries",
+    "check_schedule",
+    "padding_of",
+    "visual_positions",
+]
 
 Triple = tuple[int, int, int]
 Boundaries = Triple | Sequence[Triple] | torch.Tensor
@@ -49,7 +56,7 @@ def _check_layer_events(schedule: Schedule) -> None:
     for event in schedule.layer_events:
         layer = event.after_layer
         if layer is None or not 0 <= layer < last:
-            raise ScheduleError(f"an event after layer {layer} cuts nothing: allowed are layers 0 to {last - 1}")
+            raise ScheduleError(f"an event after layer {layer} cuts nothing: allowed are 0 to {last - 1}")
         if layer in cuts:
             raise ScheduleError(f"two events after layer {layer}: one is allowed")
         if event.action != "prune":
@@ -64,8 +71,8 @@ def _check_layer_events(schedule: Schedule) -> None:
             continue
         if event.tokens_in != live or not 1 <= event.tokens_out <= live:
             raise ScheduleError(
-                f"after layer {layer}: keeping {event.tokens_out} of {event.tokens_in} tokens is not possible "
-                f"with {live} live tokens (1 to {live} can be kept)"
+                f"after layer {layer}: keeping {event.tokens_out} of {event.tokens_in} tokens is not "
+                f"possible with {live} live tokens (1 to {live} can be kept)"
             )
         live = event.tokens_out
 
@@ -105,7 +112,8 @@ def check_boundaries(boundaries: Boundaries | None, expected: Expectation) -> Bo
         if mask.dtype != torch.bool or mask.ndim != 2:
             raise InvalidValueError("boundaries", "a boolean mask of shape (rows, prompt)", boundaries.shape)
         if mask.shape[1] != expected.prompt:
-            raise ScheduleError(f"boundaries cover {mask.shape[1]} tokens, the schedule's prompt {expected.prompt}")
+            found = mask.shape[1]
+            raise ScheduleError(f"boundaries cover {found} tokens, the schedule's prompt {expected.prompt}")
         return mask
     rows = [boundaries] if boundaries and isinstance(boundaries[0], int) else list(boundaries)
     triples = [_triple(row) for row in rows]
@@ -165,6 +173,10 @@ def visual_positions(
         raise ScheduleError(f"boundaries are given for {len(triples)} rows, the batch has {rows}")
     if real is None and any(sum(triple) != expected.prompt for triple in triples):
         raise ScheduleError(f"boundaries do not cover the prompt of {expected.prompt} tokens")
+    if isinstance(boundaries[0], int) and real is None:
+        # No value travels to the device here, so that a CUDA graph can record it.
+        start, count, _ = boundaries
+        return torch.arange(start, start + count, device=device).expand(rows, -1)
     first = torch.zeros(rows, dtype=torch.long, device=device) if real is None else real.int().argmax(1)
     before = torch.tensor([triple[0] for triple in triples], device=device)
     count = triples[0][1]
@@ -178,6 +190,6 @@ def _from_mask(mask: torch.Tensor) -> torch.Tensor:
     counts = mask.sum(1)
     if int(counts.min()) != int(counts.max()):
         raise ScheduleError(
-            f"every row needs the same number of visual tokens (got {counts.tolist()}): pad or split the batch"
+            f"every row needs the same number of visual tokens (got {counts.tolist()}): split the batch"
         )
     return mask.nonzero()[:, 1].view(mask.shape[0], -1)

@@ -20,6 +20,7 @@ from ..kernels.select import select_tokens
 from ..types import Schedule
 from .executor import Applied
 from .layout import Boundaries
+from .prompt import Plan, make_plan
 from .session import Session
 from .steps import Continuation, Prefill, Record
 
@@ -32,14 +33,8 @@ ITERATIONS = 5
 class MaskingSession(Session):
     """Hides what a schedule drops."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        schedule: Schedule,
-        boundaries: Boundaries | None,
-        kept: Mapping[int, torch.Tensor] | None,
-    ) -> None:
-        super().__init__(model, schedule, boundaries)
+    def __init__(self, plan: Plan, kept: Mapping[int, torch.Tensor] | None) -> None:
+        super().__init__(plan)
         self._kept = kept
         for layer, event in self.events.items():
             if kept is None and event.scorer != "pagerank":
@@ -80,7 +75,7 @@ class MaskingSession(Session):
         else:
             scores = step.layer_inputs["scores"].gather(1, step.alive)
             protected = step.protected.gather(1, step.alive)
-            step.alive = step.alive.gather(1, select_tokens(scores, event.tokens_out, protected))
+            step.alive = step.alive.gather(1, select_tokens(scores, event.tokens_out, protected=protected))
         step.kept[index] = step.alive
         return hidden
 
@@ -101,7 +96,7 @@ class MaskingSession(Session):
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
         logits = query.float() @ key.float().transpose(2, 3) * scale + mask
         if isinstance(step, Prefill) and self._kept is None and len(step.tokens) - 1 in self.events:
-            step.layer_inputs = {"scores": _released_importance(logits)}
+            step.layer_inputs = {"scores": _released_importance(logits, step.real)}
         output = logits.softmax(-1).to(value.dtype) @ value
         return output.transpose(1, 2).contiguous()
 
@@ -114,29 +109,17 @@ def _additive(visible: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor
     return torch.zeros(visible.shape, device=visible.device).masked_fill(~visible, lowest)
 
 
-def _released_importance(logits: torch.Tensor) -> torch.Tensor:
-    """(B, N) scores from masked (B, H, N, N) logits, over all rows."""
-    matrix = (logits / TEMPERATURE).softmax(-1)
-    tokens = logits.shape[-1]
-    mass = logits.new_full((*logits.shape[:2], 1, tokens), 1.0 / tokens)
+def _released_importance(logits: torch.Tensor, real: torch.Tensor | None) -> torch.Tensor:
+    """(B, N) scores from masked (B, H, N, N) logits, over all rows but padding, of which the released
+    code knows nothing."""
+    # A row that sees nothing (padding) would be −inf throughout after the division, and NaN after softmax.
+    matrix = (logits / TEMPERATURE).clamp(min=torch.finfo(logits.dtype).min).softmax(-1)
+    rows, heads, tokens, _ = logits.shape
+    start = logits.new_ones(rows, tokens) if real is None else real.to(logits.dtype)
+    mass = (start / start.sum(1, keepdim=True))[:, None, None].expand(-1, heads, -1, -1)
     for _ in range(ITERATIONS):
         mass = mass @ matrix
     return mass.square().mean(1).sqrt()[:, 0]
-
-
-class _Masked(Applied):
-    def __init__(
-        self,
-        model: nn.Module,
-        schedule: Schedule,
-        boundaries: Boundaries | None,
-        kept: Mapping[int, torch.Tensor] | None,
-    ) -> None:
-        self._kept = kept
-        super().__init__(model, schedule, boundaries)
-
-    def _make(self, model: nn.Module, schedule: Schedule, boundaries: Boundaries | None) -> Session:
-        return MaskingSession(model, schedule, boundaries, self._kept)
 
 
 def apply_masked(
@@ -160,7 +143,7 @@ def apply_masked(
         Kept sets that do not fit the schedule, or none for a scorer other than ``pagerank``; and what
         `aimcost.runtime.apply` raises.
     """
-    return _Masked(model, schedule, boundaries, kept)
+    return Applied(MaskingSession(make_plan(model, schedule, boundaries), kept))
 
 
 def kept_overlap(ours: Record, theirs: Record) -> dict[int, float]:

@@ -85,8 +85,8 @@ def check_policies(schedule: Schedule, text_tokens: int) -> None:
 def _check_text(event: ReductionEvent, text_tokens: int) -> None:
     if event.tokens_out < text_tokens:
         raise ScheduleError(
-            f"after layer {event.after_layer}: {event.tokens_out} tokens are to stay, but {text_tokens} are text, "
-            "which is never dropped; boundaries=(text before, visual, text after) says what is visual"
+            f"after layer {event.after_layer}: {event.tokens_out} tokens are to stay, but {text_tokens} "
+            "are text, which is never dropped; boundaries=(text before, visual, text after) says what is what"
         )
     if event.scorer == "none" and event.tokens_out != text_tokens:
         raise ScheduleError(

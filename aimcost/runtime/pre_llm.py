@@ -12,8 +12,8 @@ import torch
 
 from ..kernels.merge.reference import match
 from ..kernels.select import select_tokens
+from ..kernels.select.reference import gather_rows
 from ..types import ReductionEvent, Schedule
-from .cutting import cut_tokens
 from .policies import visual_merger, visual_scorer
 from .tower import TowerAttention
 
@@ -59,7 +59,7 @@ def reduce_visuals(
     """
     loose = schedule.newline_tokens
     grouped = visual.shape[1] - loose
-    features = [cut_tokens(embeds, visual), *extras]
+    features = [gather_rows(embeds, visual, 1), *extras]
     tails = [feature[:, grouped:] for feature in features]
     features = [feature[:, :grouped] for feature in features]
     places = visual[:, :grouped]
@@ -69,7 +69,7 @@ def reduce_visuals(
     places = torch.cat((places, visual[:, grouped:]), dim=1)
     features = [torch.cat(pair, dim=1) for pair in zip(features, tails, strict=True)]
     origin, where = _close_up(embeds, visual, places)
-    cut = cut_tokens(embeds, origin)
+    cut = gather_rows(embeds, origin, 1)
     cut = cut.scatter(1, where[..., None].expand(-1, -1, cut.shape[-1]), features[0].to(cut.dtype))
     return Reduced(embeds=cut, origin=origin, visual=where, extras=tuple(features[1:]))
 
@@ -143,6 +143,7 @@ def _prune(
     groups = 1 if getattr(scorer, "across_groups", False) else event.groups
     size, keep = event.groups * event.tokens_in // groups, event.groups * event.tokens_out // groups
     flat = scores.reshape(rows * groups, size)
-    kept = select_tokens(flat, keep, torch.zeros_like(flat, dtype=torch.bool)).view(rows, groups, keep)
+    kept = select_tokens(flat, keep) if keep else flat.new_zeros(len(flat), 0, dtype=torch.long)
+    kept = kept.view(rows, groups, keep)
     kept = (kept + size * torch.arange(groups, device=kept.device)[:, None]).reshape(rows, groups * keep)
-    return [cut_tokens(feature, kept) for feature in features], places.gather(1, kept)
+    return [gather_rows(feature, kept, 1) for feature in features], places.gather(1, kept)

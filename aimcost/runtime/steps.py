@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from .cutting import cut_columns, cut_positions, cut_square, cut_tokens
+from ..kernels.select import gather_tokens
+from ..kernels.select.reference import gather_mask, gather_rows
+from .cutting import cut_columns
 
 __all__ = ["CacheNotes", "Continuation", "Prefill", "Record"]
 
@@ -67,59 +69,86 @@ class Prefill:
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
     alive_at: list[torch.Tensor] = field(default_factory=list)
     layer_inputs: dict[str, Any] = field(default_factory=dict)
-    _cut: dict[str, Any] = field(default_factory=dict)
+    _cut: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
     def prompt(self) -> int:
         """P, the tokens that reach layer 0."""
         return self.origin.shape[1]
 
-    def keep(self, index: torch.Tensor) -> None:
-        """Go on with the live tokens at `index` (B, k), ascending."""
-        self.alive = self.alive.gather(1, index)
-        self.protected = self.protected.gather(1, index)
-        if self.real is not None:
-            self.real = self.real.gather(1, index)
-        self._cut.clear()
-
     def cut(self, kwargs: dict[str, Any]) -> None:
         """Cut a layer's keyword arguments, made for P tokens, to the live ones, in place.
 
         Layers share these tensors: each is cut once between two drops.
         """
-        if self.alive.shape[1] == self.prompt:
-            return
-        for name, function in (
-            ("position_embeddings", self._embeddings),
-            ("position_ids", cut_positions),
-            ("attention_mask", cut_square),
-        ):
+        for name in ("position_embeddings", "position_ids", "attention_mask"):
             full = kwargs.get(name)
             if full is None:
                 continue
-            known = self._cut.get(name)
-            if known is None or known[0] is not full:
-                known = self._cut[name] = (full, function(full, self.alive))
-            kwargs[name] = known[1]
+            if id(full) not in self._cut:
+                self._cut[id(full)] = (full, self._from_prompt(full))
+            kwargs[name] = self._cut[id(full)][1]
 
-    @staticmethod
-    def _embeddings(pair: tuple[torch.Tensor, ...], index: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(cut_tokens(part, index) for part in pair)
+    def _from_prompt(self, full: Any) -> Any:
+        if self.alive.shape[1] == self.prompt:
+            return full
+        if isinstance(full, tuple):
+            return tuple(gather_rows(part, self.alive, part.ndim - 2) for part in full)
+        return (
+            gather_mask(full, self.alive) if full.ndim == 4 else gather_rows(full, self.alive, full.ndim - 1)
+        )
+
+    def keep(self, index: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """Go on with the live tokens at `index` (B, k), ascending; their hidden states.
+
+        Whatever the next layers need of them is gathered in the same pass; a second kind of mask,
+        where layers differ, is cut when it is met.
+        """
+        entries = list(self._cut.values())
+        masks = [(full, cut) for full, cut in entries if not isinstance(full, tuple) and full.ndim == 4]
+        others = [pair for pair in entries if all(pair[0] is not full for full, _ in masks)]
+        aux = [(self.alive, 1), (self.protected, 1)] + ([] if self.real is None else [(self.real, 1)])
+        for _, cut in others:
+            parts = (
+                [(part, part.ndim - 2) for part in cut] if isinstance(cut, tuple) else [(cut, cut.ndim - 1)]
+            )
+            aux.extend(parts)
+        mask = masks[0][1] if masks else None
+        hidden, gathered, mask = gather_tokens(hidden, index, aux=aux, mask=mask)
+        taken = iter(gathered)
+        self.alive, self.protected = next(taken), next(taken)
+        self.real = None if self.real is None else next(taken)
+        self._cut = {id(masks[0][0]): (masks[0][0], mask)} if masks else {}
+        for full, cut in others:
+            smaller = tuple(next(taken) for _ in cut) if isinstance(cut, tuple) else next(taken)
+            self._cut[id(full)] = (full, smaller)
+        return hidden
 
     def record(self) -> Record:
         """What happened so far, without the tensors that only the pass itself needs."""
-        return Record(
-            tokens=tuple(self.tokens), origin=self.origin, kept=dict(self.kept), visual=self.visual
-        )
+        return Record(tokens=tuple(self.tokens), origin=self.origin, kept=dict(self.kept), visual=self.visual)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheNotes:
-    """Which prompt tokens each layer of a KV cache holds, and how many the prompt lost before layer 0."""
+    """What became of the prompt in a KV cache.
+
+    Attributes
+    ----------
+    origin
+        (B, P) places in the prompt of layer 0's tokens.
+    alive_at
+        For each layer, (B, n) the ones of the P that are live there.
+    lost
+        Tokens that the prompt lost before layer 0.
+    held
+        Keys that each layer held after the prompt.
+    """
 
     origin: torch.Tensor
     alive_at: tuple[torch.Tensor, ...]
     lost: int
+    held: tuple[int, ...]
 
     @property
     def prompt(self) -> int:
@@ -127,16 +156,24 @@ class CacheNotes:
         return self.origin.shape[1]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Continuation:
     """Tokens that follow a reduced prompt: decoding, or more text."""
 
     notes: CacheNotes
+    mask: torch.Tensor | None = None
 
     def cut_mask(self, mask: torch.Tensor | None, layer: int) -> torch.Tensor | None:
-        """The mask over layer 0's keys, cut to the keys that `layer` holds."""
-        alive = self.notes.alive_at[layer]
+        """The mask over layer 0's keys, cut to the keys that `layer` holds.
+
+        transformers sizes a mask by the first layer of its kind, which may hold fewer keys than the
+        mask's other layers. Layer 0's is right, and serves all: inside a window they are equal.
+        """
+        if layer == 0:
+            self.mask = mask
+        alive, mask = self.notes.alive_at[layer], self.mask
         if mask is None or alive.shape[1] == self.notes.prompt:
             return mask
         repeat = mask.shape[0] // alive.shape[0]
-        return cut_columns(mask, alive.repeat_interleave(repeat, 0) if repeat > 1 else alive, self.notes.prompt)
+        alive = alive.repeat_interleave(repeat, 0) if repeat > 1 else alive
+        return cut_columns(mask, alive, self.notes.prompt)

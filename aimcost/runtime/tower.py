@@ -59,7 +59,13 @@ class TowerAttention:
         self._seen.value = None
 
     def _listen(
-        self, module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: object, mask: object, scale: float
+        self,
+        module: nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: object,
+        mask: object,
+        scale: float,
     ) -> None:
         scores = torch.stack([self._received(q, k, scale) for q, k in zip(query, key, strict=True)])
         keys = key.transpose(1, 2).flatten(2)
@@ -83,7 +89,7 @@ class TowerAttention:
         """
         seen = getattr(self._seen, "value", None)
         if seen is None:
-            raise ScheduleError("scorer 'cls_attention': the vision tower did not run before the language model")
+            raise ScheduleError("scorer 'cls_attention': the vision tower did not run before the decoder")
         scores, keys = seen
         if scores.shape != (groups, tokens) and hasattr(self._container, "apply_pooling"):
             scores = self._container.apply_pooling(scores[..., None])[..., 0]

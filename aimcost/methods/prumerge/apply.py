@@ -28,7 +28,7 @@ def merge_by_class_attention(
     not by outlier detection. Shapes: `x` (G, n, D), `attention` (G, n), `keys` (G, n, E); the result
     is (G, keep, D) in original order. Source: LLaVA-PruMerge (42Shawn/LLaVA-PruMerge), simplified.
     """
-    kept = select_tokens(attention, keep, torch.zeros_like(attention, dtype=torch.bool))
+    kept = select_tokens(attention, keep)
     unit = torch.nn.functional.normalize(keys.float(), dim=-1)
     similarity = unit.gather(1, kept[..., None].expand(-1, -1, unit.shape[-1])) @ unit.transpose(1, 2)
     similarity.scatter_(2, kept[..., None], 2.0)
