@@ -1,0 +1,104 @@
+"""What the methods plan is what the runtime executes: every method, through its own plan."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import aimcost  # noqa: E402
+from aimcost.discover import method_names  # noqa: E402
+from aimcost.ops.tokens import SCORERS  # noqa: E402
+from aimcost.runtime import apply, build_model  # noqa: E402
+from aimcost.runtime.policies import check_policies  # noqa: E402
+from aimcost.types import ReductionEvent, Schedule  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+# Parameters that a method cannot do without, or that suit five layers better than its defaults.
+PARAMS = {
+    "aim": [{"merge_r": [4, 2], "l1": 1, "l2": 4}, {}],
+    "explicit": [
+        {"tokens_per_layer": [[None, 2], [20, 3]]},
+        {"tokens_per_layer": [[24, 2], [20, 3]], "select": "random"},
+        {"tokens_per_layer": [[None, 2], [20, 3]], "select": "aim"},
+    ],
+    "pre_llm": [
+        {"ratio": 0.5},
+        {"ratio": 0.5, "scorer": "random"},
+        {"ratio": 0.5, "scorer": "cls_attention"},
+    ],
+    "pyramiddrop": [{"layers": [1, 2, 3]}],
+}
+RUNS = [(name, params) for name in method_names() for params in PARAMS.get(name, [{}])]
+
+
+def _schedule(case, method, toolbox):
+    family, _, medium = case.name.partition("-")
+    visual = {"frames": 4} if medium == "video" else {"images": 1}
+    if "tokens_per_layer" in method:
+        runs = [[case.prompt if n is None else n, layers] for n, layers in method["tokens_per_layer"]]
+        method = {**method, "tokens_per_layer": runs}
+    run = {
+        "model": toolbox.configs[family],
+        "workload": {**visual, "text_tokens": {"system": 5, "question": 9}},
+        "method": method,
+        "hardware": "nvidia_a100_sxm_80gb",
+    }
+    return aimcost.schedule(run)
+
+
+@pytest.mark.parametrize(("method", "params"), RUNS)
+@pytest.mark.parametrize("name", ["llava_onevision-video", "llava-image"])
+def test_every_method_runs_as_planned(name, method, params, toolbox):
+    case = toolbox.build_case(name, 1)
+    schedule = _schedule(case, {"name": method, **params}, toolbox)
+    with apply(case.model, schedule) as applied:
+        with torch.no_grad():
+            cache = case.model(**case.inputs, use_cache=True).past_key_values
+        assert case.generate().shape == (1, 16)
+    assert applied.record.tokens == schedule.tokens
+    assert tuple(layer.get_seq_length() for layer in cache.layers) == schedule.tokens
+
+
+def test_every_priced_scorer_has_a_policy():
+    for scorer in SCORERS:
+        found = []
+        for action, layer in (("prune", 1), ("prune", None), ("merge", None)):
+            event = ReductionEvent(action=action, scorer=scorer, after_layer=layer, tokens_in=4, tokens_out=0)
+            schedule = Schedule(method="test", tokens=(4, 4), visual_tokens=4, events=(event,))
+            try:
+                check_policies(schedule, 0)
+            except aimcost.errors.UnknownNameError:
+                continue
+            found.append((action, layer))
+        assert found, scorer
+
+
+def test_two_kinds_of_mask(toolbox):
+    """Layers with and without a sliding window, as long as the window is not reached."""
+    case = toolbox.build_case("qwen2", 3, True)
+    windowed = {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 2}
+    case.model = build_model({**toolbox.configs["qwen2"], **windowed})
+    assert set(case.model.config.layer_types) == {"full_attention", "sliding_attention"}
+    with apply(case.model, case.schedule([(0, 20), (2, 12), (3, 5)])) as applied:
+        with torch.no_grad():
+            logits = case.model(**case.inputs).logits
+        tokens = case.generate()
+    kept = applied.record.kept
+    with toolbox.hide_dead(case.decoder, kept, case.real):
+        with torch.no_grad():
+            expected = case.model(**case.inputs).logits
+        expected_tokens = case.generate()
+    live = expected.gather(1, kept[3][..., None].expand(-1, -1, expected.shape[-1]))
+    assert toolbox.relative_error(logits, live, case.real.gather(1, kept[3])) < 1e-5
+    assert torch.equal(tokens, expected_tokens)
+
+
+def test_hidden_states_may_be_asked_for(toolbox):
+    case = toolbox.build_case("llama", 1)
+    schedule = case.schedule([(0, 20), (3, 5)])
+    with torch.no_grad(), apply(case.model, schedule):
+        hidden = case.model(**case.inputs, output_hidden_states=True).hidden_states
+    assert [state.shape[1] for state in hidden] == [38, *schedule.tokens[1:], schedule.tokens[-1]]
