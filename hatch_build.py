@@ -7,7 +7,13 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-PATTERNS = ("configs/models/*.yaml", "configs/runs/*.yaml", "configs/papers/*.yaml", "hardware_profiles/*.yaml")
+PATTERNS = (
+    "configs/models/*.yaml",
+    "configs/runs/*.yaml",
+    "configs/papers/*.yaml",
+    "hardware_profiles/*.yaml",
+    "hardware_profiles/tables/*.json",
+)
 
 
 class DataHook(BuildHookInterface):  # type: ignore[type-arg]

@@ -42,9 +42,7 @@ def estimate_run(run: Run) -> Estimate:
     return result
 
 
-def compare(
-    run: Mapping[str, Any] | str | Path, hardware: Sequence[str], **overrides: Any
-) -> list[dict[str, Any]]:
+def compare(run: Mapping[str, Any] | str | Path, hardware: Sequence[str], **overrides: Any) -> list[dict[str, Any]]:
     """One run on several machines, fastest first; see `aimcost.comparison.compare_run`."""
     comparison = importlib.import_module(f"{__package__}.comparison")
     rows: list[dict[str, Any]] = comparison.compare_run(load_run(run, overrides), hardware)

@@ -1,7 +1,8 @@
 """Many schedules at once: a table of one layer's cost for every token count, then gathers.
 
 A schedule's time is a sum over layers of a function of that layer's token count, so it can be
-looked up. The table is made by the estimator itself, from one run whose layers take every count
+looked up. Time in which the device waits for launches is no such sum and is left out. The table is
+made by the estimator itself, from one run whose layers take every count
 from N down to 1: no formula is written twice.
 """
 
@@ -130,7 +131,8 @@ def _with_layers(run: Run, counts: tuple[int, ...], events: tuple[ReductionEvent
     schedule: Schedule = replace(run.schedule, tokens=counts, events=events)
     workload = replace(run.workload, frames=0, images=0, new_tokens=0)
     model = replace(run.model, decoder=decoder)
-    return replace(run, model=model, workload=workload, schedule=schedule, include=None)
+    # waiting for the host is no sum over layers: the table holds device time
+    return replace(run, model=model, workload=workload, schedule=schedule, include=None, host_time=False)
 
 
 def _by_count(every: Estimate, top: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -153,9 +155,7 @@ def _cut_times(run: Run, scorer: str, cuts: list[tuple[int, int]]) -> NDArray[np
     for segment in priced.table.segments:
         if segment.stage == "prefill" and segment.name in REDUCTION_OPS:
             rows = slice(segment.start, segment.stop)
-            seconds += np.bincount(
-                priced.table.layer[rows], weights=priced.seconds[rows], minlength=len(cuts)
-            )
+            seconds += np.bincount(priced.table.layer[rows], weights=priced.seconds[rows], minlength=len(cuts))
     return seconds
 
 

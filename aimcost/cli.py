@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -123,9 +124,7 @@ def estimate(
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show the prefill layer by layer.")] = False,
     ops: Annotated[bool, typer.Option("--ops", help="Show every operation.")] = False,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print CSV: operations, or layers with --layers.")
-    ] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: operations, or layers with --layers.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate a run: FLOPs, bytes, time and memory, by stage, layer and operation."""
@@ -170,9 +169,7 @@ def estimate(
 
 @app.command()
 def compare(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run file, or the name of one in configs/runs.")
-    ],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run file, or the name of one in configs/runs.")],
     hardware: Annotated[str, typer.Option(help="Profiles, separated by commas.")],
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
@@ -192,6 +189,47 @@ def compare(
         print(to_csv(rows), end="")
     else:
         print(compare_text(resolved, rows))
+
+
+@app.command()
+def calibrate(
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="aiconfigurator", help="Derive coefficients from tables.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system of the tables: a100_sxm, h100_sxm, …")] = None,
+    timing: Annotated[
+        Path | None, typer.Option("--from-timing", metavar="FILE", help="Scale a profile to measured points.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="CSV", help="Compare with GEMM timings of others.")
+    ] = None,
+    hardware: Annotated[str | None, typer.Option(help="The profile to scale, with --from-timing.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The profile to write; printed only without it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Derive a profile's coefficients from measured tables, or scale it to your own clock."""
+    from .errors import InvalidValueError
+    from .report.export import to_json
+
+    given = [value is not None for value in (source, timing, check)]
+    if sum(given) != 1:
+        raise InvalidValueError("calibrate", "given one of --from, --from-timing, --check", None)
+    if check is not None:
+        from .external import compare_external, read_external
+        from .report.calibration import external_text
+
+        rows = compare_external(read_external(check))
+        print(to_json(rows) if as_json else external_text(rows))
+    elif timing is not None:
+        from .fitting.commands import scale_command
+
+        print(scale_command(timing, hardware, output, as_json=as_json))
+    else:
+        from .fitting.commands import derive_command
+
+        print(derive_command(str(source), system, output, as_json=as_json))
 
 
 @app.command()

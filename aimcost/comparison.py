@@ -8,6 +8,7 @@ from typing import Any
 
 from .api import estimate_run, unreduced
 from .hardware import compute_dtypes, peak_flops_per_s, require_hardware
+from .loading.calibration import calibration_status
 from .loading.hardware import load_hardware
 from .result import BOUNDS, Estimate
 from .run import Run
@@ -68,9 +69,9 @@ def _row(run: Run) -> dict[str, Any]:
 def calibration_label(result: Estimate) -> str:
     """Where the times come from: measured or inherited coefficients, or datasheet limits."""
     hardware = result.run.hardware
-    if result.estimator != "calibrated" or hardware is None or not hardware.calibration:
+    if result.estimator != "calibrated" or hardware is None:
         return "datasheet"
-    return str(hardware.calibration.get("status", "measured"))
+    return calibration_status(hardware)
 
 
 def _bound(result: Estimate) -> str:

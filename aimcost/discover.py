@@ -36,9 +36,7 @@ def own_root() -> Path:
 def search_path() -> list[Path]:
     """Folders that may hold ``configs`` and ``hardware_profiles``, first match first."""
     roots = [Path.cwd()]
-    roots += [
-        Path(entry).expanduser() for entry in os.environ.get("AIMCOST_PATH", "").split(os.pathsep) if entry
-    ]
+    roots += [Path(entry).expanduser() for entry in os.environ.get("AIMCOST_PATH", "").split(os.pathsep) if entry]
     config_home = os.environ.get("XDG_CONFIG_HOME")
     roots.append((Path(config_home) if config_home else Path.home() / ".config") / "aimcost")
     roots.append(own_root())
@@ -71,9 +69,7 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
                 return path
     elif name:
         raise FileFormatError(f"{where + ': ' if where else ''}no such file: {name}")
-    visible = [
-        known for known in names(kind) if not known.startswith("llm_viewer_") or name.startswith("llm")
-    ]
+    visible = [known for known in names(kind) if not known.startswith("llm_viewer_") or name.startswith("llm")]
     raise UnknownNameError(kind, name, visible, where=where)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import discover
 from .errors import UnknownNameError
+from .loading.calibration import calibration_status
 from .loading.hardware import load_hardware
 from .loading.model import load_model
 from .loading.schema import HardwareFile, RunFile
@@ -35,9 +36,7 @@ def listing(what: str, *, hidden: bool = False) -> list[dict[str, Any]]:
         specs = {name: load_hardware(path) for name, path in discover.names("hardware").items()}
         return [_hardware_row(name, spec) for name, spec in specs.items() if hidden or not spec.hidden]
     if what == "methods":
-        return [
-            {"name": name, "summary": _module("methods", name).SUMMARY} for name in discover.method_names()
-        ]
+        return [{"name": name, "summary": _module("methods", name).SUMMARY} for name in discover.method_names()]
     if what == "estimators":
         names = discover.module_names("estimators")
         return [{"name": name, "summary": _module("estimators", name).SUMMARY} for name in names]
@@ -76,11 +75,6 @@ def _hardware_row(name: str, spec: HardwareSpec) -> dict[str, Any]:
     }
 
 
-def calibration_status(spec: HardwareSpec) -> str:
-    """``measured``, ``inherited`` or ``datasheet only``."""
-    return str(spec.calibration.get("status", "measured")) if spec.calibration else "datasheet only"
-
-
 def describe(name: str) -> str:
     """The file of a model, profile or run, or what a method or estimator takes.
 
@@ -103,20 +97,14 @@ def describe(name: str) -> str:
         return f"# method {name}\n{module.__doc__.strip()}\n\nparameters:\n{fields}"
     if name in discover.module_names("estimators"):
         return f"# estimator {name}\n{_module('estimators', name).__doc__.strip()}\n"
-    known = [
-        key for kind in discover.KINDS for key in discover.names(kind) if not key.startswith("llm_viewer_")
-    ]
-    raise UnknownNameError(
-        "name", name, [*known, *discover.method_names(), *discover.module_names("estimators")]
-    )
+    known = [key for kind in discover.KINDS for key in discover.names(kind) if not key.startswith("llm_viewer_")]
+    raise UnknownNameError("name", name, [*known, *discover.method_names(), *discover.module_names("estimators")])
 
 
 def json_schema() -> dict[str, Any]:
     """JSON Schemas of a run file, each method's parameters, and a hardware profile."""
     return {
         "run": RunFile.model_json_schema(),
-        "methods": {
-            name: _module("methods", name).Params.model_json_schema() for name in discover.method_names()
-        },
+        "methods": {name: _module("methods", name).Params.model_json_schema() for name in discover.method_names()},
         "hardware": HardwareFile.model_json_schema(),
     }

@@ -84,9 +84,7 @@ def _kv_bytes(model: ModelSpec, workload: Workload, schedule: Schedule, widths: 
     return 2.0 * workload.batch * entries * decoder.kv_heads * decoder.head_dim * widths.kv
 
 
-def _activations(
-    model: ModelSpec, workload: Workload, schedule: Schedule, widths: Widths, attention: str
-) -> float:
+def _activations(model: ModelSpec, workload: Workload, schedule: Schedule, widths: Widths, attention: str) -> float:
     """The larger of the MLP's and attention's live set in the widest layer, or the tower's."""
     decoder, rows = model.decoder, float(workload.batch * max(schedule.tokens))
     heads_width = decoder.heads * decoder.head_dim

@@ -19,6 +19,8 @@ from .table import NO_LAYER, OpTable
 __all__ = ["BOUNDS", "SCHEMA_VERSION", "Band", "Estimate", "StageSum", "Totals"]
 
 SCHEMA_VERSION = 1
+# A total is extrapolated where rows outside the measured range carry more of its time than this.
+EXTRAPOLATED_SHARE = 0.05
 BOUNDS = ("memory", "compute", "launch")
 MEMORY, COMPUTE, LAUNCH = range(3)
 
@@ -90,6 +92,8 @@ class Estimate:
         None for a lower bound.
     extrapolated
         Per row, whether a dimension leaves the calibrated range.
+    device_seconds, host_seconds
+        Per row, the device's own time, and the host's for issuing it; None where not modelled.
     stages_priced
         Stages that this estimator prices.
     """
@@ -102,6 +106,8 @@ class Estimate:
     memory: Memory
     band: Band | None = None
     extrapolated: NDArray[np.bool_] | None = None
+    device_seconds: NDArray[np.float64] | None = None
+    host_seconds: NDArray[np.float64] | None = None
     stages_priced: tuple[str, ...] = STAGES
     notes: tuple[str, ...] = ()
 
@@ -135,7 +141,7 @@ class Estimate:
         seconds = np.where(mask, self.seconds, 0.0)
         time_s = float(seconds.sum())
         low, high = (time_s, None) if self.band is None else self.band.around(seconds)
-        outside = self.extrapolated is not None and bool((self.extrapolated & mask).any())
+        outside = self.extrapolated is not None and bool(seconds[self.extrapolated].sum() > EXTRAPOLATED_SHARE * time_s)
         return Totals(
             flops=float(self._flops[mask].sum()),
             bytes=float(self._bytes[mask].sum()),
@@ -194,9 +200,7 @@ class Estimate:
             return np.asarray(np.bincount(index, weights=values[mask], minlength=count), dtype=np.float64)
 
         flops, size, seconds = total(self._flops), total(self._bytes), total(self.seconds)
-        shares = np.stack(
-            [total(np.where(self.bound == code, self.seconds, 0.0)) for code in range(len(BOUNDS))]
-        )
+        shares = np.stack([total(np.where(self.bound == code, self.seconds, 0.0)) for code in range(len(BOUNDS))])
         return [
             {
                 "index": layer,
@@ -243,6 +247,11 @@ class Estimate:
         stages: dict[str, Any] = {}
         for name, stage in self.stages.items():
             stages[name] = {"flops": stage.flops, "bytes": stage.bytes, "time_s": stage.time_s}
+        for name, stage_dict in stages.items():
+            if self.device_seconds is not None and self.host_seconds is not None:
+                mask = self.rows([name])
+                stage_dict["device_s"] = float(self.device_seconds[mask].sum())
+                stage_dict["host_s"] = float(self.host_seconds[mask].sum())
         decode = self.stages["decode"]
         stages["decode"].update(steps=decode.steps, tpot_s=decode.tpot_s)
         totals = self.totals

@@ -19,7 +19,7 @@ from .types import HardwareSpec, ModelSpec, Precision, Schedule, Workload
 
 __all__ = ["DEFAULT_ESTIMATOR", "DEFAULT_TEXT_TOKENS", "Run", "load_run", "merge_overrides", "plan_schedule"]
 
-DEFAULT_ESTIMATOR = "roofline"
+DEFAULT_ESTIMATOR = "calibrated"
 # The text length of the video tables of arXiv 2412.03248; noted whenever it is used.
 DEFAULT_TEXT_TOKENS = 100
 _BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
@@ -27,7 +27,10 @@ _BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A resolved run. `hardware` is None where only a schedule is asked for."""
+    """A resolved run. `hardware` is None where only a schedule is asked for.
+
+    `host_time` false leaves out the time in which a device waits for launches.
+    """
 
     model: ModelSpec
     workload: Workload
@@ -39,6 +42,7 @@ class Run:
     skip_mlp_add: bool
     include: tuple[str, ...] | None
     file: RunFile
+    host_time: bool = True
     notes: tuple[str, ...] = ()
 
 
@@ -133,15 +137,11 @@ def _dtype(given: int | str) -> str:
     return given if isinstance(given, str) else _BY_BITS[given]
 
 
-def _workload(
-    file: WorkloadFile, model: ModelSpec, *, without_newline: bool
-) -> tuple[Workload, tuple[str, ...]]:
+def _workload(file: WorkloadFile, model: ModelSpec, *, without_newline: bool) -> tuple[Workload, tuple[str, ...]]:
     """The workload's token counts on this model, and what was assumed for them."""
     given = [key for key in ("images", "frames", "visual_tokens") if getattr(file, key) is not None]
     if len(given) > 1:
-        raise InvalidValueError(
-            f"workload.{given[1]}", f"absent where {given[0]} is given", getattr(file, given[1])
-        )
+        raise InvalidValueError(f"workload.{given[1]}", f"absent where {given[0]} is given", getattr(file, given[1]))
     notes: list[str] = []
     text = file.text_tokens
     if text is None:
@@ -186,9 +186,7 @@ def _workload(
     return workload, tuple(notes)
 
 
-def plan_schedule(
-    model: ModelSpec, workload: Workload, method: Mapping[str, Any], *, where: str = "run"
-) -> Schedule:
+def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any], *, where: str = "run") -> Schedule:
     """The schedule that a ``method:`` mapping plans."""
     name = method.get("name")
     if not isinstance(name, str):

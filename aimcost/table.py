@@ -88,9 +88,7 @@ class TableBuilder:
     def __init__(self) -> None:
         self.parts: list[tuple[str, str, Cost, NDArray[np.int64], float, int]] = []
 
-    def add(
-        self, stage: str, name: str, cost: Cost, layers: NDArray[np.int64] | None, count: float = 1.0
-    ) -> None:
+    def add(self, stage: str, name: str, cost: Cost, layers: NDArray[np.int64] | None, count: float = 1.0) -> None:
         """One operation; a layer index an entry, or None outside layers."""
         index = np.array([NO_LAYER]) if layers is None else layers
         self.parts.append((stage, name, cost, index, count, len(index)))
@@ -114,9 +112,7 @@ class TableBuilder:
             costs[5, rows] = cost.write_activations
             costs[6, rows] = cost.write_kv
             segments.append(Segment(stage, name, cost.kind, start, stop))
-            dims.append(
-                {key: np.broadcast_to(np.asarray(value, float), length) for key, value in cost.dims.items()}
-            )
+            dims.append({key: np.broadcast_to(np.asarray(value, float), length) for key, value in cost.dims.items()})
             start = stop
         return OpTable(tuple(segments), layer, count, costs, tuple(dims), steps)
 

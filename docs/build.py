@@ -14,9 +14,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(
-    r"(?P<head>```console\n\$ (?P<command>aimcost [^\n]*)\n)(?P<body>.*?)(?P<tail>```)", re.DOTALL
-)
+BLOCK = re.compile(r"(?P<head>```console\n\$ (?P<command>aimcost [^\n]*)\n)(?P<body>.*?)(?P<tail>```)", re.DOTALL)
 # Commands whose output depends on the machine they run on are typed from a dated record instead.
 MACHINE_DEPENDENT = ("demo", "profile", "validate", "campaign")
 
@@ -24,9 +22,7 @@ MACHINE_DEPENDENT = ("demo", "profile", "validate", "campaign")
 def output_of(command: str) -> str:
     """What a documented command prints, pipes through head and tail included."""
     first, *pipes = [shlex.split(part) for part in command.split(" | ")]
-    text = subprocess.run(
-        [sys.executable, "-m", *first], cwd=ROOT, check=True, capture_output=True, text=True
-    ).stdout
+    text = subprocess.run([sys.executable, "-m", *first], cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for pipe in pipes:
         text = subprocess.run(pipe, input=text, check=True, capture_output=True, text=True).stdout
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines()) + "\n"

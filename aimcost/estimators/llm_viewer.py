@@ -45,9 +45,7 @@ def estimate(run: Run) -> Estimate:
         table=table,
         seconds=np.maximum(compute, memory) * table.count,
         bound=np.where(compute >= memory, COMPUTE, MEMORY),
-        memory=memory_of(
-            run.model, run.workload, run.schedule, run.precision, hardware, attention=run.attention
-        ),
+        memory=memory_of(run.model, run.workload, run.schedule, run.precision, hardware, attention=run.attention),
         stages_priced=("prefill", "decode"),
         notes=(*run.notes, *((note,) if note else ())),
     )

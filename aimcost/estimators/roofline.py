@@ -45,9 +45,7 @@ def estimate(run: Run) -> Estimate:
         table=table,
         seconds=seconds * table.count,
         bound=bound,
-        memory=memory_of(
-            run.model, run.workload, run.schedule, run.precision, hardware, attention=run.attention
-        ),
+        memory=memory_of(run.model, run.workload, run.schedule, run.precision, hardware, attention=run.attention),
         notes=(*run.notes, *notes),
     )
 

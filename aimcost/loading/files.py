@@ -28,9 +28,7 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(
-                    None, None, "a key must be a scalar", key_node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a scalar", key_node.start_mark)
             if key in seen:
                 line = key_node.start_mark.line + 1
                 raise FileFormatError(f"line {line}: duplicate key {key!r}")

@@ -62,9 +62,7 @@ def _from_mapping(data: Mapping[str, Any], where: str) -> HardwareSpec:
         usable = file.usable_memory_bytes or (file.usable_memory_gb or 0.0) * GIGA
         source = file.sources.get("usable_memory_bytes", file.sources.get("usable_memory_gb", "given"))
     if nominal and usable and usable > nominal * 1.1:
-        raise InvalidValueError(
-            "usable_memory_bytes", f"at most the card's {nominal:.0f}", usable, where=where
-        )
+        raise InvalidValueError("usable_memory_bytes", f"at most the card's {nominal:.0f}", usable, where=where)
     return HardwareSpec(
         name=file.name,
         vendor=file.vendor,

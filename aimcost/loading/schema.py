@@ -165,9 +165,7 @@ def _translate(model: type[BaseModel], error: ValidationError, where: str) -> Ai
         return UnknownNameError("key", key, _prefixed(parts[:-1], owner), where=where)
     if detail["type"] == "missing":
         close = nearest(parts[-1], [str(name) for name in _fields_found(error)])
-        return InvalidValueError(
-            key, "given" + (f" (is {close[0]!r} it?)" if close else ""), None, where=where
-        )
+        return InvalidValueError(key, "given" + (f" (is {close[0]!r} it?)" if close else ""), None, where=where)
     return InvalidValueError(key or "file", _expected(detail, details), detail.get("input"), where=where)
 
 
@@ -176,9 +174,7 @@ def _fields_found(error: ValidationError) -> list[str]:
 
 
 def _is_branch(part: str) -> bool:
-    return part in {"int", "str", "float", "constrained-int", "TextTokens"} or part.startswith(
-        ("literal[", "dict[")
-    )
+    return part in {"int", "str", "float", "constrained-int", "TextTokens"} or part.startswith(("literal[", "dict["))
 
 
 def _model_at(model: type[BaseModel], parts: list[str]) -> type[BaseModel] | None:

@@ -33,9 +33,7 @@ class _Reader:
                 return default
             raise InvalidValueError(self.prefix + key, "given (a whole number)", None, where=self.where)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
-            raise InvalidValueError(
-                self.prefix + key, f"a whole number from 1 to {MAX_SIZE}", value, where=self.where
-            )
+            raise InvalidValueError(self.prefix + key, f"a whole number from 1 to {MAX_SIZE}", value, where=self.where)
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -176,9 +174,7 @@ def _llava(reader: _Reader, name: str, source: str) -> ModelSpec:
     # LongVA pools each frame 2x2 before the language model; llava-hf configs do not.
     stride = reader.count("spatial_pool_stride", 1)
     tokens = (side // stride) ** 2
-    projector = ProjectorSpec(
-        linears=_two_linears(vision, decoder), tokens_per_image=tokens, tokens_per_frame=tokens
-    )
+    projector = ProjectorSpec(linears=_two_linears(vision, decoder), tokens_per_image=tokens, tokens_per_frame=tokens)
     return ModelSpec(
         name=name,
         family="llava",
@@ -220,9 +216,7 @@ def _qwen_vl(reader: _Reader, name: str, source: str) -> ModelSpec:
     queries = reader.section("visual").count("n_queries", 256)
     projector = ProjectorSpec(linears=(), tokens_per_image=queries, tokens_per_frame=queries)
     notes = (*notes, "the vision tower and resampler of Qwen-VL are not priced, only its language model")
-    return ModelSpec(
-        name=name, family="qwen", decoder=decoder, projector=projector, source=source, notes=notes
-    )
+    return ModelSpec(name=name, family="qwen", decoder=decoder, projector=projector, source=source, notes=notes)
 
 
 FAMILIES: Mapping[str, Callable[[_Reader, str, str], ModelSpec]] = {

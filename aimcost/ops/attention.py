@@ -118,9 +118,7 @@ def eager_products(
     return qk, sv
 
 
-def eager_softmax(
-    *, batch: float, heads: float, q_len: Array, kv_len: Array, causal: bool, widths: Widths
-) -> Cost:
+def eager_softmax(*, batch: float, heads: float, q_len: Array, kv_len: Array, causal: bool, widths: Widths) -> Cost:
     """Row softmax over the whole square, read and written once."""
     scores = batch * heads * q_len * kv_len * widths.activations
     return Cost(

@@ -60,8 +60,8 @@ class Cost:
     Attributes
     ----------
     kind
-        What runs: gemm, attention, pointwise, norm, rope, embed, reduce, select, gather,
-        collective. Calibrated time models are keyed by it.
+        What runs: gemm, bmm, attention, softmax, rms_norm, layer_norm, rope, pointwise, embed,
+        score, select, gather, merge, collective. Calibrated time models are keyed by it.
     dims
         The dimensions that a time model needs (gemm: m, n, k; attention: batch, heads, …).
     flops
@@ -86,6 +86,4 @@ class Cost:
     @property
     def bytes(self) -> Array:
         """All traffic, read and written."""
-        return (
-            self.read_weights + self.read_activations + self.read_kv + self.write_activations + self.write_kv
-        )
+        return self.read_weights + self.read_activations + self.read_kv + self.write_activations + self.write_kv

@@ -13,18 +13,18 @@ __all__ = ["add", "embed", "gated_silu", "gelu", "layer_norm", "pool", "rms_norm
 
 def rms_norm(rows: Array, width: float, widths: Widths) -> Cost:
     """x / rms(x) · w by row: square, sum, scale, multiply: 4 FLOPs an element."""
-    return _norm(rows, width, 4.0, 1.0, widths)
+    return _norm("rms_norm", rows, width, 4.0, 1.0, widths)
 
 
 def layer_norm(rows: Array, width: float, widths: Widths) -> Cost:
     """(x − mean) / std · w + b by row: sum, subtract, square, sum, scale, multiply, add: 7 an element."""
-    return _norm(rows, width, 7.0, 2.0, widths)
+    return _norm("layer_norm", rows, width, 7.0, 2.0, widths)
 
 
-def _norm(rows: Array, width: float, flops: float, vectors: float, widths: Widths) -> Cost:
+def _norm(kind: str, rows: Array, width: float, flops: float, vectors: float, widths: Widths) -> Cost:
     moved = rows * width * widths.activations
     return Cost(
-        kind="norm",
+        kind=kind,
         dims={"rows": rows, "width": width},
         flops=flops * rows * width,
         read_weights=vectors * width * widths.weights,
@@ -33,9 +33,7 @@ def _norm(rows: Array, width: float, flops: float, vectors: float, widths: Width
     )
 
 
-def rope(
-    *, batch: float, q_len: Array, heads: float, kv_heads: float, head_dim: float, widths: Widths
-) -> Cost:
+def rope(*, batch: float, q_len: Array, heads: float, kv_heads: float, head_dim: float, widths: Widths) -> Cost:
     """Rotate q and k: two multiplications and an addition an element; k goes to the cache."""
     queries = batch * q_len * heads * head_dim
     keys = batch * q_len * kv_heads * head_dim

@@ -18,9 +18,7 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     cells = []
     for row in rows:
         high = row["ttft_high_s"]
-        band = (
-            "lower bound" if high is None else f"{format_seconds(row['ttft_low_s'])} – {format_seconds(high)}"
-        )
+        band = "lower bound" if high is None else f"{format_seconds(row['ttft_low_s'])} – {format_seconds(high)}"
         usable = row["usable_bytes"]
         memory = format_bytes(row["peak_bytes"]) + ("" if usable is None else f" / {format_bytes(usable)}")
         cell = [

@@ -53,9 +53,7 @@ def _headline(estimate: Estimate) -> str:
         seen.append(f"{workload.frames} frames")
     if workload.images:
         seen.append(f"{workload.images} image" + ("s" if workload.images > 1 else ""))
-    seen.append(
-        f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens"
-    )
+    seen.append(f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens")
     seen.append(f"batch {workload.batch}")
     hardware = run.hardware.name if run.hardware else "no hardware"
     means = _TIME_MEANS.get(estimate.estimator, "")
@@ -148,13 +146,9 @@ def _details(estimate: Estimate) -> str:
     )
     if memory.usable_bytes is not None and hardware is not None:
         verdict = (
-            "fits"
-            if memory.fits
-            else f"does not fit, {format_bytes(memory.peak_bytes - memory.usable_bytes)} short"
+            "fits" if memory.fits else f"does not fit, {format_bytes(memory.peak_bytes - memory.usable_bytes)} short"
         )
-        parts += (
-            f" of {format_bytes(memory.usable_bytes)} usable ({hardware.usable_memory_source}): {verdict}"
-        )
+        parts += f" of {format_bytes(memory.usable_bytes)} usable ({hardware.usable_memory_source}): {verdict}"
     lines.append(f"memory           {parts}")
     lines += [f"note             {note}" for note in estimate.notes]
     return "\n".join(lines)

@@ -74,9 +74,7 @@ def reduce_visuals(
     return Reduced(embeds=cut, origin=origin, visual=where, extras=tuple(features[1:]))
 
 
-def _close_up(
-    embeds: torch.Tensor, visual: torch.Tensor, places: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _close_up(embeds: torch.Tensor, visual: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of all survivors, (B, p), and the places (B, v) among them."""
     stays = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
     stays.scatter_(1, visual, False).scatter_(1, places, True)

@@ -58,9 +58,7 @@ def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | Non
     return Plan(family=family, schedule=schedule, expected=expected, boundaries=boundaries, tower=tower)
 
 
-def _check_reach(
-    family: Family, schedule: Schedule, expected: Expectation, boundaries: Boundaries | None
-) -> None:
+def _check_reach(family: Family, schedule: Schedule, expected: Expectation, boundaries: Boundaries | None) -> None:
     if family.window is not None and expected.prompt >= family.window:
         raise UnsupportedModelError(
             f"a prompt of {expected.prompt} tokens exceeds the sliding window of {family.window}: "
@@ -117,9 +115,7 @@ def start(plan: Plan, kwargs: dict[str, Any], placeholders: torch.Tensor | None)
         real = None if real is None else gather_rows(real, origin, 1)
     protected = torch.ones(origin.shape, dtype=torch.bool, device=tokens.device).scatter(1, visual, False)
     alive = torch.arange(origin.shape[1], device=tokens.device).expand(rows, -1)
-    return Prefill(
-        origin=origin, alive=alive, protected=protected, real=real, visual=~protected, extras=extras
-    )
+    return Prefill(origin=origin, alive=alive, protected=protected, real=real, visual=~protected, extras=extras)
 
 
 def _visual(
@@ -185,9 +181,7 @@ def _reduce(plan: Plan, kwargs: dict[str, Any], visual: torch.Tensor, extras: li
     steps = torch.arange(embeds.shape[1], device=origin.device)
     kwargs["input_ids"], kwargs["inputs_embeds"] = None, reduced.embeds
     if mask is not None:
-        kwargs["attention_mask"] = (
-            gather_mask(mask, origin) if mask.ndim == 4 else gather_rows(mask, origin, 1)
-        )
+        kwargs["attention_mask"] = gather_mask(mask, origin) if mask.ndim == 4 else gather_rows(mask, origin, 1)
     if plan.family.mrope:
         positions = steps[None] if positions is None else positions
         kwargs["position_ids"] = gather_rows(positions, origin, positions.ndim - 1)

@@ -180,9 +180,7 @@ class Session:
             if kwargs.get(name) is not None and not (self.family.mrope and name == "position_ids"):
                 kwargs[name] = kwargs[name] - notes.lost
 
-    def _leave_decoder(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-    ) -> None:
+    def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         step, self._local.step = self.step, None
         if not isinstance(step, Prefill) or output is None:
             return
@@ -253,6 +251,5 @@ def _mrope_positions(module: nn.Module, kwargs: dict[str, Any], past: int) -> to
 def _check_cache(cache: Any) -> None:
     if cache is not None and not isinstance(cache, DynamicCache):
         raise UnsupportedModelError(
-            f"KV cache {type(cache).__name__} cannot hold another number of tokens in each layer; "
-            "use DynamicCache"
+            f"KV cache {type(cache).__name__} cannot hold another number of tokens in each layer; use DynamicCache"
         )

@@ -94,9 +94,7 @@ class Prefill:
             return full
         if isinstance(full, tuple):
             return tuple(gather_rows(part, self.alive, part.ndim - 2) for part in full)
-        return (
-            gather_mask(full, self.alive) if full.ndim == 4 else gather_rows(full, self.alive, full.ndim - 1)
-        )
+        return gather_mask(full, self.alive) if full.ndim == 4 else gather_rows(full, self.alive, full.ndim - 1)
 
     def keep(self, index: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Go on with the live tokens at `index` (B, k), ascending; their hidden states.
@@ -109,9 +107,7 @@ class Prefill:
         others = [pair for pair in entries if all(pair[0] is not full for full, _ in masks)]
         aux = [(self.alive, 1), (self.protected, 1)] + ([] if self.real is None else [(self.real, 1)])
         for _, cut in others:
-            parts = (
-                [(part, part.ndim - 2) for part in cut] if isinstance(cut, tuple) else [(cut, cut.ndim - 1)]
-            )
+            parts = [(part, part.ndim - 2) for part in cut] if isinstance(cut, tuple) else [(cut, cut.ndim - 1)]
             aux.extend(parts)
         mask = masks[0][1] if masks else None
         hidden, gathered, mask = gather_tokens(hidden, index, aux=aux, mask=mask)

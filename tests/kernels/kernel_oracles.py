@@ -46,9 +46,7 @@ def importance(q: list, k: list, *, scale: float, tau: float, steps: int, live: 
         matrix = [[0.0] * tokens for _ in range(tokens)]
         for i in range(tokens):
             seen = [j for j in range(i + 1) if live[j]] if live[i] else []
-            logit = {
-                j: sum(x * y for x, y in zip(queries[i], keys[j], strict=True)) * scale / tau for j in seen
-            }
+            logit = {j: sum(x * y for x, y in zip(queries[i], keys[j], strict=True)) * scale / tau for j in seen}
             top = max(logit.values(), default=0.0)
             total = sum(math.exp(v - top) for v in logit.values())
             for j in seen:

@@ -112,8 +112,7 @@ CONFIGS = {
     "internvl": {
         "model_type": "internvl",
         "text_config": _text("qwen2"),
-        "vision_config": _vit("internvl_vision", [64, 64], layer_scale_init_value=1.0)
-        | {"patch_size": [8, 8]},
+        "vision_config": _vit("internvl_vision", [64, 64], layer_scale_init_value=1.0) | {"patch_size": [8, 8]},
         "image_token_id": IMAGE,
     },
 }
@@ -209,9 +208,7 @@ class Case:
             if layer in after:
                 kept = after[layer] + self.text
                 events.append(
-                    ReductionEvent(
-                        action="prune", scorer=scorer, after_layer=layer, tokens_in=live, tokens_out=kept
-                    )
+                    ReductionEvent(action="prune", scorer=scorer, after_layer=layer, tokens_in=live, tokens_out=kept)
                 )
                 live = kept
         return Schedule(
@@ -283,9 +280,7 @@ def hide_dead(decoder, kept, real):
             hidden = args[0] if args else kwargs["hidden_states"]
             cache = kwargs.get("past_key_values")
             queries = hidden.shape[1]
-            keys = queries + (
-                cache.layers[index].get_seq_length() if cache is not None and cache.layers else 0
-            )
+            keys = queries + (cache.layers[index].get_seq_length() if cache is not None and cache.layers else 0)
             live = real.clone()
             last = max((layer for layer in kept if layer < index), default=None)
             if last is not None:

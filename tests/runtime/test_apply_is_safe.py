@@ -72,9 +72,7 @@ class _BoomError(Exception):
 def test_the_model_is_left_as_found_after_an_exception(place, toolbox):
     case = toolbox.build_case("llava-image", 1)
     expected, before = _logits(case), _fingerprint(case.model)
-    events = [
-        ReductionEvent(action="prune", scorer="cls_attention", after_layer=None, tokens_in=16, tokens_out=12)
-    ]
+    events = [ReductionEvent(action="prune", scorer="cls_attention", after_layer=None, tokens_in=16, tokens_out=12)]
     schedule = case.schedule([(1, 10), (2, 4)], pre_llm=events)
     part = {
         "layer": case.decoder.layers[3],
@@ -218,9 +216,7 @@ def test_interleaved_generations_keep_their_own_caches(toolbox):
         mask = torch.cat([case.inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], dim=1)
         positions = mask.sum(1, keepdim=True) - 1
         with torch.no_grad():
-            return case.model(
-                input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache
-            ).logits
+            return case.model(input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache).logits
 
     with torch.no_grad(), apply(cases[0].model, cases[0].schedule([(1, 10), (2, 4)])):
         alone = [decode(c, c.model(**c.inputs, use_cache=True).past_key_values) for c in cases]
@@ -230,9 +226,7 @@ def test_interleaved_generations_keep_their_own_caches(toolbox):
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("name", "padded"), [("qwen2", False), ("qwen2", True), ("llava_onevision-video", True)]
-)
+@pytest.mark.parametrize(("name", "padded"), [("qwen2", False), ("qwen2", True), ("llava_onevision-video", True)])
 @pytest.mark.parametrize("merged", [False, True])
 def test_text_may_follow_in_chunks(name, padded, merged, toolbox):
     """More text in one chunk gives what the same tokens give one by one."""
@@ -246,9 +240,7 @@ def test_text_may_follow_in_chunks(name, padded, merged, toolbox):
         tokens_in=size,
         tokens_out=size - 2,
     )
-    schedule = case.schedule(
-        [(1, 10), (2, 4)], pre_llm=[merge] if merged else (), newline=newline if merged else 0
-    )
+    schedule = case.schedule([(1, 10), (2, 4)], pre_llm=[merge] if merged else (), newline=newline if merged else 0)
     more = torch.randint(3, 99, (3, 4), generator=torch.Generator().manual_seed(5))
     mask = case.inputs["attention_mask"]
 
@@ -258,9 +250,7 @@ def test_text_may_follow_in_chunks(name, padded, merged, toolbox):
         for part in parts:
             seen = torch.cat([seen, torch.ones_like(part)], dim=1)
             positions = (seen.cumsum(1) - 1)[:, -part.shape[1] :]
-            output = case.model(
-                input_ids=part, attention_mask=seen, position_ids=positions, past_key_values=cache
-            )
+            output = case.model(input_ids=part, attention_mask=seen, position_ids=positions, past_key_values=cache)
         return output.logits[:, -1]
 
     with torch.no_grad(), apply(case.model, schedule):

@@ -221,9 +221,7 @@ def test_class_attention_ranks_patches(toolbox):
     assert case.model.model.vision_tower.config._attn_implementation == "sdpa"
 
 
-@pytest.mark.parametrize(
-    ("name", "groups", "size"), [("llava-image", 1, 16), ("llava_onevision-video", 4, 9)]
-)
+@pytest.mark.parametrize(("name", "groups", "size"), [("llava-image", 1, 16), ("llava_onevision-video", 4, 9)])
 def test_class_attention_merges(name, groups, size, toolbox):
     """Averages stay inside the convex hull of a group's tokens, and run through the whole model."""
     case = toolbox.build_case(name, 3, True)
@@ -232,9 +230,7 @@ def test_class_attention_merges(name, groups, size, toolbox):
     events = [_event(groups, size, 4, "cls_attention", "merge")]
     seen = {}
     with torch.no_grad(), apply(case.model, case.schedule([(2, 3)], pre_llm=events, newline=newline)):
-        handle = case.decoder.layers[0].register_forward_pre_hook(
-            lambda m, a, k: seen.update(h=a[0]), with_kwargs=True
-        )
+        handle = case.decoder.layers[0].register_forward_pre_hook(lambda m, a, k: seen.update(h=a[0]), with_kwargs=True)
         case.model(**case.inputs)
         handle.remove()
         case.generate()

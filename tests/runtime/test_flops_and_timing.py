@@ -43,9 +43,7 @@ def _schedule(scorer, prompt, cuts, before=10, after=90):
         tokens.append(live)
         if layer in cuts:
             events.append(
-                ReductionEvent(
-                    action="prune", scorer=scorer, after_layer=layer, tokens_in=live, tokens_out=cuts[layer]
-                )
+                ReductionEvent(action="prune", scorer=scorer, after_layer=layer, tokens_in=live, tokens_out=cuts[layer])
             )
             live = cuts[layer]
     return Schedule(
@@ -82,9 +80,7 @@ def test_a_last_query_costs_the_next_layers_projections(toolbox):
 def test_merged_tokens_cost_nothing_in_any_layer(toolbox):
     model = build_model(toolbox.configs["llama"], device="meta")
     ids = torch.zeros(1, 1700, dtype=torch.long, device="meta")
-    merge = ReductionEvent(
-        action="prune", scorer="uniform", after_layer=None, groups=8, tokens_in=200, tokens_out=50
-    )
+    merge = ReductionEvent(action="prune", scorer="uniform", after_layer=None, groups=8, tokens_in=200, tokens_out=50)
     schedule = Schedule(
         method="test", tokens=(500,) * 5, visual_tokens=400, text_before=10, text_after=90, events=(merge,)
     )

@@ -150,9 +150,7 @@ def step_kernel(
     columns = first + tl.arange(0, OWN)
     d = tl.arange(0, WIDTH)
     q = q_ptr + batch * stride_qb + head * stride_qh
-    k = _tile(
-        k_ptr + batch * stride_kb + (head // GROUP) * stride_kh, columns, d, stride_kn, tokens, D, UPCAST
-    )
+    k = _tile(k_ptr + batch * stride_kb + (head // GROUP) * stride_kh, columns, d, stride_kn, tokens, D, UPCAST)
     given = tl.zeros((OWN,), tl.float32)
     for start in range(first, tl.minimum(first + OWN, tokens), LOOP):
         given = _step_tile(q, k, d, columns, start, mass_ptr + flat, lse_ptr + flat, given, stride_qn,

@@ -36,9 +36,7 @@ def _run(x: torch.Tensor, r: int, taken: str) -> torch.Tensor:
     return reference.merge(x, r)
 
 
-def merge_tokens(
-    x: torch.Tensor, r: int, *, path: _dispatch.Path = "auto", check: bool | None = None
-) -> torch.Tensor:
+def merge_tokens(x: torch.Tensor, r: int, *, path: _dispatch.Path = "auto", check: bool | None = None) -> torch.Tensor:
     """Merge `r` tokens of every frame into their most similar neighbours.
 
     With A the even and B the odd positions of a frame: each A picks its most similar B by cosine

@@ -146,9 +146,7 @@ def rows_kernel(
                 a = tl.load(order_ptr + list_at + at)
                 total += tl.load(base + 2 * a * stride_n, mask=inside, other=0.0).to(tl.float32)
             count += found.to(tl.float32)
-        tl.store(
-            out, tl.div_rn(total, tl.zeros_like(total) + count).to(out_ptr.dtype.element_ty), mask=inside
-        )
+        tl.store(out, tl.div_rn(total, tl.zeros_like(total) + count).to(out_ptr.dtype.element_ty), mask=inside)
 
 
 def merge(x: torch.Tensor, r: int) -> torch.Tensor:

@@ -119,9 +119,7 @@ def _validate_gather(
         _dispatch.require_device(name, tensor, hidden.device, where)
         rows = tuple(tensor.shape[token_dim - 1 : token_dim + 1])
         if rows not in ((batch, tokens), (1, tokens)):
-            expected = (
-                f"of {batch} or 1 requests by {tokens} tokens at dimensions {token_dim - 1}, {token_dim}"
-            )
+            expected = f"of {batch} or 1 requests by {tokens} tokens at dimensions {token_dim - 1}, {token_dim}"
             raise InvalidValueError(name, expected, tuple(tensor.shape), where=where)
     if mask is not None:
         _dispatch.require_device("mask", mask, hidden.device, where)

@@ -133,9 +133,7 @@ def _bytes(flags: torch.Tensor | None, stand_in: torch.Tensor) -> torch.Tensor:
     return stand_in if flags is None else flags.contiguous().view(torch.uint8)
 
 
-def select(
-    score: torch.Tensor, keep: int, protected: torch.Tensor | None, live: torch.Tensor | None
-) -> torch.Tensor:
+def select(score: torch.Tensor, keep: int, protected: torch.Tensor | None, live: torch.Tensor | None) -> torch.Tensor:
     """Positions of the `keep` first tokens of each row; see the reference's `select`."""
     batch, tokens = score.shape
     score = score if score.stride(1) == 1 else score.contiguous()

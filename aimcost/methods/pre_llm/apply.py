@@ -26,9 +26,7 @@ def change_since_last_frame(*, x: torch.Tensor, frames: int | None, **_: Any) ->
     count = groups if groups > 1 else frames
     if not count or groups * tokens % count:
         total = groups * tokens
-        raise ScheduleError(
-            f"scorer 'evs' needs 'frames' in the method's parameters, dividing {total} tokens"
-        )
+        raise ScheduleError(f"scorer 'evs' needs 'frames' in the method's parameters, dividing {total} tokens")
     per_frame = x.float().view(rows, count, -1, width)
     change = 1 - torch.nn.functional.cosine_similarity(per_frame[:, 1:], per_frame[:, :-1], dim=-1)
     # A cosine distance is at most 2: the first frame outranks every change.

@@ -57,9 +57,7 @@ def reduce_before(
         if workload.groups and kept % workload.groups == 0:
             event = keep_per_group(workload, kept // workload.groups, action=action, scorer=scorer)
         else:
-            event = ReductionEvent(
-                action=action, scorer=scorer, after_layer=None, tokens_in=grouped, tokens_out=kept
-            )
+            event = ReductionEvent(action=action, scorer=scorer, after_layer=None, tokens_in=grouped, tokens_out=kept)
     else:
         kept = (per_group or 0) * workload.groups
         event = keep_per_group(workload, per_group or 0, action=action, scorer=scorer)

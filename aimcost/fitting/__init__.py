@@ -1,0 +1,1 @@
+"""From measured timings to the ``calibration`` block of a hardware profile."""

@@ -1,0 +1,231 @@
+"""`calibrate`: a system's tables → the calibration block of its profile, and the errors it reached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import CalibrationError, UnknownNameError
+from ..hardware import peak_flops_per_s
+from ..loading.hardware import load_hardware
+from ..ops.cost import bytes_per_element
+from ..timemodels.attention import AttentionModel
+from ..timemodels.gemm import GemmModel
+from ..timemodels.tables import Floats
+from ..types import HardwareSpec
+from .aiconfigurator import (
+    FITTED_STACKS,
+    SYSTEM_PROFILES,
+    UNSEEN_STACK,
+    Timings,
+    package_version,
+    read_attention,
+    read_gemm,
+    systems,
+)
+from .fit import fit_attention, fit_gemm, halves, mape, pool, predict_attention, predict_gemm
+
+__all__ = ["ASSUMED_BANDWIDTH", "Derived", "derive", "machine_of"]
+
+# their name of a format → ours, and the bytes of weights and activations
+_DTYPES: Mapping[str, tuple[str, str, str]] = {
+    "bfloat16": ("bf16", "bf16", "bf16"),
+    "fp8": ("fp8", "fp8", "fp8"),
+    "int8_wo": ("int8_weight_only", "int8", "bf16"),
+    "int4_wo": ("int4_weight_only", "int4", "bf16"),
+    "sq": ("int8", "int8", "int8"),
+}
+_HEAD_WIDTHS = (64, 72, 80, 128)
+_VIDUR = (
+    "inherited: share of bandwidth that {what} kernels reach on A100 and H100 in microsoft/vidur's profiles "
+    "(commit 7d47513, MIT); the band is their spread"
+)
+_LIKE = "assumed: like elementwise kernels (microsoft/vidur, commit 7d47513), with a wider band"
+_LAUNCH_US = 2.4  # the shortest product in the tables: 2.4–2.5 µs on A100, H100, H200
+
+
+def _inherited(share: float, low: float, high: float, source: str) -> dict[str, Any]:
+    return {"share": share, "launch_us": _LAUNCH_US, "band": [low, high], "source": source}
+
+
+# No table holds these kernels. 0.36–0.62 of bandwidth for norms, activations and RoPE, 0.15–0.18 for
+# look-ups: geometric means, and the band that holds both ends.
+ASSUMED_BANDWIDTH: Mapping[str, Mapping[str, Any]] = {
+    **{
+        kind: _inherited(0.472, 0.76, 1.31, _VIDUR.format(what="norm, activation and RoPE"))
+        for kind in ("rms_norm", "layer_norm", "rope", "pointwise")
+    },
+    "embed": _inherited(0.164, 0.91, 1.1, _VIDUR.format(what="embedding")),
+    **{kind: _inherited(0.472, 0.6, 1.7, _LIKE) for kind in ("softmax", "select", "gather", "merge")},
+    "score": {**_inherited(0.472, 0.5, 2.0, _LIKE), "compute_share": 0.3},
+    "bmm": {**_inherited(0.6, 0.5, 2.0, _LIKE), "compute_share": 0.5},
+}
+
+
+@dataclass(slots=True)
+class Derived:
+    """A calibration block, its tables, and the error table: one row a check."""
+
+    system: str
+    profile: str
+    block: dict[str, Any]
+    tables: dict[str, Any]
+    errors: list[dict[str, Any]] = field(default_factory=list)
+
+
+def machine_of(hardware: HardwareSpec, dtype: str) -> dict[str, float]:
+    """What the formulas know of a machine: peak for a format, bandwidth, multiprocessors."""
+    if not hardware.sm_count:
+        raise CalibrationError(f"{hardware.name}: the profile has no sm_count")
+    peak, _ = peak_flops_per_s(hardware, dtype)
+    return {"peak": peak, "bandwidth": hardware.memory_bytes_per_s, "sm_count": hardware.sm_count}
+
+
+def derive(system: str, *, date: str, progress: Callable[[str], None] = lambda _: None) -> Derived:
+    """Fit every model that a system's tables allow.
+
+    Half of the distinct shapes are fitted; the coefficients shipped are those, so that the held-out
+    errors are theirs.
+
+    Raises
+    ------
+    UnknownNameError, MissingExtraError, CalibrationError
+        No such system, packages missing, or tables that cannot be true.
+    """
+    if system not in SYSTEM_PROFILES:
+        raise UnknownNameError("system", system, SYSTEM_PROFILES)
+    hardware = load_hardware(SYSTEM_PROFILES[system])
+    source = f"fitted to tables of aiconfigurator-core {package_version()} (Apache-2.0), system {system}"
+    block: dict[str, Any] = {
+        "status": "measured",
+        "source": source,
+        "date": date,
+        "tables": f"tables/{hardware.name}.json",
+    }
+    result = Derived(system, hardware.name, block, {})
+    for theirs in _DTYPES:
+        progress(f"{system}: products, {theirs}")
+        _gemm(result, hardware, theirs, source, date)
+    if "bf16" not in block.get("gemm", {}):
+        known = ", ".join(systems())
+        raise CalibrationError(f"system {system!r} has no product tables of {' or '.join(FITTED_STACKS)}; {known} have")
+    for table, causal in (("context", True), ("encoder", False), ("generation", True)):
+        progress(f"{system}: {table} attention")
+        _attention(result, hardware, table, causal, source, date)
+    block["bandwidth"] = {kind: dict(values) for kind, values in ASSUMED_BANDWIDTH.items()}
+    block["errors"] = result.errors
+    return result
+
+
+def _gemm(result: Derived, hardware: HardwareSpec, theirs: str, source: str, date: str) -> None:
+    ours, weight, act = _DTYPES[theirs]
+    unseen = read_gemm(result.system, UNSEEN_STACK, theirs)
+    parts = [t for t in (read_gemm(result.system, stack, theirs) for stack in FITTED_STACKS) if t is not None]
+    note = ""
+    if not parts:
+        if unseen is None:
+            return
+        # weight-only formats are in one stack's tables only
+        parts, unseen, note = [unseen], None, "; TensorRT-LLM's tables, L2-hot for small shapes"
+    everything = pool(parts)
+    machine, widths = machine_of(hardware, act), (bytes_per_element(weight), bytes_per_element(act))
+    fitted, held_out = halves(everything)
+    model = fit_gemm(fitted, machine, widths)
+    predicted = predict_gemm(model, held_out, machine, widths)
+    checks = [
+        ("fit half", fitted, predict_gemm(model, fitted, machine, widths)),
+        ("held-out half", held_out, predicted),
+    ]
+    if unseen is not None:
+        large = unseen.where(unseen.dims["m"] >= 256)
+        checks.append((f"unseen {large.origin}, m ≥ 256", large, predict_gemm(model, large, machine, widths)))
+    if ours == "bf16":
+        small, big = (
+            everything.where(everything.dims["m"] <= 1024),
+            everything.where(everything.dims["m"] >= 8192),
+        )
+        if len(big):
+            extrapolating = fit_gemm(small, machine, widths)
+            checks.append(("m ≥ 8192, fitted on m ≤ 1024", big, predict_gemm(extrapolating, big, machine, widths)))
+    _record(result, f"gemm {ours}", everything.origin + note, checks)
+    block = {
+        "tile_efficiency": [round(float(v), 4) for v in model.tile_efficiency.ravel()],
+        "k0": round(model.k0, 2),
+        "launch_us": round(model.launch_s * 1e6, 3),
+        "split_us": round(model.split_s * 1e6, 3),
+        "memory_share": round(model.memory_share, 4),
+        "overlap": round(model.overlap, 3),
+        "rounding": round(model.rounding, 4),
+        "droop": round(model.droop, 5),
+        **_evidence(model, held_out.seconds, predicted, f"{source}, {everything.origin}{note}", date),
+    }
+    result.block.setdefault("gemm", {})[ours] = block
+    result.tables[f"gemm/{ours}"] = _tables(model)
+
+
+def _attention(result: Derived, hardware: HardwareSpec, table: str, causal: bool, source: str, date: str) -> None:
+    section = {"context": "attention", "encoder": "encoder_attention", "generation": "decode_attention"}[table]
+    machine = machine_of(hardware, "bf16")
+    for stack in FITTED_STACKS:
+        for (kernel, width), timings in read_attention(result.system, stack, table).items():
+            if width not in _HEAD_WIDTHS or len(timings) < 800:
+                continue
+            fitted, held_out = halves(timings)
+            model = fit_attention(fitted, machine, causal=causal)
+            relevant = held_out if table != "context" else held_out.where(held_out.dims["q_len"] >= 512)
+            predicted = predict_attention(model, relevant, machine, causal=causal)
+            named = "held-out half" + (", ≥ 512 tokens" if table == "context" else "")
+            _record(result, f"{table} attention, width {width}", timings.origin, [(named, relevant, predicted)])
+            kernels = result.block.setdefault(section, {})
+            kernels.setdefault("default", kernel)
+            kernels.setdefault(kernel, {})[width] = {
+                "efficiency": round(model.efficiency, 4),
+                "launch_us": round(model.launch_s * 1e6, 3),
+                "s0": round(model.s0, 2),
+                "tail": round(model.tail, 4),
+                "memory_share": round(model.memory_share, 4),
+                "overlap": round(model.overlap, 3),
+                **_evidence(model, relevant.seconds, predicted, f"{source}, {timings.origin}", date),
+            }
+            result.tables[f"{section}/{kernel}/{width}"] = _tables(model)
+
+
+def _record(result: Derived, what: str, origin: str, checks: list[tuple[str, Timings, Floats]]) -> None:
+    for name, timings, predicted in checks:
+        ratio = predicted / timings.seconds
+        result.errors.append(
+            {
+                "what": what,
+                "tables": origin,
+                "check": name,
+                "rows": len(timings),
+                "mape": round(mape(predicted, timings.seconds), 4),
+                "bias": round(float(np.mean(ratio - 1)), 4),
+                "p90": round(float(np.quantile(np.abs(ratio - 1), 0.9)), 4),
+            }
+        )
+
+
+def _evidence(
+    model: GemmModel | AttentionModel, measured: Floats, predicted: Floats, source: str, date: str
+) -> dict[str, Any]:
+    """Range, held-out error and the band that held 80 % of the held-out measurements."""
+    low, high = np.quantile(measured / predicted, [0.1, 0.9])
+    return {
+        "range": {key: [low_, high_] for key, (low_, high_) in model.calibrated.items()},
+        "held_out_mape": round(mape(predicted, measured), 4),
+        "band": [round(min(float(low), 1.0), 4), round(max(float(high), 1.0), 4)],
+        "source": source,
+        "date": date,
+    }
+
+
+def _tables(model: GemmModel | AttentionModel) -> dict[str, Any]:
+    """Corrections as whole thousandths."""
+    return {
+        name: [[round(float(v) * 1000) for v in row] for row in table.values]
+        for name, table in model.corrections.items()
+    }

@@ -1,0 +1,171 @@
+"""A profile's ``calibration`` block → time models; a card without one inherits a relative's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import CalibrationError, FileFormatError
+from ..timemodels.attention import AttentionModel
+from ..timemodels.bandwidth import BandwidthModel
+from ..timemodels.gemm import GemmModel
+from ..types import HardwareSpec
+from .files import MAX_FILE_BYTES
+from .hardware import load_hardware
+
+__all__ = ["INHERITED_FILE", "Calibration", "calibration_of", "calibration_status", "parent_of"]
+
+# The measured card whose coefficients a relative takes, by architecture.
+_PARENTS = {
+    "volta": "nvidia_a100_sxm_80gb",
+    "turing": "nvidia_a100_sxm_80gb",
+    "ampere": "nvidia_a100_sxm_80gb",
+    "ada": "nvidia_l40s",
+    "hopper": "nvidia_h100_sxm",
+    "blackwell": "nvidia_b200_sxm",
+}
+INHERITED_FILE = "tables/inherited.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Time models of a machine.
+
+    Attributes
+    ----------
+    gemm
+        By number format.
+    attention, encoder_attention, decode_attention
+        By head width, of the kernel that the profile names as its default.
+    bandwidth
+        By kind of operation.
+    inherited_from
+        The card whose coefficients these are, if not its own.
+    widen
+        (low, high) factors on the band where inherited, 1 otherwise.
+    """
+
+    gemm: Mapping[str, GemmModel]
+    attention: Mapping[int, AttentionModel]
+    encoder_attention: Mapping[int, AttentionModel]
+    decode_attention: Mapping[int, AttentionModel]
+    bandwidth: Mapping[str, BandwidthModel]
+    scale: Mapping[str, float]
+    source: str
+    inherited_from: str | None = None
+    widen: tuple[float, float] = (1.0, 1.0)
+
+
+def parent_of(hardware: HardwareSpec) -> str:
+    """The measured card nearest to one that is not: by architecture, else by FLOPs per byte."""
+    if hardware.architecture in _PARENTS:
+        return _PARENTS[hardware.architecture]
+
+    def balance(spec: HardwareSpec) -> float:
+        peaks = spec.dense_flops_per_s
+        return peaks.get("bf16", peaks.get("fp16", max(peaks.values()))) / spec.memory_bytes_per_s
+
+    mine = balance(hardware)
+    parents = {name: balance(load_hardware(name)) for name in dict.fromkeys(_PARENTS.values())}
+    return min(parents, key=lambda name: max(parents[name] / mine, mine / parents[name]))
+
+
+def calibration_status(hardware: HardwareSpec) -> str:
+    """``measured``, or ``inherited from <profile>``."""
+    return "measured" if hardware.calibration else f"inherited from {parent_of(hardware)}"
+
+
+_parsed: dict[int, tuple[Mapping[str, Any], Calibration]] = {}
+
+
+def calibration_of(hardware: HardwareSpec) -> Calibration:
+    """The time models of a machine, its own or inherited.
+
+    Raises
+    ------
+    CalibrationError
+        Coefficients that cannot be true, or that name no source.
+    """
+    if not hardware.calibration:
+        parent = load_hardware(parent_of(hardware))
+        own = calibration_of(parent)
+        low, high = _widening(str(Path(parent.folder) / INHERITED_FILE))
+        return replace(own, inherited_from=parent.name, widen=(low, high))
+    held = _parsed.get(id(hardware.calibration))
+    if held is None or held[0] is not hardware.calibration:
+        held = (hardware.calibration, _parse(hardware))
+        _parsed[id(hardware.calibration)] = held
+    return held[1]
+
+
+def _parse(hardware: HardwareSpec) -> Calibration:
+    block, where = hardware.calibration or {}, f"{hardware.name}: calibration"
+    if not str(block.get("source", "")).strip():
+        raise CalibrationError(f"{where}: names no 'source'")
+    tables = _tables(hardware, block, where)
+
+    def section(name: str) -> Mapping[str, Any]:
+        value = block.get(name, {})
+        if not isinstance(value, Mapping):
+            raise CalibrationError(f"{where}.{name}: must be a mapping")
+        return value
+
+    def attention(name: str) -> dict[int, AttentionModel]:
+        kernels = section(name)
+        chosen = kernels.get("default")
+        widths = kernels.get(chosen, {}) if chosen is not None else {}
+        if chosen is not None and not isinstance(widths, Mapping):
+            raise CalibrationError(f"{where}.{name}: default {chosen!r} is not among its kernels")
+        return {
+            int(width): AttentionModel.of(
+                values, tables.get(f"{name}/{chosen}/{width}", {}), where=f"{where}.{name}.{chosen}.{width}"
+            )
+            for width, values in widths.items()
+        }
+
+    return Calibration(
+        gemm={
+            dtype: GemmModel.of(values, tables.get(f"gemm/{dtype}", {}), where=f"{where}.gemm.{dtype}")
+            for dtype, values in section("gemm").items()
+        },
+        attention=attention("attention"),
+        encoder_attention=attention("encoder_attention"),
+        decode_attention=attention("decode_attention"),
+        bandwidth={
+            kind: BandwidthModel.of(values, where=f"{where}.bandwidth.{kind}")
+            for kind, values in section("bandwidth").items()
+        },
+        scale={str(kind): float(value) for kind, value in section("scale").items()},
+        source=str(block["source"]),
+    )
+
+
+def _tables(hardware: HardwareSpec, block: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Correction tables, inline or in a JSON file beside the profile."""
+    given = block.get("tables", {})
+    if isinstance(given, Mapping):
+        return given
+    path = Path(hardware.folder) / str(given)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise CalibrationError(f"{where}: {path} is too big for correction tables")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileFormatError(f"{where}: {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise FileFormatError(f"{where}: {path}: not JSON: {error}") from None
+    return data if isinstance(data, Mapping) else {}
+
+
+@lru_cache(maxsize=8)
+def _widening(path: str) -> tuple[float, float]:
+    """How far the time of one measured card is from what another's coefficients say (80 % band)."""
+    try:
+        low, high = json.loads(Path(path).read_text(encoding="utf-8"))["band"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path}: not a band for inherited coefficients: {error}") from None
+    return float(low), float(high)

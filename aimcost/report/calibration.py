@@ -1,0 +1,60 @@
+"""Error tables of calibrations, for a terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+__all__ = ["errors_text", "external_text"]
+
+
+def errors_text(errors: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple") -> str:
+    """One row a check: what was fitted, what it was checked on, and the error."""
+    rows = [
+        [
+            e["what"],
+            e["tables"],
+            e["check"],
+            f"{e['rows']:,}",
+            f"{e['mape']:.1%}",
+            f"{e['bias']:+.1%}",
+            f"{e['p90']:.1%}",
+        ]
+        for e in errors
+    ]
+    headers = ["model", "tables", "checked on", "rows", "MAPE", "bias", "90 % within"]
+    align = ("left", "left", "left", "right", "right", "right", "right")
+    return tabulate(rows, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=align)
+
+
+def external_text(rows: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple") -> str:
+    """One row a source and GPU: calibrated against roofline, and after a scale of one's own."""
+    cells = [
+        [
+            row["source"],
+            row["gpu"],
+            str(row["rows"]),
+            f"{row['calibrated_mape']:.1%}",
+            f"{row['bias']:+.1%}",
+            f"{row['in_band']:.0%}",
+            f"{row['roofline_mape']:.1%}",
+            f"{row['scale']:.3f}",
+            f"{row['scaled_mape']:.1%}",
+        ]
+        for row in rows
+    ]
+    headers = [
+        "source",
+        "GPU",
+        "rows",
+        "calibrated MAPE",
+        "bias",
+        "in band",
+        "roofline MAPE",
+        "scale",
+        "after scale",
+    ]
+    align = ("left", "left", *("right",) * 7)
+    return tabulate(cells, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=align)
