@@ -96,6 +96,9 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     """
     prompt = run.workload.visual_tokens + run.workload.text_tokens
     top = max_tokens if max_tokens is not None else prompt
+    if run.implementation != "fused":
+        # which layers run eager, and on how much, then depends on the whole schedule
+        raise InvalidValueError("implementation", "fused for a bulk table", run.implementation)
     if top < 1:
         raise InvalidValueError("max_tokens", "at least 1", top)
     counts = tuple(range(top, 0, -1))

@@ -188,7 +188,8 @@ class Estimate:
     def layers(self) -> list[dict[str, Any]]:
         """Prefill, one entry a decoder layer."""
         mask = self.rows(["prefill"]) & (self.table.layer != NO_LAYER)
-        index, count = self.table.layer[mask], len(self.run.schedule.tokens)
+        computed = self.run.computed.tokens
+        index, count = self.table.layer[mask], len(computed)
 
         def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.asarray(np.bincount(index, weights=values[mask], minlength=count), dtype=np.float64)
@@ -206,7 +207,7 @@ class Estimate:
                 "time_s": float(seconds[layer]),
                 "bound": BOUNDS[int(shares[:, layer].argmax())],
             }
-            for layer, tokens in enumerate(self.run.schedule.tokens)
+            for layer, tokens in enumerate(computed)
         ]
 
     def ops(self) -> list[dict[str, Any]]:

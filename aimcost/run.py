@@ -11,6 +11,7 @@ from typing import Any
 
 from . import discover
 from .errors import FileFormatError, InvalidValueError, UnknownNameError
+from .implementation import computed_schedule, implementation_notes
 from .loading.files import read_mapping
 from .loading.hardware import load_hardware
 from .loading.model import load_model
@@ -27,7 +28,11 @@ _BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A resolved run. `hardware` is None where only a schedule is asked for."""
+    """A resolved run. `hardware` is None where only a schedule is asked for.
+
+    `schedule` says which tokens stay; `computed` what the layers compute on, which differs where
+    the implementation masks tokens instead of removing them.
+    """
 
     model: ModelSpec
     workload: Workload
@@ -39,7 +44,13 @@ class Run:
     skip_mlp_add: bool
     include: tuple[str, ...] | None
     file: RunFile
+    implementation: str = "fused"
     notes: tuple[str, ...] = ()
+
+    @property
+    def computed(self) -> Schedule:
+        """The schedule with the counts that layers really compute on."""
+        return computed_schedule(self.schedule, self.implementation)
 
 
 def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -89,7 +100,13 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
         skip_mlp_add=file.estimator_options.skip_mlp_add,
         include=tuple(file.include) if file.include is not None else None,
         file=file,
-        notes=(*model.notes, *notes, *schedule.notes),
+        implementation=file.implementation,
+        notes=(
+            *model.notes,
+            *notes,
+            *schedule.notes,
+            *implementation_notes(schedule, file.implementation, file.attention),
+        ),
     )
 
 

@@ -183,6 +183,9 @@ class ReductionEvent:
     after_layer
         None: before the language model, on visual tokens alone. Otherwise the decoder layer
         whose output is cut: layer ``after_layer + 1`` is the first to compute on less.
+    tower_layer
+        The layer of the vision tower that merges between its attention and its MLP (ToMe); its
+        counts are those of one image inside the tower, a class token included.
     groups
         Groups scored independently (AIM merges inside each frame).
     tokens_in, tokens_out
@@ -200,6 +203,7 @@ class ReductionEvent:
     tokens_in: int
     tokens_out: int
     priced: bool = True
+    tower_layer: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +245,11 @@ class Schedule:
     def pre_llm_events(self) -> tuple[ReductionEvent, ...]:
         """Events before the language model."""
         return tuple(event for event in self.events if event.after_layer is None)
+
+    @property
+    def tower_events(self) -> tuple[ReductionEvent, ...]:
+        """Events inside the vision tower, in layer order: the first of `pre_llm_events`."""
+        return tuple(event for event in self.events if event.tower_layer is not None)
 
     @property
     def layer_events(self) -> tuple[ReductionEvent, ...]:

@@ -33,9 +33,10 @@ def estimate(run: Run) -> Estimate:
     table = build(
         run.model,
         run.workload,
-        run.schedule,
+        run.computed,
         run.precision,
         attention=run.attention,
+        implementation=run.implementation,
         onchip_bytes=hardware.onchip_bytes,
     )
     seconds, bound, notes = roofline_seconds(table, hardware, run.precision)
@@ -46,7 +47,7 @@ def estimate(run: Run) -> Estimate:
         seconds=seconds * table.count,
         bound=bound,
         memory=memory_of(
-            run.model, run.workload, run.schedule, run.precision, hardware, attention=run.attention
+            run.model, run.workload, run.computed, run.precision, hardware, attention=run.attention
         ),
         notes=(*run.notes, *notes),
     )

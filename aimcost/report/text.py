@@ -141,7 +141,7 @@ def _gain(estimate: Estimate, baseline: Estimate) -> str:
 
 def _details(estimate: Estimate) -> str:
     memory, hardware = estimate.memory, estimate.run.hardware
-    lines = [f"tokens by layer  {token_runs(estimate.run.schedule)}"]
+    lines = [f"tokens by layer  {token_runs(estimate.run.computed)}"]
     parts = (
         f"weights {format_bytes(memory.weights_bytes)} + KV {format_bytes(memory.kv_bytes)} + "
         f"activations {format_bytes(memory.activation_bytes)} = {format_bytes(memory.peak_bytes)}"
