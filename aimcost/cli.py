@@ -95,7 +95,11 @@ def _resolve(run: str | None, settings: list[str], model: str | None, **flags: A
     from .errors import InvalidValueError
     from .run import load_run, merge_overrides
 
-    named = {key.replace("workload_", "workload.", 1): value for key, value in flags.items()}
+    # workload_batch is the key batch inside the mapping workload
+    named = {
+        key.replace("_", ".", 1) if key.startswith(("workload_", "parallel_")) else key: value
+        for key, value in flags.items()
+    }
     overrides: dict[str, Any] = {}
     for key, value in _overrides(settings, model=model, **named).items():
         overrides = merge_overrides(overrides, {key: value})
@@ -118,6 +122,10 @@ def estimate(
     text_tokens: Annotated[int | None, typer.Option(help="Text tokens a request.")] = None,
     new_tokens: Annotated[int | None, typer.Option(help="Tokens to generate.")] = None,
     batch: Annotated[int | None, typer.Option(help="Requests computed together.")] = None,
+    implementation: Annotated[str | None, typer.Option(help="fused, eager or masked")] = None,
+    tp: Annotated[int | None, typer.Option(help="Tensor-parallel ranks.")] = None,
+    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
+    dp: Annotated[int | None, typer.Option(help="Replicas.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run: method.l1=14.")
     ] = None,
@@ -145,6 +153,10 @@ def estimate(
         workload_text_tokens=text_tokens,
         workload_new_tokens=new_tokens,
         workload_batch=batch,
+        implementation=implementation,
+        parallel_tp=tp,
+        parallel_pp=pp,
+        parallel_dp=dp,
     )
     result = estimate_run(resolved)
     if as_json or as_csv:

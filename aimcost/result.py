@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from .loading.schema import STAGES
 from .memory import Memory
+from .parallel import bubble
 from .run import Run
 from .table import NO_LAYER, OpTable
 
 __all__ = ["BOUNDS", "SCHEMA_VERSION", "Band", "Estimate", "StageSum", "Totals"]
 
 SCHEMA_VERSION = 1
-BOUNDS = ("memory", "compute", "launch")
-MEMORY, COMPUTE, LAUNCH = range(3)
+BOUNDS = ("memory", "compute", "launch", "network")
+MEMORY, COMPUTE, LAUNCH, NETWORK = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ class Estimate:
     def ops(self) -> list[dict[str, Any]]:
         """One entry a row of the table; decode steps are summed over."""
         entries: list[dict[str, Any]] = []
-        for segment in self.table.segments:
+        for number, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
             layer = self.table.layer[rows]
             distinct, where = np.unique(layer, return_inverse=True)
@@ -234,10 +235,30 @@ class Estimate:
                 }
                 if segment.kind in ("attention", "bmm", "softmax"):
                     entry["flops_full_square"] = float(sums[3][position])
+                if segment.kind == "collective":
+                    wire = self.table.dims[number]["wire_bytes"] * self.table.count[rows]
+                    entry["wire_bytes"] = float(wire[layer == value].sum())
+                    entry["ranks"] = int(self.table.dims[number]["ranks"][0])
                 entries.append(entry)
         order = {stage: index for index, stage in enumerate(STAGES)}
         # stable: layers in order, operations in execution order within a layer
         return sorted(entries, key=lambda e: (order[e["stage"]], _layer_key(e)))
+
+    def parallel(self) -> dict[str, Any]:
+        """Devices, the pipeline's idle share, and what one rank sends to the first token."""
+        split, wire = self.run.parallel, 0.0
+        for segment, dims in zip(self.table.segments, self.table.dims, strict=True):
+            if segment.kind == "collective" and segment.stage != "decode":
+                wire += float(dims["wire_bytes"].sum())
+        return {
+            "tp": split.tp,
+            "pp": split.pp,
+            "dp": split.dp,
+            "tower": split.tower,
+            "devices": split.devices,
+            "bubble": bubble(split.pp, self.run.workload.batch),
+            "wire_bytes": wire,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: schema_version, inputs by name, notes, totals, stages, layers, ops, memory."""
@@ -265,10 +286,11 @@ class Estimate:
             "layers": self.layers(),
             "ops": self.ops(),
             "memory": self.memory.to_dict(),
+            "parallel": self.parallel(),
         }
 
 
-_BEFORE_LAYERS = {"embed", "patch_embed", "pos_add", "pre_norm"}
+_BEFORE_LAYERS = {"embed", "all_reduce_embed", "patch_embed", "pos_add", "pre_norm"}
 
 
 def _layer_key(entry: dict[str, Any]) -> int:

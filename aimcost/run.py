@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from .loading.files import read_mapping
 from .loading.hardware import load_hardware
 from .loading.model import load_model
 from .loading.schema import RunFile, TextTokens, WorkloadFile, validate
-from .types import HardwareSpec, ModelSpec, Precision, Schedule, Workload
+from .parallel import check_parallel, parallel_notes
+from .types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Workload
 
 __all__ = ["DEFAULT_ESTIMATOR", "DEFAULT_TEXT_TOKENS", "Run", "load_run", "merge_overrides", "plan_schedule"]
 
@@ -45,6 +46,7 @@ class Run:
     include: tuple[str, ...] | None
     file: RunFile
     implementation: str = "fused"
+    parallel: Parallel = field(default_factory=Parallel)
     notes: tuple[str, ...] = ()
 
     @property
@@ -81,7 +83,13 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
     paper = file.method.get("convention") == "paper"
     workload, notes = _workload(file.workload, model, without_newline=paper)
     schedule = plan_schedule(model, workload, file.method, where=where)
+    parallel = Parallel(**file.parallel.model_dump())
+    check_parallel(model, parallel)
     estimator = file.estimator or DEFAULT_ESTIMATOR
+    if estimator == "llm_viewer" and parallel.devices > 1:
+        raise InvalidValueError(
+            "parallel", "absent: llm_viewer prices one device", file.parallel.model_dump()
+        )
     if estimator != "llm_viewer" and "estimator_options" in data and data["estimator_options"]:
         ignored = ", ".join(data["estimator_options"])
         notes = (*notes, f"estimator_options ignored by {estimator}: {ignored}")
@@ -101,11 +109,13 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
         include=tuple(file.include) if file.include is not None else None,
         file=file,
         implementation=file.implementation,
+        parallel=parallel,
         notes=(
             *model.notes,
             *notes,
             *schedule.notes,
             *implementation_notes(schedule, file.implementation, file.attention),
+            *parallel_notes(model, parallel, workload.batch),
         ),
     )
 

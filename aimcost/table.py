@@ -6,19 +6,21 @@ machine but for the on-chip size that fused attention's traffic depends on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .derived import Part, with_conversions, with_exchanges
 from .implementation import eager_layers, tower_kernel, tower_tokens
 from .models import decoder as decoder_ops
 from .models import projector as projector_ops
 from .models import vit
 from .ops import Cost, Widths
 from .ops.tokens import Cut, ScoreContext, reduction_ops
-from .types import ModelSpec, Precision, ReductionEvent, Schedule, Workload
+from .parallel import rank_decoder
+from .types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, Workload
 
 __all__ = ["COST_COLUMNS", "OpTable", "Segment", "TableBuilder", "build", "decode_steps"]
 
@@ -88,7 +90,7 @@ class TableBuilder:
     """Collects segments; arrays are laid out once, at the end."""
 
     def __init__(self) -> None:
-        self.parts: list[tuple[str, str, Cost, NDArray[np.int64], float, int]] = []
+        self.parts: list[Part] = []
 
     def add(
         self, stage: str, name: str, cost: Cost, layers: NDArray[np.int64] | None, count: float = 1.0
@@ -131,15 +133,19 @@ def build(
     *,
     attention: str = "flash",
     implementation: str = "fused",
+    parallel: Parallel | None = None,
     onchip_bytes: float = 0.0,
 ) -> OpTable:
     """All operations of the request: tower, projector, merging, prefill, decode.
 
     `schedule` is the computed one (`aimcost.implementation.computed_schedule`): its counts are what
-    the layers compute on.
+    the layers compute on. With tensor-parallel ranks the rows are one rank's; with pipeline stages
+    they are those of all stages, one request's way.
     """
     widths = Widths.of(precision)
     builder = TableBuilder()
+    parallel = parallel or Parallel()
+    model = replace(model, decoder=rank_decoder(model.decoder, parallel.tp))
     context = ScoreContext(
         model=model,
         batch=workload.batch,
@@ -148,7 +154,10 @@ def build(
         implementation=implementation,
     )
     kernel = tower_kernel(schedule, implementation, attention)
-    _vision(builder, model, workload, schedule, widths, kernel, onchip_bytes, context)
+    images = float(workload.batch * (workload.frames or workload.images))
+    if parallel.tower == "data":
+        images = float(np.ceil(images / parallel.tp))
+    _vision(builder, model, workload, schedule, widths, kernel, onchip_bytes, context, images)
     for event in schedule.pre_llm_events:
         if event.priced and event.tower_layer is None:
             cut = Cut(tokens_in=event.tokens_in, tokens_out=event.tokens_out, groups=event.groups)
@@ -161,6 +170,8 @@ def build(
         # a model loaded for eager attention everywhere decodes with it too
         kernel = "eager" if eager.all() else attention
         _decode(builder, model, workload, schedule, widths, kernel, onchip_bytes, steps)
+    builder.parts = with_conversions(builder.parts, precision, float(model.decoder.head_dim))
+    builder.parts = with_exchanges(builder.parts, parallel, model.decoder.layers)
     return builder.finish(steps)
 
 
@@ -178,9 +189,9 @@ def _vision(
     kernel: str,
     onchip_bytes: float,
     context: ScoreContext,
+    images: float,
 ) -> None:
-    """The tower on all images of the batch, what merges inside it, and the projector."""
-    images = float(workload.batch * (workload.frames or workload.images))
+    """The tower on `images` images or frames, what merges inside it, and the projector."""
     vision = model.vision
     if vision is None or not images:
         return

@@ -14,6 +14,7 @@ __all__ = [
     "DecoderSpec",
     "HardwareSpec",
     "ModelSpec",
+    "Parallel",
     "Precision",
     "ProjectorSpec",
     "ReductionEvent",
@@ -167,6 +168,30 @@ class Precision:
     weights: str = "bf16"
     activations: str = "bf16"
     kv: str = "bf16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parallel:
+    """Devices by kind of parallelism, and what tensor-parallel ranks do with the vision tower.
+
+    Attributes
+    ----------
+    tp, pp, dp
+        Tensor-parallel ranks, pipeline stages, replicas.
+    tower
+        ``replicated``: every rank runs all of it. ``sharded``: its weights are split as the
+        decoder's. ``data``: each rank runs it on its share of the images.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    tower: Literal["replicated", "sharded", "data"] = "replicated"
+
+    @property
+    def devices(self) -> int:
+        """All devices."""
+        return self.tp * self.pp * self.dp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

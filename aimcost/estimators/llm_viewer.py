@@ -46,7 +46,13 @@ def estimate(run: Run) -> Estimate:
         seconds=np.maximum(compute, memory) * table.count,
         bound=np.where(compute >= memory, COMPUTE, MEMORY),
         memory=memory_of(
-            run.model, run.workload, run.computed, run.precision, hardware, attention=run.attention
+            run.model,
+            run.workload,
+            run.computed,
+            run.precision,
+            hardware,
+            attention=run.attention,
+            implementation=run.implementation,
         ),
         stages_priced=("prefill", "decode"),
         notes=(*run.notes, *((note,) if note else ())),
