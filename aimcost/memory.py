@@ -55,6 +55,8 @@ class Memory:
         What the card can allocate; None without hardware.
     batch
         Requests computed together, which everything but the weights grows with.
+    largest_elsewhere
+        The most requests that fit the other pipeline stages; None where there are none.
     """
 
     weights_bytes: float
@@ -62,6 +64,7 @@ class Memory:
     stages: tuple[StageMemory, ...]
     usable_bytes: float | None
     batch: int
+    largest_elsewhere: int | None = None
 
     @property
     def kv_bytes(self) -> float:
@@ -99,7 +102,8 @@ class Memory:
         if self.usable_bytes is None:
             return None
         free = self.usable_bytes - self.weights_bytes
-        return max(0, math.floor(free * self.batch / self.peak_stage.bytes)) if free > 0 else 0
+        here = max(0, math.floor(free * self.batch / self.peak_stage.bytes)) if free > 0 else 0
+        return here if self.largest_elsewhere is None else min(here, self.largest_elsewhere)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -144,7 +148,9 @@ def memory_of(
                 batch=workload.batch,
             )
         )
-    return max(devices, key=lambda device: device.peak_bytes)
+    fullest = max(devices, key=lambda device: device.peak_bytes)
+    limits = [device.largest_batch for device in devices if device.largest_batch is not None]
+    return replace(fullest, largest_elsewhere=min(limits)) if len(limits) > 1 else fullest
 
 
 @dataclass(frozen=True, slots=True)

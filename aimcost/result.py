@@ -179,6 +179,21 @@ class Estimate:
         return sum(self.stages[stage].time_s for stage in self.included if stage != "decode")
 
     @cached_property
+    def tpot_range_s(self) -> tuple[float, float]:
+        """Seconds of the first and of the last decode step: each attends to one token more."""
+        steps = self.table.steps
+        if not steps:
+            return 0.0, 0.0
+        by_step = np.zeros(steps)
+        for segment in self.table.segments:
+            if segment.stage == "decode":
+                seconds = self.seconds[segment.start : segment.stop]
+                grows = self.table.count[segment.start] == 1.0
+                # rows of what grows: a layer's steps one after another
+                by_step += seconds.reshape(-1, steps).sum(axis=0) if grows else seconds.sum() / steps
+        return float(by_step[0]), float(by_step[-1])
+
+    @cached_property
     def ttft_band_s(self) -> tuple[float, float | None]:
         """The ends of `ttft_s`'s band."""
         mask = self.rows(stage for stage in self.included if stage != "decode")
@@ -266,7 +281,10 @@ class Estimate:
         for name, stage in self.stages.items():
             stages[name] = {"flops": stage.flops, "bytes": stage.bytes, "time_s": stage.time_s}
         decode = self.stages["decode"]
-        stages["decode"].update(steps=decode.steps, tpot_s=decode.tpot_s)
+        first, last = self.tpot_range_s
+        stages["decode"].update(
+            steps=decode.steps, tpot_s=decode.tpot_s, tpot_first_s=first, tpot_last_s=last
+        )
         totals = self.totals
         return {
             "schema_version": SCHEMA_VERSION,

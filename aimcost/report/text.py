@@ -8,9 +8,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..memory import Memory
 from ..result import Estimate
-from ..types import Schedule
+from ..types import HardwareSpec, Schedule
 from ..units import format_bytes, format_count, format_flops, format_seconds
+from .tree import breakdown, tree_rows
 
 __all__ = ["estimate_text", "layers_text", "ops_text", "table", "token_runs"]
 
@@ -38,7 +40,7 @@ def token_runs(schedule: Schedule) -> str:
 
 
 def estimate_text(estimate: Estimate, baseline: Estimate | None = None) -> str:
-    """The headline view: stages, totals, gain over `baseline` (the unreduced run), memory, notes."""
+    """The headline view: where the time goes, gain over `baseline` (the unreduced run), memory, notes."""
     parts = [_headline(estimate), "", _stages(estimate)]
     if baseline is not None:
         parts += ["", _gain(estimate, baseline)]
@@ -66,32 +68,9 @@ def _headline(estimate: Estimate) -> str:
 
 
 def _stages(estimate: Estimate) -> str:
-    total = estimate.totals.time_s or 1.0
-    rows = []
-    for stage, values in estimate.stages.items():
-        if stage not in estimate.included or not values.bytes:
-            continue
-        name = f"decode ({values.steps} steps)" if stage == "decode" else stage
-        rows.append(
-            [
-                name,
-                format_flops(values.flops),
-                format_bytes(values.bytes),
-                format_seconds(values.time_s),
-                f"{values.time_s / total:.1%}",
-            ]
-        )
+    headers = ["", "FLOPs", "DRAM traffic", "time", "share", "bound", "MFU"]
+    lines = [table(tree_rows(breakdown(estimate)), headers)]
     totals = estimate.totals
-    rows.append(
-        [
-            "total",
-            format_flops(totals.flops),
-            format_bytes(totals.bytes),
-            format_seconds(totals.time_s),
-            "100.0%",
-        ]
-    )
-    lines = [table(rows, ["stage", "FLOPs", "DRAM traffic", "time", "share"])]
     if totals.time_high_s is not None:
         low, high = estimate.ttft_band_s
         lines.append(
@@ -101,7 +80,11 @@ def _stages(estimate: Estimate) -> str:
         )
     decode = estimate.stages["decode"]
     if decode.steps and "decode" in estimate.included:
-        lines.append(f"time per output token {format_seconds(decode.tpot_s)}")
+        first, last = estimate.tpot_range_s
+        lines.append(
+            f"time per output token {format_seconds(decode.tpot_s)}"
+            + (f", {format_seconds(first)} rising to {format_seconds(last)}" if decode.steps > 1 else "")
+        )
     return "\n".join(lines)
 
 
@@ -142,22 +125,34 @@ def _gain(estimate: Estimate, baseline: Estimate) -> str:
 def _details(estimate: Estimate) -> str:
     memory, hardware = estimate.memory, estimate.run.hardware
     lines = [f"tokens by layer  {token_runs(estimate.run.computed)}"]
-    parts = (
-        f"weights {format_bytes(memory.weights_bytes)} + KV {format_bytes(memory.kv_bytes)} + "
-        f"activations {format_bytes(memory.activation_bytes)} = {format_bytes(memory.peak_bytes)}"
-    )
-    if memory.usable_bytes is not None and hardware is not None:
-        verdict = (
-            "fits"
-            if memory.fits
-            else f"does not fit, {format_bytes(memory.peak_bytes - memory.usable_bytes)} short"
-        )
-        parts += (
-            f" of {format_bytes(memory.usable_bytes)} usable ({hardware.usable_memory_source}): {verdict}"
-        )
-    lines.append(f"memory           {parts}")
+    lines += _memory(memory, hardware)
     lines += [f"note             {note}" for note in estimate.notes]
     return "\n".join(lines)
+
+
+def _memory(memory: Memory, hardware: HardwareSpec | None) -> list[str]:
+    """The peak and where it is, what fits, and the cache at the end."""
+    peak = memory.peak_stage
+    parts = (
+        f"weights {format_bytes(memory.weights_bytes)} + KV {format_bytes(peak.kv_bytes)} + "
+        f"activations {format_bytes(peak.activation_bytes)} = {format_bytes(memory.peak_bytes)} "
+        f"at its fullest ({peak.stage})"
+    )
+    lines = [
+        f"memory           {parts}",
+        f"KV cache         {format_bytes(memory.kv_bytes)} after the last token",
+    ]
+    if memory.usable_bytes is not None and hardware is not None:
+        verdict = "fits"
+        if not memory.fits:
+            verdict = f"DOES NOT FIT, {format_bytes(memory.shortfall_bytes)} short"
+        largest = memory.largest_batch
+        room = f"largest batch {format_count(largest)}" if largest else "not even a batch of 1 fits"
+        lines.append(
+            f"fit              {verdict}: {format_bytes(memory.usable_bytes)} usable "
+            f"({hardware.usable_memory_source}); {room}"
+        )
+    return lines
 
 
 def layers_text(estimate: Estimate) -> str:

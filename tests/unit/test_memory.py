@@ -66,7 +66,20 @@ def test_the_peak_is_the_fullest_stage() -> None:
     assert held == sorted(held)
 
 
-@pytest.mark.parametrize("changes", [{}, {"attention": "eager"}, {"parallel": {"tp": 4, "pp": 2}}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"attention": "eager"},
+        {"parallel": {"tp": 4, "pp": 2}},
+        # the first stage holds the tower, the last one the most cache of a long text
+        {
+            "parallel": {"pp": 7},
+            "workload": {"text_tokens": 40_000, "new_tokens": 9},
+            "method": {"name": "none"},
+        },
+    ],
+)
 def test_the_largest_batch_fits_and_one_more_does_not(changes: dict) -> None:
     run = load_run({**RUN, **changes})
     largest = estimate_run(run).memory.largest_batch
