@@ -1,9 +1,10 @@
 """Which tensors are alive together: the peak of activations, not the sum of all outputs.
 
 A stage is a list of steps, each reading and writing named tensors. A tensor is alive from the step
-that writes it to the last one that reads it, as in an eager framework that frees what nothing will
-read again. Sizes are bytes, numbers or arrays (one entry a layer). Library workspaces, allocator
-fragmentation and what Python variables hold longer are not counted.
+that writes it to the last one that reads it, or for as long as a variable of the usual modules holds
+it: a layer's caller holds its input, an MLP its normed input, eager attention returns its weights.
+Sizes are bytes, numbers or arrays (one entry a layer). Library workspaces and allocator fragmentation
+are not counted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from .ops.cost import Array
 from .types import DecoderSpec, VisionSpec
 
 __all__ = ["Step", "decoder_layer", "head", "peak_live", "projector", "tower_layer"]
+
+
+_SOFTMAX_BYTES = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ def decoder_layer(
     stream = rows * spec.hidden * width
     queries, keys = (rows * heads * spec.head_dim * width for heads in (spec.heads, spec.kv_heads))
     square = scores * width
+    # eager products want as many keys and values as queries
+    repeated = queries * (np.asarray(scores) > 0) if spec.kv_heads < spec.heads else 0.0
     shown: Any = np.asarray(score_matrix) > 0  # logits that a scorer reads outlive the softmax
     steps = [
         Step("attn_norm", ("x",), {"normed": stream}),
@@ -69,13 +75,14 @@ def decoder_layer(
         Step("k_proj", ("normed",), {"k": keys}),
         Step("v_proj", ("normed",), {}),
         Step("rope", ("q", "k"), {"rotated": queries}),
-        Step("qk_matmul", ("rotated",), {"logits": square * ~shown, "shown": square * shown}),
-        Step("softmax", ("logits", "shown"), {"weights": square}),
-        Step("attention", ("rotated", "weights"), {"mixed": queries}),
-        Step("out_proj", ("mixed",), {"attended": stream}),
+        Step("repeat_kv", (), {"keys": repeated, "values": repeated}),
+        Step("qk_matmul", ("rotated", "keys"), {"logits": square * ~shown, "shown": square * shown}),
+        *_softmax(("logits", "shown"), scores, width),
+        Step("attention", ("rotated", "keys", "values", "weights"), {"mixed": queries}),
+        Step("out_proj", ("mixed", "normed"), {"attended": stream}),
         Step("attn_add", ("x", "attended"), {"x1": stream}),
         *_mlp(rows * spec.intermediate * width, stream, gated=spec.gated_mlp),
-        Step("score", ("shown",), {"matrix": score_matrix}),
+        Step("score", ("shown", "x", "weights"), {"matrix": score_matrix}),
     ]
     return {"x": stream}, steps
 
@@ -89,13 +96,24 @@ def tower_layer(
         Step("attn_norm", ("x",), {"normed": stream}),
         *(Step(f"{name}_proj", ("normed",), {name: stream}) for name in "qkv"),
         Step("qk_matmul", ("q", "k"), {"logits": scores * width}),
-        Step("softmax", ("logits",), {"weights": scores * width}),
+        *_softmax(("logits",), scores, width),
         Step("attention", ("q", "k", "v", "weights"), {"mixed": stream}),
-        Step("out_proj", ("mixed",), {"attended": stream}),
+        Step("out_proj", ("mixed", "normed"), {"attended": stream}),
         Step("attn_add", ("x", "attended"), {"x1": stream}),
         *_mlp(inner, stream, gated=vision.gated_mlp),
+        Step("return", ("x", "weights"), {}),
     ]
     return {"x": stream}, steps
+
+
+def _softmax(reads: tuple[str, ...], scores: Array, width: float) -> Iterator[Step]:
+    """In fp32 whatever the model's format: cast up, and back; the logits are held until then."""
+    if width == _SOFTMAX_BYTES:
+        yield Step("softmax", reads, {"weights": scores * width})
+        return
+    yield Step("cast_up", reads, {"wide": scores * _SOFTMAX_BYTES})
+    yield Step("softmax", (*reads, "wide"), {"probabilities": scores * _SOFTMAX_BYTES})
+    yield Step("cast_back", (*reads, "probabilities"), {"weights": scores * width})
 
 
 def _mlp(inner: Array, stream: Array, *, gated: bool) -> Iterator[Step]:
@@ -104,7 +122,7 @@ def _mlp(inner: Array, stream: Array, *, gated: bool) -> Iterator[Step]:
         yield Step("gate_proj", ("normed2",), {"gate": inner})
     yield Step("up_proj", ("normed2",), {"up": inner})
     yield Step("mlp_act", ("gate", "up") if gated else ("up",), {"product": inner})
-    yield Step("down_proj", ("product",), {"down": stream})
+    yield Step("down_proj", ("product", "normed2"), {"down": stream})
     yield Step("mlp_add", ("x1", "down"), {"x2": stream})
 
 

@@ -32,10 +32,10 @@ def test_a_tensor_dies_with_its_last_reader() -> None:
 
 
 def test_a_gated_mlp_peaks_at_its_product() -> None:
-    """Residual stream, gate, up and their product: h + 3·i elements a token."""
+    """Gate, up and their product, beside the stream, the layer's input and the MLP's: 3·h + 3·i a token."""
     decoder = load_run(RUN).model.decoder
     inputs, steps = liveness.decoder_layer(decoder, rows=10.0, scores=0.0, score_matrix=0.0, width=2.0)
-    assert peak_live(inputs, steps) == 10 * 2.0 * (3584 + 3 * 18944)
+    assert peak_live(inputs, steps) == 10 * 2.0 * (3 * 3584 + 3 * 18944)
     assert sum(sum(step.writes.values()) for step in steps) > peak_live(inputs, steps)
 
 
@@ -44,8 +44,9 @@ def test_the_square_is_counted_where_attention_is_eager() -> None:
     flash, eager = (aimcost.estimate({**dense, "attention": kind}).memory for kind in ("flash", "eager"))
     n = 6373
     stream, queries = 2 * n * 3584 * 2.0, 2 * n * 28 * 128 * 2.0
-    # logits and their softmax, beside the residual stream and the rotated queries
-    assert eager.stages[2].activation_bytes == 2 * (2 * 28 * n * n * 2.0) + stream + queries
+    # bf16 logits, cast to fp32, and the fp32 softmax; the layer's input and its norm, rotated
+    # queries, and keys and values repeated for every query head
+    assert eager.stages[2].activation_bytes == 2 * 28 * n * n * (2 + 4 + 4.0) + 2 * stream + 3 * queries
     assert flash.stages[2].activation_bytes < eager.stages[2].activation_bytes / 5
 
 
