@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -173,7 +174,10 @@ def estimate(
     from .report.text import estimate_text, layers_text, ops_text
 
     baseline = estimate_run(unreduced(resolved)) if resolved.schedule.events else None
-    print(estimate_text(result, baseline))
+    fused = None
+    if baseline is not None and resolved.implementation != "fused":
+        fused = estimate_run(replace(resolved, implementation="fused"))
+    print(estimate_text(result, baseline, fused))
     if layers:
         print("\n" + layers_text(result))
     if ops:

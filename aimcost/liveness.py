@@ -67,7 +67,7 @@ def decoder_layer(
     queries, keys = (rows * heads * spec.head_dim * width for heads in (spec.heads, spec.kv_heads))
     square = scores * width
     # eager products want as many keys and values as queries
-    repeated = queries * (np.asarray(scores) > 0) if spec.kv_heads < spec.heads else 0.0
+    repeated: Any = queries * (np.asarray(scores) > 0) if spec.kv_heads < spec.heads else 0.0
     shown: Any = np.asarray(score_matrix) > 0  # logits that a scorer reads outlive the softmax
     steps = [
         Step("attn_norm", ("x",), {"normed": stream}),

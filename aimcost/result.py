@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from .loading.schema import STAGES
 from .memory import Memory
-from .parallel import bubble
 from .run import Run
+from .summaries import parallel_summary, reduction_summary, step_range
 from .table import NO_LAYER, OpTable
 
 __all__ = ["BOUNDS", "SCHEMA_VERSION", "Band", "Estimate", "StageSum", "Totals"]
@@ -181,17 +181,7 @@ class Estimate:
     @cached_property
     def tpot_range_s(self) -> tuple[float, float]:
         """Seconds of the first and of the last decode step: each attends to one token more."""
-        steps = self.table.steps
-        if not steps:
-            return 0.0, 0.0
-        by_step = np.zeros(steps)
-        for segment in self.table.segments:
-            if segment.stage == "decode":
-                seconds = self.seconds[segment.start : segment.stop]
-                grows = self.table.count[segment.start] == 1.0
-                # rows of what grows: a layer's steps one after another
-                by_step += seconds.reshape(-1, steps).sum(axis=0) if grows else seconds.sum() / steps
-        return float(by_step[0]), float(by_step[-1])
+        return step_range(self)
 
     @cached_property
     def ttft_band_s(self) -> tuple[float, float | None]:
@@ -259,22 +249,6 @@ class Estimate:
         # stable: layers in order, operations in execution order within a layer
         return sorted(entries, key=lambda e: (order[e["stage"]], _layer_key(e)))
 
-    def parallel(self) -> dict[str, Any]:
-        """Devices, the pipeline's idle share, and what one rank sends to the first token."""
-        split, wire = self.run.parallel, 0.0
-        for segment, dims in zip(self.table.segments, self.table.dims, strict=True):
-            if segment.kind == "collective" and segment.stage != "decode":
-                wire += float(dims["wire_bytes"].sum())
-        return {
-            "tp": split.tp,
-            "pp": split.pp,
-            "dp": split.dp,
-            "tower": split.tower,
-            "devices": split.devices,
-            "bubble": bubble(split.pp, self.run.workload.batch),
-            "wire_bytes": wire,
-        }
-
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: schema_version, inputs by name, notes, totals, stages, layers, ops, memory."""
         stages: dict[str, Any] = {}
@@ -304,7 +278,8 @@ class Estimate:
             "layers": self.layers(),
             "ops": self.ops(),
             "memory": self.memory.to_dict(),
-            "parallel": self.parallel(),
+            "parallel": parallel_summary(self),
+            "reduction": reduction_summary(self),
         }
 
 

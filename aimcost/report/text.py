@@ -10,6 +10,7 @@ from tabulate import tabulate
 
 from ..memory import Memory
 from ..result import Estimate
+from ..summaries import reduction_summary
 from ..types import HardwareSpec, Schedule
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .tree import breakdown, tree_rows
@@ -39,11 +40,14 @@ def token_runs(schedule: Schedule) -> str:
     return ", ".join(runs)
 
 
-def estimate_text(estimate: Estimate, baseline: Estimate | None = None) -> str:
-    """The headline view: where the time goes, gain over `baseline` (the unreduced run), memory, notes."""
+def estimate_text(estimate: Estimate, baseline: Estimate | None = None, fused: Estimate | None = None) -> str:
+    """The headline view: where the time goes, gain over `baseline` (the unreduced run), memory, notes.
+
+    `fused` is the same run with fused kernels, for a run with another implementation.
+    """
     parts = [_headline(estimate), "", _stages(estimate)]
     if baseline is not None:
-        parts += ["", _gain(estimate, baseline)]
+        parts += ["", _gain(estimate, baseline, fused)]
     parts += ["", _details(estimate)]
     return "\n".join(parts)
 
@@ -88,7 +92,7 @@ def _stages(estimate: Estimate) -> str:
     return "\n".join(lines)
 
 
-def _gain(estimate: Estimate, baseline: Estimate) -> str:
+def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None) -> str:
     """Speedup over the unreduced run: end to end to the first token, and the prefill alone."""
 
     def ratio(before: float, after: float) -> str:
@@ -119,12 +123,34 @@ def _gain(estimate: Estimate, baseline: Estimate) -> str:
             format_bytes(estimate.memory.kv_bytes),
         ],
     ]
+    if fused is not None:
+        rows.insert(
+            1,
+            [
+                "the same, if fused",
+                ratio(
+                    sum(theirs[s].flops for s in before_decode),
+                    sum(fused.stages[s].flops for s in before_decode),
+                ),
+                ratio(baseline.ttft_s, fused.ttft_s),
+                format_seconds(baseline.ttft_s),
+                format_seconds(fused.ttft_s),
+            ],
+        )
     return table(rows, ["gain over no reduction", "FLOPs", "time or size", "before", "after"])
 
 
 def _details(estimate: Estimate) -> str:
     memory, hardware = estimate.memory, estimate.run.hardware
     lines = [f"tokens by layer  {token_runs(estimate.run.computed)}"]
+    reduction = reduction_summary(estimate)
+    if reduction["time_s"]:
+        parts = ", ".join(f"{name} {format_seconds(s)}" for name, s in reduction["time_by_op_s"].items())
+        share = reduction["time_s"] / estimate.ttft_s if estimate.ttft_s else 0.0
+        lines.append(
+            f"reduction        {format_seconds(reduction['time_s'])}, {share:.1%} of the time to first "
+            f"token: {parts}"
+        )
     lines += _memory(memory, hardware)
     lines += [f"note             {note}" for note in estimate.notes]
     return "\n".join(lines)

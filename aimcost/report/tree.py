@@ -46,13 +46,12 @@ def breakdown(estimate: Estimate) -> list[Branch]:
     order = sorted(groups, key=lambda path: _ORDER.index(path[1] if len(path) > 1 else path[0]))
     first = [segment for path in order if path[0] == _FIRST for segment in groups[path]]
     branches = [_branch(estimate, 0, _FIRST, first)] if first else []
-    prefill = [s for path in order if path[:2] == (_FIRST, "prefill") for s in groups[path]]
-    for path in order:
-        if path[0] != _FIRST or path[1] == "prefill":
-            continue
-        if path[1] == "lm_head" and prefill:
-            branches += _prefill(estimate, groups, prefill)
-        branches.append(_branch(estimate, 1, path[1], groups[path]))
+    for title in dict.fromkeys(path[1] for path in order if path[0] == _FIRST):
+        below = [path for path in order if path[:2] == (_FIRST, title)]
+        together = [segment for path in below for segment in groups[path]]
+        branches.append(_branch(estimate, 1, title, together))
+        inside = {path[2]: groups[path] for path in below if len(path) > 2}
+        branches += [_branch(estimate, 2, name, inside[name]) for name in _INSIDE if name in inside]
     steps = [segment for path in order if path[0] == "decode" for segment in groups[path]]
     if steps:
         branches.append(_branch(estimate, 0, f"decode, {estimate.table.steps} steps", steps))
@@ -66,23 +65,16 @@ _ORDER = ("vision tower", "projector", "merge", "prefill", "lm_head", "decode")
 _INSIDE = ("embedding", "layers", "score", "select", "gather", "merge", "exchange between devices")
 
 
-def _prefill(
-    estimate: Estimate, groups: dict[tuple[str, ...], list[Segment]], everything: list[Segment]
-) -> list[Branch]:
-    inside = [
-        _branch(estimate, 2, name, groups[path])
-        for name in _INSIDE
-        if (path := (_FIRST, "prefill", name)) in groups
-    ]
-    return [_branch(estimate, 1, "prefill", everything), *inside]
-
-
 def _path(estimate: Estimate, segment: Segment) -> tuple[str, ...]:
     """Where an operation hangs in the tree."""
     if segment.stage == "decode":
         return ("decode",)
     if segment.stage in _STAGE_TITLES:
-        return (_FIRST, _STAGE_TITLES[segment.stage])
+        title = _STAGE_TITLES[segment.stage]
+        merging = estimate.run.schedule.tower_events and segment.stage == "vision"
+        if not merging:
+            return (_FIRST, title)
+        return (_FIRST, title, segment.name if segment.name in REDUCTION_OPS else "layers")
     if segment.name in _HEAD_OPS:
         return (_FIRST, "lm_head")
     if segment.kind == "collective":

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import aimcost
+from aimcost.bulk import layer_table
 from aimcost.errors import InvalidValueError
 from aimcost.parallel import bubble, stage_layers
+from aimcost.run import load_run
 
 VIDEO = {
     "model": "llava-onevision-qwen2-7b",
@@ -150,6 +153,16 @@ def test_a_tower_that_cannot_be_split() -> None:
             tp=32,
             tower="sharded",
         )
+
+
+def test_bulk_tables_price_ranks_but_not_stages() -> None:
+    run = load_run({**VIDEO, "parallel": {"tp": 4}, "workload": {"frames": 2, "text_tokens": 30}})
+    table = layer_table(run)
+    tokens = np.array([run.schedule.tokens])
+    wanted = aimcost.estimate({**VIDEO, "parallel": {"tp": 4}, "workload": {"frames": 2, "text_tokens": 30}})
+    assert table.prefill_seconds(tokens)[0] == pytest.approx(wanted.stages["prefill"].time_s, rel=1e-9)
+    with pytest.raises(InvalidValueError, match="pp"):
+        layer_table(load_run({**VIDEO, "parallel": {"pp": 2}}))
 
 
 def test_a_machine_without_a_link_and_an_estimator_of_one_device() -> None:

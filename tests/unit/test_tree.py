@@ -30,7 +30,7 @@ def test_branches_add_up(changes: dict, include: list[str] | None) -> None:
         if first:
             assert sum(getattr(b, quantity) for b in first) == pytest.approx(getattr(branches[0], quantity))
         inside = [b for b in branches if b.depth == 2]
-        if inside:
+        if any(b.name == "prefill" for b in branches):
             prefill = next(b for b in branches if b.name == "prefill")
             assert sum(getattr(b, quantity) for b in inside) == pytest.approx(getattr(prefill, quantity))
 
@@ -91,3 +91,31 @@ def test_text_says_what_fits_and_what_is_short() -> None:
     assert "DOES NOT FIT" in short
     assert "not even a batch of 1 fits" in short
     assert "to first token" in short
+
+
+def test_merging_in_the_tower_is_shown_there() -> None:
+    run = {
+        **RUN,
+        "model": "llava-1.5-7b",
+        "workload": {"images": 1, "text_tokens": 40},
+        "method": {"name": "tome"},
+    }
+    branches = breakdown(aimcost.estimate(run))
+    names = [b.name for b in branches]
+    assert names[:7] == ["to first token", "vision tower", "layers", "score", "select", "merge", "projector"]
+    inside = branches[2:6]
+    assert sum(b.time_s for b in inside) == pytest.approx(branches[1].time_s)
+
+
+def test_reduction_is_summed_and_compared_with_fused_kernels() -> None:
+    run = {**RUN, "implementation": "masked"}
+    masked, fused = aimcost.estimate(run), aimcost.estimate(RUN)
+    dense = aimcost.estimate({**RUN, "method": {"name": "none"}})
+    text = estimate_text(masked, dense, fused)
+    assert "the same, if fused" in text
+    reduction = fused.to_dict()["reduction"]
+    choosing = [op for op in fused.ops() if op["name"] in ("score", "select", "gather", "merge")]
+    assert reduction["time_s"] == pytest.approx(sum(op["time_s"] for op in choosing))
+    assert reduction["flops"] == pytest.approx(sum(op["flops"] for op in choosing))
+    assert reduction["events"] == 2 + 8
+    assert dense.to_dict()["reduction"]["time_s"] == 0
