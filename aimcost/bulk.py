@@ -97,6 +97,11 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     """
     prompt = run.workload.visual_tokens + run.workload.text_tokens
     top = max_tokens if max_tokens is not None else prompt
+    if run.implementation != "fused":
+        # which layers run eager, and on how much, then depends on the whole schedule
+        raise InvalidValueError("implementation", "fused for a bulk table", run.implementation)
+    if run.parallel.pp > 1:
+        raise InvalidValueError("parallel.pp", "1 for a bulk table", run.parallel.pp)
     if top < 1:
         raise InvalidValueError("max_tokens", "at least 1", top)
     counts = tuple(range(top, 0, -1))
@@ -153,7 +158,7 @@ def _cut_times(run: Run, scorer: str, cuts: list[tuple[int, int]]) -> NDArray[np
     priced = estimate_run(_with_layers(run, counts, events))
     seconds = np.zeros(len(cuts))
     for segment in priced.table.segments:
-        if segment.stage == "prefill" and segment.name in REDUCTION_OPS:
+        if segment.stage == "prefill" and segment.name in (*REDUCTION_OPS, "all_reduce_score"):
             rows = slice(segment.start, segment.stop)
             seconds += np.bincount(priced.table.layer[rows], weights=priced.seconds[rows], minlength=len(cuts))
     return seconds

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,7 +97,11 @@ def _resolve(run: str | None, settings: list[str], model: str | None, **flags: A
     from .errors import InvalidValueError
     from .run import load_run, merge_overrides
 
-    named = {key.replace("workload_", "workload.", 1): value for key, value in flags.items()}
+    # workload_batch is the key batch inside the mapping workload
+    named = {
+        key.replace("_", ".", 1) if key.startswith(("workload_", "parallel_")) else key: value
+        for key, value in flags.items()
+    }
     overrides: dict[str, Any] = {}
     for key, value in _overrides(settings, model=model, **named).items():
         overrides = merge_overrides(overrides, {key: value})
@@ -119,6 +124,10 @@ def estimate(
     text_tokens: Annotated[int | None, typer.Option(help="Text tokens a request.")] = None,
     new_tokens: Annotated[int | None, typer.Option(help="Tokens to generate.")] = None,
     batch: Annotated[int | None, typer.Option(help="Requests computed together.")] = None,
+    implementation: Annotated[str | None, typer.Option(help="fused, eager or masked")] = None,
+    tp: Annotated[int | None, typer.Option(help="Tensor-parallel ranks.")] = None,
+    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
+    dp: Annotated[int | None, typer.Option(help="Replicas.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run: method.l1=14.")
     ] = None,
@@ -144,6 +153,10 @@ def estimate(
         workload_text_tokens=text_tokens,
         workload_new_tokens=new_tokens,
         workload_batch=batch,
+        implementation=implementation,
+        parallel_tp=tp,
+        parallel_pp=pp,
+        parallel_dp=dp,
     )
     result = estimate_run(resolved)
     if as_json or as_csv:
@@ -160,7 +173,10 @@ def estimate(
     from .report.text import estimate_text, layers_text, ops_text
 
     baseline = estimate_run(unreduced(resolved)) if resolved.schedule.events else None
-    print(estimate_text(result, baseline))
+    fused = None
+    if baseline is not None and resolved.implementation != "fused":
+        fused = estimate_run(replace(resolved, implementation="fused"))
+    print(estimate_text(result, baseline, fused))
     if layers:
         print("\n" + layers_text(result))
     if ops:

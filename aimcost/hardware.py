@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from .errors import InvalidValueError
 from .ops.cost import BITS
+from .ops.quantised import SCALE_GROUP, narrower
 from .types import HardwareSpec, Precision
 
-__all__ = ["compute_dtypes", "peak_flops_per_s", "require_hardware"]
+__all__ = [
+    "compute_dtypes",
+    "link_bytes_per_s",
+    "peak_flops_per_s",
+    "precision_notes",
+    "require_hardware",
+]
 
 # The formats that a product may fall back to, in order: the next wider one first.
 _WIDER = {
@@ -61,3 +68,31 @@ def peak_flops_per_s(hardware: HardwareSpec, dtype: str) -> tuple[float, str | N
     raise InvalidValueError(
         "dense_tflops", f"one with a peak for {dtype} or wider", ", ".join(peaks), where=hardware.name
     )
+
+
+def link_bytes_per_s(hardware: HardwareSpec) -> float:
+    """What one device sends its peers: one direction of the link, half of what datasheets print.
+
+    Raises
+    ------
+    InvalidValueError
+        The profile names no interconnect.
+    """
+    if not hardware.interconnect_bytes_per_s:
+        raise InvalidValueError("interconnect_gb_per_s", "given to price several devices", None, where=hardware.name)
+    return hardware.interconnect_bytes_per_s / 2.0
+
+
+def precision_notes(precision: Precision) -> tuple[str, ...]:
+    """What mixed formats mean, in words; nothing where one format is used throughout."""
+    gemm, attention = compute_dtypes(precision)
+    notes = []
+    if narrower(precision.weights, gemm):
+        scales = f", with one 16-bit scale in {SCALE_GROUP:.0f}" if BITS[precision.weights] <= 4 else ""
+        notes.append(
+            f"weights are read in {precision.weights}{scales} and converted to {gemm} inside each product; "
+            "embeddings, tower and lm_head are taken to be in it too"
+        )
+    if narrower(precision.kv, attention):
+        notes.append(f"the KV cache is read in {precision.kv} and converted to {attention} inside attention")
+    return tuple(notes)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from .loading.schema import STAGES
 from .memory import Memory
 from .run import Run
+from .summaries import parallel_summary, reduction_summary, step_range
 from .table import NO_LAYER, OpTable
 
 __all__ = ["BOUNDS", "SCHEMA_VERSION", "Band", "Estimate", "StageSum", "Totals"]
@@ -21,8 +22,8 @@ __all__ = ["BOUNDS", "SCHEMA_VERSION", "Band", "Estimate", "StageSum", "Totals"]
 SCHEMA_VERSION = 1
 # A total is extrapolated where rows outside the measured range carry more of its time than this.
 EXTRAPOLATED_SHARE = 0.05
-BOUNDS = ("memory", "compute", "launch")
-MEMORY, COMPUTE, LAUNCH = range(3)
+BOUNDS = ("memory", "compute", "launch", "network")
+MEMORY, COMPUTE, LAUNCH, NETWORK = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,11 @@ class Estimate:
         return sum(self.stages[stage].time_s for stage in self.included if stage != "decode")
 
     @cached_property
+    def tpot_range_s(self) -> tuple[float, float]:
+        """Seconds of the first and of the last decode step: each attends to one token more."""
+        return step_range(self)
+
+    @cached_property
     def ttft_band_s(self) -> tuple[float, float | None]:
         """The ends of `ttft_s`'s band."""
         mask = self.rows(stage for stage in self.included if stage != "decode")
@@ -194,7 +200,8 @@ class Estimate:
     def layers(self) -> list[dict[str, Any]]:
         """Prefill, one entry a decoder layer."""
         mask = self.rows(["prefill"]) & (self.table.layer != NO_LAYER)
-        index, count = self.table.layer[mask], len(self.run.schedule.tokens)
+        computed = self.run.computed.tokens
+        index, count = self.table.layer[mask], len(computed)
 
         def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
             return np.asarray(np.bincount(index, weights=values[mask], minlength=count), dtype=np.float64)
@@ -210,13 +217,13 @@ class Estimate:
                 "time_s": float(seconds[layer]),
                 "bound": BOUNDS[int(shares[:, layer].argmax())],
             }
-            for layer, tokens in enumerate(self.run.schedule.tokens)
+            for layer, tokens in enumerate(computed)
         ]
 
     def ops(self) -> list[dict[str, Any]]:
         """One entry a row of the table; decode steps are summed over."""
         entries: list[dict[str, Any]] = []
-        for segment in self.table.segments:
+        for number, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
             layer = self.table.layer[rows]
             distinct, where = np.unique(layer, return_inverse=True)
@@ -237,6 +244,10 @@ class Estimate:
                 }
                 if segment.kind in ("attention", "bmm", "softmax"):
                     entry["flops_full_square"] = float(sums[3][position])
+                if segment.kind == "collective":
+                    wire = self.table.dims[number]["wire_bytes"] * self.table.count[rows]
+                    entry["wire_bytes"] = float(wire[layer == value].sum())
+                    entry["ranks"] = int(self.table.dims[number]["ranks"][0])
                 entries.append(entry)
         order = {stage: index for index, stage in enumerate(STAGES)}
         # stable: layers in order, operations in execution order within a layer
@@ -253,7 +264,8 @@ class Estimate:
                 stage_dict["device_s"] = float(self.device_seconds[mask].sum())
                 stage_dict["host_s"] = float(self.host_seconds[mask].sum())
         decode = self.stages["decode"]
-        stages["decode"].update(steps=decode.steps, tpot_s=decode.tpot_s)
+        first, last = self.tpot_range_s
+        stages["decode"].update(steps=decode.steps, tpot_s=decode.tpot_s, tpot_first_s=first, tpot_last_s=last)
         totals = self.totals
         return {
             "schema_version": SCHEMA_VERSION,
@@ -273,10 +285,12 @@ class Estimate:
             "layers": self.layers(),
             "ops": self.ops(),
             "memory": self.memory.to_dict(),
+            "parallel": parallel_summary(self),
+            "reduction": reduction_summary(self),
         }
 
 
-_BEFORE_LAYERS = {"embed", "patch_embed", "pos_add", "pre_norm"}
+_BEFORE_LAYERS = {"embed", "all_reduce_embed", "patch_embed", "pos_add", "pre_norm"}
 
 
 def _layer_key(entry: dict[str, Any]) -> int:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import copy
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from . import discover
 from .errors import FileFormatError, InvalidValueError, UnknownNameError
+from .implementation import computed_schedule, implementation_notes
 from .loading.files import read_mapping
 from .loading.hardware import load_hardware
 from .loading.model import load_model
 from .loading.schema import RunFile, TextTokens, WorkloadFile, validate
-from .types import HardwareSpec, ModelSpec, Precision, Schedule, Workload
+from .parallel import check_parallel, parallel_notes
+from .types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Workload
 
 __all__ = ["DEFAULT_ESTIMATOR", "DEFAULT_TEXT_TOKENS", "Run", "load_run", "merge_overrides", "plan_schedule"]
 
@@ -29,6 +31,8 @@ _BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
 class Run:
     """A resolved run. `hardware` is None where only a schedule is asked for.
 
+    `schedule` says which tokens stay; `computed` what the layers compute on, which differs where
+    the implementation masks tokens instead of removing them.
     `host_time` false leaves out the time in which a device waits for launches.
     """
 
@@ -42,8 +46,15 @@ class Run:
     skip_mlp_add: bool
     include: tuple[str, ...] | None
     file: RunFile
+    implementation: str = "fused"
+    parallel: Parallel = field(default_factory=Parallel)
     host_time: bool = True
     notes: tuple[str, ...] = ()
+
+    @property
+    def computed(self) -> Schedule:
+        """The schedule with the counts that layers really compute on."""
+        return computed_schedule(self.schedule, self.implementation)
 
 
 def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -74,7 +85,11 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
     paper = file.method.get("convention") == "paper"
     workload, notes = _workload(file.workload, model, without_newline=paper)
     schedule = plan_schedule(model, workload, file.method, where=where)
+    parallel = Parallel(**file.parallel.model_dump())
+    check_parallel(model, parallel)
     estimator = file.estimator or DEFAULT_ESTIMATOR
+    if estimator == "llm_viewer" and parallel.devices > 1:
+        raise InvalidValueError("parallel", "absent: llm_viewer prices one device", file.parallel.model_dump())
     if estimator != "llm_viewer" and "estimator_options" in data and data["estimator_options"]:
         ignored = ", ".join(data["estimator_options"])
         notes = (*notes, f"estimator_options ignored by {estimator}: {ignored}")
@@ -93,7 +108,15 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
         skip_mlp_add=file.estimator_options.skip_mlp_add,
         include=tuple(file.include) if file.include is not None else None,
         file=file,
-        notes=(*model.notes, *notes, *schedule.notes),
+        implementation=file.implementation,
+        parallel=parallel,
+        notes=(
+            *model.notes,
+            *notes,
+            *schedule.notes,
+            *implementation_notes(schedule, file.implementation, file.attention),
+            *parallel_notes(model, parallel, workload.batch),
+        ),
     )
 
 

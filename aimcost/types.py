@@ -14,6 +14,7 @@ __all__ = [
     "DecoderSpec",
     "HardwareSpec",
     "ModelSpec",
+    "Parallel",
     "Precision",
     "ProjectorSpec",
     "ReductionEvent",
@@ -170,6 +171,30 @@ class Precision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parallel:
+    """Devices by kind of parallelism, and what tensor-parallel ranks do with the vision tower.
+
+    Attributes
+    ----------
+    tp, pp, dp
+        Tensor-parallel ranks, pipeline stages, replicas.
+    tower
+        ``replicated``: every rank runs all of it. ``sharded``: its weights are split as the
+        decoder's. ``data``: each rank runs it on its share of the images.
+    """
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    tower: Literal["replicated", "sharded", "data"] = "replicated"
+
+    @property
+    def devices(self) -> int:
+        """All devices."""
+        return self.tp * self.pp * self.dp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReductionEvent:
     """One place where tokens go away: what is scored, and how many survive.
 
@@ -183,6 +208,9 @@ class ReductionEvent:
     after_layer
         None: before the language model, on visual tokens alone. Otherwise the decoder layer
         whose output is cut: layer ``after_layer + 1`` is the first to compute on less.
+    tower_layer
+        The layer of the vision tower that merges between its attention and its MLP (ToMe); its
+        counts are those of one image inside the tower, a class token included.
     groups
         Groups scored independently (AIM merges inside each frame).
     tokens_in, tokens_out
@@ -200,6 +228,7 @@ class ReductionEvent:
     tokens_in: int
     tokens_out: int
     priced: bool = True
+    tower_layer: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +270,11 @@ class Schedule:
     def pre_llm_events(self) -> tuple[ReductionEvent, ...]:
         """Events before the language model."""
         return tuple(event for event in self.events if event.after_layer is None)
+
+    @property
+    def tower_events(self) -> tuple[ReductionEvent, ...]:
+        """Events inside the vision tower, in layer order: the first of `pre_llm_events`."""
+        return tuple(event for event in self.events if event.tower_layer is not None)
 
     @property
     def layer_events(self) -> tuple[ReductionEvent, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CalibrationError
-from ..hardware import compute_dtypes, peak_flops_per_s, require_hardware
+from ..hardware import compute_dtypes, link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
 from ..loading.calibration import Calibration, calibration_of
 from ..memory import memory_of
 from ..ops import Widths
@@ -31,6 +31,9 @@ __all__ = ["SUMMARY", "estimate"]
 SUMMARY = "predicted: measured efficiencies, launch and host time, with an 80 % band"
 
 Floats = NDArray[np.float64]
+# No collective was calibrated: NCCL all-reduces on NVLink reach about this share of the link once
+# large, after a start-up of about 10 µs. Assumed, with the widest band.
+COLLECTIVE_SHARE, COLLECTIVE_LAUNCH_S, COLLECTIVE_BAND = 0.7, 10e-6, (0.5, 2.0)
 # Kinds that a profile may lack: which measured kind stands in.
 _STAND_IN = {
     "rope": "rms_norm",
@@ -54,9 +57,11 @@ def estimate(run: Run) -> Estimate:
     table = build(
         run.model,
         run.workload,
-        run.schedule,
+        run.computed,
         run.precision,
         attention=run.attention,
+        implementation=run.implementation,
+        parallel=run.parallel,
         onchip_bytes=hardware.onchip_bytes,
     )
     pricing = _Pricing(run, hardware, table)
@@ -71,12 +76,21 @@ def estimate(run: Run) -> Estimate:
         table=table,
         seconds=seconds,
         bound=np.where(host_bound, LAUNCH, bound),
-        memory=memory_of(run.model, run.workload, run.schedule, run.precision, hardware, attention=run.attention),
+        memory=memory_of(
+            run.model,
+            run.workload,
+            run.computed,
+            run.precision,
+            hardware,
+            attention=run.attention,
+            implementation=run.implementation,
+            parallel=run.parallel,
+        ),
         band=pricing.band(host_bound),
         extrapolated=extrapolated,
         device_seconds=device,
         host_seconds=host,
-        notes=(*run.notes, *notes, *pricing.notes()),
+        notes=(*run.notes, *precision_notes(run.precision), *notes, *pricing.notes()),
     )
 
 
@@ -115,6 +129,9 @@ class _Pricing:
             rows = slice(segment.start, segment.stop)
             if segment.kind == "attention":
                 seconds[rows], outside[rows] = self._attention(index, segment)
+            elif segment.kind == "collective":
+                wire = self.table.dims[index]["wire_bytes"]
+                seconds[rows] = COLLECTIVE_LAUNCH_S + wire / (link_bytes_per_s(self.hardware) * COLLECTIVE_SHARE)
             else:
                 seconds[rows] = self._bandwidth(segment)
             launch = self.kernels(segment) * self._launch_s(segment)
@@ -264,6 +281,8 @@ class _Pricing:
         return Band(group, np.array([a for a, _ in ends]), np.array([b for _, b in ends]))
 
     def _factors(self, segment: Segment) -> tuple[float, float]:
+        if segment.kind == "collective":
+            return COLLECTIVE_BAND
         if segment.kind == "gemm":
             evidence = self._gemm_model().provenance
         elif segment.kind == "attention":

@@ -45,7 +45,15 @@ def estimate(run: Run) -> Estimate:
         table=table,
         seconds=np.maximum(compute, memory) * table.count,
         bound=np.where(compute >= memory, COMPUTE, MEMORY),
-        memory=memory_of(run.model, run.workload, run.schedule, run.precision, hardware, attention=run.attention),
+        memory=memory_of(
+            run.model,
+            run.workload,
+            run.computed,
+            run.precision,
+            hardware,
+            attention=run.attention,
+            implementation=run.implementation,
+        ),
         stages_priced=("prefill", "decode"),
         notes=(*run.notes, *((note,) if note else ())),
     )
@@ -69,8 +77,11 @@ def _peak(hardware: HardwareSpec, precision: Precision) -> tuple[float, str | No
 def _table(run: Run, hardware: HardwareSpec) -> OpTable:
     widths = Widths.of(run.precision)
     decoder, batch = run.model.decoder, float(run.workload.batch)
-    kernel, skip = run.attention, run.skip_mlp_add
-    tokens = np.array(run.schedule.tokens, dtype=float)
+    # one kernel for all layers: that of the layers that only an eager implementation would change
+    # stays the run's own, but masking makes every layer eager
+    masked = run.implementation == "masked" and bool(run.schedule.layer_events)
+    kernel, skip = "eager" if masked else run.attention, run.skip_mlp_add
+    tokens = np.array(run.computed.tokens, dtype=float)
     layers = np.arange(decoder.layers)
     builder = TableBuilder()
     # QUIRK: in prefill the qk query load counts the KV heads; in decode it counts all heads.

@@ -9,9 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..hardware import compute_dtypes, peak_flops_per_s, require_hardware
+from ..hardware import (
+    compute_dtypes,
+    link_bytes_per_s,
+    peak_flops_per_s,
+    precision_notes,
+    require_hardware,
+)
 from ..memory import memory_of
-from ..result import COMPUTE, MEMORY, Estimate
+from ..result import COMPUTE, MEMORY, NETWORK, Estimate
 from ..run import Run
 from ..table import OpTable, build
 from ..types import HardwareSpec, Precision
@@ -33,9 +39,11 @@ def estimate(run: Run) -> Estimate:
     table = build(
         run.model,
         run.workload,
-        run.schedule,
+        run.computed,
         run.precision,
         attention=run.attention,
+        implementation=run.implementation,
+        parallel=run.parallel,
         onchip_bytes=hardware.onchip_bytes,
     )
     seconds, bound, notes = roofline_seconds(table, hardware, run.precision)
@@ -45,8 +53,17 @@ def estimate(run: Run) -> Estimate:
         table=table,
         seconds=seconds * table.count,
         bound=bound,
-        memory=memory_of(run.model, run.workload, run.schedule, run.precision, hardware, attention=run.attention),
-        notes=(*run.notes, *notes),
+        memory=memory_of(
+            run.model,
+            run.workload,
+            run.computed,
+            run.precision,
+            hardware,
+            attention=run.attention,
+            implementation=run.implementation,
+            parallel=run.parallel,
+        ),
+        notes=(*run.notes, *precision_notes(run.precision), *notes),
     )
 
 
@@ -58,7 +75,13 @@ def roofline_seconds(
     compute = table.flops / peaks
     memory = table.bytes / hardware.memory_bytes_per_s
     bound = np.where(compute >= memory, COMPUTE, MEMORY)
-    return np.maximum(compute, memory), bound, notes
+    seconds = np.maximum(compute, memory)
+    for segment, dims in zip(table.segments, table.dims, strict=True):
+        if segment.kind == "collective":
+            rows = slice(segment.start, segment.stop)
+            seconds[rows] = dims["wire_bytes"] / link_bytes_per_s(hardware)
+            bound[rows] = NETWORK
+    return seconds, bound, notes
 
 
 def row_peaks(

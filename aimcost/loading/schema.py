@@ -67,11 +67,12 @@ class PrecisionFile(Strict):
 
 
 class ParallelFile(Strict):
-    """Devices by kind of parallelism."""
+    """Devices by kind of parallelism, and what tensor-parallel ranks do with the vision tower."""
 
     tp: PositiveCount = 1
     pp: PositiveCount = 1
     dp: PositiveCount = 1
+    tower: Literal["replicated", "sharded", "data"] = "replicated"
 
 
 class BudgetsFile(Strict):

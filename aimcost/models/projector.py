@@ -10,18 +10,23 @@ from ..types import ModelSpec
 __all__ = ["ops", "parameters"]
 
 
-def ops(model: ModelSpec, widths: Widths, *, images: float, is_video: bool) -> Iterator[tuple[str, Cost]]:
-    """Operations on all patches of `images` images or frames; pooling follows where it drops tokens."""
+def ops(
+    model: ModelSpec, widths: Widths, *, images: float, is_video: bool, patches: float | None = None
+) -> Iterator[tuple[str, Cost]]:
+    """Operations on all patches of `images` images or frames; pooling follows where it drops tokens.
+
+    `patches` is how many of an image leave the tower, where a method merges inside it.
+    """
     vision, projector = model.vision, model.projector
     if vision is None or projector is None:
         return
-    rows = images * vision.patches
+    rows = images * (vision.patches if patches is None else patches)
     for position, (in_features, out_features) in enumerate(projector.linears, start=1):
         if position > 1:
             yield f"proj_act_{position - 1}", pointwise.gelu(rows * in_features, widths)
         yield f"proj_{position}", gemm.linear(rows, in_features, out_features, widths, bias=True)
     tokens = projector.tokens_per_frame if is_video else projector.tokens_per_image
-    if projector.linears and tokens < vision.patches:
+    if projector.linears and patches is None and tokens < vision.patches:
         width = projector.linears[-1][1]
         yield "pool", pointwise.pool(rows * width, images * tokens * width, widths)
 

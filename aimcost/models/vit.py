@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..ops import Cost, Widths, attention, gemm, pointwise
+from ..ops.cost import Array
 from ..types import VisionSpec
 
 __all__ = ["layer_ops", "parameters", "patch_ops", "post_ops"]
@@ -22,11 +23,26 @@ def patch_ops(vision: VisionSpec, widths: Widths, *, images: float) -> Iterator[
 
 
 def layer_ops(
-    vision: VisionSpec, widths: Widths, *, images: float, kernel: str, onchip_bytes: float
+    vision: VisionSpec,
+    widths: Widths,
+    *,
+    images: float,
+    kernel: str,
+    onchip_bytes: float,
+    tokens: Array | None = None,
+    mlp_tokens: Array | None = None,
 ) -> Iterator[tuple[str, Cost]]:
-    """Operations of one tower layer: full attention inside each image, plain MLP, biases."""
-    n, width = float(vision.tokens), vision.hidden
+    """Operations of one tower layer: full attention inside each image, plain MLP, biases.
+
+    Parameters
+    ----------
+    tokens, mlp_tokens
+        Tokens of an image that attention and the MLP compute on, where a method merges inside the
+        tower (arrays: one entry a layer); all of the image's by default.
+    """
+    n, width = float(vision.tokens) if tokens is None else tokens, vision.hidden
     rows = images * n
+    mlp_rows = rows if mlp_tokens is None else images * mlp_tokens
     yield "attn_norm", pointwise.layer_norm(rows, width, widths)
     for name in ("q_proj", "k_proj", "v_proj"):
         yield name, gemm.linear(rows, width, width, widths, bias=True)
@@ -51,17 +67,22 @@ def layer_ops(
         yield "sv_matmul", sv
     yield "out_proj", gemm.linear(rows, width, width, widths, bias=True)
     yield "attn_add", pointwise.add(rows * width, widths)
-    yield "mlp_norm", pointwise.layer_norm(rows, width, widths)
-    yield "up_proj", gemm.linear(rows, width, vision.intermediate, widths, bias=True)
-    yield "mlp_act", pointwise.gelu(rows * vision.intermediate, widths)
-    yield "down_proj", gemm.linear(rows, vision.intermediate, width, widths, bias=True)
-    yield "mlp_add", pointwise.add(rows * width, widths)
+    yield "mlp_norm", pointwise.layer_norm(mlp_rows, width, widths)
+    yield "up_proj", gemm.linear(mlp_rows, width, vision.intermediate, widths, bias=True)
+    yield "mlp_act", pointwise.gelu(mlp_rows * vision.intermediate, widths)
+    yield "down_proj", gemm.linear(mlp_rows, vision.intermediate, width, widths, bias=True)
+    yield "mlp_add", pointwise.add(mlp_rows * width, widths)
 
 
-def post_ops(vision: VisionSpec, widths: Widths, *, images: float) -> Iterator[tuple[str, Cost]]:
+def post_ops(
+    vision: VisionSpec, widths: Widths, *, images: float, tokens: float | None = None
+) -> Iterator[tuple[str, Cost]]:
     """The norm after the last layer, where the features are taken there (SigLIP)."""
     if vision.layers == vision.stored_layers:
-        yield "post_norm", pointwise.layer_norm(images * vision.tokens, vision.hidden, widths)
+        yield (
+            "post_norm",
+            pointwise.layer_norm(images * (vision.tokens if tokens is None else tokens), vision.hidden, widths),
+        )
 
 
 def parameters(vision: VisionSpec) -> float:

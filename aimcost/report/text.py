@@ -8,9 +8,12 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..memory import Memory
 from ..result import Estimate
-from ..types import Schedule
+from ..summaries import reduction_summary
+from ..types import HardwareSpec, Schedule
 from ..units import format_bytes, format_count, format_flops, format_seconds
+from .tree import breakdown, tree_rows
 
 __all__ = ["estimate_text", "layers_text", "ops_text", "table", "token_runs"]
 
@@ -37,11 +40,14 @@ def token_runs(schedule: Schedule) -> str:
     return ", ".join(runs)
 
 
-def estimate_text(estimate: Estimate, baseline: Estimate | None = None) -> str:
-    """The headline view: stages, totals, gain over `baseline` (the unreduced run), memory, notes."""
+def estimate_text(estimate: Estimate, baseline: Estimate | None = None, fused: Estimate | None = None) -> str:
+    """The headline view: where the time goes, gain over `baseline` (the unreduced run), memory, notes.
+
+    `fused` is the same run with fused kernels, for a run with another implementation.
+    """
     parts = [_headline(estimate), "", _stages(estimate)]
     if baseline is not None:
-        parts += ["", _gain(estimate, baseline)]
+        parts += ["", _gain(estimate, baseline, fused)]
     parts += ["", _details(estimate)]
     return "\n".join(parts)
 
@@ -64,32 +70,9 @@ def _headline(estimate: Estimate) -> str:
 
 
 def _stages(estimate: Estimate) -> str:
-    total = estimate.totals.time_s or 1.0
-    rows = []
-    for stage, values in estimate.stages.items():
-        if stage not in estimate.included or not values.bytes:
-            continue
-        name = f"decode ({values.steps} steps)" if stage == "decode" else stage
-        rows.append(
-            [
-                name,
-                format_flops(values.flops),
-                format_bytes(values.bytes),
-                format_seconds(values.time_s),
-                f"{values.time_s / total:.1%}",
-            ]
-        )
+    headers = ["", "FLOPs", "DRAM traffic", "time", "share", "bound", "MFU"]
+    lines = [table(tree_rows(breakdown(estimate)), headers)]
     totals = estimate.totals
-    rows.append(
-        [
-            "total",
-            format_flops(totals.flops),
-            format_bytes(totals.bytes),
-            format_seconds(totals.time_s),
-            "100.0%",
-        ]
-    )
-    lines = [table(rows, ["stage", "FLOPs", "DRAM traffic", "time", "share"])]
     if totals.time_high_s is not None:
         low, high = estimate.ttft_band_s
         lines.append(
@@ -99,11 +82,15 @@ def _stages(estimate: Estimate) -> str:
         )
     decode = estimate.stages["decode"]
     if decode.steps and "decode" in estimate.included:
-        lines.append(f"time per output token {format_seconds(decode.tpot_s)}")
+        first, last = estimate.tpot_range_s
+        lines.append(
+            f"time per output token {format_seconds(decode.tpot_s)}"
+            + (f", {format_seconds(first)} rising to {format_seconds(last)}" if decode.steps > 1 else "")
+        )
     return "\n".join(lines)
 
 
-def _gain(estimate: Estimate, baseline: Estimate) -> str:
+def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None) -> str:
     """Speedup over the unreduced run: end to end to the first token, and the prefill alone."""
 
     def ratio(before: float, after: float) -> str:
@@ -134,24 +121,61 @@ def _gain(estimate: Estimate, baseline: Estimate) -> str:
             format_bytes(estimate.memory.kv_bytes),
         ],
     ]
+    if fused is not None:
+        rows.insert(
+            1,
+            [
+                "the same, if fused",
+                ratio(
+                    sum(theirs[s].flops for s in before_decode),
+                    sum(fused.stages[s].flops for s in before_decode),
+                ),
+                ratio(baseline.ttft_s, fused.ttft_s),
+                format_seconds(baseline.ttft_s),
+                format_seconds(fused.ttft_s),
+            ],
+        )
     return table(rows, ["gain over no reduction", "FLOPs", "time or size", "before", "after"])
 
 
 def _details(estimate: Estimate) -> str:
     memory, hardware = estimate.memory, estimate.run.hardware
-    lines = [f"tokens by layer  {token_runs(estimate.run.schedule)}"]
-    parts = (
-        f"weights {format_bytes(memory.weights_bytes)} + KV {format_bytes(memory.kv_bytes)} + "
-        f"activations {format_bytes(memory.activation_bytes)} = {format_bytes(memory.peak_bytes)}"
-    )
-    if memory.usable_bytes is not None and hardware is not None:
-        verdict = (
-            "fits" if memory.fits else f"does not fit, {format_bytes(memory.peak_bytes - memory.usable_bytes)} short"
+    lines = [f"tokens by layer  {token_runs(estimate.run.computed)}"]
+    reduction = reduction_summary(estimate)
+    if reduction["time_s"]:
+        parts = ", ".join(f"{name} {format_seconds(s)}" for name, s in reduction["time_by_op_s"].items())
+        share = reduction["time_s"] / estimate.ttft_s if estimate.ttft_s else 0.0
+        lines.append(
+            f"reduction        {format_seconds(reduction['time_s'])}, {share:.1%} of the time to first token: {parts}"
         )
-        parts += f" of {format_bytes(memory.usable_bytes)} usable ({hardware.usable_memory_source}): {verdict}"
-    lines.append(f"memory           {parts}")
+    lines += _memory(memory, hardware)
     lines += [f"note             {note}" for note in estimate.notes]
     return "\n".join(lines)
+
+
+def _memory(memory: Memory, hardware: HardwareSpec | None) -> list[str]:
+    """The peak and where it is, what fits, and the cache at the end."""
+    peak = memory.peak_stage
+    parts = (
+        f"weights {format_bytes(memory.weights_bytes)} + KV {format_bytes(peak.kv_bytes)} + "
+        f"activations {format_bytes(peak.activation_bytes)} = {format_bytes(memory.peak_bytes)} "
+        f"at its fullest ({peak.stage})"
+    )
+    lines = [
+        f"memory           {parts}",
+        f"KV cache         {format_bytes(memory.kv_bytes)} after the last token",
+    ]
+    if memory.usable_bytes is not None and hardware is not None:
+        verdict = "fits"
+        if not memory.fits:
+            verdict = f"DOES NOT FIT, {format_bytes(memory.shortfall_bytes)} short"
+        largest = memory.largest_batch
+        room = f"largest batch {format_count(largest)}" if largest else "not even a batch of 1 fits"
+        lines.append(
+            f"fit              {verdict}: {format_bytes(memory.usable_bytes)} usable "
+            f"({hardware.usable_memory_source}); {room}"
+        )
+    return lines
 
 
 def layers_text(estimate: Estimate) -> str:

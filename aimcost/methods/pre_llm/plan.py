@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,7 +19,9 @@ class Params(MethodParams):
 
     ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     keep_tokens: Annotated[int, Field(ge=0)] | None = None
-    scorer: Literal["uniform", "random", "cls_attention"] = "uniform"
+    scorer: Literal["uniform", "random", "cls_attention", "cls_attention_contextual", "max_min_cosine", "evs"] = (
+        "uniform"
+    )
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
@@ -33,6 +36,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         scorer=params.scorer,
         per_group=None if params.ratio is None else max(1, int(workload.tokens_per_group * params.ratio)),
         keep_tokens=params.keep_tokens,
+        extra={"frames": workload.groups} if params.scorer == "evs" else None,
     )
 
 
@@ -46,15 +50,22 @@ def reduce_before(
     per_group: int | None,
     keep_tokens: int | None,
     notes: tuple[str, ...] = (),
+    across_groups: bool = False,
+    extra: Mapping[str, Any] | None = None,
 ) -> Schedule:
-    """One event before the language model: `per_group` tokens of each group, or `keep_tokens` in all."""
-    action: Literal["merge", "prune"] = "merge" if scorer == "cls_attention" else "prune"
+    """One event before the language model: `per_group` tokens of each group, or `keep_tokens` in all.
+
+    `across_groups`: tokens of all groups compete. `extra` joins the schedule's parameters.
+    """
+    action: Literal["merge", "prune"] = "merge" if scorer.startswith("cls_attention") else "prune"
     event: ReductionEvent | None
     grouped = workload.groups * workload.tokens_per_group
     if keep_tokens is not None:
         require_between("keep_tokens", keep_tokens, 0, workload.visual_tokens, "visual tokens")
         kept = max(0, keep_tokens - workload.newline_tokens)
-        if workload.groups and kept % workload.groups == 0:
+        if kept >= grouped:
+            event = None
+        elif not across_groups and kept % workload.groups == 0:
             event = keep_per_group(workload, kept // workload.groups, action=action, scorer=scorer)
         else:
             event = ReductionEvent(action=action, scorer=scorer, after_layer=None, tokens_in=grouped, tokens_out=kept)
@@ -64,7 +75,7 @@ def reduce_before(
     return build_schedule(
         model=model,
         workload=workload,
-        params=params.model_dump(),
+        params={**params.model_dump(), **(extra or {})},
         method=method,
         visual_tokens=min(kept, grouped) + workload.newline_tokens,
         pre_llm=[event] if event is not None else [],

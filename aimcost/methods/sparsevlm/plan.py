@@ -1,0 +1,59 @@
+"""SparseVLM: cuts at three depths, rated by text tokens; part of what goes is merged into a few.
+
+Source: Gumpest/SparseVLMs; cuts after layers 2, 6 and 15 to 300, 200 and 110 of 576 visual tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...errors import InvalidValueError
+from ...types import ModelSpec, Schedule, Workload
+from ..base import MethodParams, build_schedule, require_between, scaled_layer
+
+SUMMARY = "SparseVLM: visual tokens cut to keep[i] (+ merged ones) after layer layers[i]: layers, keep"
+
+# The "192" setting for the 576 tokens of LLaVA-1.5; other counts take it in proportion.
+_LAYERS, _KEEP, _OF = (2, 6, 15), (300, 200, 110), 576
+
+
+class Params(MethodParams):
+    """``keep[i]`` visual tokens stay after layer ``layers[i]``, and some of the others as means."""
+
+    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    keep: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+
+
+def recycled(pruned: int) -> int:
+    """Tokens that `pruned` ones are merged into: a tenth of the best-rated 30 %."""
+    return int((int(0.3 * pruned) + 1) / 10) + 1 if pruned > 0 else 0
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """keep[i] + recycled(pruned) visual tokens from layer ``layers[i] + 1`` on."""
+    depth, visual, text = model.decoder.layers, workload.visual_tokens, workload.text_tokens
+    layers = params.layers or [scaled_layer(layer, depth) for layer in _LAYERS]
+    keep = params.keep if params.keep is not None else [round(visual * count / _OF) for count in _KEEP]
+    if len(keep) != len(layers):
+        raise InvalidValueError("method.keep", f"as many as layers ({len(layers)})", keep)
+    if sorted(set(layers)) != layers:
+        raise InvalidValueError("method.layers", "rising", layers)
+    if sorted(keep, reverse=True) != keep:
+        raise InvalidValueError("method.keep", "falling", keep)
+    require_between("keep", max(keep), 0, visual, "visual tokens")
+    cuts, alive = [], visual
+    for layer, count in zip(layers, keep, strict=True):
+        require_between("layers", layer, 0, depth - 1, f"the model has {depth} layers")
+        alive = min(alive, count + recycled(alive - count))
+        cuts.append((layer + 1, alive + text))
+    return build_schedule(
+        model=model,
+        workload=workload,
+        params={**params.model_dump(), "layers": layers, "keep": keep},
+        method="sparsevlm",
+        visual_tokens=visual,
+        cuts=cuts,
+        scorer="text_raters",
+    )

@@ -1,0 +1,73 @@
+"""ToMe: every layer of the vision tower merges r tokens, between its attention and its MLP.
+
+Source: facebookresearch/ToMe (Bolya et al. 2023, arXiv 2210.09461); r = 16 is its ViT-B setting.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...errors import InvalidValueError, UnsupportedModelError
+from ...types import ModelSpec, ReductionEvent, Schedule, VisionSpec, Workload
+from ..base import MethodParams, build_schedule
+
+SUMMARY = "ToMe: −r tokens a layer inside the vision tower: r"
+
+
+class Params(MethodParams):
+    """`r` tokens merge in each tower layer, at most half of those that are not protected."""
+
+    r: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """Tower layer i removes min(r, (n − class token) // 2) tokens; the rest reach the language model.
+
+    Raises
+    ------
+    InvalidValueError
+        Nothing passes the tower.
+    UnsupportedModelError
+        The projector needs the grid of patches that merging dissolves.
+    """
+    vision, seen = model.vision, workload.frames or workload.images
+    if vision is None or not seen:
+        found = "visual_tokens" if workload.visual_tokens else "text alone"
+        raise InvalidValueError("workload.images", "given, or frames: ToMe merges in the vision tower", found)
+    if workload.tokens_per_group != vision.patches:
+        raise UnsupportedModelError(
+            f"{model.name}: ToMe needs a projector that keeps one token a patch "
+            f"(got {workload.tokens_per_group} of {vision.patches}: pooling needs the grid)"
+        )
+    events = _events(vision, params.r)
+    left = (events[-1].tokens_out if events else vision.tokens) - int(vision.class_token)
+    return build_schedule(
+        model=model,
+        workload=workload,
+        params=params.model_dump(),
+        method="tome",
+        visual_tokens=workload.groups * left + workload.newline_tokens,
+        pre_llm=events,
+    )
+
+
+def _events(vision: VisionSpec, r: int) -> list[ReductionEvent]:
+    events, count, protected = [], vision.tokens, int(vision.class_token)
+    for layer in range(vision.layers):
+        removed = min(r, (count - protected) // 2)
+        if removed < 1:
+            break
+        events.append(
+            ReductionEvent(
+                action="merge",
+                scorer="mean_key_bipartite",
+                after_layer=None,
+                tower_layer=layer,
+                tokens_in=count,
+                tokens_out=count - removed,
+            )
+        )
+        count -= removed
+    return events

@@ -1,0 +1,46 @@
+"""VisionZip: the tower's most attended tokens stay, the rest is averaged into a few contextual ones.
+
+Source: dvlab-research/VisionZip; 191 dominant (class token counted) and 30 contextual of 576.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ...errors import InvalidValueError
+from ...types import ModelSpec, Schedule, Workload
+from ..base import MethodParams
+from ..pre_llm.plan import reduce_before
+
+SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens an image: dominant, contextual | keep_tokens"
+
+_DOMINANT, _CONTEXTUAL, _OF = 191, 30, 576
+
+
+class Params(MethodParams):
+    """Tokens an image that stay, and that the others are averaged into; or visual tokens in all."""
+
+    dominant: Annotated[int, Field(ge=1)] | None = None
+    contextual: Annotated[int, Field(ge=0)] | None = None
+    keep_tokens: Annotated[int, Field(ge=0)] | None = None
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """dominant + contextual tokens of each image, constant over the layers; other group sizes than
+    576 take the published counts in proportion."""
+    n, given = workload.tokens_per_group, (params.dominant, params.contextual)
+    if params.keep_tokens is not None and given != (None, None):
+        raise InvalidValueError("method.keep_tokens", "absent where dominant or contextual is given", given)
+    dominant = params.dominant if params.dominant is not None else max(1, round(n * _DOMINANT / _OF))
+    contextual = params.contextual if params.contextual is not None else round(n * _CONTEXTUAL / _OF)
+    return reduce_before(
+        model,
+        workload,
+        params,
+        method="visionzip",
+        scorer="cls_attention_contextual",
+        per_group=min(n, dominant + contextual),
+        keep_tokens=params.keep_tokens,
+    )

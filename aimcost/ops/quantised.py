@@ -1,0 +1,43 @@
+"""What it costs that tensors are stored in a narrower format than products are computed in.
+
+Kernels that fuse it unpack weights on their way to the product: no wide copy is written. What is
+left is the scales' traffic and the arithmetic, two operations an element (subtract, multiply).
+"""
+
+from __future__ import annotations
+
+from .cost import BITS, Array, Cost
+
+__all__ = ["SCALE_GROUP", "dequantise", "kv_scale_bytes", "narrower", "scale_bytes"]
+
+# One 16-bit scale a group of 128 weights, the usual setting of 4-bit formats (GPTQ, arXiv 2210.17323;
+# AWQ, arXiv 2306.00978). 8-bit formats keep a scale a channel or tensor: left out.
+SCALE_GROUP = 128.0
+_SCALE_BYTES = 2.0
+_OPS_PER_ELEMENT = 2.0
+
+
+def narrower(stored: str, computed: str) -> bool:
+    """Whether `stored` has to be converted before a product in `computed`."""
+    return BITS[stored] <= 8 and stored != computed
+
+
+def scale_bytes(stored: str, elements: Array, group: float = SCALE_GROUP) -> Array:
+    """Bytes of the scales of `elements` weights: those of 4-bit formats."""
+    return elements / group * _SCALE_BYTES if BITS[stored] <= 4 else elements * 0.0
+
+
+def dequantise(elements: Array, *, scales: Array, kv: bool = False) -> Cost:
+    """Unpack `elements` on the way to a product, and read their `scales` (bytes)."""
+    return Cost(
+        kind="dequant",
+        dims={"elements": elements},
+        flops=_OPS_PER_ELEMENT * elements,
+        read_weights=0.0 if kv else scales,
+        read_kv=scales if kv else 0.0,
+    )
+
+
+def kv_scale_bytes(elements: Array, head_dim: float) -> Array:
+    """One 16-bit scale a token, head, and each of K and V."""
+    return elements / head_dim * _SCALE_BYTES

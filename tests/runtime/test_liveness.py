@@ -1,0 +1,113 @@
+"""Predicted live activations equal the storage that is alive while real layers run."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
+
+from aimcost import liveness  # noqa: E402
+from aimcost.types import DecoderSpec, VisionSpec  # noqa: E402
+
+pytestmark = pytest.mark.torch
+BATCH = 2
+
+
+class LiveStorage(TorchDispatchMode):
+    """After each operation: the bytes of every storage that operations made and something holds."""
+
+    def __init__(self, known):
+        super().__init__()
+        self.known = {tensor.untyped_storage()._cdata for tensor in known}
+        self.alive, self.peak = {}, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self.known:
+                    self.alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        self.alive = {key: value for key, value in self.alive.items() if not value[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return result
+
+
+@pytest.mark.parametrize("tokens", [40, 300, 900])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize(("family", "kv_heads"), [("qwen2", 2), ("llama", 8)])
+def test_a_decoder_layer(family, kv_heads, kernel, dtype, tokens):
+    spec = DecoderSpec(
+        hidden=256, intermediate=1024, layers=1, heads=8, kv_heads=kv_heads, head_dim=32, vocab=512
+    )
+    config = transformers.AutoConfig.for_model(
+        family,
+        hidden_size=spec.hidden,
+        intermediate_size=spec.intermediate,
+        num_hidden_layers=1,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=kv_heads,
+        vocab_size=spec.vocab,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=kernel)
+    width = dtype.itemsize
+    x = torch.randn(BATCH, tokens, spec.hidden).to(dtype)
+    positions = torch.arange(tokens)[None]
+    rotation = model.model.rotary_emb(x, positions)
+    mask = None
+    if kernel == "eager":
+        mask = torch.full((1, 1, tokens, tokens), torch.finfo(dtype).min, dtype=dtype).triu(1)
+    known = [
+        *model.parameters(),
+        *model.buffers(),
+        x,
+        positions,
+        *rotation,
+        *([] if mask is None else [mask]),
+    ]
+    cache = transformers.DynamicCache()
+    with torch.no_grad(), LiveStorage(known) as seen:
+        model.model.layers[0](
+            x,
+            attention_mask=mask,
+            position_ids=positions,
+            position_embeddings=rotation,
+            past_key_values=cache,
+            use_cache=True,
+        )
+    held = sum(t.numel() * t.element_size() for t in (cache.layers[0].keys, cache.layers[0].values))
+    scores = float(BATCH * spec.heads * tokens**2) if kernel == "eager" else 0.0
+    inputs, steps = liveness.decoder_layer(
+        spec, rows=float(BATCH * tokens), scores=scores, score_matrix=0.0, width=width
+    )
+    assert liveness.peak_live(inputs, steps) == seen.peak - held + inputs["x"]
+
+
+@pytest.mark.parametrize("patches", [49, 400])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+def test_a_tower_layer(kernel, dtype, patches):
+    from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
+
+    spec = VisionSpec(
+        hidden=96, intermediate=352, layers=1, stored_layers=1, heads=4, image_size=14 * 20, patch_size=14
+    )
+    config = transformers.SiglipVisionConfig(
+        hidden_size=spec.hidden, intermediate_size=spec.intermediate, num_attention_heads=spec.heads
+    )
+    config._attn_implementation = kernel
+    layer = SiglipEncoderLayer(config).to(dtype).eval()
+    x = torch.randn(BATCH, patches, spec.hidden).to(dtype)
+    with torch.no_grad(), LiveStorage([*layer.parameters(), x]) as seen:
+        layer(x, attention_mask=None)
+    scores = float(BATCH * spec.heads * patches**2) if kernel == "eager" else 0.0
+    inputs, steps = liveness.tower_layer(
+        spec, rows=float(BATCH * patches), scores=scores, width=dtype.itemsize
+    )
+    assert liveness.peak_live(inputs, steps) == seen.peak + inputs["x"]

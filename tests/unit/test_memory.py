@@ -1,0 +1,109 @@
+"""Weights, cache, activations alive together, and the largest batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import aimcost
+from aimcost import liveness
+from aimcost.api import estimate_run
+from aimcost.liveness import Step, peak_live
+from aimcost.run import load_run
+
+RUN = {
+    "model": "llava-onevision-qwen2-7b",
+    "workload": {"frames": 32, "text_tokens": 100, "new_tokens": 65, "batch": 2},
+    "method": {"name": "aim", "merge_ratio": 0.25, "l1": 14, "l2": 22},
+    "hardware": "nvidia_a100_sxm_80gb",
+    "estimator": "roofline",
+}
+
+
+def test_a_tensor_dies_with_its_last_reader() -> None:
+    steps = [
+        Step("a", ("x",), {"y": 10.0}),
+        Step("b", ("y",), {"z": 4.0}),
+        Step("c", ("z",), {"w": 5.0}),
+    ]
+    assert peak_live({"x": 1.0}, steps) == 14.0  # y with z; x has died
+    assert peak_live({"x": 1.0}, steps, held=("x", "y")) == 1.0 + 10.0 + 4.0 + 5.0
+    assert peak_live({"x": 100.0}, steps) == 110.0
+
+
+def test_a_gated_mlp_peaks_at_its_product() -> None:
+    """Gate, up and their product, beside the stream, the layer's input and the MLP's: 3·h + 3·i a token."""
+    decoder = load_run(RUN).model.decoder
+    inputs, steps = liveness.decoder_layer(decoder, rows=10.0, scores=0.0, score_matrix=0.0, width=2.0)
+    assert peak_live(inputs, steps) == 10 * 2.0 * (3 * 3584 + 3 * 18944)
+    assert sum(sum(step.writes.values()) for step in steps) > peak_live(inputs, steps)
+
+
+def test_the_square_is_counted_where_attention_is_eager() -> None:
+    dense = {**RUN, "method": {"name": "none"}}
+    flash, eager = (aimcost.estimate({**dense, "attention": kind}).memory for kind in ("flash", "eager"))
+    n = 6373
+    stream, queries = 2 * n * 3584 * 2.0, 2 * n * 28 * 128 * 2.0
+    # bf16 logits, cast to fp32, and the fp32 softmax; the layer's input and its norm, rotated
+    # queries, and keys and values repeated for every query head
+    assert eager.stages[2].activation_bytes == 2 * 28 * n * n * (2 + 4 + 4.0) + 2 * stream + 3 * queries
+    assert flash.stages[2].activation_bytes < eager.stages[2].activation_bytes / 5
+
+
+def test_cache_of_each_layers_own_tokens() -> None:
+    memory = aimcost.estimate(RUN).memory
+    tokens = aimcost.schedule(RUN).tokens
+    assert memory.kv_by_layer == tuple(2.0 * 2 * (n + 64) * 4 * 128 * 2 for n in tokens)
+    assert memory.kv_bytes == sum(memory.kv_by_layer)
+
+
+def test_the_peak_is_the_fullest_stage() -> None:
+    memory = aimcost.estimate(RUN).memory
+    assert memory.peak_bytes == memory.weights_bytes + max(s.bytes for s in memory.stages)
+    assert memory.peak_bytes >= memory.weights_bytes + memory.kv_bytes
+    assert [stage.stage for stage in memory.stages][:3] == ["vision", "projector", "prefill layer 0"]
+    assert memory.stages[-1].stage == "decode"
+    held = [s.kv_bytes for s in memory.stages if s.stage.startswith("prefill")]
+    assert held == sorted(held)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"attention": "eager"},
+        {"parallel": {"tp": 4, "pp": 2}},
+        # the first stage holds the tower, the last one the most cache of a long text
+        {
+            "parallel": {"pp": 7},
+            "workload": {"text_tokens": 40_000, "new_tokens": 9},
+            "method": {"name": "none"},
+        },
+    ],
+)
+def test_the_largest_batch_fits_and_one_more_does_not(changes: dict) -> None:
+    run = load_run({**RUN, **changes})
+    largest = estimate_run(run).memory.largest_batch
+    assert largest > 1
+
+    def fits(batch: int) -> bool:
+        return bool(estimate_run(replace(run, workload=replace(run.workload, batch=batch))).memory.fits)
+
+    assert fits(largest)
+    assert not fits(largest + 1)
+    assert estimate_run(replace(run, workload=replace(run.workload, batch=7))).memory.largest_batch == largest
+
+
+def test_what_does_not_fit_still_prints_with_the_shortfall() -> None:
+    memory = aimcost.estimate({**RUN, "hardware": "nvidia_t4"}).memory
+    assert memory.fits is False
+    assert memory.largest_batch == 0
+    assert memory.shortfall_bytes == memory.peak_bytes - memory.usable_bytes > 0
+    assert aimcost.estimate(RUN).memory.shortfall_bytes == 0
+
+
+def test_without_a_size_nothing_is_claimed() -> None:
+    bare = {"name": "bare", "memory_gb_per_s": 1000, "dense_tflops": {"fp16": 100}}
+    memory = aimcost.estimate({**RUN, "hardware": bare}).memory
+    assert (memory.fits, memory.largest_batch, memory.usable_bytes) == (None, None, None)

@@ -1,0 +1,94 @@
+"""Weights, activations and cache in formats of their own: bytes, conversions and peaks."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+import aimcost
+
+RUN = {
+    "model": "llama-3.1-8b",
+    "workload": {"text_tokens": 2000, "new_tokens": 17},
+    "hardware": "nvidia_h100_sxm",
+    "estimator": "roofline",
+}
+
+
+def at(**precision: object) -> aimcost.Estimate:
+    return aimcost.estimate({**RUN, "precision": precision})
+
+
+def ops(estimate: aimcost.Estimate, name: str, stage: str = "prefill") -> list[dict]:
+    return [op for op in estimate.ops() if op["name"] == name and op["stage"] == stage]
+
+
+LAYER_WEIGHTS = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336
+
+
+def test_sixteen_bits_convert_nothing() -> None:
+    names = {op["name"] for op in at().ops()}
+    assert not names & {"dequantize_weights", "dequantize_kv"}
+    assert not any("converted" in note for note in at().notes)
+
+
+def test_int4_weights_are_read_packed_with_their_scales() -> None:
+    wide, narrow = at(), at(weights="int4")
+    up_16, up_4 = ops(wide, "up_proj", "decode")[0], ops(narrow, "up_proj", "decode")[0]
+    assert up_16["bytes"] - up_4["bytes"] == 16 * 4096 * 14336 * 1.5
+    (first, *_) = ops(narrow, "dequantize_weights")
+    assert first["bytes"] == LAYER_WEIGHTS / 128 * 2
+    assert first["flops"] == 2 * LAYER_WEIGHTS
+    assert narrow.stages["decode"].time_s < 0.4 * wide.stages["decode"].time_s
+    # prefill computes in bf16 either way
+    assert ops(narrow, "up_proj")[0]["time_s"] == ops(wide, "up_proj")[0]["time_s"]
+    assert narrow.matrix_flops(["prefill"]) == wide.matrix_flops(["prefill"])
+
+
+def test_int4_weights_take_half_a_byte_and_a_scale() -> None:
+    assert at(weights="int4").memory.weights_bytes == pytest.approx(
+        at().memory.weights_bytes / 2 * (0.5 + 2 / 128), rel=1e-12
+    )
+
+
+def test_eight_bits_throughout_use_the_eight_bit_peak() -> None:
+    wide = ops(at(), "up_proj")[0]["time_s"]
+    for dtype in ("fp8", "int8"):
+        narrow = at(weights=dtype, activations=dtype, kv=dtype)
+        # 1979 against 989.4 TFLOP/s
+        assert wide / ops(narrow, "up_proj")[0]["time_s"] == pytest.approx(2.0, rel=1e-3)
+        assert "dequantize_weights" not in {op["name"] for op in narrow.ops()}
+
+
+def test_formats_that_no_unit_mixes_compute_in_sixteen_bits() -> None:
+    mixed = at(weights="fp8", activations="int8")
+    assert ops(mixed, "up_proj")[0]["time_s"] == ops(at(), "up_proj")[0]["time_s"]
+    assert any("converted to bf16" in note for note in mixed.notes)
+
+
+def test_a_narrow_cache_is_converted_in_attention() -> None:
+    wide, narrow = at(), at(kv="fp8")
+    assert narrow.memory.kv_bytes == wide.memory.kv_bytes / 2 * (1 + 2 / 128)
+    converted = ops(narrow, "dequantize_kv", "decode")
+    read = 2 * 1024 * sum(2000 + g + 1 for g in range(16))
+    assert [op["flops"] for op in converted] == [2.0 * read] * 32
+    assert [op["bytes"] for op in converted] == [read / 128 * 2] * 32
+    assert ops(narrow, "dequantize_weights") == []
+
+
+def test_a_missing_peak_is_said() -> None:
+    a100 = aimcost.estimate(
+        {**RUN, "hardware": "nvidia_a100_sxm_80gb", "precision": {"weights": "fp8", "activations": "fp8"}}
+    )
+    assert any("no fp8 peak: computed at bf16" in note for note in a100.notes)
+
+
+@pytest.mark.parametrize(
+    ("weights", "activations", "kv"),
+    list(itertools.product((16, "fp8", "int8", "int4"), (16, "fp8", "int8"), (16, "fp8", "int8", "int4"))),
+)
+def test_every_mixture_prints_finite_figures(weights: object, activations: object, kv: object) -> None:
+    estimate = at(weights=weights, activations=activations, kv=kv)
+    assert 0 < estimate.totals.time_s <= 1.02 * at().totals.time_s
+    assert estimate.memory.peak_bytes <= at().memory.peak_bytes
