@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .errors import MissingExtraError
+from .errors import MissingExtraError, UnsupportedModelError
 from .result import Estimate
 from .run import Run, load_run, plan_schedule
 from .types import Schedule
@@ -70,7 +70,10 @@ def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextMana
     UnsupportedModelError
         Before anything is changed, where the model cannot run the schedule.
     """
-
+    if schedule.tower_events:
+        raise UnsupportedModelError(
+            f"method {schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"
+        )
     try:
         runtime = importlib.import_module(f"{__package__}.runtime")
     except ModuleNotFoundError as error:

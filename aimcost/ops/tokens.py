@@ -19,6 +19,7 @@ __all__ = [
     "PAGERANK_ITERATIONS",
     "REDUCTION_OPS",
     "SCORERS",
+    "TOWER_SCORERS",
     "Cut",
     "ScoreContext",
     "bipartite_similarity_flops",
@@ -56,6 +57,9 @@ EXPOSES_ATTENTION: Mapping[str, Literal["layer", "decoder", "tower"]] = {
     "text_raters": "decoder",
     "cls_attention_contextual": "tower",
 }
+
+# Scorers that merge inside the vision tower, which the runtime does not do.
+TOWER_SCORERS = frozenset({"mean_key_bipartite"})
 
 
 def reduction_ops(scorer: str, cut: Cut, context: ScoreContext) -> NamedCosts:

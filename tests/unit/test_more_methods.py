@@ -84,6 +84,11 @@ def test_tome_says_what_it_cannot_do() -> None:
         aimcost.schedule(text)
 
 
+def test_merging_in_the_tower_is_refused_before_a_model_is_touched() -> None:
+    with pytest.raises(UnsupportedModelError, match="cannot be run yet"):
+        aimcost.apply(object(), image("tome").run.schedule)
+
+
 @pytest.mark.parametrize(
     ("method", "params", "found"),
     [
@@ -114,3 +119,15 @@ def test_choosing_is_priced_and_below_what_it_saves(method: str) -> None:
 def test_pairwise_cosine_of_divprune_is_two_n_squared_h() -> None:
     (score,) = rows(image("divprune"), "score")
     assert score["flops"] == 2.0 * 576 * 576 * 4096 + 3.0 * 576 * 4096
+
+
+def test_sparsevlm_cuts_rise_in_a_shallow_model() -> None:
+    shallow = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4}
+    run = {
+        "model": {**shallow, "num_hidden_layers": 3, "vocab_size": 99},
+        "workload": {"visual_tokens": 576, "text_tokens": 4},
+        "method": {"name": "sparsevlm"},
+    }
+    schedule = aimcost.schedule(run)
+    assert schedule.params["layers"] == [1, 2, 3]
+    assert schedule.tokens == (580, 580, 313)  # the cuts after layers 2 and 3 change nothing

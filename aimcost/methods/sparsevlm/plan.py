@@ -31,10 +31,18 @@ def recycled(pruned: int) -> int:
     return int((int(0.3 * pruned) + 1) / 10) + 1 if pruned > 0 else 0
 
 
+def _default_layers(depth: int) -> list[int]:
+    """The published depths in proportion, one after another; in a shallow model the last have no effect."""
+    layers: list[int] = []
+    for layer in _LAYERS:
+        layers.append(max(scaled_layer(layer, depth), layers[-1] + 1 if layers else 1))
+    return layers
+
+
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """keep[i] + recycled(pruned) visual tokens from layer ``layers[i] + 1`` on."""
     depth, visual, text = model.decoder.layers, workload.visual_tokens, workload.text_tokens
-    layers = params.layers or [scaled_layer(layer, depth) for layer in _LAYERS]
+    layers = params.layers or _default_layers(depth)
     keep = params.keep if params.keep is not None else [round(visual * count / _OF) for count in _KEEP]
     if len(keep) != len(layers):
         raise InvalidValueError("method.keep", f"as many as layers ({len(layers)})", keep)
@@ -45,7 +53,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     require_between("keep", max(keep), 0, visual, "visual tokens")
     cuts, alive = [], visual
     for layer, count in zip(layers, keep, strict=True):
-        require_between("layers", layer, 0, depth - 1, f"the model has {depth} layers")
+        if params.layers:
+            require_between("layers", layer, 0, depth - 1, f"the model has {depth} layers")
         alive = min(alive, count + recycled(alive - count))
         cuts.append((layer + 1, alive + text))
     return build_schedule(
