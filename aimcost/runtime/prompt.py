@@ -53,7 +53,7 @@ def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | Non
     expected = layout.check_schedule(schedule, len(family.layers))
     boundaries = layout.check_boundaries(boundaries, expected)
     _check_reach(family, schedule, expected, boundaries)
-    needs_tower = any(event.scorer == "cls_attention" for event in schedule.pre_llm_events)
+    needs_tower = any(event.scorer.startswith("cls_attention") for event in schedule.pre_llm_events)
     tower = TowerAttention(family) if needs_tower else None
     return Plan(family=family, schedule=schedule, expected=expected, boundaries=boundaries, tower=tower)
 
