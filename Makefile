@@ -28,6 +28,7 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 docs: $(VENV)/.test
+	$(BIN)/python docs/validation.py
 	$(BIN)/python docs/build.py
 
 $(VENV)/.light: pyproject.toml

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .errors import FileFormatError, UnknownNameError
 
-__all__ = ["KINDS", "find", "method_names", "module_names", "names", "own_root"]
+__all__ = ["KINDS", "find", "is_file", "method_names", "module_names", "names", "own_root"]
 
 KINDS: dict[str, str] = {
     "hardware": "hardware_profiles",
@@ -31,6 +31,14 @@ def own_root() -> Path:
     if (checkout / "pyproject.toml").is_file() and (checkout / "hardware_profiles").is_dir():
         return checkout
     return package / "data"
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a file; a name that no file system takes is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def search_path() -> list[Path]:
@@ -65,7 +73,7 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
     if "/" not in name and "\\" not in name and name not in {"", ".", ".."}:
         for root in search_path():
             path = root / KINDS[kind] / f"{name}.yaml"
-            if path.is_file():
+            if is_file(path):
                 return path
     elif name:
         raise FileFormatError(f"{where + ': ' if where else ''}no such file: {name}")

@@ -7,6 +7,7 @@ The command line prints ``str(error)`` to stderr and exits with ``error.exit_cod
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 __all__ = [
@@ -26,17 +27,24 @@ __all__ = [
 def nearest(found: str, allowed: Iterable[str], *, count: int = 3) -> list[str]:
     """Names in `allowed` that look most like `found`, best first, ignoring case and separators.
 
-    A name that continues `found` (nvidia_a100 → nvidia_a100_sxm_40gb) beats one that resembles it.
+    A name that continues or contains `found` (a100 → nvidia_a100_sxm_40gb) beats one that resembles it.
     """
 
     def plain(name: str) -> str:
         return name.lower().replace("-", "").replace("_", "").replace(".", "")
 
     by_plain = {plain(name): name for name in allowed}
-    wanted = plain(found)
+    wanted = plain(found)[:200]
     hits = [name for name in by_plain if len(wanted) >= 3 and name.startswith(wanted)]
+    hits += [name for name in by_plain if len(wanted) >= 2 and wanted in name]
     hits += difflib.get_close_matches(wanted, list(by_plain), n=count, cutoff=0.5)
     return [by_plain[hit] for hit in dict.fromkeys(hits)][:count]
+
+
+def _shown(found: object) -> str:
+    """A value as it was found, short enough for one line; reprlib stops in deep nesting."""
+    text = repr(found) if isinstance(found, str | int | float | bool | None) else reprlib.repr(found)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 class AimcostError(Exception):
@@ -54,12 +62,14 @@ class UnknownNameError(AimcostError):
         close = nearest(found, names)
         if close:
             hint = "did you mean " + " or ".join(repr(name) for name in close) + "?"
+            if len(names) <= 6:
+                hint += " (known: " + ", ".join(names) + ")"
         elif len(names) <= 12:
             hint = "known: " + ", ".join(names)
         else:
             hint = f"{len(names)} are known: `aimcost list` shows them"
         prefix = f"{where}: " if where else ""
-        super().__init__(f"{prefix}unknown {what} {found!r}; {hint}")
+        super().__init__(f"{prefix}unknown {what} {_shown(found)}; {hint}")
 
 
 class InvalidValueError(AimcostError):
@@ -68,10 +78,7 @@ class InvalidValueError(AimcostError):
     def __init__(self, key: str, expected: str, found: object, *, where: str = "") -> None:
         self.key, self.expected, self.found = key, expected, found
         prefix = f"{where}: " if where else ""
-        shown = repr(found)
-        if len(shown) > 80:
-            shown = shown[:77] + "..."
-        got = "" if found is None and expected.startswith("given") else f" (got {shown})"
+        got = "" if found is None and expected.startswith("given") else f" (got {_shown(found)})"
         super().__init__(f"{prefix}{key!r} must be {expected}{got}")
 
 

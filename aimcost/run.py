@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from . import discover
-from .errors import FileFormatError, InvalidValueError, UnknownNameError
+from .errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
 from .implementation import computed_schedule, implementation_notes
 from .loading.files import read_mapping
 from .loading.hardware import load_hardware
@@ -71,12 +71,25 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
     AimcostError
         With one line that names the file, the key, what was found and what is allowed.
     """
+    if not isinstance(given, Mapping | str | Path):
+        raise InvalidValueError("run", "a mapping, a path, or the name of a run", given)
     if isinstance(given, Mapping):
         data, where = copy.deepcopy(dict(given)), "run"
     else:
         path = _run_path(given)
         data, where = read_mapping(path), str(path)
     data = merge_overrides(data, overrides or {})
+    try:
+        return _resolve(data, where)
+    except AimcostError as error:
+        if where == "run" or where in str(error):
+            raise
+        # errors of the model, the workload or the method do not know which file they stand in
+        error.args = (f"{where}: {error}",)
+        raise
+
+
+def _resolve(data: Mapping[str, Any], where: str) -> Run:
     file = validate(RunFile, data, where=where)
     if file.estimator is not None and file.estimator not in discover.module_names("estimators"):
         names = discover.module_names("estimators")
@@ -122,11 +135,11 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
 
 def _run_path(given: str | Path) -> Path:
     path = Path(given).expanduser()
-    if path.is_file():
+    if discover.is_file(path):
         return path
     if isinstance(given, str) and "/" not in given and path.suffix not in (".yaml", ".yml", ".json"):
         return discover.find("run", given)
-    raise FileFormatError(f"run: no such file: {given}")
+    raise FileFormatError(f"run: no such file: {str(given)[:200]}")
 
 
 def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,8 +39,16 @@ def cli(tmp_path: Path) -> Any:
     environment = {key: value for key, value in os.environ.items() if key != "AIMCOST_PATH"}
     environment["PYTHONPATH"] = str(ROOT)
 
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: str, address_space: int | None = None) -> subprocess.CompletedProcess[str]:
+        def limit() -> None:
+            if address_space is not None:
+                import resource
+
+                resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+
         command = [sys.executable, "-m", "aimcost", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, preexec_fn=limit
+        )
 
     return call

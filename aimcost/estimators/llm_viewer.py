@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..errors import InvalidValueError
 from ..hardware import require_hardware
 from ..memory import memory_of
 from ..ops import Cost, Widths
@@ -121,6 +122,8 @@ def _layer(
     a, c = widths.activations, widths.kv
     kv_width = h * kv_heads // heads
     d = h // heads  # QUIRK: a head_dim of its own is ignored
+    if d < 1:
+        raise InvalidValueError("num_attention_heads", f"at most hidden_size ({h}) under llm_viewer", heads)
     yield "attn_norm", _norm(batch, h, q, a)
     yield "q_proj", _linear(batch, q, h, h, widths)
     yield "k_proj", _linear(batch, q, h, kv_width, widths, to_kv=True)

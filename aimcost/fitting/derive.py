@@ -134,11 +134,9 @@ def _gemm(result: Derived, hardware: HardwareSpec, theirs: str, source: str, dat
     machine, widths = machine_of(hardware, act), (bytes_per_element(weight), bytes_per_element(act))
     fitted, held_out = halves(everything)
     model = fit_gemm(fitted, machine, widths)
-    predicted = predict_gemm(model, held_out, machine, widths)
-    checks = [
-        ("fit half", fitted, predict_gemm(model, fitted, machine, widths)),
-        ("held-out half", held_out, predicted),
-    ]
+    on_fitted, on_held_out = (predict_gemm(model, part, machine, widths) for part in (fitted, held_out))
+    band = _band(fitted.seconds / on_fitted)
+    checks = [("fit half", fitted, on_fitted), ("held-out half", held_out, on_held_out)]
     if unseen is not None:
         large = unseen.where(unseen.dims["m"] >= 256)
         checks.append((f"unseen {large.origin}, m ≥ 256", large, predict_gemm(model, large, machine, widths)))
@@ -150,7 +148,7 @@ def _gemm(result: Derived, hardware: HardwareSpec, theirs: str, source: str, dat
         if len(big):
             extrapolating = fit_gemm(small, machine, widths)
             checks.append(("m ≥ 8192, fitted on m ≤ 1024", big, predict_gemm(extrapolating, big, machine, widths)))
-    _record(result, f"gemm {ours}", everything.origin + note, checks)
+    _record(result, f"gemm {ours}", everything.origin + note, checks, band)
     block = {
         "tile_efficiency": [round(float(v), 4) for v in model.tile_efficiency.ravel()],
         "k0": round(model.k0, 2),
@@ -160,7 +158,7 @@ def _gemm(result: Derived, hardware: HardwareSpec, theirs: str, source: str, dat
         "overlap": round(model.overlap, 3),
         "rounding": round(model.rounding, 4),
         "droop": round(model.droop, 5),
-        **_evidence(model, held_out.seconds, predicted, f"{source}, {everything.origin}{note}", date),
+        **_evidence(model, mape(on_held_out, held_out.seconds), band, f"{source}, {everything.origin}{note}", date),
     }
     result.block.setdefault("gemm", {})[ours] = block
     result.tables[f"gemm/{ours}"] = _tables(model)
@@ -175,10 +173,13 @@ def _attention(result: Derived, hardware: HardwareSpec, table: str, causal: bool
                 continue
             fitted, held_out = halves(timings)
             model = fit_attention(fitted, machine, causal=causal)
-            relevant = held_out if table != "context" else held_out.where(held_out.dims["q_len"] >= 512)
-            predicted = predict_attention(model, relevant, machine, causal=causal)
-            named = "held-out half" + (", ≥ 512 tokens" if table == "context" else "")
-            _record(result, f"{table} attention, width {width}", timings.origin, [(named, relevant, predicted)])
+            shortest = 512.0 if table == "context" else 0.0
+            known, unknown = (part.where(part.dims["q_len"] >= shortest) for part in (fitted, held_out))
+            on_known, predicted = (predict_attention(model, part, machine, causal=causal) for part in (known, unknown))
+            band = _band(known.seconds / on_known)
+            named = "held-out half" + (", ≥ 512 tokens" if shortest else "")
+            what = f"{table} attention, width {width}"
+            _record(result, what, timings.origin, [(named, unknown, predicted)], band)
             kernels = result.block.setdefault(section, {})
             kernels.setdefault("default", kernel)
             kernels.setdefault(kernel, {})[width] = {
@@ -188,14 +189,23 @@ def _attention(result: Derived, hardware: HardwareSpec, table: str, causal: bool
                 "tail": round(model.tail, 4),
                 "memory_share": round(model.memory_share, 4),
                 "overlap": round(model.overlap, 3),
-                **_evidence(model, relevant.seconds, predicted, f"{source}, {timings.origin}", date),
+                **_evidence(model, mape(predicted, unknown.seconds), band, f"{source}, {timings.origin}", date),
             }
             result.tables[f"{section}/{kernel}/{width}"] = _tables(model)
 
 
-def _record(result: Derived, what: str, origin: str, checks: list[tuple[str, Timings, Floats]]) -> None:
+def _band(ratio: Floats) -> list[float]:
+    """10th and 90th percentile of measured / predicted on the fitted half: an 80 % band around 1."""
+    low, high = np.quantile(ratio, [0.1, 0.9])
+    return [round(min(float(low), 1.0), 4), round(max(float(high), 1.0), 4)]
+
+
+def _record(
+    result: Derived, what: str, origin: str, checks: list[tuple[str, Timings, Floats]], band: list[float]
+) -> None:
     for name, timings, predicted in checks:
         ratio = predicted / timings.seconds
+        inside = (timings.seconds / predicted >= band[0]) & (timings.seconds / predicted <= band[1])
         result.errors.append(
             {
                 "what": what,
@@ -205,19 +215,19 @@ def _record(result: Derived, what: str, origin: str, checks: list[tuple[str, Tim
                 "mape": round(mape(predicted, timings.seconds), 4),
                 "bias": round(float(np.mean(ratio - 1)), 4),
                 "p90": round(float(np.quantile(np.abs(ratio - 1), 0.9)), 4),
+                "coverage": round(float(inside.mean()), 4),
             }
         )
 
 
 def _evidence(
-    model: GemmModel | AttentionModel, measured: Floats, predicted: Floats, source: str, date: str
+    model: GemmModel | AttentionModel, held_out_mape: float, band: list[float], source: str, date: str
 ) -> dict[str, Any]:
-    """Range, held-out error and the band that held 80 % of the held-out measurements."""
-    low, high = np.quantile(measured / predicted, [0.1, 0.9])
+    """What backs the coefficients: range, held-out error, band, source."""
     return {
         "range": {key: [low_, high_] for key, (low_, high_) in model.calibrated.items()},
-        "held_out_mape": round(mape(predicted, measured), 4),
-        "band": [round(min(float(low), 1.0), 4), round(max(float(high), 1.0), 4)],
+        "held_out_mape": round(held_out_mape, 4),
+        "band": band,
         "source": source,
         "date": date,
     }

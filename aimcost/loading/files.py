@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,29 @@ __all__ = ["MAX_FILE_BYTES", "read_mapping"]
 
 # Run files, profiles and config.json are kilobytes; this stops a weights file named by mistake.
 MAX_FILE_BYTES = 8_000_000
+MAX_DEPTH = 100
 
 _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+def _without_base_sixty(resolvers: dict[str, Any]) -> dict[str, Any]:
+    """YAML 1.1 reads 12:30:45 as a number; here a number is a number."""
+    kept: dict[str, Any] = {}
+    for first, pairs in resolvers.items():
+        kept[first] = [(tag, _plain(tag, pattern)) for tag, pattern in pairs]
+    return kept
+
+
+def _plain(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
+    if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+        return pattern
+    return re.compile(rf"(?!.*:)(?:{pattern.pattern})", pattern.flags)
+
+
 class _StrictLoader(_BaseLoader):  # type: ignore[misc]
     """The C loader (six times faster than PyYAML's own), refusing keys that appear twice."""
+
+    yaml_implicit_resolvers = _without_base_sixty(_BaseLoader.yaml_implicit_resolvers)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: set[Hashable] = set()
@@ -37,6 +55,24 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
         return result
 
 
+def _check_depth(text: str) -> None:
+    """Refuse what nests so deep that the C loader's recursion would end the process.
+
+    Raises
+    ------
+    FileFormatError
+        More than `MAX_DEPTH` levels.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_BaseLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise FileFormatError(f"nested deeper than {MAX_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping that a YAML or JSON file holds.
 
@@ -47,12 +83,18 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     text = _read_text(path)
     try:
-        data = _parse_json(text) if path.suffix == ".json" else yaml.load(text, Loader=_StrictLoader)
+        if path.suffix == ".json":
+            data = _parse_json(text)
+        else:
+            _check_depth(text)
+            data = yaml.load(text, Loader=_StrictLoader)
     except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from None
     except yaml.YAMLError as error:
         raise FileFormatError(f"{path}: not YAML: {_yaml_problem(error)}") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise FileFormatError(f"{path}: nested deeper than {MAX_DEPTH} levels") from None
+    except json.JSONDecodeError as error:
         raise FileFormatError(f"{path}: not JSON: {error}") from None
     except ValueError as error:  # a date or a number that YAML cannot build
         raise FileFormatError(f"{path}: {error}") from None

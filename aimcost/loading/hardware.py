@@ -36,8 +36,8 @@ def load_hardware(given: str | Path | Mapping[str, Any]) -> HardwareSpec:
         return _from_mapping(given, "hardware")
     if isinstance(given, Path) or given.endswith((".yaml", ".yml")) or "/" in given:
         path = Path(given).expanduser()
-        if not path.is_file():
-            raise FileFormatError(f"hardware: no such profile file: {given}")
+        if not discover.is_file(path):
+            raise FileFormatError(f"hardware: no such profile file: {str(given)[:200]}")
     else:
         path = discover.find("hardware", given)
     return _load_file(path, path.stat().st_mtime_ns)

@@ -54,13 +54,13 @@ def _path(given: str | Path) -> Path:
     """A file: of a known name, or the path given, or config.json in the folder given."""
     text = str(given)
     is_name = isinstance(given, str) and "/" not in given and not given.endswith((".json", ".yaml", ".yml"))
-    if is_name and not (Path(given) / "config.json").is_file():
+    if is_name and not discover.is_file(Path(given) / "config.json"):
         return discover.find("model", text)
     path = Path(text).expanduser()
-    if path.is_dir():
+    if not discover.is_file(path):
         path = path / "config.json"
-    if not path.is_file():
-        raise FileFormatError(f"model: no such file: {path}")
+    if not discover.is_file(path):
+        raise FileFormatError(f"model: no such file: {text[:200]}")
     return path
 
 

@@ -28,7 +28,8 @@ MAX_COUNT = 100_000_000  # above any token count or batch; keeps products inside
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-Positive = Annotated[float, Field(gt=0, le=1e30)]
+# 1e-12 is below any figure with a unit, and far enough from the smallest float for quotients
+Positive = Annotated[float, Field(ge=1e-12, le=1e30)]
 NonNegative = Annotated[float, Field(ge=0, le=1e30)]
 Bits = Literal[32, 16, 8, 4] | Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
 
@@ -54,7 +55,8 @@ class WorkloadFile(Strict):
     frames: PositiveCount | None = None
     visual_tokens: PositiveCount | None = None
     text_tokens: Count | TextTokens | None = None
-    new_tokens: Count = 0
+    # decode is priced step by step: a row a layer and step
+    new_tokens: Annotated[int, Field(ge=0, le=100_000)] = 0
     newline: bool | None = None
 
 
@@ -175,7 +177,8 @@ def _fields_found(error: ValidationError) -> list[str]:
 
 
 def _is_branch(part: str) -> bool:
-    return part in {"int", "str", "float", "constrained-int", "TextTokens"} or part.startswith(("literal[", "dict["))
+    named = {"int", "str", "float", "constrained-int", "TextTokens"}
+    return part in named or part.startswith(("literal[", "dict[", "list["))
 
 
 def _model_at(model: type[BaseModel], parts: list[str]) -> type[BaseModel] | None:

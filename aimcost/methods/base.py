@@ -122,6 +122,17 @@ def check_schedule(schedule: Schedule, model: ModelSpec) -> Schedule:
     return schedule
 
 
+def scaled_layers(numerators: Sequence[int], layers: int, of: int = 32, *, clip: bool = True) -> list[int]:
+    """Published layer indices at the same depths of this model, each at least one after the last.
+
+    In a shallow model those past its last layer are left out, unless `clip` is false.
+    """
+    depths: list[int] = []
+    for numerator in numerators:
+        depths.append(max(scaled_layer(numerator, layers, of), depths[-1] + 1 if depths else 1))
+    return [depth for depth in depths if depth <= layers or not clip]
+
+
 def scaled_layer(numerator: int, layers: int, of: int = 32) -> int:
     """A layer index published for a model of `of` layers, at the same depth of this one."""
     return max(1, round(numerator * layers / of))

@@ -18,6 +18,7 @@ __all__ = ["DECODER_TYPES", "FAMILIES", "model_spec"]
 
 DECODER_TYPES = ("llama", "mistral", "qwen2", "qwen3", "qwen")
 MAX_SIZE = 10_000_000
+MAX_LAYERS = 10_000
 
 
 class _Reader:
@@ -32,8 +33,9 @@ class _Reader:
             if default is not None:
                 return default
             raise InvalidValueError(self.prefix + key, "given (a whole number)", None, where=self.where)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_SIZE:
-            raise InvalidValueError(self.prefix + key, f"a whole number from 1 to {MAX_SIZE}", value, where=self.where)
+        most = MAX_LAYERS if key == "num_hidden_layers" else MAX_SIZE
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise InvalidValueError(self.prefix + key, f"a whole number from 1 to {most}", value, where=self.where)
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -91,6 +93,8 @@ def _decoder(reader: _Reader) -> tuple[DecoderSpec, tuple[str, ...]]:
     if kind == "qwen":
         # Qwen-1 builds gate and up with half of intermediate_size (its own modeling file).
         notes = (f"Qwen halves intermediate_size: the MLP is {intermediate // 2} wide, not {intermediate}",)
+        if intermediate % 2:
+            raise reader.fail("intermediate_size", "even: Qwen halves it")
         intermediate //= 2
     qwen_bias = kind in ("qwen2", "qwen")
     bias = reader.flag("attention_bias", False)
@@ -143,6 +147,8 @@ def _tower(reader: _Reader, feature_layer: int) -> VisionSpec:
     image, patch = reader.count("image_size"), reader.count("patch_size")
     if patch > image:
         raise reader.fail("patch_size", f"at most image_size ({image})")
+    if reader.count("hidden_size") % reader.count("num_attention_heads"):
+        raise reader.fail("num_attention_heads", f"a divisor of hidden_size ({reader.count('hidden_size')})")
     return VisionSpec(
         hidden=reader.count("hidden_size"),
         intermediate=reader.count("intermediate_size"),
@@ -173,6 +179,8 @@ def _llava(reader: _Reader, name: str, source: str) -> ModelSpec:
     side = math.isqrt(vision.patches)
     # LongVA pools each frame 2x2 before the language model; llava-hf configs do not.
     stride = reader.count("spatial_pool_stride", 1)
+    if stride > side:
+        raise reader.fail("spatial_pool_stride", f"at most the patch grid's side ({side})")
     tokens = (side // stride) ** 2
     projector = ProjectorSpec(linears=_two_linears(vision, decoder), tokens_per_image=tokens, tokens_per_frame=tokens)
     return ModelSpec(

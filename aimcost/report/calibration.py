@@ -20,12 +20,12 @@ def errors_text(errors: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple"
             f"{e['rows']:,}",
             f"{e['mape']:.1%}",
             f"{e['bias']:+.1%}",
-            f"{e['p90']:.1%}",
+            f"{e['p90']:.1%}", f"{e['coverage']:.0%}",
         ]
         for e in errors
     ]
-    headers = ["model", "tables", "checked on", "rows", "MAPE", "bias", "90 % within"]
-    align = ("left", "left", "left", "right", "right", "right", "right")
+    headers = ["model", "tables", "checked on", "rows", "MAPE", "bias", "90 % within", "in band"]
+    align = ("left", "left", "left", *("right",) * 5)
     return tabulate(rows, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=align)
 
 

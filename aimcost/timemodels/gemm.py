@@ -108,7 +108,7 @@ class GemmModel:
             tile_efficiency=np.array(tiles)[:, None],
             k0=number(data, "k0", 0.0, 4096.0, where=where),
             launch_s=number(data, "launch_us", 0.0, 1000.0, where=where) * 1e-6,
-            split_s=number(data, "split_us", 0.0, 1000.0, where=where) * 1e-6,
+            split_s=number(data, "split_us", 0.0, 1e6, where=where) * 1e-6,
             memory_share=number(data, "memory_share", 0.01, 1.05, where=where),
             overlap=number(data, "overlap", 1.0, 1000.0, where=where),
             rounding=number(data, "rounding", 0.0, 1.0, where=where),

@@ -27,7 +27,7 @@ class Params(MethodParams):
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
-    """Layers 0 … K−1 on all tokens, the others on int(V·(1−ratio)) + T."""
+    """Layers 0 … K−1 on all tokens, the others on round(V·(1−ratio)) + T."""
     require_between("k", params.k, 1, model.decoder.layers, f"the model has {model.decoder.layers} layers")
     visual = workload.visual_tokens
     if params.ratio is not None and params.keep_tokens is not None:

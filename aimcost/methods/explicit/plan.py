@@ -35,10 +35,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     ScheduleError
         Wrong layer count, zero tokens, counts that rise, or more tokens than the prompt has.
     """
-    counts = _expand(params.tokens_per_layer)
     layers = model.decoder.layers
-    if len(counts) != layers:
-        raise ScheduleError(f"method.tokens_per_layer covers {len(counts)} layers, {model.name} has {layers}")
+    counts = _expand(params.tokens_per_layer, layers)
     prompt = workload.visual_tokens + workload.text_tokens
     if counts[0] > prompt:
         raise ScheduleError(
@@ -76,16 +74,21 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     )
 
 
-def _expand(given: list[int] | list[list[int]]) -> list[int]:
-    """One count a layer, from either notation."""
+def _expand(given: list[int] | list[list[int]], layers: int) -> list[int]:
+    """One count a layer, from either notation.
+
+    Raises
+    ------
+    InvalidValueError, ScheduleError
+        Neither notation, or more layers than the model has.
+    """
     if not given:
         raise InvalidValueError("method.tokens_per_layer", "not empty", given)
-    counts: list[int] = []
-    for item in given:
-        if isinstance(item, int):
-            counts.append(item)
-        elif len(item) == 2 and item[1] >= 1:
-            counts.extend([item[0]] * min(item[1], 100_000))
-        else:
-            raise InvalidValueError("method.tokens_per_layer", "runs of [tokens, layers]", item)
-    return counts
+    runs = [(item, 1) if isinstance(item, int) else tuple(item) for item in given]
+    for run in runs:
+        if len(run) != 2 or run[1] < 1:
+            raise InvalidValueError("method.tokens_per_layer", "runs of [tokens, layers]", list(run))
+    covered = sum(run[1] for run in runs)
+    if covered != layers:
+        raise ScheduleError(f"method.tokens_per_layer covers {covered} layers, the model has {layers}")
+    return [tokens for tokens, count in runs for _ in range(count)]

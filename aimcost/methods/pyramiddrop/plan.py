@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams, build_schedule, require_between, scaled_layer
+from ..base import MethodParams, build_schedule, require_between, scaled_layers
 
 SUMMARY = "PyramidDrop: visual tokens cut to ratios[i] before layer layers[i]: layers, ratios"
 
@@ -28,15 +28,18 @@ class Params(MethodParams):
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """int(V · ratio) visual tokens from each of `layers` on."""
     depth = model.decoder.layers
-    layers = params.layers or [scaled_layer(layer, depth) for layer in (8, 16, 24)]
-    if len(layers) != len(params.ratios):
+    layers, ratios = params.layers, params.ratios
+    if layers is None:
+        layers = scaled_layers((8, 16, 24), depth)
+        ratios = ratios[: len(layers)]
+    if len(layers) != len(ratios):
         raise InvalidValueError("method.ratios", f"as many as layers ({len(layers)})", params.ratios)
     if sorted(set(layers)) != layers:
         raise InvalidValueError("method.layers", "rising", layers)
     for layer in layers:
         require_between("layers", layer, 1, depth, f"the model has {depth} layers")
     visual, text = workload.visual_tokens, workload.text_tokens
-    cuts = [(layer, int(visual * ratio) + text) for layer, ratio in zip(layers, params.ratios, strict=True)]
+    cuts = [(layer, int(visual * ratio) + text) for layer, ratio in zip(layers, ratios, strict=True)]
     return build_schedule(
         model=model,
         workload=workload,

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams, build_schedule, require_between, scaled_layer
+from ..base import MethodParams, build_schedule, require_between, scaled_layers
 
 SUMMARY = "SparseVLM: visual tokens cut to keep[i] (+ merged ones) after layer layers[i]: layers, keep"
 
@@ -31,18 +31,11 @@ def recycled(pruned: int) -> int:
     return int((int(0.3 * pruned) + 1) / 10) + 1 if pruned > 0 else 0
 
 
-def _default_layers(depth: int) -> list[int]:
-    """The published depths in proportion, one after another; in a shallow model the last have no effect."""
-    layers: list[int] = []
-    for layer in _LAYERS:
-        layers.append(max(scaled_layer(layer, depth), layers[-1] + 1 if layers else 1))
-    return layers
-
-
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """keep[i] + recycled(pruned) visual tokens from layer ``layers[i] + 1`` on."""
     depth, visual, text = model.decoder.layers, workload.visual_tokens, workload.text_tokens
-    layers = params.layers or _default_layers(depth)
+    # past the last layer a cut has no effect, so shallow models keep the published number of them
+    layers = params.layers or scaled_layers(_LAYERS, depth, clip=False)
     keep = params.keep if params.keep is not None else [round(visual * count / _OF) for count in _KEEP]
     if len(keep) != len(layers):
         raise InvalidValueError("method.keep", f"as many as layers ({len(layers)})", keep)
