@@ -75,12 +75,17 @@ def _options(
 
 
 def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:
-    """Flags and ``--set key=value`` as overrides of a run; values are YAML."""
+    """Flags and ``--set key=value`` as overrides of a run; values are YAML.
+
+    Counts are text until the run's own schema reads them, so that one message serves both ways.
+    """
     import yaml
 
     from .errors import InvalidValueError
 
-    overrides = {key: value for key, value in named.items() if value is not None}
+    overrides = {
+        key: yaml.safe_load(value) if "." in key else value for key, value in named.items() if value is not None
+    }
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
@@ -118,16 +123,16 @@ def estimate(
     estimator: Annotated[str | None, typer.Option(help="roofline, llm_viewer, …")] = None,
     method: Annotated[str | None, typer.Option(help="none, aim, fastv, … (`aimcost list methods`)")] = None,
     attention: Annotated[str | None, typer.Option(help="flash or eager")] = None,
-    frames: Annotated[int | None, typer.Option(help="Video frames a request.")] = None,
-    images: Annotated[int | None, typer.Option(help="Images a request.")] = None,
-    visual_tokens: Annotated[int | None, typer.Option(help="Visual tokens before any method.")] = None,
-    text_tokens: Annotated[int | None, typer.Option(help="Text tokens a request.")] = None,
-    new_tokens: Annotated[int | None, typer.Option(help="Tokens to generate.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Requests computed together.")] = None,
+    frames: Annotated[str | None, typer.Option(metavar="N", help="Video frames a request.")] = None,
+    images: Annotated[str | None, typer.Option(metavar="N", help="Images a request.")] = None,
+    visual_tokens: Annotated[str | None, typer.Option(metavar="N", help="Visual tokens before any method.")] = None,
+    text_tokens: Annotated[str | None, typer.Option(metavar="N", help="Text tokens a request.")] = None,
+    new_tokens: Annotated[str | None, typer.Option(metavar="N", help="Tokens to generate.")] = None,
+    batch: Annotated[str | None, typer.Option(metavar="N", help="Requests computed together.")] = None,
     implementation: Annotated[str | None, typer.Option(help="fused, eager or masked")] = None,
-    tp: Annotated[int | None, typer.Option(help="Tensor-parallel ranks.")] = None,
-    pp: Annotated[int | None, typer.Option(help="Pipeline stages.")] = None,
-    dp: Annotated[int | None, typer.Option(help="Replicas.")] = None,
+    tp: Annotated[str | None, typer.Option(metavar="N", help="Tensor-parallel ranks.")] = None,
+    pp: Annotated[str | None, typer.Option(metavar="N", help="Pipeline stages.")] = None,
+    dp: Annotated[str | None, typer.Option(metavar="N", help="Replicas.")] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run: method.l1=14.")
     ] = None,
