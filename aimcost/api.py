@@ -74,11 +74,15 @@ def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextMana
         raise UnsupportedModelError(
             f"method {schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"
         )
+    context: AbstractContextManager[Any] = runtime("executor").apply(model, schedule, **options)
+    return context
+
+
+def runtime(name: str) -> Any:
+    """A module of `aimcost.runtime`, or a readable error where torch or transformers is missing."""
     try:
-        runtime = importlib.import_module(f"{__package__}.runtime")
+        return importlib.import_module(f"{__package__}.runtime.{name}")
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] in ("torch", "transformers"):
-            raise MissingExtraError(error.name, "torch", "aimcost.apply") from None
+            raise MissingExtraError(error.name, "torch", "running models") from None
         raise
-    context: AbstractContextManager[Any] = runtime.apply(model, schedule, **options)
-    return context

@@ -264,6 +264,33 @@ def reproduce(as_json: JsonOption = False) -> None:
     print(to_json(result) if as_json else reproduce_text(result))
 
 
+@app.command()
+def demo(
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    frames: Annotated[int, typer.Option(min=1, max=64, help="Video frames.")] = 6,
+    layers: Annotated[int, typer.Option(min=2, max=64, help="Decoder layers.")] = 8,
+) -> None:
+    """Run a small model dense and reduced on this machine, and print what dropping tokens bought."""
+    from rich.progress import Progress
+
+    from .api import runtime
+    from .errors import UnknownNameError
+    from .report.demo import demo_text
+
+    if device not in ("cpu", "cuda"):
+        raise UnknownNameError("device", device, ["cpu", "cuda"])
+    run_demo = runtime("demo").demo
+    with Progress(transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("starting")
+        result = run_demo(
+            device,
+            frames=frames,
+            layers=layers,
+            progress=lambda what, done, total: bar.update(task, description=what, completed=done, total=total),
+        )
+    print(demo_text(result))
+
+
 @app.command("list")
 def list_(
     what: Annotated[

@@ -47,8 +47,6 @@ def cli(tmp_path: Path) -> Any:
                 resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
         command = [sys.executable, "-m", "aimcost", *arguments]
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, env=environment, preexec_fn=limit
-        )
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, preexec_fn=limit)
 
     return call

@@ -20,7 +20,8 @@ def errors_text(errors: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple"
             f"{e['rows']:,}",
             f"{e['mape']:.1%}",
             f"{e['bias']:+.1%}",
-            f"{e['p90']:.1%}", f"{e['coverage']:.0%}",
+            f"{e['p90']:.1%}",
+            f"{e['coverage']:.0%}",
         ]
         for e in errors
     ]

@@ -62,9 +62,7 @@ def check_document(document: dict[str, Any]) -> None:
             assert total == approx(stages[name], rel=1e-9)
         prefill = [op for op in document["ops"] if op["stage"] == "prefill"]
         layerless = sum(op[key] for op in prefill if op["layer"] is None)
-        assert sum(layer[key] for layer in document["layers"]) == approx(
-            stages["prefill"] - layerless, rel=1e-9
-        )
+        assert sum(layer[key] for layer in document["layers"]) == approx(stages["prefill"] - layerless, rel=1e-9)
         for layer in document["layers"]:
             ops = sum(op[key] for op in prefill if op["layer"] == layer["index"])
             assert layer[key] == approx(ops, rel=1e-9)

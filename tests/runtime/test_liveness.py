@@ -43,9 +43,7 @@ class LiveStorage(TorchDispatchMode):
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize(("family", "kv_heads"), [("qwen2", 2), ("llama", 8)])
 def test_a_decoder_layer(family, kv_heads, kernel, dtype, tokens):
-    spec = DecoderSpec(
-        hidden=256, intermediate=1024, layers=1, heads=8, kv_heads=kv_heads, head_dim=32, vocab=512
-    )
+    spec = DecoderSpec(hidden=256, intermediate=1024, layers=1, heads=8, kv_heads=kv_heads, head_dim=32, vocab=512)
     config = transformers.AutoConfig.for_model(
         family,
         hidden_size=spec.hidden,
@@ -107,7 +105,5 @@ def test_a_tower_layer(kernel, dtype, patches):
     with torch.no_grad(), LiveStorage([*layer.parameters(), x]) as seen:
         layer(x, attention_mask=None)
     scores = float(BATCH * spec.heads * patches**2) if kernel == "eager" else 0.0
-    inputs, steps = liveness.tower_layer(
-        spec, rows=float(BATCH * patches), scores=scores, width=dtype.itemsize
-    )
+    inputs, steps = liveness.tower_layer(spec, rows=float(BATCH * patches), scores=scores, width=dtype.itemsize)
     assert liveness.peak_live(inputs, steps) == seen.peak + inputs["x"]

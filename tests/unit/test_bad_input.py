@@ -138,7 +138,7 @@ AMOUNTS = ["hardware/memory_gb_per_s", "hardware/dense_tflops/fp16", "hardware/m
     ids=repr,
 )
 def test_numbers_that_cannot_be(run: dict[str, Any], path: str, value: Any) -> None:
-    if value == 10**30 and path in AMOUNTS + ["price_per_hour", "budgets/max_ttft_ms"]:
+    if value == 10**30 and path in [*AMOUNTS, "price_per_hour", "budgets/max_ttft_ms"]:
         value = 1e31
     assert path.rpartition("/")[2] in message(put(run, path, value))
 
@@ -191,11 +191,17 @@ def test_more_heads_than_hidden_units(run: dict[str, Any], estimator: str, onchi
     assert_refused_or_finite({**run, "estimator": estimator})
 
 
-def assert_refused_or_finite(run: dict[str, Any]) -> None:
+def estimate_or_error(run: dict[str, Any]) -> dict[str, Any] | AimcostError:
     try:
-        document = aimcost.estimate(run).to_dict()
+        return aimcost.estimate(run).to_dict()
     except AimcostError as error:
-        assert "\n" not in str(error)
+        return error
+
+
+def assert_refused_or_finite(run: dict[str, Any]) -> None:
+    document = estimate_or_error(run)
+    if isinstance(document, AimcostError):
+        assert "\n" not in str(document)
         return
     json.dumps(document, allow_nan=False)
     totals = document["totals"]
@@ -205,9 +211,7 @@ def assert_refused_or_finite(run: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("path", "value"), [("workload/new_tokens", 100_000_000), ("model/num_hidden_layers", 10_000_000)]
 )
-def test_sizes_that_would_exhaust_memory(
-    cli: Any, tmp_path: Path, run: dict[str, Any], path: str, value: int
-) -> None:
+def test_sizes_that_would_exhaust_memory(cli: Any, tmp_path: Path, run: dict[str, Any], path: str, value: int) -> None:
     """In a process of its own, with 4 GB of address space: a refusal or an answer, no MemoryError."""
     (tmp_path / "r.json").write_text(json.dumps(put(run, path, value)))
     done = cli("estimate", "r.json", "--json", address_space=4_000_000_000)
@@ -596,12 +600,11 @@ def test_numbers_that_yaml_reads_in_its_own_way(tmp_path: Path, value: str) -> N
     path = tmp_path / "gpu.yaml"
     path.write_text(f"name: x\nmemory_gb_per_s: 1000\ndense_tflops: {{fp16: {value}}}\n")
     run = {"model": "qwen2-0.5b", "workload": {"text_tokens": 10}, "hardware": str(path), "estimator": "roofline"}
-    try:
-        seconds = aimcost.estimate(run).totals.time_s
-    except AimcostError as error:
-        assert "fp16" in str(error)
-        return
-    assert value in ("1_000", "0x10", "+1"), f"{value} was read as a number ({seconds} s)"
+    document = estimate_or_error(run)
+    if isinstance(document, AimcostError):
+        assert "fp16" in str(document)
+    else:
+        assert value in ("1_000", "0x10", "+1"), f"{value} was read as a number"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_half_the_rooflines_error_on_every_foreign_clock(external: dict) -> None
     ("key", "bar"),
     [
         pytest.param("vidur a100_sxm_80gb", 0.075, marks=pytest.mark.xfail(reason="9.0 % reached", strict=True)),
-        pytest.param("vidur h100_sxm", 0.11, marks=pytest.mark.xfail(reason="12.5 %, bias -12 %: older era", strict=True)),
+        pytest.param("vidur h100_sxm", 0.11, marks=pytest.mark.xfail(reason="12.5 %: another era", strict=True)),
         ("aicon h100_sxm", 0.07),
         ("aicon h200_sxm", 0.07),
     ],

@@ -332,9 +332,7 @@ def test_decode_attends_to_what_each_layer_kept() -> None:
     estimate = aimcost.estimate(run)
     assert estimate.stages["decode"].steps == 2
     found = {
-        op["layer"]: op["flops"]
-        for op in estimate.ops()
-        if (op["stage"], op["name"]) == ("decode", "fused_attention")
+        op["layer"]: op["flops"] for op in estimate.ops() if (op["stage"], op["name"]) == ("decode", "fused_attention")
     }
     for layer, kept in ((0, 6373), (9, 6373), (10, 100), (27, 100)):
         assert found[layer] == 4 * 28 * 128 * ((kept + 1) + (kept + 2))

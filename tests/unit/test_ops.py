@@ -175,9 +175,7 @@ def test_products_beyond_int64() -> None:
 
 
 def test_decoder_layer() -> None:
-    costs = dict(
-        decoder_ops.layer_ops(DECODER, W, batch=2, q_len=5.0, kv_len=5.0, kernel="flash", onchip_bytes=0.0)
-    )
+    costs = dict(decoder_ops.layer_ops(DECODER, W, batch=2, q_len=5.0, kv_len=5.0, kernel="flash", onchip_bytes=0.0))
     assert list(costs) == [
         "attn_norm",
         "q_proj",
@@ -352,9 +350,7 @@ def test_every_scorer(scorer: str, implementation: str) -> None:
     """Finite, linear in the batch, and no fewer operations where more tokens are scored."""
 
     def total(batch: int, tokens: float) -> float:
-        context = ScoreContext(
-            model=MODEL, batch=batch, widths=W, text_tokens=5, implementation=implementation
-        )
+        context = ScoreContext(model=MODEL, batch=batch, widths=W, text_tokens=5, implementation=implementation)
         cut = Cut(tokens_in=tokens, tokens_out=tokens / 2, groups=3.0)
         costs = [cost for _, cost in reduction_ops(scorer, cut, context)]
         for cost in costs:

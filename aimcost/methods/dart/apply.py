@@ -11,9 +11,7 @@ __all__ = ["LAYER_SCORERS", "PIVOTS", "unlike_pivots"]
 PIVOTS = 4
 
 
-def unlike_pivots(
-    *, key: torch.Tensor, protected: torch.Tensor, live: torch.Tensor | None, **_: Any
-) -> torch.Tensor:
+def unlike_pivots(*, key: torch.Tensor, protected: torch.Tensor, live: torch.Tensor | None, **_: Any) -> torch.Tensor:
     """Minus the largest cosine to a pivot; pivots come first: (B, n) fp32.
 
     Pivots are the four visual and the four text tokens of largest key norm (fewer where there are
