@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .loading.schema import STAGES
-from .memory import Memory
+from .memory import Memory, memory_of
 from .run import Run
 from .summaries import parallel_summary, reduction_summary, step_range
 from .table import NO_LAYER, OpTable
@@ -104,7 +104,6 @@ class Estimate:
     table: OpTable
     seconds: NDArray[np.float64]
     bound: NDArray[np.int64]
-    memory: Memory
     band: Band | None = None
     extrapolated: NDArray[np.bool_] | None = None
     device_seconds: NDArray[np.float64] | None = None
@@ -134,6 +133,21 @@ class Estimate:
             if segment.stage in wanted:
                 mask[segment.start : segment.stop] = True
         return mask
+
+    @cached_property
+    def memory(self) -> Memory:
+        """What the request keeps on the card; the same under every estimator."""
+        run = self.run
+        return memory_of(
+            run.model,
+            run.workload,
+            run.computed,
+            run.precision,
+            run.hardware,
+            attention=run.attention,
+            implementation=run.implementation,
+            parallel=run.parallel,
+        )
 
     @cached_property
     def totals(self) -> Totals:

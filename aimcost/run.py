@@ -24,6 +24,8 @@ __all__ = ["DEFAULT_ESTIMATOR", "DEFAULT_TEXT_TOKENS", "Run", "load_run", "merge
 DEFAULT_ESTIMATOR = "calibrated"
 # The text length of the video tables of arXiv 2412.03248; noted whenever it is used.
 DEFAULT_TEXT_TOKENS = 100
+# Decode is priced by layer and step: more rows than this do not fit a laptop.
+MAX_DECODE_ROWS = 10_000_000
 _BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
 
 
@@ -95,6 +97,10 @@ def _resolve(data: Mapping[str, Any], where: str) -> Run:
         names = discover.module_names("estimators")
         raise UnknownNameError("estimator", file.estimator, names, where=where)
     model = load_model(file.model)
+    if model.decoder.layers * file.workload.new_tokens > MAX_DECODE_ROWS:
+        most = MAX_DECODE_ROWS // model.decoder.layers
+        what = f"at most {most} with {model.decoder.layers} layers"
+        raise InvalidValueError("workload.new_tokens", what, file.workload.new_tokens)
     paper = file.method.get("convention") == "paper"
     workload, notes = _workload(file.workload, model, without_newline=paper)
     schedule = plan_schedule(model, workload, file.method, where=where)

@@ -18,6 +18,7 @@ from .models import decoder as decoder_ops
 from .models import projector as projector_ops
 from .models import vit
 from .ops import Cost, Widths
+from .ops.cost import Array
 from .ops.tokens import Cut, ScoreContext, reduction_ops
 from .parallel import rank_decoder
 from .types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, Workload
@@ -86,6 +87,15 @@ class OpTable:
         return len(self.layer)
 
 
+def _column(value: Array, length: int) -> NDArray[np.float64]:
+    """A dimension with an entry a row."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return value if len(value) == length else np.broadcast_to(value, length)
+    column: NDArray[np.float64] = np.empty(length)
+    column.fill(value)
+    return column
+
+
 class TableBuilder:
     """Collects segments; arrays are laid out once, at the end."""
 
@@ -116,7 +126,7 @@ class TableBuilder:
             costs[5, rows] = cost.write_activations
             costs[6, rows] = cost.write_kv
             segments.append(Segment(stage, name, cost.kind, start, stop))
-            dims.append({key: np.broadcast_to(np.asarray(value, float), length) for key, value in cost.dims.items()})
+            dims.append({key: _column(value, length) for key, value in cost.dims.items()})
             start = stop
         return OpTable(tuple(segments), layer, count, costs, tuple(dims), steps)
 

@@ -8,6 +8,7 @@ product says much about the next), independent between kinds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -15,14 +16,16 @@ from numpy.typing import NDArray
 
 from ..errors import CalibrationError
 from ..hardware import compute_dtypes, link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
+from ..launches import with_host
 from ..loading.calibration import Calibration, calibration_of
-from ..memory import memory_of
 from ..ops import Widths
 from ..result import LAUNCH, Band, Estimate
 from ..run import Run
 from ..table import OpTable, Segment, build
-from ..timemodels.bandwidth import Execution, execution_of
+from ..timemodels.attention import AttentionModel
+from ..timemodels.bandwidth import BandwidthModel, Execution, bandwidth_seconds, execution_of
 from ..timemodels.gemm import GemmModel
+from ..timemodels.measured import AttentionGrid, CurveSet, GemmGrid
 from ..types import HardwareSpec
 from .roofline import roofline_seconds
 
@@ -67,7 +70,7 @@ def estimate(run: Run) -> Estimate:
     pricing = _Pricing(run, hardware, table)
     device, extrapolated = pricing.device_seconds()
     host = pricing.host_seconds() if run.host_time else np.zeros(len(table))
-    seconds, host_bound = pricing.with_host(device, host)
+    seconds, host_bound = with_host(table, device, host)
     _, bound, notes = roofline_seconds(table, hardware, run.precision)
     bound = np.where(pricing.launch_bound, LAUNCH, bound)
     return Estimate(
@@ -76,16 +79,6 @@ def estimate(run: Run) -> Estimate:
         table=table,
         seconds=seconds,
         bound=np.where(host_bound, LAUNCH, bound),
-        memory=memory_of(
-            run.model,
-            run.workload,
-            run.computed,
-            run.precision,
-            hardware,
-            attention=run.attention,
-            implementation=run.implementation,
-            parallel=run.parallel,
-        ),
         band=pricing.band(host_bound),
         extrapolated=extrapolated,
         device_seconds=device,
@@ -99,6 +92,7 @@ class _Pricing:
 
     def __init__(self, run: Run, hardware: HardwareSpec, table: OpTable) -> None:
         self.run, self.hardware, self.table = run, hardware, table
+        self.bytes = table.bytes
         self.calibration: Calibration = calibration_of(hardware)
         self.execution: Execution = execution_of(run.file.execution)
         self.gemm_dtype, self.other_dtype = compute_dtypes(run.precision)
@@ -123,20 +117,16 @@ class _Pricing:
         products = [i for i, s in enumerate(self.table.segments) if s.kind == "gemm"]
         if products:
             self._products(products, seconds, outside)
+        self._memory_bound(seconds)
         for index, segment in enumerate(self.table.segments):
-            if segment.kind == "gemm":
-                continue
             rows = slice(segment.start, segment.stop)
-            if segment.kind == "attention":
+            if segment.kind == "attention" and self._attention_models(segment):
                 seconds[rows], outside[rows] = self._attention(index, segment)
             elif segment.kind == "collective":
                 wire = self.table.dims[index]["wire_bytes"]
                 seconds[rows] = COLLECTIVE_LAUNCH_S + wire / (link_bytes_per_s(self.hardware) * COLLECTIVE_SHARE)
-            else:
-                seconds[rows] = self._bandwidth(segment)
-            launch = self.kernels(segment) * self._launch_s(segment)
-            self.launch_bound[rows] = launch > 0.5 * seconds[rows]
-            seconds[rows] *= self.calibration.scale.get(segment.kind, 1.0)
+            if segment.kind in self.calibration.scale and segment.kind != "gemm":
+                seconds[rows] *= self.calibration.scale[segment.kind]
         return seconds * self.table.count, outside
 
     def _products(self, indices: list[int], seconds: Floats, outside: NDArray[np.bool_]) -> None:
@@ -148,7 +138,7 @@ class _Pricing:
         _, first, back = np.unique(key, return_index=True, return_inverse=True)
         model = self._gemm_model()
         shapes = (m[first], n[first], k[first])
-        moved = self.table.bytes[rows][first]
+        moved = self.bytes[rows][first]
         peak, sm_count = self.peaks[0], max(1, self.hardware.sm_count)
         distinct = model.seconds(
             *shapes,
@@ -161,7 +151,7 @@ class _Pricing:
         outside[rows] = model.outside(*shapes)[back]
         self.launch_bound[rows] = (model.launch_s > 0.5 * distinct)[back]
 
-    def _gemm_model(self) -> GemmModel:
+    def _gemm_model(self) -> GemmModel | GemmGrid:
         """Coefficients for the run's formats; the nearest format's where none were measured."""
         models, precision = self.calibration.gemm, self.run.precision
         widths = Widths.of(precision)
@@ -175,92 +165,86 @@ class _Pricing:
                 return models[name]
         raise CalibrationError(f"{self.hardware.name}: calibration has no product coefficients")
 
+    def _attention_models(self, segment: Segment) -> Mapping[int, AttentionModel | AttentionGrid]:
+        """By head width: the tower's, decode's, or the prefill's, which stands in for both."""
+        by_stage = {"vision": self.calibration.encoder_attention, "decode": self.calibration.decode_attention}
+        return by_stage.get(segment.stage) or self.calibration.attention
+
     def _attention(self, index: int, segment: Segment) -> tuple[Floats, NDArray[np.bool_]]:
         dims, rows = self.table.dims[index], slice(segment.start, segment.stop)
-        by_stage = {"vision": self.calibration.encoder_attention, "decode": self.calibration.decode_attention}
-        models = by_stage.get(segment.stage) or self.calibration.attention
-        if not models:
-            return self._bandwidth(segment), np.ones(segment.stop - segment.start, dtype=bool)
+        models = self._attention_models(segment)
         width = int(dims["head_dim"][0])
         nearest = min(models, key=lambda known: abs(known - width))
         if nearest != width:
             self.substitutes.add(f"attention at head width {width} takes the efficiencies of width {nearest}")
         model = models[nearest]
-        flops = self.table.flops[rows]
         out = model.seconds(
             dims,
-            bytes_moved=self.table.bytes[rows],
-            flops=flops,
+            bytes_moved=self.bytes[rows],
+            flops=self.table.flops[rows],
             peak=self.peaks[1],
             bandwidth=self.hardware.memory_bytes_per_s,
             sm_count=max(1, self.hardware.sm_count),
         )
         # around the kernel, an eager stack copies its result into place
-        extra = (self.kernels(segment) - 1.0) * self.calibration.bandwidth["pointwise"].launch_s
+        extra = (self.kernels(segment) - 1.0) * self._bandwidth_model("pointwise").launch_s
+        self.launch_bound[rows] = model.launch_s + extra > 0.5 * out
         return out + extra, model.outside(dims)
 
-    def _bandwidth(self, segment: Segment) -> Floats:
-        models = self.calibration.bandwidth
-        kind = segment.kind if segment.kind in models else _STAND_IN.get(segment.kind, "pointwise")
-        if kind not in models:
-            raise CalibrationError(f"{self.hardware.name}: calibration has no coefficients for {segment.kind}")
-        rows = slice(segment.start, segment.stop)
-        # eager score kernels compute the square that the causal count leaves out
-        flops = self.table.costs[1, rows] if segment.kind == "bmm" else self.table.flops[rows]
-        return models[kind].seconds(
-            self.table.bytes[rows],
+    def _memory_bound(self, seconds: Floats) -> None:
+        """Everything but products, in one pass: each row with its kind's coefficients."""
+        size = len(self.table)
+        share, compute_share, launch = np.ones(size), np.ones(size), np.zeros(size)
+        moved, flops = self.bytes.copy(), self.table.flops.copy()
+        products = np.zeros(size, dtype=bool)
+        measured: list[tuple[slice, str, CurveSet]] = []
+        for segment in self.table.segments:
+            rows = slice(segment.start, segment.stop)
+            if segment.kind == "gemm":
+                products[rows] = True
+                continue
+            model = self._bandwidth_model(segment.kind)
+            if isinstance(model, CurveSet):
+                measured.append((rows, segment.kind, model))
+                continue
+            share[rows], compute_share[rows] = model.share, model.compute_share
+            launch[rows] = model.launch_s * self.kernels(segment)
+            moved[rows] *= self.execution.traffic.get(segment.kind, 1.0)
+            if segment.kind == "bmm":
+                # eager score kernels compute the square that the causal count leaves out
+                flops[rows] = self.table.costs[1, rows]
+        priced = bandwidth_seconds(
+            moved,
             flops,
-            np.full(segment.stop - segment.start, self.kernels(segment)),
-            traffic=self.execution.traffic.get(segment.kind, 1.0),
+            launch_s=launch,
+            share=share,
+            compute_share=compute_share,
             peak=self.peaks[1],
             bandwidth=self.hardware.memory_bytes_per_s,
         )
+        for rows, kind, curves in measured:
+            # timed as eager PyTorch runs them: every kernel and copy is in the curve, and bmm's whole square
+            work = self.table.costs[1, rows] if kind == "bmm" else flops[rows]
+            priced[rows] = curves.seconds(moved[rows], work)
+        np.copyto(seconds, priced, where=~products)
+        np.copyto(self.launch_bound, launch > 0.5 * priced, where=~products)
 
-    def _launch_s(self, segment: Segment) -> float:
-        kind = segment.kind if segment.kind in self.calibration.bandwidth else _STAND_IN.get(segment.kind, "pointwise")
-        model = self.calibration.bandwidth.get(kind)
-        return model.launch_s if model else 0.0
+    def _bandwidth_model(self, kind: str) -> BandwidthModel | CurveSet:
+        """Coefficients of a kind, or of the one that stands in for it."""
+        models = self.calibration.bandwidth
+        found = models.get(kind) or models.get(_STAND_IN.get(kind, "pointwise")) or models.get("pointwise")
+        if found is None:
+            raise CalibrationError(f"{self.hardware.name}: calibration has no coefficients for {kind}")
+        return found
 
     def host_seconds(self) -> Floats:
-        """Per row: host seconds that issuing its launches takes."""
+        """Per row: host seconds that issuing its launches takes; a CPU issues nothing."""
+        if self.hardware.architecture == "cpu":
+            return np.zeros(len(self.table))
         launches = np.empty(len(self.table))
         for segment in self.table.segments:
             launches[segment.start : segment.stop] = self.kernels(segment)
         return launches * self.table.count * self.execution.host_s
-
-    def with_host(self, device: Floats, host: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-        """Row times once launches are issued by the host, and which rows wait for it.
-
-        A kernel starts when it has been issued and the one before it has ended. Within a layer,
-        rows run in the table's order; layers run in turn.
-        """
-        if not host.any():
-            return device, np.zeros(len(device), dtype=bool)
-        order = self._execution_order()
-        issue = np.cumsum(host[order])
-        work = device[order]
-        done = np.cumsum(work)
-        # end of row i: the latest over j ≤ i of issue(j) + the work from j to i
-        end = done + np.maximum.accumulate(issue - (done - work))
-        spent = np.diff(end, prepend=0.0)
-        seconds, waiting = np.empty_like(device), np.zeros(len(device), dtype=bool)
-        seconds[order] = spent
-        waiting[order] = spent > 1.05 * work
-        return seconds, waiting
-
-    def _execution_order(self) -> NDArray[np.int64]:
-        """Rows in the order in which they run: stage, layer, operation."""
-        rows = np.arange(len(self.table))
-        stage, position = np.empty_like(rows), np.empty_like(rows)
-        stages: dict[str, int] = {}
-        for index, segment in enumerate(self.table.segments):
-            stage[segment.start : segment.stop] = stages.setdefault(segment.stage, len(stages))
-            position[segment.start : segment.stop] = index
-        layer = self.table.layer.copy()
-        last = [s for s in self.table.segments if s.name in ("final_norm", "lm_head", "post_norm")]
-        for segment in last:
-            layer[segment.start : segment.stop] = np.iinfo(np.int64).max
-        return np.lexsort((position, layer, stage))
 
     def band(self, host_bound: NDArray[np.bool_]) -> Band:
         """One group a kind (attention: a stage), and one for rows that wait for the host."""
@@ -295,9 +279,7 @@ class _Pricing:
                 return 0.3, 3.0
             evidence = models[min(models)].provenance
         else:
-            models_by_kind = self.calibration.bandwidth
-            kind = segment.kind if segment.kind in models_by_kind else _STAND_IN.get(segment.kind, "pointwise")
-            evidence = models_by_kind[kind].provenance
+            evidence = self._bandwidth_model(segment.kind).provenance
         return evidence.low, evidence.high
 
     def notes(self) -> tuple[str, ...]:
@@ -306,6 +288,6 @@ class _Pricing:
         if self.calibration.inherited_from:
             notes.append(f"calibration inherited from {self.calibration.inherited_from}: wider band")
         notes += sorted(self.substitutes)
-        if self.execution.host_s:
+        if self.execution.host_s and self.hardware.architecture != "cpu":
             notes.append(f"host time: {self.execution.source}")
         return tuple(notes)

@@ -14,7 +14,6 @@ import numpy as np
 
 from ..errors import InvalidValueError
 from ..hardware import require_hardware
-from ..memory import memory_of
 from ..ops import Cost, Widths
 from ..ops.cost import BITS, Array
 from ..result import COMPUTE, MEMORY, Estimate
@@ -46,15 +45,6 @@ def estimate(run: Run) -> Estimate:
         table=table,
         seconds=np.maximum(compute, memory) * table.count,
         bound=np.where(compute >= memory, COMPUTE, MEMORY),
-        memory=memory_of(
-            run.model,
-            run.workload,
-            run.computed,
-            run.precision,
-            hardware,
-            attention=run.attention,
-            implementation=run.implementation,
-        ),
         stages_priced=("prefill", "decode"),
         notes=(*run.notes, *((note,) if note else ())),
     )

@@ -16,7 +16,6 @@ from ..hardware import (
     precision_notes,
     require_hardware,
 )
-from ..memory import memory_of
 from ..result import COMPUTE, MEMORY, NETWORK, Estimate
 from ..run import Run
 from ..table import OpTable, build
@@ -53,16 +52,6 @@ def estimate(run: Run) -> Estimate:
         table=table,
         seconds=seconds * table.count,
         bound=bound,
-        memory=memory_of(
-            run.model,
-            run.workload,
-            run.computed,
-            run.precision,
-            hardware,
-            attention=run.attention,
-            implementation=run.implementation,
-            parallel=run.parallel,
-        ),
         notes=(*run.notes, *precision_notes(run.precision), *notes),
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..loading.calibration import INHERITED_FILE, calibration_of, parent_of
 from ..loading.hardware import load_hardware
+from ..timemodels.gemm import GemmModel
 from .aiconfigurator import FITTED_STACKS, SYSTEM_PROFILES, package_version, read_gemm, systems
 from .derive import machine_of
 from .fit import pool, predict_gemm
@@ -36,6 +37,7 @@ def inherited_band() -> dict[str, Any]:
         sample = measured.where(mask)
         for parent in sorted(relatives - {card.name}):
             model = calibration_of(load_hardware(parent)).gemm["bf16"]
+            assert isinstance(model, GemmModel)  # shipped cards carry coefficients, not a machine's own grid
             predicted = predict_gemm(model, sample, machine_of(card, "bf16"))
             ratios.append(sample.seconds / predicted)
             pairs.append(f"{parent} → {card.name}")

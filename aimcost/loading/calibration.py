@@ -13,6 +13,7 @@ from ..errors import CalibrationError, FileFormatError
 from ..timemodels.attention import AttentionModel
 from ..timemodels.bandwidth import BandwidthModel
 from ..timemodels.gemm import GemmModel
+from ..timemodels.measured import FORM, AttentionGrid, CurveSet, GemmGrid
 from ..types import HardwareSpec
 from .files import MAX_FILE_BYTES
 from .hardware import load_hardware
@@ -49,11 +50,11 @@ class Calibration:
         (low, high) factors on the band where inherited, 1 otherwise.
     """
 
-    gemm: Mapping[str, GemmModel]
-    attention: Mapping[int, AttentionModel]
-    encoder_attention: Mapping[int, AttentionModel]
-    decode_attention: Mapping[int, AttentionModel]
-    bandwidth: Mapping[str, BandwidthModel]
+    gemm: Mapping[str, GemmModel | GemmGrid]
+    attention: Mapping[int, AttentionModel | AttentionGrid]
+    encoder_attention: Mapping[int, AttentionModel | AttentionGrid]
+    decode_attention: Mapping[int, AttentionModel | AttentionGrid]
+    bandwidth: Mapping[str, BandwidthModel | CurveSet]
     scale: Mapping[str, float]
     source: str
     inherited_from: str | None = None
@@ -114,14 +115,14 @@ def _parse(hardware: HardwareSpec) -> Calibration:
             raise CalibrationError(f"{where}.{name}: must be a mapping")
         return value
 
-    def attention(name: str) -> dict[int, AttentionModel]:
+    def attention(name: str) -> dict[int, AttentionModel | AttentionGrid]:
         kernels = section(name)
         chosen = kernels.get("default")
         widths = kernels.get(chosen, {}) if chosen is not None else {}
         if chosen is not None and not isinstance(widths, Mapping):
             raise CalibrationError(f"{where}.{name}: default {chosen!r} is not among its kernels")
         return {
-            int(width): AttentionModel.of(
+            int(width): _form(values, AttentionGrid, AttentionModel).of(
                 values, tables.get(f"{name}/{chosen}/{width}", {}), where=f"{where}.{name}.{chosen}.{width}"
             )
             for width, values in widths.items()
@@ -129,19 +130,26 @@ def _parse(hardware: HardwareSpec) -> Calibration:
 
     return Calibration(
         gemm={
-            dtype: GemmModel.of(values, tables.get(f"gemm/{dtype}", {}), where=f"{where}.gemm.{dtype}")
+            dtype: _form(values, GemmGrid, GemmModel).of(
+                values, tables.get(f"gemm/{dtype}", {}), where=f"{where}.gemm.{dtype}"
+            )
             for dtype, values in section("gemm").items()
         },
         attention=attention("attention"),
         encoder_attention=attention("encoder_attention"),
         decode_attention=attention("decode_attention"),
         bandwidth={
-            kind: BandwidthModel.of(values, where=f"{where}.bandwidth.{kind}")
+            kind: _form(values, CurveSet, BandwidthModel).of(values, where=f"{where}.bandwidth.{kind}")
             for kind, values in section("bandwidth").items()
         },
         scale={str(kind): float(value) for kind, value in section("scale").items()},
         source=str(block["source"]),
     )
+
+
+def _form(values: Any, grid: Any, formula: Any) -> Any:
+    """The class that reads an entry: a measured grid, or the formula with its corrections."""
+    return grid if isinstance(values, Mapping) and values.get("form") == FORM else formula
 
 
 def _tables(hardware: HardwareSpec, block: Mapping[str, Any], where: str) -> Mapping[str, Any]:

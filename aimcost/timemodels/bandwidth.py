@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import CalibrationError
 from .tables import Floats, Provenance, number, smooth_max
 
-__all__ = ["EXECUTIONS", "BandwidthModel", "Execution", "execution_of"]
+__all__ = ["EXECUTIONS", "BandwidthModel", "Execution", "bandwidth_seconds", "execution_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,19 +39,28 @@ class BandwidthModel:
             provenance=Provenance.of(data, where=where),
         )
 
-    def seconds(
-        self,
-        bytes_moved: Floats,
-        flops: Floats,
-        kernels: Floats,
-        *,
-        traffic: float,
-        peak: float,
-        bandwidth: float,
-    ) -> Floats:
-        """Device seconds."""
-        memory = bytes_moved * traffic / (bandwidth * self.share)
-        return np.asarray(kernels * self.launch_s + smooth_max(flops / (peak * self.compute_share), memory, 4.0))
+
+def bandwidth_seconds(
+    bytes_moved: Floats,
+    flops: Floats,
+    *,
+    launch_s: Floats,
+    share: Floats,
+    compute_share: Floats,
+    peak: float,
+    bandwidth: float,
+) -> Floats:
+    """Device seconds of rows, each with its kind's coefficients.
+
+    Parameters
+    ----------
+    bytes_moved
+        With the execution mode's traffic in it.
+    launch_s
+        Of all the row's kernels.
+    """
+    compute, memory = flops / (peak * compute_share), bytes_moved / (bandwidth * share)
+    return np.asarray(launch_s + smooth_max(compute, memory, 4.0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

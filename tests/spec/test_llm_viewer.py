@@ -249,3 +249,35 @@ def test_a_block_smaller_than_a_head_reloads_keys() -> None:
     moved = [aimcost.estimate(run_of(case)).stages["prefill"].bytes for case in (small, large)]
     keys = 100 * 128 * 2 * 2  # n·d·V·2 bytes
     assert moved[0] - moved[1] == 2 * (25 - 1) * keys
+
+
+FROM_A_USERS_RUN = {
+    "video_aim_32f": {"name": "aim", "convention": "paper"},
+    "llava_ov_7b": {"name": "none", "convention": "paper"},
+    "merge_only_50": {"name": "aim", "convention": "paper", "merge_ratio": 0.5, "l1": 28, "l2": 29},
+    "merge_only_6.3": {"name": "aim", "convention": "paper", "merge_ratio": 0.0625, "l1": 28, "l2": 29},
+    "retention_12.5": {"name": "aim", "convention": "paper", "merge_ratio": 0.125, "decay": 0.0125},
+    "retention_1.6": {"name": "aim", "convention": "paper", "merge_ratio": 0.015625, "decay": 0.0125},
+    "video_vtw": {"name": "vtw", "k": 6, "convention": "paper"},
+    "video_fastv": {"name": "fastv", "k": 1, "keep_tokens": 1248, "convention": "paper"},
+}
+
+
+@pytest.mark.parametrize("identifier", FROM_A_USERS_RUN)
+def test_a_users_run_gives_the_published_row(identifier: str) -> None:
+    """32 frames and 100 text tokens by name, under the paper's convention; each slip comes with its decay."""
+    row = next(row for row in SEEDS["rows"] if row["id"] == identifier)
+    run = {
+        "model": "llava-onevision-qwen2-7b",
+        "workload": {"frames": 32, "text_tokens": 100},
+        "method": FROM_A_USERS_RUN[identifier],
+        "attention": "eager",
+        "estimator": "llm_viewer",
+        "estimator_options": {"skip_mlp_add": True},
+        "hardware": "llm_viewer_nvidia_a100",
+    }
+    document = aimcost.estimate(run).to_dict()
+    prefill = document["stages"]["prefill"]
+    assert prefill["flops"] / 1e12 == pytest.approx(row["tflops"], abs=5.1e-7)
+    assert prefill["time_s"] * 1e3 == pytest.approx(row["ms"], abs=5.1e-7)
+    assert document["totals"]["flops"] == prefill["flops"]

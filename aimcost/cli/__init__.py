@@ -1,0 +1,65 @@
+"""The ``aimcost`` command: parses, calls `aimcost.api`, prints.
+
+Exit status: 0, 1 for a failed check, 2 for bad input. Errors are one line on stderr.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from ..errors import AimcostError
+from . import estimating, looking, measuring  # noqa: F401 (each adds its commands)
+from .common import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the command; a user's mistake never ends in a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal or pipe that cannot write × or → shows ? there, rather than ending the command
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        code = app(standalone_mode=False)
+    except AimcostError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        # the reader (head, less) has seen enough; keep Python from complaining at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        # typer ships its own copy of click, whose exceptions have no public name
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print("aimcost: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from .. import __version__
+
+        print(f"aimcost {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,51 @@
+"""Commands that look things up: list, show, schema."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .common import JsonOption, app
+
+
+@app.command("list")
+def list_(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[models|hardware|methods|estimators|runs]", show_default=False)
+    ] = None,
+    show_all: Annotated[bool, typer.Option("--all", help="Hidden profiles too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List what there is by name."""
+    from ..listing import LISTINGS, listing
+    from ..report.export import to_json
+    from ..report.text import table
+
+    chosen = LISTINGS if what is None else (what,)
+    result = {name: listing(name, hidden=show_all) for name in chosen}
+    if as_json:
+        print(to_json(result))
+        return
+    for name, rows in result.items():
+        headers = list(rows[0]) if rows else ["name"]
+        left = sum(1 for key in headers if not isinstance(rows[0][key], int | float)) if rows else 1
+        cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+        print(f"{name} ({len(rows)})\n{table(cells, headers, left=left)}\n")
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument(help="A model, profile, method, estimator or run.")]) -> None:
+    """Show one model, profile, method, estimator or run, with its sources."""
+    from ..listing import describe
+
+    print(describe(name), end="")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of run files and hardware profiles."""
+    from ..listing import json_schema
+    from ..report.export import to_json
+
+    print(to_json(json_schema()))

@@ -1,0 +1,100 @@
+"""Commands that measure, or fit to what was measured: calibrate, profile, demo."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import JsonOption, app, progress_bar
+
+
+@app.command()
+def calibrate(
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="aiconfigurator", help="Derive coefficients from tables.")
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="A system of the tables: a100_sxm, h100_sxm, …")] = None,
+    timing: Annotated[
+        Path | None, typer.Option("--from-timing", metavar="FILE", help="Scale a profile to measured points.")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option("--check", metavar="CSV", help="Compare with GEMM timings of others.")
+    ] = None,
+    hardware: Annotated[str | None, typer.Option(help="The profile to scale, with --from-timing.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The profile to write; printed only without it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Derive a profile's coefficients from measured tables, or scale it to your own clock."""
+    from ..errors import InvalidValueError
+    from ..report.export import to_json
+
+    given = [value is not None for value in (source, timing, check)]
+    if sum(given) != 1:
+        raise InvalidValueError("calibrate", "given one of --from, --from-timing, --check", None)
+    if check is not None:
+        from ..external import compare_external, read_external
+        from ..report.calibration import external_text
+
+        rows = compare_external(read_external(check))
+        print(to_json(rows) if as_json else external_text(rows))
+    elif timing is not None:
+        from ..fitting.commands import scale_command
+
+        print(scale_command(timing, hardware, output, as_json=as_json))
+    else:
+        from ..fitting.commands import derive_command
+
+        print(derive_command(str(source), system, output, as_json=as_json))
+
+
+@app.command()
+def profile(
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller grid: some 20 s on a CPU.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The profile to write; printed only without it.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Where the raw samples go; beside the profile without it.")
+    ] = None,
+) -> None:
+    """Measure this machine: a hardware profile for `calibrated`, and the raw record behind it."""
+    profiling = import_module("aimcost.profiling")
+    profiling.quiet_process()
+    from ..fitting.from_records import profile_yaml
+    from ..records import write_atomically
+    from ..report.measured import profile_text
+
+    kept = record if record is not None else None if output is None else output.with_suffix(".record.json")
+    with progress_bar() as step:
+        measured = profiling.profile(device, quick, progress=step, path=kept)
+    name = output.stem if output is not None else f"my_{device}"
+    text = profile_yaml(measured, name)
+    if output is None:
+        print(text, end="")
+        return
+    write_atomically(output, text)
+    print(profile_text(measured, output, kept))
+
+
+@app.command()
+def demo(
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    frames: Annotated[int, typer.Option(min=1, max=64, help="Video frames.")] = 6,
+    layers: Annotated[int, typer.Option(min=2, max=64, help="Decoder layers.")] = 8,
+) -> None:
+    """Run a small model dense and reduced on this machine, and print what dropping tokens bought."""
+    from ..demonstration import demonstrate
+    from ..errors import UnknownNameError
+    from ..report.demo import demo_text
+
+    if device not in ("cpu", "cuda"):
+        raise UnknownNameError("device", device, ["cpu", "cuda"])
+    with progress_bar() as step:
+        result = demonstrate(device, frames=frames, layers=layers, progress=step)
+    print(demo_text(result))

@@ -1,0 +1,53 @@
+"""Kernels are issued by a host that runs ahead of the device, until it is the slower of the two."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .table import OpTable
+
+__all__ = ["with_host"]
+
+Floats = NDArray[np.float64]
+_LAST = ("final_norm", "lm_head", "post_norm")
+
+
+def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    """Row times once launches are issued by the host, and which rows wait for it.
+
+    A kernel starts when it has been issued and the one before it has ended. Host and device start
+    level at the prompt and again at decode: a step is issued only after the token before it was read.
+
+    Parameters
+    ----------
+    device, host
+        Seconds a row [rows]: computing, and issuing.
+    """
+    if not host.any():
+        return device, np.zeros(len(device), dtype=bool)
+    order, decode = _execution_order(table)
+    seconds, waiting = np.empty_like(device), np.zeros(len(device), dtype=bool)
+    for rows in (order[~decode[order]], order[decode[order]]):
+        issue, work = np.cumsum(host[rows]), device[rows]
+        done = np.cumsum(work)
+        # end of row i: the latest over j ≤ i of issue(j) + the work from j to i
+        end = done + np.maximum.accumulate(issue - (done - work))
+        spent = np.diff(end, prepend=0.0)
+        seconds[rows], waiting[rows] = spent, spent > 1.05 * work
+    return seconds, waiting
+
+
+def _execution_order(table: OpTable) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Rows in the order in which they run (stage, layer, operation), and by row whether it is decode."""
+    rows = np.arange(len(table))
+    stage, position, decode = np.empty_like(rows), np.empty_like(rows), np.zeros(len(rows), dtype=bool)
+    stages: dict[str, int] = {}
+    layer = table.layer.copy()
+    for index, segment in enumerate(table.segments):
+        here = slice(segment.start, segment.stop)
+        stage[here], position[here] = stages.setdefault(segment.stage, len(stages)), index
+        decode[here] = segment.stage == "decode"
+        if segment.name in _LAST:
+            layer[here] = np.iinfo(np.int64).max
+    return np.lexsort((position, layer, stage)), decode

@@ -1,0 +1,102 @@
+"""How long one estimate takes, and the command from a cold start.
+
+Both bars are on CPU time, never on the clock, as the median of many; a machine that does a fixed
+piece of the same kind of work slower than the one on which the bars were set gets as much more.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aimcost import discover
+from aimcost.api import estimate_run
+from aimcost.run import Run, load_run
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+ESTIMATE_BAR_S = 2e-3
+COLD_START_BAR_S = 0.5
+# `yardstick` on the machine on which the bars were set.
+YARDSTICK_S = 0.70e-3
+RUN = {
+    "model": "llava-onevision-qwen2-7b",
+    "workload": {"frames": 32, "text_tokens": 100},
+    "method": {"name": "aim"},
+    "hardware": "nvidia_a100_sxm_40gb",
+}
+
+
+def median_thread_time(work: Callable[[], Any], rounds: int) -> float:
+    times = []
+    for _ in range(rounds):
+        start = time.thread_time()
+        work()
+        times.append(time.thread_time() - start)
+    return statistics.median(times)
+
+
+def yardstick() -> None:
+    """Small arrays and Python objects, as an estimate is."""
+    column = np.arange(28.0)
+    rows: dict[int, float] = {}
+    for index in range(400):
+        total = np.maximum(column * 2.0, index) + column
+        rows[index] = float(total[index % 28])
+
+
+@pytest.fixture(scope="module")
+def slowness() -> float:
+    """How much slower this machine is, at least 1. Beyond 4 the figures say nothing."""
+    found = median_thread_time(yardstick, 51) / YARDSTICK_S
+    if found > 4:
+        pytest.skip(f"this machine is {found:.1f} times slower than the one the bars were set on")
+    return max(1.0, found)
+
+
+@pytest.mark.parametrize("estimator", discover.module_names("estimators"))
+def test_one_estimate(benchmark: Any, estimator: str, slowness: float) -> None:
+    """28 layers, inputs loaded, to the totals and without ``.to_dict()``."""
+    run: Run = load_run({**RUN, "estimator": estimator})
+    assert len(run.schedule.tokens) == 28
+
+    def work() -> float:
+        return estimate_run(run).totals.time_s
+
+    assert work() > 0
+    benchmark.pedantic(work, rounds=20)
+    median = median_thread_time(work, 101)
+    benchmark.extra_info.update(cpu_ms=median * 1e3, slowness=slowness)
+    assert median <= ESTIMATE_BAR_S * slowness, f"{median * 1e3:.2f} ms, machine {slowness:.2f}x slower"
+
+
+def test_cold_start(benchmark: Any, tmp_path: Path, slowness: float) -> None:
+    """``aimcost estimate`` with everything it imports and reads: user + system time, median of ten."""
+    (tmp_path / "run.yaml").write_text(
+        "model: llava-onevision-qwen2-7b\nworkload: {frames: 32, text_tokens: 100}\n"
+        "method: {name: aim}\nhardware: nvidia_a100_sxm_40gb\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "aimcost", "estimate", "run.yaml"]
+
+    def once() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+        assert done.stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+    once()  # byte code
+    benchmark.pedantic(once, rounds=1)
+    median = statistics.median(once() for _ in range(10))
+    benchmark.extra_info.update(cpu_s=median, slowness=slowness)
+    assert median <= COLD_START_BAR_S * slowness, f"{median:.3f} s, machine {slowness:.2f}x slower"
