@@ -16,11 +16,11 @@ from .derived import Part, with_conversions, with_exchanges
 from .implementation import eager_layers, tower_kernel, tower_tokens
 from .models import decoder as decoder_ops
 from .models import projector as projector_ops
-from .models import vit
-from .ops import Cost, Widths
+from .models import visual_tokens, vit
+from .ops import Cost, Widths, pointwise
 from .ops.tokens import Cut, ScoreContext, reduction_ops
 from .parallel import rank_decoder
-from .types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, Workload
+from .types import DecoderSpec, ModelSpec, Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload
 
 __all__ = ["COST_COLUMNS", "OpTable", "Segment", "TableBuilder", "build", "decode_steps"]
 
@@ -150,10 +150,12 @@ def build(
         implementation=implementation,
     )
     kernel = tower_kernel(schedule, implementation, attention)
-    images = float(workload.batch * (workload.frames or workload.images))
-    if parallel.tower == "data":
-        images = float(np.ceil(images / parallel.tp))
-    _vision(builder, model, workload, schedule, widths, kernel, onchip_bytes, context, images)
+    load = visual_tokens.tower_load(model, workload)
+    if load is not None:
+        inputs = float(workload.batch * load.sequences)
+        if parallel.tower == "data":
+            inputs = float(np.ceil(inputs / parallel.tp))
+        _vision(builder, model, load, schedule, widths, kernel, onchip_bytes, context, inputs)
     for event in schedule.pre_llm_events:
         if event.priced and event.tower_layer is None:
             cut = Cut(tokens_in=event.tokens_in, tokens_out=event.tokens_out, groups=event.groups)
@@ -179,35 +181,72 @@ def decode_steps(workload: Workload) -> int:
 def _vision(
     builder: TableBuilder,
     model: ModelSpec,
-    workload: Workload,
+    load: TowerLoad,
     schedule: Schedule,
     widths: Widths,
     kernel: str,
     onchip_bytes: float,
     context: ScoreContext,
-    images: float,
+    inputs: float,
 ) -> None:
-    """The tower on `images` images or frames, what merges inside it, and the projector."""
+    """The tower on `inputs` images, tiles or frames, what merges inside it, and the projector."""
     vision = model.vision
-    if vision is None or not images:
+    if vision is None:
         return
-    for name, cost in vit.patch_ops(vision, widths, images=images):
+    seen: dict[str, Any] = {"inputs": inputs, "load": load}
+    for name, cost in vit.patch_ops(vision, widths, **seen):
         builder.add("vision", name, cost, None)
-    layers = np.arange(vision.layers)
     left: float | None = None
     counts: dict[str, Any] = {}
     if schedule.tower_events:
         attend, after = tower_tokens(schedule, vision)
         counts, left = {"tokens": attend, "mlp_tokens": after}, float(after[-1])
-    for name, cost in vit.layer_ops(vision, widths, images=images, kernel=kernel, onchip_bytes=onchip_bytes, **counts):
-        builder.add("vision", name, cost, layers)
-    _events(builder, "vision", schedule.tower_events, context, groups=images / workload.batch)
-    for name, cost in vit.post_ops(vision, widths, images=images, tokens=left):
+    running: dict[str, Any] = {**seen, **counts, "kernel": kernel, "onchip_bytes": onchip_bytes}
+    for layers, windowed, gated in vit.layer_groups(vision):
+        for name, cost in vit.layer_ops(vision, widths, windowed=windowed, gated=gated, **running):
+            builder.add("vision", name, cost, layers)
+    _events(builder, "vision", schedule.tower_events, context, groups=inputs / context.batch)
+    for name, cost in vit.post_ops(vision, widths, tokens=left, **seen):
         builder.add("vision", name, cost, None)
     patches = None if left is None else left - vision.class_token
-    is_video = workload.frames > 0
-    for name, cost in projector_ops.ops(model, widths, images=images, is_video=is_video, patches=patches):
+    for name, cost in projector_ops.deepstack_ops(model, widths, **seen):
+        builder.add("projector", name, cost, None, float(model.projector.deepstack if model.projector else 0))
+    for name, cost in projector_ops.ops(model, widths, patches=patches, **seen):
         builder.add("projector", name, cost, None)
+
+
+def _layers(model: ModelSpec) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Indices of the layers that attend to the sequence, and of those that attend across it."""
+    index = np.arange(model.decoder.layers)
+    if not model.decoder.cross_layers:
+        return index, index[:0]
+    cross = np.isin(index, model.decoder.cross_layers)
+    return index[~cross], index[cross]
+
+
+def _crossing(
+    builder: TableBuilder,
+    stage: str,
+    decoder: DecoderSpec,
+    workload: Workload,
+    widths: Widths,
+    kernel: str,
+    onchip_bytes: float,
+    cross: NDArray[np.int64],
+    q_len: float,
+    count: float = 1.0,
+) -> None:
+    """Cross-attention layers on `q_len` text tokens a request; keys and values in the prefill alone."""
+    if not workload.cross_tokens:
+        return
+    seen: dict[str, Any] = {"batch": float(workload.batch), "kv_len": float(workload.cross_tokens)}
+    if stage == "prefill":
+        for name, cost in decoder_ops.cross_kv_ops(decoder, widths, **seen):
+            builder.add(stage, name, cost, cross)
+    for name, cost in decoder_ops.cross_layer_ops(
+        decoder, widths, q_len=q_len, kernel=kernel, onchip_bytes=onchip_bytes, **seen
+    ):
+        builder.add(stage, name, cost, cross, count)
 
 
 def _prefill(
@@ -225,7 +264,11 @@ def _prefill(
     if text:
         builder.add("prefill", *decoder_ops.embed_op(decoder, widths, text), None)
     tokens = np.array(schedule.tokens, dtype=float)
-    layers = np.arange(decoder.layers)
+    layers, cross = _layers(model)
+    if len(cross):
+        tokens, eager, everywhere = tokens[layers], eager[layers], bool(eager.all())
+        kernel = "eager" if everywhere else "flash"
+        _crossing(builder, "prefill", decoder, workload, widths, kernel, onchip_bytes, cross, float(tokens[0]))
     for kernel, runs in (("flash", ~eager), ("eager", eager)):
         if runs.any():
             some = tokens[runs]
@@ -239,6 +282,10 @@ def _prefill(
                 onchip_bytes=onchip_bytes,
             ):
                 builder.add("prefill", name, cost, layers[runs])
+    deepstack = model.projector.deepstack if model.projector is not None and workload.tower else 0
+    if deepstack:
+        visual = batch * schedule.visual_tokens * decoder.hidden
+        builder.add("prefill", "deepstack_add", pointwise.add(visual, widths), None, float(deepstack))
     _events(builder, "prefill", schedule.layer_events, context)
     for name, cost in decoder_ops.head_ops(decoder, widths, batch=batch):
         builder.add("prefill", name, cost, None)
@@ -284,8 +331,11 @@ def _decode(
     that runs `steps` times.
     """
     decoder, batch = model.decoder, float(workload.batch)
-    layers = np.arange(decoder.layers)
+    layers, cross = _layers(model)
     tokens = np.array(schedule.tokens, dtype=float)
+    if len(cross):
+        tokens = tokens[layers]
+        _crossing(builder, "decode", decoder, workload, widths, kernel, onchip_bytes, cross, 1.0, float(steps))
     kv_len = (tokens[:, None] + np.arange(1.0, steps + 1.0)[None, :]).ravel()
     layer_of_row = np.repeat(layers, steps)
     builder.add("decode", *decoder_ops.embed_op(decoder, widths, batch), None, float(steps))

@@ -14,14 +14,38 @@ __all__ = [
     "DecoderSpec",
     "HardwareSpec",
     "ModelSpec",
+    "MoeSpec",
     "Parallel",
     "Precision",
     "ProjectorSpec",
     "ReductionEvent",
+    "ResolutionSpec",
     "Schedule",
+    "TowerLoad",
     "VisionSpec",
     "Workload",
 ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeSpec:
+    """A mixture of experts in place of every layer's MLP.
+
+    Attributes
+    ----------
+    experts, active
+        Experts stored in a layer, and how many of them each token passes through.
+    intermediate
+        Width of one expert.
+    shared_intermediate
+        Width of the expert that every token passes through as well, behind a gate of its own
+        (Qwen2-MoE); zero without one.
+    """
+
+    experts: int
+    active: int
+    intermediate: int
+    shared_intermediate: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +64,14 @@ class DecoderSpec:
         RMSNorm over head_dim on q and k before RoPE (Qwen3).
     tied_embeddings
         lm_head shares the embedding's weights: they are stored once.
+    moe
+        Experts instead of one MLP; `intermediate` is then the width that one token passes
+        through, all of its experts together.
+    cross_layers
+        Layers that attend to the tower's tokens instead of the sequence (Llama-3.2-Vision). They
+        run only where a request has images; visual tokens then enter no other layer.
+    extra_embeddings
+        Rows of the embedding table beyond `vocab` that lm_head does not have.
     """
 
     hidden: int
@@ -55,14 +87,44 @@ class DecoderSpec:
     mlp_bias: bool = False
     qk_norm: bool = False
     tied_embeddings: bool = False
+    moe: MoeSpec | None = None
+    cross_layers: tuple[int, ...] = ()
+    extra_embeddings: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionSpec:
     """Shape of a ViT tower, and the patches that it sees per image or frame.
 
-    `layers` counts the layers that run: a tower whose features are taken before its last layer
-    runs fewer than its checkpoint holds (`stored_layers`).
+    Attributes
+    ----------
+    layers, stored_layers
+        Layers that run, and layers of the checkpoint: a tower whose features are taken before its
+        last layer runs fewer than it holds. Global layers are not among them.
+    image_size
+        Side of the square that every input is resized to; zero for a tower that takes any grid.
+    class_token, pre_norm, post_norm
+        One more token an input; a norm before the first layer (CLIP); one after the last (run
+        only where the features are taken there).
+    norm
+        ``layer`` (LayerNorm) or ``rms``, in the layers.
+    gated_mlp, fused_qkv, qk_norm, layer_scale
+        SwiGLU; q, k, v in one product; RMSNorm over all of q and k; a learned factor on each
+        branch before its residual (InternViT).
+    patch_bias, qkv_bias, out_bias, mlp_bias
+        Which linear layers carry a bias.
+    position_rows, rope
+        Rows of the learned position table (None: one a token; zero: no table); rotation of q, k.
+    temporal_patch
+        Frames that one patch spans; an image is repeated to fill it.
+    window, full_layers
+        Side in patches of the windows that attention stays inside of, and the layers that attend
+        to all of an input nevertheless (Qwen2.5-VL); zero: all layers do.
+    window_unit
+        Side in patches of the blocks that a window is made of.
+    tiles, pad_to, global_layers, tile_embeddings
+        Llama-3.2-Vision: `tiles` inputs are attended together, each padded to a multiple of
+        `pad_to` tokens; gated layers after the others; rows of the tables of tile positions.
     """
 
     hidden: int
@@ -74,16 +136,36 @@ class VisionSpec:
     patch_size: int
     channels: int = 3
     class_token: bool = False
+    pre_norm: bool = False
+    post_norm: bool = True
+    norm: Literal["layer", "rms"] = "layer"
     gated_mlp: bool = False
+    fused_qkv: bool = False
+    qk_norm: bool = False
+    layer_scale: bool = False
+    patch_bias: bool = True
+    qkv_bias: bool = True
+    out_bias: bool = True
+    mlp_bias: bool = True
+    position_rows: int | None = None
+    rope: bool = False
+    temporal_patch: int = 1
+    window: int = 0
+    window_unit: int = 1
+    full_layers: tuple[int, ...] = ()
+    tiles: int = 1
+    pad_to: int = 1
+    global_layers: int = 0
+    tile_embeddings: int = 0
 
     @property
     def patches(self) -> int:
-        """Patches per image, without a class token."""
+        """Patches per image of the fixed size, without a class token."""
         return (self.image_size // self.patch_size) ** 2
 
     @property
     def tokens(self) -> int:
-        """Tokens per image that the tower's layers compute on."""
+        """Tokens per image of the fixed size that the tower's layers compute on."""
         return self.patches + (1 if self.class_token else 0)
 
 
@@ -96,15 +178,90 @@ class ProjectorSpec:
     linears
         (in, out) of each linear layer, in order, each with a bias.
     tokens_per_image, tokens_per_frame
-        Visual tokens that reach the language model for one image, and for one video frame.
+        Visual tokens that reach the language model for one image, and for one video frame, of the
+        tower's fixed size; zero where they follow from the size of the image.
     newline_token
-        One learned token is appended to a video (LLaVA-OneVision).
+        One learned token is appended to a video (LLaVA-OneVision), and to each row of an image
+        that is cut into tiles.
+    row_newline
+        A newline token ends each row of a video frame instead (LLaVA-Video).
+    merge
+        Side of the square of patches that become one row of the first linear layer (Qwen2-VL's
+        merger, InternVL's pixel shuffle).
+    norm, norm_merged
+        A norm before the first linear layer (``layer``, ``rms`` or none), over single patches or
+        over merged ones.
+    deepstack
+        Further mergers of the same size, on features of earlier tower layers, added to the first
+        decoder layers' visual tokens (Qwen3-VL); their norm is over merged patches.
+    keeps_class_token
+        The tower's class token goes through as well.
     """
 
     linears: tuple[tuple[int, int], ...]
     tokens_per_image: int
     tokens_per_frame: int
     newline_token: bool = False
+    row_newline: bool = False
+    merge: int = 1
+    norm: Literal["", "layer", "rms"] = ""
+    norm_merged: bool = False
+    deepstack: int = 0
+    keeps_class_token: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolutionSpec:
+    """How an image's size decides what the tower sees.
+
+    Attributes
+    ----------
+    kind
+        ``dynamic``: resized to whole blocks of merged patches inside limits of pixels (Qwen-VL).
+        ``anyres``: the whole image, and tiles of the grid that fits best (LLaVA-NeXT,
+        LLaVA-OneVision). ``tiles``: tiles by aspect ratio, and the whole image as a thumbnail
+        (InternVL).
+    default_size
+        (width, height) where a run gives none; None: the tower's fixed size, without tiles.
+    pixels, video_pixels
+        Least and most pixels of a resized image, and of a resized frame.
+    video_volume
+        The limits for video are of all its frames together (Qwen3-VL).
+    grids
+        anyres: allowed (height, width) in pixels, in order of preference.
+    max_tiles
+        tiles: most tiles; anyres: tiles' worth of tokens above which features are interpolated
+        down (zero: never).
+    """
+
+    kind: Literal["dynamic", "anyres", "tiles"]
+    default_size: tuple[int, int] | None = None
+    pixels: tuple[int, int] = (0, 0)
+    video_pixels: tuple[int, int] = (0, 0)
+    video_volume: bool = False
+    grids: tuple[tuple[int, int], ...] = ()
+    max_tiles: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TowerLoad:
+    """What the tower computes on for one request.
+
+    Attributes
+    ----------
+    sequences
+        Inputs that it attends inside of: images, tiles, frames or pairs of frames.
+    rows, columns
+        Patches of one input.
+    pooled_in, pooled_out
+        Projected tokens before and after pooling, all of a request; zero without any.
+    """
+
+    sequences: int
+    rows: int
+    columns: int
+    pooled_in: int = 0
+    pooled_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +273,7 @@ class ModelSpec:
     decoder: DecoderSpec
     vision: VisionSpec | None = None
     projector: ProjectorSpec | None = None
+    resolution: ResolutionSpec | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
 
@@ -138,6 +296,10 @@ class Workload:
         Text tokens before and after the visual ones.
     new_tokens
         Tokens to generate; the prefill yields the first.
+    tower
+        What the tower computes on; None: every image or frame at its fixed size.
+    cross_tokens
+        Tower tokens that cross-attention layers attend to, outside the sequence.
     """
 
     batch: int = 1
@@ -149,6 +311,8 @@ class Workload:
     text_before: int = 0
     text_after: int = 0
     new_tokens: int = 0
+    tower: TowerLoad | None = None
+    cross_tokens: int = 0
 
     @property
     def visual_tokens(self) -> int:
