@@ -95,6 +95,8 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     max_tokens
         The largest count to tabulate; by default the run's unreduced prompt.
     """
+    if run.model.decoder.cross_layers:
+        raise ScheduleError(f"a bulk table needs layers that are alike: {run.model.name} has cross attention")
     prompt = run.workload.visual_tokens + run.workload.text_tokens
     top = max_tokens if max_tokens is not None else prompt
     if run.implementation != "fused":

@@ -57,9 +57,14 @@ def _model_row(name: str, path: Path) -> dict[str, Any]:
         "layers": decoder.layers,
         "hidden": decoder.hidden,
         "heads": f"{decoder.heads}/{decoder.kv_heads}",
-        "tokens an image": projector.tokens_per_image if projector else None,
-        "tokens a frame": projector.tokens_per_frame if projector else None,
+        "tokens an image": _tokens(projector.tokens_per_image) if projector else None,
+        "tokens a frame": _tokens(projector.tokens_per_frame) if projector else None,
     }
+
+
+def _tokens(fixed: int) -> int | str:
+    """Tokens of one input; none are fixed where its size decides."""
+    return fixed or "by size"
 
 
 def _hardware_row(name: str, spec: HardwareSpec) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from . import liveness
 from .implementation import eager_layers, tower_kernel
 from .models import decoder as decoder_ops
 from .models import projector as projector_ops
-from .models import vit
+from .models import visual_tokens, vit
 from .ops import Widths
 from .ops.quantised import kv_scale_bytes, scale_bytes
 from .ops.reduction import SCORE_BYTES
@@ -190,6 +190,8 @@ class _Case:
         """Bytes of the cache by layer: its live tokens, and every generated token but the last."""
         rank = rank_decoder(self.model.decoder, self.parallel.tp)
         tokens = np.array(self.schedule.tokens, dtype=float) + max(0, new_tokens - 1)
+        # cross-attention layers keep the tower's tokens, and none of the sequence
+        tokens[list(rank.cross_layers)] = self.workload.cross_tokens
         elements = 2.0 * self.workload.batch * tokens * rank.kv_heads * rank.head_dim
         scales = kv_scale_bytes(elements, rank.head_dim) if Widths.of(self.precision).kv <= 1 else 0.0
         return np.asarray(elements * Widths.of(self.precision).kv + scales)
@@ -245,21 +247,24 @@ class _Case:
 
     def _before_decoder(self, width: float) -> Iterator[StageMemory]:
         workload, vision, linears = self.workload, self.model.vision, self.model.projector
-        images = workload.batch * (workload.frames or workload.images)
-        if vision is None or linears is None or not images:
+        load = visual_tokens.tower_load(self.model, workload)
+        if vision is None or linears is None or load is None:
             return
+        inputs = workload.batch * load.sequences
         if self.parallel.tower == "data":
-            images = math.ceil(images / self.parallel.tp)
-        rows = float(images * vision.tokens)
+            inputs = math.ceil(inputs / self.parallel.tp)
+        tokens = vit.sequence_tokens(vision, load)
+        rows = float(inputs * tokens)
         heads = vision.heads / (self.parallel.tp if self.parallel.tower == "sharded" else 1)
         eager = tower_kernel(self.schedule, self.implementation, self.attention) == "eager"
         tower = liveness.tower_layer(
             rank_vision(vision, self.parallel),
             rows=rows,
-            scores=rows * vision.tokens * heads if eager else 0.0,
+            scores=rows * tokens * heads if eager else 0.0,
             width=width,
         )
         yield StageMemory("vision", 0.0, float(liveness.peak_live(*tower)))
         out = float(workload.batch * workload.visual_tokens * self.model.decoder.hidden)
-        path = liveness.projector(linears.linears, rows=float(images * vision.patches), out=out, width=width)
+        merged = float(inputs * vision.tiles * load.rows * load.columns) / linears.merge**2
+        path = liveness.projector(linears.linears, rows=merged, out=out, width=width)
         yield StageMemory("projector", 0.0, float(liveness.peak_live(*path)))

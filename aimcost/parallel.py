@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import InvalidValueError
 from .ops.cost import Cost
-from .types import DecoderSpec, ModelSpec, Parallel, VisionSpec
+from .types import DecoderSpec, ModelSpec, MoeSpec, Parallel, VisionSpec
 
 __all__ = [
     "bubble",
@@ -24,7 +24,7 @@ __all__ = [
     "stage_layers",
 ]
 
-_COLUMN = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}
+_COLUMN = {"q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj"}
 _ROW = {"out_proj", "down_proj"}
 _BY_HEAD = {"fused_attention", "qk_matmul", "softmax", "sv_matmul", "mlp_act", "rope"}
 
@@ -45,7 +45,9 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
         raise InvalidValueError(
             "parallel.tp", f"a divisor or multiple of {model.name}'s {decoder.kv_heads} KV heads", tp
         )
-    for what, count in (("MLP columns", decoder.intermediate), ("vocabulary rows", decoder.vocab)):
+    moe = decoder.moe
+    wide = [decoder.intermediate] if moe is None else [moe.intermediate, moe.shared_intermediate]
+    for what, count in (*(("MLP columns", n) for n in wide), ("vocabulary rows", decoder.vocab)):
         if count % tp:
             raise InvalidValueError("parallel.tp", f"a divisor of {model.name}'s {count} {what}", tp)
     if parallel.pp > decoder.layers:
@@ -71,7 +73,16 @@ def rank_decoder(decoder: DecoderSpec, tp: int) -> DecoderSpec:
         kv_heads=max(1, decoder.kv_heads // tp),
         intermediate=decoder.intermediate // tp,
         vocab=decoder.vocab // tp,
+        extra_embeddings=decoder.extra_embeddings // tp,
+        moe=_rank_moe(decoder.moe, tp),
     )
+
+
+def _rank_moe(moe: MoeSpec | None, tp: int) -> MoeSpec | None:
+    """A slice of every expert; the router, which all ranks need, stays whole."""
+    if moe is None:
+        return None
+    return replace(moe, intermediate=moe.intermediate // tp, shared_intermediate=moe.shared_intermediate // tp)
 
 
 def rank_vision_cost(name: str, cost: Cost, tp: int) -> Cost:

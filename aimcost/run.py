@@ -15,15 +15,14 @@ from .implementation import computed_schedule, implementation_notes
 from .loading.files import read_mapping
 from .loading.hardware import load_hardware
 from .loading.model import load_model
-from .loading.schema import RunFile, TextTokens, WorkloadFile, validate
+from .loading.schema import RunFile, validate
+from .loading.workload import DEFAULT_TEXT_TOKENS, resolve_workload
 from .parallel import check_parallel, parallel_notes
 from .types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Workload
 
 __all__ = ["DEFAULT_ESTIMATOR", "DEFAULT_TEXT_TOKENS", "Run", "load_run", "merge_overrides", "plan_schedule"]
 
 DEFAULT_ESTIMATOR = "calibrated"
-# The text length of the video tables of arXiv 2412.03248; noted whenever it is used.
-DEFAULT_TEXT_TOKENS = 100
 # Decode is priced by layer and step: more rows than this do not fit a laptop.
 MAX_DECODE_ROWS = 10_000_000
 _BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
@@ -102,7 +101,7 @@ def _resolve(data: Mapping[str, Any], where: str) -> Run:
         what = f"at most {most} with {model.decoder.layers} layers"
         raise InvalidValueError("workload.new_tokens", what, file.workload.new_tokens)
     paper = file.method.get("convention") == "paper"
-    workload, notes = _workload(file.workload, model, without_newline=paper)
+    workload, notes = resolve_workload(file.workload, model, without_newline=paper)
     schedule = plan_schedule(model, workload, file.method, where=where)
     parallel = Parallel(**file.parallel.model_dump())
     check_parallel(model, parallel)
@@ -179,55 +178,6 @@ def _dtype(given: int | str) -> str:
     return given if isinstance(given, str) else _BY_BITS[given]
 
 
-def _workload(file: WorkloadFile, model: ModelSpec, *, without_newline: bool) -> tuple[Workload, tuple[str, ...]]:
-    """The workload's token counts on this model, and what was assumed for them."""
-    given = [key for key in ("images", "frames", "visual_tokens") if getattr(file, key) is not None]
-    if len(given) > 1:
-        raise InvalidValueError(f"workload.{given[1]}", f"absent where {given[0]} is given", getattr(file, given[1]))
-    notes: list[str] = []
-    text = file.text_tokens
-    if text is None:
-        text = DEFAULT_TEXT_TOKENS
-        notes.append(f"workload.text_tokens not given: {DEFAULT_TEXT_TOKENS} assumed")
-    before, after = (text.system, text.question) if isinstance(text, TextTokens) else (0, text)
-    projector = model.projector
-    groups = tokens = newline = 0
-    if file.visual_tokens is not None:
-        newline = 1 if file.newline else 0
-        groups, tokens = 1, file.visual_tokens - newline
-        if model.vision is not None:
-            notes.append("visual_tokens given: the vision tower and projector are not priced")
-    elif file.frames is not None or file.images is not None:
-        if projector is None:
-            raise InvalidValueError(
-                f"workload.{given[0]}",
-                f"absent: {model.name} has no vision tower (visual_tokens works)",
-                getattr(file, given[0]),
-            )
-        groups = file.frames or file.images or 0
-        tokens = projector.tokens_per_frame if file.frames else projector.tokens_per_image
-        if file.images and model.family == "llava_onevision":
-            notes.append(f"images are counted at the base resolution ({tokens} tokens), without tiles")
-        own = projector.newline_token and file.frames is not None and not without_newline
-        newline = int(own if file.newline is None else file.newline)
-    elif file.newline:
-        raise InvalidValueError("workload.newline", "absent where there are no visual tokens", True)
-    if groups * tokens + newline + before + after < 1:
-        raise InvalidValueError("workload.text_tokens", "at least 1 where there are no visual tokens", 0)
-    workload = Workload(
-        batch=file.batch,
-        frames=file.frames or 0,
-        images=file.images or 0,
-        groups=groups,
-        tokens_per_group=tokens,
-        newline_tokens=newline,
-        text_before=before,
-        text_after=after,
-        new_tokens=file.new_tokens,
-    )
-    return workload, tuple(notes)
-
-
 def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any], *, where: str = "run") -> Schedule:
     """The schedule that a ``method:`` mapping plans."""
     name = method.get("name")
@@ -235,6 +185,10 @@ def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any
         raise InvalidValueError("method.name", "given (text)", name, where=where)
     if name not in discover.method_names():
         raise UnknownNameError("method", name, discover.method_names(), where=where)
+    if model.decoder.cross_layers and name not in ("none", "explicit"):
+        raise InvalidValueError(
+            "method.name", f"none: visual tokens of {model.name} do not enter its sequence", name, where=where
+        )
     module = importlib.import_module(f"{__package__}.methods.{name}.plan")
     params = validate(module.Params, method, where=f"{where}: method")
     schedule: Schedule = module.plan(model, workload, params)

@@ -1,29 +1,17 @@
-"""OpTable: every operation of a request, one row an operation, a layer and (decode) a step.
-
-`build` is the one place where model, workload and schedule become operations. It knows no
-machine but for the on-chip size that fused attention's traffic depends on.
-"""
+"""OpTable: every operation of a request, one row an operation, a layer and (decode) a step."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .derived import Part, with_conversions, with_exchanges
-from .implementation import eager_layers, tower_kernel, tower_tokens
-from .models import decoder as decoder_ops
-from .models import projector as projector_ops
-from .models import vit
-from .ops import Cost, Widths
+from .derived import Part
+from .ops import Cost
 from .ops.cost import Array
-from .ops.tokens import Cut, ScoreContext, reduction_ops
-from .parallel import rank_decoder
-from .types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, Workload
 
-__all__ = ["COST_COLUMNS", "OpTable", "Segment", "TableBuilder", "build", "decode_steps"]
+__all__ = ["COST_COLUMNS", "OpTable", "Segment", "TableBuilder"]
 
 COST_COLUMNS = (
     "flops",
@@ -129,182 +117,3 @@ class TableBuilder:
             dims.append({key: _column(value, length) for key, value in cost.dims.items()})
             start = stop
         return OpTable(tuple(segments), layer, count, costs, tuple(dims), steps)
-
-
-def build(
-    model: ModelSpec,
-    workload: Workload,
-    schedule: Schedule,
-    precision: Precision,
-    *,
-    attention: str = "flash",
-    implementation: str = "fused",
-    parallel: Parallel | None = None,
-    onchip_bytes: float = 0.0,
-) -> OpTable:
-    """All operations of the request: tower, projector, merging, prefill, decode.
-
-    `schedule` is the computed one (`aimcost.implementation.computed_schedule`): its counts are what
-    the layers compute on. With tensor-parallel ranks the rows are one rank's; with pipeline stages
-    they are those of all stages, one request's way.
-    """
-    widths = Widths.of(precision)
-    builder = TableBuilder()
-    parallel = parallel or Parallel()
-    model = replace(model, decoder=rank_decoder(model.decoder, parallel.tp))
-    context = ScoreContext(
-        model=model,
-        batch=workload.batch,
-        widths=widths,
-        text_tokens=schedule.text_tokens,
-        implementation=implementation,
-    )
-    kernel = tower_kernel(schedule, implementation, attention)
-    images = float(workload.batch * (workload.frames or workload.images))
-    if parallel.tower == "data":
-        images = float(np.ceil(images / parallel.tp))
-    _vision(builder, model, workload, schedule, widths, kernel, onchip_bytes, context, images)
-    for event in schedule.pre_llm_events:
-        if event.priced and event.tower_layer is None:
-            cut = Cut(tokens_in=event.tokens_in, tokens_out=event.tokens_out, groups=event.groups)
-            for name, cost in reduction_ops(event.scorer, cut, context):
-                builder.add("merge", name, cost, None)
-    eager = eager_layers(schedule, implementation, attention)
-    _prefill(builder, model, workload, schedule, widths, eager, onchip_bytes, context)
-    steps = decode_steps(workload)
-    if steps:
-        # a model loaded for eager attention everywhere decodes with it too
-        kernel = "eager" if eager.all() else attention
-        _decode(builder, model, workload, schedule, widths, kernel, onchip_bytes, steps)
-    builder.parts = with_conversions(builder.parts, precision, float(model.decoder.head_dim))
-    builder.parts = with_exchanges(builder.parts, parallel, model.decoder.layers)
-    return builder.finish(steps)
-
-
-def decode_steps(workload: Workload) -> int:
-    """Decode steps of a request: the prefill yields the first token."""
-    return max(0, workload.new_tokens - 1)
-
-
-def _vision(
-    builder: TableBuilder,
-    model: ModelSpec,
-    workload: Workload,
-    schedule: Schedule,
-    widths: Widths,
-    kernel: str,
-    onchip_bytes: float,
-    context: ScoreContext,
-    images: float,
-) -> None:
-    """The tower on `images` images or frames, what merges inside it, and the projector."""
-    vision = model.vision
-    if vision is None or not images:
-        return
-    for name, cost in vit.patch_ops(vision, widths, images=images):
-        builder.add("vision", name, cost, None)
-    layers = np.arange(vision.layers)
-    left: float | None = None
-    counts: dict[str, Any] = {}
-    if schedule.tower_events:
-        attend, after = tower_tokens(schedule, vision)
-        counts, left = {"tokens": attend, "mlp_tokens": after}, float(after[-1])
-    for name, cost in vit.layer_ops(vision, widths, images=images, kernel=kernel, onchip_bytes=onchip_bytes, **counts):
-        builder.add("vision", name, cost, layers)
-    _events(builder, "vision", schedule.tower_events, context, groups=images / workload.batch)
-    for name, cost in vit.post_ops(vision, widths, images=images, tokens=left):
-        builder.add("vision", name, cost, None)
-    patches = None if left is None else left - vision.class_token
-    is_video = workload.frames > 0
-    for name, cost in projector_ops.ops(model, widths, images=images, is_video=is_video, patches=patches):
-        builder.add("projector", name, cost, None)
-
-
-def _prefill(
-    builder: TableBuilder,
-    model: ModelSpec,
-    workload: Workload,
-    schedule: Schedule,
-    widths: Widths,
-    eager: NDArray[np.bool_],
-    onchip_bytes: float,
-    context: ScoreContext,
-) -> None:
-    decoder, batch = model.decoder, float(workload.batch)
-    text = batch * schedule.text_tokens
-    if text:
-        builder.add("prefill", *decoder_ops.embed_op(decoder, widths, text), None)
-    tokens = np.array(schedule.tokens, dtype=float)
-    layers = np.arange(decoder.layers)
-    for kernel, runs in (("flash", ~eager), ("eager", eager)):
-        if runs.any():
-            some = tokens[runs]
-            for name, cost in decoder_ops.layer_ops(
-                decoder,
-                widths,
-                batch=batch,
-                q_len=some,
-                kv_len=some,
-                kernel=kernel,
-                onchip_bytes=onchip_bytes,
-            ):
-                builder.add("prefill", name, cost, layers[runs])
-    _events(builder, "prefill", schedule.layer_events, context)
-    for name, cost in decoder_ops.head_ops(decoder, widths, batch=batch):
-        builder.add("prefill", name, cost, None)
-
-
-def _events(
-    builder: TableBuilder,
-    stage: str,
-    events: tuple[ReductionEvent, ...],
-    context: ScoreContext,
-    *,
-    groups: float = 1.0,
-) -> None:
-    """Reduction inside the tower or the language model, charged to the layer that it follows: all
-    events of a scorer at once."""
-    priced = [event for event in events if event.priced]
-    for scorer in dict.fromkeys(event.scorer for event in priced):
-        some = [event for event in priced if event.scorer == scorer]
-        # a cut before layer 0 (the paper's convention with l1 = 0) is charged to layer 0
-        layers = np.array([max(0, e.after_layer or 0) if e.tower_layer is None else e.tower_layer for e in some])
-        cut = Cut(
-            tokens_in=np.array([float(event.tokens_in) for event in some]),
-            tokens_out=np.array([float(event.tokens_out) for event in some]),
-            groups=groups,
-        )
-        for name, cost in reduction_ops(scorer, cut, context):
-            builder.add(stage, name, cost, layers)
-
-
-def _decode(
-    builder: TableBuilder,
-    model: ModelSpec,
-    workload: Workload,
-    schedule: Schedule,
-    widths: Widths,
-    kernel: str,
-    onchip_bytes: float,
-    steps: int,
-) -> None:
-    """Step g attends to each layer's n + g + 1 tokens, g = 0 … steps − 1.
-
-    Only attention depends on g: it gets a row a layer and step, everything else a row a layer
-    that runs `steps` times.
-    """
-    decoder, batch = model.decoder, float(workload.batch)
-    layers = np.arange(decoder.layers)
-    tokens = np.array(schedule.tokens, dtype=float)
-    kv_len = (tokens[:, None] + np.arange(1.0, steps + 1.0)[None, :]).ravel()
-    layer_of_row = np.repeat(layers, steps)
-    builder.add("decode", *decoder_ops.embed_op(decoder, widths, batch), None, float(steps))
-    for name, cost in decoder_ops.layer_ops(
-        decoder, widths, batch=batch, q_len=1.0, kv_len=kv_len, kernel=kernel, onchip_bytes=onchip_bytes
-    ):
-        if np.ndim(cost.flops) or np.ndim(cost.bytes):
-            builder.add("decode", name, cost, layer_of_row)
-        else:
-            builder.add("decode", name, cost, layers, float(steps))
-    for name, cost in decoder_ops.head_ops(decoder, widths, batch=batch):
-        builder.add("decode", name, cost, None, float(steps))

@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ..building import build
 from ..errors import CalibrationError
 from ..hardware import compute_dtypes, link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
 from ..launches import with_host
@@ -21,7 +22,7 @@ from ..loading.calibration import Calibration, calibration_of
 from ..ops import Widths
 from ..result import LAUNCH, Band, Estimate
 from ..run import Run
-from ..table import OpTable, Segment, build
+from ..table import OpTable, Segment
 from ..timemodels.attention import AttentionModel
 from ..timemodels.bandwidth import BandwidthModel, Execution, bandwidth_seconds, execution_of
 from ..timemodels.gemm import GemmModel

@@ -32,8 +32,13 @@ def estimate(run: Run) -> Estimate:
     Raises
     ------
     InvalidValueError
-        The run names no hardware, or the hardware has no 16-bit peak.
+        The run names no hardware, the hardware has no 16-bit peak, or the model has layers that
+        LLM-Viewer does not know.
     """
+    decoder = run.model.decoder
+    if decoder.moe is not None or decoder.cross_layers:
+        what = "experts" if decoder.moe is not None else "cross attention"
+        raise InvalidValueError("estimator", f"another: LLM-Viewer knows no {what} ({run.model.name})", "llm_viewer")
     hardware = require_hardware(run.hardware)
     table = _table(run, hardware)
     peak, note = _peak(hardware, run.precision)

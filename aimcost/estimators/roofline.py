@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..building import build
 from ..hardware import (
     compute_dtypes,
     link_bytes_per_s,
@@ -18,7 +19,7 @@ from ..hardware import (
 )
 from ..result import COMPUTE, MEMORY, NETWORK, Estimate
 from ..run import Run
-from ..table import OpTable, build
+from ..table import OpTable
 from ..types import HardwareSpec, Precision
 
 __all__ = ["SUMMARY", "estimate", "roofline_seconds"]

@@ -28,6 +28,7 @@ MAX_COUNT = 100_000_000  # above any token count or batch; keeps products inside
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Side = Annotated[int, Field(ge=1, le=100_000)]
 # 1e-12 is below any figure with a unit, and far enough from the smallest float for quotients
 Positive = Annotated[float, Field(ge=1e-12, le=1e30)]
 NonNegative = Annotated[float, Field(ge=0, le=1e30)]
@@ -48,16 +49,23 @@ class TextTokens(Strict):
 
 
 class WorkloadFile(Strict):
-    """What is asked, per request. `images`, `frames` and `visual_tokens` exclude each other."""
+    """What is asked, per request.
+
+    `images`, `frames`, `seconds` (of video, with `fps`) and `visual_tokens` exclude each other.
+    `image_size`, in pixels, is [width, height] or the side of a square, of images and of frames.
+    """
 
     batch: PositiveCount = 1
     images: PositiveCount | None = None
     frames: PositiveCount | None = None
     visual_tokens: PositiveCount | None = None
+    image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    seconds: Positive | None = None
+    fps: Positive | None = None
     text_tokens: Count | TextTokens | None = None
     # decode is priced step by step: a row a layer and step
     new_tokens: Annotated[int, Field(ge=0, le=100_000)] = 0
-    newline: bool | None = None
+    newline: bool | Literal["row"] | None = None
 
 
 class PrecisionFile(Strict):

@@ -10,11 +10,14 @@ as in `torch.utils.flop_counter`; the eager softmax is an operation of its own a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 
 from .cost import Array, Cost, Widths
 
-__all__ = ["causal_pairs", "eager_products", "eager_softmax", "fused"]
+__all__ = ["causal_pairs", "core", "eager_products", "eager_softmax", "fused"]
 
 # exp, subtract, scale, divide, and the running maximum and sum taken as one.
 SOFTMAX_FLOPS_PER_PAIR = 5.0
@@ -129,3 +132,46 @@ def eager_softmax(*, batch: float, heads: float, q_len: Array, kv_len: Array, ca
         read_activations=scores,
         write_activations=scores,
     )
+
+
+def core(
+    kernel: str,
+    *,
+    batch: float,
+    heads: float,
+    kv_heads: float,
+    head_dim: float,
+    q_len: Array,
+    kv_len: Array,
+    causal: bool,
+    widths: Widths,
+    onchip_bytes: float,
+    kv_cached: bool = True,
+) -> Iterator[tuple[str, Cost]]:
+    """Attention between its projections: one fused operation, or the three of the eager path.
+
+    Parameters
+    ----------
+    kernel
+        ``flash`` or ``eager``.
+    """
+    shape: dict[str, Any] = {
+        "batch": batch,
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "q_len": q_len,
+        "kv_len": kv_len,
+        "causal": causal,
+        "widths": widths,
+    }
+    if kernel == "flash":
+        yield "fused_attention", fused(**shape, onchip_bytes=onchip_bytes, kv_cached=kv_cached)
+        return
+    qk, sv = eager_products(**shape)
+    yield "qk_matmul", qk
+    yield (
+        "softmax",
+        eager_softmax(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, causal=causal, widths=widths),
+    )
+    yield "sv_matmul", sv

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .cost import Array, Cost, Widths
 
-__all__ = ["linear"]
+__all__ = ["distinct_experts", "grouped_linear", "linear"]
 
 
 def linear(
@@ -38,4 +38,38 @@ def linear(
         read_activations=m * in_features * widths.activations,
         write_activations=0.0 if to_kv else out * widths.activations,
         write_kv=out * widths.kv if to_kv else 0.0,
+    )
+
+
+def distinct_experts(tokens: Array, *, experts: float, active: float) -> Array:
+    """Experts that at least one of `tokens` tokens chooses, in expectation: E·(1 − (1 − k/E)^n).
+
+    For a router that spreads its choices evenly; a skewed one loads fewer.
+    """
+    loaded: Array = experts * (1.0 - (1.0 - active / experts) ** tokens)
+    return loaded
+
+
+def grouped_linear(
+    tokens: Array,
+    in_features: float,
+    out_features: float,
+    widths: Widths,
+    *,
+    experts: float,
+    active: float,
+) -> Cost:
+    """`active` of `experts` matrices for each of `tokens` tokens, as one grouped product.
+
+    FLOPs are those of the active experts; weights are read once for every distinct expert.
+    """
+    rows = tokens * active
+    loaded = distinct_experts(tokens, experts=experts, active=active)
+    return Cost(
+        kind="gemm",
+        dims={"m": rows, "n": out_features, "k": in_features},
+        flops=2.0 * rows * in_features * out_features,
+        read_weights=loaded * in_features * out_features * widths.weights,
+        read_activations=rows * in_features * widths.activations,
+        write_activations=rows * out_features * widths.activations,
     )

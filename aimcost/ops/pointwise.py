@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from .cost import Array, Cost, Widths
 
-__all__ = ["add", "embed", "gated_silu", "gelu", "layer_norm", "pool", "rms_norm", "rope"]
+__all__ = [
+    "add",
+    "embed",
+    "gated_silu",
+    "gelu",
+    "layer_norm",
+    "pool",
+    "rms_norm",
+    "rope",
+    "scale",
+    "weighted_sum",
+]
 
 
 def rms_norm(rows: Array, width: float, widths: Widths) -> Cost:
@@ -61,6 +72,22 @@ def gated_silu(elements: Array, widths: Widths) -> Cost:
 def gelu(elements: Array, widths: Widths) -> Cost:
     """GELU by its tanh form: x + 0.044715·x³ scaled, tanh, and the outer product: 8 FLOPs."""
     return _pointwise(elements, 8.0, 1.0, widths)
+
+
+def scale(elements: Array, widths: Widths) -> Cost:
+    """Multiply by a factor or a shared vector: read one, write one."""
+    return _pointwise(elements, 1.0, 1.0, widths)
+
+
+def weighted_sum(rows: Array, terms: float, width: float, widths: Widths) -> Cost:
+    """Sum of `terms` weighted rows for each of `rows` rows (the outputs of a token's experts)."""
+    return Cost(
+        kind="pointwise",
+        dims={"elements": rows * terms * width},
+        flops=2.0 * rows * terms * width,
+        read_activations=rows * terms * width * widths.activations,
+        write_activations=rows * width * widths.activations,
+    )
 
 
 def pool(elements_in: Array, elements_out: Array, widths: Widths) -> Cost:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import aimcost
 from aimcost import discover
-from aimcost.errors import AimcostError
+from aimcost.errors import AimcostError, InvalidValueError
 from aimcost.loading.hardware import load_hardware
 from aimcost.loading.model import load_model
 from aimcost.loading.schema import STAGES
@@ -272,20 +272,25 @@ def test_every_model_estimates(name: str) -> None:
     model = load_model(name)
     assert model.source
     workload: dict[str, Any] = {"text_tokens": 60, "new_tokens": 2}
+    crossing = bool(model.decoder.cross_layers)  # visual tokens are attended to, not in the sequence
     seen = [{"visual_tokens": 500}]
     if model.vision is not None:
-        seen += [{"frames": 3}, {"images": 2}]
+        seen += [{"images": 2}] if crossing else [{"frames": 3}, {"images": 2}]
     for visuals in seen:
         for estimator in ESTIMATORS:
             run = {
                 "model": name,
                 "workload": {**workload, **visuals},
-                "method": {"name": "aim", "merge_ratio": 0.5},
+                "method": {"name": "none"} if crossing else {"name": "aim", "merge_ratio": 0.5},
                 "hardware": A100,
                 "estimator": estimator,
             }
+            if estimator == "llm_viewer" and (crossing or model.decoder.moe is not None):
+                with pytest.raises(InvalidValueError, match="LLM-Viewer knows no"):
+                    aimcost.estimate(run)
+                continue
             document = aimcost.estimate(run).to_dict()
             check_document(document)
             priced = estimator == "roofline" and "visual_tokens" not in visuals
             assert (document["stages"]["vision"]["flops"] > 0) == priced
-            assert (document["stages"]["merge"]["flops"] > 0) == (estimator == "roofline")
+            assert (document["stages"]["merge"]["flops"] > 0) == (estimator == "roofline" and not crossing)

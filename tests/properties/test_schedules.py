@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import aimcost
 from aimcost import discover
 from aimcost.errors import AimcostError, InvalidValueError, UnsupportedModelError
+from aimcost.loading.model import load_model
 from aimcost.ops.tokens import SCORERS
 from aimcost.types import Schedule
 
@@ -94,7 +95,9 @@ def test_defaults_on_every_model(method: str) -> None:
             if isinstance(schedule, AimcostError):
                 assert "\n" not in str(schedule)
                 assert isinstance(schedule, InvalidValueError | UnsupportedModelError)
-                assert method not in UNIVERSAL, f"{model}, {workload}: {schedule}"
+                # a model that attends to visual tokens across, outside its sequence, has none to drop
+                crossing = bool(load_model(model).decoder.cross_layers)
+                assert crossing or method not in UNIVERSAL, f"{model}, {workload}: {schedule}"
                 continue
             check(schedule, layers)
             assert schedule.method == schedule.params["name"] == method

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -20,7 +22,7 @@ from aimcost.ops.tokens import (
     pagerank_fused,
     reduction_ops,
 )
-from aimcost.types import DecoderSpec, ModelSpec, Precision, ProjectorSpec, VisionSpec
+from aimcost.types import DecoderSpec, ModelSpec, Precision, ProjectorSpec, TowerLoad, VisionSpec
 
 W = Widths(weights=1.0, activations=2.0, kv=4.0)
 DECODER = DecoderSpec(hidden=8, intermediate=20, layers=3, heads=4, kv_heads=2, head_dim=3, vocab=50)
@@ -34,6 +36,7 @@ MODEL = ModelSpec(
     vision=TOWER,
     projector=ProjectorSpec(linears=((6, 8), (8, 8)), tokens_per_image=4, tokens_per_frame=1, newline_token=True),
 )
+LOAD = TowerLoad(sequences=3, rows=2, columns=2)
 CONTEXT = ScoreContext(model=MODEL, batch=2, widths=W)
 
 
@@ -241,23 +244,23 @@ def test_biases_norms_and_ties_in_parameters() -> None:
 
 def test_tower() -> None:
     assert (TOWER.patches, TOWER.tokens) == (4, 5)  # (28 / 14)², and a class token
-    patch = dict(vit.patch_ops(TOWER, W, images=3))
+    patch = dict(vit.patch_ops(TOWER, W, inputs=3, load=LOAD))
     # 12 patches of 3·14·14 = 588 pixels
     assert patch["patch_embed"].flops == 2 * 12 * 588 * 6
-    layer = dict(vit.layer_ops(TOWER, W, images=3, kernel="flash", onchip_bytes=0.0))
+    layer = dict(vit.layer_ops(TOWER, W, inputs=3, load=LOAD, kernel="flash", onchip_bytes=0.0))
     assert layer["q_proj"].flops == 2 * 15 * 6 * 6
     assert layer["up_proj"].flops == 2 * 15 * 6 * 10
     assert layer["fused_attention"].flops == 4 * 3 * 5 * 5 * 6  # images apart, nothing masked
-    # three stored layers: 4·(36 + 6) + 2·60 + 10 + 6 + 24 = 328 each; 588·6, 5 positions, class token, norms
-    assert vit.parameters(TOWER) == 3 * 328 + 588 * 6 + 30 + 6 + 12 + 12
+    # three stored layers: 4·(36 + 6) + 2·60 + 10 + 6 + 24 = 328 each; 588·6 and a bias, 5 positions, class token, last norm
+    assert vit.parameters(TOWER) == 3 * 328 + 588 * 6 + 6 + 30 + 6 + 12
 
 
 def test_projector() -> None:
-    costs = dict(projector_ops.ops(MODEL, W, images=3, is_video=True))
+    costs = dict(projector_ops.ops(MODEL, W, inputs=3, load=replace(LOAD, pooled_in=12, pooled_out=3)))
     assert costs["proj_1"].flops == 2 * 12 * 6 * 8
     assert costs["proj_2"].flops == 2 * 12 * 8 * 8
     assert costs["pool"].flops == 8 * 3 * 8  # one token a frame
-    assert "pool" not in dict(projector_ops.ops(MODEL, W, images=3, is_video=False))
+    assert "pool" not in dict(projector_ops.ops(MODEL, W, inputs=3, load=LOAD))
     assert projector_ops.parameters(MODEL) == 6 * 8 + 8 + 8 * 8 + 8 + 8  # and the newline token
 
 

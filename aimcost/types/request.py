@@ -1,8 +1,4 @@
-"""The frozen core types that every other module speaks in.
-
-Units are FLOPs (one multiply-add is 2), bytes and seconds throughout. Token counts are per
-request; a batch multiplies them where an operation is priced.
-"""
+"""What is asked of a model, and which tokens are left on the way."""
 
 from __future__ import annotations
 
@@ -10,114 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = [
-    "DecoderSpec",
-    "HardwareSpec",
-    "ModelSpec",
-    "Parallel",
-    "Precision",
-    "ProjectorSpec",
-    "ReductionEvent",
-    "Schedule",
-    "VisionSpec",
-    "Workload",
-]
+__all__ = ["Parallel", "Precision", "ReductionEvent", "Schedule", "TowerLoad", "Workload"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecoderSpec:
-    """Shape of a decoder-only language model.
+class TowerLoad:
+    """What the tower computes on for one request.
 
     Attributes
     ----------
-    hidden, intermediate, layers, heads, kv_heads, head_dim, vocab
-        The usual sizes. `head_dim` need not be ``hidden // heads`` (Qwen3, Mistral-Nemo).
-    gated_mlp
-        Three MLP matrices (SwiGLU) when true, two otherwise.
-    qkv_bias, out_bias, mlp_bias
-        Which linear layers carry a bias.
-    qk_norm
-        RMSNorm over head_dim on q and k before RoPE (Qwen3).
-    tied_embeddings
-        lm_head shares the embedding's weights: they are stored once.
+    sequences
+        Inputs that it attends inside of: images, tiles, frames or pairs of frames.
+    rows, columns
+        Patches of one input.
+    pooled_in, pooled_out
+        Projected tokens before and after pooling, all of a request; zero without any.
     """
 
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    gated_mlp: bool = True
-    qkv_bias: bool = False
-    out_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
-    tied_embeddings: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VisionSpec:
-    """Shape of a ViT tower, and the patches that it sees per image or frame.
-
-    `layers` counts the layers that run: a tower whose features are taken before its last layer
-    runs fewer than its checkpoint holds (`stored_layers`).
-    """
-
-    hidden: int
-    intermediate: int
-    layers: int
-    stored_layers: int
-    heads: int
-    image_size: int
-    patch_size: int
-    channels: int = 3
-    class_token: bool = False
-    gated_mlp: bool = False
-
-    @property
-    def patches(self) -> int:
-        """Patches per image, without a class token."""
-        return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def tokens(self) -> int:
-        """Tokens per image that the tower's layers compute on."""
-        return self.patches + (1 if self.class_token else 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProjectorSpec:
-    """The path from tower to language model: a list of linear layers, and token pooling.
-
-    Attributes
-    ----------
-    linears
-        (in, out) of each linear layer, in order, each with a bias.
-    tokens_per_image, tokens_per_frame
-        Visual tokens that reach the language model for one image, and for one video frame.
-    newline_token
-        One learned token is appended to a video (LLaVA-OneVision).
-    """
-
-    linears: tuple[tuple[int, int], ...]
-    tokens_per_image: int
-    tokens_per_frame: int
-    newline_token: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """A model: its decoder and, when multimodal, the tower and projector in front of it."""
-
-    name: str
-    family: str
-    decoder: DecoderSpec
-    vision: VisionSpec | None = None
-    projector: ProjectorSpec | None = None
-    source: str = ""
-    notes: tuple[str, ...] = ()
+    sequences: int
+    rows: int
+    columns: int
+    pooled_in: int = 0
+    pooled_out: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +48,10 @@ class Workload:
         Text tokens before and after the visual ones.
     new_tokens
         Tokens to generate; the prefill yields the first.
+    tower
+        What the tower computes on; None: every image or frame at its fixed size.
+    cross_tokens
+        Tower tokens that cross-attention layers attend to, outside the sequence.
     """
 
     batch: int = 1
@@ -149,6 +63,8 @@ class Workload:
     text_before: int = 0
     text_after: int = 0
     new_tokens: int = 0
+    tower: TowerLoad | None = None
+    cross_tokens: int = 0
 
     @property
     def visual_tokens(self) -> int:
@@ -280,49 +196,3 @@ class Schedule:
     def layer_events(self) -> tuple[ReductionEvent, ...]:
         """Events inside the language model, in layer order."""
         return tuple(event for event in self.events if event.after_layer is not None)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HardwareSpec:
-    """One exact SKU: datasheet figures in base units, and measured coefficients if there are any.
-
-    Attributes
-    ----------
-    memory_bytes_per_s
-        Peak DRAM bandwidth.
-    dense_flops_per_s
-        Peak FLOP/s (integer operations for int8, int4) by number format, without sparsity.
-    memory_bytes, usable_memory_bytes
-        Nominal size, and what a process can really allocate (0 and None: not known).
-    onchip_bytes, l2_bytes, sm_count
-        Register file of all SMs, last-level cache, multiprocessors (CPU: cores).
-    interconnect_bytes_per_s
-        To the peers of one node, both directions added, as datasheets print it.
-    calibration
-        The raw ``calibration`` mapping of the profile, or None.
-    folder
-        Where the profile lies; its tables are beside it.
-    sources
-        Where each number comes from, by key.
-    """
-
-    name: str
-    vendor: str = ""
-    architecture: str = ""
-    memory_bytes_per_s: float
-    dense_flops_per_s: Mapping[str, float]
-    memory_bytes: float = 0.0
-    usable_memory_bytes: float | None = None
-    usable_memory_source: str = ""
-    onchip_bytes: float = 0.0
-    l2_bytes: float = 0.0
-    sm_count: int = 0
-    interconnect_bytes_per_s: float = 0.0
-    interconnect: str = ""
-    tdp_w: float = 0.0
-    price_per_hour: float | None = None
-    calibration: Mapping[str, Any] | None = None
-    folder: str = ""
-    sources: Mapping[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    hidden: bool = False

@@ -1,0 +1,25 @@
+"""The frozen core types that every other module speaks in.
+
+Units are FLOPs (one multiply-add is 2), bytes and seconds throughout. Token counts are per
+request; a batch multiplies them where an operation is priced.
+"""
+
+from .hardware import HardwareSpec
+from .model import DecoderSpec, ModelSpec, MoeSpec, ProjectorSpec, ResolutionSpec, VisionSpec
+from .request import Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload
+
+__all__ = [
+    "DecoderSpec",
+    "HardwareSpec",
+    "ModelSpec",
+    "MoeSpec",
+    "Parallel",
+    "Precision",
+    "ProjectorSpec",
+    "ReductionEvent",
+    "ResolutionSpec",
+    "Schedule",
+    "TowerLoad",
+    "VisionSpec",
+    "Workload",
+]

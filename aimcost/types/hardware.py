@@ -1,0 +1,55 @@
+"""What a machine can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["HardwareSpec"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareSpec:
+    """One exact SKU: datasheet figures in base units, and measured coefficients if there are any.
+
+    Attributes
+    ----------
+    memory_bytes_per_s
+        Peak DRAM bandwidth.
+    dense_flops_per_s
+        Peak FLOP/s (integer operations for int8, int4) by number format, without sparsity.
+    memory_bytes, usable_memory_bytes
+        Nominal size, and what a process can really allocate (0 and None: not known).
+    onchip_bytes, l2_bytes, sm_count
+        Register file of all SMs, last-level cache, multiprocessors (CPU: cores).
+    interconnect_bytes_per_s
+        To the peers of one node, both directions added, as datasheets print it.
+    calibration
+        The raw ``calibration`` mapping of the profile, or None.
+    folder
+        Where the profile lies; its tables are beside it.
+    sources
+        Where each number comes from, by key.
+    """
+
+    name: str
+    vendor: str = ""
+    architecture: str = ""
+    memory_bytes_per_s: float
+    dense_flops_per_s: Mapping[str, float]
+    memory_bytes: float = 0.0
+    usable_memory_bytes: float | None = None
+    usable_memory_source: str = ""
+    onchip_bytes: float = 0.0
+    l2_bytes: float = 0.0
+    sm_count: int = 0
+    interconnect_bytes_per_s: float = 0.0
+    interconnect: str = ""
+    tdp_w: float = 0.0
+    price_per_hour: float | None = None
+    calibration: Mapping[str, Any] | None = None
+    folder: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    hidden: bool = False

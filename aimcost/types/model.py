@@ -1,0 +1,238 @@
+"""What a model is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["DecoderSpec", "ModelSpec", "MoeSpec", "ProjectorSpec", "ResolutionSpec", "VisionSpec"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoeSpec:
+    """A mixture of experts in place of every layer's MLP.
+
+    Attributes
+    ----------
+    experts, active
+        Experts stored in a layer, and how many of them each token passes through.
+    intermediate
+        Width of one expert.
+    shared_intermediate
+        Width of the expert that every token passes through as well, behind a gate of its own
+        (Qwen2-MoE); zero without one.
+    """
+
+    experts: int
+    active: int
+    intermediate: int
+    shared_intermediate: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderSpec:
+    """Shape of a decoder-only language model.
+
+    Attributes
+    ----------
+    hidden, intermediate, layers, heads, kv_heads, head_dim, vocab
+        The usual sizes. `head_dim` need not be ``hidden // heads`` (Qwen3, Mistral-Nemo).
+    gated_mlp
+        Three MLP matrices (SwiGLU) when true, two otherwise.
+    qkv_bias, out_bias, mlp_bias
+        Which linear layers carry a bias.
+    qk_norm
+        RMSNorm over head_dim on q and k before RoPE (Qwen3).
+    tied_embeddings
+        lm_head shares the embedding's weights: they are stored once.
+    moe
+        Experts instead of one MLP; `intermediate` is then the width that one token passes
+        through, all of its experts together.
+    cross_layers
+        Layers that attend to the tower's tokens instead of the sequence (Llama-3.2-Vision). They
+        run only where a request has images; visual tokens then enter no other layer.
+    extra_embeddings
+        Rows of the embedding table beyond `vocab` that lm_head does not have.
+    """
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    gated_mlp: bool = True
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    tied_embeddings: bool = False
+    moe: MoeSpec | None = None
+    cross_layers: tuple[int, ...] = ()
+    extra_embeddings: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionSpec:
+    """Shape of a ViT tower, and the patches that it sees per image or frame.
+
+    Attributes
+    ----------
+    layers, stored_layers
+        Layers that run, and layers of the checkpoint: a tower whose features are taken before its
+        last layer runs fewer than it holds. Global layers are not among them.
+    image_size
+        Side of the square that every input is resized to; zero for a tower that takes any grid.
+    class_token, pre_norm, post_norm
+        One more token an input; a norm before the first layer (CLIP); one after the last (run
+        only where the features are taken there).
+    norm
+        ``layer`` (LayerNorm) or ``rms``, in the layers.
+    gated_mlp, fused_qkv, qk_norm, layer_scale
+        SwiGLU; q, k, v in one product; RMSNorm over all of q and k; a learned factor on each
+        branch before its residual (InternViT).
+    patch_bias, qkv_bias, out_bias, mlp_bias
+        Which linear layers carry a bias.
+    position_rows, rope
+        Rows of the learned position table (None: one a token; zero: no table); rotation of q, k.
+    temporal_patch
+        Frames that one patch spans; an image is repeated to fill it.
+    window, full_layers
+        Side in patches of the windows that attention stays inside of, and the layers that attend
+        to all of an input nevertheless (Qwen2.5-VL); zero: all layers do.
+    window_unit
+        Side in patches of the blocks that a window is made of.
+    tiles, pad_to, global_layers, tile_embeddings
+        Llama-3.2-Vision: `tiles` inputs are attended together, each padded to a multiple of
+        `pad_to` tokens; gated layers after the others; rows of the tables of tile positions.
+    """
+
+    hidden: int
+    intermediate: int
+    layers: int
+    stored_layers: int
+    heads: int
+    image_size: int
+    patch_size: int
+    channels: int = 3
+    class_token: bool = False
+    pre_norm: bool = False
+    post_norm: bool = True
+    norm: Literal["layer", "rms"] = "layer"
+    gated_mlp: bool = False
+    fused_qkv: bool = False
+    qk_norm: bool = False
+    layer_scale: bool = False
+    patch_bias: bool = True
+    qkv_bias: bool = True
+    out_bias: bool = True
+    mlp_bias: bool = True
+    position_rows: int | None = None
+    rope: bool = False
+    temporal_patch: int = 1
+    window: int = 0
+    window_unit: int = 1
+    full_layers: tuple[int, ...] = ()
+    tiles: int = 1
+    pad_to: int = 1
+    global_layers: int = 0
+    tile_embeddings: int = 0
+
+    @property
+    def patches(self) -> int:
+        """Patches per image of the fixed size, without a class token."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per image of the fixed size that the tower's layers compute on."""
+        return self.patches + (1 if self.class_token else 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectorSpec:
+    """The path from tower to language model: a list of linear layers, and token pooling.
+
+    Attributes
+    ----------
+    linears
+        (in, out) of each linear layer, in order, each with a bias.
+    tokens_per_image, tokens_per_frame
+        Visual tokens that reach the language model for one image, and for one video frame, of the
+        tower's fixed size; zero where they follow from the size of the image.
+    newline_token
+        One learned token is appended to a video (LLaVA-OneVision), and to each row of an image
+        that is cut into tiles.
+    row_newline
+        A newline token ends each row of a video frame instead (LLaVA-Video).
+    merge
+        Side of the square of patches that become one row of the first linear layer (Qwen2-VL's
+        merger, InternVL's pixel shuffle).
+    norm, norm_merged
+        A norm before the first linear layer (``layer``, ``rms`` or none), over single patches or
+        over merged ones.
+    deepstack
+        Further mergers of the same size, on features of earlier tower layers, added to the first
+        decoder layers' visual tokens (Qwen3-VL); their norm is over merged patches.
+    keeps_class_token
+        The tower's class token goes through as well.
+    """
+
+    linears: tuple[tuple[int, int], ...]
+    tokens_per_image: int
+    tokens_per_frame: int
+    newline_token: bool = False
+    row_newline: bool = False
+    merge: int = 1
+    norm: Literal["", "layer", "rms"] = ""
+    norm_merged: bool = False
+    deepstack: int = 0
+    keeps_class_token: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolutionSpec:
+    """How an image's size decides what the tower sees.
+
+    Attributes
+    ----------
+    kind
+        ``dynamic``: resized to whole blocks of merged patches inside limits of pixels (Qwen-VL).
+        ``anyres``: the whole image, and tiles of the grid that fits best (LLaVA-NeXT,
+        LLaVA-OneVision). ``tiles``: tiles by aspect ratio, and the whole image as a thumbnail
+        (InternVL).
+    default_size
+        (width, height) where a run gives none; None: the tower's fixed size, without tiles.
+    pixels, video_pixels
+        Least and most pixels of a resized image, and of a resized frame.
+    video_volume
+        The limits for video are of all its frames together (Qwen3-VL).
+    grids
+        anyres: allowed (height, width) in pixels, in order of preference.
+    max_tiles
+        tiles: most tiles; anyres: tiles' worth of tokens above which features are interpolated
+        down (zero: never).
+    """
+
+    kind: Literal["dynamic", "anyres", "tiles"]
+    default_size: tuple[int, int] | None = None
+    pixels: tuple[int, int] = (0, 0)
+    video_pixels: tuple[int, int] = (0, 0)
+    video_volume: bool = False
+    grids: tuple[tuple[int, int], ...] = ()
+    max_tiles: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """A model: its decoder and, when multimodal, the tower and projector in front of it."""
+
+    name: str
+    family: str
+    decoder: DecoderSpec
+    vision: VisionSpec | None = None
+    projector: ProjectorSpec | None = None
+    resolution: ResolutionSpec | None = None
+    source: str = ""
+    notes: tuple[str, ...] = ()

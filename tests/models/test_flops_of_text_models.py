@@ -1,0 +1,86 @@
+"""Every text model of configs/models computes exactly what torch counts, and stores as much."""
+
+from __future__ import annotations
+
+import pytest
+
+import aimcost
+from aimcost import discover
+from aimcost.loading.model import load_model, model_config
+from aimcost.models import decoder
+from aimcost.ops.gemm import distinct_experts
+
+HARDWARE = "nvidia_a100_sxm_80gb"
+TEXT = [
+    name
+    for name in discover.names("model")
+    if load_model(name).vision is None and load_model(name).family != "qwen"  # Qwen-1 is not in transformers
+]
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", TEXT)
+def test_prefill_flops_and_parameters(name, oracle):
+    spec, config = load_model(name).decoder, model_config(name)
+    model = oracle.build(config)
+    assert decoder.parameters(spec) == oracle.parameter_count(model)
+    for batch, tokens in ((1, 333), (3, 40)):
+        run = {"hardware": HARDWARE, "model": name, "workload": {"batch": batch, "text_tokens": tokens}}
+        priced = aimcost.estimate(run).matrix_flops(["prefill"], full_square=True)
+        assert priced == oracle.text_flops(model, batch=batch, tokens=tokens)
+
+
+@pytest.mark.torch
+def test_a_shared_expert_is_priced_for_every_token(oracle):
+    config = {
+        "model_type": "qwen2_moe",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 40,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 50,
+        "decoder_sparse_step": 1,
+        "tie_word_embeddings": False,
+    }
+    model = oracle.build(config)
+    run = {"hardware": HARDWARE, "model": config, "workload": {"batch": 2, "text_tokens": 30}}
+    priced = aimcost.estimate(run).matrix_flops(["prefill"], full_square=True)
+    assert priced == oracle.text_flops(model, batch=2, tokens=30)
+    spec = load_model(config).decoder
+    assert decoder.parameters(spec) == oracle.parameter_count(model)
+
+
+def test_experts_loaded_in_expectation():
+    # one token loads its k; many load all; two of 8 by two tokens: 8 · (1 − (6/8)²) = 3.5
+    assert distinct_experts(1.0, experts=8, active=2) == pytest.approx(2)
+    assert distinct_experts(2.0, experts=8, active=2) == pytest.approx(3.5)
+    assert distinct_experts(1e4, experts=128, active=8) == pytest.approx(128)
+
+
+def test_decoding_loads_active_experts_only():
+    run = {"hardware": HARDWARE, "model": "mixtral-8x7b", "workload": {"text_tokens": 100, "new_tokens": 2}}
+    table = aimcost.estimate(run).table
+    weights = {
+        segment.name: float(table.costs[2, segment.start]) for segment in table.segments if segment.stage == "decode"
+    }
+    assert weights["up_proj"] == pytest.approx(2 * 4096 * 14336 * 2)
+    assert weights["router"] == 4096 * 8 * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"num_experts_per_tok": 9}, "num_experts_per_tok. must be at most the 8 experts"),
+        ({"num_local_experts": None}, "num_local_experts"),
+        ({"decoder_sparse_step": 2}, "decoder_sparse_step"),
+        ({"mlp_only_layers": [0]}, "mlp_only_layers"),
+    ],
+)
+def test_experts_that_fit_no_model_are_named(change, part):
+    with pytest.raises(aimcost.errors.InvalidValueError, match=part):
+        load_model({**model_config("mixtral-8x7b"), **change})

@@ -1,0 +1,161 @@
+"""Every multi-modal model of configs/models: tower, projector and prefill against torch, exactly."""
+
+from __future__ import annotations
+
+import pytest
+
+import aimcost
+from aimcost import discover
+from aimcost.bulk import layer_table
+from aimcost.loading.model import load_model, model_config
+from aimcost.models import decoder, projector, vit
+from aimcost.run import load_run
+
+HARDWARE = "nvidia_a100_sxm_80gb"
+VISION = [name for name in discover.names("model") if load_model(name).vision is not None]
+FIXED = ("llava", "llava_next", "llava_onevision", "internvl")
+DYNAMIC = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+# Odd sizes: windows cut off at one edge, at both, at none; an image that is enlarged.
+DYNAMIC_WORK = (
+    {"images": 1, "image_size": [500, 333]},
+    {"images": 2, "image_size": [448, 224], "batch": 2},
+    {"frames": 5, "image_size": [640, 360]},
+    {"images": 1, "image_size": [20, 90]},
+)
+FIXED_WORK = (
+    {"images": 1},
+    {"images": 1, "image_size": [1700, 500]},
+    {"frames": 3, "batch": 2},
+)
+
+
+# Whole models of each family's smallest; of the others two layers of each kind, to save time.
+WHOLE = ("llava-1.5-7b", "llava-next-mistral-7b", "llava-onevision-qwen2-0.5b", "internvl3-8b", "qwen2-vl-2b")
+SHORT_TOWERS = {
+    "qwen2_5_vl": {"depth": 9, "fullatt_block_indexes": [7]},
+    "internvl": {"num_hidden_layers": 2},
+}
+
+
+def _config(name):
+    config = model_config(name)
+    if name in WHOLE:
+        return config
+    tower = {**config["vision_config"], **SHORT_TOWERS.get(config["model_type"], {})}
+    return {
+        **config,
+        "text_config": {**config["text_config"], "num_hidden_layers": 2},
+        "vision_config": tower,
+    }
+
+
+def _names(families):
+    return [name for name in VISION if load_model(name).family in families]
+
+
+def _estimate(model, work):
+    run = {"hardware": HARDWARE, "model": model, "workload": {"text_tokens": 20, **work}}
+    return aimcost.estimate(run)
+
+
+def _seen(estimate):
+    return estimate.matrix_flops(["vision", "projector"], full_square=True)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", VISION)
+def test_parameters(name, oracle):
+    spec = load_model(name)
+    stored = decoder.parameters(spec.decoder) + vit.parameters(spec.vision) + projector.parameters(spec)
+    assert stored == oracle.parameter_count(oracle.build(model_config(name), image_text=True))
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", _names(FIXED))
+def test_towers_of_one_size(name, oracle):
+    config = _config(name)
+    model = oracle.build(config, image_text=True)
+    for work in FIXED_WORK:
+        estimate = _estimate(config, work)
+        workload = estimate.run.workload
+        size = estimate.run.model.vision.image_size
+        inputs = workload.tower.sequences if workload.tower else workload.frames or workload.images
+        batch = workload.batch
+        assert _seen(estimate) == batch * oracle.fixed_tower_flops(model, inputs=inputs, size=size)
+        priced = estimate.matrix_flops(["prefill"], full_square=True)
+        tokens = workload.visual_tokens + workload.text_tokens
+        assert priced == oracle.text_flops(model, batch=batch, tokens=tokens)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", _names(DYNAMIC))
+def test_towers_of_any_grid(name, oracle):
+    config = _config(name)
+    model = oracle.build(config, image_text=True)
+    for work in DYNAMIC_WORK:
+        estimate = _estimate(config, work)
+        workload, load = estimate.run.workload, estimate.run.workload.tower
+        grid = {"steps": load.sequences, "rows": load.rows, "columns": load.columns}
+        assert _seen(estimate) == workload.batch * oracle.dynamic_tower_flops(model, **grid)
+        priced = estimate.matrix_flops(["prefill"], full_square=True)
+        tokens = workload.visual_tokens + workload.text_tokens
+        assert priced == oracle.text_flops(model, batch=workload.batch, tokens=tokens)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("images", [1, 2])
+def test_cross_attention(images, oracle):
+    model = oracle.build(model_config("llama-3.2-11b-vision"), image_text=True)
+    estimate = _estimate("llama-3.2-11b-vision", {"images": images, "image_size": [900, 700]})
+    seen, prefill = oracle.crossing_flops(model, images=images, tokens=20)
+    assert _seen(estimate) == seen
+    assert estimate.matrix_flops(["prefill"], full_square=True) == prefill
+
+
+def test_cross_attention_layers_cost_nothing_without_images():
+    run = {"hardware": HARDWARE, "workload": {"text_tokens": 50}}
+    vision = aimcost.estimate(run, model="llama-3.2-11b-vision").matrix_flops(["prefill"])
+    assert vision == aimcost.estimate(run, model="llama-3.1-8b").matrix_flops(["prefill"])
+
+
+def test_the_cache_of_cross_attention_layers_is_the_towers():
+    run = {
+        "hardware": HARDWARE,
+        "model": "llama-3.2-11b-vision",
+        "workload": {"images": 1, "text_tokens": 50},
+    }
+    tokens = 32 * 50 + 8 * 4 * 1601
+    assert aimcost.estimate(run).memory.kv_bytes == 2 * tokens * 8 * 128 * 2
+
+
+def test_reduction_inside_a_cross_attending_model_is_refused():
+    run = {"model": "llama-3.2-11b-vision", "workload": {"images": 1}, "method": {"name": "fastv"}}
+    with pytest.raises(aimcost.errors.InvalidValueError, match="do not enter its sequence"):
+        aimcost.schedule(run)
+
+
+@pytest.mark.parametrize("name", ["llama-3.2-11b-vision", "mixtral-8x7b"])
+def test_llm_viewer_refuses_layers_that_it_does_not_know(name):
+    run = {"hardware": HARDWARE, "model": name, "estimator": "llm_viewer", "workload": {"text_tokens": 9}}
+    with pytest.raises(aimcost.errors.InvalidValueError, match="LLM-Viewer knows no"):
+        aimcost.estimate(run)
+
+
+def test_a_bulk_table_equals_the_estimate_of_a_mixture_with_deepstack():
+    run = load_run(
+        {
+            "hardware": HARDWARE,
+            "model": "qwen3-vl-30b-a3b",
+            "workload": {"images": 1, "image_size": 320, "text_tokens": 20},
+            "method": {"name": "fastv"},
+            "estimator": "roofline",
+        }
+    )
+    seconds = layer_table(run).prefill_seconds([run.schedule.tokens])[0]
+    assert seconds == pytest.approx(aimcost.api.estimate_run(run).stages["prefill"].time_s, rel=1e-12)
+
+
+def test_bulk_tables_need_layers_that_are_alike():
+    run = load_run({"hardware": HARDWARE, "model": "llama-3.2-11b-vision", "workload": {"images": 1}})
+    with pytest.raises(aimcost.errors.ScheduleError, match="cross attention"):
+        layer_table(run)
