@@ -46,7 +46,8 @@ UNKNOWN = """## What is not known
   `eager` execution multiplies launches and traffic as counted in transformers' layers.
 - Host time a launch is assumed until `aimcost profile` measures it; `execution: cuda_graph` leaves it out.
 - Attention takes the coefficients of the kernel that the profile names first; other kernels differ by 5–20 %.
-- Collectives between devices are priced from the link's datasheet bandwidth with an assumed share.
+- Collectives are NCCL's; serving stacks send small messages with faster kernels of their own. Machines whose
+  profile holds no curves take 70 % of the link's datasheet bandwidth, with a band of a factor of two.
 - Cards without tables inherit a relative's coefficients, with the band in
   `hardware_profiles/tables/inherited.json`, which says between which cards it was measured.
 """
