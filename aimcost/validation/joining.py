@@ -40,11 +40,19 @@ def compare_record(record: Record, *, where: str = "record") -> Comparison:
     Raises
     ------
     FileFormatError
-        The record is of another kind, or was cut short before anything could be compared.
-    AimcostError
-        A run or a profile in it that cannot be.
+        The record is of another kind, was cut short before anything could be compared, or holds runs or
+        a profile that cannot be.
     """
     documents, profile = _contents(record, where)
+    try:
+        return _compare(record, documents, profile, where)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # settings are free-form: what a hand has put there shows only in use
+        what = f"{type(error).__name__}: {error}"
+        raise FileFormatError(f"{where}: its settings or samples are damaged ({what})") from None
+
+
+def _compare(record: Record, documents: Mapping[str, Any], profile: Mapping[str, Any], where: str) -> Comparison:
     samples = _joined(record.samples)
     points: list[Point] = []
     speedups: list[Speedup] = []
