@@ -189,17 +189,17 @@ def time_prefills(
 ) -> list[Sample]:
     """Passes of both variants in turns, and the time of every part.
 
-    On CUDA the parts of layers are marked in a pass of their own, where the many events cannot slow
-    down what else is timed.
+    The parts of layers are marked in a pass of their own: the many marks would slow down what else is
+    timed (a percent of a short prefill on a CPU, more on CUDA).
     """
     watch, family = Stopwatch(device), locate(model)
     taken: dict[tuple[str, str, int], list[float]] = {}
     facts: dict[str, dict[str, float]] = {}
 
-    def once(variant: str, *, groups: bool, only: str = "") -> None:
+    def once(variant: str, *, groups: bool = False) -> None:
         with _variant(run, model, prompt, variant), Probe(family, watch, groups=groups) as probe:
             for (what, index), seconds in probe.time(lambda: _forward(model, prompt)).items():
-                if what.startswith(only):
+                if what.startswith("group ") == groups:
                     taken.setdefault((variant, what, index), []).append(seconds)
 
     variants = VARIANTS if run.schedule.events else VARIANTS[:1]
@@ -209,12 +209,11 @@ def time_prefills(
     for turn in range(repeats):
         progress(turn + 1, repeats + 1, f"{run.model.name}, pass {turn + 1} of {repeats}")
         for variant in variants:
-            once(variant, groups=not watch.cuda)
+            once(variant)
         if time.perf_counter() > ends:
             break
-    if watch.cuda:
-        for variant in variants:
-            once(variant, groups=True, only="group ")
+    for variant in variants:
+        once(variant, groups=True)
     return list(_samples(run, taken, facts, watch))
 
 

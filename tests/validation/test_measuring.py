@@ -77,10 +77,11 @@ def test_every_part_of_a_run_is_timed_on_the_tokens_it_had(document: dict[str, A
     (selection,) = found["selection"]
     assert (selection.dims["layer"], selection.dims["tokens_out"]) == (1, 40)
     assert {s.dims["steps"] for s in found["decode"]} == {2}
+    # the parts of layers are timed in one pass of their own
+    assert {len(s.samples_s) for op in found for s in found[op]} == {1, 2}
+    assert {len(s.samples_s) for s in found["group"]} == {1}
     everything = [s for samples in found.values() for s in samples]
-    assert {(len(s.samples_s), s.clock, s.dtype, s.labels["run"]) for s in everything} == {
-        (2, "thread_cpu", "fp32", "x")
-    }
+    assert {(s.clock, s.dtype, s.labels["run"]) for s in everything} == {("thread_cpu", "fp32", "x")}
 
 
 def test_parts_lie_inside_what_they_are_parts_of(document: dict[str, Any]) -> None:
@@ -92,7 +93,7 @@ def test_parts_lie_inside_what_they_are_parts_of(document: dict[str, Any]) -> No
 
         (prefill,) = seconds("prefill")
         assert 0 < sum(seconds("layer")) < prefill
-        assert sum(seconds("group")) <= sum(seconds("layer")) * 1.0001
+        assert all(part > 0 for part in seconds("group"))
     (selection,) = found["selection"]
     cut = next(s for s in found["layer"] if s.labels["variant"] == "reduced" and s.dims["layer"] == 1)
     assert 0 < selection.samples_s[0] < cut.samples_s[0]
@@ -148,7 +149,7 @@ def test_what_is_timed_is_what_apply_runs(document: dict[str, Any], monkeypatch:
     enter = executor.Applied.__enter__
     monkeypatch.setattr(executor.Applied, "__enter__", lambda self: entered.append(self) or enter(self))
     measure_run(load_run(document), repeats=3)
-    assert len(entered) == 1 + 3  # one to warm up
+    assert len(entered) == 1 + 3 + 1  # one to warm up, one for the parts
     assert all(applied.record.tokens == (60, 60, 40, 40) for applied in entered)
 
 
@@ -219,6 +220,7 @@ def test_the_record_gives_the_digits_of_the_comparison_that_was_printed(folder: 
     assert json.dumps(compare_record(load_record(path)).to_dict()) == json.dumps(online.to_dict())
     assert record.complete
     assert {p.repeats for p in online.points} == {2}  # one in each of two rounds
+    assert len({p.part for p in online.points}) == 4
     assert json.loads(json.dumps(record.settings)) == record.settings
 
 
