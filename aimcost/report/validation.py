@@ -12,22 +12,28 @@ from ..units import format_bytes, format_seconds
 if TYPE_CHECKING:
     from ..validation import Comparison, Errors, Point
 
-__all__ = ["validation_text"]
+__all__ = ["validation_section", "validation_text"]
 
 
-def validation_text(comparison: Comparison, *, tablefmt: str = "simple") -> str:
-    """Prefills one by one, errors by part, speedups, and whether the profile had seen any of it."""
-    blocks = [_headline(comparison), _prefills(comparison, tablefmt), _parts(comparison, tablefmt)]
-    if comparison.speedups:
-        blocks.append(_speedups(comparison, tablefmt))
-    if comparison.memory:
-        blocks.append(_memory(comparison, tablefmt))
-    if tablefmt == "simple":
-        blocks.append("\n".join([_held_out(comparison), *(f"note: {note}" for note in comparison.notes)]))
-    else:
-        blocks.append(_held_out(comparison))
-        blocks.append("\n".join(f"- {note}" for note in comparison.notes))
-    return "\n\n".join(block for block in blocks if block)
+def validation_text(comparison: Comparison) -> str:
+    """For a terminal: prefills one by one, errors by part, speedups, and whether the profile had seen any."""
+    notes = "\n".join([_held_out(comparison), *(f"note: {note}" for note in comparison.notes)])
+    return "\n\n".join(["\n".join(_headline(comparison)), *_tables(comparison, "simple"), notes])
+
+
+def validation_section(comparison: Comparison, path: str) -> str:
+    """For the documentation: the same in Markdown, under the device's name."""
+    device, summary = _headline(comparison)
+    environment, date = comparison.record.environment, comparison.record.date
+    notes = "\n".join(f"- {note}" for note in (_held_out(comparison), *comparison.notes))
+    head = f"### {environment.device_name}, {date}: `{path}`"
+    return "\n\n".join([head, f"{device}.", f"**{summary}**", *_tables(comparison, "github"), notes]) + "\n"
+
+
+def _tables(comparison: Comparison, tablefmt: str) -> list[str]:
+    tables = [_prefills(comparison, tablefmt), _parts(comparison, tablefmt)]
+    tables += [_speedups(comparison, tablefmt)] if comparison.speedups else []
+    return tables + ([_memory(comparison, tablefmt)] if comparison.memory else [])
 
 
 def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], left: int, tablefmt: str) -> str:
@@ -35,7 +41,8 @@ def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], left: int, tab
     return tabulate(rows, headers=headers, tablefmt=tablefmt, colalign=align, disable_numparse=True)
 
 
-def _headline(comparison: Comparison) -> str:
+def _headline(comparison: Comparison) -> tuple[str, str]:
+    """What was measured with what, and the errors of whole prefills."""
     record, errors = comparison.record, comparison.prefill
     environment = record.environment
     versions = ", ".join(
@@ -44,9 +51,11 @@ def _headline(comparison: Comparison) -> str:
     clock = "one thread's CPU time" if environment.device == "cpu" else "CUDA events"
     profile = record.settings.get("profile_from", "in the record")
     steady = "the machine was DISTURBED while measuring" if comparison.disturbed else "the machine was steady"
-    return (
-        f"{environment.device_name}, {record.date} ({versions}; {clock}); profile: {profile}; {steady}\n"
-        f"prefill MAPE {errors.mape:.1%} over {errors.count}, worst {errors.worst:+.1%}, bias {errors.bias:+.1%}"
+    device = f"{environment.device_name}, {record.date} ({versions}; {clock}); profile: {profile}; {steady}"
+    speedups = [abs(speedup.error) for speedup in comparison.speedups]
+    gain = f"; speedup by reduction within {max(speedups):.1%}" if speedups else ""
+    return device, (
+        f"prefill MAPE {errors.mape:.1%} over {errors.count}, worst {errors.worst:+.1%}, bias {errors.bias:+.1%}{gain}"
     )
 
 
