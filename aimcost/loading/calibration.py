@@ -29,6 +29,8 @@ _PARENTS = {
     "hopper": "nvidia_h100_sxm",
     "blackwell": "nvidia_b200_sxm",
 }
+# Blackwell is two designs: 10.x for data centres, 12.x (GDDR memory, smaller matrix units) for the rest.
+_PARENT_12 = "nvidia_rtx_pro_6000_blackwell_server"
 INHERITED_FILE = "tables/inherited.json"
 
 
@@ -63,6 +65,8 @@ class Calibration:
 
 def parent_of(hardware: HardwareSpec) -> str:
     """The measured card nearest to one that is not: by architecture, else by FLOPs per byte."""
+    if hardware.architecture == "blackwell" and hardware.compute_capability.startswith("12."):
+        return _PARENT_12
     if hardware.architecture in _PARENTS:
         return _PARENTS[hardware.architecture]
 

@@ -75,6 +75,7 @@ def _from_mapping(data: Mapping[str, Any], where: str) -> HardwareSpec:
         onchip_bytes=(file.onchip_buffer_kb or 0.0) * KILO,
         l2_bytes=(file.l2_mb or 0.0) * MEGA,
         sm_count=file.sm_count or 0,
+        compute_capability=file.compute_capability or "",
         interconnect_bytes_per_s=(file.interconnect_gb_per_s or 0.0) * GIGA,
         interconnect=file.interconnect or "",
         tdp_w=file.tdp_w or 0.0,

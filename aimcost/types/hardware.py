@@ -21,6 +21,8 @@ class HardwareSpec:
         Peak FLOP/s (integer operations for int8, int4) by number format, without sparsity.
     memory_bytes, usable_memory_bytes
         Nominal size, and what a process can really allocate (0 and None: not known).
+    compute_capability
+        NVIDIA's, as text ("9.0"); empty elsewhere.
     onchip_bytes, l2_bytes, sm_count
         Register file of all SMs, last-level cache, multiprocessors (CPU: cores).
     interconnect_bytes_per_s
@@ -44,6 +46,7 @@ class HardwareSpec:
     onchip_bytes: float = 0.0
     l2_bytes: float = 0.0
     sm_count: int = 0
+    compute_capability: str = ""
     interconnect_bytes_per_s: float = 0.0
     interconnect: str = ""
     tdp_w: float = 0.0

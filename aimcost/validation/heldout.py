@@ -61,7 +61,8 @@ def held_out_of(profile: Mapping[str, Any], estimates: Iterable[Estimate]) -> He
     lengths: dict[tuple[str, float, float], None] = {}
     for estimate in estimates:
         dtype = compute_dtypes(estimate.run.precision)[0]
-        for segment, dims in zip(estimate.table.segments, estimate.table.dims, strict=True):
+        for number, segment in enumerate(estimate.table.segments):
+            dims = estimate.table.columns(number)
             if segment.kind == "gemm":
                 shapes = zip(dims["m"].tolist(), dims["n"].tolist(), dims["k"].tolist(), strict=True)
                 products.update(dict.fromkeys((dtype, m, n, k) for m, n, k in shapes))
