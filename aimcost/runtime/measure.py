@@ -162,18 +162,19 @@ def prompt_of(run: Run, model: PreTrainedModel) -> Prompt:
         triple = (schedule.text_before, visual, schedule.text_after)
         return Prompt(inputs={"input_ids": ids.to(model.device)}, boundaries=triple)
     before = schedule.text_before
-    side = model.config.vision_config.image_size
+    count: tuple[int, ...]
     if workload.frames and kind in _VIDEO_MODELS:
-        key, token, shape = "pixel_values_videos", special[1], (workload.batch, workload.frames, 3, side, side)
+        key, token, count = "pixel_values_videos", special[1], (workload.batch, workload.frames)
     elif workload.images and kind in _IMAGE_MODELS:
-        key, token, shape = "pixel_values", special[0], (workload.batch * workload.images, 3, side, side)
+        key, token, count = "pixel_values", special[0], (workload.batch * workload.images,)
     else:
         raise UnsupportedModelError(
             f"validate feeds frames to {', '.join(_VIDEO_MODELS)} and images to {', '.join(_IMAGE_MODELS)} "
             f"(got {kind}): with workload.visual_tokens its decoder alone is measured"
         )
     ids[:, before : before + visual] = token
-    pixels = torch.randn(shape, generator=generator).to(model.device, model.dtype)
+    side = model.config.vision_config.image_size
+    pixels = torch.randn((*count, 3, side, side), generator=generator).to(model.device, model.dtype)
     return Prompt(inputs={"input_ids": ids.to(model.device), key: pixels}, boundaries=None)
 
 

@@ -83,7 +83,9 @@ def measure_validation(
             _profile_pass(writer, device, progress)
         for label, run in runs.items():
             _measure(measure, models, run, label, device, repeats, budget_s, progress, writer)
-    moved = environment.changes(before, environment.describe(device))
+    after = environment.describe(device)
+    moved = environment.changes(before, after)
+    writer.add(notes=after.notes)
     writer.set(seconds=round(time.perf_counter() - began, 1), state_after=dict(moved))
     return writer.finish()
 
