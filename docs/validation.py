@@ -10,10 +10,12 @@ from aimcost.loading.files import read_mapping
 from aimcost.records import load_record
 from aimcost.report.calibration import errors_text, external_text
 from aimcost.report.validation import validation_section
+from aimcost.report.validation_plot import draw_validation
 from aimcost.validation import compare_record
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "hardware_profiles" / "measurements"
+PICTURES = ROOT / "docs" / "pictures"
 EXTERNAL = ROOT / "tests" / "baselines" / "external_gemm_timings.csv"
 
 HEAD = """# Predicted against measured
@@ -90,7 +92,11 @@ def sections() -> list[str]:
         record = load_record(path)
         if record.kind == "validation":
             relative = path.relative_to(ROOT).as_posix()
-            found.append(validation_section(compare_record(record, where=relative), relative))
+            comparison = compare_record(record, where=relative)
+            picture = PICTURES / f"{path.parent.name}_{path.stem}.svg"
+            draw_validation(comparison, picture)
+            drawn = f"![predicted against measured]({picture.relative_to(ROOT / 'docs').as_posix()})\n"
+            found += [validation_section(comparison, relative), drawn]
     return found
 
 

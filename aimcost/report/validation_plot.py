@@ -35,6 +35,7 @@ def draw_validation(comparison: Comparison, path: str | Path) -> None:
         matplotlib is not installed, a suffix other than `FORMATS`, or a file that cannot be written.
     """
     path = check_plot(path)
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 7.6), layout="constrained")
@@ -51,8 +52,11 @@ def draw_validation(comparison: Comparison, path: str | Path) -> None:
         + (f"; speedup within {max(speed):.1%}" if speed else ""),
         fontsize=11,
     )
+    # the same file from the same record, so that a repository can keep it
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
     try:
-        figure.savefig(path, dpi=150)
+        with rc_context({"svg.hashsalt": "aimcost"}):
+            figure.savefig(path, dpi=150, metadata=metadata)
     except OSError as error:
         raise FileFormatError(f"{path}: cannot be written: {error.strerror or error}") from None
 
