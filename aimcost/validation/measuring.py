@@ -28,6 +28,8 @@ __all__ = ["load_runs", "measure_validation", "read_profile", "run_document"]
 Progress = Callable[[int, int, str], None]
 PROFILE_NAME = "measured_here"
 ROUNDS = 2
+# Small models stay until the next round.
+KEPT_BYTES = 2e9
 SEED = 0
 PACKAGE = __package__.rpartition(".")[0]
 
@@ -122,7 +124,8 @@ def _measure(
     """One run's round; runs of one model and format share it."""
     key = json.dumps([model_config(run.file.model), run.precision.weights], sort_keys=True, default=str)
     if key not in models:
-        models.clear()  # one model at a time fits any machine that runs it at all
+        if sum(model.get_memory_footprint() for model in models.values()) > KEPT_BYTES:
+            models.clear()  # one big model at a time fits any machine that runs it at all
         progress(0, 1, f"{label}: building the model")
         models[key] = runtime("subject").build(run, device)
     measure.measure_run(
