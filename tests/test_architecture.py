@@ -30,7 +30,7 @@ ORDER = [
     {"result"},
     {"estimators"},
     {"planner", "api"},
-    {"bulk", "comparison", "listing", "reproduce", "validate"},
+    {"bulk", "comparison", "guard", "listing", "reproduce", "sweeping", "validate"},
     {"report"},
     {"cli"},
     {"__main__"},

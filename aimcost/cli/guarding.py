@@ -1,0 +1,67 @@
+"""Commands for many runs and for continuous integration: sweep, check."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import JsonOption, app
+
+
+@app.command()
+def check(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUNS]...", help="Run files or names; none: those of the baseline.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="The baseline file (JSON).")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Write the present figures to the baseline.")] = False,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=SHARE", help="flops, ttft, tpot, kv, memory or all: ttft=1%. Default: exact."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="A figure that fell fails as well.")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Markdown.")] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Append Markdown to the job summary ($GITHUB_STEP_SUMMARY).")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check predicted FLOPs, TTFT, TPOT, KV and memory against a baseline and the runs' budgets.
+
+    Exit status 0, 1 where a figure rose or a budget is missed, 2 for bad input.
+    """
+    from ..guard.check import check as run_check
+    from ..guard.check import parse_tolerances
+    from ..records import write_atomically
+    from ..report.export import to_json
+    from ..report.guard import check_json, check_junit, check_markdown, check_text
+
+    result = run_check(
+        runs or [], baseline=baseline, update=update, tolerances=parse_tolerances(tolerance or []), strict=strict
+    )
+    if junit is not None:
+        write_atomically(junit, check_junit(result))
+    if markdown is not None:
+        write_atomically(markdown, check_markdown(result))
+    if summary:
+        _append_summary(check_markdown(result))
+    print(to_json(check_json(result)) if as_json else check_text(result))
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def _append_summary(text: str) -> None:
+    """To the file that GitHub Actions names, else nowhere: the same command runs outside of CI."""
+    from ..errors import FileFormatError
+
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise FileFormatError(f"{path}: cannot be written: {error.strerror or error}") from None
