@@ -10,17 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from ..errors import UnsupportedModelError
 from ..types import Schedule
 from .build import build_model
 from .executor import apply
 
-__all__ = ["YARDSTICK", "prefill_of", "single_thread", "yardstick"]
+__all__ = ["prefill_of", "single_thread", "yardstick"]
 
-# Part of the stored ratios' meaning: a kernel of other sizes needs another name.
-YARDSTICK = "mlp-fp32-256x512x1024x6"
-_ROWS, _WIDTH, _INNER, _BLOCKS = 256, 512, 1024, 6
 # What stands before the language model, which is what the gate times.
 _TEXT_KEYS = ("text_config", "llm_config")
 
@@ -35,26 +33,44 @@ def single_thread() -> Callable[[], None]:
     return lambda: torch.set_num_threads(threads)
 
 
-def yardstick(seed: int = 0) -> Callable[[], object]:
-    """The calibration kernel: six MLP blocks in fp32 with weights of their own, some 3.2 GFLOP."""
+def yardstick(shape: Mapping[str, int], seed: int = 0) -> Callable[[], object]:
+    """The calibration kernel: a plain decoder of `shape` in fp32, made of torch functions alone.
+
+    It shares no code with the models and the runtime that the gate watches, and is as sensitive as
+    they are to what a busy machine does to caches and clocks.
+
+    Parameters
+    ----------
+    shape
+        tokens, layers, hidden, intermediate, heads, kv_heads, head_dim.
+    """
     generator = torch.Generator().manual_seed(seed)
-    scale = 1.0 / _WIDTH**0.5
+    hidden, width, inner = shape["hidden"], shape["head_dim"], shape["intermediate"]
+    queries, keys = shape["heads"] * width, shape["kv_heads"] * width
+    sizes = [(queries, hidden), (keys, hidden), (keys, hidden), (hidden, queries)]
+    sizes += [(inner, hidden), (inner, hidden), (hidden, inner)]
     blocks = [
-        (
-            torch.randn(_WIDTH, _INNER, generator=generator) * scale,
-            torch.randn(_INNER, _WIDTH, generator=generator) * scale,
-        )
-        for _ in range(_BLOCKS)
+        [torch.randn(out, fan_in, generator=generator) / fan_in**0.5 for out, fan_in in sizes]
+        for _ in range(shape["layers"])
     ]
-    start = torch.randn(_ROWS, _WIDTH, generator=generator)
+    start = torch.randn(1, shape["tokens"], hidden, generator=generator)
+    grouped = shape["kv_heads"] != shape["heads"]
+
+    def heads_of(x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (-1, width)).transpose(1, 2)
 
     @torch.inference_mode()
     def once() -> torch.Tensor:
-        hidden = start
-        for up, down in blocks:
-            inner = torch.nn.functional.silu(hidden @ up)
-            hidden = torch.nn.functional.layer_norm(hidden + inner @ down, (_WIDTH,))
-        return hidden
+        x = start
+        for q, k, v, o, gate, up, down in blocks:
+            h = functional.rms_norm(x, (hidden,))
+            a = functional.scaled_dot_product_attention(
+                *(heads_of(functional.linear(h, w)) for w in (q, k, v)), is_causal=True, enable_gqa=grouped
+            )
+            x = x + functional.linear(a.transpose(1, 2).flatten(2), o)
+            h = functional.rms_norm(x, (hidden,))
+            x = x + functional.linear(functional.silu(functional.linear(h, gate)) * functional.linear(h, up), down)
+        return x
 
     return once
 

@@ -251,7 +251,8 @@ def test_tower() -> None:
     assert layer["q_proj"].flops == 2 * 15 * 6 * 6
     assert layer["up_proj"].flops == 2 * 15 * 6 * 10
     assert layer["fused_attention"].flops == 4 * 3 * 5 * 5 * 6  # images apart, nothing masked
-    # three stored layers: 4·(36 + 6) + 2·60 + 10 + 6 + 24 = 328 each; 588·6 and a bias, 5 positions, class token, last norm
+    # three stored layers: 4·(36 + 6) + 2·60 + 10 + 6 + 24 = 328 each; then patches with a bias, 5 positions,
+    # class token, last norm
     assert vit.parameters(TOWER) == 3 * 328 + 588 * 6 + 6 + 30 + 6 + 12
 
 
