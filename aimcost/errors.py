@@ -67,7 +67,7 @@ class UnknownNameError(AimcostError):
         elif len(names) <= 12:
             hint = "known: " + ", ".join(names)
         else:
-            hint = f"{len(names)} are known: `aimcost list` shows them"
+            hint = f"{len(names)} are known: `aimcost {'schema' if what == 'key' else 'list'}` shows them"
         prefix = f"{where}: " if where else ""
         super().__init__(f"{prefix}unknown {what} {_shown(found)}; {hint}")
 

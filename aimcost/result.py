@@ -63,7 +63,7 @@ class Band:
         Per row, which group its error is shared with (one a kind of operation): errors are fully
         correlated inside a group and independent between groups.
     low, high
-        Per group, factors on the time at the two ends.
+        Per row, factors on its time at the two ends.
     """
 
     group: NDArray[np.int64]
@@ -72,10 +72,11 @@ class Band:
 
     def around(self, seconds: NDArray[np.float64]) -> tuple[float, float]:
         """The ends of the band of a sum of row times (zero for rows that are left out)."""
-        by_group = np.bincount(self.group, weights=seconds, minlength=len(self.low))
-        total = float(by_group.sum())
-        below = math.sqrt(float(np.square(by_group * (1.0 - self.low)).sum()))
-        above = math.sqrt(float(np.square(by_group * (self.high - 1.0)).sum()))
+        total = float(seconds.sum())
+        below, above = (
+            math.sqrt(float(np.square(np.bincount(self.group, weights=seconds * distance)).sum()))
+            for distance in (1.0 - self.low, self.high - 1.0)
+        )
         return max(0.0, total - below), total + above
 
 
@@ -259,9 +260,10 @@ class Estimate:
                 if segment.kind in ("attention", "bmm", "softmax"):
                     entry["flops_full_square"] = float(sums[3][position])
                 if segment.kind == "collective":
-                    wire = self.table.dims[number]["wire_bytes"] * self.table.count[rows]
+                    dims = self.table.columns(number)
+                    wire = dims["wire_bytes"] * self.table.count[rows]
                     entry["wire_bytes"] = float(wire[layer == value].sum())
-                    entry["ranks"] = int(self.table.dims[number]["ranks"][0])
+                    entry["ranks"] = int(dims["ranks"][0])
                 entries.append(entry)
         order = {stage: index for index, stage in enumerate(STAGES)}
         # stable: layers in order, operations in execution order within a layer

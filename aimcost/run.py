@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from .implementation import computed_schedule, implementation_notes
 from .loading.files import read_mapping
 from .loading.hardware import load_hardware
 from .loading.model import load_model
+from .loading.plain import plain
 from .loading.schema import RunFile, validate
 from .loading.workload import DEFAULT_TEXT_TOKENS, resolve_workload
 from .parallel import check_parallel, parallel_notes
@@ -75,11 +75,11 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
     if not isinstance(given, Mapping | str | Path):
         raise InvalidValueError("run", "a mapping, a path, or the name of a run", given)
     if isinstance(given, Mapping):
-        data, where = copy.deepcopy(dict(given)), "run"
+        data, where = plain(given), "run"
     else:
         path = _run_path(given)
         data, where = read_mapping(path), str(path)
-    data = merge_overrides(data, overrides or {})
+    data = merge_overrides(data, plain(overrides or {}))
     try:
         return _resolve(data, where)
     except AimcostError as error:
@@ -157,7 +157,8 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
         inner = merged.get(head)
         if head == "method" and isinstance(value, str):
             value = {"name": value}
-        if isinstance(value, Mapping) and head not in ("model", "hardware"):
+        # a model or a machine given whole replaces the one before; a dotted key changes an inline one
+        if isinstance(value, Mapping) and (head not in ("model", "hardware") or (rest and isinstance(inner, Mapping))):
             if (
                 head == "method"
                 and isinstance(inner, Mapping)
@@ -169,7 +170,7 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
                 raise InvalidValueError(head, "a mapping, to set a key inside it", inner)
             value = merge_overrides(inner or {}, value)
         elif rest:
-            raise InvalidValueError(key, "a key of a mapping in the run", inner)
+            raise InvalidValueError(key, f"a key of an inline {head}; this run names one", inner)
         merged[head] = value
     return merged
 

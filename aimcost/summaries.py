@@ -53,9 +53,9 @@ def reduction_summary(estimate: Estimate) -> dict[str, Any]:
 def parallel_summary(estimate: Estimate) -> dict[str, Any]:
     """Devices, the pipeline's idle share, and what one rank sends up to the first token."""
     split, wire = estimate.run.parallel, 0.0
-    for segment, dims in zip(estimate.table.segments, estimate.table.dims, strict=True):
+    for index, segment in enumerate(estimate.table.segments):
         if segment.kind == "collective" and segment.stage != "decode":
-            wire += float(dims["wire_bytes"].sum())
+            wire += float(estimate.table.columns(index)["wire_bytes"].sum())
     return {
         "tp": split.tp,
         "pp": split.pp,

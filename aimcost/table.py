@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,7 +57,7 @@ class OpTable:
     layer: NDArray[np.int64]
     count: NDArray[np.float64]
     costs: NDArray[np.float64]
-    dims: tuple[dict[str, NDArray[np.float64]], ...]
+    dims: tuple[Mapping[str, Array], ...]
     steps: int = 0
 
     @property
@@ -73,6 +74,12 @@ class OpTable:
 
     def __len__(self) -> int:
         return len(self.layer)
+
+    def columns(self, index: int) -> dict[str, NDArray[np.float64]]:
+        """The dimensions of segment `index`, with an entry a row."""
+        segment = self.segments[index]
+        length = segment.stop - segment.start
+        return {key: _column(value, length) for key, value in self.dims[index].items()}
 
 
 def _column(value: Array, length: int) -> NDArray[np.float64]:
@@ -114,6 +121,6 @@ class TableBuilder:
             costs[5, rows] = cost.write_activations
             costs[6, rows] = cost.write_kv
             segments.append(Segment(stage, name, cost.kind, start, stop))
-            dims.append({key: _column(value, length) for key, value in cost.dims.items()})
+            dims.append(cost.dims)
             start = stop
         return OpTable(tuple(segments), layer, count, costs, tuple(dims), steps)

@@ -66,10 +66,10 @@ def roofline_seconds(
     memory = table.bytes / hardware.memory_bytes_per_s
     bound = np.where(compute >= memory, COMPUTE, MEMORY)
     seconds = np.maximum(compute, memory)
-    for segment, dims in zip(table.segments, table.dims, strict=True):
+    for index, segment in enumerate(table.segments):
         if segment.kind == "collective":
             rows = slice(segment.start, segment.stop)
-            seconds[rows] = dims["wire_bytes"] / link_bytes_per_s(hardware)
+            seconds[rows] = table.columns(index)["wire_bytes"] / link_bytes_per_s(hardware)
             bound[rows] = NETWORK
     return seconds, bound, notes
 

@@ -184,6 +184,11 @@ def _fields_found(error: ValidationError) -> list[str]:
     return [str(d["loc"][-1]) for d in error.errors(include_url=False) if d["type"] == "extra_forbidden"]
 
 
+def _keys(detail: Any) -> list[str]:
+    """Where an error stands, without the branches of unions."""
+    return [str(part) for part in detail["loc"] if not _is_branch(str(part))]
+
+
 def _is_branch(part: str) -> bool:
     named = {"int", "str", "float", "constrained-int", "TextTokens"}
     return part in named or part.startswith(("literal[", "dict[", "list["))
@@ -232,7 +237,7 @@ def _expected(detail: Mapping[str, Any], details: list[Any]) -> str:
         "string_too_short": "text that is not empty",
         "too_short": "not empty",
     }
-    same_key = [d for d in details if d["loc"][:1] == detail["loc"][:1] and _is_branch(str(d["loc"][-1]))]
+    same_key = [d for d in details if _keys(d) == _keys(detail) and _is_branch(str(d["loc"][-1]))]
     if len(same_key) > 1 and kind != "extra_forbidden":
         options = list(dict.fromkeys(words.get(str(d["type"]), str(d["msg"])) for d in same_key))
         if all(str(d["type"]) == "literal_error" for d in same_key):

@@ -7,6 +7,7 @@ classes of transformers 5.x.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidValueError, UnknownNameError
@@ -35,7 +36,13 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
     builder = FAMILIES.get(kind)
     if builder is None:
         raise UnknownNameError("model_type", kind, FAMILIES, where=where)
-    return builder(reader, name, source)
+    spec = builder(reader, name, source)
+    reader.check_spelling()
+    quantised = reader.section("quantization_config").data if reader.data.get("quantization_config") else {}
+    if quantised:
+        method = quantised.get("quant_method", "given")
+        spec = replace(spec, notes=(*spec.notes, f"quantization_config ({method}) is not read: set precision.weights"))
+    return spec
 
 
 def _text_only(reader: Reader, name: str, source: str) -> ModelSpec:

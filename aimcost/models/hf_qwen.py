@@ -80,7 +80,7 @@ def qwen_vit(reader: Reader, name: str, source: str) -> ModelSpec:
     """Qwen2-VL, Qwen2.5-VL, Qwen3-VL: tokens follow from the size of the image."""
     kind = str(reader.data["model_type"])
     generation = kind.removesuffix("_moe")
-    nested = isinstance(reader.data.get("text_config"), Mapping)
+    nested = isinstance(reader.get("text_config"), Mapping)
     # the first checkpoints keep the language model's figures at the top level
     decoder, notes = text_section(reader) if nested else decoder_spec(reader)
     section = reader.section("vision_config")

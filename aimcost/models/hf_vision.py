@@ -24,7 +24,7 @@ def _model(name: str, source: str, reader: Reader, **parts: Any) -> ModelSpec:
 
 def _tower(reader: Reader, feature_layer: int) -> VisionSpec:
     """A CLIP or SigLIP tower whose features are taken at hidden state `feature_layer`."""
-    kind = str(reader.data.get("model_type"))
+    kind = str(reader.get("model_type"))
     if kind not in ("siglip_vision_model", "clip_vision_model"):
         allowed = ("siglip_vision_model", "clip_vision_model")
         raise UnknownNameError("model_type", kind, allowed, where=f"{reader.where}: {reader.prefix}")
@@ -56,7 +56,7 @@ def _tower(reader: Reader, feature_layer: int) -> VisionSpec:
 
 
 def _feature_layer(reader: Reader, default: int) -> int:
-    value = reader.data.get("vision_feature_layer", default)
+    value = reader.get("vision_feature_layer", default)
     if isinstance(value, bool) or not isinstance(value, int):
         raise reader.fail("vision_feature_layer", "a whole number")
     return value
@@ -75,30 +75,48 @@ def llava(reader: Reader, name: str, source: str) -> ModelSpec:
     stride = reader.count("spatial_pool_stride", 1)
     if stride > side:
         raise reader.fail("spatial_pool_stride", f"at most the patch grid's side ({side})")
-    tokens = (side // stride) ** 2
-    projector = ProjectorSpec(linears=_two_linears(vision, decoder), tokens_per_image=tokens, tokens_per_frame=tokens)
+    whole = _keeps_class_token(reader) and vision.class_token
+    tokens = (side // stride) ** 2 + (1 if whole else 0)
+    projector = ProjectorSpec(
+        linears=_two_linears(vision, decoder),
+        tokens_per_image=tokens,
+        tokens_per_frame=tokens,
+        keeps_class_token=whole,
+    )
     return _model(name, source, reader, decoder=decoder, vision=vision, projector=projector, notes=notes)
 
 
+def _keeps_class_token(reader: Reader) -> bool:
+    """``vision_feature_select_strategy``: all features of the tower, or all but the class token's."""
+    strategy = reader.get("vision_feature_select_strategy", "default")
+    if strategy not in ("default", "full"):
+        raise reader.fail("vision_feature_select_strategy", "default or full")
+    return bool(strategy == "full")
+
+
 def _grids(reader: Reader, default: tuple[tuple[int, int], ...], side: int) -> tuple[tuple[int, int], ...]:
-    """``image_grid_pinpoints``: (height, width) in pixels, whole tiles of `side` each."""
-    given = reader.data.get("image_grid_pinpoints")
+    """``image_grid_pinpoints``: (height, width) in pixels; none where they are no whole tiles of `side`,
+    as in configurations that shrink the tower alone."""
+    given = reader.get("image_grid_pinpoints")
     if given is None:
         return default
-    expected = f"a list of [height, width], multiples of the tower's {side} pixels"
+    expected = "a list of [height, width] in pixels"
     if not isinstance(given, list | tuple) or not given:
         raise reader.fail("image_grid_pinpoints", expected)
     for pair in given:
         whole = isinstance(pair, list | tuple) and len(pair) == 2
-        if not whole or not all(isinstance(n, int) and n >= side and n % side == 0 for n in pair):
+        if not whole or not all(isinstance(n, int) and n > 0 for n in pair):
             raise reader.fail("image_grid_pinpoints", expected)
-    return tuple((pair[0], pair[1]) for pair in given)
+    grids = tuple((pair[0], pair[1]) for pair in given)
+    return grids if all(n % side == 0 for pair in grids for n in pair) else ()
 
 
 def llava_next(reader: Reader, name: str, source: str) -> ModelSpec:
     """LLaVA-NeXT (1.6): the whole image and tiles of it, a newline token after each row."""
     decoder, notes = text_section(reader)
     vision = _tower(reader.section("vision_config"), _feature_layer(reader, -2))
+    if _keeps_class_token(reader) and vision.class_token:
+        raise reader.fail("vision_feature_select_strategy", "default: tiles are joined without their class tokens")
     projector = ProjectorSpec(
         linears=_two_linears(vision, decoder),
         tokens_per_image=vision.patches,
@@ -116,7 +134,7 @@ def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
     decoder, notes = text_section(reader)
     vision = _tower(reader.section("vision_config"), _feature_layer(reader, -1))
     pooled = math.ceil(math.isqrt(vision.patches) / 2)
-    position = reader.data.get("mm_newline_position", "one_token")
+    position = reader.get("mm_newline_position", "one_token")
     if position not in ("one_token", "grid"):
         raise reader.fail("mm_newline_position", "one_token or grid")
     projector = ProjectorSpec(
@@ -126,7 +144,7 @@ def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
         newline_token=True,
         row_newline=position == "grid",
     )
-    aspect = str(reader.data.get("vision_aspect_ratio", "anyres_max_9"))
+    aspect = str(reader.get("vision_aspect_ratio", "anyres_max_9"))
     if not aspect.startswith("anyres_max_") or not aspect.removeprefix("anyres_max_").isdigit():
         raise reader.fail("vision_aspect_ratio", "anyres_max_ and a number")
     rule = ResolutionSpec(
@@ -140,7 +158,7 @@ def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
 
 def _square(reader: Reader, key: str) -> int:
     """A side in pixels, given as one number or as two that are equal."""
-    value = reader.data.get(key)
+    value = reader.get(key)
     if isinstance(value, list | tuple) and len(value) == 2 and value[0] == value[1]:
         return Reader({key: value[0]}, reader.where, reader.prefix).count(key)
     return reader.count(key)
@@ -151,8 +169,8 @@ def internvl(reader: Reader, name: str, source: str) -> ModelSpec:
     decoder, notes = text_section(reader)
     section = reader.section("vision_config")
     layers = section.count("num_hidden_layers")
-    if section.data.get("model_type") != "internvl_vision":
-        kind = str(section.data.get("model_type"))
+    if section.get("model_type") != "internvl_vision":
+        kind = str(section.get("model_type"))
         raise UnknownNameError("model_type", kind, ("internvl_vision",), where=f"{reader.where}: vision_config.")
     bias = section.flag("attention_bias", False)
     vision = VisionSpec(
@@ -165,12 +183,12 @@ def internvl(reader: Reader, name: str, source: str) -> ModelSpec:
         patch_size=_square(section, "patch_size"),
         class_token=True,
         post_norm=False,
-        norm="rms" if section.data.get("norm_type") == "rms_norm" else "layer",
+        norm="rms" if section.get("norm_type") == "rms_norm" else "layer",
         qk_norm=section.flag("use_qk_norm", False),
         qkv_bias=bias,
         layer_scale=True,
     )
-    if reader.data.get("downsample_ratio", 0.5) != 0.5:
+    if reader.get("downsample_ratio", 0.5) != 0.5:
         raise reader.fail("downsample_ratio", "0.5")
     tokens = vision.patches // 4
     projector = ProjectorSpec(
@@ -213,7 +231,7 @@ def mllama(reader: Reader, name: str, source: str) -> ModelSpec:
         tiles=section.count("max_num_tiles"),
         pad_to=8,
         global_layers=section.count("num_global_layers"),
-        tile_embeddings=1 + len(section.data.get("supported_aspect_ratios") or [0] * 8),
+        tile_embeddings=1 + len(section.get("supported_aspect_ratios") or [0] * 8),
     )
     projector = ProjectorSpec(
         # the last layer's features beside those of the tapped ones

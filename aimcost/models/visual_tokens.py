@@ -228,6 +228,10 @@ def _anyres(
         note = "several images: each at the base resolution and a newline, without tiles"
         load = TowerLoad(sequences=images, rows=side, columns=side)
         return VisualLayout(groups=images, tokens_per_group=side * side + 1, load=load, notes=(note,))
+    if not rule.grids:
+        raise InvalidValueError(
+            "workload.image_size", "absent: the model's image_grid_pinpoints are no whole tiles of its tower", size
+        )
     grid = best_grid(size, rule.grids)
     tile_rows, tile_columns = grid[0] // vision.image_size, grid[1] // vision.image_size
     rows, columns = unpadded(size, side * tile_rows, side * tile_columns)

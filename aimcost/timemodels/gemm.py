@@ -41,6 +41,8 @@ SPLITS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 DROOP_FLOPS = 1e11
 _TM = np.array([float(tile[0]) for tile in TILES])[:, None]
 _TN = np.array([float(tile[1]) for tile in TILES])[:, None]
+# Rows a tile has, in the kernels of the tables.
+_EDGES = (64.0, 128.0, 256.0)
 _CHUNK = 2048  # rows at once: tiles times rows then stay in the cache
 
 _WAVES = np.log([0.02, 0.06, 0.12, 0.25, 0.5, 0.75, 0.999, 1.02, 1.5, 1.999, 2.02, 2.6, 3, 3.02, 4, 6, 10, 30, 300])
@@ -133,7 +135,37 @@ class GemmModel:
         bandwidth: float,
         sm_count: float,
     ) -> Floats:
-        """Device seconds of products (m, k) x (k, n), shape (rows,); never under the machine's limits."""
+        """Device seconds of products (m, k) x (k, n), shape (rows,); never under the machine's limits.
+
+        A library picks its tile anew at every size, so a table's cells do not join up at tile edges.
+        More rows take no less time: a product costs at least what it costs at the edges below it.
+        """
+        edges: list[Floats] = [m, *(np.where(m > edge, np.floor(m / edge) * edge, m) for edge in _EDGES)]
+        count = len(edges)
+        times = self._seconds(
+            np.concatenate(edges),
+            np.tile(n, count),
+            np.tile(k, count),
+            bytes_moved=np.tile(bytes_moved, count),
+            peak=peak,
+            bandwidth=bandwidth,
+            sm_count=sm_count,
+        )
+        floor = np.maximum(2.0 * m * n * k / peak, bytes_moved / bandwidth) / 1.05
+        return np.asarray(np.maximum(times.reshape(count, -1).max(axis=0), floor))
+
+    def _seconds(
+        self,
+        m: Floats,
+        n: Floats,
+        k: Floats,
+        *,
+        bytes_moved: Floats,
+        peak: float,
+        bandwidth: float,
+        sm_count: float,
+    ) -> Floats:
+        """The formula times its corrections, shape (rows,)."""
         result = np.empty(m.shape)
         for start in range(0, len(m), _CHUNK):
             rows = slice(start, start + _CHUNK)
@@ -145,8 +177,7 @@ class GemmModel:
             for name, table in self.corrections.items():
                 log += table.at(*where[name])
             result[rows] = plain * np.exp(log)
-        floor = np.maximum(2.0 * m * n * k / peak, bytes_moved / bandwidth) / 1.05
-        return np.maximum(result, floor)
+        return result
 
     def outside(self, m: Floats, n: Floats, k: Floats) -> NDArray[np.bool_]:
         """Where a dimension leaves the measured range."""

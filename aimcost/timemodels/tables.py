@@ -55,10 +55,14 @@ class LogTable:
         """Corrections at pairs of coordinates."""
         i, a = bracket(u, self.u)
         j, b = bracket(v, self.v)
-        t = self.values
-        low = t[i, j] * (1 - b) + t[i, j + 1] * b
-        high = t[i + 1, j] * (1 - b) + t[i + 1, j + 1] * b
-        return np.asarray(low * (1 - a) + high * a)
+        # one flat index: two-dimensional indexing costs twice as much on short arrays
+        t, width = self.values.reshape(-1), self.values.shape[1]
+        corner = i * width + j
+        low = t.take(corner)
+        low += b * (t.take(corner + 1) - low)
+        high = t.take(corner + width)
+        high += b * (t.take(corner + width + 1) - high)
+        return np.asarray(low + a * (high - low))
 
     @classmethod
     def of(cls, permille: Sequence[Sequence[float]], u: Floats, v: Floats, *, where: str) -> LogTable:

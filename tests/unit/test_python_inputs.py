@@ -1,0 +1,78 @@
+"""A run given from Python: whatever means the same as the YAML prices the same."""
+
+from __future__ import annotations
+
+import types
+from collections import OrderedDict, UserDict, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import aimcost
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+COUNTS = [100] * 12 + [60] * 12
+RUN: dict[str, Any] = {
+    "model": "qwen2-0.5b",
+    "workload": {"visual_tokens": 80, "text_tokens": 20},
+    "method": {"name": "explicit", "tokens_per_layer": COUNTS},
+    "hardware": "nvidia_l4",
+    "include": ["prefill"],
+}
+
+
+@pytest.fixture(scope="module")
+def expected() -> dict[str, Any]:
+    return aimcost.estimate(RUN).to_dict()
+
+
+def of_defaults(given: dict[str, Any]) -> Any:
+    return defaultdict(dict, given)
+
+
+@pytest.mark.parametrize("kind", [OrderedDict, UserDict, types.MappingProxyType, of_defaults])
+@pytest.mark.parametrize("key", [None, "workload", "method"])
+def test_any_mapping(kind: Callable[[dict[str, Any]], Any], key: str | None, expected: dict[str, Any]) -> None:
+    run = kind(RUN) if key is None else {**RUN, key: kind(RUN[key])}
+    assert aimcost.estimate(run).to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("include", ("prefill",)),
+        ("method", {"name": "explicit", "tokens_per_layer": tuple(COUNTS)}),
+        ("method", {"name": "explicit", "tokens_per_layer": [(100, 12), (60, 12)]}),
+        ("method", {"name": "explicit", "tokens_per_layer": np.array(COUNTS)}),
+        ("method", {"name": "explicit", "tokens_per_layer": list(np.array(COUNTS, dtype=np.uint16))}),
+        ("workload", {"visual_tokens": np.int64(80), "text_tokens": np.int32(20)}),
+        ("model", ROOT / "configs" / "models" / "qwen2-0.5b.yaml"),
+        ("hardware", ROOT / "hardware_profiles" / "nvidia_l4.yaml"),
+    ],
+    ids=["include", "tuple", "tuple runs", "array", "uint16", "int64", "model path", "hardware path"],
+)
+def test_what_python_users_pass(key: str, value: Any, expected: dict[str, Any]) -> None:
+    found = aimcost.estimate({**RUN, key: value}).to_dict()
+    for part in ("totals", "stages", "layers", "ops", "memory"):
+        assert found[part] == expected[part]
+
+
+def test_overrides_leave_the_given_run_alone(expected: dict[str, Any]) -> None:
+    aimcost.estimate(RUN, workload={"batch": 4}, **{"precision.weights": 8})
+    assert aimcost.estimate(RUN).to_dict() == expected
+
+
+def test_a_path_or_its_text_name_the_same_run() -> None:
+    path = ROOT / "configs" / "runs" / "llava_onevision_aim_a100.yaml"
+    documents = [aimcost.estimate(given).to_dict() for given in (path, str(path), path.stem)]
+    assert documents[0] == documents[1] == documents[2]
+
+
+def test_a_hint_is_about_its_own_key() -> None:
+    """Two keys wrong at once: text_tokens may be a mapping, visual_tokens may not."""
+    with pytest.raises(aimcost.errors.InvalidValueError, match="visual_tokens") as caught:
+        aimcost.estimate({**RUN, "workload": {"visual_tokens": "80", "text_tokens": "x"}})
+    assert "mapping" not in str(caught.value)

@@ -1,0 +1,90 @@
+"""Sums, bands and flags of an estimate, on rows whose times are set by hand."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import aimcost
+from aimcost.result import BOUNDS, Band, Estimate
+
+RUN = {
+    "model": "llava-onevision-qwen2-7b",
+    "workload": {"frames": 2, "text_tokens": 30, "new_tokens": 4},
+    "method": {"name": "aim"},
+    "hardware": "nvidia_a100_sxm_40gb",
+    "estimator": "roofline",
+}
+
+
+@pytest.fixture(scope="module")
+def estimate() -> Estimate:
+    """A real table, with a second on every row."""
+    priced = aimcost.estimate(RUN)
+    return replace(priced, seconds=np.ones(len(priced.table)))
+
+
+def test_times_are_those_of_the_rows(estimate: Estimate) -> None:
+    assert estimate.totals.time_s == len(estimate.table)
+    for stage, total in estimate.stages.items():
+        assert total.time_s == estimate.rows([stage]).sum()
+    assert sum(op["time_s"] for op in estimate.ops()) == len(estimate.table)
+    decode = estimate.stages["decode"]
+    assert (decode.steps, decode.tpot_s) == (3, decode.time_s / 3)
+    assert estimate.ttft_s == estimate.totals.time_s - decode.time_s
+
+
+@pytest.mark.parametrize(("share", "flagged"), [(0.0, False), (0.04, False), (0.06, True), (1.0, True)])
+def test_extrapolated_from_a_twentieth_of_the_time(estimate: Estimate, share: float, flagged: bool) -> None:
+    rows = np.arange(len(estimate.table)) < share * len(estimate.table)
+    assert replace(estimate, extrapolated=rows).totals.extrapolated == flagged
+
+
+def test_a_band_adds_up_inside_a_group_and_in_quadrature_between(estimate: Estimate) -> None:
+    """Two groups of n and 2n rows of a second, −10 % and +20 %, −30 % and +50 %."""
+    n = len(estimate.table) // 3
+    group = np.minimum(np.arange(len(estimate.table)) // n, 1)
+    sizes = np.bincount(group)
+    band = Band(group, np.array([0.9, 0.7])[group], np.array([1.2, 1.5])[group])
+    totals = replace(estimate, band=band).totals
+    assert totals.time_low_s == pytest.approx(sizes.sum() - math.hypot(0.1 * sizes[0], 0.3 * sizes[1]))
+    assert totals.time_high_s == pytest.approx(sizes.sum() + math.hypot(0.2 * sizes[0], 0.5 * sizes[1]))
+
+
+def test_a_lower_bound_has_no_upper_end(estimate: Estimate) -> None:
+    assert (estimate.totals.time_low_s, estimate.totals.time_high_s) == (estimate.totals.time_s, None)
+
+
+def test_a_layers_bound_is_that_of_its_largest_share_of_time(estimate: Estimate) -> None:
+    """In layer 3 one row of ten seconds outweighs the others, whatever they are."""
+    table = estimate.table
+    rows = np.flatnonzero((table.layer == 3) & estimate.rows(["prefill"]))
+    for code, name in enumerate(BOUNDS):
+        bound = np.full(len(table), (code + 1) % len(BOUNDS))
+        bound[rows[-1]] = code
+        seconds = np.ones(len(table))
+        seconds[rows[-1]] = 10.0 * len(rows)
+        layer = replace(estimate, bound=bound, seconds=seconds).layers()[3]
+        assert (layer["bound"], layer["time_s"]) == (name, 11.0 * len(rows) - 1)
+
+
+def test_the_first_and_last_step(estimate: Estimate) -> None:
+    """Rows of what grows with the cache: 1, 2, 3 seconds a layer; the rest takes its time evenly."""
+    table = estimate.table
+    seconds = np.zeros(len(table))
+    evenly = 0.0
+    for segment in table.segments:
+        if segment.stage != "decode":
+            continue
+        rows = slice(segment.start, segment.stop)
+        if table.count[segment.start] == 1.0:
+            seconds[rows] = np.tile([1.0, 2.0, 3.0], (segment.stop - segment.start) // 3)
+            layers = (segment.stop - segment.start) // 3
+        else:
+            seconds[rows] = 0.3
+            evenly += 0.1 * (segment.stop - segment.start)
+    first, last = replace(estimate, seconds=seconds).tpot_range_s
+    assert (first, last) == pytest.approx((layers + evenly, 3 * layers + evenly))

@@ -1,0 +1,67 @@
+"""The command on terminals and pipes that are not what it hopes for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RUN = "llava_onevision_aim_a100"
+
+
+def call(
+    *arguments: str, folder: Path, stdout: int | None = subprocess.PIPE, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "aimcost", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, cwd=folder, env=env)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize("arguments", [["estimate", RUN], ["reproduce"], ["list"]], ids=lambda a: a[0])
+def test_any_encoding_of_the_output(arguments: list[str], encoding: str, tmp_path: Path) -> None:
+    done = call(*arguments, folder=tmp_path, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr == b""
+    assert len(done.stdout.decode(encoding)) > 500
+
+
+def test_errors_in_any_encoding(tmp_path: Path) -> None:
+    done = call("estimate", "--model", "qwen2–7b", "--text-tokens", "5", folder=tmp_path, PYTHONIOENCODING="ascii")
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"qwen2-7b" in done.stderr
+
+
+@pytest.mark.parametrize("columns", ["1", "20", "400"])
+def test_any_width(columns: str, tmp_path: Path) -> None:
+    done = call("estimate", RUN, folder=tmp_path, COLUMNS=columns)
+    assert done.returncode == 0
+    assert b"prefill" in done.stdout
+
+
+def test_a_reader_that_stops_reading_sees_no_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aimcost", "estimate", RUN, "--json"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert b"Traceback" not in process.stderr.read()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = call("estimate", RUN, "--json", folder=tmp_path, stdout=full.fileno())
+    assert done.returncode == 1
+    assert done.stderr.count(b"\n") == 1
