@@ -8,7 +8,42 @@ from typing import Annotated
 
 import typer
 
-from .common import JsonOption, app
+from .common import JsonOption, app, progress_bar
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="A YAML file: base, axes, schedules.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="OUT.csv, OUT.jsonl or OUT.parquet.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a sweep that was cut short.")] = False,
+    engine: Annotated[str, typer.Option(help="local or dask")] = "local",
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes on this machine.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers compute.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Price a grid of models, machines, methods, workloads or schedules into one file.
+
+    Points that cannot be priced keep their row, with the reason in the column error.
+    """
+    from dataclasses import asdict
+
+    from ..report.export import to_json
+    from ..report.guard import sweep_text
+    from ..sweeping.sweep import sweep as run_sweep
+
+    with progress_bar() as step:
+        result = run_sweep(
+            grid,
+            output,
+            resume=resume,
+            engine_name=engine,
+            workers=workers,
+            scheduler=scheduler,
+            progress=step,
+        )
+    print(to_json(asdict(result)) if as_json else sweep_text(result))
 
 
 @app.command()

@@ -18,9 +18,19 @@ from ..loading.calibration import parent_of
 from ..loading.hardware import load_hardware
 from ..result import Estimate
 from ..run import Run
-from ..types import HardwareSpec, Schedule
+from ..types import HardwareSpec, ModelSpec, Schedule
 
-__all__ = ["FIGURES", "canonical", "digest", "entry_of", "rounded", "run_facts", "runs_of"]
+__all__ = [
+    "FIGURES",
+    "canonical",
+    "digest",
+    "entry_of",
+    "hardware_facts",
+    "model_facts",
+    "rounded",
+    "run_facts",
+    "runs_of",
+]
 
 FIGURES = ("flops", "kv_bytes", "peak_bytes", "tpot_s", "ttft_s")
 DIGITS = 9
@@ -79,11 +89,11 @@ def run_facts(run: Run) -> dict[str, dict[str, Any]]:
         "parallel": asdict(run.parallel),
     }
     return {
-        "model": _flat(asdict(run.model)),
+        "model": model_facts(run.model),
         "workload": _flat(asdict(run.workload)),
         "schedule": _schedule(run.schedule),
         "method": _flat({"name": run.schedule.method, **run.schedule.params}),
-        "hardware": _flat(_hardware(run.hardware)) if run.hardware is not None else {},
+        "hardware": hardware_facts(run.hardware) if run.hardware is not None else {},
         "settings": _flat(settings),
     }
 
@@ -107,8 +117,13 @@ def _schedule(schedule: Schedule) -> dict[str, Any]:
     return {"tokens": runs_of(schedule.tokens), "events": events}
 
 
-def _hardware(spec: HardwareSpec) -> dict[str, Any]:
-    """The figures of a profile, with the coefficients that apply to it and their tables."""
+def model_facts(model: ModelSpec) -> dict[str, Any]:
+    """The shape of a model, flat."""
+    return _flat(asdict(model))
+
+
+def hardware_facts(spec: HardwareSpec) -> dict[str, Any]:
+    """The figures of a profile, flat, with the coefficients that apply to it and their tables."""
     values = asdict(spec)
     holder = spec if spec.calibration else load_hardware(parent_of(spec))
     block = {**(holder.calibration or {}), "of": holder.name}
@@ -116,7 +131,7 @@ def _hardware(spec: HardwareSpec) -> dict[str, Any]:
     if isinstance(tables, str):
         # what the file holds, not what it is called
         block["tables"] = hashlib.sha256((Path(holder.folder) / tables).read_bytes()).hexdigest()[:16]
-    return {**values, "calibration": block}
+    return _flat({**values, "calibration": block})
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,10 +9,11 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ..guard.check import CheckResult, RunCheck
 from ..guard.compare import Change, Moved
+from ..sweeping.sweep import SweepResult
 from ..units import format_bytes, format_flops, format_seconds
 from .text import table
 
-__all__ = ["check_json", "check_junit", "check_markdown", "check_text"]
+__all__ = ["check_json", "check_junit", "check_markdown", "check_text", "sweep_text"]
 
 _TITLES = {"flops": "FLOPs", "ttft": "TTFT", "tpot": "TPOT", "kv": "KV cache", "memory": "peak memory"}
 _FORMATS: dict[str, Callable[[float], str]] = {
@@ -25,6 +26,14 @@ _FORMATS: dict[str, Callable[[float], str]] = {
 _MOST_OPS = 8
 _FIGURE_HEADERS = ["figure", "baseline", "now", "change", "tolerance", "verdict"]
 _OP_HEADERS = ["stage", "operation", "layers", "time before", "now", "change", "FLOPs change", "bytes change"]
+
+
+def sweep_text(result: SweepResult) -> str:
+    """What a sweep wrote, in one line."""
+    chunks = f"{result.chunks} chunk" + ("s" if result.chunks != 1 else "")
+    left = f" ({result.resumed} from before)" if result.resumed else ""
+    bad = f"; {result.errors:,} could not be priced: column error says why" if result.errors else ""
+    return f"{result.output}: {result.points:,} points in {chunks}{left}{bad}"
 
 
 def check_text(result: CheckResult) -> str:
