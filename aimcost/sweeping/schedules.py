@@ -73,6 +73,8 @@ class Levels:
     tokens: NDArray[np.int64]
     select: str | None
     ways: tuple[NDArray[np.int64], ...] = field(repr=False)
+    # counts and columns of one chunk are asked for one after the other
+    _last: list[tuple[tuple[int, int], NDArray[np.int64]]] = field(default_factory=list, repr=False, compare=False)
 
     @staticmethod
     def of(file: _LevelsFile, run: Run) -> Levels:
@@ -117,16 +119,22 @@ class Levels:
 
     def shares(self, start: int, stop: int) -> NDArray[np.int64]:
         """How many layers are at each level, (n, K): the `start`-th choice and those that follow."""
+        if self._last and self._last[0][0] == (start, stop):
+            return self._last[0][1]
         rank = np.arange(start, stop, dtype=np.int64)
         left = np.full(len(rank), self.layers, dtype=np.int64)
         shares = np.empty((len(rank), len(self.tokens)), dtype=np.int64)
+        width, apart = self.layers + 1, self.count + 1
         for j, table in enumerate(self.ways):
-            rows = table[left]
-            place = (rows <= rank[:, None]).sum(axis=1) - 1
-            rank -= rows[np.arange(len(rank)), place]
+            # all rows as one ascending list: row r is moved up by r times more than any rank
+            moved = (np.minimum(table, self.count) + apart * np.arange(width)[:, None]).ravel()
+            found = np.searchsorted(moved, rank + apart * left, side="right") - 1
+            rank -= moved[found] - apart * left
+            place = found - width * left
             shares[:, j] = left - place
             left = place
         shares[:, -1] = left
+        self._last[:] = [((start, stop), shares)]
         return shares
 
     def counts(self, start: int, stop: int) -> NDArray[np.integer[Any]]:

@@ -242,7 +242,7 @@ def test_a_damaged_chunk_is_computed_again_and_another_grid_is_refused(tmp_path:
 
 def test_a_killed_process_is_resumed(tmp_path: Path, cli: Any) -> None:
     """SIGKILL in the middle, as an out-of-memory killer would."""
-    many = {**RUNS, "axes": {**RUNS["axes"], "workload.text_tokens": {"from": 10, "to": 200}}, "chunk": 20}
+    many = {**RUNS, "axes": {**RUNS["axes"], "workload.text_tokens": {"from": 10, "to": 60}}, "chunk": 20}
     grid, out = put(tmp_path, many), tmp_path / "out.csv"
     command = [sys.executable, "-m", "aimcost", "sweep", str(grid), "-o", str(out)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
