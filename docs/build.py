@@ -22,7 +22,10 @@ MACHINE_DEPENDENT = ("demo", "profile", "validate", "campaign")
 def output_of(command: str) -> str:
     """What a documented command prints, pipes through head and tail included."""
     first, *pipes = [shlex.split(part) for part in command.split(" | ")]
-    text = subprocess.run([sys.executable, "-m", *first], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run([sys.executable, "-m", *first], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode > 1:  # 1 is a check that failed, which a page may show
+        raise subprocess.CalledProcessError(done.returncode, command, done.stdout, done.stderr)
+    text = done.stdout
     for pipe in pipes:
         text = subprocess.run(pipe, input=text, check=True, capture_output=True, text=True).stdout
     return "\n".join(line.rstrip() for line in text.rstrip().splitlines()) + "\n"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .common import JsonOption, app, progress_bar
+from .common import JsonOption, SettingsOption, app, overrides_of, progress_bar
 
 
 @app.command()
@@ -57,6 +57,7 @@ def check(
         list[str] | None,
         typer.Option(metavar="METRIC=SHARE", help="flops, ttft, tpot, kv, memory or all: ttft=1%. Default: exact."),
     ] = None,
+    settings: SettingsOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="A figure that fell fails as well.")] = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Markdown.")] = None,
@@ -76,7 +77,12 @@ def check(
     from ..report.guard import check_json, check_junit, check_markdown, check_text
 
     result = run_check(
-        runs or [], baseline=baseline, update=update, tolerances=parse_tolerances(tolerance or []), strict=strict
+        runs or [],
+        baseline=baseline,
+        update=update,
+        tolerances=parse_tolerances(tolerance or []),
+        strict=strict,
+        overrides=overrides_of(settings or []),
     )
     if junit is not None:
         write_atomically(junit, check_junit(result))

@@ -89,6 +89,7 @@ def check(
     update: bool = False,
     tolerances: Mapping[str, float] | None = None,
     strict: bool = False,
+    overrides: Mapping[str, Any] | None = None,
 ) -> CheckResult:
     """Compare runs with a baseline, or with `update` write it; check their budgets either way.
 
@@ -100,6 +101,8 @@ def check(
         Relative, by metric (``flops, ttft, tpot, kv, memory``) or for ``all``.
     strict
         Figures that fell by more than the tolerance fail too.
+    overrides
+        Keys to change in every run, to see what that would move; not with `update`.
 
     Raises
     ------
@@ -108,13 +111,17 @@ def check(
     """
     if update and baseline is None:
         raise InvalidValueError("--baseline", "given with --update", None)
+    if update and overrides:
+        raise InvalidValueError(
+            "--set", "absent with --update: a baseline is of the run files themselves", dict(overrides)
+        )
     held: dict[str, Any] = {"written_by": f"aimcost {__version__}", "runs": {}}
     if baseline is not None and (not update or Path(baseline).exists()):
         held = load_baseline(baseline)
     names = list(dict.fromkeys(Path(run).as_posix() for run in runs)) or sorted(held["runs"])
     if not names:
         raise InvalidValueError("RUNS", "given: run files, or a --baseline that holds some", None)
-    estimates = {name: _priced(name) for name in names}
+    estimates = {name: _priced(name, overrides or {}) for name in names}
     entries = {name: entry_of(estimate) for name, estimate in estimates.items()}
     if baseline is None and not any(_budgets(estimate) for estimate in estimates.values()):
         raise InvalidValueError("--baseline", "given where no run has budgets", None)
@@ -133,8 +140,8 @@ def check(
     return CheckResult(runs=checked, baseline=None if baseline is None else str(baseline), updated=update)
 
 
-def _priced(name: str) -> Estimate:
-    run = load_run(name)
+def _priced(name: str, overrides: Mapping[str, Any]) -> Estimate:
+    run = load_run(name, overrides)
     require_hardware(run.hardware)
     return estimate_run(run)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..ops.tokens import REDUCTION_OPS
 from .facts import FIGURES
 
 __all__ = ["DEFAULT_TOLERANCE", "METRICS", "Cause", "Change", "Moved", "causes_of", "changes_of", "moved_ops"]
@@ -134,7 +135,7 @@ def _moved(key: Key, before: Rows, after: Rows) -> Moved | None:
     )
 
 
-def _apart(before: Row | None, after: Row | None) -> bool:
+def _apart(before: Sequence[float] | None, after: Sequence[float] | None) -> bool:
     if before is None or after is None:
         return before is not after
     return any(abs(a - b) > 1e-7 * max(abs(a), abs(b)) for a, b in zip(before, after, strict=True))
@@ -184,12 +185,39 @@ def causes_of(before: Mapping[str, Any], after: Mapping[str, Any], written_by: s
             old, new = before["facts"][part], after["facts"][part]
             details = _schedule_details(before, after) if part == "schedule" else _differences(old, new)
             causes.append(Cause(kind=kind, details=tuple(details)))
+    versions = written_by if written_by == now else f"{written_by} → {now}"
     figures = any(_status(float(before["figures"][f]), float(after["figures"][f]), 0.0) != "same" for f in FIGURES)
     if not causes and (figures or moved_ops(before, after)):
-        versions = written_by if written_by == now else f"{written_by} → {now}"
         inputs = "model, workload, schedule, profile and settings are the same"
         causes.append(Cause(kind="formula", details=(f"{inputs}; {versions}",)))
+    unexplained = _unexplained(before, after, {cause.kind for cause in causes})
+    if unexplained:
+        names = ", ".join(unexplained[:_SHOWN])
+        causes.append(Cause(kind="formula", details=(f"FLOPs of {names} moved for no other reason; {versions}",)))
     return causes
+
+
+def _unexplained(before: Mapping[str, Any], after: Mapping[str, Any], kinds: set[str]) -> list[str]:
+    """Operations whose FLOPs a change of schedule or profile alone cannot have moved.
+
+    A profile moves no FLOPs at all, and a schedule none in layers that compute on the same tokens.
+    """
+    if not kinds or kinds - {"schedule", "profile"}:
+        return []
+    ours, theirs = _expanded(before["operations"]), _expanded(after["operations"])
+    old, new = _tokens(before), _tokens(after)
+    found = []
+    for key in dict.fromkeys([*ours, *theirs]):
+        stage, name = key
+        free = "schedule" in kinds and (stage != "prefill" or name in REDUCTION_OPS)
+        a, b = ours.get(key, {}), theirs.get(key, {})
+        zero = (0.0, 0.0, 0.0)
+        for layer in dict.fromkeys([*a, *b]):
+            same_tokens = layer is None or (layer < min(len(old), len(new)) and old[layer] == new[layer])
+            if not free and same_tokens and _apart(a.get(layer, zero)[:1], b.get(layer, zero)[:1]):
+                found.append(name)
+                break
+    return found
 
 
 def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -214,13 +242,15 @@ def _by(before: Any, after: Any) -> str:
     return f" ({after / before - 1:+.2%})" if numbers and before and after / before < 100 else ""
 
 
+def _tokens(entry: Mapping[str, Any]) -> list[int]:
+    """Tokens by layer."""
+    return [count for count, layers in entry["facts"]["schedule"]["tokens"] for _ in range(layers)]
+
+
 def _schedule_details(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The method's parameters that changed, and the layers that compute on other counts."""
     details = _differences(before["facts"]["method"], after["facts"]["method"])
-    ours, theirs = (
-        [count for count, layers in entry["facts"]["schedule"]["tokens"] for _ in range(layers)]
-        for entry in (before, after)
-    )
+    ours, theirs = _tokens(before), _tokens(after)
     if len(ours) != len(theirs):
         return [*details, f"{len(ours)} → {len(theirs)} layers"]
     differ = [(layer, a, b) for layer, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]

@@ -139,6 +139,19 @@ def test_a_changed_formula_is_found_by_elimination(place: Path, monkeypatch: pyt
     assert not run.ok
     assert [cause.kind for cause in run.causes] == ["formula"]
     assert {op.name for op in run.moved} == {"lm_head"}
+    # it does not hide behind a change of schedule or profile
+    for other, kind in (("method/l1", "schedule"), ("hardware/memory_gb_per_s", "profile")):
+        run = checked(changed(other, {"schedule": 3, "profile": 970}[kind]))
+        assert [cause.kind for cause in run.causes] == [kind, "formula"]
+        assert "FLOPs of lm_head" in run.causes[1].text
+
+
+def test_what_a_change_would_move(place: Path) -> None:
+    write(RUN)
+    (run,) = check(["run.yaml"], baseline="base.json", overrides={"method.l1": 3}).runs
+    assert [cause.kind for cause in run.causes] == ["schedule"]
+    with pytest.raises(InvalidValueError, match="--set"):
+        check(["run.yaml"], baseline="base.json", update=True, overrides={"method.l1": 3})
 
 
 def test_two_changes_are_both_named(place: Path) -> None:
