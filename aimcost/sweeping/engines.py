@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from ..errors import InvalidValueError, MissingExtraError
+from ..errors import AimcostError, InvalidValueError, MissingExtraError
 from .formats import encode
 from .grid import Chunk, Grid
 from .pricing import columns_of
@@ -34,10 +34,14 @@ def _grid(text: str) -> tuple[Grid, str]:
 
 def compute(text: str, chunk: tuple[int, int, int, int], kind: str) -> Done:
     """One chunk of the sweep `text` in a format. Runs anywhere that has the same aimcost and profiles."""
-    grid, digest = _grid(text)
-    columns = columns_of(grid, Chunk(*chunk))
-    error = columns[-1]
-    errors = 0 if error.constant else sum(1 for value in error.values if value is not None)
+    try:
+        grid, digest = _grid(text)
+        columns = columns_of(grid, Chunk(*chunk))
+    except AimcostError as error:
+        # those with arguments of their own do not survive the way from another process
+        raise AimcostError(str(error)) from None
+    reasons = columns[-1]
+    errors = 0 if reasons.constant else sum(1 for value in reasons.values if value is not None)
     return chunk[0], digest, encode(columns, kind), errors
 
 

@@ -279,6 +279,40 @@ def test_two_dask_workers_give_the_same_bytes(tmp_path: Path, name: str, kind: s
     assert (tmp_path / f"one.{kind}").read_bytes() == (tmp_path / f"two.{kind}").read_bytes()
 
 
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"engine_name": "dask", "workers": 2}])
+def test_what_fails_in_a_worker_is_one_line_here(tmp_path: Path, options: dict[str, Any]) -> None:
+    """A bulk table needs the fused implementation: the second point of the axes has none."""
+    if "engine_name" in options and not HAS_DASK:
+        pytest.skip("needs dask and distributed")
+    grid = {**LEVELS, "axes": {"implementation": ["fused", "eager"]}}
+    with pytest.raises(AimcostError, match="'implementation' must be fused") as caught:
+        sweep(put(tmp_path, grid), tmp_path / "out.csv", **options)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.skipif(not HAS_DASK, reason="needs dask and distributed")
+def test_a_scheduler_that_does_not_answer(tmp_path: Path) -> None:
+    with pytest.raises(InvalidValueError, match="--scheduler"):
+        sweep(put(tmp_path, RUNS), tmp_path / "out.csv", engine_name="dask", scheduler="tcp://127.0.0.1:9")
+
+
+@pytest.mark.skipif(not HAS_DASK, reason="needs dask and distributed")
+def test_a_cluster_that_runs_already(tmp_path: Path) -> None:
+    """A scheduler and two workers as processes of their own, reached by address alone, as on other machines."""
+    import distributed
+
+    grid = put(tmp_path, LEVELS)
+    sweep(grid, tmp_path / "one.csv")
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
+        address = cluster.scheduler_address
+        sweep(grid, tmp_path / "two.csv", engine_name="dask", scheduler=address)
+        sweep(put(tmp_path, RUNS), tmp_path / "three.csv", engine_name="dask", scheduler=address)
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+    sweep(put(tmp_path, RUNS), tmp_path / "four.csv")
+    assert (tmp_path / "three.csv").read_bytes() == (tmp_path / "four.csv").read_bytes()
+
+
 @pytest.mark.skipif(HAS_DASK, reason="distributed is installed")
 def test_dask_names_its_extra(tmp_path: Path) -> None:
     with pytest.raises(AimcostError, match=r"aimcost\[sweep\]"):
