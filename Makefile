@@ -12,7 +12,7 @@ run: $(VENV)/.light
 	@$(BIN)/aimcost estimate llava_onevision_aim_a100
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 	./tests/light_core.sh
 
 bench: $(VENV)/.test

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from . import discover
-from .errors import UnknownNameError
+from .errors import AimcostError, UnknownNameError
 from .loading.calibration import calibration_status
 from .loading.hardware import load_hardware
 from .loading.model import load_model
 from .loading.schema import HardwareFile, RunFile
-from .types import HardwareSpec
 from .units import GIGA, TERA
 
 __all__ = ["LISTINGS", "describe", "json_schema", "listing"]
@@ -20,8 +20,13 @@ __all__ = ["LISTINGS", "describe", "json_schema", "listing"]
 LISTINGS = ("models", "hardware", "methods", "estimators", "runs")
 
 
-def listing(what: str, *, hidden: bool = False) -> list[dict[str, Any]]:
+def listing(what: str, *, hidden: bool = False, problems: list[str] | None = None) -> list[dict[str, Any]]:
     """Rows of one listing.
+
+    Parameters
+    ----------
+    problems
+        Takes a line for each file that cannot be read; without it, the first one ends the listing.
 
     Raises
     ------
@@ -31,16 +36,28 @@ def listing(what: str, *, hidden: bool = False) -> list[dict[str, Any]]:
     if what not in LISTINGS:
         raise UnknownNameError("listing", what, LISTINGS)
     if what == "models":
-        return [_model_row(name, path) for name, path in discover.names("model").items()]
+        return _rows("model", _model_row, problems)
     if what == "hardware":
-        specs = {name: load_hardware(path) for name, path in discover.names("hardware").items()}
-        return [_hardware_row(name, spec) for name, spec in specs.items() if hidden or not spec.hidden]
+        rows = _rows("hardware", _hardware_row, problems)
+        return [row for row in rows if not row.pop("hidden") or hidden]
     if what == "methods":
         return [{"name": name, "summary": _module("methods", name).SUMMARY} for name in discover.method_names()]
     if what == "estimators":
         names = discover.module_names("estimators")
         return [{"name": name, "summary": _module("estimators", name).SUMMARY} for name in names]
     return [{"name": name, "file": str(path)} for name, path in discover.names("run").items()]
+
+
+def _rows(kind: str, row: Callable[[str, Path], dict[str, Any]], problems: list[str] | None) -> list[dict[str, Any]]:
+    rows = []
+    for name, path in discover.names(kind).items():
+        try:
+            rows.append(row(name, path))
+        except AimcostError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return rows
 
 
 def _module(kind: str, name: str) -> Any:
@@ -67,7 +84,8 @@ def _tokens(fixed: int) -> int | str:
     return fixed or "by size"
 
 
-def _hardware_row(name: str, spec: HardwareSpec) -> dict[str, Any]:
+def _hardware_row(name: str, path: Path) -> dict[str, Any]:
+    spec = load_hardware(path)
     peaks = spec.dense_flops_per_s
     sixteen = peaks.get("bf16", peaks.get("fp16", 0.0)) / TERA
     return {
@@ -77,6 +95,7 @@ def _hardware_row(name: str, spec: HardwareSpec) -> dict[str, Any]:
         "16-bit TFLOP/s": f"{sixteen:g}",
         "GB/s": f"{spec.memory_bytes_per_s / GIGA:g}",
         "GB": f"{spec.memory_bytes / GIGA:g}" if spec.memory_bytes else None,
+        "hidden": spec.hidden,
     }
 
 

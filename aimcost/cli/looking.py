@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -23,7 +24,10 @@ def list_(
     from ..report.text import table
 
     chosen = LISTINGS if what is None else (what,)
-    result = {name: listing(name, hidden=show_all) for name in chosen}
+    problems: list[str] = []
+    result = {name: listing(name, hidden=show_all, problems=problems) for name in chosen}
+    for problem in problems:
+        print(f"aimcost: left out: {problem}", file=sys.stderr)
     if as_json:
         print(to_json(result))
         return

@@ -9,6 +9,7 @@ from ..errors import FileFormatError, InvalidValueError, UnknownNameError
 from ..loading.calibration import calibration_of
 from ..loading.files import read_mapping
 from ..loading.hardware import load_hardware
+from ..records import write_atomically
 from ..report.calibration import errors_text
 from ..report.export import to_json
 from ..report.text import table
@@ -16,7 +17,7 @@ from ..units import format_seconds
 from .aiconfigurator import systems
 from .clock import read_timings, scale_from, with_scale
 from .derive import derive
-from .write import atomic_write, block_text, write_calibration, write_tables
+from .write import block_text, write_calibration, write_tables
 
 __all__ = ["derive_command", "scale_command"]
 
@@ -73,4 +74,4 @@ def _write_scaled(output: Path, hardware: str, scale: float, source: str) -> Non
         block = {**block, "tables": read_mapping(Path(spec.folder) / str(block["tables"]))}
     original = Path(spec.folder) / f"{Path(hardware).stem}.yaml"
     head = original.read_text(encoding="utf-8").split("\ncalibration:", 1)[0]
-    atomic_write(output, head.rstrip("\n") + "\n" + block_text(block))
+    write_atomically(output, head.rstrip("\n") + "\n" + block_text(block))

@@ -10,11 +10,11 @@ import numpy as np
 
 from ..loading.calibration import INHERITED_FILE, calibration_of, parent_of
 from ..loading.hardware import load_hardware
+from ..records import write_atomically
 from ..timemodels.gemm import GemmModel
 from .aiconfigurator import FITTED_STACKS, SYSTEM_PROFILES, package_version, read_gemm, systems
 from .derive import machine_of
 from .fit import pool, predict_gemm
-from .write import atomic_write
 
 __all__ = ["inherited_band", "write_inherited_band"]
 
@@ -54,5 +54,5 @@ def inherited_band() -> dict[str, Any]:
 def write_inherited_band(profiles: Path) -> dict[str, Any]:
     """Compute the band and write it beside the profiles."""
     band = inherited_band()
-    atomic_write(profiles / INHERITED_FILE, json.dumps(band, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(profiles / INHERITED_FILE, json.dumps(band, indent=1, ensure_ascii=False) + "\n")
     return band

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import FileFormatError
+from ..records import write_atomically
 
-__all__ = ["atomic_write", "block_text", "write_calibration", "write_tables"]
+__all__ = ["block_text", "write_calibration", "write_tables"]
 
 _BLOCK = re.compile(r"^calibration:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
 
@@ -65,7 +64,7 @@ def write_calibration(profile: Path, block: dict[str, Any]) -> None:
     except OSError as error:
         raise FileFormatError(f"{profile}: {error.strerror or error}") from None
     rest = _BLOCK.sub("", text).rstrip("\n") + "\n"
-    atomic_write(profile, rest + block_text(block))
+    write_atomically(profile, rest + block_text(block))
 
 
 def write_tables(path: Path, tables: dict[str, Any]) -> None:
@@ -77,17 +76,4 @@ def write_tables(path: Path, tables: dict[str, Any]) -> None:
         )
         lines.append(f" {json.dumps(key)}: {{\n  {inner}\n }}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def atomic_write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -35,7 +35,7 @@ __all__ = [
 FIGURES = ("flops", "kv_bytes", "peak_bytes", "tpot_s", "ttft_s")
 DIGITS = 9
 # Beyond this a list says nothing to a reader: its digest stands for it.
-_LONG = 12
+_LONG = 6
 _SAID_ELSEWHERE = frozenset(
     {"source", "sources", "notes", "hidden", "folder", "tdp_w", "price_per_hour", "date", "held_out_mape"}
 )
@@ -135,7 +135,7 @@ def hardware_facts(spec: HardwareSpec) -> dict[str, Any]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; what only explains the figures is left out."""
+    """Nested mappings as dotted keys, without what is zero, off or absent, or only explains the figures."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if key in _SAID_ELSEWHERE:
@@ -143,7 +143,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
             flat.update(_flat(value, f"{name}."))
-        else:
+        elif value:
+            # a field that a later version adds, and that is off, changes no digest
             flat[name] = _plain(value)
     return flat
 

@@ -35,8 +35,8 @@ def pagerank_fused(
 ) -> Cost:
     """AIM's importance without an n x n matrix: row logsumexp, then transposed passes.
 
-    Every pass recomputes q·kᵀ over the causal pairs (2·d a pair) and takes an exponential; the
-    five transposed passes also multiply by the vector and add (3 a pair). Each pass reads q and k.
+    Every pass recomputes q·kᵀ over the causal pairs (2·d a pair), scales, and takes an exponential (2);
+    the five transposed passes also multiply by the vector and add (2). Each pass reads q and k.
     """
     pairs = batch * heads * causal_pairs(tokens, tokens)
     passes = 1 + PAGERANK_ITERATIONS

@@ -18,12 +18,18 @@ def demo_text(result: Demonstration) -> str:
     schedule, measured = result.schedule, result.measured
     rows = [
         [name, format_seconds(timing.median), f"{timing.spread:.1%}", str(len(timing.samples))]
-        for name, timing in (("dense", measured.dense), ("reduced", measured.reduced))
+        for name, timing in (
+            ("dense", measured.dense),
+            ("reduced", measured.reduced),
+            ("as released: masked, eager", measured.released),
+        )
     ]
     clock = "one thread's CPU time" if measured.device == "cpu" else "CUDA events"
     same = "as scheduled" if measured.tokens == schedule.tokens else "NOT as scheduled"
     cuts = ", ".join(f"after {e.after_layer}: {e.tokens_in} → {e.tokens_out}" for e in schedule.layer_events)
     share = measured.selection_s / measured.reduced.median
+    masked = measured.dense.median / measured.released.median
+    shares = ", ".join(f"{share:.0%} after {layer}" for layer, share in measured.overlap.items()) or "none are visual"
     return "\n".join(
         [
             f"{result.frames} frames, {len(schedule.tokens)} layers of Qwen2-0.5B's shape, random weights, "
@@ -35,6 +41,8 @@ def demo_text(result: Demonstration) -> str:
             "",
             f"measured speedup {result.speedup:.2f}x; FLOPs alone give {result.flop_ratio:.2f}x "
             f"({result.speedup / result.flop_ratio - 1:+.1%})",
+            f"as released (merging removes tokens, pruning only masks them): {masked:.2f}x",
+            f"kept tokens that the released code keeps too: {shares}",
             f"selection (score, select, gather), timed alone: {format_seconds(measured.selection_s)}, "
             f"{share:.1%} of the reduced prefill",
         ]

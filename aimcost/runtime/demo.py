@@ -15,6 +15,7 @@ from ..kernels.select import gather_tokens, select_tokens
 from ..types import Schedule
 from .build import build_model
 from .executor import apply
+from .masked import apply_masked, kept_overlap
 from .timing import Timing, time_alternately, time_call
 
 __all__ = ["Measured", "measure"]
@@ -30,8 +31,11 @@ class Measured:
     ----------
     tokens
         Tokens that each layer computed on, as recorded while running.
-    dense, reduced
-        Seconds of the language model's prefill, by repeat.
+    dense, reduced, released
+        Seconds of the language model's prefill, by repeat; the last with tokens masked and eager fp32
+        attention, as the released code has it.
+    overlap
+        By layer that drops: share of the visual tokens kept that the released semantics keeps as well.
     selection_s
         Seconds that scoring, selecting and gathering take on these shapes, timed alone.
     """
@@ -41,6 +45,8 @@ class Measured:
     tokens: tuple[int, ...]
     dense: Timing
     reduced: Timing
+    released: Timing
+    overlap: Mapping[int, float]
     selection_s: float
 
     @property
@@ -84,14 +90,25 @@ def measure(
     try:
         with torch.inference_mode(), apply(model, schedule) as applied:
             model(**inputs, logits_to_keep=1)
-        tokens = applied.record.tokens
+        with torch.inference_mode(), apply_masked(model, schedule) as masked:
+            model(**inputs, logits_to_keep=1)
+        tokens, overlap = applied.record.tokens, kept_overlap(applied.record, masked.record)
         progress(next(done), steps, "timing")
-        dense, reduced = _time_prefills(model, inputs, schedule, device, repeats, progress, done, steps)
+        dense, reduced, released = _time_prefills(model, inputs, schedule, device, repeats, progress, done, steps)
         progress(next(done), steps, "timing selection alone")
         selection = _time_selection(schedule, model, device)
     finally:
         torch.set_num_threads(threads)
-    return Measured(device=device, dtype=dtype, tokens=tokens, dense=dense, reduced=reduced, selection_s=selection)
+    return Measured(
+        device=device,
+        dtype=dtype,
+        tokens=tokens,
+        dense=dense,
+        reduced=reduced,
+        released=released,
+        overlap=overlap,
+        selection_s=selection,
+    )
 
 
 def _inputs(schedule: Schedule, frames: int, model: Any) -> dict[str, torch.Tensor]:
@@ -119,10 +136,10 @@ def _time_prefills(
     progress: Callable[[int, int, str], None],
     done: Iterator[int],
     steps: int,
-) -> tuple[Timing, Timing]:
-    """Prefill of the whole model less its tower, dense and reduced in turns.
+) -> tuple[Timing, Timing, Timing]:
+    """Prefill of the whole model less its tower: dense, reduced, and masked as released, in turns.
 
-    The tower runs in both; its own time, measured alone, is taken off.
+    The tower runs in all; its own time, measured alone, is taken off.
     """
 
     def dense() -> None:
@@ -132,18 +149,22 @@ def _time_prefills(
         with apply(model, schedule):
             model(**inputs, logits_to_keep=1)
 
+    def released() -> None:
+        with apply_masked(model, schedule):
+            model(**inputs, logits_to_keep=1)
+
     def tower() -> None:
         model.model.get_video_features(inputs["pixel_values_videos"])
 
     timings = time_alternately(
-        [dense, reduced, tower],
+        [dense, reduced, released, tower],
         device=device,
         repeats=repeats,
         on_repeat=lambda n: progress(next(done), steps, f"timing, {n} of {repeats}"),
     )
-    before = timings[2].median
+    before = timings[3].median
     return tuple(  # type: ignore[return-value]
-        Timing(samples=tuple(s - before for s in timing.samples), clock=timing.clock) for timing in timings[:2]
+        Timing(samples=tuple(s - before for s in timing.samples), clock=timing.clock) for timing in timings[:3]
     )
 
 

@@ -21,10 +21,13 @@ class HardwareSpec:
         Peak FLOP/s (integer operations for int8, int4) by number format, without sparsity.
     memory_bytes, usable_memory_bytes
         Nominal size, and what a process can really allocate (0 and None: not known).
+    compute_capability
+        NVIDIA's, as text ("9.0"); empty elsewhere.
     onchip_bytes, l2_bytes, sm_count
         Register file of all SMs, last-level cache, multiprocessors (CPU: cores).
-    interconnect_bytes_per_s
-        To the peers of one node, both directions added, as datasheets print it.
+    interconnect, interconnect_bytes_per_s
+        Its name (nvlink4, pcie5, …), and what it carries to the peers of one node, both directions added
+        as datasheets print it.
     calibration
         The raw ``calibration`` mapping of the profile, or None.
     folder
@@ -44,8 +47,9 @@ class HardwareSpec:
     onchip_bytes: float = 0.0
     l2_bytes: float = 0.0
     sm_count: int = 0
-    interconnect_bytes_per_s: float = 0.0
+    compute_capability: str = ""
     interconnect: str = ""
+    interconnect_bytes_per_s: float = 0.0
     tdp_w: float = 0.0
     price_per_hour: float | None = None
     calibration: Mapping[str, Any] | None = None

@@ -16,7 +16,9 @@ from aimcost.errors import AimcostError, FileFormatError, InvalidValueError, Unk
 from aimcost.guard import facts
 from aimcost.guard.baseline import load_baseline, save_baseline, to_text, unchanged
 from aimcost.guard.check import RunCheck, check, parse_tolerances
+from aimcost.loading.hardware import load_hardware
 from aimcost.report.guard import check_json, check_junit, check_markdown, check_text
+from aimcost.run import load_run
 
 MODEL = {
     "model_type": "llama",
@@ -335,6 +337,17 @@ def test_reports_take_odd_names(place: Path) -> None:
     result = check(['a <b> & "c|d".yaml'], baseline="base.json")
     suite = ElementTree.fromstring(check_junit(result).encode())
     assert suite[0].attrib["classname"] == 'a <b> & "c|d".yaml'
+
+
+def test_a_field_that_is_off_is_no_fact() -> None:
+    """So that a version that adds one does not change every digest."""
+    run = load_run(RUN)
+    kept = facts.run_facts(run)
+    assert "decoder.qk_norm" not in kept["model"]
+    assert kept["model"]["decoder.vocab"] == 4096
+    assert not [key for part in ("model", "hardware", "settings") for key, value in kept[part].items() if not value]
+    long = facts.hardware_facts(load_hardware("nvidia_a100_sxm_80gb"))
+    assert all(len(str(value)) < 120 for value in long.values())
 
 
 def test_rounding_keeps_nine_digits() -> None:

@@ -1,60 +1,18 @@
-"""A user's mistake is one readable line and exit status 2: never a traceback, never a NaN."""
+"""A user's mistake in a run is one readable line and exit status 2: never a traceback, never a NaN."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bad_input import INFINITY, INTERNALS, NAN, estimate_or_error, message, put
 
 import aimcost
-from aimcost.errors import AimcostError, FileFormatError, InvalidValueError, ScheduleError, UnknownNameError
-from aimcost.loading.files import MAX_FILE_BYTES, read_mapping
-
-Edit = Callable[[dict[str, Any]], None]
-NAN, INFINITY = float("nan"), float("inf")
-# A pydantic or Python internal that must not reach a user.
-INTERNALS = re.compile(r"Traceback|pydantic|constrained|function-|input_value|<class|\[type=|NoneType")
-
-
-@pytest.fixture
-def run(tiny_model: dict[str, Any], machine: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(
-        json.dumps(
-            {
-                "model": tiny_model,
-                "workload": {"visual_tokens": 60, "text_tokens": 10},
-                "method": {"name": "none"},
-                "hardware": machine,
-            }
-        )
-    )
-
-
-def message(given: Any, kind: type[AimcostError] = AimcostError, **overrides: Any) -> str:
-    """The error that `given` raises, checked to be one clean line of exit status 2."""
-    with pytest.raises(kind) as caught:
-        aimcost.estimate(given, **overrides).to_dict()
-    assert caught.value.exit_code == 2
-    text = str(caught.value)
-    assert text
-    assert "\n" not in text
-    assert len(text) < 400
-    assert not INTERNALS.search(text), text
-    return text
-
-
-def put(run: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    *parents, last = path.split("/")
-    inner = run
-    for key in parents:
-        inner = inner.setdefault(key, {})
-    inner[last] = value
-    return run
+from aimcost.errors import AimcostError, InvalidValueError, ScheduleError, UnknownNameError
 
 
 def test_the_run_that_is_spoilt_below_is_good(run: dict[str, Any]) -> None:
@@ -189,13 +147,6 @@ def test_more_heads_than_hidden_units(run: dict[str, Any], estimator: str, onchi
     if onchip_kb:
         run["hardware"]["onchip_buffer_kb"] = onchip_kb
     assert_refused_or_finite({**run, "estimator": estimator})
-
-
-def estimate_or_error(run: dict[str, Any]) -> dict[str, Any] | AimcostError:
-    try:
-        return aimcost.estimate(run).to_dict()
-    except AimcostError as error:
-        return error
 
 
 def assert_refused_or_finite(run: dict[str, Any]) -> None:
@@ -372,240 +323,6 @@ def test_other_values(run: dict[str, Any], path: str, value: Any) -> None:
 @pytest.mark.parametrize("given", [5, None, [], 1.5, b"run"])
 def test_what_is_no_run_at_all(given: Any) -> None:
     message(given)
-
-
-@pytest.mark.parametrize(
-    "key", ["hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "model_type"]
-)
-def test_missing_fields_of_a_config_json(
-    tmp_path: Path, run: dict[str, Any], tiny_model: dict[str, Any], key: str
-) -> None:
-    config = {name: value for name, value in tiny_model.items() if name != key}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    text = message({**run, "model": str(tmp_path)})
-    assert key in text
-    assert "config.json" in text
-
-
-WRONG = ["64", None, 0, -4, 2.5, NAN, True, [64], {"a": 1}, 10**12]
-
-
-@pytest.mark.parametrize("value", WRONG, ids=repr)
-@pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "num_attention_heads"])
-def test_wrong_types_inside_a_config_json(
-    tmp_path: Path, run: dict[str, Any], tiny_model: dict[str, Any], key: str, value: Any
-) -> None:
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps({**tiny_model, key: value}))
-    assert key in message({**run, "model": str(path)}, InvalidValueError)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"num_key_value_heads": 3},
-        {"num_key_value_heads": 8},
-        {"num_attention_heads": 5, "num_key_value_heads": 5},
-        {"tie_word_embeddings": "no"},
-        {"attention_bias": 1},
-        {"head_dim": -1},
-        {"model_type": 5},
-        {"model_type": "bert"},
-        {"model_type": "llava"},
-        {"model_type": "llava", "text_config": {}, "vision_config": {}},
-        {"model_type": "llava", "text_config": [], "vision_config": 3},
-        {"model_type": "qwen", "intermediate_size": 1},
-    ],
-    ids=str,
-)
-def test_models_that_cannot_be(run: dict[str, Any], change: dict[str, Any]) -> None:
-    run["model"].update(change)
-    message(run)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"num_attention_heads": 5},
-        {"patch_size": 30},
-        {"patch_size": 0},
-        {"num_hidden_layers": 1},
-        {"model_type": "dino"},
-        {"hidden_size": "32"},
-    ],
-    ids=str,
-)
-def test_towers_that_cannot_be(run: dict[str, Any], tiny_model: dict[str, Any], change: dict[str, Any]) -> None:
-    message({**run, "model": llava(tiny_model, **change), "workload": {"images": 1}})
-
-
-@pytest.mark.parametrize("layer", [0, 4, -4, -5, "2", 1.5, None, [-2, -5], True])
-def test_feature_layers(run: dict[str, Any], tiny_model: dict[str, Any], layer: Any) -> None:
-    model = {**llava(tiny_model), "vision_feature_layer": layer}
-    text = message({**run, "model": model, "workload": {"images": 1}})
-    assert "vision_feature_layer" in text
-
-
-def test_pooling_that_leaves_no_token(run: dict[str, Any], tiny_model: dict[str, Any]) -> None:
-    model = {**llava(tiny_model), "spatial_pool_stride": 100}
-    message({**run, "model": model, "workload": {"images": 1}})
-
-
-def llava(text: dict[str, Any], **vision: Any) -> dict[str, Any]:
-    tower = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "image_size": 28,
-        "patch_size": 14,
-    }
-    return {"model_type": "llava", "text_config": text, "vision_config": {**tower, **vision}}
-
-
-def test_the_llava_that_is_spoilt_above_is_good(run: dict[str, Any], tiny_model: dict[str, Any]) -> None:
-    estimate = aimcost.estimate({**run, "model": llava(tiny_model), "workload": {"images": 1}})
-    assert estimate.stages["vision"].flops > 0
-
-
-def nested(depth: int, opening: str, closing: str) -> bytes:
-    return (opening * depth + closing * depth).encode()
-
-
-LAUGHS = b"a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + b"".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n".encode() for i in range(1, 12)
-)
-
-FILES: dict[str, tuple[str, bytes, str]] = {
-    "empty": ("r.yaml", b"", "mapping"),
-    "blank": ("r.yaml", b"\n\n# nothing here\n", "mapping"),
-    "list": ("r.yaml", b"- model\n- workload\n", "mapping"),
-    "text": ("r.yaml", b"just words", "mapping"),
-    "number": ("r.yaml", b"42", "mapping"),
-    "binary": ("r.yaml", b"\x7fELF\x02\x01\x01\0\0\0\0", "binary"),
-    "not UTF-8": ("r.yaml", "model: caf\xe9".encode("latin-1"), "UTF-8"),
-    "UTF-16": ("r.yaml", "model: x".encode("utf-16"), "text"),
-    "control characters": ("r.yaml", b"model: \x01\x02", "YAML"),
-    "tabs": ("r.yaml", b"model:\n\t- x", "YAML"),
-    "unclosed": ("r.yaml", b"model: {a: 1", "YAML"),
-    "tag": ("r.yaml", b"model: !!python/object/apply:os.system ['true']", "YAML"),
-    "two documents": ("r.yaml", b"model: a\n---\nmodel: b\n", "YAML"),
-    "unknown alias": ("r.yaml", b"model: *nothing", "YAML"),
-    "duplicate key": ("r.yaml", b"model: a\nmodel: b\n", "duplicate key 'model'"),
-    "duplicate inner key": ("r.yaml", b"model: a\nworkload:\n  batch: 1\n  batch: 2\n", "duplicate key 'batch'"),
-    "mapping as key": ("r.yaml", b"? {a: 1}\n: 2\n", "key"),
-    "list as key": ("r.yaml", b"? [a, b]\n: 2\n", "key"),
-    "number as key": ("r.yaml", b"5: 2\n", "key"),
-    "null as key": ("r.yaml", b"~: 2\n", "key"),
-    "impossible date": ("r.yaml", b"model: 2026-99-99\n", ""),
-    "digits without end": ("r.yaml", b"model: " + b"9" * 6000, ""),
-    "broken JSON": ("r.json", b'{"model": ', "JSON"),
-    "duplicate JSON key": ("r.json", b'{"model": "a", "model": "b"}', "duplicate key 'model'"),
-    "aliases without end": ("r.yaml", LAUGHS + b"model: *a11\n", ""),
-    "alias of itself": ("r.yaml", b"model: &m {text_config: *m}\n", ""),
-    "merge keys": ("r.yaml", b"base: &b {model: a}\n<<: *b\n", ""),
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_files(name: str, tmp_path: Path) -> None:
-    filename, content, says = FILES[name]
-    path = tmp_path / filename
-    path.write_bytes(content)
-    text = message(str(path))
-    assert says in text
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_errors_name_the_file(name: str, tmp_path: Path) -> None:
-    filename, content, _ = FILES[name]
-    (tmp_path / filename).write_bytes(content)
-    assert str(tmp_path / filename) in message(str(tmp_path / filename))
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "wrokload: {batch: 1}",
-        "workload: {batch: 0}",
-        "workload: {images: 2}",
-        "method: {name: vtw, k: 99}",
-        "method: {name: fast_v}",
-        "estimator: rooffline",
-        "hardware: {name: x}",
-        "hardware: nvidia_a10o",
-    ],
-)
-def test_errors_in_a_run_file_name_it(line: str, tmp_path: Path) -> None:
-    path = tmp_path / "mine.yaml"
-    path.write_text(f"model: qwen2-7b\n{line}\n")
-    assert str(path) in message(str(path))
-
-
-DEEP = {
-    "YAML lists": ("r.yaml", b"model: " + nested(5000, "[", "]")),
-    "YAML mappings": ("r.yaml", b"model: " + nested(5000, "{a: ", "}")),
-    "very deep YAML": ("r.yaml", b"model: " + nested(100_000, "[", "]")),
-    "dashes": ("r.yaml", b"model:\n  " + b"- " * 100_000),
-    "JSON lists": ("r.json", nested(100_000, "[", "]")),
-    "JSON mappings": ("r.json", nested(100_000, '{"a":', "}")),
-}
-
-
-@pytest.mark.parametrize("name", DEEP)
-def test_deep_nesting(name: str, cli: Any, tmp_path: Path) -> None:
-    """In a process of its own: a parser that recurses in C would take the tests with it."""
-    filename, content = DEEP[name]
-    (tmp_path / filename).write_bytes(content)
-    done = cli("estimate", filename)
-    assert done.returncode == 2
-    assert filename in done.stderr
-    assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize("what", ["model", "hardware"])
-@pytest.mark.parametrize("name", FILES)
-def test_the_same_files_as_model_and_profile(name: str, what: str, tmp_path: Path, run: dict[str, Any]) -> None:
-    _, content, _ = FILES[name]
-    path = tmp_path / "f.yaml"
-    path.write_bytes(content)
-    message(put(run, what, str(path)))
-
-
-def test_a_file_of_100_mb(tmp_path: Path) -> None:
-    path = tmp_path / "weights.yaml"
-    with path.open("wb") as file:
-        file.truncate(100_000_000)
-    assert "100 MB is too big" in message(str(path), FileFormatError)
-    assert MAX_FILE_BYTES < 10_000_000
-
-
-def test_a_folder_and_a_file_that_is_not_there(tmp_path: Path, run: dict[str, Any]) -> None:
-    for given in (tmp_path, tmp_path / "missing.yaml"):
-        assert str(given) in message(str(given), FileFormatError)
-        message({**run, "hardware": str(given)}, FileFormatError)
-        message({**run, "model": str(given)}, FileFormatError)
-    with pytest.raises(FileFormatError, match="folder"):
-        read_mapping(tmp_path)
-
-
-def test_files_that_never_end(run: dict[str, Any]) -> None:
-    for what in ("model", "hardware"):
-        message(put(dict(run), what, "/dev/zero"), FileFormatError)
-
-
-@pytest.mark.parametrize("value", ["989e12", "1_000", "0x10", "1e3", "12:30:45", "0o17", ".5e3", "+1"])
-def test_numbers_that_yaml_reads_in_its_own_way(tmp_path: Path, value: str) -> None:
-    """PyYAML takes 989e12 for text and 12:30:45 for a number of base 60: neither may pass unseen."""
-    path = tmp_path / "gpu.yaml"
-    path.write_text(f"name: x\nmemory_gb_per_s: 1000\ndense_tflops: {{fp16: {value}}}\n")
-    run = {"model": "qwen2-0.5b", "workload": {"text_tokens": 10}, "hardware": str(path), "estimator": "roofline"}
-    document = estimate_or_error(run)
-    if isinstance(document, AimcostError):
-        assert "fp16" in str(document)
-    else:
-        assert value in ("1_000", "0x10", "+1"), f"{value} was read as a number"
 
 
 @pytest.mark.parametrize(
