@@ -22,7 +22,7 @@ from ..loading.schema import RunFile, Strict, validate
 from ..run import Run, load_run, merge_overrides
 from .schedules import Schedules, schedules_of
 
-__all__ = ["Chunk", "Grid", "load_grid"]
+__all__ = ["Chunk", "Grid", "GridFile", "load_grid"]
 
 MAX_POINTS = 10**10
 RUN_CHUNK, SCHEDULE_CHUNK = 256, 65_536
