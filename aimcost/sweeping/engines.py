@@ -76,6 +76,18 @@ def engine(
     return _processes(text, jobs, kind, workers)
 
 
+def _result(future: Any) -> Done:
+    """What a worker gave, or in one line why it gave nothing (killed, out of memory, without aimcost)."""
+    try:
+        result: Done = future.result()
+    except AimcostError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise AimcostError(f"a worker failed: {type(error).__name__}: {reason} (--resume continues)") from error
+    return result
+
+
 def _processes(text: str, jobs: Iterator[Any], kind: str, workers: int) -> Iterator[Done]:
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import get_context
@@ -89,7 +101,7 @@ def _processes(text: str, jobs: Iterator[Any], kind: str, workers: int) -> Itera
                 for job in itertools.islice(jobs, len(done)):
                     waiting.add(pool.submit(compute, text, job, kind))
                 for future in done:
-                    yield future.result()
+                    yield _result(future)
         finally:
             for future in waiting:
                 future.cancel()
@@ -112,14 +124,14 @@ def _dask(text: str, jobs: Iterator[Any], kind: str, workers: int, scheduler: st
             client = stack.enter_context(distributed.Client(address, timeout="20s"))
         except OSError as error:
             raise InvalidValueError("--scheduler", f"an address that answers ({error})", scheduler) from None
-        count = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+        count = max(1, len(client.nthreads()))
         (shared,) = client.scatter([text], broadcast=True)
         first = [
             client.submit(compute, shared, job, kind, pure=False) for job in itertools.islice(jobs, count * _AHEAD)
         ]
         under_way = distributed.as_completed(first)
         for future in under_way:
-            result: Done = future.result()
+            result = _result(future)
             for job in itertools.islice(jobs, 1):
                 under_way.add(client.submit(compute, shared, job, kind, pure=False))
             yield result

@@ -291,6 +291,16 @@ def test_what_fails_in_a_worker_is_one_line_here(tmp_path: Path, options: dict[s
     assert not (tmp_path / "out.csv").exists()
 
 
+def test_a_worker_that_dies_is_one_line() -> None:
+    from concurrent.futures import Future
+    from concurrent.futures.process import BrokenProcessPool
+
+    future: Future[Any] = Future()
+    future.set_exception(BrokenProcessPool("a child was\nkilled"))
+    with pytest.raises(AimcostError, match=r"a worker failed: BrokenProcessPool: a child was killed .--resume"):
+        engines._result(future)
+
+
 @pytest.mark.skipif(not HAS_DASK, reason="needs dask and distributed")
 def test_a_scheduler_that_does_not_answer(tmp_path: Path) -> None:
     with pytest.raises(InvalidValueError, match="--scheduler"):
