@@ -37,7 +37,10 @@ DIGITS = 9
 # Beyond this a list says nothing to a reader: its digest stands for it.
 _LONG = 6
 _SAID_ELSEWHERE = frozenset(
-    {"source", "sources", "notes", "hidden", "folder", "tdp_w", "price_per_hour", "date", "held_out_mape"}
+    {
+        *("source", "sources", "notes", "hidden", "folder", "usable_memory_source"),
+        *("date", "errors", "held_out_mape", "tdp_w", "price_per_hour"),
+    }
 )
 
 

@@ -113,6 +113,34 @@ def test_a_slower_profile_is_caught_at_three_per_cent(place: Path) -> None:
     assert not any(op.flops[0] != op.flops[1] for op in run.moved)
 
 
+def test_a_calibrated_profile_is_watched_with_its_tables(place: Path) -> None:
+    own, name = Path(__file__).resolve().parent.parent.parent / "hardware_profiles", "nvidia_a100_sxm_80gb"
+    Path("tables").mkdir()
+    table = Path("tables") / f"{name}.json"
+    table.write_text((own / "tables" / f"{name}.json").read_text(encoding="utf-8"), encoding="utf-8")
+    card = yaml.safe_load((own / f"{name}.yaml").read_text(encoding="utf-8"))
+    run = {**changed("hardware", "./card.yaml"), "estimator": "calibrated"}
+
+    def put_card(**values: Any) -> None:
+        Path("card.yaml").write_text(yaml.safe_dump({**card, **values}, sort_keys=False), encoding="utf-8")
+
+    put_card()
+    write(run)
+    check(["run.yaml"], baseline="card.json", update=True)
+    assert not check(["run.yaml"], baseline="card.json").runs[0].causes
+    put_card(memory_gb_per_s=card["memory_gb_per_s"] * 0.97)
+    (slower,) = check(["run.yaml"], baseline="card.json").runs
+    assert [cause.kind for cause in slower.causes] == ["profile"]
+    assert "memory_bytes_per_s" in slower.causes[0].text
+    assert next(c for c in slower.changes if c.metric == "tpot").status == "worse"
+    put_card()
+    table.write_text(table.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    os.utime("card.yaml")
+    (edited,) = check(["run.yaml"], baseline="card.json").runs
+    assert edited.ok
+    assert "calibration.tables" in edited.causes[0].text
+
+
 def test_a_bigger_vocabulary_is_a_change_of_model_in_lm_head(place: Path) -> None:
     run = checked(changed("model/vocab_size", 8192))
     assert [cause.kind for cause in run.causes] == ["model"]
