@@ -327,7 +327,8 @@ def _both_rows(
         rows = slice(segment.start, segment.stop)
         side_by_side[:, position, every.table.layer[rows]] = columns[:, rows]
     spent = np.where(every.rows(every.included)[head], every.seconds[head], 0.0)
-    before = np.bincount(every.band.group[head], spent * (every.band.high[head] - 1.0), groups)
+    added = spent * (every.band.high[head] - 1.0)
+    before = np.bincount(every.band.group[head], added, groups).astype(np.float64)
     return {
         "rows": _as_rows(side_by_side, own.band.group[[s.start for s in segments]], float(spent.sum()), before),
         "tail_rows": _as_rows(columns[:, tail, None], own.band.group[tail], 0.0, np.zeros(groups)),
@@ -343,5 +344,5 @@ def _as_rows(columns: Floats, group: NDArray[np.int64], head_s: float, head_abov
         above_waiting=above_waiting,
         group=group,
         head_s=head_s,
-        head_above=np.asarray(head_above, dtype=np.float64),
+        head_above=head_above,
     )

@@ -77,18 +77,19 @@ def _after(tail: Blocks | None, end: Floats, issued: Floats) -> Floats:
 
 
 def _decoded(t: Tables, end: Floats, issued: Floats) -> Floats:
-    return _after(t.decode_tail, end, issued) / t.steps
+    return np.asarray(_after(t.decode_tail, end, issued) / t.steps)
 
 
 def _peak(t: Tables, peak: Floats, held: Floats, kv: Floats) -> Floats:
     peak = np.maximum(peak, held + t.head_bytes)
     if t.decode_bytes is not None:
         peak = np.maximum(peak, kv + t.decode_bytes)
-    return peak + t.weights_bytes
+    return np.asarray(peak + t.weights_bytes)
 
 
 def _visual(t: Tables, text: int) -> Floats:
-    return np.maximum(np.array([before for before, _ in t.pairs], dtype=float) - text, 0.0)
+    counts = np.array([before for before, _ in t.pairs], dtype=np.float64)
+    return np.asarray(np.maximum(counts - text, 0.0))
 
 
 def _root(visual: Floats) -> Floats:

@@ -106,9 +106,7 @@ class Plan:
 
 def _front_rows(setting: Setting, front: Front) -> list[dict[str, Any]]:
     rows = []
-    for time_s, value, number, position in zip(
-        front.times.tolist(), front.values.tolist(), front.grids.tolist(), front.positions.tolist(), strict=True
-    ):
+    for time_s, value, number, position in front.rows():
         grid = setting.outcome.groups[number].grid
         rows.append(
             {
@@ -121,7 +119,7 @@ def _front_rows(setting: Setting, front: Front) -> list[dict[str, Any]]:
                 "method": grid.method(position),
             }
         )
-    return [row for row in rows if row["value"] > -float("inf")]
+    return rows
 
 
 def _setting_dict(setting: Setting) -> dict[str, Any]:

@@ -94,6 +94,14 @@ class Front:
         self.times, self.values = self.times[keep], self.values[keep]
         self.grids, self.positions = self.grids[keep], self.positions[keep]
 
+    def rows(self) -> list[tuple[float, float, int, int]]:
+        """(seconds, value, grid, position); of times that differ by rounding alone, the best value."""
+        real = self.values > -np.inf
+        times = self.times[real]
+        apart = np.append(times[1:] > times[:-1] * (1 + 1e-12), True)[: len(times)]
+        columns = (column[real][apart].tolist() for column in (self.times, self.values, self.grids, self.positions))
+        return list(zip(*columns, strict=True))
+
 
 @dataclass(slots=True)
 class Outcome:
