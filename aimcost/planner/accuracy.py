@@ -64,6 +64,8 @@ class Surrogate:
     ----------
     points
         (x1, x2, score) of every measured point.
+    methods
+        Methods that were measured: what one method's schedule scores says nothing of another's.
     frames, images
         What the points were measured on; zero where the table does not say.
     left_out
@@ -77,6 +79,7 @@ class Surrogate:
     b: tuple[Floats, Floats]
     lower: tuple[Floats, Floats]
     upper: tuple[Floats, Floats]
+    methods: frozenset[str] = frozenset({"aim"})
     frames: int = 0
     images: int = 0
     left_out: tuple[float, ...] = ()
@@ -212,7 +215,14 @@ def surrogate_for(run: Run, table: str | Path | None = None) -> Surrogate | None
     workload, _ = resolve_workload(file.workload, run.model, without_newline=convention == "paper")
     methods = [({**point.method, "convention": convention}, point.score) for point in file.points]
     points = _measured(run, workload, methods, str(path))
-    return fit(points, source=file.source, metric=file.metric, frames=workload.frames, images=workload.images)
+    return fit(
+        points,
+        source=file.source,
+        metric=file.metric,
+        methods=_names(methods),
+        frames=workload.frames,
+        images=workload.images,
+    )
 
 
 def _from_csv(run: Run, path: Path) -> Surrogate:
@@ -236,7 +246,19 @@ def _from_csv(run: Run, path: Path) -> Surrogate:
     if len(methods) < 2:
         raise FileFormatError(f"{path}: needs at least two schedules (found {len(methods)})")
     points = _measured(run, run.workload, methods, str(path))
-    return fit(points, source=str(path), metric="score", frames=run.workload.frames, images=run.workload.images)
+    return fit(
+        points,
+        source=str(path),
+        metric="score",
+        methods=_names(methods),
+        frames=run.workload.frames,
+        images=run.workload.images,
+    )
+
+
+def _names(methods: Sequence[tuple[dict[str, Any], float]]) -> frozenset[str]:
+    """Methods that were measured; counts layer by layer are taken as AIM's, which the planner plans so."""
+    return frozenset("aim" if method.get("name") == "explicit" else str(method.get("name")) for method, _ in methods)
 
 
 def _measured(run: Run, workload: Workload, methods: Sequence[tuple[dict[str, Any], float]], where: str) -> Floats:

@@ -46,12 +46,12 @@ def token_runs(tokens: Sequence[int]) -> list[list[int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Candidates of one stem and one shape. `run` is the stem: its schedule is the first candidate's."""
+    """Candidates of one stem and one shape. `run` is the stem; `family` the method whose selection it is."""
 
     run: Run
     shape: str
     label: str
-    frames: int | None = None
+    family: str = "aim"
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -285,7 +285,8 @@ def _listed(stem: Run, methods: Sequence[Mapping[str, Any]], shape: str, label: 
             kept.setdefault(schedule.tokens, (method, schedule))
     if kept:
         chosen, schedules = zip(*kept.values(), strict=True)
-        yield ListGrid(run=stem, shape=shape, label=label, methods=chosen, schedules=schedules)
+        family = label if shape == "own" else "aim"
+        yield ListGrid(run=stem, shape=shape, label=label, family=family, methods=chosen, schedules=schedules)
 
 
 def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:

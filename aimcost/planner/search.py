@@ -140,7 +140,7 @@ def _chunk(outcome: Outcome, group: Group, number: int, start: int, figures: Fig
     if surrogate is not None:
         x1, x2 = _merged(grid.run.workload, grid.run.schedule.visual_tokens), figures.depth / layers
         score = surrogate.score(x1, x2)
-        known = surrogate.known(x1, x2, grid.run.workload)
+        known = surrogate.known(x1, x2, grid.run.workload) & (grid.family in surrogate.methods)
         group.beyond += int((~known).sum())
         worth = score if aim.extrapolate else np.where(known, score, -np.inf)
         outcome.accuracy.add(figures.ttft, worth, number, start)

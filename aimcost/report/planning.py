@@ -13,6 +13,7 @@ from ..errors import MissingExtraError
 from ..planner.choice import Choice
 from ..planner.planning import Plan, Setting
 from ..planner.questions import Answer
+from ..planner.search import Group
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .export import to_csv
 from .text import table, token_runs
@@ -91,25 +92,33 @@ def _expected(plan: Plan, choice: Choice) -> str:
 
 
 def _groups(plan: Plan) -> str:
+    """The best of every way to reduce before the language model, whatever its shape."""
     several = len(plan.settings) > 1
     frames = len({group.grid.run.workload.frames for s in plan.settings for group in s.outcome.groups}) > 1
     rows = []
     for setting in plan.settings:
+        kinds: dict[tuple[str, int], list[Group]] = {}
         for group in setting.outcome.groups:
-            best = group.best
+            kinds.setdefault((group.grid.label, group.grid.run.workload.frames), []).append(group)
+        for (label, count), groups in kinds.items():
             cells = [f"{setting.hardware}, batch {setting.batch}"] if several else []
-            cells += [group.grid.label, group.grid.shape]
-            cells += [str(group.grid.run.workload.frames)] if frames else []
-            cells.append(format_count(group.candidates))
-            if best is None:
-                over = "none measured" if group.miss is None else f"{group.miss_excess - 1:.1%} over"
-                rows.append([*cells, over if group.miss_excess > 1 else "band too wide", "", ""])
-                continue
-            score = "" if best.score is None else f"{best.score:.1f}"
-            rows.append([*cells, format_seconds(best.ttft), format_count(best.kept), score])
-    headers = (["setting"] if several else []) + ["method", "shape"] + (["frames"] if frames else [])
-    headers += ["schedules", "TTFT of the best", "kept tokens", "expected"]
-    return table(rows, headers, left=2 + several)
+            cells += [label, *([str(count)] if frames else [])]
+            rows.append([*cells, format_count(sum(group.candidates for group in groups)), *_kind(groups)])
+    headers = (["setting"] if several else []) + ["method"] + (["frames"] if frames else [])
+    headers += ["schedules", "best shape", "TTFT", "kept tokens", "expected"]
+    return table(rows, headers, left=1 + several)
+
+
+def _kind(groups: list[Group]) -> list[str]:
+    """Shape, time, tokens and score of the best; or why there is none."""
+    best = max((group.best for group in groups if group.best is not None), key=lambda found: found.rank, default=None)
+    if best is not None:
+        score = "" if best.score is None else f"{best.score:.1f}"
+        return [best.grid.shape, format_seconds(best.ttft), format_count(best.kept), score]
+    excess = min(group.miss_excess for group in groups)
+    if excess == float("inf"):
+        return ["none: beyond the measured points", "", "", ""]
+    return [f"none: {excess - 1:.1%} over" if excess > 1 else "none: over at that confidence", "", "", ""]
 
 
 def _front(plan: Plan, setting: Setting) -> str:
@@ -123,7 +132,8 @@ def _front(plan: Plan, setting: Setting) -> str:
         cells.append([format_seconds(row["ttft_s"]), value, _short(row["method"]), "" if within else "over"])
     headers = ["TTFT", "expected" if name == "accuracy" else "kept tokens", "schedule", ""]
     where = f" on {setting.hardware}, batch {setting.batch}" if len(plan.settings) > 1 else ""
-    title = f"front{where}: {len(shown)} of {len(rows)} schedules that none beats in both"
+    value = "expected accuracy" if name == "accuracy" else "kept tokens"
+    title = f"front of TTFT against {value}{where}: {len(shown)} of {len(rows)} schedules that none beats in both"
     return title + "\n" + _table_right(cells, headers)
 
 
@@ -159,6 +169,8 @@ def _short(method: Mapping[str, Any]) -> str:
 def _remarks(plan: Plan) -> Iterator[str]:
     if plan.surrogate is not None:
         yield plan.surrogate.describe()
+        if plan.objective == "accuracy" and plan.best is not None and plan.best.shape != "linear":
+            yield "the measured points are of AIM's linear shape: another shape's score rests on the features alone"
         if plan.beyond:
             yield f"beyond the measured points: {format_count(plan.beyond)} schedules, of which no accuracy is expected"
     yield from plan.notes
