@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from .ops.cost import Array
-from .types import DecoderSpec, VisionSpec
+from .types import DecoderSpec, ResamplerSpec, VisionSpec
 
-__all__ = ["Step", "decoder_layer", "head", "peak_live", "projector", "tower_layer"]
+__all__ = ["Step", "decoder_layer", "head", "peak_live", "projector", "resampler", "tower_layer"]
 
 
 _SOFTMAX_BYTES = 4.0
@@ -137,6 +137,20 @@ def projector(
         before = f"y{index}"
     steps.append(Step("pool", (before,), {"embeds": out * width}))
     return {"x": rows * (linears[0][0] if linears else 0.0) * width}, steps
+
+
+def resampler(spec: ResamplerSpec, *, rows: float, out: float, width: float) -> tuple[dict[str, Array], list[Step]]:
+    """Queries that attend to `rows` patches; `out` elements are left."""
+    wide = rows * spec.width * width
+    steps = [
+        Step("kv_in", ("x",), {"kv": wide}),
+        Step("kv_norm", ("kv",), {"normed": wide}),
+        Step("k_proj", ("normed",), {"k": wide}),
+        Step("v_proj", ("normed",), {"v": wide}),
+        Step("attention", ("k", "v"), {"heads": out * width}),
+        Step("o_proj", ("heads",), {"embeds": out * width}),
+    ]
+    return {"x": rows * spec.tower_width * width}, steps
 
 
 def head(*, rows: float, hidden: float, vocab: float, width: float) -> tuple[dict[str, Array], list[Step]]:

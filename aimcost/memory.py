@@ -266,5 +266,8 @@ class _Case:
         yield StageMemory("vision", 0.0, float(liveness.peak_live(*tower)))
         out = float(workload.batch * workload.visual_tokens * self.model.decoder.hidden)
         merged = float(inputs * vision.tiles * load.rows * load.columns) / linears.merge**2
-        path = liveness.projector(linears.linears, rows=merged, out=out, width=width)
+        if linears.resampler is not None:
+            path = liveness.resampler(linears.resampler, rows=merged, out=out, width=width)
+        else:
+            path = liveness.projector(linears.linears, rows=merged, out=out, width=width)
         yield StageMemory("projector", 0.0, float(liveness.peak_live(*path)))

@@ -15,8 +15,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(?P<head>```console\n\$ (?P<command>aimcost [^\n]*)\n)(?P<body>.*?)(?P<tail>```)", re.DOTALL)
-# Commands whose output depends on the machine they run on are typed from a dated record instead.
+# Commands whose output depends on the machine they run on are typed from a dated record instead,
+# unless they read one.
 MACHINE_DEPENDENT = ("demo", "profile", "validate", "campaign")
+OFFLINE = "--from-record"
 
 
 def output_of(command: str) -> str:
@@ -33,7 +35,7 @@ def rebuilt(text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         command = match["command"]
-        if command.split()[1] in MACHINE_DEPENDENT:
+        if command.split()[1] in MACHINE_DEPENDENT and OFFLINE not in command:
             return match[0]
         return match["head"] + output_of(command) + match["tail"]
 

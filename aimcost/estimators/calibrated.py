@@ -36,7 +36,7 @@ __all__ = ["SUMMARY", "estimate"]
 SUMMARY = "predicted: measured efficiencies, launch and host time, with an 80 % band"
 
 Floats = NDArray[np.float64]
-# No collective was calibrated: NCCL all-reduces on NVLink reach about this share of the link once
+# Where no collective was measured: NCCL all-reduces on NVLink reach about this share of the link once
 # large, after a start-up of about 10 µs. Assumed, with the widest band.
 COLLECTIVE_SHARE, COLLECTIVE_LAUNCH_S, COLLECTIVE_BAND = 0.7, 10e-6, (0.5, 2.0)
 # Kinds that a profile may lack: which measured kind stands in.
@@ -139,8 +139,7 @@ class _Pricing:
             if segment.kind == "attention" and self._attention_models(segment):
                 seconds[rows], outside[rows] = self._attention(index, segment)
             elif segment.kind == "collective":
-                wire = self.table.columns(index)["wire_bytes"]
-                seconds[rows] = COLLECTIVE_LAUNCH_S + wire / (link_bytes_per_s(self.hardware) * COLLECTIVE_SHARE)
+                seconds[rows], outside[rows] = self._collective(index, segment)
             if segment.kind in self.calibration.scale and segment.kind != "gemm":
                 seconds[rows] *= self.calibration.scale[segment.kind]
         return seconds * self.table.count, outside
@@ -209,6 +208,20 @@ class _Pricing:
         extra = (self.kernels(segment) - 1.0) * self._bandwidth_model("pointwise").launch_s
         self.launch_bound[rows] = model.launch_s + extra > 0.5 * out
         return out + extra, model.outside(dims)
+
+    def _collective(self, index: int, segment: Segment) -> tuple[Floats, NDArray[np.bool_]]:
+        """From NCCL's curves; a relative's link takes the sizes at which its own would be as busy."""
+        dims, link = self.table.columns(index), link_bytes_per_s(self.hardware)
+        model = self.calibration.collective
+        if model is None:
+            wire = dims["wire_bytes"] / (link * COLLECTIVE_SHARE)
+            return COLLECTIVE_LAUNCH_S + wire, np.zeros(len(wire), dtype=bool)
+        message, ranks = dims["bytes"], float(dims["ranks"][0])
+        operation = "all_reduce" if segment.name.startswith("all_reduce") else "all_gather"
+        if segment.name.startswith("send"):
+            message = 2.0 * message  # each of two ranks gathers the other's half
+        message = message * (self.calibration.collective_link / self.hardware.interconnect_bytes_per_s)
+        return model.seconds(operation, ranks, message), model.outside(operation, ranks, message)
 
     def _memory_bound(self, seconds: Floats) -> None:
         """Everything but products, in one pass: each row with its kind's coefficients."""
@@ -290,7 +303,10 @@ class _Pricing:
 
     def _factors(self, segment: Segment) -> tuple[float, float]:
         if segment.kind == "collective":
-            return COLLECTIVE_BAND
+            if self.calibration.collective is None:
+                return COLLECTIVE_BAND
+            evidence = self.calibration.collective.provenance
+            return evidence.low, evidence.high
         if segment.kind == "gemm":
             evidence = self._gemm_model().provenance
         elif segment.kind == "attention":

@@ -25,6 +25,7 @@ __all__ = [
     "Timings",
     "package_version",
     "read_attention",
+    "read_collectives",
     "read_gemm",
     "systems",
 ]
@@ -85,12 +86,12 @@ def systems() -> list[str]:
     return [s for s in SYSTEM_PROFILES if any((folder / s / "gemm" / stack).is_dir() for stack in FITTED_STACKS)]
 
 
-def _newest(system: str, operation: str, stack: str, table: str) -> Path | None:
-    """The table of a stack's newest version; older ones are another software era."""
+def _newest(system: str, operation: str, stack: str, table: str, *, before: int = 0) -> Path | None:
+    """The table of a stack's newest version, or of the one `before` it; those are another software era."""
     if system not in SYSTEM_PROFILES:
         raise UnknownNameError("system", system, SYSTEM_PROFILES)
     found = sorted((_data_folder() / system / operation / stack).glob(f"*/{table}.parquet"), key=_version)
-    return found[-1] if found else None
+    return found[-1 - before] if len(found) > before else None
 
 
 def _version(path: Path) -> tuple[int, ...]:
@@ -174,4 +175,23 @@ def read_attention(system: str, stack: str, table: str) -> dict[tuple[str, int],
         }
         origin = f"{stack} {path.parent.name}, kernel {kernel}"
         result[str(kernel), int(width)] = Timings(dims, part["latency"].to_numpy(float) / 1e3, origin)
+    return result
+
+
+def read_collectives(system: str, *, before: int = 0) -> dict[tuple[str, int], Timings]:
+    """NCCL's collectives of 16-bit elements, by (operation, ranks); sizes in bytes.
+
+    Their message sizes count elements: as bytes, an all-reduce would reach half of the link at most.
+    """
+    path = _newest(system, "comm", "nccl", "nccl_perf", before=before)
+    if path is None:
+        return {}
+    frame = _read(path, ("num_gpus", "message_size"))
+    frame = frame[frame["nccl_dtype"] == "half"]
+    result = {}
+    for (operation, ranks), part in frame.groupby(["op_name", "num_gpus"]):
+        ordered = part.sort_values("message_size")
+        dims = {"bytes": 2.0 * ordered["message_size"].to_numpy(float)}
+        seconds = ordered["latency"].to_numpy(float) / 1e3
+        result[str(operation), int(ranks)] = Timings(dims, seconds, f"NCCL {path.parent.name}")
     return result

@@ -13,6 +13,7 @@ from ..hardware import peak_flops_per_s
 from ..loading.hardware import load_hardware
 from ..ops.cost import bytes_per_element
 from ..timemodels.attention import AttentionModel
+from ..timemodels.collective import OPERATIONS, CollectiveModel
 from ..timemodels.gemm import GemmModel
 from ..timemodels.tables import Floats
 from ..types import HardwareSpec
@@ -23,6 +24,7 @@ from .aiconfigurator import (
     Timings,
     package_version,
     read_attention,
+    read_collectives,
     read_gemm,
     systems,
 )
@@ -115,6 +117,8 @@ def derive(system: str, *, date: str, progress: Callable[[str], None] = lambda _
     for table, causal in (("context", True), ("encoder", False), ("generation", True)):
         progress(f"{system}: {table} attention")
         _attention(result, hardware, table, causal, source, date)
+    progress(f"{system}: collectives")
+    _collectives(result, source, date)
     block["bandwidth"] = {kind: dict(values) for kind, values in ASSUMED_BANDWIDTH.items()}
     block["errors"] = result.errors
     return result
@@ -192,6 +196,37 @@ def _attention(result: Derived, hardware: HardwareSpec, table: str, causal: bool
                 **_evidence(model, mape(predicted, unknown.seconds), band, f"{source}, {timings.origin}", date),
             }
             result.tables[f"{section}/{kernel}/{width}"] = _tables(model)
+
+
+def _collectives(result: Derived, source: str, date: str) -> None:
+    """Every second size of the newest NCCL is a node; the sizes between, and an older NCCL, are the checks."""
+    measured = _exchanges(result.system, 0)
+    if {operation for operation, _ in measured} != set(OPERATIONS):
+        return
+    curves: dict[str, Any] = {operation: {} for operation in OPERATIONS}
+    for (operation, ranks), timings in measured.items():
+        curves[operation][ranks] = {
+            "bytes": [int(size) for size in timings.dims["bytes"][::2]],
+            "us": [round(float(t) * 1e6, 2) for t in timings.seconds[::2]],
+        }
+    evidence: dict[str, Any] = {"source": f"{source}, {next(iter(measured.values())).origin}", "date": date}
+    model = CollectiveModel.of({**curves, **evidence, "band": [1.0, 1.0]}, where="collective")
+    between = {key: timings.where(np.arange(len(timings)) % 2 == 1) for key, timings in measured.items()}
+    checks = []
+    for name, parts in (("sizes between the nodes", between), ("an older NCCL", _exchanges(result.system, 1))):
+        parts = {key: part for key, part in parts.items() if key in measured}
+        if parts:
+            predicted = [model.seconds(operation, ranks, t.dims["bytes"]) for (operation, ranks), t in parts.items()]
+            timings = pool(list(parts.values()))
+            checks.append((f"{name} ({next(iter(parts.values())).origin})", timings, np.concatenate(predicted)))
+    band = _band(np.concatenate([timings.seconds / predicted for _, timings, predicted in checks]))
+    _record(result, "collectives", next(iter(measured.values())).origin, checks, band)
+    error = round(mape(checks[0][2], checks[0][1].seconds), 4)
+    result.block["collective"] = {**curves, "held_out_mape": error, "band": band, **evidence}
+
+
+def _exchanges(system: str, before: int) -> dict[tuple[str, int], Timings]:
+    return {key: timings for key, timings in read_collectives(system, before=before).items() if key[0] in OPERATIONS}
 
 
 def _band(ratio: Floats) -> list[float]:

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import CalibrationError, FileFormatError
 from ..timemodels.attention import AttentionModel
 from ..timemodels.bandwidth import BandwidthModel
+from ..timemodels.collective import CollectiveModel
 from ..timemodels.gemm import GemmModel
 from ..timemodels.measured import FORM, AttentionGrid, CurveSet, GemmGrid
 from ..types import HardwareSpec
@@ -31,6 +32,7 @@ _PARENTS = {
 }
 # Blackwell is two designs: 10.x for data centres, 12.x (GDDR memory, smaller matrix units) for the rest.
 _PARENT_12 = "nvidia_rtx_pro_6000_blackwell_server"
+_PCIE_PARENT = "nvidia_l40s"
 INHERITED_FILE = "tables/inherited.json"
 
 
@@ -46,6 +48,8 @@ class Calibration:
         By head width, of the kernel that the profile names as its default.
     bandwidth
         By kind of operation.
+    collective, collective_link
+        What ranks exchange, or None where it was not measured; bytes/s of the link of its curves.
     inherited_from
         The card whose coefficients these are, if not its own.
     widen
@@ -59,6 +63,8 @@ class Calibration:
     bandwidth: Mapping[str, BandwidthModel | CurveSet]
     scale: Mapping[str, float]
     source: str
+    collective: CollectiveModel | None = None
+    collective_link: float = 0.0
     inherited_from: str | None = None
     widen: tuple[float, float] = (1.0, 1.0)
 
@@ -99,7 +105,16 @@ def calibration_of(hardware: HardwareSpec) -> Calibration:
         parent = load_hardware(parent_of(hardware))
         own = calibration_of(parent)
         low, high = _widening(str(Path(parent.folder) / INHERITED_FILE))
-        return replace(own, inherited_from=parent.name, widen=(low, high))
+        # a switchless bus is no slow NVLink: its curves come from a card on such a bus
+        alike = hardware.interconnect.startswith("pcie") == parent.interconnect.startswith("pcie")
+        links = own if alike or not hardware.interconnect else calibration_of(load_hardware(_PCIE_PARENT))
+        return replace(
+            own,
+            inherited_from=parent.name,
+            widen=(low, high),
+            collective=links.collective,
+            collective_link=links.collective_link,
+        )
     held = _parsed.get(id(hardware.calibration))
     if held is None or held[0] is not hardware.calibration:
         held = (hardware.calibration, _parse(hardware))
@@ -132,6 +147,7 @@ def _parse(hardware: HardwareSpec) -> Calibration:
             for width, values in widths.items()
         }
 
+    exchanges = section("collective")
     return Calibration(
         gemm={
             dtype: _form(values, GemmGrid, GemmModel).of(
@@ -148,6 +164,8 @@ def _parse(hardware: HardwareSpec) -> Calibration:
         },
         scale={str(kind): float(value) for kind, value in section("scale").items()},
         source=str(block["source"]),
+        collective=CollectiveModel.of(exchanges, where=f"{where}.collective") if exchanges else None,
+        collective_link=hardware.interconnect_bytes_per_s,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import InvalidValueError, UnknownNameError
-from ..types import ModelSpec, ProjectorSpec
+from ..types import ModelSpec
 from . import hf_qwen, hf_vision
 from .hf_decoder import DECODER_TYPES, decoder_spec
 from .reader import Reader
@@ -50,17 +50,6 @@ def _text_only(reader: Reader, name: str, source: str) -> ModelSpec:
     return ModelSpec(name=name, family=reader.data["model_type"], decoder=decoder, source=source, notes=notes)
 
 
-def _qwen_vl(reader: Reader, name: str, source: str) -> ModelSpec:
-    """Qwen and, where the config has a ``visual`` section, Qwen-VL: 256 queries an image."""
-    decoder, notes = decoder_spec(reader)
-    if not isinstance(reader.data.get("visual"), Mapping):
-        return ModelSpec(name=name, family="qwen", decoder=decoder, source=source, notes=notes)
-    queries = reader.section("visual").count("n_queries", 256)
-    projector = ProjectorSpec(linears=(), tokens_per_image=queries, tokens_per_frame=queries)
-    notes = (*notes, "the vision tower and resampler of Qwen-VL are not priced, only its language model")
-    return ModelSpec(name=name, family="qwen", decoder=decoder, projector=projector, source=source, notes=notes)
-
-
 FAMILIES: Mapping[str, Callable[[Reader, str, str], ModelSpec]] = {
     "llama": _text_only,
     "mistral": _text_only,
@@ -69,7 +58,7 @@ FAMILIES: Mapping[str, Callable[[Reader, str, str], ModelSpec]] = {
     "mixtral": _text_only,
     "qwen2_moe": _text_only,
     "qwen3_moe": _text_only,
-    "qwen": _qwen_vl,
+    "qwen": hf_qwen.qwen_vl,
     "llava": hf_vision.llava,
     "llava_next": hf_vision.llava_next,
     "llava_onevision": hf_vision.llava_onevision,

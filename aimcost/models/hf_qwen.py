@@ -1,18 +1,20 @@
-"""Configurations of Qwen2-VL, Qwen2.5-VL and Qwen3-VL → ModelSpec."""
+"""Configurations of Qwen-VL, Qwen2-VL, Qwen2.5-VL and Qwen3-VL → ModelSpec."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, VisionSpec
+from ..types import ModelSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, VisionSpec
 from .hf_decoder import decoder_spec, text_section
 from .reader import Reader
 
-__all__ = ["qwen_vit"]
+__all__ = ["qwen_vit", "qwen_vl"]
 
 # What a run without image_size is priced at: the size decides the number of tokens.
 DEFAULT_IMAGE = (1280, 720)
+# Qwen-VL's resampler has a head for every 128 units.
+HEAD_WIDTH = 128
 
 
 def _qwen_tower(reader: Reader, generation: str) -> VisionSpec:
@@ -110,3 +112,41 @@ def qwen_vit(reader: Reader, name: str, source: str) -> ModelSpec:
     )
     parts: dict[str, Any] = {"decoder": decoder, "vision": vision, "projector": projector, "resolution": rule}
     return ModelSpec(name=name, family=kind, source=source, notes=notes, **parts)
+
+
+def qwen_vl(reader: Reader, name: str, source: str) -> ModelSpec:
+    """Qwen and, where the config has a ``visual`` section, Qwen-VL: a ViT and a resampler of 256 queries."""
+    decoder, notes = decoder_spec(reader)
+    if not isinstance(reader.get("visual"), Mapping):
+        return ModelSpec(name=name, family="qwen", decoder=decoder, source=source, notes=notes)
+    section = reader.section("visual")
+    width, layers, queries = section.count("width"), section.count("layers"), section.count("n_queries", 256)
+    ratio = section.get("mlp_ratio", 4.0)
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0.1 <= ratio <= 100:
+        raise section.fail("mlp_ratio", "a number from 0.1 to 100")
+    if section.count("output_dim") != decoder.hidden or decoder.hidden % HEAD_WIDTH:
+        raise section.fail("output_dim", f"hidden_size ({decoder.hidden}), a multiple of {HEAD_WIDTH}")
+    vision = VisionSpec(
+        hidden=width,
+        intermediate=int(width * ratio),
+        layers=layers,
+        stored_layers=layers,
+        heads=section.count("heads"),
+        image_size=section.count("image_size"),
+        patch_size=section.count("patch_size"),
+        pre_norm=True,
+        post_norm=False,
+        patch_bias=False,
+        # one position a query's place, interpolated to the patches
+        position_rows=queries,
+    )
+    if vision.hidden % vision.heads:
+        raise section.fail("heads", f"a divisor of width ({vision.hidden})")
+    if not vision.patches:
+        raise section.fail("patch_size", f"at most image_size ({vision.image_size})")
+    resampler = ResamplerSpec(
+        queries=queries, heads=decoder.hidden // HEAD_WIDTH, tower_width=width, width=decoder.hidden
+    )
+    projector = ProjectorSpec(linears=(), tokens_per_image=queries, tokens_per_frame=queries, resampler=resampler)
+    parts: dict[str, Any] = {"decoder": decoder, "vision": vision, "projector": projector}
+    return ModelSpec(name=name, family="qwen", source=source, notes=notes, **parts)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..ops import Cost, Widths, gemm, pointwise
 from ..types import ModelSpec, ProjectorSpec, TowerLoad, VisionSpec
+from . import resampler
 
 __all__ = ["deepstack_ops", "ops", "parameters"]
 
@@ -24,6 +25,10 @@ def ops(
     """
     vision, projector = model.vision, model.projector
     if vision is None or projector is None:
+        return
+    if projector.resampler is not None:
+        each = float(load.rows * load.columns) if patches is None else patches
+        yield from resampler.ops(projector.resampler, widths, inputs=inputs, patches=each)
         return
     rows = _rows(vision, projector, inputs, load) if patches is None else inputs * patches
     yield from _mlp(projector, widths, rows, "proj", merged=projector.norm_merged)
@@ -65,6 +70,8 @@ def parameters(model: ModelSpec) -> float:
     projector = model.projector
     if projector is None:
         return 0.0
+    if projector.resampler is not None:
+        return resampler.parameters(projector.resampler)
     total = (1 + projector.deepstack) * sum(i * o + o for i, o in projector.linears)
     if projector.norm:
         vectors = 2 if projector.norm == "layer" else 1

@@ -5,7 +5,7 @@ request; a batch multiplies them where an operation is priced.
 """
 
 from .hardware import HardwareSpec
-from .model import DecoderSpec, ModelSpec, MoeSpec, ProjectorSpec, ResolutionSpec, VisionSpec
+from .model import DecoderSpec, ModelSpec, MoeSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, VisionSpec
 from .request import Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Precision",
     "ProjectorSpec",
     "ReductionEvent",
+    "ResamplerSpec",
     "ResolutionSpec",
     "Schedule",
     "TowerLoad",

@@ -25,8 +25,9 @@ class HardwareSpec:
         NVIDIA's, as text ("9.0"); empty elsewhere.
     onchip_bytes, l2_bytes, sm_count
         Register file of all SMs, last-level cache, multiprocessors (CPU: cores).
-    interconnect_bytes_per_s
-        To the peers of one node, both directions added, as datasheets print it.
+    interconnect, interconnect_bytes_per_s
+        Its name (nvlink4, pcie5, …), and what it carries to the peers of one node, both directions added
+        as datasheets print it.
     calibration
         The raw ``calibration`` mapping of the profile, or None.
     folder
@@ -47,8 +48,8 @@ class HardwareSpec:
     l2_bytes: float = 0.0
     sm_count: int = 0
     compute_capability: str = ""
-    interconnect_bytes_per_s: float = 0.0
     interconnect: str = ""
+    interconnect_bytes_per_s: float = 0.0
     tdp_w: float = 0.0
     price_per_hour: float | None = None
     calibration: Mapping[str, Any] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["DecoderSpec", "ModelSpec", "MoeSpec", "ProjectorSpec", "ResolutionSpec", "VisionSpec"]
+__all__ = ["DecoderSpec", "ModelSpec", "MoeSpec", "ProjectorSpec", "ResamplerSpec", "ResolutionSpec", "VisionSpec"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +151,24 @@ class VisionSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResamplerSpec:
+    """Learned queries that attend to the patches of an image (Qwen-VL).
+
+    Attributes
+    ----------
+    queries, heads
+        Visual tokens of an image; attention heads.
+    tower_width, width
+        Of a patch as it leaves the tower, and of the language model.
+    """
+
+    queries: int
+    heads: int
+    tower_width: int
+    width: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectorSpec:
     """The path from tower to language model: a list of linear layers, and token pooling.
 
@@ -177,6 +195,8 @@ class ProjectorSpec:
         decoder layers' visual tokens (Qwen3-VL); their norm is over merged patches.
     keeps_class_token
         The tower's class token goes through as well.
+    resampler
+        In place of linear layers.
     """
 
     linears: tuple[tuple[int, int], ...]
@@ -189,6 +209,7 @@ class ProjectorSpec:
     norm_merged: bool = False
     deepstack: int = 0
     keeps_class_token: bool = False
+    resampler: ResamplerSpec | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
