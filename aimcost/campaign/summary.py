@@ -120,7 +120,7 @@ def _dense(samples: list[Sample], peaks: Peaks | None) -> list[dict[str, Any]]:
 
 
 def _best(row: Mapping[str, Any]) -> float:
-    return min(row[key] for key in ("eager_s", "graph_s") if row[key] is not None)
+    return min(float(row[key]) for key in ("eager_s", "graph_s") if row[key] is not None)
 
 
 def _rows(samples: list[Sample]) -> list[dict[str, Any]]:
