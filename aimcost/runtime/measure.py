@@ -28,7 +28,17 @@ from .probe import Probe, Stopwatch
 if TYPE_CHECKING:
     from ..run import Run
 
-__all__ = ["VARIANTS", "Prompt", "build", "measure_run", "prompt_of", "time_decode", "time_prefills"]
+__all__ = [
+    "VARIANTS",
+    "Prompt",
+    "build",
+    "check_run",
+    "measure_run",
+    "prompt_of",
+    "rehearse",
+    "time_decode",
+    "time_prefills",
+]
 
 VARIANTS = ("dense", "reduced")
 # Decode steps differ by one token of cache: this many tell the mean well enough.
@@ -132,6 +142,18 @@ def check_run(run: Run, device: str) -> None:
         raise UnsupportedModelError(
             f"method {run.schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"
         )
+
+
+def rehearse(run: Run) -> None:
+    """Refuse what the model itself shows to be impossible, on one without weights.
+
+    Raises
+    ------
+    UnsupportedModelError, ScheduleError, InvalidValueError, UnknownNameError
+        A family, a scorer or a prompt that cannot be run.
+    """
+    model = build(run, "meta")
+    _variant(run, model, prompt_of(run, model), "reduced" if run.schedule.events else "dense")
 
 
 def build(run: Run, device: str) -> PreTrainedModel:

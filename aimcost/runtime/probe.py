@@ -28,6 +28,7 @@ Key = tuple[str, int]
 # What a container calls to turn pixels into tokens, tower and projector together.
 FEATURE_METHODS = ("get_image_features", "get_video_features")
 _TOWERS = ("vision_tower", "visual")
+_PARTS = ("projections", "self_attn", "mlp", "norms")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
@@ -76,6 +77,7 @@ class Probe:
         self._marks: dict[Key, list[Mark]] = defaultdict(list)
         self._handles: list[RemovableHandle] = []
         self._undo = ExitStack()
+        self._computing = False
 
     def __enter__(self) -> Probe:
         decoder, layers = self.family.decoder, self.family.layers
@@ -135,7 +137,7 @@ class Probe:
     def _read_parts(self, seconds: dict[Key, float]) -> None:
         """Parts of all layers together; what is in none of them is the residual
         additions and what calling the modules takes."""
-        total = dict.fromkeys(("projections", "self_attn", "mlp", "norms"), 0.0)
+        total = dict.fromkeys(_PARTS, 0.0)
         for (name, _), marks in self._marks.items():
             if name in total:
                 total[name] += sum(self.watch.seconds(a, b) for a, b in zip(marks[::2], marks[1::2], strict=True))
@@ -152,18 +154,25 @@ class Probe:
         }
         seconds.update({(f"group {name}", 0): max(value, 0.0) for name, value in groups.items()})
 
-    def _before(self, module: nn.Module, key: Key, *, outermost: bool) -> None:
-        def hook(*_: object) -> None:
-            self._marks[key].append(self.watch.mark())
+    def _hook(self, key: Key) -> Callable[..., None]:
+        what = key[0]
 
-        self._handles.append(module.register_forward_pre_hook(hook, prepend=outermost))
+        def hook(*_: object) -> None:
+            if what in _PARTS and not self._computing:
+                return  # a selection that looks at the next layer's queries runs parts of it, to no end
+            self._marks[key].append(self.watch.mark())
+            if what in ("layer", "computed"):
+                # a layer computes from its first mark to the one before the selection
+                self._computing = what == "layer" and len(self._marks[key]) == 1
+
+        return hook
+
+    def _before(self, module: nn.Module, key: Key, *, outermost: bool) -> None:
+        self._handles.append(module.register_forward_pre_hook(self._hook(key), prepend=outermost))
 
     def _after(self, module: nn.Module, key: Key, *, outermost: bool) -> None:
-        def hook(*_: object) -> None:
-            self._marks[key].append(self.watch.mark())
-
         # hooks after a module run in order: the outermost comes last
-        self._handles.append(module.register_forward_hook(hook, prepend=not outermost))
+        self._handles.append(module.register_forward_hook(self._hook(key), prepend=not outermost))
 
     def _around(self, module: nn.Module, key: Key) -> None:
         self._before(module, key, outermost=True)

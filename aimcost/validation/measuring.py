@@ -64,6 +64,7 @@ def measure_validation(
     environment.require_device(device)
     for run in runs.values():
         measure.check_run(run, device)
+        measure.rehearse(run)
     before = environment.describe(device)
     settings = {
         "repeats": repeats,

@@ -143,6 +143,23 @@ def test_the_probe_leaves_the_model_as_it_found_it() -> None:
     assert [(len(m._forward_pre_hooks), len(m._forward_hooks), set(vars(m))) for m in modules] == before
 
 
+@pytest.mark.parametrize("method", ["pyramiddrop", "fastv", "dart", "sparsevlm", "vtw", "divprune"])
+def test_methods_of_every_kind_are_timed(document: dict[str, Any], method: str) -> None:
+    """One that looks at the next layer's queries runs parts of it twice: they count as selection alone."""
+    run = load_run({**document, "method": {"name": method}})
+    found = by_op(measure_run(run, repeats=1))
+    tokens = [s.dims["tokens"] for s in found["layer"] if s.labels["variant"] == "reduced"]
+    assert tokens == list(run.schedule.tokens)
+    assert len(found.get("selection", [])) == len(run.schedule.layer_events)
+    parts = sum(s.samples_s[0] for s in found["group"] if s.labels["variant"] == "reduced")
+    assert parts > 0
+
+
+def test_a_masked_run_computes_on_every_token(document: dict[str, Any]) -> None:
+    found = by_op(measure_run(load_run({**document, "implementation": "masked"}), repeats=1))
+    assert {s.dims["tokens"] for s in found["layer"]} == {60}
+
+
 def test_what_is_timed_is_what_apply_runs(document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """The reduced passes go through the executor, the dense ones do not."""
     entered = []
@@ -180,6 +197,15 @@ def test_without_a_gpu_cuda_is_refused_in_one_line(cli: Any, document: dict[str,
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
     assert "'device' must be 'cpu' here" in done.stderr
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_what_the_model_cannot_do_is_refused_before_anything_is_measured(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    runs = {"fine": load_run(document), "not": load_run({**document, "method": {"name": "visionzip"}})}
+    with pytest.raises(AimcostError, match="cls_attention"):
+        measure_validation(runs, path=tmp_path / "record.json")
     assert not (tmp_path / "record.json").exists()
 
 
