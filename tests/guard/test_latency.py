@@ -199,7 +199,7 @@ def loop(steps):
 
     return prefill
 
-@pytest.mark.latency_budget("run.yaml", name="loop", rounds=9, attempts=2, slowdown=0.2)
+@pytest.mark.latency_budget("run.yaml", name="loop", rounds=9, slowdown=0.4)
 def test_loop(aimcost):
     aimcost.check(prefill=loop(400))
 
@@ -208,7 +208,7 @@ def test_model(aimcost):
     aimcost.check()
 """
 FAILING = """
-@pytest.mark.latency_budget("run.yaml", name="loop", rounds=9, attempts=2, slowdown=0.2)
+@pytest.mark.latency_budget("run.yaml", name="loop", rounds=9, slowdown=0.4)
 def test_slower(aimcost):
     aimcost.check(prefill=loop(800))
 
