@@ -1,60 +1,35 @@
 """Times a run for real: a model with random weights from its configuration, dense and reduced in turns.
 
-`measure_run` is the whole; `build`, `prompt_of`, `time_prefills` and `time_decode` are its parts. The
+`measure_run` is the whole; `time_prefills` and `time_decode` are its parts, on what `subject` builds. The
 samples name what they are and on how many tokens; `aimcost.validation` puts the prediction beside them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedModel
 
-from ..errors import InvalidValueError, UnsupportedModelError
-from ..loading.model import model_config
 from ..records import RecordWriter, Sample
-from .build import build_model
-from .executor import apply
 from .families import locate
-from .layout import Boundaries
-from .masked import apply_masked
 from .probe import Probe, Stopwatch
+from .subject import Prompt, build, check_run, executing, prompt_of
 
 if TYPE_CHECKING:
     from ..run import Run
 
-__all__ = [
-    "VARIANTS",
-    "Prompt",
-    "build",
-    "check_run",
-    "measure_run",
-    "prompt_of",
-    "rehearse",
-    "time_decode",
-    "time_prefills",
-]
+__all__ = ["VARIANTS", "measure_run", "time_decode", "time_prefills"]
 
 VARIANTS = ("dense", "reduced")
 # Decode steps differ by one token of cache: this many tell the mean well enough.
 MAX_STEPS = 16
-_DTYPES = ("fp32", "bf16", "fp16")
-_IMAGE_MODELS, _VIDEO_MODELS = ("llava",), ("llava_onevision",)
 
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompt:
-    """What the model is called with, and which of it is visual (None: the placeholders tell)."""
-
-    inputs: Mapping[str, torch.Tensor]
-    boundaries: Boundaries | None
 
 
 def measure_run(
@@ -117,89 +92,6 @@ def measure_run(
     return tuple(samples)
 
 
-def check_run(run: Run, device: str) -> None:
-    """Refuse what cannot be executed, before anything is built.
-
-    Raises
-    ------
-    InvalidValueError, UnsupportedModelError
-        Naming the key and what is possible.
-    """
-    if device not in ("cpu", "cuda"):
-        raise InvalidValueError("device", "'cpu' or 'cuda'", device)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidValueError("device", "'cpu' here, since no GPU is usable", device)
-    formats = {run.precision.weights, run.precision.activations, run.precision.kv}
-    if len(formats) > 1 or not formats <= set(_DTYPES):
-        raise InvalidValueError("precision", f"one of {', '.join(_DTYPES)} throughout, to be run", sorted(formats))
-    if run.parallel.devices > 1:
-        raise InvalidValueError("parallel", "one device, to be run", run.parallel.devices)
-    if run.attention != "flash" or run.implementation == "eager":
-        raise InvalidValueError("attention", "flash, with implementation fused or masked, to be run", run.attention)
-    if run.file.execution != "eager":
-        raise InvalidValueError("execution", "eager, to be run", run.file.execution)
-    if run.schedule.tower_events:
-        raise UnsupportedModelError(
-            f"method {run.schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"
-        )
-
-
-def rehearse(run: Run) -> None:
-    """Refuse what the model itself shows to be impossible, on one without weights.
-
-    Raises
-    ------
-    UnsupportedModelError, ScheduleError, InvalidValueError, UnknownNameError
-        A family, a scorer or a prompt that cannot be run.
-    """
-    model = build(run, "meta")
-    _variant(run, model, prompt_of(run, model), "reduced" if run.schedule.events else "dense")
-
-
-def build(run: Run, device: str) -> PreTrainedModel:
-    """The run's model with random weights, in its number format."""
-    config = {key: value for key, value in model_config(run.file.model).items() if key != "name"}
-    return build_model(config, device=device, dtype=run.precision.weights)
-
-
-def prompt_of(run: Run, model: PreTrainedModel) -> Prompt:
-    """A prompt of random tokens, and random pixels where the run's tower sees any.
-
-    Raises
-    ------
-    UnsupportedModelError
-        Pixels for a family whose input form is not known here; ``visual_tokens`` runs the decoder alone.
-    """
-    workload, schedule = run.workload, run.schedule
-    text, visual = workload.text_tokens, workload.visual_tokens
-    generator = torch.Generator().manual_seed(0)
-    kind = model.config.model_type
-    vocabulary = model.config.get_text_config().vocab_size
-    special = [getattr(model.config, f"{name}_token_id", None) for name in ("image", "video")]
-    known = [token for token in special if token is not None]
-    highest = min([vocabulary, *known])
-    ids = torch.randint(1, max(2, highest), (workload.batch, text + visual), generator=generator)
-    if not workload.frames and not workload.images:
-        # no placeholders: say what is visual
-        triple = (schedule.text_before, visual, schedule.text_after)
-        return Prompt(inputs={"input_ids": ids.to(model.device)}, boundaries=triple)
-    before = schedule.text_before
-    count: tuple[int, ...]
-    if workload.frames and kind in _VIDEO_MODELS:
-        key, token, count = "pixel_values_videos", special[1], (workload.batch, workload.frames)
-    elif workload.images and kind in _IMAGE_MODELS:
-        key, token, count = "pixel_values", special[0], (workload.batch * workload.images,)
-    else:
-        raise UnsupportedModelError(
-            f"validate feeds frames to {', '.join(_VIDEO_MODELS)} and images to {', '.join(_IMAGE_MODELS)} "
-            f"(got {kind}): with workload.visual_tokens its decoder alone is measured"
-        )
-    ids[:, before : before + visual] = token
-    side = model.config.vision_config.image_size
-    pixels = torch.randn((*count, 3, side, side), generator=generator).to(model.device, model.dtype)
-    return Prompt(inputs={"input_ids": ids.to(model.device), key: pixels}, boundaries=None)
-
-
 def time_prefills(
     run: Run,
     model: PreTrainedModel,
@@ -220,14 +112,14 @@ def time_prefills(
     facts: dict[str, dict[str, float]] = {}
 
     def once(variant: str, *, groups: bool = False) -> None:
-        with _variant(run, model, prompt, variant), Probe(family, watch, groups=groups) as probe:
+        with executing(run, model, prompt, variant), Probe(family, watch, groups=groups) as probe:
             for (what, index), seconds in probe.time(lambda: _forward(model, prompt)).items():
                 if what.startswith("group ") == groups:
                     taken.setdefault((variant, what, index), []).append(seconds)
 
     variants = VARIANTS if run.schedule.events else VARIANTS[:1]
     for variant in variants:
-        with _variant(run, model, prompt, variant):
+        with executing(run, model, prompt, variant):
             facts[variant] = _warm_up(model, prompt, device)
     for turn in range(repeats):
         progress(turn + 1, repeats + 1, f"{run.model.name}, pass {turn + 1} of {repeats}")
@@ -243,40 +135,43 @@ def time_prefills(
 def _samples(
     run: Run, taken: dict[tuple[str, str, int], list[float]], facts: dict[str, dict[str, float]], watch: Stopwatch
 ) -> Iterator[Sample]:
-    """Samples of what a run has: no merge, tower or selection where there is none."""
-    cuts = {event.after_layer: event for event in run.schedule.layer_events}
-    seen = bool(run.workload.frames or run.workload.images)
     for (variant, what, index), seconds in taken.items():
-        tokens = run.computed.tokens if variant == "reduced" else (_prompt_tokens(run),) * len(run.schedule.tokens)
-        dims: dict[str, float] = {}
-        name = ""
-        if what in ("prefill", "total"):
-            if what == "total" and not seen:
-                continue
-            op = "ttft" if what == "total" else what
-            dims = {"tokens": float(tokens[0]), **(facts[variant] if what == "prefill" else {})}
-        elif what in ("layer", "selection"):
-            cut = cuts.get(index) if variant == "reduced" else None
-            if what == "selection" and cut is None:
-                continue
-            op, dims = what, {"layer": float(index), "tokens": float(tokens[index])}
-            if what == "selection" and cut is not None:
-                dims["tokens_out"] = float(cut.tokens_out)
-        elif what.startswith("group "):
-            op, name = "group", what.removeprefix("group ")
-        elif what in ("vision", "projector") or (variant == "reduced" and run.schedule.pre_llm_events):
-            op = what
-        else:
+        named = _named(run, variant, what, index)
+        if named is None:
             continue
+        op, name, dims = named
         yield Sample(
             op=op,
             name=name,
-            dims=dims,
+            dims={**dims, **facts[variant]} if op == "prefill" else dims,
             dtype=run.precision.activations,
             samples_s=tuple(max(value, 0.0) for value in seconds),
             clock=watch.clock,
             labels={"variant": variant},
         )
+
+
+def _named(run: Run, variant: str, what: str, index: int) -> tuple[str, str, dict[str, float]] | None:
+    """Operation, name and sizes of what a probe timed; None for a merge, tower or selection that a run lacks."""
+    reduced, schedule = variant == "reduced", run.schedule
+    tokens = run.computed.tokens if reduced else (_prompt_tokens(run),) * len(schedule.tokens)
+    if what == "prefill":
+        return "prefill", "", {"tokens": float(tokens[0])}
+    if what == "total":
+        seen = run.workload.frames or run.workload.images
+        return ("ttft", "", {"tokens": float(tokens[0])}) if seen else None
+    if what == "layer":
+        return "layer", "", {"layer": float(index), "tokens": float(tokens[index])}
+    if what == "selection":
+        left = [float(event.tokens_out) for event in schedule.layer_events if event.after_layer == index]
+        if not reduced or not left:
+            return None
+        return "selection", "", {"layer": float(index), "tokens": float(tokens[index]), "tokens_out": left[0]}
+    if what.startswith("group "):
+        return "group", what.removeprefix("group "), {}
+    if what == "merge" and not (reduced and schedule.pre_llm_events):
+        return None
+    return what, "", {}
 
 
 def time_decode(
@@ -289,7 +184,7 @@ def time_decode(
     token = prompt.inputs["input_ids"][:, :1]
     for _ in range(repeats):
         for variant in VARIANTS if run.schedule.events else VARIANTS[:1]:
-            with _variant(run, model, prompt, variant):
+            with executing(run, model, prompt, variant):
                 cache = _forward(model, prompt).past_key_values
                 watch.drain()
                 start = watch.mark()
@@ -328,13 +223,6 @@ def _warm_up(model: PreTrainedModel, prompt: Prompt, device: str) -> dict[str, f
     _forward(model, prompt)
     torch.cuda.synchronize()
     return {"held_bytes": float(before), "peak_bytes": float(torch.cuda.max_memory_allocated())}
-
-
-def _variant(run: Run, model: PreTrainedModel, prompt: Prompt, variant: str) -> AbstractContextManager[Any]:
-    if variant == "dense":
-        return nullcontext()
-    execute = apply_masked if run.implementation == "masked" else apply
-    return execute(model, run.schedule, boundaries=prompt.boundaries)
 
 
 def _prompt_tokens(run: Run) -> int:

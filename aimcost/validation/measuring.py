@@ -59,12 +59,12 @@ def measure_validation(
     MissingExtraError, InvalidValueError, UnsupportedModelError
         torch is not installed, no such device, or a run that cannot be executed; before anything is measured.
     """
-    measure = runtime("measure")
+    measure, subject = runtime("measure"), runtime("subject")
     environment = importlib.import_module(f"{PACKAGE}.profiling.environment")
     environment.require_device(device)
     for run in runs.values():
-        measure.check_run(run, device)
-        measure.rehearse(run)
+        subject.check_run(run, device)
+        subject.rehearse(run)
     before = environment.describe(device)
     settings = {
         "repeats": repeats,
@@ -124,7 +124,7 @@ def _measure(
     if key not in models:
         models.clear()  # one model at a time fits any machine that runs it at all
         progress(0, 1, f"{label}: building the model")
-        models[key] = measure.build(run, device)
+        models[key] = runtime("subject").build(run, device)
     measure.measure_run(
         run,
         device=device,

@@ -22,8 +22,9 @@ from aimcost.records import RecordWriter, Sample, load_record  # noqa: E402
 from aimcost.run import load_run  # noqa: E402
 from aimcost.runtime import executor  # noqa: E402
 from aimcost.runtime.families import locate  # noqa: E402
-from aimcost.runtime.measure import build, measure_run, prompt_of  # noqa: E402
+from aimcost.runtime.measure import measure_run  # noqa: E402
 from aimcost.runtime.probe import Probe, Stopwatch  # noqa: E402
+from aimcost.runtime.subject import build, prompt_of  # noqa: E402
 from aimcost.validation import compare_record  # noqa: E402
 from aimcost.validation.measuring import load_runs, measure_validation, read_profile  # noqa: E402
 
