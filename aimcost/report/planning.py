@@ -11,8 +11,8 @@ import yaml
 
 from ..errors import MissingExtraError
 from ..planner.choice import Choice
-from ..planner.planning import Plan, Setting
 from ..planner.questions import Answer
+from ..planner.result import Plan, Setting
 from ..planner.search import Group
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .export import to_csv
