@@ -201,14 +201,17 @@ def kernels(visit: Visit, book: Book) -> None:
 
 
 def dense(visit: Visit, book: Book) -> None:
-    """The unreduced prefill over prompt lengths, graph and eager."""
+    """The unreduced prefill over prompt lengths, graph and eager, and at one of them by attention backend."""
     rig = visit.rig(visit.sizes.model)
     for tokens in visit.sizes.dense:
-        document = run_document(
-            visit.sizes, workload={"text_tokens": tokens}, method={"name": "none"}, include=["prefill"]
-        )
-        case = visit.case(f"dense_{tokens}", document)
+        case = visit.case(f"dense_{tokens}", _text(visit, tokens))
         _guarded(visit, book, case, partial(rig.prefill, case, _paths(case)))
+    if visit.device != "cuda":
+        return
+    for backend in visit_module("rig").ATTENTION_BACKENDS:
+        tokens = visit.sizes.backends_at
+        case = visit.case(f"dense_{tokens}", _text(visit, tokens), sdpa=backend)
+        _guarded(visit, book, case, partial(rig.prefill, case, ("graph",)))
 
 
 def seeds(visit: Visit, book: Book) -> None:
@@ -269,6 +272,11 @@ def memory(visit: Visit, book: Book) -> None:
             visit.tick()
             case = visit.row_case(row, implementation)
             book.result(**module.peak_memory(rig, case), implementation=implementation)
+
+
+def _text(visit: Visit, tokens: int) -> dict[str, Any]:
+    workload = {"text_tokens": tokens}
+    return run_document(visit.sizes, workload=workload, method={"name": "none"}, include=["prefill"])
 
 
 def _built(visit: Visit, model: str | Mapping[str, Any], case: Any) -> tuple[list[Any], list[str]]:

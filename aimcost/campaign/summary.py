@@ -51,7 +51,10 @@ def summarise(folder: str | Path) -> dict[str, Any]:
         "dense": _dense(_samples(records, "dense"), peaks),
         "rows": rows,
         "overhead": _overhead(_samples(records, "kernels"), rows, peaks),
-        "stages": [_stage(s) for name in ("tower", "decode", "ttft") for s in _samples(records, name)],
+        "stages": [
+            *(_stage(s) for s in _samples(records, "dense") if "sdpa" in s.labels),
+            *(_stage(s) for name in ("tower", "decode", "ttft") for s in _samples(records, name)),
+        ],
         "memory": _results(records, "memory"),
     }
 
@@ -109,6 +112,8 @@ def _flops(sample: Sample) -> float:
 def _dense(samples: list[Sample], peaks: Peaks | None) -> list[dict[str, Any]]:
     rows: dict[float, dict[str, Any]] = {}
     for sample in samples:
+        if "sdpa" in sample.labels:
+            continue
         tokens = int(sample.dims["prompt"])
         row = rows.setdefault(tokens, {"tokens": tokens, "flops": _flops(sample), "eager_s": None, "graph_s": None})
         row[f"{sample.labels['path']}_s"] = sample.median_s
@@ -120,7 +125,7 @@ def _dense(samples: list[Sample], peaks: Peaks | None) -> list[dict[str, Any]]:
 
 
 def _best(row: Mapping[str, Any]) -> float:
-    return min(row[key] for key in ("eager_s", "graph_s") if row[key] is not None)
+    return min(float(row[key]) for key in ("eager_s", "graph_s") if row[key] is not None)
 
 
 def _rows(samples: list[Sample]) -> list[dict[str, Any]]:
@@ -130,7 +135,8 @@ def _rows(samples: list[Sample]) -> list[dict[str, Any]]:
     dense: dict[tuple[str, float], dict[str, float]] = {}
     for sample in samples:
         labels, path = sample.labels, sample.labels["path"]
-        if labels["method"] == "none" and labels["implementation"] == "fused" and "selection" not in labels:
+        plain = labels["method"] == "none" and labels["implementation"] == "fused"
+        if plain and not {"selection", "sdpa"} & labels.keys():
             home = dense.setdefault((_model_of(sample), sample.dims["prompt"]), {})
             home[path] = min(sample.median_s, home.get(path, sample.median_s))
         if "rows" not in labels:
@@ -191,7 +197,7 @@ def _stage(sample: Sample) -> dict[str, Any]:
     return {
         "op": sample.op,
         "name": sample.name,
-        "path": sample.labels["path"],
+        "path": " ".join((sample.labels["path"], sample.labels.get("sdpa", ""))).strip(),
         "tokens": sample.labels["tokens"],
         "median_s": sample.median_s,
         "repeats": len(sample.samples_s),
