@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,9 +25,10 @@ from aimcost.campaign.deadline import OutOfTime  # noqa: E402
 from aimcost.campaign.rows import prompt_tokens, seed_rows  # noqa: E402
 from aimcost.campaign.run import run_campaign  # noqa: E402
 from aimcost.campaign.sizes import FULL, TINY, config_of  # noqa: E402
-from aimcost.campaign.steps import STEPS, Step, Visit  # noqa: E402
+from aimcost.campaign.steps import STEPS, Step  # noqa: E402
 from aimcost.campaign.summary import summarise  # noqa: E402
 from aimcost.campaign.text import summary_text  # noqa: E402
+from aimcost.campaign.visit import Visit  # noqa: E402
 from aimcost.errors import FileFormatError, InvalidValueError  # noqa: E402
 from aimcost.loading.files import read_mapping  # noqa: E402
 from aimcost.loading.hardware import load_hardware  # noqa: E402
@@ -114,16 +116,24 @@ def test_the_summary_is_read_without_torch(dry: Any) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip() == summary_text(summarise(dry[0])).rstrip()
     assert "video_aim_32f" in done.stdout
-    assert "55.03" in done.stdout  # what the paper prints for it
+    assert "55.03" not in done.stdout  # the paper's figure is not that of a tiny model
 
 
-def test_the_tables_follow_from_the_samples(dry: Any) -> None:
+def test_the_tables_follow_from_the_samples(dry: Any, tmp_path: Path) -> None:
     found = summarise(dry[0])
     seeds = {s.name: s.median_s for s in load_record(dry[0] / "seeds.json").samples}
     row = next(r for r in found["rows"] if "video_vtw" in r["rows"])
     assert row["eager_s"] == seeds["video_vtw"]
     assert row["speedup"] == pytest.approx(seeds["llava_ov_7b"] / seeds["video_vtw"])
+    assert row["printed_ms"] is None
+    full = tmp_path / "full"
+    shutil.copytree(dry[0], full)
+    state = json.loads((full / "summary.json").read_text())
+    (full / "summary.json").write_text(json.dumps({**state, "tiny": False}))
+    row = next(r for r in summarise(full)["rows"] if "video_vtw" in r["rows"])
     assert row["printed_ms"] == 101.93
+    assert row["printed_speedup"] == pytest.approx(439.58 / 101.93)
+    assert "101.93" in summary_text(summarise(full))
     score = next(k for k in found["kernels"] if k["op"] == "score")
     # 6 passes of 2·d + 2 FLOPs and 5 · 2 more a causal pair, 4 heads, 60 tokens, d 16
     flops = 4 * 60 * 61 / 2 * (6 * (2 * 16 + 2) + 5 * 2)
@@ -376,6 +386,15 @@ def test_bad_input_is_one_line(cli: Any, tmp_path: Path) -> None:
         summarise(tmp_path)
     with pytest.raises(InvalidValueError):
         run_campaign(tmp_path, device="cpu", minutes=-1.0)
+
+
+def test_a_model_that_does_not_fit_in_memory_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aimcost.profiling.environment._ram_bytes", lambda: 1e9)
+    tower = next(step for step in STEPS if step.name == "tower")
+    state = run_campaign(tmp_path, device="cpu", minutes=1.0, steps=[tower])
+    assert state["steps"][0]["state"] == "failed"
+    # 8.03 B parameters of 4 bytes
+    assert "the model holds 32.1" in state["steps"][0]["message"]
 
 
 def test_the_environment_is_in_every_record(dry: Any) -> None:

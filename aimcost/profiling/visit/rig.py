@@ -20,7 +20,7 @@ from ...runtime.masked import apply_masked
 from ...runtime.timing import time_call
 from ...types import Schedule
 
-__all__ = ["ATTENTION_BACKENDS", "Prefill", "Rig", "Tick", "attending", "computing", "token_runs"]
+__all__ = ["ATTENTION_BACKENDS", "Prefill", "Rig", "Tick", "attending", "computing", "token_runs", "weight_bytes"]
 
 Tick = Callable[[], None]
 ATTENTION_BACKENDS = {
@@ -214,6 +214,12 @@ class Rig:
         """Give cached memory back, so that the next prompt finds it in one piece."""
         if self.cuda:
             torch.cuda.empty_cache()
+
+
+def weight_bytes(config: Mapping[str, Any], dtype: str) -> float:
+    """Bytes of a model's weights, without building it."""
+    model = build_model(config, device="meta", dtype=dtype)
+    return float(sum(p.numel() * p.element_size() for p in model.parameters()))
 
 
 def attending(backend: str | None) -> AbstractContextManager[Any]:
