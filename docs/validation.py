@@ -1,4 +1,4 @@
-"""Write docs/validation.md from the shipped profiles and the committed timings of others."""
+"""Write docs/validation.md from the shipped profiles, the committed timings of others, and the records."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from pathlib import Path
 from aimcost import discover
 from aimcost.external import compare_external, read_external
 from aimcost.loading.files import read_mapping
+from aimcost.records import load_record
 from aimcost.report.calibration import errors_text, external_text
+from aimcost.report.validation import validation_section
+from aimcost.report.validation_plot import draw_validation
+from aimcost.validation import compare_record
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "hardware_profiles" / "measurements"
+PICTURES = ROOT / "docs" / "pictures"
 EXTERNAL = ROOT / "tests" / "baselines" / "external_gemm_timings.csv"
 
 HEAD = """# Predicted against measured
@@ -37,6 +43,20 @@ stack that was left out of the fits. *Scale* is the one factor that would remove
 where the stack is of the tables' kind; where a clock is of another era it is not, and a scale is the cure.
 """
 
+MEASURED = """## Runs of the AIM implementation, timed for real
+
+Each section is one record in `hardware_profiles/measurements/`: models with random weights, run dense and
+reduced through `aimcost.apply`, beside the prediction of `calibrated` with a profile of the same machine. The
+record holds the runs, the profile and every sample, so that
+
+    aimcost validate --from-record RECORD
+
+prints these digits on any computer, without torch. On a CPU one thread is timed by its own CPU time, which
+other load hardly stretches. Prefills and layers are the claim; *selection*, *merge* and the groups are below
+them in time, and say where an error comes from (*rest*: residual additions, and what calling the modules
+takes, which no operation of the table holds).
+"""
+
 UNKNOWN = """## What is not known
 
 - **No prefill of the AIM implementation has been timed on a GPU by this project yet.** Predicted times of
@@ -56,6 +76,7 @@ UNKNOWN = """## What is not known
 def page() -> str:
     """The page's Markdown."""
     parts = [HEAD, external_text(compare_external(read_external(EXTERNAL)), tablefmt="github"), ""]
+    parts += [MEASURED, *sections()]
     parts.append("## Held-out errors by card\n")
     for name, path in discover.names("hardware").items():
         block = read_mapping(path).get("calibration")
@@ -63,6 +84,21 @@ def page() -> str:
             parts.append(f"### {name}\n\n{block['source']}, {block['date']}\n")
             parts.append(errors_text(block["errors"], tablefmt="github") + "\n")
     return "\n".join([*parts, UNKNOWN])
+
+
+def sections() -> list[str]:
+    """One section a validation record; other records in the folder are profiles and campaigns."""
+    found = []
+    for path in sorted(RECORDS.rglob("*.json")):
+        record = load_record(path)
+        if record.kind == "validation":
+            relative = path.relative_to(ROOT).as_posix()
+            comparison = compare_record(record, where=relative)
+            picture = PICTURES / f"{path.parent.name}_{path.stem}.svg"
+            draw_validation(comparison, picture)
+            drawn = f"![predicted against measured]({picture.relative_to(ROOT / 'docs').as_posix()})\n"
+            found += [validation_section(comparison, relative), drawn]
+    return found
 
 
 if __name__ == "__main__":

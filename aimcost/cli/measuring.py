@@ -1,4 +1,4 @@
-"""Commands that measure, or fit to what was measured: calibrate, profile, campaign, demo."""
+"""Commands that measure, or fit to what was measured: calibrate, profile, validate, campaign, demo."""
 
 from __future__ import annotations
 
@@ -80,6 +80,58 @@ def profile(
         return
     write_atomically(output, text)
     print(profile_text(measured, output, kept))
+
+
+@app.command()
+def validate(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUN]...", help="Run files, or names in configs/runs.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="A profile of this machine; measured in between without it.")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="The record to write.")] = None,
+    from_record: Annotated[
+        Path | None, typer.Option("--from-record", metavar="FILE", help="Compare again from a record, offline.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE", help="Draw predicted against measured (png, svg, pdf).")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, max=100, help="Passes of each variant in each of two rounds.")] = 2,
+    as_json: JsonOption = False,
+) -> None:
+    """Run runs for real, dense and reduced, and compare their times with the prediction."""
+    from ..errors import InvalidValueError
+
+    if bool(runs) == (from_record is not None):
+        raise InvalidValueError("RUN", "given, or --from-record, one of the two", None)
+    if from_record is None:
+        import_module("aimcost.profiling").quiet_process()
+    from ..report.export import to_json
+    from ..report.validation import validation_text
+    from ..report.validation_plot import check_plot, draw_validation
+    from ..validation import compare_record
+
+    if plot is not None:
+        check_plot(plot)
+    if from_record is not None:
+        from ..records import load_record
+
+        record, where = load_record(from_record), str(from_record)
+    else:
+        from ..validation.measuring import load_runs, measure_validation
+
+        where = str(output or "record")
+        given = load_runs(runs or [])
+        with progress_bar() as step:
+            record = measure_validation(
+                given, device=device, profile=profile, repeats=repeats, path=output, progress=step
+            )
+    comparison = compare_record(record, where=where)
+    print(to_json(comparison.to_dict()) if as_json else validation_text(comparison))
+    if plot is not None:
+        draw_validation(comparison, plot)
 
 
 @app.command()
