@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import InvalidValueError
 from ..records import write_atomically
 from ..report.export import to_json
-from .run import SUMMARY, run_campaign
+from .run import SUMMARY, check_minutes, run_campaign
 from .summary import summarise
 from .text import summary_text
 
@@ -43,6 +43,7 @@ def campaign_command(
     if (output is None) == (source is None):
         raise InvalidValueError("campaign", "given one of -o DIR and --from DIR", None)
     if output is not None:
+        check_minutes(minutes)
         if device == "cpu":
             importlib.import_module("aimcost.profiling").quiet_process()
         with _watchdog(minutes * 60.0):

@@ -13,9 +13,10 @@ from ..records import Environment, load_record, now, write_atomically
 from .book import Book
 from .deadline import Deadline, OutOfTime, alarm
 from .sizes import FULL, TINY
-from .steps import STEPS, Step, Visit, profile, profile_name
+from .steps import STEPS, Step, profile
+from .visit import Visit, profile_name
 
-__all__ = ["SUMMARY", "run_campaign"]
+__all__ = ["SUMMARY", "check_minutes", "run_campaign"]
 
 SUMMARY = "summary.json"
 SCHEMA_VERSION = 1
@@ -23,6 +24,7 @@ SCHEMA_VERSION = 1
 RESERVE_SHARE, RESERVE_S = 0.05, 10.0
 # A step that does not ask the time itself is stopped this much later.
 GRACE = 1.1
+MOST_MINUTES = 24 * 60
 Say = Callable[[str], None]
 
 
@@ -64,8 +66,7 @@ def run_campaign(
     MissingExtraError
         torch or transformers is not installed.
     """
-    if not 0 < minutes <= 24 * 60:
-        raise InvalidValueError("minutes", "above 0 and at most 1440", minutes)
+    check_minutes(minutes)
     total = minutes * 60.0
     reserve = min(RESERVE_S, RESERVE_SHARE * total)
     deadline = Deadline.after(total - reserve)
@@ -97,6 +98,12 @@ def run_campaign(
     summary["finished"] = now()
     _save(folder, summary)
     return summary
+
+
+def check_minutes(minutes: float) -> None:
+    """Raise InvalidValueError unless a campaign can last that long."""
+    if not 0 < minutes <= MOST_MINUTES:
+        raise InvalidValueError("minutes", f"above 0 and at most {MOST_MINUTES}", minutes)
 
 
 def _steps(

@@ -43,7 +43,7 @@ class Sizes:
     repeats, budget_s
         Samples of a timing, and the seconds after which fewer must do.
     profile
-        Sizes of the profile in place of the device's own, as keyword arguments.
+        Sizes of the profile in place of the device's own, as keyword arguments; it measures one format.
     """
 
     model: str | Mapping[str, Any] = MODEL
@@ -69,7 +69,7 @@ class Sizes:
     depth: int | None = None
     repeats: int = 20
     budget_s: float = 12.0
-    profile: Mapping[str, Any] = field(default_factory=lambda: {"dtypes": ("bf16",)})
+    profile: Mapping[str, Any] = field(default_factory=dict)
 
 
 def config_of(model: str | Mapping[str, Any]) -> Mapping[str, Any]:
@@ -115,7 +115,6 @@ _TINY_MODEL = {
     **_IDS,
 }
 _TINY_PROFILE = {
-    "dtypes": ("fp32",),
     "rows": (1, 4, 16),
     "outs": (24, 72),
     "ins": (40, 88),

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import importlib
-import json
-import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import AimcostError
-from ..records import Environment, write_atomically
-from ..run import load_run
+from ..records import write_atomically
 from .book import Book
-from .deadline import Deadline
-from .rows import Row, prompt_tokens, run_document, seed_rows
-from .sizes import Sizes, config_of
+from .rows import Row, run_document, seed_rows
+from .visit import Visit, profile_name, visit_module
 
-__all__ = ["STEPS", "Step", "Visit", "profile_name"]
+__all__ = ["STEPS", "Step", "profile"]
 
 # Longer prompts are bound by the device: what launching costs the host is told by the shorter ones.
 EAGER_UP_TO = 7000
@@ -28,98 +24,6 @@ LAYER_ROWS = ("llava_ov_7b", "video_aim_32f", "exp_3", "video_vtw")
 DECODE_ROWS = ("llava_ov_7b", "video_aim_32f")
 # On a GPU with less time than this, the profile's smaller grid.
 QUICK_BELOW_S = 240.0
-
-
-@dataclass(kw_only=True)
-class Visit:
-    """What the steps share: sizes, the device, the clock, and one model at a time."""
-
-    sizes: Sizes
-    device: str
-    folder: Path
-    seconds: float
-    deadline: Deadline
-    environment: Environment
-    say: Callable[[str], None] = lambda _: None
-    _rigs: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def dtype(self) -> str:
-        """Number format of the models: a CPU is fast in fp32 alone."""
-        return self.sizes.dtype if self.device == "cuda" else "fp32"
-
-    def tick(self) -> None:
-        """Raise once the step's time is used up."""
-        self.deadline.check()
-
-    def rig(self, model: str | Mapping[str, Any]) -> Any:
-        """The model on the device; the one before it is let go first."""
-        key = json.dumps(model, sort_keys=True)
-        if key not in self._rigs:
-            self.release()
-            self.say("building the model")
-            self._rigs[key] = visit_module("rig").Rig(
-                config_of(model),
-                device=self.device,
-                dtype=self.dtype,
-                repeats=self.sizes.repeats,
-                budget_s=self.sizes.budget_s,
-                tick=self.tick,
-            )
-        return self._rigs[key]
-
-    def release(self) -> None:
-        """Let go of the model."""
-        for rig in self._rigs.values():
-            rig.model = None
-            rig.release()
-        self._rigs.clear()
-
-    def bench(self) -> Any:
-        """What times single operations."""
-        module = importlib.import_module("aimcost.profiling.bench")
-        return module.Bench(self.device, repeats=self.sizes.repeats, budget_s=self.sizes.budget_s)
-
-    def case(
-        self,
-        name: str,
-        document: Mapping[str, Any],
-        *,
-        implementation: str = "fused",
-        dense: bool = False,
-        **labels: str,
-    ) -> Any:
-        """A prefill of the run; `dense`: a prompt of the reduced length, every token in every layer."""
-        given = {**document, "precision": dict.fromkeys(("weights", "activations", "kv"), self.dtype)}
-        run = load_run(given)
-        schedule = run.schedule
-        prompt = schedule.tokens[0] if dense else prompt_tokens(schedule)
-        labels = {
-            "text_before": str(schedule.text_before),
-            "visual_tokens": str(prompt - schedule.text_tokens),
-            **labels,
-        }
-        return visit_module("rig").Prefill(
-            name=name,
-            prompt=prompt,
-            schedule=None if dense or not schedule.events else schedule,
-            implementation=implementation,
-            run=json.dumps(given, sort_keys=True),
-            labels=labels,
-        )
-
-    def row_case(self, row: Row, implementation: str = "fused") -> Any:
-        """A prefill of one of the paper's rows."""
-        document = dict(row.document)
-        if implementation == "masked":
-            document |= {"implementation": "masked", "attention": "eager"}
-        labels = {"rows": ",".join(row.ids), **({"selection": "left out"} if row.counts_only else {})}
-        return self.case(row.ids[0], document, implementation=implementation, dense=row.counts_only, **labels)
-
-
-def visit_module(name: str) -> Any:
-    """A module of `aimcost.profiling.visit`, which needs torch."""
-    return importlib.import_module(f"aimcost.profiling.visit.{name}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +51,10 @@ def environment(visit: Visit, book: Book) -> None:
 def profile(visit: Visit, path: Path) -> list[str]:
     """The device's own profile: record and YAML. Returns notes."""
     module, plans = importlib.import_module("aimcost.profiling.run"), importlib.import_module("aimcost.profiling.plan")
-    plan = replace(plans.plan_for(visit.device, quick=visit.seconds < QUICK_BELOW_S), **visit.sizes.profile)
+    plan = replace(
+        plans.plan_for(visit.device, quick=visit.seconds < QUICK_BELOW_S),
+        **{**visit.sizes.profile, "dtypes": (visit.dtype,)},
+    )
 
     def progress(done: int, total: int, text: str) -> None:
         visit.tick()
@@ -159,11 +66,6 @@ def profile(visit: Visit, path: Path) -> list[str]:
     text = importlib.import_module("aimcost.fitting.from_records").profile_yaml(record, name)
     write_atomically(path.parent / f"{name}.yaml", text)
     return []
-
-
-def profile_name(environment: Environment) -> str:
-    """A profile's name from the device's: ``NVIDIA H200`` is nvidia_h200."""
-    return re.sub(r"[^a-z0-9]+", "_", environment.device_name.lower()).strip("_")[:60] or environment.device
 
 
 def correctness(visit: Visit, book: Book) -> None:
@@ -201,14 +103,17 @@ def kernels(visit: Visit, book: Book) -> None:
 
 
 def dense(visit: Visit, book: Book) -> None:
-    """The unreduced prefill over prompt lengths, graph and eager."""
+    """The unreduced prefill over prompt lengths, graph and eager, and at one of them by attention backend."""
     rig = visit.rig(visit.sizes.model)
     for tokens in visit.sizes.dense:
-        document = run_document(
-            visit.sizes, workload={"text_tokens": tokens}, method={"name": "none"}, include=["prefill"]
-        )
-        case = visit.case(f"dense_{tokens}", document)
+        case = visit.case(f"dense_{tokens}", _text(visit, tokens))
         _guarded(visit, book, case, partial(rig.prefill, case, _paths(case)))
+    if visit.device != "cuda":
+        return
+    for backend in visit_module("rig").ATTENTION_BACKENDS:
+        tokens = visit.sizes.backends_at
+        case = visit.case(f"dense_{tokens}", _text(visit, tokens), sdpa=backend)
+        _guarded(visit, book, case, partial(rig.prefill, case, ("graph",)))
 
 
 def seeds(visit: Visit, book: Book) -> None:
@@ -269,6 +174,11 @@ def memory(visit: Visit, book: Book) -> None:
             visit.tick()
             case = visit.row_case(row, implementation)
             book.result(**module.peak_memory(rig, case), implementation=implementation)
+
+
+def _text(visit: Visit, tokens: int) -> dict[str, Any]:
+    workload = {"text_tokens": tokens}
+    return run_document(visit.sizes, workload=workload, method={"name": "none"}, include=["prefill"])
 
 
 def _built(visit: Visit, model: str | Mapping[str, Any], case: Any) -> tuple[list[Any], list[str]]:

@@ -101,12 +101,13 @@ def _rows(rows: list[Mapping[str, Any]]) -> str:
             row["tokens"] if len(row["tokens"]) <= 40 else row["tokens"][:37] + "...",
             _ms(row["eager_s"]),
             _ms(row["graph_s"]),
-            "" if row["speedup"] is None else f"{row['speedup']:.2f}x",
+            _times(row["speedup"]),
             "" if row["printed_ms"] is None else f"{row['printed_ms']:.2f}",
+            _times(row["printed_speedup"]),
         ]
         for row in rows
     ]
-    headers = ["rows", "implementation", "tokens by layer", "eager ms", "graph ms", "speedup", "printed ms"]
+    headers = ["rows", "implementation", "tokens by layer", "eager ms", "graph ms", "speedup", "printed ms", "printed"]
     if not cells:
         return ""
     starred = any(row["selection_left_out"] for row in rows)
@@ -126,13 +127,18 @@ def _memory(entries: list[Mapping[str, Any]]) -> str:
         [
             e["memory"],
             e["implementation"],
-            *(format_bytes(e[f"{key}_bytes"]) for key in ("weights", "kv", "peak", "held")),
+            *(_bytes(e[f"{key}_bytes"]) for key in ("weights", "kv", "peak", "held")),
         ]
         for e in entries
     ]
     return (
         table(rows, ["prefill", "implementation", "weights", "KV cache", "peak", "held after"], left=2) if rows else ""
     )
+
+
+def _bytes(size: float) -> str:
+    # a CPU does not tell
+    return format_bytes(size) if size else "-"
 
 
 def _overhead(overhead: Mapping[str, Any]) -> str:
@@ -142,6 +148,10 @@ def _overhead(overhead: Mapping[str, Any]) -> str:
         f"reduction kernels of the 25 % schedule, alone: {format_seconds(overhead['total_s'])}{floor}, "
         f"{overhead['share']:.1%} of its prefill: {parts}"
     )
+
+
+def _times(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"
 
 
 def _ms(seconds: float | None) -> str:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +20,14 @@ from ...runtime.masked import apply_masked
 from ...runtime.timing import time_call
 from ...types import Schedule
 
-__all__ = ["Prefill", "Rig", "Tick", "computing", "token_runs"]
+__all__ = ["ATTENTION_BACKENDS", "Prefill", "Rig", "Tick", "attending", "computing", "token_runs", "weight_bytes"]
 
 Tick = Callable[[], None]
+ATTENTION_BACKENDS = {
+    "flash": "FLASH_ATTENTION",
+    "cudnn": "CUDNN_ATTENTION",
+    "efficient": "EFFICIENT_ATTENTION",
+}
 Around = Callable[[], AbstractContextManager[Any]]
 LEAST, WARMUP = 3, 2
 
@@ -43,7 +49,7 @@ class Prefill:
     run
         The run as JSON text: what a prediction is made from.
     labels
-        Further labels of the samples.
+        Further labels of the samples; ``sdpa`` also says which backend of PyTorch's attention must run.
     """
 
     name: str
@@ -100,7 +106,7 @@ class Rig:
         """What makes the context in which a prefill is executed as its schedule says."""
         schedule = case.schedule
         if schedule is None or not schedule.events:
-            return nullcontext
+            return partial(attending, case.labels.get("sdpa"))
         chosen = apply_masked if case.implementation == "masked" else apply
         return lambda: chosen(self.model, schedule)
 
@@ -208,6 +214,22 @@ class Rig:
         """Give cached memory back, so that the next prompt finds it in one piece."""
         if self.cuda:
             torch.cuda.empty_cache()
+
+
+def weight_bytes(config: Mapping[str, Any], dtype: str) -> float:
+    """Bytes of a model's weights, without building it."""
+    model = build_model(config, device="meta", dtype=dtype)
+    return float(sum(p.numel() * p.element_size() for p in model.parameters()))
+
+
+def attending(backend: str | None) -> AbstractContextManager[Any]:
+    """Attention by one backend alone, by name; by whichever PyTorch prefers when None."""
+    if backend is None:
+        return nullcontext()
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    found: AbstractContextManager[Any] = sdpa_kernel(getattr(SDPBackend, ATTENTION_BACKENDS[backend]))
+    return found
 
 
 @contextmanager
