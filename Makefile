@@ -39,7 +39,7 @@ $(VENV)/.light: pyproject.toml
 # torch alone is pinned: any other build of it is gigabytes
 $(VENV)/.test: pyproject.toml $(TORCH)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint $(TORCH) --editable '.[torch,report,dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(TORCH) --editable '.[torch,report,sweep,dev]'
 	touch $@
 
 clean:

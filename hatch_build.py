@@ -11,6 +11,7 @@ PATTERNS = (
     "configs/models/*.yaml",
     "configs/runs/*.yaml",
     "configs/papers/*.yaml",
+    "configs/accuracy/*.yaml",
     "hardware_profiles/*.yaml",
     "hardware_profiles/tables/*.json",
 )

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {"apply": ".api", "estimate": ".api", "schedule": ".api", "compare": ".api", "reproduce": ".api"}
+_HOME = {
+    "apply": ".api",
+    "estimate": ".api",
+    "schedule": ".api",
+    "compare": ".api",
+    "plan": ".api",
+    "reproduce": ".api",
+}
 
 __all__ = ["__version__", "apply", "estimate", "schedule"]
 

@@ -14,7 +14,7 @@ from .result import Estimate
 from .run import Run, load_run, plan_schedule
 from .types import Schedule
 
-__all__ = ["apply", "compare", "estimate", "estimate_run", "schedule", "unreduced"]
+__all__ = ["apply", "compare", "estimate", "estimate_run", "plan", "schedule", "unreduced"]
 
 
 def estimate(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Estimate:
@@ -47,6 +47,22 @@ def compare(run: Mapping[str, Any] | str | Path, hardware: Sequence[str], **over
     comparison = importlib.import_module(f"{__package__}.comparison")
     rows: list[dict[str, Any]] = comparison.compare_run(load_run(run, overrides), hardware)
     return rows
+
+
+def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float], **options: Any) -> Any:
+    """The schedule that keeps most under `budgets`; see `aimcost.planner.plan_run` for the options.
+
+    Parameters
+    ----------
+    budgets
+        Limits by the keys of a run file's ``budgets:``, such as ``{"max_ttft_ms": 80}``.
+
+    Returns
+    -------
+    aimcost.planner.Plan
+    """
+    planner = importlib.import_module(f"{__package__}.planner")
+    return planner.plan_run(load_run(run), budgets=budgets, **options)
 
 
 def unreduced(run: Run) -> Run:

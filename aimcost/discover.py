@@ -20,6 +20,7 @@ KINDS: dict[str, str] = {
     "model": "configs/models",
     "run": "configs/runs",
     "paper": "configs/papers",
+    "accuracy": "configs/accuracy",
 }
 
 

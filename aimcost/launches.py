@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from .table import OpTable
 
-__all__ = ["with_host"]
+__all__ = ["execution_order", "with_host"]
 
 Floats = NDArray[np.float64]
 _LAST = ("final_norm", "lm_head", "post_norm")
@@ -26,7 +26,7 @@ def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDA
     """
     if not host.any():
         return device, np.zeros(len(device), dtype=bool)
-    order, decode = _execution_order(table)
+    order, decode = execution_order(table)
     seconds, waiting = np.empty_like(device), np.zeros(len(device), dtype=bool)
     for rows in (order[~decode[order]], order[decode[order]]):
         issue, work = np.cumsum(host[rows]), device[rows]
@@ -38,7 +38,7 @@ def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDA
     return seconds, waiting
 
 
-def _execution_order(table: OpTable) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def execution_order(table: OpTable) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Rows in the order in which they run (stage, layer, operation), and by row whether it is decode."""
     rows = np.arange(len(table))
     stage, position, decode = np.empty_like(rows), np.empty_like(rows), np.zeros(len(rows), dtype=bool)

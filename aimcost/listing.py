@@ -126,9 +126,12 @@ def describe(name: str) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schemas of a run file, each method's parameters, and a hardware profile."""
+    """JSON Schemas of a run file, each method's parameters, a hardware profile, and a sweep's grid."""
+    from .sweeping.grid import GridFile
+
     return {
         "run": RunFile.model_json_schema(),
         "methods": {name: _module("methods", name).Params.model_json_schema() for name in discover.method_names()},
         "hardware": HardwareFile.model_json_schema(),
+        "sweep": GridFile.model_json_schema(),
     }

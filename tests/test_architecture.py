@@ -29,8 +29,8 @@ ORDER = [
     {"run", "hardware", "memory", "table"},
     {"result"},
     {"estimators"},
-    {"planner", "api"},
-    {"bulk", "comparison", "listing", "reproduce", "validate"},
+    {"api"},
+    {"bulk", "comparison", "guard", "listing", "planner", "reproduce", "sweeping", "validate"},
     {"report"},
     {"cli"},
     {"__main__"},
@@ -185,7 +185,7 @@ estimate = aimcost.estimate({run!r})
 estimate.to_dict()
 print(json.dumps([before, sorted(sys.modules), estimate.totals.flops]))
 """
-HEAVY = TORCH | SCIENTIFIC | {"matplotlib", "aiconfigurator_core", "sklearn"}
+HEAVY = TORCH | SCIENTIFIC | {"dask", "distributed", "matplotlib", "aiconfigurator_core", "sklearn"}
 
 
 @pytest.mark.parametrize("estimator", [None, "roofline", "llm_viewer"])

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from ..errors import AimcostError
-from . import estimating, looking, measuring  # noqa: F401 (each adds its commands)
+from . import estimating, guarding, looking, measuring, planning  # noqa: F401 (each adds its commands)
 from .common import app
 
 __all__ = ["app", "main"]

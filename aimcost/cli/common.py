@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["JsonOption", "RunArgument", "SettingsOption", "app", "progress_bar", "resolve"]
+__all__ = ["JsonOption", "RunArgument", "SettingsOption", "app", "overrides_of", "progress_bar", "resolve"]
 
 app = typer.Typer(
     name="aimcost",
@@ -49,6 +49,16 @@ def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:
             overrides[key] = yaml.safe_load(text)
         except yaml.YAMLError:
             raise InvalidValueError(f"--set {key}", "a YAML value", text) from None
+    return overrides
+
+
+def overrides_of(settings: list[str]) -> dict[str, Any]:
+    """``--set`` options laid over each other, in order."""
+    from ..run import merge_overrides
+
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        overrides = merge_overrides(overrides, _overrides([setting]))
     return overrides
 
 

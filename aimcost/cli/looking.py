@@ -48,7 +48,7 @@ def show(name: Annotated[str, typer.Argument(help="A model, profile, method, est
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of run files and hardware profiles."""
+    """Print the JSON Schema of run files, hardware profiles and grids."""
     from ..listing import json_schema
     from ..report.export import to_json
 

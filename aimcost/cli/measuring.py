@@ -1,4 +1,4 @@
-"""Commands that measure, or fit to what was measured: calibrate, profile, validate, demo."""
+"""Commands that measure, or fit to what was measured: calibrate, profile, validate, campaign, demo."""
 
 from __future__ import annotations
 
@@ -132,6 +132,25 @@ def validate(
     print(to_json(comparison.to_dict()) if as_json else validation_text(comparison))
     if plot is not None:
         draw_validation(comparison, plot)
+
+
+@app.command()
+def campaign(
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where records go.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda",
+    minutes: Annotated[float, typer.Option(help="It ends in this time, whatever is left.")] = 8.0,
+    tiny: Annotated[bool, typer.Option("--tiny", help="A dry run: the same steps on a tiny model.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the steps that DIR holds complete.")] = False,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="DIR", help="Print a campaign's summary again; needs no GPU.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a GPU in one call: profile, kernels, the paper's schedules for real, tower, decode, memory."""
+    from ..campaign.command import campaign_command
+
+    text = campaign_command(output, source, device=device, minutes=minutes, tiny=tiny, resume=resume, as_json=as_json)
+    print(text)
 
 
 @app.command()

@@ -17,6 +17,7 @@ __all__ = [
     "Path",
     "choose",
     "interpreting",
+    "path_name",
     "pick",
     "require_device",
     "require_dtype",
@@ -75,6 +76,12 @@ def pick(tensors: tuple[torch.Tensor, ...], refusal: str | None) -> Literal["tor
     The interpreter is a test instrument, thousands of times slower: never taken by itself.
     """
     return "triton" if tensors[0].is_cuda and refusal is None else "torch"
+
+
+def path_name(device: torch.device) -> Literal["torch", "triton"]:
+    """What "auto" means on `device`, for tensors that nothing speaks against."""
+    probe = torch.empty(0, device=device, dtype=torch.float32)
+    return pick((probe,), triton_refusal(probe))
 
 
 def choose(

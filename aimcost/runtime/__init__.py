@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .executor import Applied as Applied
     from .executor import apply as apply
     from .families import MODEL_CLASSES as MODEL_CLASSES
+    from .graph import Captured as Captured
+    from .graph import capture_prefill as capture_prefill
     from .masked import apply_masked as apply_masked
     from .masked import kept_overlap as kept_overlap
     from .steps import Record as Record
@@ -25,10 +27,12 @@ if TYPE_CHECKING:
 _HOME = {
     "MODEL_CLASSES": ".families",
     "Applied": ".executor",
+    "Captured": ".graph",
     "Record": ".steps",
     "Timing": ".timing",
     "apply": ".executor",
     "build_model": ".build",
+    "capture_prefill": ".graph",
     "kept_overlap": ".masked",
     "apply_masked": ".masked",
     "time_alternately": ".timing",
@@ -38,11 +42,13 @@ _HOME = {
 __all__ = [
     "MODEL_CLASSES",
     "Applied",
+    "Captured",
     "Record",
     "Timing",
     "apply",
     "apply_masked",
     "build_model",
+    "capture_prefill",
     "kept_overlap",
     "time_alternately",
     "time_call",

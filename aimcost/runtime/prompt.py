@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import InvalidValueError, ScheduleError, UnsupportedModelError
+from ..kernels import _dispatch
 from ..kernels.select.reference import gather_mask, gather_rows
 from ..types import Schedule
 from . import attention, layout, policies
@@ -99,7 +100,7 @@ def start(plan: Plan, kwargs: dict[str, Any], placeholders: torch.Tensor | None)
             f"the prompt has {prompt} tokens, the schedule was planned for {plan.expected.prompt} "
             f"({plan.expected.visual} visual)"
         )
-    if embeds is not None and embeds.device.type == "cpu" and not bool(torch.isfinite(embeds).all()):
+    if embeds is not None and _dispatch.should_check(None, embeds) and not bool(torch.isfinite(embeds).all()):
         raise InvalidValueError("inputs_embeds", "finite", "NaN or infinite values")
     mask = kwargs.get("attention_mask")
     if isinstance(mask, dict):

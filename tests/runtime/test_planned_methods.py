@@ -64,6 +64,27 @@ def test_every_method_runs_as_planned(name, method, params, toolbox):
     assert tuple(layer.get_seq_length() for layer in cache.layers) == schedule.tokens
 
 
+@pytest.mark.parametrize("name", ["llava_onevision-video", "llava-image"])
+def test_what_the_planner_finds_runs(name, toolbox):
+    case = toolbox.build_case(name, 1)
+    family, _, medium = case.name.partition("-")
+    run = {
+        "model": toolbox.configs[family],
+        "workload": {**({"frames": 4} if medium == "video" else {"images": 1}), "text_tokens": 14},
+        "hardware": "nvidia_a100_sxm_80gb",
+        "include": ["prefill"],
+    }
+    whole, seen = aimcost.estimate(run).totals.flops / 1e12, set()
+    for share in (0.6, 0.7, 0.8, 0.9):
+        plan = aimcost.plan(run, {"max_tflops": whole * share}, shapes=["free"], earliest_cut=1, objective="tokens")
+        schedule = aimcost.schedule(plan.best.run)
+        seen |= {event.action for event in schedule.events}
+        with apply(case.model, schedule) as applied, torch.no_grad():
+            case.model(**case.inputs)
+        assert applied.record.tokens == schedule.tokens
+    assert seen == {"merge", "prune"}
+
+
 def test_every_priced_scorer_has_a_policy():
     for scorer in set(SCORERS) - TOWER_SCORERS:
         found = []

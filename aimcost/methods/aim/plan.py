@@ -87,18 +87,39 @@ def _boundaries(params: Params, layers: int) -> tuple[int, int]:
 
 def _merges(workload: Workload, params: Params, paper: bool) -> tuple[list[ReductionEvent], int]:
     """Merge events and the tokens they leave of each group."""
-    n = workload.tokens_per_group
     if params.merge_r is not None and params.merge_ratio is not None:
         raise InvalidValueError("method.merge_ratio", "absent where merge_r is given", params.merge_ratio)
     if params.merge_r is not None:
         return _steps(workload, params.merge_r)
-    ratio = params.merge_ratio if params.merge_ratio is not None else 0.25
+    return merge_by_ratio(workload, params.merge_ratio if params.merge_ratio is not None else 0.25, paper=paper)
+
+
+def merge_by_ratio(workload: Workload, ratio: float, *, paper: bool) -> tuple[list[ReductionEvent], int]:
+    """Merge events that leave `ratio` of each group's tokens, and how many those are.
+
+    Raises
+    ------
+    InvalidValueError
+        A ratio that halving cannot reach.
+    """
+    n = workload.tokens_per_group
     if not n or ratio == 1:
         return [], n
     if paper:
         return _paper_merge(workload, math.floor(n * ratio), ratio)
-    steps = _halvings(n, ratio)
-    return _steps(workload, steps)
+    return _steps(workload, _halvings(n, ratio))
+
+
+def reachable_ratios(workload: Workload) -> dict[float, int]:
+    """Powers of two that halving reaches, and the tokens of a group that each leaves."""
+    found, left = {1.0: workload.tokens_per_group}, workload.tokens_per_group
+    for step in range(1, 64):
+        taken = min(workload.tokens_per_group >> step, left // 2)
+        if taken < 1:
+            break
+        left -= taken
+        found[2.0**-step] = left
+    return found
 
 
 def _steps(workload: Workload, removals: list[int]) -> tuple[list[ReductionEvent], int]:

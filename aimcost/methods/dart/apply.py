@@ -23,9 +23,9 @@ def unlike_pivots(*, key: torch.Tensor, protected: torch.Tensor, live: torch.Ten
     alive = torch.ones_like(protected) if live is None else live
     pivot = torch.zeros_like(protected)
     for side in (protected & alive, ~protected & alive):
-        count = min(PIVOTS, int(side.sum(1).min()))
-        best = norms.masked_fill(~side, -1.0).topk(count, dim=1).indices
-        pivot.scatter_(1, best, True)
+        # the count is fixed: where a side has fewer, what else is found does not become a pivot
+        best = norms.masked_fill(~side, -1.0).topk(min(PIVOTS, side.shape[1]), dim=1).indices
+        pivot |= torch.zeros_like(pivot).scatter(1, best, side.gather(1, best))
     unit = torch.nn.functional.normalize(tokens, dim=-1)
     cosine = (unit @ unit.transpose(1, 2)).masked_fill(~pivot[:, None], -2.0)
     return torch.where(pivot, 2.0, -cosine.amax(-1))

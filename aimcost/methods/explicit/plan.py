@@ -9,9 +9,10 @@ from pydantic import Field
 
 from ...errors import InvalidValueError, ScheduleError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
+from ..aim.plan import merge_by_ratio
 from ..base import MethodParams, build_schedule
 
-SUMMARY = "token counts given layer by layer: tokens_per_layer, select"
+SUMMARY = "token counts given layer by layer: tokens_per_layer, select, merge_ratio"
 
 _SCORERS = {"uniform": "uniform", "random": "random", "aim": "pagerank"}
 _MAX = 100_000_000
@@ -21,10 +22,14 @@ Plain = list[Annotated[int, Field(ge=0, le=_MAX)]]
 
 
 class Params(MethodParams):
-    """Counts of visual + text tokens: runs of [tokens, layers], or one number a layer."""
+    """Counts of visual + text tokens: runs of [tokens, layers], or one number a layer.
+
+    With `merge_ratio`, AIM's merging comes first and the counts start with what it leaves.
+    """
 
     tokens_per_layer: Plain | list[list[Annotated[int, Field(ge=0, le=_MAX)]]]
     select: Literal["uniform", "random", "aim"] | None = None
+    merge_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
@@ -45,8 +50,16 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         )
     scorer, priced = _SCORERS[params.select or "uniform"], params.select is not None
     visual = max(0, counts[0] - workload.text_tokens)
-    pre_llm = []
-    if counts[0] < prompt and visual:
+    pre_llm: list[ReductionEvent] = []
+    merged = params.merge_ratio is not None
+    if params.merge_ratio is not None:
+        pre_llm, left = merge_by_ratio(workload, params.merge_ratio, paper=params.convention == "paper")
+        start = workload.groups * left + workload.newline_tokens + workload.text_tokens
+        if counts[0] != start:
+            raise InvalidValueError(
+                "method.tokens_per_layer", f"{start} in layer 0, which is what merging leaves", counts[0]
+            )
+    elif counts[0] < prompt and visual:
         pre_llm = [
             ReductionEvent(
                 action="prune",
@@ -59,7 +72,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         ]
     schedule = build_schedule(
         model=model,
-        workload=replace(workload, newline_tokens=0) if counts[0] < prompt else workload,
+        workload=replace(workload, newline_tokens=0) if counts[0] < prompt and not merged else workload,
         params=params.model_dump(),
         method="explicit",
         visual_tokens=counts[0] - workload.text_tokens,
@@ -70,7 +83,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     return replace(
         schedule,
         visual_tokens=visual,
-        events=tuple(replace(event, priced=priced) for event in schedule.events),
+        # merging is work that is known, however the layers select
+        events=tuple(replace(event, priced=priced or event.action == "merge") for event in schedule.events),
     )
 
 

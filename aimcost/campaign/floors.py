@@ -1,0 +1,96 @@
+"""The least time that the reduction's kernels can take, from the formulas of `aimcost.ops`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import AimcostError
+from ..fitting.from_records import ceilings_of
+from ..ops.attention import causal_pairs
+from ..ops.cost import Cost, Widths, bytes_per_element
+from ..ops.llm_scorers import pagerank_fused
+from ..ops.reduction import gather, select
+from ..ops.visual_scorers import bipartite_similarity_flops
+from ..records import Record, Sample, load_record
+
+__all__ = ["Peaks", "floor_s", "peaks_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """What the device reached in its own profile.
+
+    Attributes
+    ----------
+    flops_per_s
+        Best matrix product, of the number format in question.
+    bytes_per_s
+        Best copy, read and written.
+    """
+
+    flops_per_s: float
+    bytes_per_s: float
+
+
+def peaks_of(folder: Path, dtype: str) -> Peaks | None:
+    """The ceilings of the profile in `folder`; None where it was cut short before it had any."""
+    try:
+        record: Record = load_record(folder / "profile.json")
+        ceilings = ceilings_of(record)
+    except AimcostError:
+        return None
+    if dtype not in ceilings.flops_per_s:
+        return None
+    return Peaks(flops_per_s=ceilings.flops_per_s[dtype], bytes_per_s=ceilings.memory_bytes_per_s)
+
+
+def floor_s(sample: Sample, peaks: Peaks) -> float | None:
+    """Seconds at both peaks, the slower of the two; None for what has no formula here."""
+    cost = _cost(sample)
+    if cost is None:
+        return None
+    return max(float(np.sum(cost.flops)) / peaks.flops_per_s, float(np.sum(cost.bytes)) / peaks.bytes_per_s)
+
+
+def _cost(sample: Sample) -> Cost | None:
+    dims = sample.dims
+    size = bytes_per_element(sample.dtype)
+    widths = Widths(weights=size, activations=size, kv=size)
+    if sample.op == "score" and sample.name == "pagerank":
+        return pagerank_fused(
+            batch=dims["batch"],
+            heads=dims["heads"],
+            kv_heads=dims["kv_heads"],
+            head_dim=dims["head_dim"],
+            tokens=dims["tokens"],
+            widths=widths,
+        )
+    if sample.op == "select":
+        return select(dims["rows"], dims["candidates"], dims["kept"])
+    if sample.op == "gather":
+        return gather(dims["rows"], dims["width"], widths)
+    if sample.op == "merge":
+        # as one kernel: every token read once, every result written once
+        rows = dims["groups"] * dims["tokens"]
+        return Cost(
+            kind="merge",
+            flops=dims["groups"] * bipartite_similarity_flops(dims["tokens"], dims["width"]),
+            read_activations=rows * dims["width"] * size,
+            write_activations=dims["groups"] * dims["kept"] * dims["width"] * size,
+        )
+    if sample.op == "attention":
+        pairs = dims["batch"] * dims["heads"] * causal_pairs(dims["q_len"], dims["kv_len"])
+        return Cost(
+            kind="attention",
+            flops=4.0 * pairs * dims["head_dim"],
+            read_activations=dims["batch"]
+            * dims["q_len"]
+            * 2
+            * (dims["heads"] + dims["kv_heads"])
+            * dims["head_dim"]
+            * size,
+        )
+    return None

@@ -1,0 +1,108 @@
+"""Commands for many runs and for continuous integration: sweep, check."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import JsonOption, SettingsOption, app, overrides_of, progress_bar
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="A YAML file: base, axes, schedules.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="OUT.csv, OUT.jsonl or OUT.parquet.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a sweep that was cut short.")] = False,
+    engine: Annotated[str, typer.Option(help="local or dask")] = "local",
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes on this machine.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers compute.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Price a grid of models, machines, methods, workloads or schedules into one file.
+
+    Points that cannot be priced keep their row, with the reason in the column error.
+    """
+    from dataclasses import asdict
+
+    from ..report.export import to_json
+    from ..report.guard import sweep_text
+    from ..sweeping.sweep import sweep as run_sweep
+
+    with progress_bar() as step:
+        result = run_sweep(
+            grid,
+            output,
+            resume=resume,
+            engine_name=engine,
+            workers=workers,
+            scheduler=scheduler,
+            progress=step,
+        )
+    print(to_json(asdict(result)) if as_json else sweep_text(result))
+
+
+@app.command()
+def check(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="[RUNS]...", help="Run files or names; none: those of the baseline.")
+    ] = None,
+    baseline: Annotated[Path | None, typer.Option(help="The baseline file (JSON).")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Write the present figures to the baseline.")] = False,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=SHARE", help="flops, ttft, tpot, kv, memory or all: ttft=1%. Default: exact."),
+    ] = None,
+    settings: SettingsOption = None,
+    strict: Annotated[bool, typer.Option("--strict", help="A figure that fell fails as well.")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Markdown.")] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Append Markdown to the job summary ($GITHUB_STEP_SUMMARY).")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check predicted FLOPs, TTFT, TPOT, KV and memory against a baseline and the runs' budgets.
+
+    Exit status 0, 1 where a figure rose or a budget is missed, 2 for bad input.
+    """
+    from ..guard.check import check as run_check
+    from ..guard.check import parse_tolerances
+    from ..records import write_atomically
+    from ..report.export import to_json
+    from ..report.guard import check_json, check_junit, check_markdown, check_text
+
+    result = run_check(
+        runs or [],
+        baseline=baseline,
+        update=update,
+        tolerances=parse_tolerances(tolerance or []),
+        strict=strict,
+        overrides=overrides_of(settings or []),
+    )
+    if junit is not None:
+        write_atomically(junit, check_junit(result))
+    if markdown is not None:
+        write_atomically(markdown, check_markdown(result))
+    if summary:
+        _append_summary(check_markdown(result))
+    print(to_json(check_json(result)) if as_json else check_text(result))
+    if not result.ok:
+        raise typer.Exit(1)
+
+
+def _append_summary(text: str) -> None:
+    """To the file that GitHub Actions names, else nowhere: the same command runs outside of CI."""
+    from ..errors import FileFormatError
+
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise FileFormatError(f"{path}: cannot be written: {error.strerror or error}") from None

@@ -1,0 +1,154 @@
+"""The command that plans: which schedule keeps most under a budget, and inverse questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import JsonOption, SettingsOption, app, progress_bar, resolve
+
+
+@app.command()
+def plan(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run file, or the name of one in configs/runs.")],
+    ttft_ms: Annotated[float | None, typer.Option(help="Longest time to first token.")] = None,
+    tpot_ms: Annotated[float | None, typer.Option(help="Longest mean decode step.")] = None,
+    kv_gb: Annotated[float | None, typer.Option(help="Largest KV cache, in 10^9 bytes.")] = None,
+    flops: Annotated[float | None, typer.Option(metavar="TFLOP", help="Most FLOPs of all included stages.")] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(help="Largest peak memory, in 10^9 bytes; at most what the card can allocate.")
+    ] = None,
+    hardware: Annotated[str | None, typer.Option(help="Profiles to search, separated by commas.")] = None,
+    method: Annotated[str, typer.Option(help="Methods to search, separated by commas.")] = "aim",
+    shape: Annotated[str, typer.Option(help="linear, step, free or all: how AIM's pruning falls.")] = "all",
+    frames: Annotated[str | None, typer.Option(metavar="N,N", help="Numbers of frames to search.")] = None,
+    batch: Annotated[str | None, typer.Option(metavar="N,N", help="Batch sizes to search.")] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="Hold the TTFT with this probability: 0.9 is the upper end of the band.")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="accuracy or tokens: what to keep most of; accuracy where it was measured.")
+    ] = None,
+    accuracy: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Your own scores, with columns schedule and score.")
+    ] = None,
+    extrapolate: Annotated[
+        bool, typer.Option("--extrapolate", help="Count accuracies beyond the measured points.")
+    ] = False,
+    earliest_cut: Annotated[
+        int | None, typer.Option(metavar="LAYERS", help="Layers that keep what they are given; a quarter without it.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="frames, batch or break-even, in place of a schedule.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the fronts (png, svg, pdf).")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the best schedule as a run file.")
+    ] = None,
+    settings: SettingsOption = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the front, or the answers, as CSV.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the schedule that keeps most under a budget: exit 1 where none does."""
+    resolved = resolve(run, settings or [], None)
+    budgets = {
+        "max_ttft_ms": _positive("--ttft-ms", ttft_ms),
+        "max_tpot_ms": _positive("--tpot-ms", tpot_ms),
+        "max_kv_gb": _positive("--kv-gb", kv_gb),
+        "max_tflops": _positive("--flops", flops),
+        "max_memory_gb": _positive("--memory-gb", memory_gb),
+    }
+    if question is not None:
+        unused = {"--hardware": hardware, "--frames": frames, "--batch": batch, "--objective": objective}
+        _absent({**unused, "--accuracy": accuracy, "--plot": plot, "--output": output})
+        _answer(resolved, question, budgets, confidence, as_json=as_json, as_csv=as_csv)
+        return
+    from ..errors import CheckFailedError
+    from ..planner import SHAPES, plan_run
+    from ..report.export import to_json
+    from ..report.planning import front_csv, plan_text, run_yaml, save_plot
+
+    with progress_bar() as step:
+        found = plan_run(
+            resolved,
+            budgets=budgets,
+            hardware=_names(hardware),
+            methods=_names(method),
+            shapes=SHAPES if shape == "all" else _names(shape),
+            batches=_numbers("--batch", batch),
+            frames=_numbers("--frames", frames),
+            confidence=confidence,
+            objective=objective,
+            accuracy=accuracy,
+            extrapolate=extrapolate,
+            earliest_cut=earliest_cut,
+            progress=step,
+        )
+    if plot is not None:
+        save_plot(found, plot)
+    if output is not None and found.best is not None:
+        from ..records import write_atomically
+
+        write_atomically(output, run_yaml(found, found.best))
+    if as_json:
+        print(to_json(found.to_dict()))
+    else:
+        print(front_csv(found) if as_csv else plan_text(found), end="" if as_csv else "\n")
+    if found.best is None:
+        raise CheckFailedError("no schedule keeps the budget: " + "; ".join(m["text"] for m in found.shortfalls))
+
+
+def _answer(
+    resolved: Any,
+    question: str,
+    budgets: dict[str, float | None],
+    confidence: float | None,
+    *,
+    as_json: bool,
+    as_csv: bool,
+) -> None:
+    from ..errors import CheckFailedError
+    from ..planner.questions import ask
+    from ..report.export import to_csv, to_json
+    from ..report.planning import answer_text
+
+    with progress_bar() as step:
+        answer = ask(resolved, question, budgets=budgets, confidence=confidence, progress=step)
+    if as_json:
+        print(to_json(answer.to_dict()))
+    else:
+        print(to_csv(answer.rows) if as_csv else answer_text(answer), end="" if as_csv else "\n")
+    if not answer.answered:
+        raise CheckFailedError(f"--question {question}: no method has an answer above zero")
+
+
+def _absent(flags: Mapping[str, object]) -> None:
+    from ..errors import InvalidValueError
+
+    for flag, value in flags.items():
+        if value is not None:
+            raise InvalidValueError(flag, "absent with --question", str(value))
+
+
+def _positive(flag: str, value: float | None) -> float | None:
+    from ..errors import InvalidValueError
+
+    if value is not None and not 1e-12 <= value <= 1e30:
+        raise InvalidValueError(flag, "a number above zero", value)
+    return value
+
+
+def _names(given: str | None) -> list[str]:
+    return [name.strip() for name in (given or "").split(",") if name.strip()]
+
+
+def _numbers(flag: str, given: str | None) -> list[int]:
+    from ..errors import InvalidValueError
+
+    numbers = []
+    for text in _names(given):
+        if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 1_000_000:
+            raise InvalidValueError(flag, "whole numbers above zero, separated by commas", given)
+        numbers.append(int(text))
+    return numbers

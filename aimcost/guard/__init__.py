@@ -1,0 +1,1 @@
+"""Guarding figures in continuous integration: predictions against a baseline, budgets, measured times."""

@@ -1,0 +1,138 @@
+"""Noise bands of measured latencies: which ratio to the yardstick is normal for a test, and how far it strays.
+
+A band is a short list of ratios, each the median of one measurement, by test, and the shape of the
+yardstick that they are ratios to. It says nothing about seconds, so it holds on other machines of
+the kind.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..errors import AimcostError, FileFormatError
+from ..loading.schema import Strict, validate
+from ..records import write_atomically
+
+__all__ = ["Band", "load_bands", "merged", "save_bands"]
+
+SCHEMA_VERSION = 1
+KEEP = 40
+# Below this nobody can tell noise from a change with a few dozen samples.
+LEAST_NOISE = 0.005
+SIGMAS = 3.0
+# Of normally distributed values, a standard deviation over the median absolute deviation.
+_NORMAL = 1.4826
+
+_Size = Annotated[int, Field(ge=1, le=10_000_000)]
+_Ratio = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class _Shape(Strict):
+    tokens: _Size
+    layers: _Size
+    hidden: _Size
+    intermediate: _Size
+    heads: _Size
+    kv_heads: _Size
+    head_dim: _Size
+
+
+class _BandFile(Strict):
+    yardstick: _Shape
+    ratios: Annotated[list[_Ratio], Field(min_length=1, max_length=KEEP)]
+
+
+class _File(Strict):
+    schema_version: int
+    bands: dict[str, _BandFile]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """What is normal for one test.
+
+    Attributes
+    ----------
+    yardstick
+        Shape of the calibration kernel, as it was when the band was begun.
+    ratios
+        Medians of earlier measurements, oldest first.
+    """
+
+    yardstick: Mapping[str, int]
+    ratios: tuple[float, ...]
+
+    @property
+    def center(self) -> float:
+        """The median of the ratios."""
+        return statistics.median(self.ratios)
+
+    @property
+    def noise(self) -> float:
+        """Relative spread of one measurement, as a standard deviation that outliers do not move."""
+        center = self.center
+        spread = statistics.median(abs(ratio - center) for ratio in self.ratios) * _NORMAL / center
+        return max(LEAST_NOISE, spread)
+
+    def limit(self, slowdown: float) -> float:
+        """The highest ratio that passes: `slowdown` above normal, or three times the noise if that is more."""
+        return self.center * (1.0 + max(slowdown, SIGMAS * self.noise))
+
+
+def load_bands(path: str | Path) -> dict[str, Band]:
+    """The bands of a file by test; none where there is no file.
+
+    Raises
+    ------
+    FileFormatError
+        Damaged: truncated, not JSON, unknown or missing keys, ratios that cannot be.
+    """
+    path = Path(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise FileFormatError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: is no file of noise bands: {error}") from None
+    if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
+        raise FileFormatError(f"{path}: 'schema_version' must be {SCHEMA_VERSION} in a file of noise bands")
+    try:
+        file = validate(_File, data, where=str(path))
+    except AimcostError as error:
+        raise FileFormatError(str(error)) from None
+    return {
+        name: Band(yardstick=band.yardstick.model_dump(), ratios=tuple(band.ratios))
+        for name, band in file.bands.items()
+    }
+
+
+def save_bands(path: str | Path, bands: Mapping[str, Band]) -> None:
+    """Replace the file at once; sorted, so that it diffs well."""
+    data = {name: {"ratios": list(band.ratios), "yardstick": dict(band.yardstick)} for name, band in bands.items()}
+    lines = [f"  {json.dumps(name)}: {json.dumps(data[name], sort_keys=True)}" for name in sorted(data)]
+    body = ",\n".join(lines)
+    write_atomically(path, f'{{\n "bands": {{\n{body}\n }},\n "schema_version": {SCHEMA_VERSION}\n}}\n')
+
+
+def merged(band: Band | None, shape: Mapping[str, int], ratios: Sequence[float], slowdown: float) -> Band:
+    """A band with new measurements: added where they agree with it, in place of it where they do not."""
+    new = [float(f"{ratio:.6g}") for ratio in ratios]
+    if band is None:
+        return Band(yardstick=dict(shape), ratios=tuple(new[-KEEP:]))
+    center = statistics.median(new)
+    agrees = band.center * 2 - band.limit(slowdown) <= center <= band.limit(slowdown)
+    return Band(yardstick=band.yardstick, ratios=tuple(([*band.ratios, *new] if agrees else new)[-KEEP:]))
+
+
+def band_dict(band: Band) -> dict[str, Any]:
+    """The JSON form of what a band says."""
+    return {"center": band.center, "noise": band.noise, "measurements": len(band.ratios)}

@@ -1,0 +1,192 @@
+"""The baseline file: one JSON text for one content, read strictly, replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..errors import AimcostError, FileFormatError
+from ..loading.schema import Strict, validate
+from ..records import write_atomically
+from .facts import FIGURES, canonical, digest
+
+__all__ = ["SCHEMA_VERSION", "load_baseline", "save_baseline", "to_text", "unchanged"]
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 64_000_000
+# Machines differ in the last bits of a sum; nine digits are kept, and the ninth may round either way.
+SAME = 1e-8
+_INDENTED = 4
+
+Number = Annotated[float, Field(ge=0, le=1e30)] | Annotated[int, Field(ge=0, le=10**30)]
+Layer = Annotated[int, Field(ge=0)] | None
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+
+
+class _Figures(Strict):
+    flops: Number
+    kv_bytes: Number
+    peak_bytes: Number
+    tpot_s: Number
+    ttft_s: Number
+
+
+class _Digests(Strict):
+    model: Digest
+    workload: Digest
+    schedule: Digest
+    hardware: Digest
+    settings: Digest
+    operations: Digest
+
+
+class _Schedule(Strict):
+    tokens: list[Annotated[list[int], Field(min_length=2, max_length=2)]]
+    events: list[list[Any]]
+
+
+class _Facts(Strict):
+    model: dict[str, Any]
+    workload: dict[str, Any]
+    schedule: _Schedule
+    method: dict[str, Any]
+    hardware: dict[str, Any]
+    settings: dict[str, Any]
+
+
+class _Entry(Strict):
+    figures: _Figures
+    digests: _Digests
+    facts: _Facts
+    operations: dict[str, list[tuple[Layer, Layer, Number, Number, Number]]]
+    sha: Digest
+
+
+class _File(Strict):
+    schema_version: int
+    written_by: str
+    runs: dict[str, dict[str, Any]]
+
+
+def load_baseline(path: str | Path) -> dict[str, Any]:
+    """The entries of a baseline by run, and ``written_by`` of the file.
+
+    Raises
+    ------
+    FileFormatError
+        Missing, truncated, not JSON, another schema version, an entry that is incomplete, or one
+        whose content does not match its digest.
+    """
+    path = Path(path)
+    data = _parse(path)
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        raise FileFormatError(f"{path}: 'schema_version' must be {SCHEMA_VERSION} in a baseline (got {version!r})")
+    try:
+        file = validate(_File, data, where=str(path))
+        for name, entry in file.runs.items():
+            _check_entry(entry, f"{path}: {name}")
+    except AimcostError as error:
+        raise FileFormatError(str(error)) from None
+    return {"written_by": file.written_by, "runs": file.runs}
+
+
+def _check_entry(entry: Mapping[str, Any], where: str) -> None:
+    # tuples of the schema are lists in JSON
+    operations = entry.get("operations")
+    shaped = dict(entry)
+    if isinstance(operations, Mapping):
+        shaped["operations"] = {
+            key: [tuple(row) if isinstance(row, list) else row for row in rows] if isinstance(rows, list) else rows
+            for key, rows in operations.items()
+        }
+    validate(_Entry, shaped, where=where)
+    if entry["sha"] != digest({key: value for key, value in entry.items() if key != "sha"}):
+        raise FileFormatError(
+            f"{where}: was edited or damaged: its content does not match its digest (delete the entry and --update)"
+        )
+
+
+def save_baseline(path: str | Path, entries: Mapping[str, Mapping[str, Any]], written_by: str) -> None:
+    """Replace the file at once, by the one text that stands for these entries."""
+    runs = {
+        name: {**entry, "sha": digest({key: value for key, value in entry.items() if key != "sha"})}
+        for name, entry in entries.items()
+    }
+    write_atomically(path, to_text({"schema_version": SCHEMA_VERSION, "written_by": written_by, "runs": runs}))
+
+
+def to_text(data: Mapping[str, Any]) -> str:
+    """JSON with sorted keys, one operation or fact a line, so that it diffs well."""
+    return _dump(data, 0) + "\n"
+
+
+def _dump(value: Any, depth: int) -> str:
+    if not isinstance(value, Mapping) or not value or depth > _INDENTED:
+        return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    pad = " " * (depth + 1)
+    items = (f"{pad}{json.dumps(key, ensure_ascii=False)}: {_dump(value[key], depth + 1)}" for key in sorted(value))
+    return "{\n" + ",\n".join(items) + "\n" + " " * depth + "}"
+
+
+def unchanged(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two entries differ in nothing but the last bits of their figures."""
+    parts = [part for part in before["digests"] if part != "operations"]
+    if any(before["digests"][part] != after["digests"].get(part) for part in parts):
+        return False
+    if canonical(before["facts"]) != canonical(after["facts"]):
+        return False
+    if not all(_close(before["figures"][name], after["figures"][name]) for name in FIGURES):
+        return False
+    ours, theirs = before["operations"], after["operations"]
+    return ours.keys() == theirs.keys() and all(_same_rows(ours[key], theirs[key]) for key in ours)
+
+
+def _same_rows(ours: list[list[Any]], theirs: list[list[Any]]) -> bool:
+    if len(ours) != len(theirs):
+        return False
+    return all(a[:2] == b[:2] and all(map(_close, a[2:], b[2:])) for a, b in zip(ours, theirs, strict=True))
+
+
+def _close(before: float, after: float) -> bool:
+    return math.isclose(before, after, rel_tol=SAME, abs_tol=1e-30)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        if path.is_file() and path.stat().st_size > MAX_BYTES:
+            raise FileFormatError(f"{path}: is too big for a baseline ({path.stat().st_size} bytes)")
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise FileFormatError(f"{path}: no such baseline (--update with run files writes it)") from None
+    except OSError as error:
+        raise FileFormatError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise FileFormatError(f"{path}: is not a baseline: not UTF-8 text") from None
+    try:
+        data = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: is not a baseline: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: is not a baseline: truncated or not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise FileFormatError(f"{path}: is not a baseline: must hold one JSON object (got {type(data).__name__})")
+    return data
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise FileFormatError(f"duplicate key {key!r}")
+        result[key] = value
+    return result
+
+
+def _refuse(name: str) -> None:
+    raise FileFormatError(f"{name} is no figure")

@@ -1,0 +1,206 @@
+"""`aimcost check`: predicted figures of run files against a committed baseline and their own budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..api import estimate_run
+from ..errors import InvalidValueError, UnknownNameError
+from ..hardware import require_hardware
+from ..result import Estimate
+from ..run import load_run
+from ..units import GIGA, TERA
+from .baseline import load_baseline, save_baseline, unchanged
+from .compare import METRICS, Cause, Change, Moved, causes_of, changes_of, moved_ops
+from .facts import entry_of
+
+__all__ = ["Budget", "CheckResult", "RunCheck", "check", "parse_tolerances"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A limit of the run file (``budgets:``) and what is predicted, both in the key's own unit."""
+
+    key: str
+    limit: float
+    value: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the prediction stays within the limit."""
+        return self.value <= self.limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCheck:
+    """The verdict on one run.
+
+    Attributes
+    ----------
+    changes
+        The five figures; empty where no baseline was given.
+    moved, causes
+        Operations that moved, largest first, and why; also where no figure moved.
+    strict
+        A figure that fell fails as well.
+    """
+
+    run: str
+    changes: tuple[Change, ...] = ()
+    budgets: tuple[Budget, ...] = ()
+    moved: tuple[Moved, ...] = ()
+    causes: tuple[Cause, ...] = ()
+    strict: bool = False
+    updated: bool = False
+
+    def failed(self, change: Change) -> bool:
+        """Whether this figure fails the check."""
+        bad = ("worse", "new", "better") if self.strict else ("worse", "new")
+        return change.status in bad and not self.updated
+
+    @property
+    def ok(self) -> bool:
+        """Whether every figure and every budget holds."""
+        return not any(self.failed(change) for change in self.changes) and all(b.ok for b in self.budgets)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """All runs of a check."""
+
+    runs: tuple[RunCheck, ...]
+    baseline: str | None
+    updated: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether all runs hold."""
+        return all(run.ok for run in self.runs)
+
+
+def check(
+    runs: Sequence[str],
+    *,
+    baseline: str | Path | None = None,
+    update: bool = False,
+    tolerances: Mapping[str, float] | None = None,
+    strict: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> CheckResult:
+    """Compare runs with a baseline, or with `update` write it; check their budgets either way.
+
+    Parameters
+    ----------
+    runs
+        Run files, or names in configs/runs; none: those of the baseline.
+    tolerances
+        Relative, by metric (``flops, ttft, tpot, kv, memory``) or for ``all``.
+    strict
+        Figures that fell by more than the tolerance fail too.
+    overrides
+        Keys to change in every run, to see what that would move; not with `update`.
+
+    Raises
+    ------
+    AimcostError
+        Bad input, a baseline that is damaged included: nothing is written then.
+    """
+    if update and baseline is None:
+        raise InvalidValueError("--baseline", "given with --update", None)
+    if update and overrides:
+        raise InvalidValueError(
+            "--set", "absent with --update: a baseline is of the run files themselves", dict(overrides)
+        )
+    held: dict[str, Any] = {"written_by": f"aimcost {__version__}", "runs": {}}
+    if baseline is not None and (not update or Path(baseline).exists()):
+        held = load_baseline(baseline)
+    names = list(dict.fromkeys(Path(run).as_posix() for run in runs)) or sorted(held["runs"])
+    if not names:
+        raise InvalidValueError("RUNS", "given: run files, or a --baseline that holds some", None)
+    estimates = {name: _priced(name, overrides or {}) for name in names}
+    entries = {name: entry_of(estimate) for name, estimate in estimates.items()}
+    if baseline is None and not any(_budgets(estimate) for estimate in estimates.values()):
+        raise InvalidValueError("--baseline", "given where no run has budgets", None)
+    checked = tuple(
+        RunCheck(
+            run=name,
+            budgets=tuple(_budgets(estimates[name])),
+            strict=strict,
+            updated=update,
+            **({} if baseline is None else _compared(held, name, entries[name], tolerances or {})),
+        )
+        for name in names
+    )
+    if update and baseline is not None:
+        _update(baseline, held, entries)
+    return CheckResult(runs=checked, baseline=None if baseline is None else str(baseline), updated=update)
+
+
+def _priced(name: str, overrides: Mapping[str, Any]) -> Estimate:
+    run = load_run(name, overrides)
+    require_hardware(run.hardware)
+    return estimate_run(run)
+
+
+def _compared(
+    held: Mapping[str, Any], name: str, entry: Mapping[str, Any], tolerances: Mapping[str, float]
+) -> dict[str, Any]:
+    before = held["runs"].get(name)
+    changes = tuple(changes_of(before, entry, tolerances))
+    if before is None:
+        return {"changes": changes}
+    causes = causes_of(before, entry, held["written_by"], f"aimcost {__version__}")
+    return {"changes": changes, "moved": tuple(moved_ops(before, entry)), "causes": tuple(causes)}
+
+
+def _update(path: str | Path, held: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
+    """Write the new entries; one that differs in the last bits alone stays as it was written."""
+    kept = {name: {key: value for key, value in entry.items() if key != "sha"} for name, entry in held["runs"].items()}
+    fresh = {
+        name: kept[name] if name in kept and unchanged(kept[name], entry) else entry for name, entry in entries.items()
+    }
+    merged = {**kept, **fresh}
+    same = merged == kept and bool(kept)
+    save_baseline(path, merged, held["written_by"] if same else f"aimcost {__version__}")
+
+
+def _budgets(estimate: Estimate) -> list[Budget]:
+    """The budgets that the run names, against the prediction."""
+    file = estimate.run.file.budgets
+    values = {
+        "max_ttft_ms": (file.max_ttft_ms, estimate.ttft_s * 1e3),
+        "max_tpot_ms": (file.max_tpot_ms, estimate.stages["decode"].tpot_s * 1e3),
+        "max_kv_gb": (file.max_kv_gb, estimate.memory.kv_bytes / GIGA),
+        "max_memory_gb": (file.max_memory_gb, estimate.memory.peak_bytes / GIGA),
+        "max_tflops": (file.max_tflops, estimate.totals.flops / TERA),
+    }
+    return [Budget(key=key, limit=limit, value=value) for key, (limit, value) in values.items() if limit is not None]
+
+
+def parse_tolerances(given: Sequence[str]) -> dict[str, float]:
+    """``ttft=1%``, ``flops=0.001`` or ``1%`` (for all) as relative tolerances by metric.
+
+    Raises
+    ------
+    InvalidValueError, UnknownNameError
+        No such metric, or no share from 0 to 100 %.
+    """
+    tolerances = {}
+    for text in given:
+        metric, equals, value = text.rpartition("=")
+        metric = metric.strip() if equals else "all"
+        if metric != "all" and metric not in METRICS:
+            raise UnknownNameError("metric", metric, [*METRICS, "all"], where="--tolerance")
+        percent = value.strip().endswith("%")
+        try:
+            share = float(value.strip().removesuffix("%")) / (100.0 if percent else 1.0)
+        except ValueError:
+            share = -1.0
+        if not 0.0 <= share <= 1.0:
+            raise InvalidValueError("--tolerance", "METRIC=SHARE, such as ttft=1%", text)
+        tolerances[metric] = share
+    return tolerances

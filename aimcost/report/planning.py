@@ -1,0 +1,287 @@
+"""A plan, and the answers to inverse questions, for a terminal, a run file and a plot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import MissingExtraError
+from ..planner.choice import Choice
+from ..planner.questions import Answer
+from ..planner.result import Plan, Setting
+from ..planner.search import Group
+from ..units import format_bytes, format_count, format_flops, format_seconds
+from .export import to_csv
+from .text import table, token_runs
+
+__all__ = ["answer_text", "front_csv", "plan_text", "run_yaml", "save_plot"]
+
+_FRONT_LINES = 10
+
+
+def plan_text(plan: Plan) -> str:
+    """What was asked, the best schedule, what came second, every kind's best, and the front."""
+    parts = [_headline(plan), ""]
+    parts += _best(plan)
+    parts += ["", _groups(plan)]
+    for setting in plan.settings:
+        parts += ["", _front(plan, setting)]
+    parts += ["", *_remarks(plan)]
+    return "\n".join(parts).rstrip()
+
+
+def _headline(plan: Plan) -> str:
+    goal = "expected accuracy" if plan.objective == "accuracy" else "visual tokens, summed over layers"
+    where = f" at {plan.confidence:.0%} confidence" if plan.confidence is not None else ""
+    machines = ", ".join(dict.fromkeys(setting.hardware for setting in plan.settings))
+    return (
+        f"{plan.run.model.name} on {machines}: most {goal}, under {plan.budgets.describe()}{where}\n"
+        f"{format_count(plan.candidates)} schedules searched, all of the grid; the first {plan.earliest_cut} of "
+        f"{plan.run.model.decoder.layers} layers keep what they are given, text is never pruned"
+    )
+
+
+def _best(plan: Plan) -> Iterator[str]:
+    if plan.best is not None:
+        yield from _choice("best", plan.best, plan)
+        if plan.runner_up is not None:
+            second = plan.runner_up
+            yield f"runner-up: {_name(second)}: {plan.runner_up_lost}"
+    elif plan.nearest is not None:
+        yield "no schedule keeps the budget: " + "; ".join(miss["text"] for miss in plan.shortfalls)
+        yield from _choice("closest", plan.nearest, plan)
+
+
+def _name(choice: Choice) -> str:
+    method = choice.run["method"]
+    detail = {key: method[key] for key in ("k", "ratio", "l1", "l2") if key in method}
+    shown = ", ".join(f"{key} {value}" for key, value in detail.items())
+    return f"{choice.label}, {choice.shape}" + (f" ({shown})" if shown else "")
+
+
+def _choice(title: str, choice: Choice, plan: Plan) -> Iterator[str]:
+    result, workload = choice.estimate, choice.estimate.run.workload
+    low, high = result.ttft_band_s
+    band = "" if high is None else f", 80 % band {format_seconds(low)} to {format_seconds(high)}"
+    upper = ""
+    if plan.confidence is not None and choice.ttft_upper_s is not None:
+        upper = f", {format_seconds(choice.ttft_upper_s)} at {plan.confidence:.0%}"
+    seen = f"{workload.frames} frames, " if workload.frames else ""
+    yield f"{title}: {_name(choice)}, {seen}batch {workload.batch}"
+    yield f"  tokens by layer: {token_runs(result.run.schedule)}"
+    yield f"  TTFT {format_seconds(result.ttft_s)}{band}{upper}"
+    decode = result.stages["decode"]
+    tpot = f"TPOT {format_seconds(decode.tpot_s)}, " if decode.steps else ""
+    yield (
+        f"  {tpot}{format_flops(result.totals.flops)}, KV cache {format_bytes(result.memory.kv_bytes)}, "
+        f"peak memory {format_bytes(result.memory.peak_bytes)}"
+    )
+    yield f"  keeps {choice.kept_share:.1%} of the visual tokens, summed over layers{_expected(plan, choice)}"
+
+
+def _expected(plan: Plan, choice: Choice) -> str:
+    if plan.surrogate is None:
+        return ""
+    if choice.expected_score is None:
+        return "; expected accuracy: beyond the measured points"
+    return f"; expected {plan.surrogate.metric}: {choice.expected_score:.1f} (surrogate, not measured)"
+
+
+def _groups(plan: Plan) -> str:
+    """The best of every way to reduce before the language model, whatever its shape."""
+    several = len(plan.settings) > 1
+    frames = len({group.grid.run.workload.frames for s in plan.settings for group in s.outcome.groups}) > 1
+    rows = []
+    for setting in plan.settings:
+        kinds: dict[tuple[str, int], list[Group]] = {}
+        for group in setting.outcome.groups:
+            kinds.setdefault((group.grid.label, group.grid.run.workload.frames), []).append(group)
+        for (label, count), groups in kinds.items():
+            cells = [f"{setting.hardware}, batch {setting.batch}"] if several else []
+            cells += [label, *([str(count)] if frames else [])]
+            rows.append([*cells, format_count(sum(group.candidates for group in groups)), *_kind(groups)])
+    headers = (["setting"] if several else []) + ["method"] + (["frames"] if frames else [])
+    headers += ["schedules", "best shape", "TTFT", "kept tokens", "expected"]
+    return table(rows, headers, left=1 + several)
+
+
+def _kind(groups: list[Group]) -> list[str]:
+    """Shape, time, tokens and score of the best; or why there is none."""
+    best = max((group.best for group in groups if group.best is not None), key=lambda found: found.rank, default=None)
+    if best is not None:
+        score = "" if best.score is None else f"{best.score:.1f}"
+        return [best.grid.shape, format_seconds(best.ttft), format_count(best.kept), score]
+    excess = min(group.miss_excess for group in groups)
+    if excess == float("inf"):
+        return ["none: beyond the measured points", "", "", ""]
+    return [f"none: {excess - 1:.1%} over" if excess > 1 else "none: over at that confidence", "", "", ""]
+
+
+def _front(plan: Plan, setting: Setting) -> str:
+    name = "accuracy" if plan.objective == "accuracy" else "tokens"
+    rows = [row for row in plan.front() if row["front"] == name and _of(row, setting)]
+    shown = _thinned(rows, _FRONT_LINES)
+    cells = []
+    for row in shown:
+        value = f"{row['value']:.1f}" if name == "accuracy" else format_count(row["value"])
+        within = plan.budgets.ttft is None or row["ttft_s"] <= plan.budgets.ttft
+        cells.append([format_seconds(row["ttft_s"]), value, _short(row["method"]), "" if within else "over"])
+    headers = ["TTFT", "expected" if name == "accuracy" else "kept tokens", "schedule", ""]
+    where = f" on {setting.hardware}, batch {setting.batch}" if len(plan.settings) > 1 else ""
+    value = "expected accuracy" if name == "accuracy" else "kept tokens"
+    title = f"front of TTFT against {value}{where}: {len(shown)} of {len(rows)} schedules that none beats in both"
+    return title + "\n" + _table_right(cells, headers)
+
+
+def _table_right(cells: list[list[str]], headers: list[str]) -> str:
+    from tabulate import tabulate
+
+    align = ["right", "right", "left", "left"]
+    return tabulate(cells, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
+
+
+def _of(row: Mapping[str, Any], setting: Setting) -> bool:
+    return bool(row["hardware"] == setting.hardware and row["batch"] == setting.batch)
+
+
+def _thinned(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """`count` rows evenly spread over the front, both ends included."""
+    if len(rows) <= count:
+        return rows
+    return [rows[round(i * (len(rows) - 1) / (count - 1))] for i in range(count)]
+
+
+def _short(method: Mapping[str, Any]) -> str:
+    """A method in a line: its name and parameters, counts as runs."""
+    parts = []
+    for key, value in method.items():
+        if key == "tokens_per_layer":
+            parts.append(", ".join(f"{tokens} × {layers}" for tokens, layers in value))
+        elif key not in ("name", "select"):
+            parts.append(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}")
+    return f"{method['name']}: " + "; ".join(parts)
+
+
+def _remarks(plan: Plan) -> Iterator[str]:
+    if plan.surrogate is not None:
+        yield plan.surrogate.describe()
+        if plan.objective == "accuracy" and plan.best is not None and plan.best.shape != "linear":
+            yield "the measured points are of AIM's linear shape: another shape's score rests on the features alone"
+        if plan.beyond:
+            yield f"beyond the measured points: {format_count(plan.beyond)} schedules, of which no accuracy is expected"
+    yield from plan.notes
+
+
+def run_yaml(plan: Plan, choice: Choice) -> str:
+    """A run file of a plan's schedule, with what it was planned for."""
+    lines = [f"# Planned under {plan.budgets.describe()}: {_name(choice)}."]
+    lines.append(f"# Expected: TTFT {format_seconds(choice.estimate.ttft_s)}{_expected(plan, choice)}.")
+    body = yaml.safe_dump(choice.run, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
+    return "\n".join(lines) + "\n" + body
+
+
+def front_csv(plan: Plan) -> str:
+    """All points of all fronts; a method is JSON."""
+    return to_csv({**row, "method": json.dumps(row["method"])} for row in plan.front())
+
+
+def save_plot(plan: Plan, path: Path) -> None:
+    """The fronts as a picture; the file's ending says which format.
+
+    Raises
+    ------
+    MissingExtraError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise MissingExtraError("matplotlib", "report", "a plot") from None
+    rows = plan.front()
+    names = [name for name in ("tokens", "accuracy") if any(row["front"] == name for row in rows)]
+    figure = Figure(figsize=(5.2 * len(names), 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    for position, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), position + 1)
+        for setting in plan.settings:
+            own = [row for row in rows if row["front"] == name and _of(row, setting)]
+            times = [row["ttft_s"] * 1e3 for row in own]
+            axes.step(times, [row["value"] for row in own], where="post", label=_legend(plan, setting))
+        _mark(axes, plan, name)
+        axes.set_xlabel("time to first token, ms")
+        axes.set_ylabel(_axis(plan, name))
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right", fontsize="small")
+    figure.suptitle(f"{plan.run.model.name}: schedules that none beats in both", fontsize="medium")
+    try:
+        figure.savefig(path, dpi=150)
+    except ValueError as error:
+        from ..errors import InvalidValueError
+
+        raise InvalidValueError("--plot", f"a picture's name ({error})", str(path)) from None
+
+
+def _legend(plan: Plan, setting: Setting) -> str:
+    return setting.hardware + (f", batch {setting.batch}" if len({s.batch for s in plan.settings}) > 1 else "")
+
+
+def _axis(plan: Plan, name: str) -> str:
+    if name == "tokens":
+        return "visual tokens kept, summed over layers"
+    metric = plan.surrogate.metric if plan.surrogate is not None else "score"
+    return f"expected {metric}\n(surrogate, not measured)"
+
+
+def _mark(axes: Any, plan: Plan, name: str) -> None:
+    if plan.budgets.ttft is not None:
+        axes.axvline(plan.budgets.ttft * 1e3, color="0.4", linestyle="--", linewidth=1, label="budget")
+    if plan.best is not None:
+        value = plan.best.kept_tokens if name == "tokens" else plan.best.expected_score
+        if value is not None:
+            axes.plot([plan.best.estimate.ttft_s * 1e3], [value], "o", color="black", label="best")
+
+
+def answer_text(answer: Answer) -> str:
+    """One line a method."""
+    run = answer.run
+    hardware = run.hardware.name if run.hardware else "no hardware"
+    sure = f" at {answer.confidence:.0%} confidence" if answer.confidence is not None else ""
+    if answer.question == "break-even":
+        cells = [[row["method"], *_window(row)] for row in answer.rows]
+        headers = ["method", "pays from", "visual tokens", "TTFT", "TTFT unreduced"]
+        return f"{run.model.name} on {hardware}: where reduction starts to pay\n{table(cells, headers)}"
+    cells = [
+        [
+            row["method"],
+            str(row["most"]),
+            "" if row["ttft_s"] is None else format_seconds(row["ttft_s"]),
+            "" if row["kv_bytes"] is None else format_bytes(row["kv_bytes"]),
+            row["stops"],
+        ]
+        for row in answer.rows
+    ]
+    headers = ["method", f"most {answer.question if answer.question == 'frames' else 'requests'}", "TTFT", "KV cache"]
+    headers.append("one more")
+    title = f"{run.model.name} on {hardware}, under {answer.budgets.describe()}{sure}"
+    from tabulate import tabulate
+
+    align = ["left", "right", "right", "right", "left"]
+    return f"{title}\n" + tabulate(cells, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
+
+
+def _window(row: Mapping[str, Any]) -> list[str]:
+    """Where reduction starts to pay, and what it buys there."""
+    if row["from"] is None:
+        return ["nowhere", "", "", ""]
+    until = "" if row["until"] is None else f" to {row['until']}"
+    return [
+        f"{row['from']}{until} {row['unit'].replace('_', ' ')}",
+        format_count(row["visual_tokens"]),
+        format_seconds(row["ttft_s"]),
+        format_seconds(row["plain_s"]),
+    ]

@@ -1,0 +1,91 @@
+"""Finding what makes the host wait for a device, without having one.
+
+A CUDA graph records work that is queued once; whatever reads a value back while it is queued (a
+truth value, a count of nonzeros, a copy from pageable memory) cannot be part of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+__all__ = ["HostSyncs"]
+
+# Operators whose result, or whose result's shape, must be known to the host.
+_READS = frozenset(
+    {
+        "_local_scalar_dense",
+        "equal",
+        "is_nonzero",
+        "masked_select",
+        "nonzero",
+        "nonzero_numpy",
+        "unique_dim",
+        "_unique",
+        "_unique2",
+        "unique_consecutive",
+        "bincount",
+    }
+)
+_INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"})
+
+
+class HostSyncs(TorchDispatchMode):
+    """Notes every operator of the ``with`` block that a CUDA graph could not record.
+
+    Parameters
+    ----------
+    device
+        The device that the block computes on. On ``cpu`` it tells what would happen on a GPU.
+
+    Attributes
+    ----------
+    found
+        Names of the operators, in order, each once.
+    """
+
+    def __init__(self, device: str | torch.device) -> None:
+        super().__init__()
+        self._kind = torch.device(device).type
+        self.found: list[str] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        result = func(*args, **kwargs)
+        name = func._schema.name.partition("::")[2]
+        if self._waits(name, func._overloadname, args, kwargs, result) and name not in self.found:
+            self.found.append(name)
+        return result
+
+    def _waits(self, name: str, overload: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
+        first = args[0] if args else None
+        if name in _READS:
+            return self._here(first)
+        if name == "repeat_interleave":
+            # without output_size the result is as long as the counts add up to
+            return overload != "self_int" and self._here(first) and kwargs.get("output_size") is None
+        if name in _INDEXING:
+            indices = [index for index in args[1] if isinstance(index, torch.Tensor)]
+            return self._here(first) and any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+        if name == "lift_fresh":
+            # values of a Python list on their way to the device; single numbers on a CPU are filled in
+            return self._here(result) and result.numel() > 0 and (result.ndim > 0 or self._kind != "cpu")
+        if name in ("_to_copy", "copy_"):
+            source, target = (args[1], args[0]) if name == "copy_" else (first, result)
+            return self._crosses(source, target)
+        return False
+
+    def _here(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and value.device.type == self._kind
+
+    def _crosses(self, source: Any, target: Any) -> bool:
+        if not isinstance(source, torch.Tensor) or not isinstance(target, torch.Tensor):
+            return False
+        # a number is filled in, not copied
+        moved = source.device.type != target.device.type and source.numel() > 1
+        return moved and (self._here(source) or self._here(target))

@@ -1,0 +1,71 @@
+"""How fast the planner goes through schedules, and that its work does not grow with layers.
+
+The bar (1e6 candidates a second on one core, time to first token, memory, cache, FLOPs and the front
+included) is checked on thread CPU time and scaled by a matrix product timed in the same run, so
+that a slow or busy machine does not decide it.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from aimcost.planner import evaluate
+from aimcost.planner.budgets import Budgets
+from aimcost.planner.grids import LEVELS, FreeGrid, compositions, grids
+from aimcost.planner.search import Aim, search
+from aimcost.run import load_run
+
+BAR = 1e6
+# Thread time of the reference below on the machine on which the bar was set.
+REFERENCE_SECONDS = 0.0086
+
+
+@pytest.fixture(scope="module")
+def grid() -> FreeGrid:
+    found = grids(load_run("llava_onevision_aim_a100"), ["aim"], ["free"], first=7, levels=LEVELS)[2]
+    assert isinstance(found, FreeGrid)
+    assert len(found) > 1e6
+    found.prepare(band=False)
+    compositions(21, 8)
+    return found
+
+
+def reference() -> float:
+    """Element-wise passes of the size that the planner makes, seconds."""
+    values = np.random.default_rng(0).random((200, 16_384))
+    times = []
+    for _ in range(5):
+        start = time.thread_time()
+        np.maximum(values[:100] + values[100:], values[:100] * 2.0).sum()
+        times.append(time.thread_time() - start)
+    return min(times)
+
+
+def test_a_million_candidates_a_second(benchmark, grid: FreeGrid) -> None:
+    aim = Aim(budgets=Budgets(ttft=0.25, kv=1e9))
+
+    def go() -> None:
+        search([grid], aim)
+
+    benchmark.pedantic(go, rounds=2)
+    start = time.thread_time()
+    go()
+    rate = len(grid) / (time.thread_time() - start)
+    slowness = max(1.0, reference() / REFERENCE_SECONDS)
+    benchmark.extra_info.update(candidates_per_s=rate, slowness=slowness)
+    assert rate * slowness >= BAR, f"{rate:.3g} candidates/s, machine {slowness:.2f}x slower than the reference"
+
+
+def test_work_goes_with_levels_and_not_with_layers(grid: FreeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls a chunk: one step a level for a run of equal layers, however many they are."""
+    calls = []
+    one_run = evaluate._run
+    monkeypatch.setattr(evaluate, "_run", lambda *given: calls.append(1) or one_run(*given))
+    chunks = sum(1 for _ in grid.chunks())
+    assert chunks == -(-len(grid) // 16_384)
+    assert len(calls) == chunks * len(LEVELS)
+    # and the estimator runs once for all of them: pairs of levels, not schedules
+    assert len(grid.prepare(band=False).pairs) == len(LEVELS) * (len(LEVELS) + 1) // 2

@@ -1,0 +1,405 @@
+"""The campaign on a CPU with a tiny model: its records, its deadline, and what a failure leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.torch
+
+from aimcost import discover  # noqa: E402
+from aimcost.campaign.book import Book, results_of  # noqa: E402
+from aimcost.campaign.deadline import OutOfTime  # noqa: E402
+from aimcost.campaign.rows import prompt_tokens, seed_rows  # noqa: E402
+from aimcost.campaign.run import run_campaign  # noqa: E402
+from aimcost.campaign.sizes import FULL, TINY, config_of  # noqa: E402
+from aimcost.campaign.steps import STEPS, Step  # noqa: E402
+from aimcost.campaign.summary import summarise  # noqa: E402
+from aimcost.campaign.text import summary_text  # noqa: E402
+from aimcost.campaign.visit import Visit  # noqa: E402
+from aimcost.errors import FileFormatError, InvalidValueError  # noqa: E402
+from aimcost.loading.files import read_mapping  # noqa: E402
+from aimcost.loading.hardware import load_hardware  # noqa: E402
+from aimcost.profiling import describe  # noqa: E402
+from aimcost.profiling.visit import kernels, rig, stages  # noqa: E402
+from aimcost.profiling.visit.rig import Rig, token_runs  # noqa: E402
+from aimcost.records import load_record  # noqa: E402
+from aimcost.run import load_run  # noqa: E402
+from aimcost.runtime import apply, build_model, graph  # noqa: E402
+from aimcost.runtime.host_syncs import HostSyncs  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = [step.name for step in STEPS]
+
+
+@pytest.fixture(scope="module")
+def dry(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], float]:
+    folder = tmp_path_factory.mktemp("campaign")
+    began = time.monotonic()
+    state = run_campaign(folder, device="cpu", minutes=1.0, tiny=True)
+    return folder, state, time.monotonic() - began
+
+
+def test_a_dry_run_does_every_step_in_time(dry: Any) -> None:
+    folder, state, seconds = dry
+    assert seconds < 60
+    assert [(step["name"], step["state"]) for step in state["steps"]] == [(name, "done") for name in NAMES]
+    assert json.loads((folder / "summary.json").read_text()) == state
+    for name in NAMES:
+        record = load_record(folder / f"{name}.json")
+        assert record.complete
+        assert record.kind == ("profile" if name == "profile" else "campaign")
+    assert load_hardware(folder / state["profile"]).dense_flops_per_s["fp32"] > 0
+
+
+def test_a_sample_tells_what_ran(dry: Any) -> None:
+    record = load_record(dry[0] / "seeds.json")
+    assert {row for sample in record.samples for row in sample.labels["rows"].split(",")} == set(TINY.rows or ())
+    for sample in record.samples:
+        run = load_run(json.loads(sample.labels["run"]))
+        assert token_runs(run.computed.tokens) == sample.labels["tokens"]
+        assert sample.dims["prompt"] == prompt_tokens(run.schedule)
+        assert run.precision.weights == sample.dtype == "fp32"
+        assert len(sample.samples_s) == TINY.repeats
+        assert sample.labels["path"] == "eager"
+    masked = load_record(dry[0] / "masked.json").samples
+    assert {s.labels["implementation"] for s in masked} == {"masked"}
+    assert all(load_run(json.loads(s.labels["run"])).implementation == "masked" for s in masked)
+    layers = load_record(dry[0] / "layers.json").samples
+    for name in {s.name.partition("/")[0] for s in layers}:
+        mine = [s for s in layers if s.name.startswith(name + "/")]
+        assert token_runs(tuple(int(s.dims["tokens"]) for s in mine)) == mine[0].labels["tokens"]
+        assert all(s.median_s > 0 for s in mine)
+
+
+def test_kernels_agree_with_their_references(dry: Any) -> None:
+    results = results_of(load_record(dry[0] / "correctness.json"))
+    assert {entry["check"] for entry in results} == {"importance", "merge", "select", "gather"}
+    assert all(entry["ok"] for entry in results)
+
+
+def test_a_wrong_kernel_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = kernels.importance_scores
+    monkeypatch.setattr(kernels, "importance_scores", lambda q, k: real(q, k) * 1.01)
+    monkeypatch.setattr(kernels, "merge_tokens", lambda x, r: x[:, r:] * float("nan"))
+    given = {"cuts": TINY.cuts, "heads": TINY.kernel_heads, "merges": TINY.merges, "device": "cpu", "dtype": "fp32"}
+    found = {entry["check"]: entry for entry in kernels.check_kernels(**given, tick=lambda: None)}
+    assert {name: entry["ok"] for name, entry in found.items()} == {
+        "importance": False,
+        "merge": False,
+        "select": True,
+        "gather": True,
+    }
+    assert found["merge"]["value"] == 1.0
+    assert 0.005 < found["importance"]["value"] < 0.02
+
+
+def test_the_summary_is_read_without_torch(dry: Any) -> None:
+    code = (
+        "import sys; from aimcost.campaign.command import campaign_command as c; from pathlib import Path;"
+        f"print(c(None, Path({str(dry[0])!r}), device='cpu', minutes=1, tiny=False, resume=False, as_json=False));"
+        "assert not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip() == summary_text(summarise(dry[0])).rstrip()
+    assert "video_aim_32f" in done.stdout
+    assert "55.03" not in done.stdout  # the paper's figure is not that of a tiny model
+
+
+def test_the_tables_follow_from_the_samples(dry: Any, tmp_path: Path) -> None:
+    found = summarise(dry[0])
+    seeds = {s.name: s.median_s for s in load_record(dry[0] / "seeds.json").samples}
+    row = next(r for r in found["rows"] if "video_vtw" in r["rows"])
+    assert row["eager_s"] == seeds["video_vtw"]
+    assert row["speedup"] == pytest.approx(seeds["llava_ov_7b"] / seeds["video_vtw"])
+    assert row["printed_ms"] is None
+    full = tmp_path / "full"
+    shutil.copytree(dry[0], full)
+    state = json.loads((full / "summary.json").read_text())
+    (full / "summary.json").write_text(json.dumps({**state, "tiny": False}))
+    row = next(r for r in summarise(full)["rows"] if "video_vtw" in r["rows"])
+    assert row["printed_ms"] == 101.93
+    assert row["printed_speedup"] == pytest.approx(439.58 / 101.93)
+    assert "101.93" in summary_text(summarise(full))
+    score = next(k for k in found["kernels"] if k["op"] == "score")
+    # 6 passes of 2·d + 2 FLOPs and 5 · 2 more a causal pair, 4 heads, 60 tokens, d 16
+    flops = 4 * 60 * 61 / 2 * (6 * (2 * 16 + 2) + 5 * 2)
+    assert score["floor_s"] == pytest.approx(flops / found["peaks"]["flops_per_s"], rel=1e-9)
+    dense = next(d for d in found["dense"] if d["tokens"] == 60)
+    assert dense["tflops_per_s"] * 1e12 == pytest.approx(dense["flops"] / dense["eager_s"])
+    assert found["overhead"]["total_s"] == pytest.approx(
+        sum(k["median_s"] for k in found["kernels"] if k["op"] in ("merge", "score", "select", "gather"))
+    )
+
+
+def _step(name: str, run: Any, weight: float = 1.0) -> Step:
+    return Step(name=name, weight=weight, run=run)
+
+
+def _good(_: Visit, book: Book) -> None:
+    book.result(fine=True)
+
+
+def test_a_step_that_fails_stops_no_other(tmp_path: Path) -> None:
+    def bad(_: Visit, book: Book) -> None:
+        book.result(half=1)
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 1 GiB")
+
+    state = run_campaign(
+        tmp_path, device="cpu", minutes=1.0, tiny=True, steps=[_step("a", _good), _step("b", bad), _step("c", _good)]
+    )
+    assert [step["state"] for step in state["steps"]] == ["done", "failed", "done"]
+    assert state["steps"][1]["message"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB"
+    cut = load_record(tmp_path / "b.json")
+    assert not cut.complete
+    assert results_of(cut) == [{"half": 1}]
+    assert any("OutOfMemoryError" in note for note in cut.notes)
+    assert "failed" in summary_text(summarise(tmp_path))
+
+
+def test_a_prefill_that_fails_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Rig.prefill
+
+    def prefill(self: Rig, case: Any, paths: Any) -> Any:
+        if case.name == "video_pdrop":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(self, case, paths)
+
+    monkeypatch.setattr(Rig, "prefill", prefill)
+    seeds = next(step for step in STEPS if step.name == "seeds")
+    state = run_campaign(tmp_path, device="cpu", minutes=1.0, tiny=True, steps=[seeds])
+    assert state["steps"][0]["state"] == "done"
+    assert "video_pdrop (fused): OutOfMemoryError: CUDA out of memory." in state["steps"][0]["message"]
+    assert "video_fastv" in {sample.name for sample in load_record(tmp_path / "seeds.json").samples}
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_the_deadline_holds_whether_or_not_a_step_asks(asks: bool, tmp_path: Path) -> None:
+    def slow(visit: Visit, book: Book) -> None:
+        for number in range(10_000):
+            if asks:
+                visit.tick()
+            book.result(number=number) if number < 3 else time.sleep(0.01)
+
+    began = time.monotonic()
+    steps = [_step("slow", slow), _step("next", _good), _step("endless", slow)]
+    state = run_campaign(tmp_path, device="cpu", minutes=0.05, tiny=True, steps=steps)
+    assert time.monotonic() - began < 0.05 * 60 + 1.0
+    assert [step["state"] for step in state["steps"]] == ["out of time", "done", "out of time"]
+    assert state["steps"][0]["seconds"] < 1.5
+    record = load_record(tmp_path / "slow.json")
+    assert not record.complete
+    assert len(results_of(record)) == 3
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_no_time_left_is_said(tmp_path: Path) -> None:
+    def swallow(visit: Visit, _: Book) -> None:
+        end = time.monotonic() + 0.7
+        while time.monotonic() < end:
+            try:
+                time.sleep(0.01)
+            except OutOfTime:
+                continue
+
+    steps = [_step("greedy", swallow), _step("late", _good)]
+    state = run_campaign(tmp_path, device="cpu", minutes=0.01, tiny=True, steps=steps)
+    assert state["steps"][1]["state"] == "no time"
+    assert not (tmp_path / "late.json").exists()
+
+
+def test_killed_at_any_moment_it_leaves_records_that_load(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aimcost", "campaign", "--device", "cpu", "--tiny", "-o", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "video_fastv" in line:
+            break
+    process.kill()
+    process.communicate()
+    files = [path for path in tmp_path.glob("*.json") if path.name != "summary.json"]
+    complete = {path.stem for path in files if load_record(path).complete}
+    assert {"profile", "correctness", "kernels", "dense"} <= complete
+    assert "seeds" not in complete
+    found = summarise(tmp_path)
+    assert found["finished"] is None
+    assert len(found["rows"]) >= 2
+    assert summary_text(found)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    again = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert again.returncode == 0, again.stderr
+    states = Counter(step["state"] for step in json.loads(again.stdout)["steps"])
+    assert states == {"kept": len(complete), "done": len(NAMES) - len(complete)}
+    assert json.loads((tmp_path / "tables.json").read_text()) == json.loads(again.stdout)
+
+
+def test_other_settings_are_measured_anew(tmp_path: Path) -> None:
+    first = [_step("a", _good)]
+    run_campaign(tmp_path, device="cpu", minutes=1.0, tiny=True, steps=first)
+    kept = run_campaign(tmp_path, device="cpu", minutes=1.0, tiny=True, steps=first, resume=True)
+    assert kept["steps"][0]["state"] == "kept"
+    full = run_campaign(tmp_path, device="cpu", minutes=1.0, tiny=False, steps=first, resume=True)
+    assert full["steps"][0]["state"] == "done"
+
+
+def test_every_row_of_the_paper_is_there_once_with_its_own_schedule() -> None:
+    rows, data = seed_rows(FULL), read_mapping(discover.find("paper", "aim"))
+    assert Counter(row for entry in rows for row in entry.ids) == Counter(row["id"] for row in data["rows"])
+    assert all(row.schedule is not None for row in rows)
+    runs = {name: row for row in rows for name in row.ids}
+    aim = runs["video_aim_32f"].schedule
+    assert aim is not None
+    # cut after l1 = 14: 15 layers on all 1668 tokens, where the paper charges 14
+    assert token_runs(aim.tokens) == "1668x15,1472,1276,1080,884,688,492,296,100x6"
+    assert tuple((e.tokens_in, e.tokens_out) for e in aim.layer_events) == FULL.cuts
+    merged = tuple((e.groups, e.tokens_in, e.tokens_out, 3584) for e in aim.pre_llm_events)
+    assert merged == FULL.merges
+    assert runs["exp_6"] is runs["video_aim_32f"]
+    assert runs["longva_7b"].model == FULL.model
+    constant = {name for name, row in runs.items() if row.counts_only}
+    assert constant == {"video_prumerge", "image_prumerge", "image_prumerge_plus"}
+
+
+@pytest.mark.slow
+def test_every_row_runs_at_full_size_without_waiting_for_the_device() -> None:
+    models: dict[str, Any] = {}
+    for row in seed_rows(FULL):
+        assert row.schedule is not None
+        key = str(row.model)
+        if key not in models:
+            models = {key: build_model(config_of(row.model), device="meta", dtype="bf16")}
+        config = models[key].config
+        width = (getattr(config, "text_config", None) or config).hidden_size
+        if row.counts_only or not row.schedule.events:
+            continue
+        x = torch.empty(1, prompt_tokens(row.schedule), width, device="meta", dtype=torch.bfloat16)
+        with torch.no_grad(), apply(models[key], row.schedule) as applied, HostSyncs("meta") as syncs:
+            models[key](inputs_embeds=x, use_cache=True, logits_to_keep=1)
+        assert applied.record is not None
+        assert applied.record.tokens == row.schedule.tokens
+        assert syncs.found == []
+
+
+class Replay:
+    """Stands in for a CUDA graph: calls again, into the same outputs."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.count = 0
+
+    def replay(self) -> None:
+        self.count += 1
+        self.call()
+
+    def reset(self) -> None:
+        pass
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Replay]:
+    """Rigs take the GPU's way through the code; only what is CUDA's own is replaced."""
+    made: list[Replay] = []
+
+    def capture(call: Any, inputs: Any, *, around: Any = None, **_: Any) -> Any:
+        static = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+
+        def entered() -> Any:
+            if around is None:
+                return call(**static)
+            with around():
+                return call(**static)
+
+        made.append(Replay(entered))
+        with torch.no_grad():
+            return graph.Captured(call, static, graph=made[-1], output=entered())
+
+    class Event:
+        def __init__(self, **_: Any) -> None:
+            self.at = 0.0
+
+        def record(self) -> None:
+            self.at = time.perf_counter()
+
+        def elapsed_time(self, end: Any) -> float:
+            return float((end.at - self.at) * 1e3)
+
+    monkeypatch.setattr(rig, "capture", capture)
+    monkeypatch.setattr(stages, "capture", capture)
+    monkeypatch.setattr(Rig, "cuda", True)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: None)
+    for name, value in (("memory_allocated", 100), ("max_memory_allocated", 700)):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    return made
+
+
+def test_on_a_gpu_everything_is_measured_as_a_graph_and_eager(as_on_a_gpu: list[Replay], tmp_path: Path) -> None:
+    wanted = ("dense", "seeds", "tower", "decode", "ttft", "layers", "memory")
+    chosen = [step for step in STEPS if step.name in wanted]
+    state = run_campaign(tmp_path, device="cpu", minutes=1.0, tiny=True, steps=chosen)
+    assert [step["state"] for step in state["steps"]] == ["done"] * len(wanted)
+    assert not any(step["message"] for step in state["steps"])
+    assert as_on_a_gpu
+    # two calls to warm up, then one a sample
+    assert {replay.count for replay in as_on_a_gpu} == {TINY.repeats + 2}
+    for name in ("dense", "seeds", "tower", "decode"):
+        samples = load_record(tmp_path / f"{name}.json").samples
+        paths = Counter(sample.labels["path"] for sample in samples)
+        assert paths["graph"] == paths["eager"] > 0
+        assert {sample.clock for sample in samples} == {"cuda_event"}
+    memory = results_of(load_record(tmp_path / "memory.json"))
+    assert {entry["peak_bytes"] for entry in memory} == {600}
+    rows = summarise(tmp_path)["rows"]
+    assert all(row["graph_s"] and row["eager_s"] and row["graph_speedup"] for row in rows)
+
+
+def test_bad_input_is_one_line(cli: Any, tmp_path: Path) -> None:
+    cases = [
+        (("campaign",), "given one of -o DIR and --from DIR"),
+        (("campaign", "-o", "a", "--from", "b"), "given one of -o DIR and --from DIR"),
+        (("campaign", "--from", str(tmp_path)), "holds no campaign"),
+        (("campaign", "-o", "x", "--device", "cpu", "--minutes", "0"), "'minutes' must be above 0"),
+        (("campaign", "-o", "x", "--device", "tpu"), "'device' must be 'cpu' or 'cuda'"),
+    ]
+    if not torch.cuda.is_available():
+        cases.append((("campaign", "-o", "x"), "'device' must be 'cpu' here"))
+    for arguments, message in cases:
+        done = cli(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+    with pytest.raises(FileFormatError):
+        summarise(tmp_path)
+    with pytest.raises(InvalidValueError):
+        run_campaign(tmp_path, device="cpu", minutes=-1.0)
+
+
+def test_a_model_that_does_not_fit_in_memory_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aimcost.profiling.environment._ram_bytes", lambda: 1e9)
+    tower = next(step for step in STEPS if step.name == "tower")
+    state = run_campaign(tmp_path, device="cpu", minutes=1.0, steps=[tower])
+    assert state["steps"][0]["state"] == "failed"
+    # 8.03 B parameters of 4 bytes
+    assert "the model holds 32.1" in state["steps"][0]["message"]
+
+
+def test_the_environment_is_in_every_record(dry: Any) -> None:
+    here = describe("cpu")
+    for name in NAMES:
+        environment = load_record(dry[0] / f"{name}.json").environment
+        assert environment.device_name == here.device_name
+        assert environment.packages["torch"] == torch.__version__

@@ -1,0 +1,93 @@
+"""``aimcost plan`` from the shell: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import aimcost
+
+RUN = "llava_onevision_aim_a100"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "aimcost", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_writes_a_run_file_that_estimate_takes(tmp_path: Path) -> None:
+    best, picture = tmp_path / "best.yaml", tmp_path / "front.svg"
+    flags = ["--ttft-ms", "200", "--confidence", "0.9", "--shape", "step", "-o", str(best)]
+    pytest.importorskip("matplotlib")
+    done = command("plan", RUN, *flags, "--plot", str(picture))
+    assert done.returncode == 0, done.stderr
+    for part in ("best: ", "runner-up: ", "(surrogate, not measured)", "leave-one-out error", "front of TTFT"):
+        assert part in done.stdout
+    assert picture.read_text(encoding="utf-8").startswith("<?xml")
+    written = yaml.safe_load(best.read_text(encoding="utf-8"))
+    assert written["budgets"] == {"max_ttft_ms": 200.0}
+    result = aimcost.estimate(best)
+    assert (result.ttft_band_s[1] or 1.0) <= 0.2
+    again = command("estimate", str(best), "--json")
+    assert json.loads(again.stdout)["totals"]["time_s"] == pytest.approx(result.totals.time_s)
+
+
+def test_json_and_csv_hold_the_whole_front() -> None:
+    flags = [RUN, "--flops", "30", "--shape", "linear"]
+    plan = json.loads(command("plan", *flags, "--json").stdout)
+    rows = list(csv.DictReader(io.StringIO(command("plan", *flags, "--csv").stdout)))
+    assert len(rows) == len(plan["front"]) > 20
+    assert plan["best"]["flops"] <= 30e12
+    assert plan["budgets"] == {"max_tflops": 30.0}
+    method = json.loads(rows[5]["method"])
+    assert aimcost.estimate(RUN, method=method).ttft_s == pytest.approx(float(rows[5]["ttft_s"]), rel=1e-9)
+
+
+def test_an_impossible_budget_is_a_failed_check(tmp_path: Path) -> None:
+    best = tmp_path / "best.yaml"
+    done = command("plan", RUN, "--ttft-ms", "50", "--shape", "linear", "-o", str(best))
+    assert done.returncode == 1
+    assert "closest: " in done.stdout
+    assert "over 50.00 ms" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not best.exists()
+    asked = command("plan", RUN, "--ttft-ms", "50", "--question", "batch")
+    assert asked.returncode == 1
+
+
+def test_questions(tmp_path: Path) -> None:
+    done = command("plan", RUN, "--ttft-ms", "300", "--question", "frames")
+    assert done.returncode == 0
+    assert "most frames" in done.stdout
+    rows = json.loads(command("plan", RUN, "--question", "break-even", "--json").stdout)["rows"]
+    assert rows[0]["from"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ([], "--ttft-ms"),
+        (["--ttft-ms", "-5"], "--ttft-ms"),
+        (["--ttft-ms", "nan"], "--ttft-ms"),
+        (["--ttft-ms", "80", "--shape", "triangle"], "triangle"),
+        (["--ttft-ms", "80", "--batch", "one"], "--batch"),
+        (["--ttft-ms", "80", "--frames", "0"], "--frames"),
+        (["--ttft-ms", "80", "--tpot-ms", "9"], "new_tokens"),
+        (["--ttft-ms", "80", "--accuracy", "none.csv"], "none.csv"),
+        (["--ttft-ms", "80", "--question", "why"], "--question"),
+        (["--ttft-ms", "80", "--question", "batch", "--plot", "a.png"], "--plot"),
+        (["--ttft-ms", "80", "--method", "magic"], "magic"),
+    ],
+)
+def test_bad_input_is_one_line(flags: list[str], said: str) -> None:
+    done = command("plan", RUN, *flags)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not done.stdout

@@ -1,0 +1,248 @@
+"""Prefills as CUDA graphs: the fallback, what forbids recording, and recording on a stand-in for CUDA."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._pytree import tree_leaves  # noqa: E402
+
+from aimcost.errors import InvalidValueError, ScheduleError  # noqa: E402
+from aimcost.kernels import _dispatch  # noqa: E402
+from aimcost.runtime import apply, capture_prefill, graph  # noqa: E402
+from aimcost.runtime.host_syncs import HostSyncs  # noqa: E402
+from aimcost.types import ReductionEvent  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "llava_onevision-video", "llava-image", "internvl-image"]
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Values are looked at on a CPU only; here as little as on a GPU."""
+    monkeypatch.setattr(_dispatch, "should_check", lambda check, tensor: bool(check))
+
+
+def reduced(toolbox, name="llava_onevision-video", batch=1, merged=True):
+    """A case, a schedule that merges and drops, and embeddings of its prompt."""
+    case = toolbox.build_case(name, batch)
+    visual = int(case.visual[0].sum())
+    merges = ()
+    if merged and visual == 37:
+        merges = (ReductionEvent(action="merge", scorer="bipartite_cosine", after_layer=None, groups=4, tokens_in=9,
+                                 tokens_out=5),)  # fmt: skip
+    left = 21 if merges else visual
+    schedule = case.schedule([(0, left * 3 // 4), (2, left // 3), (3, 0)], pre_llm=merges, newline=1 if merges else 0)
+    return case, schedule, embeds(case, batch)
+
+
+def embeds(case, batch, seed=7):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, case.prompt, 64, generator=generator)
+    return {"inputs_embeds": x, "use_cache": True, "logits_to_keep": 1}
+
+
+def same(left, right):
+    ours, theirs = ([layer.keys for layer in out.past_key_values.layers] for out in (left, right))
+    return torch.equal(left.logits, right.logits) and all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_without_cuda_the_call_is_the_plain_one(batch, toolbox):
+    case, schedule, inputs = reduced(toolbox, batch=batch)
+    call = capture_prefill(case.model, inputs, schedule)
+    assert not call.captured
+    assert call.reason == "not captured: the inputs are on cpu, not on CUDA"
+    with torch.no_grad(), apply(case.model, schedule) as applied:
+        assert same(call(), case.model(**inputs))
+    assert call.record.tokens == applied.record.tokens == schedule.tokens
+    other = embeds(case, batch, seed=8)
+    dense = capture_prefill(case.model, inputs)
+    with torch.no_grad():
+        assert same(dense(other), case.model(**other))
+        assert not same(dense(other), case.model(**inputs))
+
+
+def test_inputs_must_be_like_those_captured(toolbox):
+    case, schedule, inputs = reduced(toolbox)
+    call = capture_prefill(case.model, inputs, schedule)
+    with pytest.raises(InvalidValueError, match="inputs_embeds"):
+        call({**inputs, "inputs_embeds": inputs["inputs_embeds"][:, 1:]})
+    with pytest.raises(InvalidValueError, match="inputs_embeds"):
+        call({**inputs, "inputs_embeds": inputs["inputs_embeds"].double()})
+    with pytest.raises(InvalidValueError, match="'inputs'"):
+        call({"inputs_embeds": inputs["inputs_embeds"]})
+    with pytest.raises(InvalidValueError, match="use_cache"):
+        call({**inputs, "use_cache": False})
+    with pytest.raises(InvalidValueError, match="warmup"):
+        capture_prefill(case.model, inputs, schedule, warmup=0)
+    with pytest.raises(ScheduleError, match="layers"):
+        capture_prefill(case.model, inputs, case.schedule([]).__class__(method="x", tokens=(3,), visual_tokens=1))()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_reduced_prefill_never_waits_for_the_device(name, batch, toolbox, as_on_a_gpu):
+    case, schedule, inputs = reduced(toolbox, name, batch)
+    with torch.no_grad(), apply(case.model, schedule) as applied, HostSyncs("cpu") as syncs:
+        case.model(**inputs)
+    assert applied.record.tokens == schedule.tokens
+    assert syncs.found == []
+
+
+@pytest.mark.parametrize("scorer", ["pagerank", "last_row", "last_query", "uniform", "pivot_cosine"])
+def test_neither_do_other_methods(scorer, toolbox, as_on_a_gpu):
+    case = toolbox.build_case("qwen2")
+    schedule = case.schedule([(1, 12), (3, 4)], scorer=scorer)
+    with torch.no_grad(), apply(case.model, schedule), HostSyncs("cpu") as syncs:
+        case.model(**embeds(case, 1))
+    assert syncs.found == []
+
+
+def test_what_depends_on_values_is_noticed(toolbox, as_on_a_gpu):
+    case, schedule, _ = reduced(toolbox)
+    with torch.no_grad(), apply(case.model, schedule), HostSyncs("cpu") as syncs:
+        case.model(**case.inputs)
+    assert "nonzero" in syncs.found
+    assert "_local_scalar_dense" in syncs.found
+    x = torch.arange(6.0)
+    for wait in (lambda: x[x > 2], lambda: x.sum().item(), lambda: torch.tensor([1.0, 2.0]), lambda: x.unique()):
+        with HostSyncs("cpu") as syncs:
+            wait()
+        assert syncs.found
+    with HostSyncs("cpu") as syncs:
+        x[1:].add_(1.0)
+        x[torch.arange(3)] = 0.0
+        torch.tensor([])
+    assert syncs.found == []
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_attention_gets_no_mask_and_keeps_its_fast_kernels(batch, toolbox, monkeypatch):
+    case, schedule, inputs = reduced(toolbox, batch=batch)
+    seen, real = [], torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **more):
+        seen.append((query.shape[2], attn_mask, is_causal, dropout_p))
+        return real(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    with torch.no_grad(), apply(case.model, schedule):
+        case.model(**inputs)
+    assert [entry[0] for entry in seen] == list(schedule.tokens)
+    assert all(mask is None and causal and not dropout for _, mask, causal, dropout in seen)
+
+
+class Graph:
+    """Stands in for torch.cuda.CUDAGraph: notes every operator, and computes them anew into the same memory."""
+
+    def __init__(self):
+        self.tape, self.replays = [], 0
+
+    def replay(self):
+        self.replays += 1
+        for func, args, kwargs, outputs in self.tape:
+            for new, old in zip(tree_leaves(func(*args, **kwargs)), outputs, strict=True):
+                if isinstance(old, torch.Tensor) and new.data_ptr() != old.data_ptr():
+                    old.copy_(new)
+
+    def reset(self):
+        self.tape.clear()
+
+
+class Recorder(TorchDispatchMode):
+    def __init__(self, graph, pool=None):
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.graph.tape.append((func, args, kwargs or {}, tree_leaves(result)))
+        return result
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch, as_on_a_gpu):
+    """CPU tensors take the way of CUDA ones."""
+    stream = type("Stream", (), {"__init__": lambda *_: None, "wait_stream": lambda *_: None})
+    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "graph", Recorder)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+
+    def on_cuda(inputs):
+        return {k: Pretends(v) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+
+    return on_cuda
+
+
+class Pretends(torch.Tensor):
+    """A CPU tensor that says it is on CUDA until it is copied into a graph's buffers."""
+
+    @staticmethod
+    def __new__(cls, value):
+        return value.as_subclass(cls)
+
+    @property
+    def device(self):
+        return torch.device("cuda", 0)
+
+    def clone(self):
+        return self.as_subclass(torch.Tensor).clone()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_replay_computes_on_new_inputs(batch, toolbox, fake_cuda, monkeypatch):
+    monkeypatch.setattr(graph, "HostSyncs", lambda _: HostSyncs("cpu"))
+    case, schedule, inputs = reduced(toolbox, batch=batch)
+    call = capture_prefill(case.model, fake_cuda(inputs), schedule)
+    assert (call.captured, call.reason) == (True, "")
+    for seed in (1, 2):
+        other = embeds(case, batch, seed=seed)
+        out = call(other)
+        with torch.no_grad(), apply(case.model, schedule) as applied:
+            assert same(out, case.model(**other))
+        assert all(torch.equal(call.record.kept[layer], kept) for layer, kept in applied.record.kept.items())
+    assert call._graph.replays == 2
+    grown = call().past_key_values
+    with torch.no_grad(), apply(case.model, schedule):
+        case.model(input_ids=torch.full((batch, 1), 5), past_key_values=grown)
+    assert call().past_key_values.get_seq_length() == grown.get_seq_length() - 1
+    call.free()
+    assert not call.captured
+
+
+def test_what_cannot_be_recorded_runs_eagerly_and_says_so(toolbox, fake_cuda, monkeypatch):
+    monkeypatch.setattr(graph, "HostSyncs", lambda _: HostSyncs("cpu"))
+    case, schedule, inputs = reduced(toolbox)
+    padded = {**inputs, "attention_mask": torch.ones(1, case.prompt, dtype=torch.long)}
+    call = graph.capture(case.model, fake_cuda(padded), around=lambda: apply(case.model, schedule))
+    assert not call.captured
+    assert call.reason.startswith("not captured: data-dependent (")
+    with torch.no_grad(), apply(case.model, schedule):
+        assert same(call(padded), case.model(**padded))
+
+    class Full:
+        def __init__(self, *_, **__):
+            pass
+
+        def __enter__(self):
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(torch.cuda, "graph", Full)
+    call = capture_prefill(case.model, fake_cuda(inputs), schedule)
+    assert call.reason == "not captured: CUDA out of memory. Tried to allocate"
+    with torch.no_grad(), apply(case.model, schedule):
+        assert same(call(inputs), case.model(**inputs))
