@@ -95,6 +95,7 @@ def run_campaign(
     with _single_thread(device):
         _steps(visit, steps, deadline, settings, resume, summary)
     visit.release()
+    summary["state_after"] = _moved(found)
     summary["finished"] = now()
     _save(folder, summary)
     return summary
@@ -189,6 +190,12 @@ def _environment(device: str) -> Environment:
             raise MissingExtraError(package, "torch", "aimcost campaign") from None
         raise
     return found
+
+
+def _moved(before: Environment) -> dict[str, Any]:
+    """What changed on the machine meanwhile: clocks, temperature, throttling, load."""
+    module = importlib.import_module("aimcost.profiling.environment")
+    return dict(module.changes(before, module.describe(before.device)))
 
 
 def _single_thread(device: str) -> Any:

@@ -40,6 +40,9 @@ def _head(found: Mapping[str, Any]) -> str:
         lines.append(
             f"measured ceilings: {peaks['flops_per_s'] / TERA:.3g} TFLOP/s, {peaks['bytes_per_s'] / GIGA:.4g} GB/s"
         )
+    after = found.get("state_after", {}).get("throttle_reasons")
+    if after:
+        lines.append(f"note: at the end the GPU was throttled: {', '.join(after)}")
     return "\n".join([*lines, *(f"note: {note}" for note in found["notes"])])
 
 

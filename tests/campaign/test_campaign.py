@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -424,6 +425,16 @@ def test_a_model_that_does_not_fit_in_memory_is_not_built(tmp_path: Path, monkey
     assert state["steps"][0]["state"] == "failed"
     # 8.03 B parameters of 4 bytes
     assert "the model holds 32.1" in state["steps"][0]["message"]
+
+
+def test_a_gpu_that_was_throttled_meanwhile_is_told(dry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("aimcost.profiling.environment")
+    hot = {"throttle_reasons": ["hardware thermal slowdown"]}
+    monkeypatch.setattr(module, "changes", lambda before, after: hot)
+    state = run_campaign(tmp_path, device="cpu", minutes=1.0, tiny=True, steps=[_step("a", _good)])
+    assert state["state_after"] == hot
+    assert "at the end the GPU was throttled: hardware thermal slowdown" in summary_text(summarise(tmp_path))
+    assert "throttled" not in summary_text(summarise(dry[0]))
 
 
 def test_the_environment_is_in_every_record(dry: Any) -> None:
