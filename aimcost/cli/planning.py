@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +60,8 @@ def plan(
         "max_memory_gb": _positive("--memory-gb", memory_gb),
     }
     if question is not None:
+        unused = {"--hardware": hardware, "--frames": frames, "--batch": batch, "--objective": objective}
+        _absent({**unused, "--accuracy": accuracy, "--plot": plot, "--output": output})
         _answer(resolved, question, budgets, confidence, as_json=as_json, as_csv=as_csv)
         return
     from ..errors import CheckFailedError
@@ -118,6 +121,14 @@ def _answer(
         print(to_csv(answer.rows) if as_csv else answer_text(answer), end="" if as_csv else "\n")
     if not answer.answered:
         raise CheckFailedError(f"--question {question}: no method has an answer above zero")
+
+
+def _absent(flags: Mapping[str, object]) -> None:
+    from ..errors import InvalidValueError
+
+    for flag, value in flags.items():
+        if value is not None:
+            raise InvalidValueError(flag, "absent with --question", str(value))
 
 
 def _positive(flag: str, value: float | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .budgets import Budgets
-from .planning import SHAPES, Plan, plan_run
+from .planning import SHAPES, plan_run
+from .result import Plan
 
 __all__ = ["SHAPES", "Budgets", "Plan", "plan_run"]

@@ -21,10 +21,10 @@ from ..memory import StageMemory
 from ..result import Estimate
 from ..run import Run
 from ..table import NO_LAYER
-from ..timemodels.bandwidth import execution_of
 from ..types import ReductionEvent
+from .band import Rows, both_rows, device_and_host
 
-__all__ = ["Blocks", "Pair", "Rows", "Tables", "tables"]
+__all__ = ["Blocks", "Pair", "Tables", "tables"]
 
 Floats = NDArray[np.float64]
 Pair = tuple[int, int]
@@ -45,37 +45,6 @@ class Blocks:
     work: Floats
     issue: Floats
     wait: Floats
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The operations inside the blocks, for the band: [operation, block].
-
-    Attributes
-    ----------
-    work, issue
-        Seconds of the device, and of the host.
-    above, above_waiting
-        What is added to a second of the operation at the upper end of the band: while it computes,
-        and where it waits for the host.
-    group
-        Of each operation: errors are shared inside a group; the last one is of what waits for the host.
-    head_s, head_above
-        Seconds before the first layer, and what their upper end adds by group.
-    """
-
-    work: Floats
-    issue: Floats
-    above: Floats
-    above_waiting: Floats
-    group: NDArray[np.int64]
-    head_s: float
-    head_above: Floats
-
-    @property
-    def host_group(self) -> int:
-        """Of what waits for the host."""
-        return len(self.head_above) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +151,7 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         elsewhere_bytes=max((s.bytes for s in stages if s.stage in ("vision", "projector")), default=0.0),
         head_bytes=next((s.activation_bytes for s in stages if s.stage == "lm_head"), 0.0),
         decode_bytes=next((s.activation_bytes for s in own.stages if s.stage == "decode"), None),
-        **_both_rows(every, head, layers, tail, len(ordered), band=band),
+        **both_rows(every, head, layers, tail, len(ordered), band=band),
         **{"steps": 0, "decode": None, "decode_start": (0.0, 0.0), "decode_tail": None, **fields},
     )
 
@@ -231,12 +200,6 @@ def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
     }
 
 
-def _device_and_host(every: Estimate) -> tuple[Floats, Floats]:
-    device = every.device_seconds if every.device_seconds is not None else every.seconds
-    host = every.host_seconds if every.host_seconds is not None else np.zeros(len(device))
-    return device, host
-
-
 def _split(every: Estimate, order: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
     """Rows of the prompt in execution order: before the layers, in them, after them."""
     prompt = order[~every.rows(["decode"])[order]]
@@ -250,7 +213,7 @@ def _split(every: Estimate, order: NDArray[np.int64]) -> tuple[NDArray[np.int64]
 
 def _blocks(every: Estimate, rows: NDArray[np.int64], count: int) -> Blocks:
     """Steps of `count` layers from their rows in execution order."""
-    device, host = _device_and_host(every)
+    device, host = device_and_host(every)
     layer = every.table.layer[rows]
     starts = np.searchsorted(layer, np.arange(count))
     done, issued = np.cumsum(device[rows]), np.cumsum(host[rows])
@@ -264,7 +227,7 @@ def _blocks(every: Estimate, rows: NDArray[np.int64], count: int) -> Blocks:
 
 
 def _one_block(every: Estimate, rows: NDArray[np.int64]) -> Blocks:
-    device, host = _device_and_host(every)
+    device, host = device_and_host(every)
     done, issued = np.cumsum(device[rows]), np.cumsum(host[rows])
     wait = np.max(issued - (done - device[rows])) + done[-1]
     return Blocks(np.array([done[-1]]), np.array([issued[-1]]), np.array([wait]))
@@ -299,50 +262,3 @@ def _stage_memory(every: Estimate, count: int) -> tuple[tuple[StageMemory, ...],
     layers = [stage for stage in stages if stage.stage.startswith("prefill layer ")]
     held = np.array([stage.kv_bytes for stage in layers])
     return stages, np.diff(held, prepend=0.0), np.array([stage.activation_bytes for stage in layers])
-
-
-def _both_rows(
-    every: Estimate,
-    head: NDArray[np.int64],
-    layers: NDArray[np.int64],
-    tail: NDArray[np.int64],
-    count: int,
-    *,
-    band: bool,
-) -> dict[str, Any]:
-    """Operations of every block side by side; one that a block lacks takes no time, which changes nothing."""
-    # without the host, every row's group is that of its kind
-    own = estimate_run(replace(every.run, host_time=False)) if band else every
-    if not band or own.band is None or own.extrapolated is None or every.band is None:
-        return {"rows": None, "tail_rows": None}
-    device, host = _device_and_host(every)
-    groups = int(own.band.group.max()) + 2
-    waiting = execution_of(every.run.file.execution).host_band[1]
-    columns = np.stack([device, host, own.band.high - 1.0, np.where(own.extrapolated, waiting**2, waiting) - 1.0])
-    inside = np.zeros(len(every.table), dtype=bool)
-    inside[layers] = True
-    segments = [segment for segment in every.table.segments if inside[segment.start]]
-    side_by_side = np.zeros((len(columns), len(segments), count))
-    for position, segment in enumerate(segments):
-        rows = slice(segment.start, segment.stop)
-        side_by_side[:, position, every.table.layer[rows]] = columns[:, rows]
-    spent = np.where(every.rows(every.included)[head], every.seconds[head], 0.0)
-    added = spent * (every.band.high[head] - 1.0)
-    before = np.bincount(every.band.group[head], added, groups).astype(np.float64)
-    return {
-        "rows": _as_rows(side_by_side, own.band.group[[s.start for s in segments]], float(spent.sum()), before),
-        "tail_rows": _as_rows(columns[:, tail, None], own.band.group[tail], 0.0, np.zeros(groups)),
-    }
-
-
-def _as_rows(columns: Floats, group: NDArray[np.int64], head_s: float, head_above: Floats) -> Rows:
-    work, issue, above, above_waiting = columns
-    return Rows(
-        work=work,
-        issue=issue,
-        above=above,
-        above_waiting=above_waiting,
-        group=group,
-        head_s=head_s,
-        head_above=head_above,
-    )

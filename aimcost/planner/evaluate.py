@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import Blocks, Rows, Tables
+from .band import Rows
+from .blocks import Blocks, Tables
 
 __all__ = ["Figures", "LevelTables", "evaluate", "evaluate_levels", "level_blocks", "upper_seconds"]
 

@@ -34,7 +34,8 @@ class Answer:
         One of `QUESTIONS`.
     rows
         frames and batch: method, most (0 where none fits), ttft_s, ttft_upper_s, kv and peak bytes
-        there, what stops one more. break-even: method, unit, from (None: never), tokens and times there.
+        there, what stops one more. break-even: method, unit, from (None: nowhere), until (None: as far as was
+        looked), tokens and times where it starts.
     """
 
     question: str
@@ -187,38 +188,46 @@ def _most(case: _Case) -> dict[str, Any]:
 
 
 def _break_even(case: _Case) -> dict[str, Any]:
-    """The smallest size from which the reduced run is faster, up to the run's own and 64 at least.
+    """The smallest size from which the reduced run is faster, and the largest up to which it stays so.
 
     Where a single frame or image pays already, its tokens are gone through: the tower costs the same
     with and without reduction.
     """
-    start = _first_gain(case, max(64, getattr(case.run.workload, case.key)))
-    if start == 1:
+    start, until = _window(case, max(64, getattr(case.run.workload, case.key)))
+    if start == 1 and case.run.workload.tokens_per_group > 1:
         inside = replace(case, key="visual_tokens")
-        single = _first_gain(inside, case.run.workload.tokens_per_group)
-        case, start = (inside, single) if single is not None else (case, start)
-    row: dict[str, Any] = {"unit": case.key, "from": start, "visual_tokens": None, "ttft_s": None, "plain_s": None}
+        single, _ = _window(inside, case.run.workload.tokens_per_group)
+        case, start, until = (inside, single, None) if single is not None else (case, start, until)
+    row: dict[str, Any] = {"unit": case.key, "from": start, "until": until}
     result = case.at(start) if start is not None else None
-    if result is not None:
-        row["visual_tokens"] = result.run.workload.visual_tokens
-        row["ttft_s"], row["plain_s"] = result.ttft_s, estimate_run(unreduced(result.run)).ttft_s
+    row["visual_tokens"] = None if result is None else result.run.workload.visual_tokens
+    row["ttft_s"] = None if result is None else result.ttft_s
+    row["plain_s"] = None if result is None else estimate_run(unreduced(result.run)).ttft_s
     return row
 
 
-def _first_gain(case: _Case, top: int) -> int | None:
-    """Smallest number at which reduction pays, by halving from `top`; None where it does not pay there."""
+def _window(case: _Case, top: int) -> tuple[int | None, int | None]:
+    """First and last number at which reduction pays, found at powers of two and halved in between.
+
+    None for the first where it pays at none of them, for the last where it pays up to `top`.
+    """
 
     def pays(number: int) -> bool:
         result = case.at(number)
         return result is not None and estimate_run(unreduced(result.run)).ttft_s > result.ttft_s
 
-    if not pays(top):
-        return None
-    start = top
-    while start > 1 and pays(start // 2):
-        start //= 2
-    low = start // 2
-    while start - low > 1:
-        middle = (low + start) // 2
-        low, start = (low, middle) if pays(middle) else (middle, start)
-    return start
+    def turn(one: int, other: int) -> int:
+        """The number next to `other` that is still like `one`, in whether it pays."""
+        wanted = pays(one)
+        while abs(other - one) > 1:
+            middle = (one + other) // 2
+            one, other = (middle, other) if pays(middle) == wanted else (one, middle)
+        return one
+
+    sizes = [2**power for power in range(top.bit_length()) if 2**power < top] + [top]
+    paying = [index for index, size in enumerate(sizes) if pays(size)]
+    if not paying:
+        return None, None
+    first, last = paying[0], next((i - 1 for i in range(paying[0] + 1, len(sizes)) if i not in paying), None)
+    start = turn(sizes[first], sizes[first - 1]) if first else sizes[0]
+    return start, None if last is None else turn(sizes[last], sizes[last + 1])

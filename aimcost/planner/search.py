@@ -150,7 +150,8 @@ def _chunk(outcome: Outcome, group: Group, number: int, start: int, figures: Fig
 
     def found(index: int) -> Found:
         own = None if score is None or not (known[index] or aim.extrapolate) else float(score[index])
-        rank = (float(first[index]), float(figures.kept[index]), -float(figures.ttft[index]))
+        # eleven digits: the same schedule of another grid is no better for its rounding
+        rank = (float(first[index]), float(figures.kept[index]), -float(f"{figures.ttft[index]:.10e}"))
         return Found(grid, start + index, rank, float(figures.ttft[index]), float(figures.kept[index]), own)
 
     excess = aim.budgets.excess(figures, hardware.usable_memory_bytes if hardware else None)

@@ -11,8 +11,8 @@ import yaml
 
 from ..errors import MissingExtraError
 from ..planner.choice import Choice
-from ..planner.planning import Plan, Setting
 from ..planner.questions import Answer
+from ..planner.result import Plan, Setting
 from ..planner.search import Group
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .export import to_csv
@@ -252,18 +252,7 @@ def answer_text(answer: Answer) -> str:
     hardware = run.hardware.name if run.hardware else "no hardware"
     sure = f" at {answer.confidence:.0%} confidence" if answer.confidence is not None else ""
     if answer.question == "break-even":
-        cells = [
-            [row["method"], "never", "", "", ""]
-            if row["from"] is None
-            else [
-                row["method"],
-                f"{row['from']} {row['unit'].replace('_', ' ')}",
-                format_count(row["visual_tokens"]),
-                format_seconds(row["ttft_s"]),
-                format_seconds(row["plain_s"]),
-            ]
-            for row in answer.rows
-        ]
+        cells = [[row["method"], *_window(row)] for row in answer.rows]
         headers = ["method", "pays from", "visual tokens", "TTFT", "TTFT unreduced"]
         return f"{run.model.name} on {hardware}: where reduction starts to pay\n{table(cells, headers)}"
     cells = [
@@ -283,3 +272,16 @@ def answer_text(answer: Answer) -> str:
 
     align = ["left", "right", "right", "right", "left"]
     return f"{title}\n" + tabulate(cells, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
+
+
+def _window(row: Mapping[str, Any]) -> list[str]:
+    """Where reduction starts to pay, and what it buys there."""
+    if row["from"] is None:
+        return ["nowhere", "", "", ""]
+    until = "" if row["until"] is None else f" to {row['until']}"
+    return [
+        f"{row['from']}{until} {row['unit'].replace('_', ' ')}",
+        format_count(row["visual_tokens"]),
+        format_seconds(row["ttft_s"]),
+        format_seconds(row["plain_s"]),
+    ]

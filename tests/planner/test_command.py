@@ -81,6 +81,7 @@ def test_questions(tmp_path: Path) -> None:
         (["--ttft-ms", "80", "--tpot-ms", "9"], "new_tokens"),
         (["--ttft-ms", "80", "--accuracy", "none.csv"], "none.csv"),
         (["--ttft-ms", "80", "--question", "why"], "--question"),
+        (["--ttft-ms", "80", "--question", "batch", "--plot", "a.png"], "--plot"),
         (["--ttft-ms", "80", "--method", "magic"], "magic"),
     ],
 )

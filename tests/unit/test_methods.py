@@ -345,3 +345,24 @@ def test_decode_attends_to_what_each_layer_kept() -> None:
     assert estimate.stages["decode"].tpot_s == pytest.approx(estimate.stages["decode"].time_s / 2)
     # K and V of 4 heads of 128, 2 bytes: the kept tokens and two generated ones a layer
     assert estimate.memory.kv_bytes == 2 * 4 * 128 * 2 * (10 * 6373 + 18 * 100 + 28 * 2)
+
+
+def test_counts_after_merging_are_aims_own() -> None:
+    """The same counts, merged and selected alike, are the same schedule and cost the same."""
+    base = {
+        "model": "llava-onevision-qwen2-7b",
+        "workload": {"frames": 8, "text_tokens": 50},
+        "hardware": "nvidia_a100_sxm_80gb",
+    }
+    own = aimcost.estimate(base, method={"name": "aim", "merge_ratio": 0.25, "l1": 9, "l2": 12})
+    counts = list(own.run.schedule.tokens)
+    method = {"name": "explicit", "tokens_per_layer": counts, "merge_ratio": 0.25, "select": "aim"}
+    written = aimcost.estimate(base, method=method)
+    assert written.run.schedule.events == own.run.schedule.events
+    assert written.ttft_s == own.ttft_s
+    # without a way of selecting, the merging is still priced and the cuts are not
+    free = aimcost.estimate(base, method={key: value for key, value in method.items() if key != "select"})
+    assert free.stages["merge"].time_s == own.stages["merge"].time_s
+    assert not any(event.priced for event in free.run.schedule.layer_events)
+    with pytest.raises(InvalidValueError, match=f"{counts[0]} in layer 0"):
+        aimcost.schedule(base, method={**method, "tokens_per_layer": [counts[0] + 1, *counts[1:]]})
