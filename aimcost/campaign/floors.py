@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import AimcostError
-from ..fitting.from_records import ceilings_of
+from ..fitting.from_records import ceilings_of, profile_mapping
 from ..ops.attention import causal_pairs
 from ..ops.cost import Cost, Widths, bytes_per_element
 from ..ops.llm_scorers import pagerank_fused
@@ -16,7 +18,9 @@ from ..ops.reduction import gather, select
 from ..ops.visual_scorers import bipartite_similarity_flops
 from ..records import Record, Sample, load_record
 
-__all__ = ["Peaks", "floor_s", "peaks_of"]
+__all__ = ["Peaks", "floor_s", "measured_profile", "peaks_of"]
+
+PROFILE_NAME = "measured_here"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,17 @@ def peaks_of(folder: Path, dtype: str) -> Peaks | None:
     if dtype not in ceilings.flops_per_s:
         return None
     return Peaks(flops_per_s=ceilings.flops_per_s[dtype], bytes_per_s=ceilings.memory_bytes_per_s)
+
+
+def measured_profile(folder: Path) -> dict[str, Any] | None:
+    """The hardware profile that the campaign in `folder` measured, as a mapping; None where it is incomplete."""
+    try:
+        mapping = profile_mapping(load_record(folder / "profile.json"), PROFILE_NAME)
+    except AimcostError:
+        return None
+    # as JSON gives it back: the digits are the same now and from the file
+    plain: dict[str, Any] = json.loads(json.dumps(mapping))
+    return plain
 
 
 def floor_s(sample: Sample, peaks: Peaks) -> float | None:

@@ -17,7 +17,7 @@ from ..run import Run, load_run, merge_overrides
 from ..types import Schedule
 from .sizes import Sizes
 
-__all__ = ["LAST_PROMPT", "Row", "precision", "prompt_tokens", "run_document", "seed_rows"]
+__all__ = ["LAST_PROMPT", "Row", "precision", "prompt_tokens", "run_document", "scaled_method", "seed_rows"]
 
 # Longer prompts come last: one of their prefills takes as long as twenty others.
 LAST_PROMPT = 10_000
@@ -85,7 +85,7 @@ def _row(entry: Mapping[str, Any], sizes: Sizes) -> tuple[Row, Any]:
     document = {
         "model": given["model"],
         "workload": workload,
-        "method": _scaled(method, sizes),
+        "method": scaled_method(method, sizes),
         "attention": "flash",
         "precision": precision(sizes.dtype),
         "include": ["merge", "prefill"],
@@ -135,7 +135,7 @@ def prompt_tokens(schedule: Schedule) -> int:
     return merges[0].groups * merges[0].tokens_in + schedule.newline_tokens + schedule.text_tokens
 
 
-def _scaled(method: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
+def scaled_method(method: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:
     """A method of the 28-layer model on a dry run's few layers and frames."""
     if sizes.depth is None:
         return dict(method)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..records import Environment, load_record, now, write_atomically
 from .book import Book
 from .deadline import Deadline, OutOfTime, alarm
 from .sizes import FULL, TINY
-from .steps import STEPS, Step, profile
+from .steps import STEPS, Step
 from .visit import Visit, profile_name
 
 __all__ = ["SUMMARY", "check_minutes", "run_campaign"]
@@ -95,6 +95,7 @@ def run_campaign(
     with _single_thread(device):
         _steps(visit, steps, deadline, settings, resume, summary)
     visit.release()
+    summary["state_after"] = _moved(found)
     summary["finished"] = now()
     _save(folder, summary)
     return summary
@@ -139,12 +140,12 @@ def _one(visit: Visit, step: Step, path: Path, settings: Mapping[str, Any], at_m
     book: Book | None = None
     try:
         with alarm(at_most):
-            if step.run is None:
-                profile(visit, path)
-            else:
-                book = Book(path, visit.environment, {"step": step.name, **settings})
+            if step.alone is not None:
+                return "done", _remarks(visit, step.alone(visit, path))
+            book = Book(path, visit.environment, {"step": step.name, **settings})
+            if step.run is not None:
                 step.run(visit, book)
-                book.finish()
+            book.finish()
     except OutOfTime:
         message = f"stopped after {at_most:.0f} s at the latest; what was measured is kept"
         _note(book, f"{step.name}: {message}")
@@ -155,8 +156,12 @@ def _one(visit: Visit, step: Step, path: Path, settings: Mapping[str, Any], at_m
         # memory that the failure holds must not fail the next step as well
         visit.release()
         return "failed", message
-    notes = [] if book is None else [text for text in book.record.notes if text not in visit.environment.notes]
-    return "done", "; ".join(notes)
+    return "done", _remarks(visit, book.record.notes)
+
+
+def _remarks(visit: Visit, notes: Iterable[str]) -> str:
+    """What a step has to say beside what every record says of the machine."""
+    return "; ".join(text for text in notes if text not in visit.environment.notes)
 
 
 def _note(book: Book | None, text: str) -> None:
@@ -169,7 +174,7 @@ def _complete(path: Path, settings: Mapping[str, Any]) -> bool:
         record = load_record(path)
     except AimcostError:
         return False
-    if record.kind == "profile":
+    if record.kind in ("profile", "validation"):
         return record.complete and record.environment.device == settings["device"]
     same = all(record.settings.get(key) == settings[key] for key in ("tiny", "device", "dtype"))
     return record.complete and same
@@ -185,6 +190,12 @@ def _environment(device: str) -> Environment:
             raise MissingExtraError(package, "torch", "aimcost campaign") from None
         raise
     return found
+
+
+def _moved(before: Environment) -> dict[str, Any]:
+    """What changed on the machine meanwhile: clocks, temperature, throttling, load."""
+    module = importlib.import_module("aimcost.profiling.environment")
+    return dict(module.changes(before, module.describe(before.device)))
 
 
 def _single_thread(device: str) -> Any:

@@ -10,17 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AimcostError
-from ..records import write_atomically
+from ..records import Record, RecordWriter, now, write_atomically
+from ..run import load_run
 from .book import Book
-from .rows import Row, run_document, seed_rows
+from .floors import measured_profile
+from .rows import Row, precision, run_document, scaled_method, seed_rows
 from .visit import Visit, profile_name, visit_module
 
-__all__ = ["STEPS", "Step", "profile"]
+__all__ = ["STEPS", "Step"]
 
 # Longer prompts are bound by the device: what launching costs the host is told by the shorter ones.
 EAGER_UP_TO = 7000
 MASKED_ROWS = ("video_aim_32f", "retention_12.5", "exp_2", "exp_10")
-LAYER_ROWS = ("llava_ov_7b", "video_aim_32f", "exp_3", "video_vtw")
+VALIDATED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("aim_25", {"name": "aim", "merge_ratio": 0.25, "l1": 14, "l2": 22}),
+    ("aim_50_merge", {"name": "aim", "merge_ratio": 0.5, "l1": 28, "l2": 29}),
+    ("fastv_half", {"name": "fastv", "k": 2, "ratio": 0.5}),
+    ("vtw_16", {"name": "vtw", "k": 16}),
+)
+NEW_TOKENS = 9
 DECODE_ROWS = ("llava_ov_7b", "video_aim_32f")
 # On a GPU with less time than this, the profile's smaller grid.
 QUICK_BELOW_S = 240.0
@@ -35,12 +43,15 @@ class Step:
     weight
         Its share of the time, relative to the steps after it.
     run
-        What it does; None for the profile, which keeps a record of its own.
+        What it does, adding to the book of the step.
+    alone
+        What it does in place of `run`, where it keeps a record of its own kind; returns remarks.
     """
 
     name: str
     weight: float
-    run: Callable[[Visit, Book], None] | None
+    run: Callable[[Visit, Book], None] | None = None
+    alone: Callable[[Visit, Path], list[str]] | None = None
 
 
 def environment(visit: Visit, book: Book) -> None:
@@ -158,12 +169,49 @@ def ttft(visit: Visit, book: Book) -> None:
         _guarded(visit, book, case, partial(module.time_to_first_token, rig, case, frames))
 
 
-def layers(visit: Visit, book: Book) -> None:
-    """Each layer of a few prefills."""
-    rig = visit.rig(visit.sizes.model)
-    for row in _rows(visit, LAYER_ROWS):
-        case = visit.row_case(row)
-        _guarded(visit, book, case, partial(rig.layers_of, case))
+def validation(visit: Visit, path: Path) -> list[str]:
+    """Whole requests and each of their layers, eager, as `aimcost validate` times them and reads them back."""
+    measuring = importlib.import_module("aimcost.validation.measuring")
+    subject = importlib.import_module("aimcost.runtime.subject")
+    measure = importlib.import_module("aimcost.runtime.measure")
+    runs = {}
+    for name, method in VALIDATED:
+        # the model appends its newline token: the rows of the paper leave it out
+        document = _video(visit, scaled_method(method, visit.sizes), None)
+        document["workload"] = {**document["workload"], "new_tokens": NEW_TOKENS if name == "aim_25" else 0}
+        runs[name] = load_run({**document, "precision": precision(visit.dtype)})
+    settings = {
+        "repeats": visit.sizes.repeats,
+        "rounds": 1,
+        "runs": {name: measuring.run_document(run) for name, run in runs.items()},
+        "profile": measured_profile(path.parent),
+        "profile_from": "measured in the same campaign",
+    }
+    record = Record(
+        kind="validation",
+        environment=visit.environment,
+        seed=0,
+        started=now(),
+        settings=settings,
+        notes=visit.environment.notes,
+    )
+    writer = RecordWriter(path, record)
+    model = visit.rig(visit.sizes.model).model
+    for name, run in runs.items():
+        subject.check_run(run, "cpu" if visit.device == "cpu" else "cuda")
+        visit.say(f"validation: {name}")
+        measure.measure_run(
+            run,
+            device=visit.device,
+            repeats=visit.sizes.repeats,
+            budget_s=min(visit.sizes.budget_s, visit.deadline.left / len(runs)),
+            progress=lambda *_: visit.tick(),
+            writer=writer,
+            label=name,
+            model=model,
+        )
+    writer.finish()
+    return list(writer.record.notes)
 
 
 def memory(visit: Visit, book: Book) -> None:
@@ -219,7 +267,7 @@ def _guarded(visit: Visit, book: Book, case: Any, measure: Callable[[], tuple[li
 
 STEPS: tuple[Step, ...] = (
     Step(name="environment", weight=1, run=environment),
-    Step(name="profile", weight=110, run=None),
+    Step(name="profile", weight=110, alone=profile),
     Step(name="correctness", weight=30, run=correctness),
     Step(name="kernels", weight=30, run=kernels),
     Step(name="dense", weight=80, run=dense),
@@ -228,6 +276,6 @@ STEPS: tuple[Step, ...] = (
     Step(name="tower", weight=15, run=tower),
     Step(name="decode", weight=15, run=decode),
     Step(name="ttft", weight=20, run=ttft),
-    Step(name="layers", weight=15, run=layers),
+    Step(name="validation", weight=40, alone=validation),
     Step(name="memory", weight=10, run=memory),
 )

@@ -14,7 +14,8 @@ from ..loading.files import read_mapping
 from ..records import Record, Sample, load_record
 from ..units import TERA
 from .book import results_of
-from .floors import Peaks, floor_s, peaks_of
+from .floors import Peaks, floor_s, measured_profile, peaks_of
+from .predicting import errors_of, predictions
 from .run import SUMMARY
 
 __all__ = ["summarise"]
@@ -28,8 +29,9 @@ def summarise(folder: str | Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``steps``, ``checks``, ``kernels``, ``dense``, ``rows``, ``stages``, ``memory``, ``overhead`` and the
-        circumstances. Times are medians in seconds; what was not measured is absent or None.
+        ``steps``, ``checks``, ``kernels``, ``dense``, ``rows``, ``stages``, ``memory``, ``overhead``,
+        ``predictions``, ``prediction_errors`` and the circumstances. Times are medians in seconds; what was
+        not measured is absent or None.
 
     Raises
     ------
@@ -41,6 +43,7 @@ def summarise(folder: str | Path) -> dict[str, Any]:
     records = {entry["name"]: _record(folder / f"{entry['name']}.json") for entry in state["steps"]}
     peaks = peaks_of(folder, state["dtype"])
     prefills = [*_samples(records, "dense"), *_samples(records, "seeds"), *_samples(records, "masked")]
+    predicted = predictions(prefills, measured_profile(folder))
     rows = _rows(prefills, tiny=bool(state.get("tiny")))
     return {
         **{key: value for key, value in state.items() if key != "steps"},
@@ -50,6 +53,8 @@ def summarise(folder: str | Path) -> dict[str, Any]:
         "kernels": [_kernel(sample, peaks) for sample in _samples(records, "kernels")],
         "dense": _dense(_samples(records, "dense"), peaks),
         "rows": rows,
+        "predictions": predicted,
+        "prediction_errors": errors_of(predicted),
         "overhead": _overhead(_samples(records, "kernels"), rows, peaks),
         "stages": [
             *(_stage(s) for s in _samples(records, "dense") if "sdpa" in s.labels),

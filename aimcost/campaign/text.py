@@ -19,6 +19,7 @@ def summary_text(found: Mapping[str, Any]) -> str:
         ("against the reference in fp64", _checks(found["checks"])),
         ("dense prefill", _dense(found["dense"])),
         ("the paper's rows, measured", _rows(found["rows"])),
+        ("predicted from the campaign's own profile, prefills it never saw", _errors(found)),
         ("other stages", _stages(found["stages"])),
         ("memory of a prefill", _memory(found["memory"])),
     ):
@@ -39,6 +40,9 @@ def _head(found: Mapping[str, Any]) -> str:
         lines.append(
             f"measured ceilings: {peaks['flops_per_s'] / TERA:.3g} TFLOP/s, {peaks['bytes_per_s'] / GIGA:.4g} GB/s"
         )
+    after = found.get("state_after", {}).get("throttle_reasons")
+    if after:
+        lines.append(f"note: at the end the GPU was throttled: {', '.join(after)}")
     return "\n".join([*lines, *(f"note: {note}" for note in found["notes"])])
 
 
@@ -115,6 +119,21 @@ def _rows(rows: list[Mapping[str, Any]]) -> str:
     return (
         table(cells, headers, left=3) + "\nspeedup: over the dense prefill of the same prompt, best path of each" + note
     )
+
+
+def _errors(found: Mapping[str, Any]) -> str:
+    rows = [
+        [
+            e["path"],
+            e["implementation"],
+            str(e["prefills"]),
+            *(f"{e[key]:.1%}" if key == "mape" else f"{e[key]:+.1%}" for key in ("mape", "worst", "bias")),
+        ]
+        for e in found["prediction_errors"]
+    ]
+    if not rows or found["tiny"]:
+        return ""  # a tiny profile's grid holds none of a model's widths
+    return table(rows, ["path", "implementation", "prefills", "MAPE", "worst", "bias"], left=2)
 
 
 def _stages(stages: list[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import shutil
@@ -19,13 +20,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.torch
 
-from aimcost import discover  # noqa: E402
+from aimcost import discover, estimate  # noqa: E402
 from aimcost.campaign.book import Book, results_of  # noqa: E402
 from aimcost.campaign.deadline import OutOfTime  # noqa: E402
+from aimcost.campaign.floors import measured_profile  # noqa: E402
+from aimcost.campaign.predicting import predictions  # noqa: E402
 from aimcost.campaign.rows import prompt_tokens, seed_rows  # noqa: E402
 from aimcost.campaign.run import run_campaign  # noqa: E402
 from aimcost.campaign.sizes import FULL, TINY, config_of  # noqa: E402
-from aimcost.campaign.steps import STEPS, Step  # noqa: E402
+from aimcost.campaign.steps import STEPS, VALIDATED, Step  # noqa: E402
 from aimcost.campaign.summary import summarise  # noqa: E402
 from aimcost.campaign.text import summary_text  # noqa: E402
 from aimcost.campaign.visit import Visit  # noqa: E402
@@ -35,10 +38,11 @@ from aimcost.loading.hardware import load_hardware  # noqa: E402
 from aimcost.profiling import describe  # noqa: E402
 from aimcost.profiling.visit import kernels, rig, stages  # noqa: E402
 from aimcost.profiling.visit.rig import Rig, token_runs  # noqa: E402
-from aimcost.records import load_record  # noqa: E402
+from aimcost.records import Sample, load_record  # noqa: E402
 from aimcost.run import load_run  # noqa: E402
 from aimcost.runtime import apply, build_model, graph  # noqa: E402
 from aimcost.runtime.host_syncs import HostSyncs  # noqa: E402
+from aimcost.validation import compare_record  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [step.name for step in STEPS]
@@ -60,7 +64,7 @@ def test_a_dry_run_does_every_step_in_time(dry: Any) -> None:
     for name in NAMES:
         record = load_record(folder / f"{name}.json")
         assert record.complete
-        assert record.kind == ("profile" if name == "profile" else "campaign")
+        assert record.kind == (name if name in ("profile", "validation") else "campaign")
     assert load_hardware(folder / state["profile"]).dense_flops_per_s["fp32"] > 0
 
 
@@ -77,11 +81,15 @@ def test_a_sample_tells_what_ran(dry: Any) -> None:
     masked = load_record(dry[0] / "masked.json").samples
     assert {s.labels["implementation"] for s in masked} == {"masked"}
     assert all(load_run(json.loads(s.labels["run"])).implementation == "masked" for s in masked)
-    layers = load_record(dry[0] / "layers.json").samples
-    for name in {s.name.partition("/")[0] for s in layers}:
-        mine = [s for s in layers if s.name.startswith(name + "/")]
-        assert token_runs(tuple(int(s.dims["tokens"]) for s in mine)) == mine[0].labels["tokens"]
-        assert all(s.median_s > 0 for s in mine)
+
+
+def test_the_validation_record_is_read_by_validate(dry: Any) -> None:
+    record = load_record(dry[0] / "validation.json")
+    comparison = compare_record(record)
+    assert {point.part for point in comparison.points} >= {"prefill", "layer", "vision", "merge", "selection", "decode"}
+    assert {point.run for point in comparison.points} == {name for name, _ in VALIDATED}
+    reduced = [p.tokens for p in comparison.points if (p.run, p.part, p.variant) == ("aim_25", "layer", "reduced")]
+    assert tuple(reduced) == load_run(record.settings["runs"]["aim_25"]).schedule.tokens
 
 
 def test_kernels_agree_with_their_references(dry: Any) -> None:
@@ -133,7 +141,9 @@ def test_the_tables_follow_from_the_samples(dry: Any, tmp_path: Path) -> None:
     row = next(r for r in summarise(full)["rows"] if "video_vtw" in r["rows"])
     assert row["printed_ms"] == 101.93
     assert row["printed_speedup"] == pytest.approx(439.58 / 101.93)
-    assert "101.93" in summary_text(summarise(full))
+    text = summary_text(summarise(full))
+    assert "101.93" in text
+    assert "MAPE" in text
     score = next(k for k in found["kernels"] if k["op"] == "score")
     # 6 passes of 2·d + 2 FLOPs and 5 · 2 more a causal pair, 4 heads, 60 tokens, d 16
     flops = 4 * 60 * 61 / 2 * (6 * (2 * 16 + 2) + 5 * 2)
@@ -143,6 +153,26 @@ def test_the_tables_follow_from_the_samples(dry: Any, tmp_path: Path) -> None:
     assert found["overhead"]["total_s"] == pytest.approx(
         sum(k["median_s"] for k in found["kernels"] if k["op"] in ("merge", "score", "select", "gather"))
     )
+
+
+def test_predictions_stand_beside_what_was_measured(dry: Any) -> None:
+    found, profile = summarise(dry[0]), measured_profile(dry[0])
+    assert profile is not None
+    sample = next(s for s in load_record(dry[0] / "seeds.json").samples if s.name == "video_vtw")
+    mine = next(p for p in found["predictions"] if p["name"] == "video_vtw")
+    run = {**json.loads(sample.labels["run"]), "hardware": profile, "estimator": "calibrated"}
+    assert mine["predicted_s"] == estimate(run).totals.time_s
+    assert mine["error"] == pytest.approx(mine["predicted_s"] / sample.median_s - 1)
+    assert sum(e["prefills"] for e in found["prediction_errors"]) == len(found["predictions"])
+    graph = Sample(**{**_fields(sample), "labels": {**sample.labels, "path": "graph"}})
+    (launched,) = predictions([graph], profile)
+    assert launched["predicted_s"] == estimate({**run, "execution": "cuda_graph"}).totals.time_s
+    assert predictions([Sample(**{**_fields(sample), "labels": {**sample.labels, "selection": "x"}})], profile) == []
+    assert predictions([sample], None) == []
+
+
+def _fields(sample: Sample) -> dict[str, Any]:
+    return {name: getattr(sample, name) for name in ("op", "name", "dims", "dtype", "samples_s", "clock")}
 
 
 def _step(name: str, run: Any, weight: float = 1.0) -> Step:
@@ -348,7 +378,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Replay]:
 
 
 def test_on_a_gpu_everything_is_measured_as_a_graph_and_eager(as_on_a_gpu: list[Replay], tmp_path: Path) -> None:
-    wanted = ("dense", "seeds", "tower", "decode", "ttft", "layers", "memory")
+    wanted = ("dense", "seeds", "tower", "decode", "ttft", "memory")
     chosen = [step for step in STEPS if step.name in wanted]
     state = run_campaign(tmp_path, device="cpu", minutes=1.0, tiny=True, steps=chosen)
     assert [step["state"] for step in state["steps"]] == ["done"] * len(wanted)
@@ -395,6 +425,16 @@ def test_a_model_that_does_not_fit_in_memory_is_not_built(tmp_path: Path, monkey
     assert state["steps"][0]["state"] == "failed"
     # 8.03 B parameters of 4 bytes
     assert "the model holds 32.1" in state["steps"][0]["message"]
+
+
+def test_a_gpu_that_was_throttled_meanwhile_is_told(dry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("aimcost.profiling.environment")
+    hot = {"throttle_reasons": ["hardware thermal slowdown"]}
+    monkeypatch.setattr(module, "changes", lambda before, after: hot)
+    state = run_campaign(tmp_path, device="cpu", minutes=1.0, tiny=True, steps=[_step("a", _good)])
+    assert state["state_after"] == hot
+    assert "at the end the GPU was throttled: hardware thermal slowdown" in summary_text(summarise(tmp_path))
+    assert "throttled" not in summary_text(summarise(dry[0]))
 
 
 def test_the_environment_is_in_every_record(dry: Any) -> None:

@@ -137,26 +137,6 @@ class Rig:
         timed = self.timed(captured, fresh=lambda: _redraw(embeds))
         return self.sample("prefill", case, timed, path="graph")
 
-    def layers_of(self, case: Prefill) -> tuple[list[Sample], list[str]]:
-        """Samples of each layer of an eager prefill, what is dropped after it included."""
-        inputs = self.inputs(case.prompt)
-        taken: list[list[float]] = [[] for _ in range(self.layers)]
-        with torch.inference_mode(), self.around(case)(), _marked(self.model, self.cuda) as marks:
-            for turn in range(self.repeats // 2 + 1):
-                self.tick()
-                _redraw(inputs["inputs_embeds"])
-                marks.clear()
-                self.model(**inputs)
-                self.drain()
-                for index in range(self.layers if turn else 0):
-                    taken[index].append(_between(marks[2 * index], marks[2 * index + 1]))
-        tokens = [case.prompt] * self.layers if case.schedule is None else case.schedule.tokens
-        samples = [
-            self.sample("layer", case, tuple(seconds), path="eager", name=f"{case.name}/{index}", tokens=count)
-            for index, (seconds, count) in enumerate(zip(taken, tokens, strict=True))
-        ]
-        return samples, []
-
     def timed(self, call: Callable[[], object], *, fresh: Tick = lambda: None) -> tuple[float, ...]:
         """Seconds of `call`, repeated within the budget; `fresh` runs before each, untimed."""
         taken: list[float] = []
@@ -257,35 +237,3 @@ def token_runs(tokens: tuple[int, ...]) -> str:
 
 def _redraw(embeds: torch.Tensor) -> None:
     embeds.normal_()
-
-
-@contextmanager
-def _marked(model: Any, cuda: bool) -> Iterator[list[Any]]:
-    """Marks before and after each decoder layer; entered last, it also sees what `apply` does there."""
-    from ...runtime.families import locate
-
-    marks: list[Any] = []
-
-    def mark(*_: Any, **__: Any) -> None:
-        if not cuda:
-            marks.append(time.thread_time())
-            return
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        marks.append(event)
-
-    handles = []
-    for layer in locate(model).layers:
-        handles.append(layer.register_forward_pre_hook(mark, prepend=True))
-        handles.append(layer.register_forward_hook(mark))
-    try:
-        yield marks
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _between(before: Any, after: Any) -> float:
-    if isinstance(before, float):
-        return float(after - before)
-    return float(before.elapsed_time(after)) / 1e3
