@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, pairwise
@@ -45,7 +46,7 @@ def token_runs(tokens: Sequence[int]) -> list[list[int]]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid:
+class Grid(ABC):
     """Candidates of one stem and one shape. `run` is the stem; `family` the method whose selection it is."""
 
     run: Run
@@ -53,24 +54,24 @@ class Grid:
     label: str
     family: str = "aim"
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def prepare(self, *, band: bool) -> Tables:
         """Price the stem; called once, before the others."""
-        raise NotImplementedError
 
+    @abstractmethod
     def chunks(self) -> Iterator[tuple[int, Figures]]:
         """(position of the first, figures) of all candidates, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def blocks(self, positions: Indices) -> Indices:
         """Blocks layer by layer of some candidates."""
-        raise NotImplementedError
 
+    @abstractmethod
     def method(self, position: int) -> dict[str, Any]:
         """The ``method:`` mapping of a candidate."""
-        raise NotImplementedError
 
     @property
     def text(self) -> int:

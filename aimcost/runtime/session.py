@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ __all__ = ["Session"]
 _NOTES = "_aimcost_notes"
 
 
-class Session:
+class Session(ABC):
     """One schedule in force on one model. Subclasses say what happens around a layer."""
 
     reads_attention = True
@@ -91,16 +92,17 @@ class Session:
 
     # What subclasses define.
 
+    @abstractmethod
     def before_layer(
         self, step: Prefill | Continuation, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
     ) -> None:
         """Change the layer's keyword arguments in place."""
-        raise NotImplementedError
 
+    @abstractmethod
     def after_layer(self, step: Prefill, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """The hidden states that go on, after layer `index` of a prefill."""
-        raise NotImplementedError
 
+    @abstractmethod
     def on_attention(
         self,
         module: nn.Module,
@@ -111,7 +113,6 @@ class Session:
         scale: float,
     ) -> torch.Tensor | None:
         """See post-RoPE queries and keys; a tensor returned replaces SDPA's output."""
-        raise NotImplementedError
 
     @property
     def step(self) -> Prefill | Continuation | None:
