@@ -260,6 +260,7 @@ def test_without_pytest_benchmark_it_skips(inner: Any) -> None:
     result.stdout.fnmatch_lines(["*pytest-benchmark: pip install*"])
 
 
+@needs_torch
 @needs_benchmark
 def test_with_benchmarks_disabled_it_skips(inner: Any) -> None:
     result = inner("--benchmark-disable", "-rs")
