@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH := constraints-torch.txt
+# What is timed runs by itself, not beside the other tests.
+TIMED := tests/bench tests/validation/test_cpu_validation.py
 
 .PHONY: run test check lint types bench docs clean
 
@@ -12,7 +14,8 @@ run: $(VENV)/.light
 	@$(BIN)/aimcost estimate llava_onevision_aim_a100
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto $(TIMED:%=--ignore=%)
+	$(BIN)/python -m pytest $(TIMED)
 	./tests/light_core.sh
 
 bench: $(VENV)/.test

@@ -51,7 +51,7 @@ def _row(run: Run) -> dict[str, Any]:
         "ttft_s": result.ttft_s,
         "ttft_low_s": low,
         "ttft_high_s": high,
-        "extrapolated": result.totals.extrapolated,
+        "extrapolated": result.ttft_extrapolated,
         "tpot_s": result.stages["decode"].tpot_s,
         "bound": _bound(result),
         "mfu": mfu(result),
@@ -61,9 +61,21 @@ def _row(run: Run) -> dict[str, Any]:
         "speedup": plain.ttft_s / result.ttft_s,
         "cost_per_1000_requests": None
         if price is None
-        else price * result.totals.time_s / SECONDS_PER_HOUR * KILO / run.workload.batch,
+        else price
+        * run.parallel.tp
+        * run.parallel.pp
+        * result.totals.time_s
+        / SECONDS_PER_HOUR
+        * KILO
+        / run.workload.batch,
         "notes": [note for note in result.notes if note not in run.notes],
     }
+
+
+def _cost(run: Run, price_per_hour: float, seconds: float) -> float:
+    """Of a thousand requests, at a price for each device; replicas cost more and serve as many more."""
+    devices = run.parallel.tp * run.parallel.pp
+    return price_per_hour * devices * seconds / SECONDS_PER_HOUR * KILO / run.workload.batch
 
 
 def calibration_label(result: Estimate) -> str:

@@ -95,4 +95,9 @@ def precision_notes(precision: Precision) -> tuple[str, ...]:
         )
     if narrower(precision.kv, attention):
         notes.append(f"the KV cache is read in {precision.kv} and converted to {attention} inside attention")
+    if BITS[precision.activations] < 16:
+        notes.append(
+            f"all activations are {precision.activations}, norms, residuals and attention too; stacks that keep those "
+            "in 16 bit move twice the bytes there"
+        )
     return tuple(notes)

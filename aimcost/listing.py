@@ -109,7 +109,8 @@ def describe(name: str) -> str:
     """
     for kind in discover.KINDS:
         files = discover.names(kind)
-        if name in files:
+        # a paper may be called as its method is; the method is what a run names
+        if name in files and not (kind == "paper" and name in discover.method_names()):
             return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
     if name in discover.method_names():
         module = _module("methods", name)

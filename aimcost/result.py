@@ -157,15 +157,20 @@ class Estimate:
         seconds = np.where(mask, self.seconds, 0.0)
         time_s = float(seconds.sum())
         low, high = (time_s, None) if self.band is None else self.band.around(seconds)
-        outside = self.extrapolated is not None and bool(seconds[self.extrapolated].sum() > EXTRAPOLATED_SHARE * time_s)
         return Totals(
             flops=float(self._flops[mask].sum()),
             bytes=float(self._bytes[mask].sum()),
             time_s=time_s,
             time_low_s=low,
             time_high_s=high,
-            extrapolated=outside,
+            extrapolated=self._outside(seconds),
         )
+
+    def _outside(self, seconds: NDArray[np.float64]) -> bool:
+        """Whether rows beyond the measured range carry more than a little of these times."""
+        if self.extrapolated is None:
+            return False
+        return bool(seconds[self.extrapolated].sum() > EXTRAPOLATED_SHARE * seconds.sum())
 
     @cached_property
     def stages(self) -> dict[str, StageSum]:
@@ -207,10 +212,17 @@ class Estimate:
     @cached_property
     def ttft_band_s(self) -> tuple[float, float | None]:
         """The ends of `ttft_s`'s band."""
+        return (self.ttft_s, None) if self.band is None else self.band.around(self._to_first_token)
+
+    @cached_property
+    def ttft_extrapolated(self) -> bool:
+        """Whether `ttft_s` rests on rows beyond the measured range."""
+        return self._outside(self._to_first_token)
+
+    @cached_property
+    def _to_first_token(self) -> NDArray[np.float64]:
         mask = self.rows(stage for stage in self.included if stage != "decode")
-        if self.band is None:
-            return self.ttft_s, None
-        return self.band.around(np.where(mask, self.seconds, 0.0))
+        return np.where(mask, self.seconds, 0.0)
 
     def layers(self) -> list[dict[str, Any]]:
         """Prefill, one entry a decoder layer."""

@@ -8,7 +8,6 @@ product says much about the next), independent between kinds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
@@ -36,6 +35,7 @@ __all__ = ["SUMMARY", "estimate"]
 SUMMARY = "predicted: measured efficiencies, launch and host time, with an 80 % band"
 
 Floats = NDArray[np.float64]
+_Priced = tuple[Floats, NDArray[np.bool_]]
 # Where no collective was measured: NCCL all-reduces on NVLink reach about this share of the link once
 # large, after a start-up of about 10 µs. Assumed, with the widest band.
 COLLECTIVE_SHARE, COLLECTIVE_LAUNCH_S, COLLECTIVE_BAND = 0.7, 10e-6, (0.5, 2.0)
@@ -136,8 +136,10 @@ class _Pricing:
         self._memory_bound(seconds)
         for index, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
-            if segment.kind == "attention" and self._attention_models(segment):
-                seconds[rows], outside[rows] = self._attention(index, segment)
+            if segment.kind == "attention":
+                chosen = self._attention_model(index, segment)
+                if chosen is not None:
+                    seconds[rows], outside[rows] = self._attention(index, segment, chosen[0])
             elif segment.kind == "collective":
                 seconds[rows], outside[rows] = self._collective(index, segment)
             if segment.kind in self.calibration.scale and segment.kind != "gemm":
@@ -155,7 +157,7 @@ class _Pricing:
             shape[0, rows], shape[1, rows], shape[2, rows] = dims["m"], dims["n"], dims["k"]
         m, n, k = shape[:, here]
         _, first, back = np.unique(_shape_key(m, n, k), return_index=True, return_inverse=True)
-        model = self._gemm_model()
+        model, _ = self._gemm_model()
         shapes = (m[first], n[first], k[first])
         moved = self.bytes[here][first]
         distinct = model.seconds(
@@ -169,33 +171,45 @@ class _Pricing:
         outside[here] = model.outside(*shapes)[back]
         self.launch_bound[here] = (model.launch_s > 0.5 * distinct)[back]
 
-    def _gemm_model(self) -> GemmModel | GemmGrid:
-        """Coefficients for the run's formats; the nearest format's where none were measured."""
+    def _gemm_model(self) -> tuple[GemmModel | GemmGrid, bool]:
+        """Coefficients for the run's formats, and whether they are those of the nearest format measured."""
         models, precision = self.calibration.gemm, self.run.precision
         widths = Widths.of(precision)
         wanted = self.gemm_dtype
         if widths.weights < widths.activations:
             wanted = f"{precision.weights}_weight_only"
-        for name in (wanted, self.gemm_dtype, "bf16" if self.gemm_dtype != "fp32" else "fp32", *models):
+        # 8-bit products feed their units twice as fast as 16-bit ones, and reach less of the peak
+        eight = ("fp8", "int8") if self.gemm_dtype in ("fp8", "int8") else ()
+        for name in (wanted, self.gemm_dtype, *eight, "bf16" if self.gemm_dtype != "fp32" else "fp32", *models):
             if name in models:
-                if name != wanted and not (name == "bf16" and wanted == "fp16"):
+                borrowed = name != wanted and not (name == "bf16" and wanted == "fp16")
+                if borrowed:
                     self.substitutes.add(f"products in {wanted} take the efficiencies measured in {name}")
-                return models[name]
+                return models[name], borrowed
         raise CalibrationError(f"{self.hardware.name}: calibration has no product coefficients")
 
-    def _attention_models(self, segment: Segment) -> Mapping[int, AttentionModel | AttentionGrid]:
-        """By head width: the tower's, decode's, or the prefill's, which stands in for both."""
-        by_stage = {"vision": self.calibration.encoder_attention, "decode": self.calibration.decode_attention}
-        return by_stage.get(segment.stage) or self.calibration.attention
+    def _attention_model(self, index: int, segment: Segment) -> tuple[AttentionModel | AttentionGrid, bool] | None:
+        """The coefficients of an attention, and whether they are another width's or another stage's.
 
-    def _attention(self, index: int, segment: Segment) -> tuple[Floats, NDArray[np.bool_]]:
-        dims, rows = self.table.columns(index), slice(segment.start, segment.stop)
-        models = self._attention_models(segment)
-        width = int(dims["head_dim"][0])
-        nearest = min(models, key=lambda known: abs(known - width))
+        None where the profile has none at all. The prefill's stand in for the tower's and decode's.
+        """
+        by_stage = {"vision": self.calibration.encoder_attention, "decode": self.calibration.decode_attention}
+        own = by_stage.get(segment.stage, self.calibration.attention)
+        models = own or self.calibration.attention
+        if not models:
+            return None
+        width = int(np.max(self.table.dims[index]["head_dim"]))
+        # of two that are as near the wider one: kernels pad
+        nearest = min(models, key=lambda known: (abs(known - width), -known))
         if nearest != width:
             self.substitutes.add(f"attention at head width {width} takes the efficiencies of width {nearest}")
-        model = models[nearest]
+        if not own:
+            name = "the tower" if segment.stage == "vision" else segment.stage
+            self.substitutes.add(f"attention of {name} takes the efficiencies of causal prefill")
+        return models[nearest], nearest != width or not own
+
+    def _attention(self, index: int, segment: Segment, model: AttentionModel | AttentionGrid) -> _Priced:
+        dims, rows = self.table.columns(index), slice(segment.start, segment.stop)
         out = model.seconds(
             dims,
             bytes_moved=self.bytes[rows],
@@ -287,11 +301,11 @@ class _Pricing:
         groups: dict[str, int] = {}
         factors: list[tuple[float, float]] = []
         group = np.zeros(len(self.table), dtype=np.int64)
-        for segment in self.table.segments:
+        for index, segment in enumerate(self.table.segments):
             name = f"{segment.kind} {segment.stage}" if segment.kind == "attention" else segment.kind
             if name not in groups:
                 groups[name] = len(groups)
-                factors.append(self._factors(segment))
+                factors.append(self._factors(index, segment))
             group[segment.start : segment.stop] = groups[name]
         group[host_bound] = len(factors)
         factors.append(self.execution.host_band)
@@ -301,26 +315,25 @@ class _Pricing:
         ends = np.where(extrapolated[:, None], ends**2, ends)
         return Band(group, ends[:, 0], ends[:, 1])
 
-    def _factors(self, segment: Segment) -> tuple[float, float]:
+    def _factors(self, index: int, segment: Segment) -> tuple[float, float]:
+        """The band of a kind; twice as far at both ends where its coefficients are borrowed."""
+        borrowed = False
         if segment.kind == "collective":
             if self.calibration.collective is None:
                 return COLLECTIVE_BAND
             evidence = self.calibration.collective.provenance
-            return evidence.low, evidence.high
-        if segment.kind == "gemm":
-            evidence = self._gemm_model().provenance
+        elif segment.kind == "gemm":
+            model, borrowed = self._gemm_model()
+            evidence = model.provenance
         elif segment.kind == "attention":
-            by_stage = {
-                "vision": self.calibration.encoder_attention,
-                "decode": self.calibration.decode_attention,
-            }
-            models = by_stage.get(segment.stage) or self.calibration.attention
-            if not models:
+            chosen = self._attention_model(index, segment)
+            if chosen is None:
                 return 0.3, 3.0
-            evidence = models[min(models)].provenance
+            evidence, borrowed = chosen[0].provenance, chosen[1]
         else:
             evidence = self._bandwidth_model(segment.kind).provenance
-        return evidence.low, evidence.high
+        power = 2.0 if borrowed else 1.0
+        return evidence.low**power, evidence.high**power
 
     def notes(self) -> tuple[str, ...]:
         """What a reader must know about where the times come from."""

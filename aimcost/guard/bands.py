@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -131,8 +131,3 @@ def merged(band: Band | None, shape: Mapping[str, int], ratios: Sequence[float],
     center = statistics.median(new)
     agrees = band.center * 2 - band.limit(slowdown) <= center <= band.limit(slowdown)
     return Band(yardstick=band.yardstick, ratios=tuple(([*band.ratios, *new] if agrees else new)[-KEEP:]))
-
-
-def band_dict(band: Band) -> dict[str, Any]:
-    """The JSON form of what a band says."""
-    return {"center": band.center, "noise": band.noise, "measurements": len(band.ratios)}

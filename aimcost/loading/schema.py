@@ -117,6 +117,7 @@ class RunFile(Strict):
     implementation: Literal["fused", "eager", "masked"] = "fused"
     parallel: ParallelFile = Field(default_factory=ParallelFile)
     budgets: BudgetsFile = Field(default_factory=BudgetsFile)
+    # of one device; a run on tp x pp of them costs as many times
     price_per_hour: Positive | None = None
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.8
 

@@ -38,11 +38,19 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
         cells.append(cell)
     headers = ["hardware", "calibration", "TTFT", "80 % band", "bound", "MFU", "gain", "memory", "fits"]
     flops = format_flops(rows[0]["flops"]) if rows else ""
+    each = " a rank" if run.parallel.tp > 1 else ""
     lines = [
-        f"{run.model.name}, method {run.schedule.method}, {flops}, estimator {run.estimator}; "
+        f"{run.model.name}, method {run.schedule.method}, {flops}{each}, estimator {run.estimator}; "
         "gain is over no reduction on the same machine",
         table(cells, headers + (["per 1000 requests"] if priced else []), left=2),
     ]
     if any(row["extrapolated"] for row in rows):
         lines.append("* extrapolated beyond the calibrated range")
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row["notes"]:
+            said.setdefault(note, []).append(row["hardware"])
+    for note, names in said.items():
+        lines.append(f"note: {note}" + ("" if len(names) == len(rows) else f" ({', '.join(names)})"))
+    lines += [f"note: {note}" for note in run.notes]
     return "\n".join(lines)

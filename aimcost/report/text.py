@@ -72,13 +72,12 @@ def _headline(estimate: Estimate) -> str:
 def _stages(estimate: Estimate) -> str:
     headers = ["", "FLOPs", "DRAM traffic", "time", "share", "bound", "MFU"]
     lines = [table(tree_rows(breakdown(estimate)), headers)]
-    totals = estimate.totals
-    if totals.time_high_s is not None:
+    if estimate.totals.time_high_s is not None and estimate.ttft_s > 0:
         low, high = estimate.ttft_band_s
         lines.append(
             f"time to first token {format_seconds(estimate.ttft_s)}, 80 % band "
             f"{format_seconds(low)} to {format_seconds(high or 0.0)}"
-            + (" (extrapolated beyond the calibrated range)" if totals.extrapolated else "")
+            + (" (extrapolated beyond the calibrated range)" if estimate.ttft_extrapolated else "")
         )
     decode = estimate.stages["decode"]
     if decode.steps and "decode" in estimate.included:

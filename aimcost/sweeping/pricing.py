@@ -86,7 +86,7 @@ def _priced(run: Run) -> dict[str, Any]:
     estimate = estimate_run(run)
     totals, memory = estimate.totals, estimate.memory
     low, high = estimate.ttft_band_s
-    tokens = run.schedule.tokens
+    tokens = run.computed.tokens
     return {
         "flops": totals.flops,
         "dram_bytes": totals.bytes,
@@ -99,7 +99,7 @@ def _priced(run: Run) -> dict[str, Any]:
         "peak_bytes": memory.peak_bytes,
         "fits": memory.fits,
         "mean_tokens": sum(tokens) / len(tokens),
-        "extrapolated": totals.extrapolated,
+        "extrapolated": estimate.ttft_extrapolated,
     }
 
 

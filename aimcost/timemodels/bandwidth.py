@@ -102,15 +102,15 @@ EXECUTIONS: Mapping[str, Execution] = {
         traffic=_EAGER_TRAFFIC,
         host_s=15e-6,
         host_band=(0.4, 2.0),
-        source="assumed: an eager transformers prefill of Qwen2-7B on one H200 is host-bound below about 1000 "
-        "tokens, that is 17 ms for its 1,150 launches; `aimcost profile` measures it",
+        source="15 µs a launch assumed (0.4 to 2 times that): Qwen2-7B's 1,150 launches take about 17 ms of Python "
+        "and driver, so that an H200 waits below about 1000 tokens",
     ),
     "compiled": Execution(
         kernels={},
         traffic={},
         host_s=6e-6,
         host_band=(0.4, 2.0),
-        source="assumed: one launch an operation, without Python between them; `aimcost profile` measures it",
+        source="6 µs a launch assumed (0.4 to 2 times that): one launch an operation, no Python between them",
     ),
     "cuda_graph": Execution(
         kernels={},

@@ -54,17 +54,33 @@ def yardstick() -> None:
         rows[index] = float(total[index % 28])
 
 
-@pytest.fixture(scope="module")
-def slowness() -> float:
-    """How much slower this machine is, at least 1. Beyond 4 the figures say nothing."""
-    found = median_thread_time(yardstick, 51) / YARDSTICK_S
+class Slowness:
+    """How much slower this machine is, at least 1: measured beside the work, since neighbours come and go."""
+
+    def __init__(self) -> None:
+        self.samples: list[float] = []
+
+    def sample(self) -> None:
+        self.samples.append(median_thread_time(yardstick, 5) / YARDSTICK_S)
+
+    def __call__(self) -> float:
+        """Beyond 4 the figures say nothing."""
+        return check_slowness(statistics.median(self.samples))
+
+
+def check_slowness(found: float) -> float:
     if found > 4:
         pytest.skip(f"this machine is {found:.1f} times slower than the one the bars were set on")
     return max(1.0, found)
 
 
+@pytest.fixture
+def slowness() -> Slowness:
+    return Slowness()
+
+
 @pytest.mark.parametrize("estimator", discover.module_names("estimators"))
-def test_one_estimate(benchmark: Any, estimator: str, slowness: float) -> None:
+def test_one_estimate(benchmark: Any, estimator: str, slowness: Slowness) -> None:
     """28 layers, inputs loaded, to the totals and without ``.to_dict()``."""
     run: Run = load_run({**RUN, "estimator": estimator})
     assert len(run.schedule.tokens) == 28
@@ -74,12 +90,16 @@ def test_one_estimate(benchmark: Any, estimator: str, slowness: float) -> None:
 
     assert work() > 0
     benchmark.pedantic(work, rounds=20)
-    median = median_thread_time(work, 101)
-    benchmark.extra_info.update(cpu_ms=median * 1e3, slowness=slowness)
-    assert median <= ESTIMATE_BAR_S * slowness, f"{median * 1e3:.2f} ms, machine {slowness:.2f}x slower"
+    medians = []
+    for _ in range(11):
+        slowness.sample()
+        medians.append(median_thread_time(work, 11))
+    median, slower = statistics.median(medians), slowness()
+    benchmark.extra_info.update(cpu_ms=median * 1e3, slowness=slower)
+    assert median <= ESTIMATE_BAR_S * slower, f"{median * 1e3:.2f} ms, machine {slower:.2f}x slower"
 
 
-def test_cold_start(benchmark: Any, tmp_path: Path, slowness: float) -> None:
+def test_cold_start(benchmark: Any, tmp_path: Path, slowness: Slowness) -> None:
     """``aimcost estimate`` with everything it imports and reads: user + system time, median of ten."""
     (tmp_path / "run.yaml").write_text(
         "model: llava-onevision-qwen2-7b\nworkload: {frames: 32, text_tokens: 100}\n"
@@ -97,6 +117,10 @@ def test_cold_start(benchmark: Any, tmp_path: Path, slowness: float) -> None:
 
     once()  # byte code
     benchmark.pedantic(once, rounds=1)
-    median = statistics.median(once() for _ in range(10))
-    benchmark.extra_info.update(cpu_s=median, slowness=slowness)
-    assert median <= COLD_START_BAR_S * slowness, f"{median:.3f} s, machine {slowness:.2f}x slower"
+    times = []
+    for _ in range(10):
+        slowness.sample()
+        times.append(once())
+    median, slower = statistics.median(times), slowness()
+    benchmark.extra_info.update(cpu_s=median, slowness=slower)
+    assert median <= COLD_START_BAR_S * slower, f"{median:.3f} s, machine {slower:.2f}x slower"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -256,3 +257,37 @@ def test_no_coefficients_at_all_is_an_error() -> None:
     run = replace(load_run({**QWEN, "workload": {"text_tokens": 10}}), hardware=empty)
     with pytest.raises(AimcostError, match="no product coefficients"):
         estimate_run(run)
+
+
+def _prefill(hardware: str, **changes: Any) -> Any:
+    run = {"model": "qwen2-7b", "workload": {"text_tokens": 4000}, "hardware": hardware, "execution": "cuda_graph"}
+    return aimcost.estimate({**run, **changes})
+
+
+def test_borrowed_coefficients_have_a_wider_band_and_are_named() -> None:
+    """int8 products were not measured on an H100: they take fp8's share of the peak, not bf16's."""
+    bits = {"weights": "int8", "activations": "int8", "kv": 16}
+    eight = _prefill("nvidia_h100_sxm", precision=bits)
+    measured = _prefill("nvidia_h100_sxm", precision={**bits, "weights": "fp8", "activations": "fp8"})
+    assert any("int8 take the efficiencies measured in fp8" in note for note in eight.notes)
+    assert any("all activations are int8" in note for note in eight.notes)
+    assert eight.ttft_s == pytest.approx(measured.ttft_s, rel=0.02)
+    width = [high / low for low, high in (eight.ttft_band_s, measured.ttft_band_s)]
+    assert width[0] > 1.2 * width[1]
+
+
+def test_attention_borrowed_from_another_stage_is_named() -> None:
+    """No table holds an A100's tower attention: causal prefill of another width stands in."""
+    run = {"model": "llava-onevision-qwen2-7b", "workload": {"frames": 8, "text_tokens": 50}}
+    notes = aimcost.estimate(run, hardware="nvidia_a100_sxm_80gb").notes
+    assert "attention of the tower takes the efficiencies of causal prefill" in notes
+    assert not any("causal prefill" in note for note in aimcost.estimate(run, hardware="nvidia_h100_sxm").notes)
+
+
+def test_extrapolation_of_the_first_token_does_not_depend_on_decode() -> None:
+    run = {"model": "llava-onevision-qwen2-7b", "hardware": "nvidia_a100_sxm_80gb"}
+    flags = [
+        aimcost.estimate({**run, "workload": {"frames": 64, "text_tokens": 100, "new_tokens": new}}).ttft_extrapolated
+        for new in (0, 200, 2000)
+    ]
+    assert len(set(flags)) == 1

@@ -95,3 +95,18 @@ def test_a_card_on_a_bus_takes_the_curves_of_one() -> None:
     """A PCIe A100 inherits from the SXM card, but not its NVLink switch."""
     bus, measured = (all_reduces(name, 4)[0]["time_s"] for name in ("nvidia_a100_pcie_80gb", "nvidia_l40s"))
     assert bus == pytest.approx(measured)
+
+
+def test_an_hour_of_each_device_is_paid_for() -> None:
+    """Replicas cost more and serve as many more; ranks and stages only cost more."""
+    from aimcost.comparison import compare_run
+    from aimcost.run import load_run
+
+    def row(**split: int) -> dict[str, Any]:
+        run = {"model": "qwen2-7b", "workload": {"text_tokens": 500, "batch": 2}, "price_per_hour": 3.6}
+        return compare_run(load_run({**run, "parallel": split}), ["nvidia_h100_sxm"])[0]
+
+    for split, devices in (({}, 1), ({"tp": 4}, 4), ({"pp": 2}, 2), ({"dp": 2}, 1)):
+        found = row(**split)
+        # 3.6 an hour is 0.001 a second; 500 batches of two
+        assert found["cost_per_1000_requests"] == pytest.approx(0.001 * devices * found["ttft_s"] * 500)
