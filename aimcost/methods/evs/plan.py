@@ -10,7 +10,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams
 from ..pre_llm.plan import reduce_before
@@ -27,10 +26,6 @@ class Params(MethodParams):
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """At least one frame's tokens stay, constant over the layers."""
     n, frames = workload.tokens_per_group, workload.groups
-    if frames < 2:
-        raise InvalidValueError(
-            "workload", "a video of two frames or more: EVS compares each with the one before", frames
-        )
     kept = max(n, int(frames * n * (1 - params.q)))
     return reduce_before(
         model,
