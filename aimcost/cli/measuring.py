@@ -10,6 +10,8 @@ import typer
 
 from .common import JsonOption, app, progress_bar
 
+TIMED = frozenset({"calibrate", "profile", "validate", "campaign", "demo"})  # those that may start torch
+
 
 @app.command()
 def calibrate(
