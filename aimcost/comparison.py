@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from .api import estimate_run, unreduced
+from .bounds import BOUNDS
 from .hardware import compute_dtypes, peak_flops_per_s, require_hardware
 from .loading.calibration import calibration_status
 from .loading.hardware import load_hardware
-from .result import BOUNDS, Estimate
+from .result import Estimate
 from .run import Run
 from .units import KILO
 
@@ -25,9 +26,9 @@ def compare_run(run: Run, hardware: Sequence[str]) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        hardware, calibration, flops, ttft_s with its band, tpot_s, bound (of the largest share of
-        the time), mfu, memory, speedup over the unreduced run on the same machine, and the cost of
-        1000 requests where the run or the profile has a price.
+        hardware, calibration, flops, ttft_s and (of a run that decodes) tpot_s with their bands, bound
+        (of the largest share of the time), mfu, memory, speedup over the unreduced run on the same
+        machine, and the cost of 1000 requests where the run or the profile has a price.
 
     Raises
     ------
@@ -43,6 +44,7 @@ def _row(run: Run) -> dict[str, Any]:
     result = estimate_run(run)
     plain = estimate_run(unreduced(run)) if run.schedule.events else result
     low, high = result.ttft_band_s
+    decoding = "decode" in result.included and result.stages["decode"].steps > 0
     price = run.file.price_per_hour if run.file.price_per_hour is not None else machine.price_per_hour
     return {
         "hardware": machine.name,
@@ -52,22 +54,16 @@ def _row(run: Run) -> dict[str, Any]:
         "ttft_low_s": low,
         "ttft_high_s": high,
         "extrapolated": result.ttft_extrapolated,
-        "tpot_s": result.stages["decode"].tpot_s,
+        "tpot_s": result.stages["decode"].tpot_s if decoding else None,
+        "tpot_low_s": result.tpot_band_s[0] if decoding else None,
+        "tpot_high_s": result.tpot_band_s[1] if decoding else None,
         "bound": _bound(result),
         "mfu": mfu(result),
         "peak_bytes": result.memory.peak_bytes,
         "usable_bytes": result.memory.usable_bytes,
         "fits": result.memory.fits is not False,
         "speedup": plain.ttft_s / result.ttft_s,
-        "cost_per_1000_requests": None
-        if price is None
-        else price
-        * run.parallel.tp
-        * run.parallel.pp
-        * result.totals.time_s
-        / SECONDS_PER_HOUR
-        * KILO
-        / run.workload.batch,
+        "cost_per_1000_requests": None if price is None else _cost(run, price, result.totals.time_s),
         "notes": [note for note in result.notes if note not in run.notes],
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pkgutil
+from functools import lru_cache
 from pathlib import Path
 
 from .errors import FileFormatError, UnknownNameError
@@ -24,6 +25,7 @@ KINDS: dict[str, str] = {
 }
 
 
+@lru_cache(maxsize=1)
 def own_root() -> Path:
     """The folder that holds the project's own ``configs`` and ``hardware_profiles``."""
     package = Path(__file__).resolve().parent

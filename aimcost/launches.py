@@ -40,14 +40,10 @@ def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDA
 
 def execution_order(table: OpTable) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Rows in the order in which they run (stage, layer, operation), and by row whether it is decode."""
-    rows = np.arange(len(table))
-    stage, position, decode = np.empty_like(rows), np.empty_like(rows), np.zeros(len(rows), dtype=bool)
     stages: dict[str, int] = {}
-    layer = table.layer.copy()
-    for index, segment in enumerate(table.segments):
-        here = slice(segment.start, segment.stop)
-        stage[here], position[here] = stages.setdefault(segment.stage, len(stages)), index
-        decode[here] = segment.stage == "decode"
-        if segment.name in _LAST:
-            layer[here] = np.iinfo(np.int64).max
-    return np.lexsort((position, layer, stage)), decode
+    stage = table.spread([stages.setdefault(segment.stage, len(stages)) for segment in table.segments])
+    decode = table.spread([segment.stage == "decode" for segment in table.segments])
+    last = table.spread([segment.name in _LAST for segment in table.segments])
+    layer = np.where(last, np.iinfo(np.int64).max, table.layer)
+    # stable: a layer's operations stay in the order of their segments
+    return np.lexsort((layer, stage)), decode

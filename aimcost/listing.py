@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic.fields import FieldInfo
 
 from . import discover
 from .errors import AimcostError, UnknownNameError
@@ -114,16 +116,41 @@ def describe(name: str) -> str:
             return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
     if name in discover.method_names():
         module = _module("methods", name)
+        properties = module.Params.model_json_schema()["properties"]
+        properties = module.Params.model_json_schema()["properties"]
         fields = "".join(
-            f"  {key}: {field.annotation} = {field.get_default(call_default_factory=True)!r}\n"
+            f"  {key}: {_in_words(properties[key])}; {_default(field)}\n"
             for key, field in module.Params.model_fields.items()
             if key != "name"
-        ).replace("typing.", "")
+        )
         return f"# method {name}\n{module.__doc__.strip()}\n\nparameters:\n{fields}"
     if name in discover.module_names("estimators"):
         return f"# estimator {name}\n{_module('estimators', name).__doc__.strip()}\n"
     known = [key for kind in discover.KINDS for key in discover.names(kind) if not key.startswith("llm_viewer_")]
     raise UnknownNameError("name", name, [*known, *discover.method_names(), *discover.module_names("estimators")])
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    """What a key takes: ``integer, at least 1``."""
+    if "anyOf" in schema:
+        options = [_in_words(option) for option in schema["anyOf"] if option.get("type") != "null"]
+        return ", or ".join(dict.fromkeys(options))
+    if "enum" in schema or "const" in schema:
+        return " | ".join(map(str, schema.get("enum", [schema.get("const")])))
+    kind = str(schema.get("type", "anything"))
+    if kind == "array":
+        items = [_in_words(item) for item in schema.get("prefixItems", [schema.get("items", {})])]
+        kind = f"list of {items[0]}" if "prefixItems" not in schema else f"[{', '.join(items)}]"
+    limits = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most", "exclusiveMaximum": "under"}
+    bounds = [f"{said} {schema[key]:,}" for key, said in limits.items() if key in schema]
+    return kind + (" " + " and ".join(bounds) if bounds else "")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    return "optional" if value is None else f"default {value}"
 
 
 def json_schema() -> dict[str, Any]:

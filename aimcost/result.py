@@ -11,19 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .export import json_form, layer_rows, op_rows
 from .loading.schema import STAGES
 from .memory import Memory, memory_of
 from .run import Run
-from .summaries import parallel_summary, reduction_summary, step_range
-from .table import NO_LAYER, OpTable
+from .summaries import step_range
+from .table import OpTable
 
-__all__ = ["BOUNDS", "SCHEMA_VERSION", "Band", "Estimate", "StageSum", "Totals"]
+__all__ = ["Band", "Estimate", "StageSum", "Totals"]
 
-SCHEMA_VERSION = 1
 # A total is extrapolated where rows outside the measured range carry more of its time than this.
 EXTRAPOLATED_SHARE = 0.05
-BOUNDS = ("memory", "compute", "launch", "network")
-MEMORY, COMPUTE, LAUNCH, NETWORK = range(4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ class Estimate:
     seconds
         Time of each row, all its `count` runs together.
     bound
-        Per row, an index into `BOUNDS`.
+        Per row, an index into `aimcost.bounds.BOUNDS`.
     band
         None for a lower bound.
     extrapolated
@@ -210,6 +208,15 @@ class Estimate:
         return step_range(self)
 
     @cached_property
+    def tpot_band_s(self) -> tuple[float, float | None]:
+        """The ends of the band of the mean decode step."""
+        decode = self.stages["decode"]
+        if self.band is None or not decode.steps:
+            return decode.tpot_s, (None if self.band is None else decode.tpot_s)
+        low, high = self.band.around(np.where(self.rows(["decode"]), self.seconds, 0.0))
+        return low / decode.steps, high / decode.steps
+
+    @cached_property
     def ttft_band_s(self) -> tuple[float, float | None]:
         """The ends of `ttft_s`'s band."""
         return (self.ttft_s, None) if self.band is None else self.band.around(self._to_first_token)
@@ -226,103 +233,12 @@ class Estimate:
 
     def layers(self) -> list[dict[str, Any]]:
         """Prefill, one entry a decoder layer."""
-        mask = self.rows(["prefill"]) & (self.table.layer != NO_LAYER)
-        computed = self.run.computed.tokens
-        index, count = self.table.layer[mask], len(computed)
-
-        def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
-            return np.asarray(np.bincount(index, weights=values[mask], minlength=count), dtype=np.float64)
-
-        flops, size, seconds = total(self._flops), total(self._bytes), total(self.seconds)
-        shares = np.stack([total(np.where(self.bound == code, self.seconds, 0.0)) for code in range(len(BOUNDS))])
-        return [
-            {
-                "index": layer,
-                "tokens": tokens,
-                "flops": float(flops[layer]),
-                "bytes": float(size[layer]),
-                "time_s": float(seconds[layer]),
-                "bound": BOUNDS[int(shares[:, layer].argmax())],
-            }
-            for layer, tokens in enumerate(computed)
-        ]
+        return layer_rows(self)
 
     def ops(self) -> list[dict[str, Any]]:
-        """One entry a row of the table; decode steps are summed over."""
-        entries: list[dict[str, Any]] = []
-        for number, segment in enumerate(self.table.segments):
-            rows = slice(segment.start, segment.stop)
-            layer = self.table.layer[rows]
-            distinct, where = np.unique(layer, return_inverse=True)
-            sums = [
-                np.bincount(where, weights=values[rows])
-                for values in (self._flops, self._bytes, self.seconds, self.table.costs[1] * self.table.count)
-            ]
-            first = {int(value): int(np.argmax(layer == value)) for value in distinct}
-            for position, value in enumerate(distinct):
-                entry: dict[str, Any] = {
-                    "stage": segment.stage,
-                    "layer": None if value == NO_LAYER else int(value),
-                    "name": segment.name,
-                    "flops": float(sums[0][position]),
-                    "bytes": float(sums[1][position]),
-                    "time_s": float(sums[2][position]),
-                    "bound": BOUNDS[int(self.bound[rows][first[int(value)]])],
-                }
-                if segment.kind in ("attention", "bmm", "softmax"):
-                    entry["flops_full_square"] = float(sums[3][position])
-                if segment.kind == "collective":
-                    dims = self.table.columns(number)
-                    wire = dims["wire_bytes"] * self.table.count[rows]
-                    entry["wire_bytes"] = float(wire[layer == value].sum())
-                    entry["ranks"] = int(dims["ranks"][0])
-                entries.append(entry)
-        order = {stage: index for index, stage in enumerate(STAGES)}
-        # stable: layers in order, operations in execution order within a layer
-        return sorted(entries, key=lambda e: (order[e["stage"]], _layer_key(e)))
+        """One entry an operation and layer, with its bytes by tensor class; decode steps are summed over."""
+        return op_rows(self)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: schema_version, inputs by name, notes, totals, stages, layers, ops, memory."""
-        stages: dict[str, Any] = {}
-        for name, stage in self.stages.items():
-            stages[name] = {"flops": stage.flops, "bytes": stage.bytes, "time_s": stage.time_s}
-        for name, stage_dict in stages.items():
-            if self.device_seconds is not None and self.host_seconds is not None:
-                mask = self.rows([name])
-                stage_dict["device_s"] = float(self.device_seconds[mask].sum())
-                stage_dict["host_s"] = float(self.host_seconds[mask].sum())
-        decode = self.stages["decode"]
-        first, last = self.tpot_range_s
-        stages["decode"].update(steps=decode.steps, tpot_s=decode.tpot_s, tpot_first_s=first, tpot_last_s=last)
-        totals = self.totals
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "model": self.run.model.name,
-            "hardware": self.run.hardware.name if self.run.hardware else None,
-            "estimator": self.estimator,
-            "notes": list(self.notes),
-            "totals": {
-                "flops": totals.flops,
-                "bytes": totals.bytes,
-                "time_s": totals.time_s,
-                "time_low_s": totals.time_low_s,
-                "time_high_s": totals.time_high_s,
-                "extrapolated": totals.extrapolated,
-            },
-            "stages": stages,
-            "layers": self.layers(),
-            "ops": self.ops(),
-            "memory": self.memory.to_dict(),
-            "parallel": parallel_summary(self),
-            "reduction": reduction_summary(self),
-        }
-
-
-_BEFORE_LAYERS = {"embed", "all_reduce_embed", "patch_embed", "pos_add", "pre_norm"}
-
-
-def _layer_key(entry: dict[str, Any]) -> int:
-    """Operations outside layers come before the first or after the last one."""
-    if entry["layer"] is not None:
-        return int(entry["layer"])
-    return -1 if entry["name"] in _BEFORE_LAYERS or entry["stage"] in ("projector", "merge") else 1 << 30
+        return json_form(self)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,10 @@ class OpTable:
         One float64 row for each of `COST_COLUMNS`: FLOPs, and bytes by tensor class.
     dims
         Per segment, the dimensions that time models look at, aligned with its rows.
+    lengths
+        Rows of each segment.
+    steps
+        Decode steps; 0 without decode.
     """
 
     segments: tuple[Segment, ...]
@@ -58,7 +63,12 @@ class OpTable:
     count: NDArray[np.float64]
     costs: NDArray[np.float64]
     dims: tuple[Mapping[str, Array], ...]
+    lengths: NDArray[np.int64]
     steps: int = 0
+
+    def spread(self, values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
+        """One value a segment → one a row."""
+        return np.repeat(np.asarray(values), self.lengths)
 
     @property
     def flops(self) -> NDArray[np.float64]:
@@ -103,24 +113,30 @@ class TableBuilder:
         self.parts.append((stage, name, cost, index, count, len(index)))
 
     def finish(self, steps: int) -> OpTable:
-        total = sum(part[-1] for part in self.parts)
-        layer = np.empty(total, dtype=np.int64)
-        count = np.empty(total)
-        costs = np.zeros((len(COST_COLUMNS), total))
+        lengths = np.array([part[-1] for part in self.parts])
         segments, dims = [], []
+        # figures that are one for all rows of a segment are spread at once; the others are written one by one
+        shared: list[list[float]] = []
+        written: list[tuple[int, int, int, NDArray[np.float64]]] = []
         start = 0
-        for stage, name, cost, index, times, length in self.parts:
+        for stage, name, cost, _, _, length in self.parts:
             stop = start + length
-            rows = slice(start, stop)
-            layer[rows], count[rows] = index, times
-            costs[0, rows] = cost.flops
-            costs[1, rows] = cost.flops if cost.flops_full_square is None else cost.flops_full_square
-            costs[2, rows] = cost.read_weights
-            costs[3, rows] = cost.read_activations
-            costs[4, rows] = cost.read_kv
-            costs[5, rows] = cost.write_activations
-            costs[6, rows] = cost.write_kv
+            square = cost.flops if cost.flops_full_square is None else cost.flops_full_square
+            moved = (cost.read_weights, cost.read_activations, cost.read_kv, cost.write_activations, cost.write_kv)
+            row = []
+            for column, values in enumerate((cost.flops, square, *moved)):
+                if isinstance(values, np.ndarray):
+                    written.append((column, start, stop, values))
+                    row.append(0.0)
+                else:
+                    row.append(values)
+            shared.append(row)
             segments.append(Segment(stage, name, cost.kind, start, stop))
             dims.append(cost.dims)
             start = stop
-        return OpTable(tuple(segments), layer, count, costs, tuple(dims), steps)
+        costs = np.repeat(np.array(shared).T, lengths, axis=1)
+        for column, start, stop, values in written:
+            costs[column, start:stop] = values
+        layer = np.concatenate([part[3] for part in self.parts])
+        count = np.repeat([part[4] for part in self.parts], lengths)
+        return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, steps)

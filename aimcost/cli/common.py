@@ -9,7 +9,31 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["JsonOption", "RunArgument", "SettingsOption", "app", "overrides_of", "progress_bar", "resolve"]
+__all__ = [
+    "AttentionFlag",
+    "BatchFlag",
+    "CsvOption",
+    "EstimatorFlag",
+    "FramesFlag",
+    "ImagesFlag",
+    "ImplementationFlag",
+    "JsonOption",
+    "MethodFlag",
+    "ModelFlag",
+    "NewTokensFlag",
+    "PipelineFlag",
+    "ReplicasFlag",
+    "RunArgument",
+    "SettingsOption",
+    "TensorFlag",
+    "TextTokensFlag",
+    "VisualTokensFlag",
+    "app",
+    "one_of",
+    "overrides_of",
+    "progress_bar",
+    "resolve",
+]
 
 app = typer.Typer(
     name="aimcost",
@@ -27,6 +51,34 @@ SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run: method.l1=14.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+
+# Keys of a run as flags of their own. Counts are text here: the run's own schema reads them.
+ModelFlag = Annotated[str | None, typer.Option("--model", help="A model's name, config.json or folder.")]
+EstimatorFlag = Annotated[str | None, typer.Option("--estimator", help="calibrated, roofline or llm_viewer")]
+MethodFlag = Annotated[str | None, typer.Option("--method", help="none, aim, fastv, … (`aimcost list methods`)")]
+AttentionFlag = Annotated[str | None, typer.Option("--attention", help="flash or eager")]
+FramesFlag = Annotated[str | None, typer.Option("--frames", metavar="N", help="Video frames a request.")]
+ImagesFlag = Annotated[str | None, typer.Option("--images", metavar="N", help="Images a request.")]
+VisualTokensFlag = Annotated[
+    str | None, typer.Option("--visual-tokens", metavar="N", help="Visual tokens before any method.")
+]
+TextTokensFlag = Annotated[str | None, typer.Option("--text-tokens", metavar="N", help="Text tokens a request.")]
+NewTokensFlag = Annotated[str | None, typer.Option("--new-tokens", metavar="N", help="Tokens to generate.")]
+BatchFlag = Annotated[str | None, typer.Option("--batch", metavar="N", help="Requests computed together.")]
+ImplementationFlag = Annotated[str | None, typer.Option("--implementation", help="fused, eager or masked")]
+TensorFlag = Annotated[str | None, typer.Option("--tp", metavar="N", help="Tensor-parallel ranks.")]
+PipelineFlag = Annotated[str | None, typer.Option("--pp", metavar="N", help="Pipeline stages.")]
+ReplicasFlag = Annotated[str | None, typer.Option("--dp", metavar="N", help="Replicas.")]
+
+
+def one_of(**given: bool) -> None:
+    """Raise InvalidValueError where more than one of these flags is given: none is dropped in silence."""
+    from ..errors import InvalidValueError
+
+    names = [f"--{name}" for name, value in given.items() if value]
+    if len(names) > 1:
+        raise InvalidValueError(" ".join(names), "one of them", "both" if len(names) == 2 else "all")
 
 
 def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:

@@ -7,30 +7,50 @@ from typing import Annotated
 
 import typer
 
-from .common import JsonOption, RunArgument, app, resolve
+from .common import (
+    AttentionFlag,
+    BatchFlag,
+    CsvOption,
+    EstimatorFlag,
+    FramesFlag,
+    ImagesFlag,
+    ImplementationFlag,
+    JsonOption,
+    MethodFlag,
+    ModelFlag,
+    NewTokensFlag,
+    PipelineFlag,
+    ReplicasFlag,
+    RunArgument,
+    SettingsOption,
+    TensorFlag,
+    TextTokensFlag,
+    VisualTokensFlag,
+    app,
+    one_of,
+    resolve,
+)
 
 
 @app.command()
 def estimate(
     run: RunArgument = None,
-    model: Annotated[str | None, typer.Option(help="A model's name, config.json or folder.")] = None,
+    model: ModelFlag = None,
     hardware: Annotated[str | None, typer.Option(help="A profile's name or path.")] = None,
-    estimator: Annotated[str | None, typer.Option(help="roofline, llm_viewer, …")] = None,
-    method: Annotated[str | None, typer.Option(help="none, aim, fastv, … (`aimcost list methods`)")] = None,
-    attention: Annotated[str | None, typer.Option(help="flash or eager")] = None,
-    frames: Annotated[str | None, typer.Option(metavar="N", help="Video frames a request.")] = None,
-    images: Annotated[str | None, typer.Option(metavar="N", help="Images a request.")] = None,
-    visual_tokens: Annotated[str | None, typer.Option(metavar="N", help="Visual tokens before any method.")] = None,
-    text_tokens: Annotated[str | None, typer.Option(metavar="N", help="Text tokens a request.")] = None,
-    new_tokens: Annotated[str | None, typer.Option(metavar="N", help="Tokens to generate.")] = None,
-    batch: Annotated[str | None, typer.Option(metavar="N", help="Requests computed together.")] = None,
-    implementation: Annotated[str | None, typer.Option(help="fused, eager or masked")] = None,
-    tp: Annotated[str | None, typer.Option(metavar="N", help="Tensor-parallel ranks.")] = None,
-    pp: Annotated[str | None, typer.Option(metavar="N", help="Pipeline stages.")] = None,
-    dp: Annotated[str | None, typer.Option(metavar="N", help="Replicas.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run: method.l1=14.")
-    ] = None,
+    estimator: EstimatorFlag = None,
+    method: MethodFlag = None,
+    attention: AttentionFlag = None,
+    frames: FramesFlag = None,
+    images: ImagesFlag = None,
+    visual_tokens: VisualTokensFlag = None,
+    text_tokens: TextTokensFlag = None,
+    new_tokens: NewTokensFlag = None,
+    batch: BatchFlag = None,
+    implementation: ImplementationFlag = None,
+    tp: TensorFlag = None,
+    pp: PipelineFlag = None,
+    dp: ReplicasFlag = None,
+    settings: SettingsOption = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show the prefill layer by layer.")] = False,
     ops: Annotated[bool, typer.Option("--ops", help="Show every operation.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: operations, or layers with --layers.")] = False,
@@ -39,6 +59,9 @@ def estimate(
     """Estimate a run: FLOPs, bytes, time and memory, by stage, layer and operation."""
     from ..api import estimate_run
 
+    one_of(csv=as_csv, json=as_json)
+    if as_csv:
+        one_of(layers=layers, ops=ops)
     resolved = resolve(
         run,
         settings or [],
@@ -62,12 +85,8 @@ def estimate(
     if as_json or as_csv:
         from ..report.export import to_csv, to_json
 
-        print(
-            to_json(result.to_dict()) if as_json else to_csv(result.layers() if layers else result.ops()),
-            end="",
-        )
-        if as_json:
-            print()
+        rows = result.layers() if layers else result.ops()
+        print(to_csv(rows) if as_csv else to_json(result.to_dict()) + "\n", end="")
         return
     from ..api import unreduced
     from ..report.text import estimate_text, layers_text, ops_text
@@ -85,10 +104,24 @@ def estimate(
 
 @app.command()
 def compare(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run file, or the name of one in configs/runs.")],
     hardware: Annotated[str, typer.Option(help="Profiles, separated by commas.")],
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    run: RunArgument = None,
+    model: ModelFlag = None,
+    estimator: EstimatorFlag = None,
+    method: MethodFlag = None,
+    attention: AttentionFlag = None,
+    frames: FramesFlag = None,
+    images: ImagesFlag = None,
+    visual_tokens: VisualTokensFlag = None,
+    text_tokens: TextTokensFlag = None,
+    new_tokens: NewTokensFlag = None,
+    batch: BatchFlag = None,
+    implementation: ImplementationFlag = None,
+    tp: TensorFlag = None,
+    pp: PipelineFlag = None,
+    dp: ReplicasFlag = None,
+    settings: SettingsOption = None,
+    as_csv: CsvOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare machines on one run: time to first token, bound, memory, gain, cost."""
@@ -97,10 +130,28 @@ def compare(
     from ..report.compare import compare_text
     from ..report.export import to_csv, to_json
 
+    one_of(csv=as_csv, json=as_json)
     names = [name.strip() for name in hardware.split(",") if name.strip()]
     if not names:
         raise InvalidValueError("--hardware", "given: profiles separated by commas", None)
-    resolved = resolve(run, settings or [], None)
+    resolved = resolve(
+        run,
+        settings or [],
+        model,
+        estimator=estimator,
+        method=method,
+        attention=attention,
+        workload_frames=frames,
+        workload_images=images,
+        workload_visual_tokens=visual_tokens,
+        workload_text_tokens=text_tokens,
+        workload_new_tokens=new_tokens,
+        workload_batch=batch,
+        implementation=implementation,
+        parallel_tp=tp,
+        parallel_pp=pp,
+        parallel_dp=dp,
+    )
     rows = compare_run(resolved, names)
     if as_json:
         print(to_json(rows))

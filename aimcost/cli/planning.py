@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import JsonOption, SettingsOption, app, progress_bar, resolve
+from .common import JsonOption, SettingsOption, app, one_of, progress_bar, resolve
 
 
 @app.command()
@@ -51,6 +51,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Find the schedule that keeps most under a budget: exit 1 where none does."""
+    one_of(csv=as_csv, json=as_json)
     resolved = resolve(run, settings or [], None)
     budgets = {
         "max_ttft_ms": _positive("--ttft-ms", ttft_ms),

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bounds import LAUNCH
 from ..building import build
 from ..errors import CalibrationError
 from ..hardware import compute_dtypes, link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
@@ -20,7 +21,7 @@ from ..launches import with_host
 from ..loading.calibration import Calibration, calibration_of, parent_of
 from ..loading.hardware import load_hardware
 from ..ops import Widths
-from ..result import LAUNCH, Band, Estimate
+from ..result import Band, Estimate
 from ..run import Run
 from ..table import OpTable, Segment
 from ..timemodels.attention import AttentionModel
@@ -239,26 +240,27 @@ class _Pricing:
 
     def _memory_bound(self, seconds: Floats) -> None:
         """Everything but products, in one pass: each row with its kind's coefficients."""
-        size = len(self.table)
-        share, compute_share, launch = np.ones(size), np.ones(size), np.zeros(size)
-        moved, flops = self.bytes.copy(), self.table.flops.copy()
-        products = np.zeros(size, dtype=bool)
+        flops = self.table.flops.copy()
         measured: list[tuple[slice, str, CurveSet]] = []
+        # by segment: share, compute share, launch, traffic over one fused kernel's
+        coefficients = []
         for segment in self.table.segments:
             rows = slice(segment.start, segment.stop)
+            coefficients.append((1.0, 1.0, 0.0, 1.0))
             if segment.kind == "gemm":
-                products[rows] = True
                 continue
             model = self._bandwidth_model(segment.kind)
             if isinstance(model, CurveSet):
                 measured.append((rows, segment.kind, model))
                 continue
-            share[rows], compute_share[rows] = model.share, model.compute_share
-            launch[rows] = model.launch_s * self.kernels(segment)
-            moved[rows] *= self.execution.traffic.get(segment.kind, 1.0)
+            launch_s, traffic = model.launch_s * self.kernels(segment), self.execution.traffic.get(segment.kind, 1.0)
+            coefficients[-1] = (model.share, model.compute_share, launch_s, traffic)
             if segment.kind == "bmm":
                 # eager score kernels compute the square that the causal count leaves out
                 flops[rows] = self.table.costs[1, rows]
+        share, compute_share, launch, traffic_of = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
+        products = self.table.spread([segment.kind == "gemm" for segment in self.table.segments])
+        moved = self.bytes * traffic_of
         priced = bandwidth_seconds(
             moved,
             flops,
@@ -287,9 +289,7 @@ class _Pricing:
         """Per row: host seconds that issuing its launches takes; a CPU issues nothing."""
         if self.hardware.architecture == "cpu":
             return np.zeros(len(self.table))
-        launches = np.empty(len(self.table))
-        for segment in self.table.segments:
-            launches[segment.start : segment.stop] = self.kernels(segment)
+        launches = self.table.spread([self.kernels(segment) for segment in self.table.segments])
         return launches * self.table.count * self.execution.host_s
 
     def band(self, host_bound: NDArray[np.bool_], extrapolated: NDArray[np.bool_]) -> Band:
@@ -300,13 +300,14 @@ class _Pricing:
         """
         groups: dict[str, int] = {}
         factors: list[tuple[float, float]] = []
-        group = np.zeros(len(self.table), dtype=np.int64)
+        of_segment = []
         for index, segment in enumerate(self.table.segments):
             name = f"{segment.kind} {segment.stage}" if segment.kind == "attention" else segment.kind
             if name not in groups:
                 groups[name] = len(groups)
                 factors.append(self._factors(index, segment))
-            group[segment.start : segment.stop] = groups[name]
+            of_segment.append(groups[name])
+        group = self.table.spread(of_segment)
         group[host_bound] = len(factors)
         factors.append(self.execution.host_band)
         low, high = self.calibration.widen

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..bounds import COMPUTE, MEMORY
 from ..errors import InvalidValueError
 from ..hardware import require_hardware
 from ..ops import Cost, Widths
 from ..ops.cost import BITS, Array
-from ..result import COMPUTE, MEMORY, Estimate
+from ..result import Estimate
 from ..run import Run
 from ..table import OpTable, TableBuilder
 from ..types import DecoderSpec, HardwareSpec, Precision

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bounds import COMPUTE, MEMORY, NETWORK
 from ..building import build
 from ..hardware import (
     compute_dtypes,
@@ -17,7 +18,7 @@ from ..hardware import (
     precision_notes,
     require_hardware,
 )
-from ..result import COMPUTE, MEMORY, NETWORK, Estimate
+from ..result import Estimate
 from ..run import Run
 from ..table import OpTable
 from ..types import HardwareSpec, Precision

@@ -14,6 +14,7 @@ __all__ = ["compare_text"]
 
 def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a machine, fastest first; machines that the run does not fit come last."""
+    decoding = any(row["tpot_s"] is not None for row in rows)
     priced = any(row["cost_per_1000_requests"] is not None for row in rows)
     cells = []
     for row in rows:
@@ -32,11 +33,15 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
             memory,
             "yes" if row["fits"] else "no",
         ]
+        if decoding:
+            cell.insert(4, format_seconds(row["tpot_s"]))
         if priced:
             cost = row["cost_per_1000_requests"]
             cell.append("" if cost is None else f"{cost:.3f}")
         cells.append(cell)
     headers = ["hardware", "calibration", "TTFT", "80 % band", "bound", "MFU", "gain", "memory", "fits"]
+    if decoding:
+        headers.insert(4, "TPOT")
     flops = format_flops(rows[0]["flops"]) if rows else ""
     each = " a rank" if run.parallel.tp > 1 else ""
     lines = [

@@ -17,8 +17,11 @@ def to_json(data: Any) -> str:
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """CSV with one header line; keys of the widest row, in its order."""
-    rows = list(rows)
+    """CSV with one header line; keys of the widest row, in its order. Lists become text joined by semicolons."""
+    rows = [
+        {key: "; ".join(map(str, value)) if isinstance(value, list | tuple) else value for key, value in row.items()}
+        for row in rows
+    ]
     header: list[str] = []
     for row in rows:
         header += [key for key in row if key not in header]

@@ -82,58 +82,40 @@ def _stages(estimate: Estimate) -> str:
     decode = estimate.stages["decode"]
     if decode.steps and "decode" in estimate.included:
         first, last = estimate.tpot_range_s
+        low, high = estimate.tpot_band_s
         lines.append(
             f"time per output token {format_seconds(decode.tpot_s)}"
-            + (f", {format_seconds(first)} rising to {format_seconds(last)}" if decode.steps > 1 else "")
+            + ("" if high is None else f", 80 % band {format_seconds(low)} to {format_seconds(high)}")
+            + (f"; {format_seconds(first)} rising to {format_seconds(last)}" if decode.steps > 1 else "")
         )
     return "\n".join(lines)
 
 
 def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None) -> str:
-    """Speedup over the unreduced run: end to end to the first token, and the prefill alone."""
+    """Speedup over the unreduced run, of what is included: to the first token, the prefill alone, a decode step."""
 
     def ratio(before: float, after: float) -> str:
         return f"{before / after:.2f}x" if after else "-"
 
-    mine, theirs = estimate.stages, baseline.stages
-    before_decode = [stage for stage in estimate.included if stage != "decode"]
-    rows = [
-        [
-            "to first token",
-            ratio(sum(theirs[s].flops for s in before_decode), sum(mine[s].flops for s in before_decode)),
-            ratio(baseline.ttft_s, estimate.ttft_s),
-            format_seconds(baseline.ttft_s),
-            format_seconds(estimate.ttft_s),
-        ],
-        [
-            "LLM prefill alone",
-            ratio(theirs["prefill"].flops, mine["prefill"].flops),
-            ratio(theirs["prefill"].time_s, mine["prefill"].time_s),
-            format_seconds(theirs["prefill"].time_s),
-            format_seconds(mine["prefill"].time_s),
-        ],
-        [
-            "KV cache",
-            "-",
-            ratio(baseline.memory.kv_bytes, estimate.memory.kv_bytes),
-            format_bytes(baseline.memory.kv_bytes),
-            format_bytes(estimate.memory.kv_bytes),
-        ],
-    ]
-    if fused is not None:
-        rows.insert(
-            1,
-            [
-                "the same, if fused",
-                ratio(
-                    sum(theirs[s].flops for s in before_decode),
-                    sum(fused.stages[s].flops for s in before_decode),
-                ),
-                ratio(baseline.ttft_s, fused.ttft_s),
-                format_seconds(baseline.ttft_s),
-                format_seconds(fused.ttft_s),
-            ],
+    def timed(name: str, after: Estimate, stages: Sequence[str]) -> list[str]:
+        flops, seconds = (
+            [sum(getattr(each.stages[stage], what) for stage in stages) for each in (baseline, after)]
+            for what in ("flops", "time_s")
         )
+        return [name, ratio(*flops), ratio(*seconds), *map(format_seconds, seconds)]
+
+    first = [stage for stage in estimate.included if stage != "decode"]
+    rows = [timed("to first token", estimate, first)] if first else []
+    if first and fused is not None:
+        rows.append(timed("the same, if fused", fused, first))
+    if "prefill" in first:
+        rows.append(timed("LLM prefill alone", estimate, ["prefill"]))
+    if "decode" in estimate.included and estimate.stages["decode"].steps:
+        before, after = baseline.stages["decode"], estimate.stages["decode"]
+        step = [before.tpot_s, after.tpot_s]
+        rows.append(["an output token", ratio(before.flops, after.flops), ratio(*step), *map(format_seconds, step)])
+    cache = [baseline.memory.kv_bytes, estimate.memory.kv_bytes]
+    rows.append(["KV cache", "-", ratio(*cache), *map(format_bytes, cache)])
     return table(rows, ["gain over no reduction", "FLOPs", "time or size", "before", "after"])
 
 
@@ -148,6 +130,9 @@ def _details(estimate: Estimate) -> str:
             f"reduction        {format_seconds(reduction['time_s'])}, {share:.1%} of the time to first token: {parts}"
         )
     lines += _memory(memory, hardware)
+    towered = estimate.run.model.vision is not None and estimate.run.workload.visual_tokens > 0
+    if towered and "vision" not in estimate.included:
+        lines.append("note             memory is that of the whole request, its vision tower included")
     lines += [f"note             {note}" for note in estimate.notes]
     return "\n".join(lines)
 

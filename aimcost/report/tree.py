@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..bounds import BOUNDS
 from ..hardware import compute_dtypes, peak_flops_per_s, require_hardware
 from ..ops.tokens import REDUCTION_OPS
-from ..result import BOUNDS, Estimate
+from ..result import Estimate
 from ..table import Segment
 from ..units import format_bytes, format_flops, format_seconds
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .tables import Floats, LogTable, Provenance, number, smooth_max
+from .tables import Floats, LogTable, Provenance, number, smooth_max, total_log
 
 __all__ = ["CORRECTIONS", "AttentionModel", "coordinates", "formula_seconds"]
 
@@ -85,8 +85,7 @@ class AttentionModel:
             bandwidth=bandwidth,
             sm_count=sm_count,
         )
-        where = coordinates(dims, sm_count)
-        log = sum((table.at(*where[name]) for name, table in self.corrections.items()), np.zeros(np.shape(plain)))
+        log = total_log(self.corrections, coordinates(dims, sm_count), len(plain))
         floor = np.maximum(flops / peak, bytes_moved / bandwidth) / 1.05
         return np.maximum(plain * np.exp(log), floor)
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .tables import Floats, LogTable, Provenance, number, smooth_max
+from .tables import Floats, LogTable, Provenance, number, smooth_max, total_log
 
 __all__ = ["CORRECTIONS", "SPLITS", "TILES", "GemmModel", "coordinates", "formula_seconds"]
 
@@ -43,7 +43,8 @@ _TM = np.array([float(tile[0]) for tile in TILES])[:, None]
 _TN = np.array([float(tile[1]) for tile in TILES])[:, None]
 # Rows a tile has, in the kernels of the tables.
 _EDGES = (64.0, 128.0, 256.0)
-_CHUNK = 2048  # rows at once: tiles times rows then stay in the cache
+_SPLIT = np.array(SPLITS)[:, None]
+_CHUNK = 512  # rows at once: splits times tiles times rows then stay in the cache
 
 _WAVES = np.log([0.02, 0.06, 0.12, 0.25, 0.5, 0.75, 0.999, 1.02, 1.5, 1.999, 2.02, 2.6, 3, 3.02, 4, 6, 10, 30, 300])
 _K = np.array([5.0, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16])
@@ -173,9 +174,7 @@ class GemmModel:
             plain = formula_seconds(
                 self, *shape, bytes_moved=bytes_moved[rows], peak=peak, bandwidth=bandwidth, sm_count=sm_count
             )
-            where, log = coordinates(*shape, sm_count), np.zeros(len(plain))
-            for name, table in self.corrections.items():
-                log += table.at(*where[name])
+            log = total_log(self.corrections, coordinates(*shape, sm_count), len(plain))
             result[rows] = plain * np.exp(log)
         return result
 
@@ -202,15 +201,13 @@ def formula_seconds(
     """The formula without its corrections; arrays of one shape (rows,)."""
     blocks = np.ceil(m / _TM) * np.ceil(n / _TN) / sm_count
     tile_s = 2.0 * _TM * _TN * sm_count / (peak * model.tile_efficiency)
-    best = np.full(np.shape(m), np.inf)
-    for split in SPLITS:
-        waves = np.maximum(blocks * split, 1.0)
-        rounded = waves + model.rounding * (np.ceil(waves) - waves)
-        time = (rounded * tile_s).min(axis=0) * (k / split + model.k0)
-        if split > 1:
-            # partial results are fp32: written once, read once, half of it hidden
-            time = time + model.split_s + 4.0 * m * n * split / bandwidth
-        best = np.minimum(best, time)
+    # axes: split, tile, row
+    waves = np.maximum(blocks * _SPLIT[:, None], 1.0)
+    rounded = waves + model.rounding * (np.ceil(waves) - waves)
+    times = (rounded * tile_s).min(axis=1) * (k / _SPLIT + model.k0)
+    # partial results are fp32: written once, read once, half of it hidden
+    times[1:] += model.split_s + 4.0 * m * n * _SPLIT[1:] / bandwidth
+    best = times.min(axis=0)
     best = best * (1.0 + model.droop * np.log1p(2.0 * m * n * k / DROOP_FLOPS))
     return model.launch_s + smooth_max(best, bytes_moved / (bandwidth * model.memory_share), model.overlap)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import CalibrationError
 
-__all__ = ["Floats", "LogTable", "Provenance", "bracket", "number", "smooth_max"]
+__all__ = ["Floats", "LogTable", "Provenance", "bracket", "number", "smooth_max", "total_log"]
 
 Floats = NDArray[np.float64]
 # exp of a correction: beyond a factor of twenty a table is noise, not an efficiency
@@ -35,6 +35,9 @@ def bracket(values: Floats, nodes: Floats) -> tuple[NDArray[np.int64], Floats]:
     return lower, (inside - nodes[lower]) / (nodes[lower + 1] - nodes[lower])
 
 
+Bracket = tuple[NDArray[np.int64], Floats]
+
+
 @dataclass(frozen=True, slots=True)
 class LogTable:
     """A correction log(t / formula), bilinear between nodes, constant beyond them.
@@ -53,8 +56,11 @@ class LogTable:
 
     def at(self, u: Floats, v: Floats) -> Floats:
         """Corrections at pairs of coordinates."""
-        i, a = bracket(u, self.u)
-        j, b = bracket(v, self.v)
+        return self.between(bracket(u, self.u), bracket(v, self.v))
+
+    def between(self, u: Bracket, v: Bracket) -> Floats:
+        """The same, of coordinates that are located already."""
+        (i, a), (j, b) = u, v
         # one flat index: two-dimensional indexing costs twice as much on short arrays
         t, width = self.values.reshape(-1), self.values.shape[1]
         corner = i * width + j
@@ -82,6 +88,23 @@ class LogTable:
         if not np.isfinite(values).all() or np.abs(values).max() > MAX_LOG:
             raise CalibrationError(f"{where}: corrections must be finite and below a factor of {np.exp(MAX_LOG):.0f}")
         return cls(u, v, values)
+
+
+def total_log(tables: Mapping[str, LogTable], where: Mapping[str, tuple[Floats, Floats]], size: int) -> Floats:
+    """Sum of all corrections, shape (size,). A coordinate that several tables share is located once."""
+    located: dict[tuple[int, int], Bracket] = {}
+
+    def locate(values: Floats, nodes: Floats) -> Bracket:
+        key = (id(values), id(nodes))
+        if key not in located:
+            located[key] = bracket(values, nodes)
+        return located[key]
+
+    total = np.zeros(size)
+    for name, table in tables.items():
+        u, v = where[name]
+        total += table.between(locate(u, table.u), locate(v, table.v))
+    return total
 
 
 def number(data: Mapping[str, Any], key: str, low: float, high: float, *, where: str) -> float:

@@ -1,7 +1,8 @@
 """How long one estimate takes, and the command from a cold start.
 
-Both bars are on CPU time, never on the clock, as the median of many; a machine that does a fixed
-piece of the same kind of work slower than the one on which the bars were set gets as much more.
+Both bars are on CPU time, never on the clock. A machine that does a fixed piece of the same kind of
+work slower than the one on which the bars were set gets as much more. One estimate is the quietest of
+eleven medians: what neighbours take from the caches only ever adds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 ESTIMATE_BAR_S = 2e-3
 COLD_START_BAR_S = 0.5
 # `yardstick` on the machine on which the bars were set.
-YARDSTICK_S = 0.70e-3
+YARDSTICK_S = 1.36e-3
+# As spread out in memory as an estimate is: what neighbours take from the caches slows both.
+COLUMNS = [np.full(744, float(index)) for index in range(300)]
+OBJECTS = [{str(index): float(index)} for index in range(4000)]
 # The same for starting a process: what no estimate can do without, none of it our code.
 STARTUP_YARDSTICK = "import numpy, yaml, pydantic"
 STARTUP_YARDSTICK_S = 0.15
@@ -49,7 +53,10 @@ def median_thread_time(work: Callable[[], Any], rounds: int) -> float:
 
 
 def yardstick() -> None:
-    """Small arrays and Python objects, as an estimate is."""
+    """Small arrays and many Python objects, as an estimate is."""
+    for values in COLUMNS:
+        np.maximum(values, 0.5)
+    sum(number for each in OBJECTS for number in each.values())
     column = np.arange(28.0)
     rows: dict[int, float] = {}
     for index in range(400):
@@ -70,8 +77,12 @@ class Slowness:
         self.samples.append(ratio)
 
     def __call__(self) -> float:
-        """Beyond 4 the figures say nothing."""
+        """The median; beyond 4 the figures say nothing."""
         return check_slowness(statistics.median(self.samples))
+
+    def quietest(self) -> float:
+        """At the quietest sample."""
+        return check_slowness(min(self.samples))
 
 
 def check_slowness(found: float) -> float:
@@ -100,7 +111,7 @@ def test_one_estimate(benchmark: Any, estimator: str, slowness: Slowness) -> Non
     for _ in range(11):
         slowness.sample()
         medians.append(median_thread_time(work, 11))
-    median, slower = statistics.median(medians), slowness()
+    median, slower = min(medians), slowness.quietest()
     benchmark.extra_info.update(cpu_ms=median * 1e3, slowness=slower)
     assert median <= ESTIMATE_BAR_S * slower, f"{median * 1e3:.2f} ms, machine {slower:.2f}x slower"
 

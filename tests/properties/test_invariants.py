@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 import aimcost
 from aimcost import discover
+from aimcost.bounds import BOUNDS
 from aimcost.loading.hardware import load_hardware
 from aimcost.loading.model import load_model
 from aimcost.loading.schema import STAGES
-from aimcost.result import BOUNDS
 
 ESTIMATORS = discover.module_names("estimators")
 FIXED = settings(max_examples=25, derandomize=True, deadline=None, database=None)

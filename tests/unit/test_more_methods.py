@@ -77,7 +77,7 @@ def test_tome_stops_where_nothing_is_left_to_pair() -> None:
 
 
 def test_tome_says_what_it_cannot_do() -> None:
-    with pytest.raises(UnsupportedModelError, match="196 of 729"):
+    with pytest.raises(UnsupportedModelError, match="196 tokens an image of 729"):
         aimcost.schedule({**VIDEO, "method": {"name": "tome"}})
     text = {"model": "llava-1.5-7b", "workload": {"text_tokens": 40}, "method": {"name": "tome"}}
     with pytest.raises(InvalidValueError, match=r"workload\.images"):

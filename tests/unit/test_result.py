@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import aimcost
-from aimcost.result import BOUNDS, Band, Estimate
+from aimcost.bounds import BOUNDS
+from aimcost.result import Band, Estimate
 
 RUN = {
     "model": "llava-onevision-qwen2-7b",

@@ -27,6 +27,11 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """At least one frame's tokens stay, constant over the layers."""
     n, frames = workload.tokens_per_group, workload.groups
     kept = max(n, int(frames * n * (1 - params.q)))
+    notes = []
+    if frames == 1 and workload.visual_tokens:
+        notes.append("nothing comes before a single image or frame: EVS keeps all of its tokens")
+    elif workload.images:
+        notes.append("EVS compares the images as if they were frames of one video")
     return reduce_before(
         model,
         workload,
@@ -36,5 +41,6 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         per_group=None,
         keep_tokens=kept + workload.newline_tokens,
         across_groups=True,
+        notes=tuple(notes),
         extra={"frames": frames},
     )

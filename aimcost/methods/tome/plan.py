@@ -37,9 +37,11 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         found = "visual_tokens" if workload.visual_tokens else "text alone"
         raise InvalidValueError("workload.images", "given, or frames: ToMe merges in the vision tower", found)
     if workload.tokens_per_group != vision.patches:
+        # a tower whose patches follow the image's size has none of its own
+        patches = str(vision.patches) if vision.patches else "as many patches as the image's size gives"
         raise UnsupportedModelError(
-            f"{model.name}: ToMe needs a projector that keeps one token a patch "
-            f"(got {workload.tokens_per_group} of {vision.patches}: pooling needs the grid)"
+            f"{model.name}: ToMe needs a projector that makes one token of each patch, since merging dissolves the "
+            f"grid (got {workload.tokens_per_group} tokens an image of {patches})"
         )
     events = _events(vision, params.r)
     left = (events[-1].tokens_out if events else vision.tokens) - int(vision.class_token)
