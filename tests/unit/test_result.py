@@ -89,3 +89,35 @@ def test_the_first_and_last_step(estimate: Estimate) -> None:
             evenly += 0.1 * (segment.stop - segment.start)
     first, last = replace(estimate, seconds=seconds).tpot_range_s
     assert (first, last) == pytest.approx((layers + evenly, 3 * layers + evenly))
+
+
+def test_the_band_of_a_decode_step_is_that_of_all_steps_over_their_number(estimate: Estimate) -> None:
+    """One group: every decode row −10 % and +20 %, so is their mean; prefill rows, far wider, do not matter."""
+    decode = estimate.rows(["decode"])
+    band = Band(np.zeros(len(decode), dtype=int), np.where(decode, 0.9, 0.1), np.where(decode, 1.2, 9.0))
+    step = decode.sum() / 3
+    assert replace(estimate, band=band).tpot_band_s == pytest.approx((0.9 * step, 1.2 * step))
+    assert estimate.tpot_band_s == (step, None)
+    stages = replace(estimate, band=band).to_dict()["stages"]
+    assert (stages["decode"]["tpot_low_s"], stages["decode"]["tpot_high_s"]) == pytest.approx((0.9 * step, 1.2 * step))
+
+
+def test_operations_carry_their_bytes_by_class_and_their_band(estimate: Estimate) -> None:
+    rows = len(estimate.table)
+    band = Band(np.zeros(rows, dtype=int), np.full(rows, 0.5), np.full(rows, 2.0))
+    outside = np.zeros(rows, dtype=bool)
+    outside[0] = True
+    ops = replace(estimate, band=band, extrapolated=outside).ops()
+    classes = [key for key in ops[0] if key.endswith("_bytes") and key != "wire_bytes"]
+    assert len(classes) == 5
+    for op in ops:
+        assert sum(op[name] for name in classes) == pytest.approx(op["bytes"])
+        assert (op["time_low_s"], op["time_high_s"]) == pytest.approx((0.5 * op["time_s"], 2 * op["time_s"]))
+    assert sum(op["extrapolated"] for op in ops) == 1
+    down = next(op for op in ops if (op["stage"], op["layer"], op["name"]) == ("prefill", 0, "down_proj"))
+    tokens = estimate.run.schedule.tokens[0]
+    assert down["read_weights_bytes"] == 2 * 18944 * 3584
+    assert down["read_activations_bytes"] == 2 * 18944 * tokens
+    assert down["write_activations_bytes"] == 2 * 3584 * tokens
+    assert down["read_kv_bytes"] == down["write_kv_bytes"] == 0
+    assert all(op["time_high_s"] is None for op in estimate.ops())
