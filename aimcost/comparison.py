@@ -13,6 +13,7 @@ from .loading.calibration import calibration_status
 from .loading.hardware import load_hardware
 from .result import Estimate
 from .run import Run
+from .summaries import decode_step
 from .units import KILO
 
 __all__ = ["compare_run", "mfu"]
@@ -44,7 +45,6 @@ def _row(run: Run) -> dict[str, Any]:
     result = estimate_run(run)
     plain = estimate_run(unreduced(run)) if run.schedule.events else result
     low, high = result.ttft_band_s
-    decoding = "decode" in result.included and result.stages["decode"].steps > 0
     price = run.file.price_per_hour if run.file.price_per_hour is not None else machine.price_per_hour
     return {
         "hardware": machine.name,
@@ -54,9 +54,7 @@ def _row(run: Run) -> dict[str, Any]:
         "ttft_low_s": low,
         "ttft_high_s": high,
         "extrapolated": result.ttft_extrapolated,
-        "tpot_s": result.stages["decode"].tpot_s if decoding else None,
-        "tpot_low_s": result.tpot_band_s[0] if decoding else None,
-        "tpot_high_s": result.tpot_band_s[1] if decoding else None,
+        **decode_step(result),
         "bound": _bound(result),
         "mfu": mfu(result),
         "peak_bytes": result.memory.peak_bytes,

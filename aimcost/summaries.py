@@ -12,7 +12,7 @@ from .parallel import bubble
 if TYPE_CHECKING:
     from .result import Estimate
 
-__all__ = ["parallel_summary", "reduction_summary", "step_range"]
+__all__ = ["decode_step", "parallel_summary", "reduction_summary", "step_range"]
 
 
 def step_range(estimate: Estimate) -> tuple[float, float]:
@@ -28,6 +28,15 @@ def step_range(estimate: Estimate) -> tuple[float, float]:
             # rows of what grows: a layer's steps one after another
             by_step += seconds.reshape(-1, steps).sum(axis=0) if grows else seconds.sum() / steps
     return float(by_step[0]), float(by_step[-1])
+
+
+def decode_step(estimate: Estimate) -> dict[str, float | None]:
+    """Seconds of a mean decode step and its band, for rows of a table; None where nothing is decoded."""
+    decode = estimate.stages["decode"]
+    if not decode.steps or "decode" not in estimate.included:
+        return {"tpot_s": None, "tpot_low_s": None, "tpot_high_s": None}
+    low, high = estimate.tpot_band_s
+    return {"tpot_s": decode.tpot_s, "tpot_low_s": low, "tpot_high_s": high}
 
 
 def reduction_summary(estimate: Estimate) -> dict[str, Any]:

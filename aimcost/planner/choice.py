@@ -9,6 +9,7 @@ from typing import Any
 from ..api import estimate_run
 from ..result import Estimate
 from ..run import Run, load_run
+from ..summaries import decode_step
 from .budgets import Budgets
 from .search import Found
 
@@ -71,7 +72,7 @@ class Choice:
             "ttft_low_s": low,
             "ttft_high_s": high,
             "ttft_upper_s": self.ttft_upper_s,
-            "tpot_s": result.stages["decode"].tpot_s,
+            **decode_step(result),
             "flops": result.totals.flops,
             "kv_bytes": result.memory.kv_bytes,
             "peak_bytes": result.memory.peak_bytes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +124,15 @@ def _kind(groups: list[Group]) -> list[str]:
 def _front(plan: Plan, setting: Setting) -> str:
     name = "accuracy" if plan.objective == "accuracy" else "tokens"
     rows = [row for row in plan.front() if row["front"] == name and _of(row, setting)]
-    shown = _thinned(rows, _FRONT_LINES)
+    chosen = [index for index, row in enumerate(rows) if plan.best is not None and _is(row, plan.best)]
+    shown = [rows[index] for index in _thinned(len(rows), _FRONT_LINES, chosen)]
     cells = []
     for row in shown:
         value = f"{row['value']:.1f}" if name == "accuracy" else format_count(row["value"])
-        within = plan.budgets.ttft is None or row["ttft_s"] <= plan.budgets.ttft
-        cells.append([format_seconds(row["ttft_s"]), value, _short(row["method"]), "" if within else "over"])
-    headers = ["TTFT", "expected" if name == "accuracy" else "kept tokens", "schedule", ""]
+        over = plan.budgets.ttft is not None and row["ttft_s"] > plan.budgets.ttft
+        mark = "best" if plan.best is not None and _is(row, plan.best) else "over" if over else ""
+        cells.append([format_seconds(row["ttft_s"]), value, _short(row["method"]), mark])
+    headers = ["TTFT", "expected" if name == "accuracy" else "kept tokens", "schedule", "TTFT budget"]
     where = f" on {setting.hardware}, batch {setting.batch}" if len(plan.settings) > 1 else ""
     value = "expected accuracy" if name == "accuracy" else "kept tokens"
     title = f"front of TTFT against {value}{where}: {len(shown)} of {len(rows)} schedules that none beats in both"
@@ -148,11 +150,18 @@ def _of(row: Mapping[str, Any], setting: Setting) -> bool:
     return bool(row["hardware"] == setting.hardware and row["batch"] == setting.batch)
 
 
-def _thinned(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """`count` rows evenly spread over the front, both ends included."""
-    if len(rows) <= count:
-        return rows
-    return [rows[round(i * (len(rows) - 1) / (count - 1))] for i in range(count)]
+def _is(row: Mapping[str, Any], choice: Choice) -> bool:
+    """Whether a point of a front is the schedule chosen."""
+    run = choice.estimate.run
+    here = (run.hardware.name if run.hardware else None, run.workload.batch, run.workload.frames)
+    return (row["hardware"], row["batch"], row["frames"]) == here and bool(row["method"] == choice.run["method"])
+
+
+def _thinned(length: int, count: int, always: Sequence[int]) -> list[int]:
+    """About `count` positions evenly spread over a front, both ends and `always` included."""
+    if length <= count:
+        return list(range(length))
+    return sorted({round(i * (length - 1) / (count - 1)) for i in range(count)} | set(always))
 
 
 def _short(method: Mapping[str, Any]) -> str:

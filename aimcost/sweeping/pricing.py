@@ -17,6 +17,7 @@ from ..guard.facts import canonical
 from ..hardware import require_hardware
 from ..memory import memory_of
 from ..run import Run
+from ..summaries import decode_step
 from ..types import Schedule
 from .grid import Chunk, Grid
 
@@ -30,6 +31,8 @@ RUN_FIGURES = {
     "ttft_low_s": "float",
     "ttft_high_s": "float",
     "tpot_s": "float",
+    "tpot_low_s": "float",
+    "tpot_high_s": "float",
     "total_s": "float",
     "kv_bytes": "float",
     "peak_bytes": "float",
@@ -93,7 +96,7 @@ def _priced(run: Run) -> dict[str, Any]:
         "ttft_s": estimate.ttft_s,
         "ttft_low_s": low,
         "ttft_high_s": high,
-        "tpot_s": estimate.stages["decode"].tpot_s,
+        **decode_step(estimate),
         "total_s": totals.time_s,
         "kv_bytes": memory.kv_bytes,
         "peak_bytes": memory.peak_bytes,

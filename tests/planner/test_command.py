@@ -38,6 +38,19 @@ def test_writes_a_run_file_that_estimate_takes(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["totals"]["time_s"] == pytest.approx(result.totals.time_s)
 
 
+def test_the_front_shows_the_chosen_schedule_among_its_neighbours() -> None:
+    """The last point within the budget, though every tenth is shown."""
+    done = command("plan", RUN, "--ttft-ms", "240", "--shape", "free")
+    lines = done.stdout[done.stdout.index("front of TTFT") :].splitlines()[3:]
+    marks = [line.split()[-1] for line in lines[: lines.index("")]]
+    assert marks.count("best") == 1
+    at = marks.index("best")
+    assert "over" not in marks[:at]
+    assert set(marks[at + 1 :]) == {"over"}
+    (best,) = (line for line in lines if line.endswith("best"))
+    assert best.split()[0] == done.stdout.split("  TTFT ")[1].split()[0]
+
+
 def test_json_and_csv_hold_the_whole_front() -> None:
     flags = [RUN, "--flops", "30", "--shape", "linear"]
     plan = json.loads(command("plan", *flags, "--json").stdout)
