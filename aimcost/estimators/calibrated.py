@@ -27,7 +27,9 @@ from ..timemodels.attention import AttentionModel
 from ..timemodels.bandwidth import BandwidthModel, Execution, bandwidth_seconds, execution_of
 from ..timemodels.gemm import GemmModel
 from ..timemodels.measured import AttentionGrid, CurveSet, GemmGrid
+from ..timemodels.tables import Provenance
 from ..types import HardwareSpec
+from ..uncertainty import Ends, ends_of, host_ends
 from .roofline import roofline_seconds
 
 __all__ = ["SUMMARY", "estimate"]
@@ -39,6 +41,8 @@ _Priced = tuple[Floats, NDArray[np.bool_]]
 # Where no collective was measured: NCCL all-reduces on NVLink reach about this share of the link once
 # large, after a start-up of about 10 µs. Assumed, with the widest band.
 COLLECTIVE_SHARE, COLLECTIVE_LAUNCH_S, COLLECTIVE_BAND = 0.7, 10e-6, (0.5, 2.0)
+# Where a profile has no attention at all: its rows are priced by their traffic.
+NO_ATTENTION_BAND = (0.3, 3.0)
 # Kinds that a profile may lack: which measured kind stands in.
 _STAND_IN = {
     "rope": "rms_norm",
@@ -293,47 +297,40 @@ class _Pricing:
         return launches * self.table.count * self.execution.host_s
 
     def band(self, host_bound: NDArray[np.bool_], extrapolated: NDArray[np.bool_]) -> Band:
-        """One group a kind (attention: a stage), and one for rows that wait for the host.
-
-        Beyond the measured range the distance to both ends doubles: fitted on m ≤ 1024 alone, products of
-        8192 rows and more come out with about 1.5 times the held-out error.
-        """
+        """One group a kind (attention: a stage), and one for rows that wait for the host."""
         groups: dict[str, int] = {}
-        factors: list[tuple[float, float]] = []
+        ends: list[Ends] = []
         group = np.zeros(len(self.table), dtype=np.int64)
         for index, segment in enumerate(self.table.segments):
             name = f"{segment.kind} {segment.stage}" if segment.kind == "attention" else segment.kind
             if name not in groups:
                 groups[name] = len(groups)
-                factors.append(self._factors(index, segment))
+                ends.append(self._ends(index, segment))
             group[segment.start : segment.stop] = groups[name]
-        group[host_bound] = len(factors)
-        factors.append(self.execution.host_band)
-        low, high = self.calibration.widen
-        inherited = self.calibration.inherited_from is not None
-        ends = np.array([(a * low, b * high) if inherited else (a, b) for a, b in factors])[group]
-        ends = np.where(extrapolated[:, None], ends**2, ends)
-        return Band(group, ends[:, 0], ends[:, 1])
+        group[host_bound] = len(ends)
+        ends.append(host_ends(self.execution, self.calibration))
+        inside = np.array([end.inside for end in ends])[group]
+        beyond = np.array([end.beyond for end in ends])[group]
+        factors = np.where(extrapolated[:, None], beyond, inside)
+        return Band(group, factors[:, 0], factors[:, 1])
 
-    def _factors(self, index: int, segment: Segment) -> tuple[float, float]:
-        """The band of a kind; twice as far at both ends where its coefficients are borrowed."""
+    def _ends(self, index: int, segment: Segment) -> Ends:
+        """The ends of a kind's band."""
+        evidence: Provenance | tuple[float, float]
         borrowed = False
         if segment.kind == "collective":
-            if self.calibration.collective is None:
-                return COLLECTIVE_BAND
-            evidence = self.calibration.collective.provenance
+            model = self.calibration.collective
+            evidence = COLLECTIVE_BAND if model is None else model.provenance
         elif segment.kind == "gemm":
-            model, borrowed = self._gemm_model()
-            evidence = model.provenance
+            products, borrowed = self._gemm_model()
+            evidence = products.provenance
         elif segment.kind == "attention":
             chosen = self._attention_model(index, segment)
-            if chosen is None:
-                return 0.3, 3.0
-            evidence, borrowed = chosen[0].provenance, chosen[1]
+            evidence = NO_ATTENTION_BAND if chosen is None else chosen[0].provenance
+            borrowed = chosen is not None and chosen[1]
         else:
             evidence = self._bandwidth_model(segment.kind).provenance
-        power = 2.0 if borrowed else 1.0
-        return evidence.low**power, evidence.high**power
+        return ends_of(evidence, self.calibration, borrowed=borrowed)
 
     def notes(self) -> tuple[str, ...]:
         """What a reader must know about where the times come from."""

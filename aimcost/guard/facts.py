@@ -39,7 +39,7 @@ _LONG = 6
 _SAID_ELSEWHERE = frozenset(
     {
         *("source", "sources", "notes", "hidden", "folder", "usable_memory_source"),
-        *("date", "errors", "held_out_mape", "tdp_w", "price_per_hour"),
+        *("date", "errors", "held_out_mape", "extrapolation_mape", "tdp_w", "price_per_hour"),
     }
 )
 
