@@ -17,8 +17,9 @@ from ..building import build
 from ..errors import CalibrationError
 from ..hardware import compute_dtypes, link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
 from ..launches import with_host
-from ..loading.calibration import Calibration, calibration_of, parent_of
+from ..loading.calibration import Calibration, calibration_of
 from ..loading.hardware import load_hardware
+from ..loading.inheritance import inheritance_note, parent_of
 from ..ops import Widths
 from ..result import LAUNCH, Band, Estimate
 from ..run import Run
@@ -336,7 +337,7 @@ class _Pricing:
         """What a reader must know about where the times come from."""
         notes = []
         if self.calibration.inherited_from:
-            notes.append(f"calibration inherited from {self.calibration.inherited_from}: wider band")
+            notes.append(inheritance_note(self.hardware, load_hardware(self.calibration.inherited_from)))
         notes += sorted(self.substitutes)
         if self.execution.host_s and self.hardware.architecture != "cpu":
             notes.append(f"host time: {self.execution.source}")

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..loading.calibration import parent_of
 from ..loading.hardware import load_hardware
+from ..loading.inheritance import parent_of
 from ..result import Estimate
 from ..run import Run
 from ..types import HardwareSpec, ModelSpec, Schedule

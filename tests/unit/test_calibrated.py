@@ -19,9 +19,10 @@ from aimcost.external import compare_external, read_external
 from aimcost.fitting.aiconfigurator import check_table
 from aimcost.fitting.clock import TimingFile, read_timings, scale_from
 from aimcost.fitting.write import block_text, write_calibration
-from aimcost.loading.calibration import calibration_of, parent_of
+from aimcost.loading.calibration import calibration_of
 from aimcost.loading.files import read_mapping
 from aimcost.loading.hardware import load_hardware
+from aimcost.loading.inheritance import parent_of
 from aimcost.run import load_run
 from aimcost.timemodels.gemm import GemmModel
 from aimcost.timemodels.tables import LogTable, smooth_max
