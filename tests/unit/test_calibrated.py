@@ -86,7 +86,8 @@ def test_every_measured_card_predicts_between_its_limits(card: str) -> None:
     predicted = prefill(2000, hardware=card, execution="cuda_graph").totals
     assert bound / 1.06 <= predicted.time_s <= 6 * bound
     assert predicted.time_low_s < predicted.time_s < predicted.time_high_s
-    assert not predicted.extrapolated
+    widest = load_hardware(card).calibration["gemm"]["bf16"]["range"]["k"][1]
+    assert predicted.extrapolated == (widest < 18944)  # Qwen2-7B's down projection; Intel's tables end at 12288
 
 
 def test_less_gain_than_llm_viewer_promises() -> None:
