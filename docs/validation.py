@@ -10,7 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from aimcost import discover
-from aimcost.estimators.calibrated import COLLECTIVE_BAND, COLLECTIVE_SHARE
+from aimcost.coefficients import COLLECTIVE_BAND, COLLECTIVE_SHARE
 from aimcost.external import compare_external, read_external
 from aimcost.fitting.derive import machine_of
 from aimcost.loading.calibration import calibration_of
