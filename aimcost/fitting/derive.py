@@ -30,7 +30,7 @@ from .aiconfigurator import (
 )
 from .fit import fit_attention, fit_gemm, halves, mape, pool, predict_attention, predict_gemm
 
-__all__ = ["ASSUMED_BANDWIDTH", "Derived", "derive", "machine_of"]
+__all__ = ["Derived", "derive", "machine_of"]
 
 # their name of a format → ours, and the bytes of weights and activations
 _DTYPES: Mapping[str, tuple[str, str, str]] = {

@@ -24,7 +24,7 @@ from ..timemodels.tables import Floats
 from ..units import GIGA, MEGA, TERA
 from .curves import bandwidth_sections
 
-__all__ = ["Ceilings", "calibration_block", "ceilings_of", "profile_mapping", "profile_yaml", "source_of"]
+__all__ = ["Ceilings", "calibration_block", "ceilings_of", "profile_mapping", "profile_yaml"]
 
 KERNEL = "torch_sdpa"
 # A band narrower than the clock's own repeatability would promise too much.

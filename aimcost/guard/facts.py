@@ -20,17 +20,7 @@ from ..result import Estimate
 from ..run import Run
 from ..types import HardwareSpec, ModelSpec, Schedule
 
-__all__ = [
-    "FIGURES",
-    "canonical",
-    "digest",
-    "entry_of",
-    "hardware_facts",
-    "model_facts",
-    "rounded",
-    "run_facts",
-    "runs_of",
-]
+__all__ = ["FIGURES", "canonical", "digest", "entry_of", "hardware_facts", "model_facts", "rounded", "run_facts"]
 
 FIGURES = ("flops", "kv_bytes", "peak_bytes", "tpot_s", "ttft_s")
 DIGITS = 9

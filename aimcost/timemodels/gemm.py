@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..ops.gemm import product_flops
 from .tables import Floats, LogTable, Provenance, number, smooth_max
 
-__all__ = ["CORRECTIONS", "SPLITS", "TILES", "GemmModel", "coordinates", "formula_seconds"]
+__all__ = ["CORRECTIONS", "GemmModel", "coordinates", "formula_seconds"]
 
 TILES = (
     (256, 128),
