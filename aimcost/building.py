@@ -22,7 +22,7 @@ from .parallel import rank_decoder
 from .table import OpTable, TableBuilder
 from .types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
 
-__all__ = ["build", "decode_steps"]
+__all__ = ["build"]
 
 Layers = NDArray[np.int64]
 

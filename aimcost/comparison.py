@@ -9,8 +9,8 @@ from typing import Any
 from .api import estimate_run, unreduced
 from .bounds import BOUNDS
 from .hardware import compute_dtypes, peak_flops_per_s, require_hardware
-from .loading.calibration import calibration_status
 from .loading.hardware import load_hardware
+from .loading.inheritance import calibration_status
 from .result import Estimate
 from .run import Run
 from .summaries import decode_step

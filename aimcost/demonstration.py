@@ -15,7 +15,7 @@ from .errors import InvalidValueError
 from .run import load_run
 from .types import Schedule
 
-__all__ = ["Demonstration", "demo_run", "demonstrate"]
+__all__ = ["Demonstration", "demonstrate"]
 
 
 @dataclass(frozen=True, kw_only=True)

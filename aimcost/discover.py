@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .errors import FileFormatError, UnknownNameError
 
-__all__ = ["KINDS", "find", "is_file", "method_names", "module_names", "names", "own_root"]
+__all__ = ["KINDS", "find", "is_file", "method_names", "module_names", "names"]
 
 KINDS: dict[str, str] = {
     "hardware": "hardware_profiles",

@@ -13,6 +13,8 @@ from .errors import FileFormatError
 from .hardware import peak_flops_per_s
 from .loading.calibration import calibration_of
 from .loading.hardware import load_hardware
+from .ops import Widths
+from .ops.gemm import linear
 from .units import MEGA
 
 __all__ = ["compare_external", "read_external"]
@@ -61,12 +63,13 @@ def _compare(source: str, gpu: str, rows: list[Mapping[str, Any]]) -> dict[str, 
     hardware = load_hardware(_PROFILES[gpu])
     m, n, k = (np.array([row[key] for row in rows]) for key in ("m", "n", "k"))
     measured = np.array([row["time_us"] for row in rows]) / MEGA
-    moved = 2.0 * (m * k + n * k + m * n)
+    product = linear(m, k, n, Widths(weights=2.0, activations=2.0, kv=2.0))
+    moved = np.asarray(product.bytes)
     peak, _ = peak_flops_per_s(hardware, "bf16")
     bandwidth = hardware.memory_bytes_per_s
     model = calibration_of(hardware).gemm["bf16"]
     predicted = model.seconds(m, n, k, bytes_moved=moved, peak=peak, bandwidth=bandwidth, sm_count=hardware.sm_count)
-    floor = np.maximum(2.0 * m * n * k / peak, moved / bandwidth)
+    floor = np.maximum(product.flops / peak, moved / bandwidth)
     ratio = measured / predicted
     scale = float(np.exp(np.mean(np.log(ratio))))
     inside = (ratio >= model.provenance.low) & (ratio <= model.provenance.high)

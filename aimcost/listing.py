@@ -11,8 +11,8 @@ from pydantic.fields import FieldInfo
 
 from . import discover
 from .errors import AimcostError, UnknownNameError
-from .loading.calibration import calibration_status
 from .loading.hardware import load_hardware
+from .loading.inheritance import calibration_status
 from .loading.model import load_model
 from .loading.schema import HardwareFile, RunFile
 from .units import GIGA, TERA

@@ -16,11 +16,11 @@ from .loading.hardware import load_hardware
 from .loading.model import load_model
 from .loading.plain import plain
 from .loading.schema import RunFile, validate
-from .loading.workload import DEFAULT_TEXT_TOKENS, resolve_workload
+from .loading.workload import resolve_workload
 from .parallel import check_parallel, parallel_notes
 from .types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Workload
 
-__all__ = ["DEFAULT_ESTIMATOR", "DEFAULT_TEXT_TOKENS", "Run", "load_run", "merge_overrides", "plan_schedule"]
+__all__ = ["Run", "load_run", "merge_overrides", "plan_schedule"]
 
 DEFAULT_ESTIMATOR = "calibrated"
 # Decode is priced by layer and step: more rows than this do not fit a laptop.

@@ -13,7 +13,7 @@ from .derived import Part
 from .ops import Cost
 from .ops.cost import Array
 
-__all__ = ["COST_COLUMNS", "OpTable", "Segment", "TableBuilder"]
+__all__ = ["OpTable", "Segment", "TableBuilder"]
 
 COST_COLUMNS = (
     "flops",

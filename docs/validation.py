@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
 
 from aimcost import discover
+from aimcost.coefficients import COLLECTIVE_BAND, COLLECTIVE_SHARE
 from aimcost.external import compare_external, read_external
+from aimcost.fitting.derive import machine_of
+from aimcost.loading.calibration import calibration_of
 from aimcost.loading.files import read_mapping
-from aimcost.records import load_record
-from aimcost.report.calibration import errors_text, external_text
+from aimcost.loading.hardware import load_hardware
+from aimcost.loading.inheritance import INHERITED_FILE
+from aimcost.ops import Widths
+from aimcost.ops.attention import single_pass
+from aimcost.records import Record, load_record
+from aimcost.report.calibration import errors_text, external_text, inherited_text
 from aimcost.report.validation import validation_section
 from aimcost.report.validation_plot import draw_validation
+from aimcost.timemodels.attention import AttentionModel
+from aimcost.timemodels.bandwidth import EXECUTIONS
+from aimcost.units import MEGA
 from aimcost.validation import compare_record
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,8 +44,9 @@ A profile marked *measured* holds coefficients fitted to public tables of operat
 whose distinct shapes were left out. Errors are means of |predicted / measured − 1| (MAPE) over single
 operations; *bias* is the mean of predicted / measured − 1; *90 % within* bounds nine tenths of the
 absolute errors. The 80 % band of an estimate comes from the 10th and 90th percentile of
-measured / predicted on the held-out half, shared by all rows of a kind of operation and independent
-between kinds. The coefficients that are shipped are those of the fitted half, so these errors are theirs.
+measured / predicted on the fitted half, shared by all rows of a kind of operation and independent
+between kinds; *in band* is the part of each check's rows that it holds. The coefficients that are shipped are
+those of the fitted half, so these errors are theirs.
 
 How: `aimcost calibrate --from aiconfigurator --system a100_sxm` (with `aimcost[silicon]`) repeats a fit and
 prints its table; `aimcost calibrate --check FILE` repeats the comparison with timings of others.
@@ -57,48 +73,150 @@ them in time, and say where an error comes from (*rest*: residual additions, and
 takes, which no operation of the table holds).
 """
 
+BEYOND = """## Beyond the measured range
+
+The products of few rows alone are fitted, and those of many predicted: eight times as far as the fit reaches, and
+further. The 10th and 90th percentile of measured / predicted there are the band of rows that a run has beyond a
+profile's range (never tighter than the band inside it); n and k beyond it take the same. What has no such check
+(attention, collectives, a machine that `aimcost profile` measured) takes the squares of its band, which is assumed.
+"""
+
+INHERITED = """## Cards that were not measured
+
+A card without a calibration of its own takes the coefficients of a relative, and every band is multiplied by how
+far products of one card are from what another card's coefficients say. Cards of the same architecture and compute
+capability take the first row, other NVIDIA cards (Volta, Turing, Ampere 8.6) the second. Cards of another maker
+take the third: it is measured on Intel's Arc Pro B60, the one such card in the tables, and **assumed** for all
+others. In the first row the A100 and the L40S stand for each other, and the B200 for the RTX PRO 6000: the measured
+cards of one design differ in memory alone. `aimcost calibrate --inherited` computes the table again;
+`hardware_profiles/tables/inherited.json` names the pairs of cards.
+"""
+
 UNKNOWN = """## What is not known
 
-- **No prefill of the AIM implementation has been timed on a GPU by this project yet.** Predicted times of
-  whole requests rest on the operations above.
-- Norms, activations, RoPE, look-ups, selection and merging are in no table. They take the share of bandwidth
-  that public profiles of such kernels reach (0.36–0.62, look-ups 0.15–0.18), with a band that holds both ends;
+{timed}- Norms, activations, RoPE, look-ups, selection and merging are in no table. They take the share of bandwidth
+  that public profiles of such kernels reach ({norms}, look-ups {lookups}), with a band that holds both ends;
   `eager` execution multiplies launches and traffic as counted in transformers' layers.
-- Host time a launch is assumed (15 µs eager, 6 µs compiled, within 0.4 to 2 times); `execution: cuda_graph` leaves
-  it out.
-- Attention takes the coefficients of the kernel that the profile names first; other kernels differ by 5–20 %.
+- Host time a launch is assumed ({eager:.0f} µs eager, {compiled:.0f} µs compiled, within {least:g} to {most:g} times);
+  `execution: cuda_graph` leaves it out.
+- Attention takes the coefficients of the kernel that the profile names first. Where a card has those of a second
+  one, that one takes {fastest:+.0%} to {slowest:+.0%} for a causal prefill of {tokens} tokens at head width {width}.
 - Collectives are NCCL's; serving stacks send small messages with faster kernels of their own. Machines whose
-  profile holds no curves take 70 % of the link's datasheet bandwidth, with a band of a factor of two.
-- Cards without tables inherit a relative's coefficients, with the band in
-  `hardware_profiles/tables/inherited.json`, which says between which cards it was measured.
+  profile holds no curves take {link:.0%} of the link's datasheet bandwidth, within {low:g} to {high:g} times.
+- Bands of inherited coefficients are those of products: no attention, collective or host was compared between cards.
 """
+NOT_TIMED = """- **No prefill of the AIM implementation has been timed on a GPU by this project yet.** Predicted times
+  of whole requests rest on the operations above.
+"""
+TOKENS, WIDTH = 4096, 128
+# Heads and key heads of Qwen2-7B.
+HEADS, KV_HEADS = 28, 4
 
 
 def page() -> str:
     """The page's Markdown."""
     parts = [HEAD, external_text(compare_external(read_external(EXTERNAL)), tablefmt="github"), ""]
     parts += [MEASURED, *sections()]
+    blocks = calibrations()
+    parts += [BEYOND, extrapolation_text(blocks) + "\n"]
+    bands = read_mapping(ROOT / "hardware_profiles" / INHERITED_FILE)
+    parts += [INHERITED, inherited_text(bands, tablefmt="github") + "\n"]
     parts.append("## Held-out errors by card\n")
-    for name, path in discover.names("hardware").items():
-        block = read_mapping(path).get("calibration")
-        if block and block.get("errors"):
-            parts.append(f"### {name}\n\n{block['source']}, {block['date']}\n")
-            parts.append(errors_text(block["errors"], tablefmt="github") + "\n")
-    return "\n".join([*parts, UNKNOWN])
+    for name, block in blocks.items():
+        parts.append(f"### {name}\n\n{block['source']}, {block['date']}\n")
+        parts.append(errors_text(block["errors"], tablefmt="github") + "\n")
+    return "\n".join([*parts, unknown(blocks)])
 
 
-def sections() -> list[str]:
-    """One section a validation record; other records in the folder are profiles and campaigns."""
-    found = []
+def calibrations() -> dict[str, dict[str, Any]]:
+    """The calibration block of each card that was fitted to tables."""
+    blocks = {name: read_mapping(path).get("calibration") for name, path in discover.names("hardware").items()}
+    return {name: block for name, block in blocks.items() if block and block.get("errors")}
+
+
+def extrapolation_text(blocks: Mapping[str, Any]) -> str:
+    """One row a card and format: error and band in the measured range, and beyond it."""
+    rows = [
+        [card, dtype, *(f"{e[f'{where}_mape']:.1%}" for where in ("held_out", "extrapolation")), *map(band, ends)]
+        for card, block in blocks.items()
+        for dtype, e in block["gemm"].items()
+        for ends in [(e["band"], e["extrapolation_band"])]
+    ]
+    headers = ["card", "products", "MAPE inside", "MAPE beyond", "band inside", "band beyond"]
+    align = ("left", "left", *("right",) * 4)
+    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=align)
+
+
+def band(ends: Sequence[float]) -> str:
+    """Two factors, as text."""
+    return f"{ends[0]:.2f} – {ends[1]:.2f}"
+
+
+def unknown(blocks: Mapping[str, Any]) -> str:
+    """What no table says, with the figures that stand in for it."""
+    shares = calibration_of(load_hardware(next(iter(blocks)))).bandwidth
+    eager, compiled = EXECUTIONS["eager"], EXECUTIONS["compiled"]
+    others = list(second_kernels(blocks))
+    return UNKNOWN.format(
+        timed="" if any(record.environment.device == "cuda" for _, record in records()) else NOT_TIMED,
+        norms=reached(shares["rms_norm"]),
+        lookups=reached(shares["embed"]),
+        eager=eager.host_s * MEGA,
+        compiled=compiled.host_s * MEGA,
+        least=eager.host_band[0],
+        most=eager.host_band[1],
+        tokens=TOKENS,
+        width=WIDTH,
+        fastest=min(others),
+        slowest=max(others),
+        link=COLLECTIVE_SHARE,
+        low=COLLECTIVE_BAND[0],
+        high=COLLECTIVE_BAND[1],
+    )
+
+
+def reached(model: Any) -> str:
+    """Shares of bandwidth that a kind's band holds: a time above the prediction is a share below it."""
+    return f"{model.share / model.provenance.high:.2f}–{model.share / model.provenance.low:.2f}"
+
+
+def second_kernels(blocks: Mapping[str, Any]) -> Iterator[float]:
+    """Time of each other kernel's causal prefill, beside that of the kernel that the profile names first."""
+    sizes = {"batch": 1, "heads": HEADS, "kv_heads": KV_HEADS, "head_dim": WIDTH, "q_len": TOKENS, "kv_len": TOKENS}
+    dims = {key: np.array([float(value)]) for key, value in sizes.items()}
+    cost = single_pass(dims, causal=True, widths=Widths(weights=2.0, activations=2.0, kv=2.0))
+    for card, block in blocks.items():
+        machine = machine_of(load_hardware(card), "bf16")
+        kernels = {k: v[WIDTH] for k, v in block["attention"].items() if k != "default" and WIDTH in v}
+        tables = read_mapping(ROOT / "hardware_profiles" / block["tables"])
+        seconds = {
+            kernel: AttentionModel.of(values, tables[f"attention/{kernel}/{WIDTH}"], where=card).seconds(
+                dims, bytes_moved=cost.bytes, flops=cost.flops, **machine
+            )[0]
+            for kernel, values in kernels.items()
+        }
+        first = seconds.pop(block["attention"]["default"])
+        yield from (float(other / first - 1.0) for other in seconds.values())
+
+
+def records() -> Iterator[tuple[Path, Record]]:
+    """The validation records; others in the folder are profiles and campaigns."""
     for path in sorted(RECORDS.rglob("*.json")):
         record = load_record(path)
         if record.kind == "validation":
-            relative = path.relative_to(ROOT).as_posix()
-            comparison = compare_record(record, where=relative)
-            picture = PICTURES / f"{path.parent.name}_{path.stem}.svg"
-            draw_validation(comparison, picture)
-            drawn = f"![predicted against measured]({picture.relative_to(ROOT / 'docs').as_posix()})\n"
-            found += [validation_section(comparison, relative), drawn]
+            yield path, record
+
+
+def sections() -> list[str]:
+    """One section a validation record."""
+    found = []
+    for path, record in records():
+        relative = path.relative_to(ROOT).as_posix()
+        comparison = compare_record(record, where=relative)
+        picture = PICTURES / f"{path.parent.name}_{path.stem}.svg"
+        draw_validation(comparison, picture)
+        drawn = f"![predicted against measured]({picture.relative_to(ROOT / 'docs').as_posix()})\n"
+        found += [validation_section(comparison, relative), drawn]
     return found
 
 

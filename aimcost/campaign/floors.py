@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import AimcostError
 from ..fitting.from_records import ceilings_of, profile_mapping
-from ..ops.attention import causal_pairs
+from ..ops.attention import single_pass
 from ..ops.cost import Cost, Widths, bytes_per_element
 from ..ops.llm_scorers import pagerank_fused
 from ..ops.reduction import gather, select
@@ -97,15 +97,5 @@ def _cost(sample: Sample) -> Cost | None:
             write_activations=dims["groups"] * dims["kept"] * dims["width"] * size,
         )
     if sample.op == "attention":
-        pairs = dims["batch"] * dims["heads"] * causal_pairs(dims["q_len"], dims["kv_len"])
-        return Cost(
-            kind="attention",
-            flops=4.0 * pairs * dims["head_dim"],
-            read_activations=dims["batch"]
-            * dims["q_len"]
-            * 2
-            * (dims["heads"] + dims["kv_heads"])
-            * dims["head_dim"]
-            * size,
-        )
+        return single_pass(dims, causal=True, widths=widths)
     return None

@@ -17,7 +17,7 @@ from ..run import Run, load_run, merge_overrides
 from ..types import Schedule
 from .sizes import Sizes
 
-__all__ = ["LAST_PROMPT", "Row", "precision", "prompt_tokens", "run_document", "scaled_method", "seed_rows"]
+__all__ = ["Row", "precision", "prompt_tokens", "run_document", "scaled_method", "seed_rows"]
 
 # Longer prompts come last: one of their prefills takes as long as twenty others.
 LAST_PROMPT = 10_000

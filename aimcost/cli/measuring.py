@@ -25,9 +25,12 @@ def calibrate(
     check: Annotated[
         Path | None, typer.Option("--check", metavar="CSV", help="Compare with GEMM timings of others.")
     ] = None,
+    inherited: Annotated[
+        bool, typer.Option("--inherited", help="Measure how far cards are from the coefficients of others.")
+    ] = False,
     hardware: Annotated[str | None, typer.Option(help="The profile to scale, with --from-timing.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The profile to write; printed only without it.")
+        Path | None, typer.Option("-o", "--output", help="The profile (or bands) to write; printed only without it.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -35,9 +38,9 @@ def calibrate(
     from ..errors import InvalidValueError
     from ..report.export import to_json
 
-    given = [value is not None for value in (source, timing, check)]
+    given = [inherited, *(value is not None for value in (source, timing, check))]
     if sum(given) != 1:
-        raise InvalidValueError("calibrate", "given one of --from, --from-timing, --check", None)
+        raise InvalidValueError("calibrate", "given one of --from, --from-timing, --check, --inherited", None)
     if check is not None:
         from ..external import compare_external, read_external
         from ..report.calibration import external_text
@@ -48,6 +51,10 @@ def calibrate(
         from ..fitting.commands import scale_command
 
         print(scale_command(timing, hardware, output, as_json=as_json))
+    elif inherited:
+        from ..fitting.commands import inherited_command
+
+        print(inherited_command(output, as_json=as_json))
     else:
         from ..fitting.commands import derive_command
 

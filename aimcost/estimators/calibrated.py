@@ -15,20 +15,19 @@ from numpy.typing import NDArray
 
 from ..bounds import LAUNCH
 from ..building import build
-from ..errors import CalibrationError
-from ..hardware import compute_dtypes, link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
+from ..coefficients import COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Coefficients
+from ..hardware import link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
 from ..launches import with_host
-from ..loading.calibration import Calibration, calibration_of, parent_of
 from ..loading.hardware import load_hardware
-from ..ops import Widths
+from ..loading.inheritance import inheritance_note
 from ..result import Band, Estimate
 from ..run import Run
 from ..table import OpTable, Segment
 from ..timemodels.attention import AttentionModel
-from ..timemodels.bandwidth import BandwidthModel, Execution, bandwidth_seconds, execution_of
-from ..timemodels.gemm import GemmModel
-from ..timemodels.measured import AttentionGrid, CurveSet, GemmGrid
+from ..timemodels.bandwidth import Execution, bandwidth_seconds, execution_of
+from ..timemodels.measured import AttentionGrid, CurveSet
 from ..types import HardwareSpec
+from ..uncertainty import Ends, host_ends
 from .roofline import roofline_seconds
 
 __all__ = ["SUMMARY", "estimate"]
@@ -37,18 +36,6 @@ SUMMARY = "predicted: measured efficiencies, launch and host time, with an 80 % 
 
 Floats = NDArray[np.float64]
 _Priced = tuple[Floats, NDArray[np.bool_]]
-# Where no collective was measured: NCCL all-reduces on NVLink reach about this share of the link once
-# large, after a start-up of about 10 µs. Assumed, with the widest band.
-COLLECTIVE_SHARE, COLLECTIVE_LAUNCH_S, COLLECTIVE_BAND = 0.7, 10e-6, (0.5, 2.0)
-# Kinds that a profile may lack: which measured kind stands in.
-_STAND_IN = {
-    "rope": "rms_norm",
-    "layer_norm": "rms_norm",
-    "softmax": "rms_norm",
-    "merge": "gather",
-    "select": "gather",
-    "embed": "gather",
-}
 
 
 def estimate(run: Run) -> Estimate:
@@ -105,23 +92,17 @@ class _Pricing:
     def __init__(self, run: Run, hardware: HardwareSpec, table: OpTable) -> None:
         self.run, self.hardware, self.table = run, hardware, table
         self.bytes = table.bytes
-        self.calibration: Calibration = calibration_of(hardware)
+        self.coefficients = Coefficients(hardware, run.precision)
+        self.calibration = self.coefficients.calibration
         self.execution: Execution = execution_of(run.file.execution)
-        self.gemm_dtype, self.other_dtype = compute_dtypes(run.precision)
-        self.substitutes: set[str] = set()
         self.launch_bound = np.zeros(len(table), dtype=bool)
-        self.sm_count = hardware.sm_count
-        if not self.sm_count:
-            parent = load_hardware(self.calibration.inherited_from or parent_of(hardware))
-            self.sm_count = max(1, parent.sm_count)
-            self.substitutes.add(f"sm_count not given: {self.sm_count} taken from {parent.name}")
 
     @cached_property
     def peaks(self) -> tuple[float, float]:
         """Peak FLOP/s of products with weights, and of everything else."""
         return (
-            peak_flops_per_s(self.hardware, self.gemm_dtype)[0],
-            peak_flops_per_s(self.hardware, self.other_dtype)[0],
+            peak_flops_per_s(self.hardware, self.coefficients.gemm_dtype)[0],
+            peak_flops_per_s(self.hardware, self.coefficients.other_dtype)[0],
         )
 
     def kernels(self, segment: Segment) -> float:
@@ -138,7 +119,7 @@ class _Pricing:
         for index, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
             if segment.kind == "attention":
-                chosen = self._attention_model(index, segment)
+                chosen = self.coefficients.attention(segment.stage, self._width(index))
                 if chosen is not None:
                     seconds[rows], outside[rows] = self._attention(index, segment, chosen[0])
             elif segment.kind == "collective":
@@ -158,7 +139,7 @@ class _Pricing:
             shape[0, rows], shape[1, rows], shape[2, rows] = dims["m"], dims["n"], dims["k"]
         m, n, k = shape[:, here]
         _, first, back = np.unique(_shape_key(m, n, k), return_index=True, return_inverse=True)
-        model, _ = self._gemm_model()
+        model, _ = self.coefficients.products()
         shapes = (m[first], n[first], k[first])
         moved = self.bytes[here][first]
         distinct = model.seconds(
@@ -166,48 +147,15 @@ class _Pricing:
             bytes_moved=moved,
             peak=self.peaks[0],
             bandwidth=self.hardware.memory_bytes_per_s,
-            sm_count=self.sm_count,
+            sm_count=self.coefficients.sm_count,
         )
         seconds[here] = (distinct * self.calibration.scale.get("gemm", 1.0))[back]
         outside[here] = model.outside(*shapes)[back]
         self.launch_bound[here] = (model.launch_s > 0.5 * distinct)[back]
 
-    def _gemm_model(self) -> tuple[GemmModel | GemmGrid, bool]:
-        """Coefficients for the run's formats, and whether they are those of the nearest format measured."""
-        models, precision = self.calibration.gemm, self.run.precision
-        widths = Widths.of(precision)
-        wanted = self.gemm_dtype
-        if widths.weights < widths.activations:
-            wanted = f"{precision.weights}_weight_only"
-        # 8-bit products feed their units twice as fast as 16-bit ones, and reach less of the peak
-        eight = ("fp8", "int8") if self.gemm_dtype in ("fp8", "int8") else ()
-        for name in (wanted, self.gemm_dtype, *eight, "bf16" if self.gemm_dtype != "fp32" else "fp32", *models):
-            if name in models:
-                borrowed = name != wanted and not (name == "bf16" and wanted == "fp16")
-                if borrowed:
-                    self.substitutes.add(f"products in {wanted} take the efficiencies measured in {name}")
-                return models[name], borrowed
-        raise CalibrationError(f"{self.hardware.name}: calibration has no product coefficients")
-
-    def _attention_model(self, index: int, segment: Segment) -> tuple[AttentionModel | AttentionGrid, bool] | None:
-        """The coefficients of an attention, and whether they are another width's or another stage's.
-
-        None where the profile has none at all. The prefill's stand in for the tower's and decode's.
-        """
-        by_stage = {"vision": self.calibration.encoder_attention, "decode": self.calibration.decode_attention}
-        own = by_stage.get(segment.stage, self.calibration.attention)
-        models = own or self.calibration.attention
-        if not models:
-            return None
-        width = int(np.max(self.table.dims[index]["head_dim"]))
-        # of two that are as near the wider one: kernels pad
-        nearest = min(models, key=lambda known: (abs(known - width), -known))
-        if nearest != width:
-            self.substitutes.add(f"attention at head width {width} takes the efficiencies of width {nearest}")
-        if not own:
-            name = "the tower" if segment.stage == "vision" else segment.stage
-            self.substitutes.add(f"attention of {name} takes the efficiencies of causal prefill")
-        return models[nearest], nearest != width or not own
+    def _width(self, index: int) -> int:
+        """Head width of an attention."""
+        return int(np.max(self.table.dims[index]["head_dim"]))
 
     def _attention(self, index: int, segment: Segment, model: AttentionModel | AttentionGrid) -> _Priced:
         dims, rows = self.table.columns(index), slice(segment.start, segment.stop)
@@ -217,10 +165,10 @@ class _Pricing:
             flops=self.table.flops[rows],
             peak=self.peaks[1],
             bandwidth=self.hardware.memory_bytes_per_s,
-            sm_count=self.sm_count,
+            sm_count=self.coefficients.sm_count,
         )
         # around the kernel, an eager stack copies its result into place
-        extra = (self.kernels(segment) - 1.0) * self._bandwidth_model("pointwise").launch_s
+        extra = (self.kernels(segment) - 1.0) * self.coefficients.memory_bound("pointwise").launch_s
         self.launch_bound[rows] = model.launch_s + extra > 0.5 * out
         return out + extra, model.outside(dims)
 
@@ -249,7 +197,7 @@ class _Pricing:
             coefficients.append((1.0, 1.0, 0.0, 1.0))
             if segment.kind == "gemm":
                 continue
-            model = self._bandwidth_model(segment.kind)
+            model = self.coefficients.memory_bound(segment.kind)
             if isinstance(model, CurveSet):
                 measured.append((rows, segment.kind, model))
                 continue
@@ -277,14 +225,6 @@ class _Pricing:
         np.copyto(seconds, priced, where=~products)
         np.copyto(self.launch_bound, launch > 0.5 * priced, where=~products)
 
-    def _bandwidth_model(self, kind: str) -> BandwidthModel | CurveSet:
-        """Coefficients of a kind, or of the one that stands in for it."""
-        models = self.calibration.bandwidth
-        found = models.get(kind) or models.get(_STAND_IN.get(kind, "pointwise")) or models.get("pointwise")
-        if found is None:
-            raise CalibrationError(f"{self.hardware.name}: calibration has no coefficients for {kind}")
-        return found
-
     def host_seconds(self) -> Floats:
         """Per row: host seconds that issuing its launches takes; a CPU issues nothing."""
         if self.hardware.architecture == "cpu":
@@ -293,55 +233,31 @@ class _Pricing:
         return launches * self.table.count * self.execution.host_s
 
     def band(self, host_bound: NDArray[np.bool_], extrapolated: NDArray[np.bool_]) -> Band:
-        """One group a kind (attention: a stage), and one for rows that wait for the host.
-
-        Beyond the measured range the distance to both ends doubles: fitted on m ≤ 1024 alone, products of
-        8192 rows and more come out with about 1.5 times the held-out error.
-        """
+        """One group a kind (attention: a stage), and one for rows that wait for the host."""
         groups: dict[str, int] = {}
-        factors: list[tuple[float, float]] = []
+        ends: list[Ends] = []
         of_segment = []
         for index, segment in enumerate(self.table.segments):
             name = f"{segment.kind} {segment.stage}" if segment.kind == "attention" else segment.kind
             if name not in groups:
                 groups[name] = len(groups)
-                factors.append(self._factors(index, segment))
+                width = self._width(index) if segment.kind == "attention" else 0
+                ends.append(self.coefficients.ends(segment.kind, segment.stage, width))
             of_segment.append(groups[name])
         group = self.table.spread(of_segment)
-        group[host_bound] = len(factors)
-        factors.append(self.execution.host_band)
-        low, high = self.calibration.widen
-        inherited = self.calibration.inherited_from is not None
-        ends = np.array([(a * low, b * high) if inherited else (a, b) for a, b in factors])[group]
-        ends = np.where(extrapolated[:, None], ends**2, ends)
-        return Band(group, ends[:, 0], ends[:, 1])
-
-    def _factors(self, index: int, segment: Segment) -> tuple[float, float]:
-        """The band of a kind; twice as far at both ends where its coefficients are borrowed."""
-        borrowed = False
-        if segment.kind == "collective":
-            if self.calibration.collective is None:
-                return COLLECTIVE_BAND
-            evidence = self.calibration.collective.provenance
-        elif segment.kind == "gemm":
-            model, borrowed = self._gemm_model()
-            evidence = model.provenance
-        elif segment.kind == "attention":
-            chosen = self._attention_model(index, segment)
-            if chosen is None:
-                return 0.3, 3.0
-            evidence, borrowed = chosen[0].provenance, chosen[1]
-        else:
-            evidence = self._bandwidth_model(segment.kind).provenance
-        power = 2.0 if borrowed else 1.0
-        return evidence.low**power, evidence.high**power
+        group[host_bound] = len(ends)
+        ends.append(host_ends(self.execution, self.calibration))
+        inside = np.array([end.inside for end in ends])[group]
+        beyond = np.array([end.beyond for end in ends])[group]
+        factors = np.where(extrapolated[:, None], beyond, inside)
+        return Band(group, factors[:, 0], factors[:, 1])
 
     def notes(self) -> tuple[str, ...]:
         """What a reader must know about where the times come from."""
         notes = []
         if self.calibration.inherited_from:
-            notes.append(f"calibration inherited from {self.calibration.inherited_from}: wider band")
-        notes += sorted(self.substitutes)
+            notes.append(inheritance_note(self.hardware, load_hardware(self.calibration.inherited_from)))
+        notes += sorted(self.coefficients.substitutes)
         if self.execution.host_s and self.hardware.architecture != "cpu":
             notes.append(f"host time: {self.execution.source}")
         return tuple(notes)

@@ -1,6 +1,6 @@
 """Operation latency tables of the PyPI package aiconfigurator-core (Apache-2.0), as clean arrays.
 
-Measured on NVIDIA's systems by its authors; latencies in ms. TensorRT-LLM's products stay in L2 for
+Measured by its authors, on NVIDIA's cards and one of Intel's; latencies in ms. TensorRT-LLM's products stay in L2 for
 small shapes, so that stack is never fitted and serves as an unseen check.
 """
 
@@ -47,6 +47,7 @@ SYSTEM_PROFILES: Mapping[str, str] = {
     "gb200": "nvidia_gb200",
     "gb300": "nvidia_gb300",
     "rtx_pro_6000_server": "nvidia_rtx_pro_6000_blackwell_server",
+    "b60": "intel_arc_pro_b60",
 }
 _GEMM_DIMS = ("m", "n", "k")
 _ATTENTION_DIMS = ("batch_size", "num_heads", "num_key_value_heads", "head_dim", "isl", "step")

@@ -10,16 +10,17 @@ from ..loading.calibration import calibration_of
 from ..loading.files import read_mapping
 from ..loading.hardware import load_hardware
 from ..records import write_atomically
-from ..report.calibration import errors_text
+from ..report.calibration import errors_text, inherited_text
 from ..report.export import to_json
 from ..report.text import table
 from ..units import format_seconds
 from .aiconfigurator import systems
 from .clock import read_timings, scale_from, with_scale
 from .derive import derive
+from .transfer import inherited_bands, write_inherited_bands
 from .write import block_text, write_calibration, write_tables
 
-__all__ = ["derive_command", "scale_command"]
+__all__ = ["derive_command", "inherited_command", "scale_command"]
 
 
 def derive_command(source: str, system: str | None, output: Path | None, *, as_json: bool) -> str:
@@ -36,6 +37,12 @@ def derive_command(source: str, system: str | None, output: Path | None, *, as_j
         return to_json({"system": system, "profile": derived.profile, "errors": derived.errors})
     saved = f"\n\nwritten: {output}" if output is not None else "\n\nnothing written: name the profile with -o"
     return errors_text(derived.errors) + saved
+
+
+def inherited_command(output: Path | None, *, as_json: bool) -> str:
+    """Measure how far one card's products are from another's coefficients; write the bands where `output` says."""
+    bands = inherited_bands() if output is None else write_inherited_bands(output)
+    return to_json(bands) if as_json else inherited_text(bands, output)
 
 
 def scale_command(timing: Path, hardware: str | None, output: Path | None, *, as_json: bool) -> str:

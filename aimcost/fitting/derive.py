@@ -30,7 +30,7 @@ from .aiconfigurator import (
 )
 from .fit import fit_attention, fit_gemm, halves, mape, pool, predict_attention, predict_gemm
 
-__all__ = ["ASSUMED_BANDWIDTH", "Derived", "derive", "machine_of"]
+__all__ = ["Derived", "derive", "machine_of"]
 
 # their name of a format → ours, and the bytes of weights and activations
 _DTYPES: Mapping[str, tuple[str, str, str]] = {
@@ -46,6 +46,8 @@ _VIDUR = (
     "(commit 7d47513, MIT); the band is their spread"
 )
 _LIKE = "assumed: like elementwise kernels (microsoft/vidur, commit 7d47513), with a wider band"
+# Extrapolation is tried from the first number of rows to the second and up: eight times as far and more.
+NEAR_TO, FAR_FROM = 1024, 8192
 _LAUNCH_US = 2.4  # the shortest product in the tables: 2.4–2.5 µs on A100, H100, H200
 
 
@@ -144,14 +146,11 @@ def _gemm(result: Derived, hardware: HardwareSpec, theirs: str, source: str, dat
     if unseen is not None:
         large = unseen.where(unseen.dims["m"] >= 256)
         checks.append((f"unseen {large.origin}, m ≥ 256", large, predict_gemm(model, large, machine, widths)))
-    if ours == "bf16":
-        small, big = (
-            everything.where(everything.dims["m"] <= 1024),
-            everything.where(everything.dims["m"] >= 8192),
-        )
-        if len(big):
-            extrapolating = fit_gemm(small, machine, widths)
-            checks.append(("m ≥ 8192, fitted on m ≤ 1024", big, predict_gemm(extrapolating, big, machine, widths)))
+    beyond: dict[str, Any] = {}
+    far = _far_rows(everything, machine, widths)
+    if far is not None:
+        checks.append((f"m ≥ {FAR_FROM}, fitted on m ≤ {NEAR_TO}", *far))
+        beyond = _extrapolation(*far, band)
     _record(result, f"gemm {ours}", everything.origin + note, checks, band)
     block = {
         "tile_efficiency": [round(float(v), 4) for v in model.tile_efficiency.ravel()],
@@ -163,9 +162,30 @@ def _gemm(result: Derived, hardware: HardwareSpec, theirs: str, source: str, dat
         "rounding": round(model.rounding, 4),
         "droop": round(model.droop, 5),
         **_evidence(model, mape(on_held_out, held_out.seconds), band, f"{source}, {everything.origin}{note}", date),
+        **beyond,
     }
     result.block.setdefault("gemm", {})[ours] = block
     result.tables[f"gemm/{ours}"] = _tables(model)
+
+
+def _far_rows(
+    everything: Timings, machine: Mapping[str, float], widths: tuple[float, float]
+) -> tuple[Timings, Floats] | None:
+    """Products of many rows, and what a fit to those of few says of them; None where a table lacks either."""
+    near = everything.where(everything.dims["m"] <= NEAR_TO)
+    far = everything.where(everything.dims["m"] >= FAR_FROM)
+    if not len(near) or not len(far):
+        return None
+    return far, predict_gemm(fit_gemm(near, machine, widths), far, machine, widths)
+
+
+def _extrapolation(far: Timings, predicted: Floats, band: list[float]) -> dict[str, Any]:
+    """Error and 80 % band beyond the fitted rows; the band is no tighter than the one inside them."""
+    low, high = _band(far.seconds / predicted)
+    return {
+        "extrapolation_mape": round(mape(predicted, far.seconds), 4),
+        "extrapolation_band": [min(low, band[0]), max(high, band[1])],
+    }
 
 
 def _attention(result: Derived, hardware: HardwareSpec, table: str, causal: bool, source: str, date: str) -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import MissingExtraError
-from ..ops.attention import causal_pairs
+from ..ops import Widths
+from ..ops.attention import single_pass
+from ..ops.gemm import linear
 from ..timemodels import attention as attention_model
 from ..timemodels import gemm as gemm_model
 from ..timemodels.tables import Floats, LogTable, Provenance, bracket
@@ -24,6 +26,7 @@ __all__ = ["fit_attention", "fit_gemm", "halves", "mape", "pool", "predict_atten
 SEED = 0
 FIT_ROWS = 20000  # rows for the formula; the tables take all
 RIDGE = 1.0  # pulls corrections that few rows support to the formula
+_BF16 = Widths(weights=2.0, activations=2.0, kv=2.0)  # attention was measured in it alone
 _NOWHERE = Provenance("fit", "", 1.0, 1.0, 0.0)
 
 
@@ -112,8 +115,8 @@ def _design(sparse: Any, u: Floats, v: Floats, u_nodes: Floats, v_nodes: Floats)
 def _gemm_arguments(timings: Timings, machine: Mapping[str, float], widths: tuple[float, float]) -> dict[str, Any]:
     m, n, k = (timings.dims[key] for key in ("m", "n", "k"))
     weight_bytes, act_bytes = widths
-    moved = (m * k + m * n) * act_bytes + n * k * weight_bytes
-    return {"m": m, "n": n, "k": k, "bytes_moved": moved, **machine}
+    product = linear(m, k, n, Widths(weights=weight_bytes, activations=act_bytes, kv=act_bytes))
+    return {"m": m, "n": n, "k": k, "bytes_moved": product.bytes, **machine}
 
 
 def fit_gemm(
@@ -184,12 +187,8 @@ def predict_gemm(
 
 
 def _attention_arguments(timings: Timings, machine: Mapping[str, float], causal: bool) -> dict[str, Any]:
-    d = timings.dims
-    pairs = causal_pairs(d["q_len"], d["kv_len"]) if causal else d["q_len"] * d["kv_len"]
-    per_token = d["batch"] * d["head_dim"] * 2.0
-    moved = per_token * (2.0 * d["q_len"] * d["heads"] + 2.0 * d["kv_len"] * d["kv_heads"])
-    flops = 4.0 * d["batch"] * d["heads"] * d["head_dim"] * pairs
-    return {"dims": d, "bytes_moved": moved, "flops": flops, **machine}
+    cost = single_pass(timings.dims, causal=causal, widths=_BF16)
+    return {"dims": timings.dims, "bytes_moved": cost.bytes, "flops": cost.flops, **machine}
 
 
 def fit_attention(timings: Timings, machine: Mapping[str, float], *, causal: bool) -> attention_model.AttentionModel:

@@ -14,14 +14,17 @@ import numpy as np
 import yaml
 
 from ..errors import CalibrationError
+from ..ops import Widths
+from ..ops.attention import single_pass, visible_pairs
 from ..ops.cost import bytes_per_element
+from ..ops.gemm import product_flops
 from ..records import HELD_OUT, Record, Sample
 from ..timemodels.measured import FORM, AttentionGrid, GemmGrid
 from ..timemodels.tables import Floats
 from ..units import GIGA, MEGA, TERA
 from .curves import bandwidth_sections
 
-__all__ = ["Ceilings", "calibration_block", "ceilings_of", "profile_mapping", "profile_yaml", "source_of"]
+__all__ = ["Ceilings", "calibration_block", "ceilings_of", "profile_mapping", "profile_yaml"]
 
 KERNEL = "torch_sdpa"
 # A band narrower than the clock's own repeatability would promise too much.
@@ -53,7 +56,7 @@ def ceilings_of(record: Record) -> Ceilings:
             streamed.append(2.0 * bytes_per_element(sample.dtype) * sample.dims["elements"] / sample.median_s)
             continue
         m, n, k = (sample.dims[key] for key in ("m", "n", "k"))
-        flops[sample.dtype] = max(flops.get(sample.dtype, 0.0), 2.0 * m * n * k / sample.median_s)
+        flops[sample.dtype] = max(flops.get(sample.dtype, 0.0), float(product_flops(m, n, k)) / sample.median_s)
     if not flops or not streamed:
         raise CalibrationError("record: holds no ceilings: the profile ended before it had measured them")
     return Ceilings(flops_per_s=flops, memory_bytes_per_s=max(streamed))
@@ -167,17 +170,16 @@ def _attention(samples: Sequence[Sample], along: str, source: Mapping[str, str])
 def _pairs(sample: Sample) -> float:
     """(query, key) pairs that the mask lets through, over all sequences and heads."""
     dims = sample.dims
-    q_len, kv_len = dims["q_len"], dims["kv_len"]
-    seen = q_len * (kv_len - q_len) + q_len * (q_len + 1.0) / 2.0 if dims["causal"] else q_len * kv_len
+    seen = float(visible_pairs(dims["q_len"], dims["kv_len"], bool(dims["causal"])))
     return dims["batch"] * dims["heads"] * seen
 
 
 def _attend(grid: AttentionGrid, sample: Sample) -> Any:
     dims = {key: np.array([value]) for key, value in sample.dims.items()}
-    elements = 2.0 * (dims["q_len"] * dims["heads"] + dims["kv_len"] * dims["kv_heads"]) * dims["head_dim"]
-    moved = dims["batch"] * elements * bytes_per_element(sample.dtype)
-    flops = 4.0 * dims["head_dim"] * _pairs(sample)
-    return grid.seconds(dims, bytes_moved=moved, flops=flops)[0]
+    width = bytes_per_element(sample.dtype)
+    widths = Widths(weights=width, activations=width, kv=width)
+    cost = single_pass(dims, causal=bool(sample.dims["causal"]), widths=widths)
+    return grid.seconds(dims, bytes_moved=np.asarray(cost.bytes), flops=np.asarray(cost.flops))[0]
 
 
 def _split(samples: Iterable[Sample]) -> tuple[list[Sample], list[Sample]]:

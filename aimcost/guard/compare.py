@@ -9,7 +9,7 @@ from typing import Any
 from ..ops.tokens import REDUCTION_OPS
 from .facts import FIGURES
 
-__all__ = ["DEFAULT_TOLERANCE", "METRICS", "Cause", "Change", "Moved", "causes_of", "changes_of", "moved_ops"]
+__all__ = ["METRICS", "Cause", "Change", "Moved", "causes_of", "changes_of", "moved_ops"]
 
 # What a metric is called on the command line and in reports, and its unit.
 METRICS = {"flops": "flops", "ttft": "ttft_s", "tpot": "tpot_s", "kv": "kv_bytes", "memory": "peak_bytes"}

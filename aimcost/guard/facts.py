@@ -14,23 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..loading.calibration import parent_of
 from ..loading.hardware import load_hardware
+from ..loading.inheritance import parent_of
 from ..result import Estimate
 from ..run import Run
 from ..types import HardwareSpec, ModelSpec, Schedule
 
-__all__ = [
-    "FIGURES",
-    "canonical",
-    "digest",
-    "entry_of",
-    "hardware_facts",
-    "model_facts",
-    "rounded",
-    "run_facts",
-    "runs_of",
-]
+__all__ = ["FIGURES", "canonical", "digest", "entry_of", "hardware_facts", "model_facts", "rounded", "run_facts"]
 
 FIGURES = ("flops", "kv_bytes", "peak_bytes", "tpot_s", "ttft_s")
 DIGITS = 9
@@ -39,7 +29,7 @@ _LONG = 6
 _SAID_ELSEWHERE = frozenset(
     {
         *("source", "sources", "notes", "hidden", "folder", "usable_memory_source"),
-        *("date", "errors", "held_out_mape", "tdp_w", "price_per_hour"),
+        *("date", "errors", "held_out_mape", "extrapolation_mape", "tdp_w", "price_per_hour"),
     }
 )
 

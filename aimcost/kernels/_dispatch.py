@@ -13,7 +13,6 @@ import torch
 from aimcost.errors import InvalidValueError, MissingExtraError
 
 __all__ = [
-    "PATHS",
     "Path",
     "choose",
     "interpreting",

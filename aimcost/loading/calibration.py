@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,9 @@ from ..timemodels.measured import FORM, AttentionGrid, CurveSet, GemmGrid
 from ..types import HardwareSpec
 from .files import MAX_FILE_BYTES
 from .hardware import load_hardware
+from .inheritance import BUS_PARENT, kinship_of, parent_of, widening
 
-__all__ = ["INHERITED_FILE", "Calibration", "calibration_of", "calibration_status", "parent_of"]
-
-# The measured card whose coefficients a relative takes, by architecture.
-_PARENTS = {
-    "volta": "nvidia_a100_sxm_80gb",
-    "turing": "nvidia_a100_sxm_80gb",
-    "ampere": "nvidia_a100_sxm_80gb",
-    "ada": "nvidia_l40s",
-    "hopper": "nvidia_h100_sxm",
-    "blackwell": "nvidia_b200_sxm",
-}
-# Blackwell is two designs: 10.x for data centres, 12.x (GDDR memory, smaller matrix units) for the rest.
-_PARENT_12 = "nvidia_rtx_pro_6000_blackwell_server"
-_PCIE_PARENT = "nvidia_l40s"
-INHERITED_FILE = "tables/inherited.json"
+__all__ = ["Calibration", "calibration_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,27 +55,6 @@ class Calibration:
     widen: tuple[float, float] = (1.0, 1.0)
 
 
-def parent_of(hardware: HardwareSpec) -> str:
-    """The measured card nearest to one that is not: by architecture, else by FLOPs per byte."""
-    if hardware.architecture == "blackwell" and hardware.compute_capability.startswith("12."):
-        return _PARENT_12
-    if hardware.architecture in _PARENTS:
-        return _PARENTS[hardware.architecture]
-
-    def balance(spec: HardwareSpec) -> float:
-        peaks = spec.dense_flops_per_s
-        return peaks.get("bf16", peaks.get("fp16", max(peaks.values()))) / spec.memory_bytes_per_s
-
-    mine = balance(hardware)
-    parents = {name: balance(load_hardware(name)) for name in dict.fromkeys(_PARENTS.values())}
-    return min(parents, key=lambda name: max(parents[name] / mine, mine / parents[name]))
-
-
-def calibration_status(hardware: HardwareSpec) -> str:
-    """``measured``, or ``inherited from <profile>``."""
-    return "measured" if hardware.calibration else f"inherited from {parent_of(hardware)}"
-
-
 _parsed: dict[int, tuple[Mapping[str, Any], Calibration]] = {}
 
 
@@ -104,14 +69,13 @@ def calibration_of(hardware: HardwareSpec) -> Calibration:
     if not hardware.calibration:
         parent = load_hardware(parent_of(hardware))
         own = calibration_of(parent)
-        low, high = _widening(str(Path(parent.folder) / INHERITED_FILE))
         # a switchless bus is no slow NVLink: its curves come from a card on such a bus
         alike = hardware.interconnect.startswith("pcie") == parent.interconnect.startswith("pcie")
-        links = own if alike or not hardware.interconnect else calibration_of(load_hardware(_PCIE_PARENT))
+        links = own if alike or not hardware.interconnect else calibration_of(load_hardware(BUS_PARENT))
         return replace(
             own,
             inherited_from=parent.name,
-            widen=(low, high),
+            widen=widening(parent, kinship_of(hardware, parent)),
             collective=links.collective,
             collective_link=links.collective_link,
         )
@@ -189,13 +153,3 @@ def _tables(hardware: HardwareSpec, block: Mapping[str, Any], where: str) -> Map
     except ValueError as error:
         raise FileFormatError(f"{where}: {path}: not JSON: {error}") from None
     return data if isinstance(data, Mapping) else {}
-
-
-@lru_cache(maxsize=8)
-def _widening(path: str) -> tuple[float, float]:
-    """How far the time of one measured card is from what another's coefficients say (80 % band)."""
-    try:
-        low, high = json.loads(Path(path).read_text(encoding="utf-8"))["band"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileFormatError(f"{path}: not a band for inherited coefficients: {error}") from None
-    return float(low), float(high)

@@ -16,7 +16,7 @@ from ..units import GIGA, KILO, MEGA, TERA
 from .files import read_mapping
 from .schema import HardwareFile, validate
 
-__all__ = ["INHERITED_USABLE_SHARE", "load_hardware"]
+__all__ = ["load_hardware"]
 
 # What a CUDA process can allocate of the nominal size where nobody measured it: the driver, the
 # context and ECC take the rest. 139 of 141 GB on one H200, 39.4 of 40 on an A100: 0.94 is careful.

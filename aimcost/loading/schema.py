@@ -11,9 +11,7 @@ from ..errors import AimcostError, InvalidValueError, UnknownNameError, nearest
 
 __all__ = [
     "STAGES",
-    "Count",
     "HardwareFile",
-    "NonNegative",
     "Positive",
     "PrecisionFile",
     "RunFile",

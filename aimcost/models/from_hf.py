@@ -13,10 +13,10 @@ from typing import Any
 from ..errors import InvalidValueError, UnknownNameError
 from ..types import ModelSpec
 from . import hf_qwen, hf_vision
-from .hf_decoder import DECODER_TYPES, decoder_spec
+from .hf_decoder import decoder_spec
 from .reader import Reader
 
-__all__ = ["DECODER_TYPES", "FAMILIES", "model_spec"]
+__all__ = ["model_spec"]
 
 
 def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str = "") -> ModelSpec:

@@ -10,14 +10,23 @@ as in `torch.utils.flop_counter`; the eager softmax is an operation of its own a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from .cost import Array, Cost, Widths
 
-__all__ = ["causal_pairs", "core", "eager_products", "eager_softmax", "fused"]
+__all__ = [
+    "causal_pairs",
+    "core",
+    "eager_products",
+    "eager_softmax",
+    "flops_per_pair",
+    "fused",
+    "single_pass",
+    "visible_pairs",
+]
 
 # exp, subtract, scale, divide, and the running maximum and sum taken as one.
 SOFTMAX_FLOPS_PER_PAIR = 5.0
@@ -28,16 +37,22 @@ def causal_pairs(q_len: Array, kv_len: Array) -> Array:
     return q_len * (kv_len - q_len) + q_len * (q_len + 1.0) / 2.0
 
 
-def _pairs(q_len: Array, kv_len: Array, causal: bool) -> Array:
+def visible_pairs(q_len: Array, kv_len: Array, causal: bool) -> Array:
+    """(query, key) pairs that a mask lets through."""
     return causal_pairs(q_len, kv_len) if causal else q_len * kv_len
+
+
+def flops_per_pair(head_dim: Array) -> Array:
+    """FLOPs of a (query, key) pair of one head: q·kᵀ and p·v, 2·d each."""
+    return 4.0 * head_dim
 
 
 def fused(
     *,
-    batch: float,
-    heads: float,
-    kv_heads: float,
-    head_dim: float,
+    batch: Array,
+    heads: Array,
+    kv_heads: Array,
+    head_dim: Array,
     q_len: Array,
     kv_len: Array,
     causal: bool,
@@ -52,7 +67,7 @@ def fused(
     their group that fits on the chip.
     """
     square = q_len * kv_len
-    per_pair = 4.0 * batch * heads * head_dim
+    per_pair = batch * heads * flops_per_pair(head_dim)
     queries = batch * q_len * heads * head_dim * widths.activations
     group_queries = q_len * (heads / kv_heads) * head_dim * widths.activations
     passes: Array = np.maximum(1.0, np.ceil(group_queries / onchip_bytes)) if onchip_bytes > 0 else 1.0
@@ -69,11 +84,32 @@ def fused(
             "kv_len": kv_len,
             "causal": float(causal),
         },
-        flops=per_pair * _pairs(q_len, kv_len, causal),
+        flops=per_pair * visible_pairs(q_len, kv_len, causal),
         flops_full_square=per_pair * square,
         read_activations=queries if kv_cached else queries + kv,
         read_kv=kv if kv_cached else 0.0,
         write_activations=queries,
+    )
+
+
+def single_pass(dims: Mapping[str, Array], *, causal: bool, widths: Widths) -> Cost:
+    """`fused` by the sizes of a measurement, keys and values read once: there is room for a group's queries.
+
+    Parameters
+    ----------
+    dims
+        ``batch``, ``heads``, ``kv_heads``, ``head_dim``, ``q_len`` and ``kv_len``; others are not looked at.
+    """
+    return fused(
+        batch=dims["batch"],
+        heads=dims["heads"],
+        kv_heads=dims["kv_heads"],
+        head_dim=dims["head_dim"],
+        q_len=dims["q_len"],
+        kv_len=dims["kv_len"],
+        causal=causal,
+        widths=widths,
+        onchip_bytes=0.0,
     )
 
 
@@ -94,11 +130,11 @@ def eager_products(
     `flops_full_square` and what their traffic is counted on.
     """
     square = q_len * kv_len
-    per_product = 2.0 * batch * heads * head_dim
+    per_product = batch * heads * flops_per_pair(head_dim) / 2.0
     scores = batch * heads * square * widths.activations
     queries = batch * q_len * heads * head_dim * widths.activations
     keys = batch * kv_len * kv_heads * head_dim * widths.kv
-    flops = per_product * _pairs(q_len, kv_len, causal)
+    flops = per_product * visible_pairs(q_len, kv_len, causal)
     groups = batch * heads
     qk = Cost(
         kind="bmm",
@@ -127,7 +163,7 @@ def eager_softmax(*, batch: float, heads: float, q_len: Array, kv_len: Array, ca
     return Cost(
         kind="softmax",
         dims={"rows": batch * heads * q_len, "width": kv_len},
-        flops=SOFTMAX_FLOPS_PER_PAIR * batch * heads * _pairs(q_len, kv_len, causal),
+        flops=SOFTMAX_FLOPS_PER_PAIR * batch * heads * visible_pairs(q_len, kv_len, causal),
         flops_full_square=0.0,
         read_activations=scores,
         write_activations=scores,

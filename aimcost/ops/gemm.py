@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from .cost import Array, Cost, Widths
 
-__all__ = ["distinct_experts", "grouped_linear", "linear"]
+__all__ = ["distinct_experts", "grouped_linear", "linear", "product_flops"]
+
+
+def product_flops(m: Array, n: Array, k: Array) -> Array:
+    """FLOPs of (m, k) x (k, n): one multiply-add for each of m·n·k, and 2 each."""
+    return 2.0 * m * n * k
 
 
 def linear(
     m: Array,
-    in_features: float,
-    out_features: float,
+    in_features: Array,
+    out_features: Array,
     widths: Widths,
     *,
     bias: bool = False,
@@ -33,7 +38,7 @@ def linear(
     return Cost(
         kind="gemm",
         dims={"m": m, "n": out_features, "k": in_features},
-        flops=2.0 * m * in_features * out_features,
+        flops=product_flops(m, out_features, in_features),
         read_weights=weights * widths.weights,
         read_activations=m * in_features * widths.activations,
         write_activations=0.0 if to_kv else out * widths.activations,
@@ -68,7 +73,7 @@ def grouped_linear(
     return Cost(
         kind="gemm",
         dims={"m": rows, "n": out_features, "k": in_features},
-        flops=2.0 * rows * in_features * out_features,
+        flops=product_flops(rows, out_features, in_features),
         read_weights=loaded * in_features * out_features * widths.weights,
         read_activations=rows * in_features * widths.activations,
         write_activations=rows * out_features * widths.activations,

@@ -15,7 +15,6 @@ __all__ = [
     "attention_row",
     "next_layer_row",
     "pagerank",
-    "pagerank_eager",
     "pagerank_eager_flops",
     "pagerank_fused",
     "pivot_cosine",

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from . import llm_scorers, visual_scorers
-from .llm_scorers import PAGERANK_ITERATIONS, pagerank_eager_flops, pagerank_fused
+from .llm_scorers import pagerank_eager_flops, pagerank_fused
 from .reduction import Cut, NamedCosts, ScoreContext, gather, select
 from .visual_scorers import bipartite_similarity_flops
 
 __all__ = [
     "EXPOSES_ATTENTION",
-    "PAGERANK_ITERATIONS",
     "REDUCTION_OPS",
     "SCORERS",
     "TOWER_SCORERS",

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..api import estimate_run
+from ..hardware import require_hardware
+from ..loading.calibration import calibration_of
 from ..result import Estimate
 from ..timemodels.bandwidth import execution_of
+from ..uncertainty import host_ends
 
 __all__ = ["Rows", "both_rows", "device_and_host"]
 
@@ -71,8 +74,8 @@ def both_rows(
         return {"rows": None, "tail_rows": None}
     device, host = device_and_host(every)
     groups = int(own.band.group.max()) + 2
-    waiting = execution_of(every.run.file.execution).host_band[1]
-    columns = np.stack([device, host, own.band.high - 1.0, np.where(own.extrapolated, waiting**2, waiting) - 1.0])
+    waiting = _waiting_high(every, own.extrapolated)
+    columns = np.stack([device, host, own.band.high - 1.0, waiting - 1.0])
     inside = np.zeros(len(every.table), dtype=bool)
     inside[layers] = True
     segments = [segment for segment in every.table.segments if inside[segment.start]]
@@ -87,6 +90,13 @@ def both_rows(
         "rows": _as_rows(side_by_side, own.band.group[[s.start for s in segments]], float(spent.sum()), before),
         "tail_rows": _as_rows(columns[:, tail, None], own.band.group[tail], 0.0, np.zeros(groups)),
     }
+
+
+def _waiting_high(every: Estimate, extrapolated: NDArray[np.bool_]) -> Floats:
+    """Factors at the upper end of rows that wait for the host."""
+    calibration = calibration_of(require_hardware(every.run.hardware))
+    ends = host_ends(execution_of(every.run.file.execution), calibration)
+    return np.where(extrapolated, ends.beyond[1], ends.inside[1])
 
 
 def _as_rows(columns: Floats, group: NDArray[np.int64], head_s: float, head_above: Floats) -> Rows:

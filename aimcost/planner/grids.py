@@ -24,7 +24,7 @@ from ..types import Schedule
 from .blocks import Pair, Tables, tables
 from .evaluate import Figures, LevelTables, evaluate, evaluate_levels, level_blocks
 
-__all__ = ["LEVELS", "FreeGrid", "Grid", "ListGrid", "grids", "pairs_of", "token_runs"]
+__all__ = ["LEVELS", "FreeGrid", "Grid", "grids", "pairs_of", "token_runs"]
 
 # Shares of the visual tokens that reach the language model: the free form's eight levels.
 LEVELS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.0)

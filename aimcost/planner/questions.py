@@ -15,7 +15,7 @@ from .budgets import Budgets
 from .choice import upper_end
 from .planning import spread_of
 
-__all__ = ["QUESTIONS", "Answer", "ask"]
+__all__ = ["Answer", "ask"]
 
 QUESTIONS = ("frames", "batch", "break-even")
 _VISUALS = ("frames", "images", "visual_tokens", "seconds", "fps")

@@ -7,7 +7,7 @@ import platform
 import sys
 from collections.abc import Sequence
 
-__all__ = ["QUIET_ENVIRONMENT", "is_quiet", "quiet_process"]
+__all__ = ["is_quiet", "quiet_process"]
 
 # glibc returns large freed blocks to the kernel; every tensor then meets fresh pages, and the page
 # faults cost 7 to 11 % of a layer. These keep freed memory in the process (mallopt(3), M_MMAP_MAX,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-__all__ = ["errors_text", "external_text"]
+from ..loading.inheritance import KINSHIPS
+
+__all__ = ["errors_text", "external_text", "inherited_text"]
+
+_KINSHIPS = {"sibling": "the same architecture", "architecture": "another architecture", "vendor": "another maker"}
 
 
 def errors_text(errors: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple") -> str:
@@ -59,3 +64,22 @@ def external_text(rows: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple"
     ]
     align = ("left", "left", *("right",) * 7)
     return tabulate(cells, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=align)
+
+
+def inherited_text(bands: Mapping[str, Any], output: Path | None = None, *, tablefmt: str = "simple") -> str:
+    """One row a kinship: how far a card's products are from another's coefficients."""
+    rows = [
+        [
+            _KINSHIPS[kinship],
+            str(len(bands[kinship]["pairs"])),
+            f"{bands[kinship]['mape']:.1%}",
+            "{:.3f} – {:.3f}".format(*bands[kinship]["band"]),
+        ]
+        for kinship in KINSHIPS
+    ]
+    headers = ["coefficients of a card of", "pairs", "MAPE", "80 % of measured / predicted"]
+    table = tabulate(
+        rows, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=("left", *("right",) * 3)
+    )
+    written = f"\n\nwritten: {output}" if output is not None else ""
+    return f"{table}\n{bands['source']}{written}"

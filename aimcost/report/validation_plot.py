@@ -11,7 +11,7 @@ from ..errors import FileFormatError, InvalidValueError, MissingExtraError
 if TYPE_CHECKING:
     from ..validation import Comparison, Point
 
-__all__ = ["FORMATS", "draw_validation"]
+__all__ = ["draw_validation"]
 
 FORMATS = (".png", ".svg", ".pdf")
 # Colour tells the number format, shape what was timed; both are told apart in grey and by the colour-blind.

@@ -19,15 +19,7 @@ from transformers.masking_utils import sdpa_mask
 
 from ..errors import UnsupportedModelError
 
-__all__ = [
-    "NAME",
-    "SUPPORTED",
-    "check_attention",
-    "listen",
-    "restore_attention",
-    "switch_attention",
-    "unlisten",
-]
+__all__ = ["check_attention", "listen", "restore_attention", "switch_attention", "unlisten"]
 
 NAME = "aimcost_sdpa"
 SUPPORTED = "sdpa"

@@ -15,7 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from ..errors import InvalidValueError, UnknownNameError, UnsupportedModelError
 from .families import locate
 
-__all__ = ["WEIGHT_GAIN", "build_model"]
+__all__ = ["build_model"]
 
 WEIGHT_GAIN = 1.6
 """Standard deviation of a weight times the root of its fan-in. Around 1.6 attention is neither

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..errors import UnsupportedModelError
 
-__all__ = ["CONTAINERS", "DECODERS", "MODEL_CLASSES", "Family", "locate"]
+__all__ = ["MODEL_CLASSES", "Family", "locate"]
 
 DECODERS: frozenset[str] = frozenset(
     {

@@ -23,7 +23,7 @@ from .subject import Prompt, build, check_run, executing, prompt_of
 if TYPE_CHECKING:
     from ..run import Run
 
-__all__ = ["VARIANTS", "measure_run", "time_decode", "time_prefills"]
+__all__ = ["measure_run", "time_decode", "time_prefills"]
 
 VARIANTS = ("dense", "reduced")
 # Decode steps differ by one token of cache: this many tell the mean well enough.

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from ..records import Clock
 from .families import Family
 
-__all__ = ["FEATURE_METHODS", "Probe", "Stopwatch"]
+__all__ = ["Probe", "Stopwatch"]
 
 Mark = Any
 Key = tuple[str, int]

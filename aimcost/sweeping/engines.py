@@ -17,7 +17,7 @@ from .formats import encode
 from .grid import Chunk, Grid
 from .pricing import columns_of
 
-__all__ = ["ENGINES", "Done", "compute", "engine"]
+__all__ = ["Done", "compute", "engine"]
 
 ENGINES = ("local", "dask")
 # number of the chunk, digest of the sweep where it was computed, bytes, points with an error

@@ -21,7 +21,7 @@ import numpy as np
 from ..errors import FileFormatError, InvalidValueError, MissingExtraError
 from .pricing import Column
 
-__all__ = ["FORMATS", "assemble", "encode", "format_of"]
+__all__ = ["assemble", "encode", "format_of"]
 
 FORMATS = ("csv", "jsonl", "parquet")
 

@@ -21,7 +21,7 @@ from ..summaries import decode_step
 from ..types import Schedule
 from .grid import Chunk, Grid
 
-__all__ = ["BULK_FIGURES", "RUN_FIGURES", "Column", "columns_of"]
+__all__ = ["Column", "columns_of"]
 
 # Figures of a run priced by itself, and the type of each.
 RUN_FIGURES = {

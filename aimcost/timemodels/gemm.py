@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..ops.gemm import product_flops
 from .tables import Floats, LogTable, Provenance, number, smooth_max, total_log
 
-__all__ = ["CORRECTIONS", "SPLITS", "TILES", "GemmModel", "coordinates", "formula_seconds"]
+__all__ = ["CORRECTIONS", "GemmModel", "coordinates", "formula_seconds"]
 
 TILES = (
     (256, 128),
@@ -152,7 +153,7 @@ class GemmModel:
             bandwidth=bandwidth,
             sm_count=sm_count,
         )
-        floor = np.maximum(2.0 * m * n * k / peak, bytes_moved / bandwidth) / 1.05
+        floor = np.maximum(product_flops(m, n, k) / peak, bytes_moved / bandwidth) / 1.05
         return np.asarray(np.maximum(times.reshape(count, -1).max(axis=0), floor))
 
     def _seconds(
@@ -200,7 +201,7 @@ def formula_seconds(
 ) -> Floats:
     """The formula without its corrections; arrays of one shape (rows,)."""
     blocks = np.ceil(m / _TM) * np.ceil(n / _TN) / sm_count
-    tile_s = 2.0 * _TM * _TN * sm_count / (peak * model.tile_efficiency)
+    tile_s = product_flops(_TM, _TN, 1.0) * sm_count / (peak * model.tile_efficiency)
     # axes: split, tile, row
     waves = np.maximum(blocks * _SPLIT[:, None], 1.0)
     rounded = waves + model.rounding * (np.ceil(waves) - waves)
@@ -208,7 +209,7 @@ def formula_seconds(
     # partial results are fp32: written once, read once, half of it hidden
     times[1:] += model.split_s + 4.0 * m * n * _SPLIT[1:] / bandwidth
     best = times.min(axis=0)
-    best = best * (1.0 + model.droop * np.log1p(2.0 * m * n * k / DROOP_FLOPS))
+    best = best * (1.0 + model.droop * np.log1p(product_flops(m, n, k) / DROOP_FLOPS))
     return model.launch_s + smooth_max(best, bytes_moved / (bandwidth * model.memory_share), model.overlap)
 
 

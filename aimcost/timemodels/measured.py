@@ -21,6 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CalibrationError
+from ..ops.attention import flops_per_pair, single_pass
+from ..ops.cost import Widths
+from ..ops.gemm import product_flops
 from .tables import Floats, Provenance, bracket
 
 __all__ = ["FORM", "AttentionGrid", "CurveSet", "GemmGrid"]
@@ -31,6 +34,7 @@ NANO = 1e-9
 PEAK_TOLERANCE = 1.05
 # Operations without arithmetic (gather) have an intensity of 0, which has no logarithm.
 SMALLEST_INTENSITY = 1e-3
+_ONE_BYTE = Widths(weights=1.0, activations=1.0, kv=1.0)
 Flags = NDArray[np.bool_]
 
 
@@ -100,7 +104,7 @@ class GemmGrid:
         # noise must not let more rows cost less
         slope = np.maximum(second - first, 0.0)
         time = np.maximum(first + slope * weight, 0.0) * n * k
-        return np.asarray(np.maximum(time, 2.0 * m * n * k / (peak * PEAK_TOLERANCE)))
+        return np.asarray(np.maximum(time, product_flops(m, n, k) / (peak * PEAK_TOLERANCE)))
 
     def outside(self, m: Floats, n: Floats, k: Floats) -> Flags:
         """Where a dimension leaves the measured range."""
@@ -167,11 +171,9 @@ class AttentionGrid:
         bandwidth: float = 0.0,
         sm_count: float = 1,
     ) -> Floats:
-        """Seconds; `flops` are those of the pairs that the mask lets through, 4·head_dim each."""
-        pairs = np.asarray(flops, dtype=float) / (4.0 * dims["head_dim"])
-        queries = dims["q_len"] * dims["heads"]
-        keys = dims["kv_len"] * dims["kv_heads"]
-        elements = 2.0 * dims["batch"] * dims["head_dim"] * (queries + keys)
+        """Seconds; `flops` are those of the pairs that the mask lets through."""
+        pairs = np.asarray(flops, dtype=float) / flops_per_pair(dims["head_dim"])
+        elements = single_pass(dims, causal=False, widths=_ONE_BYTE).bytes
         width = float(np.median(np.asarray(bytes_moved) / elements))
         chosen = int(np.argmin(np.abs(np.log(self.element_bytes / width))))
         lengths = np.log(np.asarray(dims[self.along], dtype=float))

@@ -130,9 +130,12 @@ class Provenance:
     Attributes
     ----------
     low, high
-        10th and 90th percentile of measured / predicted on held-out data: an 80 % band.
+        10th and 90th percentile of measured / predicted: an 80 % band.
     held_out_mape
-        Mean absolute percentage error there, as a fraction.
+        Mean absolute percentage error on data that was not fitted, as a fraction.
+    extrapolated
+        The two percentiles far beyond what was fitted, never nearer to 1 than `low` and `high`; None
+        where that was not measured.
     """
 
     source: str
@@ -140,6 +143,7 @@ class Provenance:
     low: float
     high: float
     held_out_mape: float
+    extrapolated: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, data: Mapping[str, Any], *, where: str) -> Provenance:
@@ -148,15 +152,23 @@ class Provenance:
         Raises
         ------
         CalibrationError
-            No source, or a band that does not hold the prediction.
+            No source, a band that does not hold the prediction, or one that is tighter beyond the
+            measured range than inside it.
         """
         source = data.get("source")
         if not isinstance(source, str) or not source.strip():
             raise CalibrationError(f"{where}: names no 'source'")
-        band = data.get("band")
-        if not isinstance(band, list) or len(band) != 2:
-            raise CalibrationError(f"{where}: 'band' must be two factors around 1 (got {band!r})")
-        low = number({"low": band[0]}, "low", 0.05, 1.0, where=f"{where}.band")
-        high = number({"high": band[1]}, "high", 1.0, 20.0, where=f"{where}.band")
+        low, high = _band(data, "band", where)
         error = number(data, "held_out_mape", 0.0, 5.0, where=where) if "held_out_mape" in data else 0.0
-        return cls(source, str(data.get("date", "")), low, high, error)
+        extrapolated = _band(data, "extrapolation_band", where) if "extrapolation_band" in data else None
+        if extrapolated is not None and (extrapolated[0] > low or extrapolated[1] < high):
+            raise CalibrationError(f"{where}: 'extrapolation_band' must hold 'band' (got {list(extrapolated)})")
+        return cls(source, str(data.get("date", "")), low, high, error, extrapolated)
+
+
+def _band(data: Mapping[str, Any], key: str, where: str) -> tuple[float, float]:
+    band = data.get(key)
+    if not isinstance(band, list) or len(band) != 2:
+        raise CalibrationError(f"{where}: {key!r} must be two factors around 1 (got {band!r})")
+    low = number({"low": band[0]}, "low", 0.05, 1.0, where=f"{where}.{key}")
+    return low, number({"high": band[1]}, "high", 1.0, 20.0, where=f"{where}.{key}")

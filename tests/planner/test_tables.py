@@ -17,6 +17,11 @@ SMALL_MODEL = {"model": "llava-onevision-qwen2-0.5b", "workload.frames": 2}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "video": ("llava_onevision_aim_a100", {"workload.new_tokens": 16}),
     "host-bound": ("llava_onevision_aim_a100", {**SMALL_MODEL, "workload.new_tokens": 5}),
+    "host-bound, inherited": (
+        "llava_onevision_aim_a100",
+        {**SMALL_MODEL, "workload.new_tokens": 5, "hardware": "nvidia_h100_pcie"},
+    ),
+    "beyond the measured range": ("llava_onevision_aim_a100", {"workload.frames": 200, "hardware": "nvidia_l40s"}),
     "image": ("llava15_aim_a100", {}),
     "llm_viewer": ("llava_onevision_aim_a100", {"estimator": "llm_viewer", "method.convention": "paper"}),
     "llm_viewer decode": ("llava_onevision_aim_a100", {"estimator": "llm_viewer", "workload.new_tokens": 4}),

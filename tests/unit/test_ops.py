@@ -365,3 +365,17 @@ def test_every_scorer(scorer: str, implementation: str) -> None:
 
     assert total(4, 64.0) == pytest.approx(4 * total(1, 64.0), rel=1e-12)
     assert 0 <= total(1, 64.0) <= total(1, 128.0)
+
+
+def test_sizes_of_a_measurement_are_priced_as_one_pass() -> None:
+    # 2 sequences, 4 heads of width 3 over 2 key heads, 2 queries at the end of 5 keys: 4 + 5 of 10 pairs are seen
+    dims = {"batch": 2.0, "heads": 4.0, "kv_heads": 2.0, "head_dim": 3.0, "q_len": 2.0, "kv_len": 5.0, "causal": 1.0}
+    causal, full = (attention.single_pass(dims, causal=causal, widths=W) for causal in (True, False))
+    assert causal.flops == 2 * 4 * 9 * 4 * 3
+    assert full.flops == 2 * 4 * 10 * 4 * 3
+    # queries and outputs 2·2·4·3 elements of 2 bytes; keys and values 2·5·2·3 elements of 4 bytes, twice
+    assert moved(causal) == moved(full) == (0, 96, 480, 96, 0)
+
+
+def test_a_product_is_two_flops_an_element_of_its_cuboid() -> None:
+    assert gemm.product_flops(3, 5, 7) == 210 == gemm.linear(3, 7, 5, W).flops

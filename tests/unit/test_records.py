@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from aimcost import records
 from aimcost.errors import FileFormatError, InvalidValueError
 from aimcost.records import Environment, Record, RecordWriter, Sample, load_record, write_atomically
 
@@ -148,7 +147,7 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(records.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(FileFormatError, match="No space left"):
         write_atomically(path, "half")
     assert load_record(path) == record(sample())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["TILE_ELEMENTS", "importance_dense", "importance_streamed"]
+__all__ = ["importance_dense", "importance_streamed"]
 
 TILE_ELEMENTS = 1 << 23
 """Elements of one softmax tile of the streamed form: 32 MiB in fp32, held twice. Smaller tiles are no

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["SLOTS", "gather_mask", "gather_rows", "select"]
+__all__ = ["gather_mask", "gather_rows", "select"]
 
 RANK_BLOCK = 64
 RANK_SCAN = 64

@@ -9,7 +9,7 @@ import torch
 from ...kernels.importance import importance_scores
 from ...kernels.merge import merge_tokens
 
-__all__ = ["LAYER_SCORERS", "VISUAL_MERGERS", "bipartite_cosine", "pagerank"]
+__all__ = ["LAYER_SCORERS", "VISUAL_MERGERS", "pagerank"]
 
 
 def pagerank(

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["LAYER_SCORERS", "PIVOTS", "unlike_pivots"]
+__all__ = ["LAYER_SCORERS", "unlike_pivots"]
 
 PIVOTS = 4
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["LAYER_SCORERS", "VISUAL_SCORERS", "evenly", "evenly_in_groups", "randomly", "randomly_in_groups"]
+__all__ = ["LAYER_SCORERS", "VISUAL_SCORERS"]
 
 
 def evenly(*, protected: torch.Tensor, keep: int, **_: Any) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from ...errors import ScheduleError
 
-__all__ = ["VISUAL_SCORERS", "change_since_last_frame"]
+__all__ = ["VISUAL_SCORERS"]
 
 
 def change_since_last_frame(*, x: torch.Tensor, frames: int | None, **_: Any) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from ...kernels.select import select_tokens
 
-__all__ = ["NEIGHBOURS", "VISUAL_MERGERS", "VISUAL_SCORERS", "by_class_attention", "merge_by_class_attention"]
+__all__ = ["VISUAL_MERGERS", "VISUAL_SCORERS"]
 
 NEIGHBOURS = 32
 

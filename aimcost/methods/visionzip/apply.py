@@ -8,7 +8,7 @@ import torch
 
 from ...kernels.select import select_tokens
 
-__all__ = ["VISUAL_MERGERS", "VISUAL_SCORERS", "by_tower_attention", "dominant_and_contextual"]
+__all__ = ["VISUAL_MERGERS", "VISUAL_SCORERS", "dominant_and_contextual"]
 
 # 30 of 221 kept tokens are contextual in the published setting
 _CONTEXTUAL = 30 / 221

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["LAYER_SCORERS", "withdraw"]
+__all__ = ["LAYER_SCORERS"]
 
 
 def withdraw(*, protected: torch.Tensor, **_: Any) -> torch.Tensor:
