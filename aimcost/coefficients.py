@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .errors import CalibrationError
-from .hardware import compute_dtypes
+from .hardware import compute_dtypes, computed_in
 from .loading.calibration import Calibration, calibration_of
 from .loading.hardware import load_hardware
 from .loading.inheritance import parent_of
@@ -50,7 +50,8 @@ class Coefficients:
     def __init__(self, hardware: HardwareSpec, precision: Precision) -> None:
         self.hardware, self.precision = hardware, precision
         self.calibration: Calibration = calibration_of(hardware)
-        self.gemm_dtype, self.other_dtype = compute_dtypes(precision)
+        # what the machine computes in, which may be wider than what is asked for
+        self.gemm_dtype, self.other_dtype = (computed_in(hardware, dtype) for dtype in compute_dtypes(precision))
         self.substitutes: set[str] = set()
         self.sm_count = hardware.sm_count
         if not self.sm_count:

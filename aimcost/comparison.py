@@ -8,9 +8,11 @@ from typing import Any
 
 from .api import estimate_run, unreduced
 from .bounds import BOUNDS
+from .errors import InvalidValueError
 from .hardware import compute_dtypes, peak_flops_per_s, require_hardware
 from .loading.hardware import load_hardware
 from .loading.inheritance import calibration_status
+from .loading.schema import STAGES
 from .result import Estimate
 from .run import Run
 from .summaries import decode_step
@@ -36,6 +38,8 @@ def compare_run(run: Run, hardware: Sequence[str]) -> list[dict[str, Any]]:
     UnknownNameError
         No such profile.
     """
+    if not any(stage != "decode" for stage in (run.include or STAGES)):
+        raise InvalidValueError("include", "a stage before decode too: machines are sorted by time to first token", "")
     rows = [_row(replace(run, hardware=load_hardware(name))) for name in dict.fromkeys(hardware)]
     return sorted(rows, key=lambda row: (not row["fits"], row["ttft_s"]))
 
@@ -60,7 +64,7 @@ def _row(run: Run) -> dict[str, Any]:
         "peak_bytes": result.memory.peak_bytes,
         "usable_bytes": result.memory.usable_bytes,
         "fits": result.memory.fits is not False,
-        "speedup": plain.ttft_s / result.ttft_s,
+        "speedup": plain.ttft_s / result.ttft_s if result.ttft_s else None,
         "cost_per_1000_requests": None if price is None else _cost(run, price, result.totals.time_s),
         "notes": [note for note in result.notes if note not in run.notes],
     }

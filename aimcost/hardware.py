@@ -49,8 +49,8 @@ def _wider(first: str, second: str) -> str:
     return first if BITS[first] >= BITS[second] else second
 
 
-def peak_flops_per_s(hardware: HardwareSpec, dtype: str) -> tuple[float, str | None]:
-    """Dense peak for `dtype`, or that of the next wider format and a note that says so.
+def computed_in(hardware: HardwareSpec, dtype: str) -> str:
+    """`dtype`, or the next wider format that the machine has a peak for.
 
     Raises
     ------
@@ -58,16 +58,22 @@ def peak_flops_per_s(hardware: HardwareSpec, dtype: str) -> tuple[float, str | N
         The profile has a peak for neither.
     """
     peaks = hardware.dense_flops_per_s
-    if dtype in peaks:
-        return peaks[dtype], None
-    for other in _WIDER[dtype]:
+    for other in (dtype, *_WIDER[dtype]):
         if other in peaks:
-            if BITS.get(other, 64) == BITS[dtype]:
-                return peaks[other], None  # bf16 and fp16 share their units
-            return peaks[other], f"{hardware.name} has no {dtype} peak: computed at {other}"
+            # bf16 and fp16 share their units
+            return dtype if BITS.get(other, 64) == BITS[dtype] else other
     raise InvalidValueError(
         "dense_tflops", f"one with a peak for {dtype} or wider", ", ".join(peaks), where=hardware.name
     )
+
+
+def peak_flops_per_s(hardware: HardwareSpec, dtype: str) -> tuple[float, str | None]:
+    """Dense peak for `dtype`, or that of the next wider format and a note that says so; raises as `computed_in`."""
+    other, peaks = computed_in(hardware, dtype), hardware.dense_flops_per_s
+    if other != dtype:
+        return peaks[other], f"{hardware.name} has no {dtype} peak: computed at {other}"
+    found = dtype if dtype in peaks else next(wide for wide in _WIDER[dtype] if wide in peaks)
+    return peaks[found], None
 
 
 def link_bytes_per_s(hardware: HardwareSpec) -> float:

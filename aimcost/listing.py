@@ -117,7 +117,6 @@ def describe(name: str) -> str:
     if name in discover.method_names():
         module = _module("methods", name)
         properties = module.Params.model_json_schema()["properties"]
-        properties = module.Params.model_json_schema()["properties"]
         fields = "".join(
             f"  {key}: {_in_words(properties[key])}; {_default(field)}\n"
             for key, field in module.Params.model_fields.items()

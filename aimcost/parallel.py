@@ -155,6 +155,9 @@ def parallel_notes(model: ModelSpec, parallel: Parallel, batch: int) -> tuple[st
             else f"pipeline of {pp} stages: times are one request's way through all of them; each device "
             f"idles {bubble(pp, 1):.0%} of it unless other requests fill the others"
         )
+        notes.append(
+            "pipeline: memory and KV cache are those of the fullest device, FLOPs and traffic those of all stages"
+        )
     if parallel.dp > 1:
         notes.append(f"{parallel.dp} replicas: the workload's batch runs on each, latency is one's")
     return tuple(notes)

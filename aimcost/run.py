@@ -155,8 +155,8 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
         if rest:
             value = {rest: value}
         inner = merged.get(head)
-        if head == "method" and isinstance(value, str):
-            value = {"name": value}
+        if head == "method":
+            value, inner = ({"name": each} if isinstance(each, str) else each for each in (value, inner))
         # a model or a machine given whole replaces the one before; a dotted key changes an inline one
         if isinstance(value, Mapping) and (head not in ("model", "hardware") or (rest and isinstance(inner, Mapping))):
             if (

@@ -43,6 +43,9 @@ def main() -> None:
         # typer ships its own copy of click, whose exceptions have no public name
         if not hasattr(error, "format_message"):
             raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            sys.exit(2)
         _fail(error.format_message(), 2)
     gc.freeze()  # what is left is for the system to take back: a collection at exit is a tenth of a short command
     sys.exit(code if isinstance(code, int) else 0)

@@ -78,7 +78,7 @@ def one_of(**given: bool) -> None:
 
     names = [f"--{name}" for name, value in given.items() if value]
     if len(names) > 1:
-        raise InvalidValueError(" ".join(names), "one of them", "both" if len(names) == 2 else "all")
+        raise InvalidValueError(names[0], f"given without {' and '.join(names[1:])}", " ".join(names))
 
 
 def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:

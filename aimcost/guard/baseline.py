@@ -56,6 +56,7 @@ class _Facts(Strict):
     schedule: _Schedule
     method: dict[str, Any]
     hardware: dict[str, Any]
+    card: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, Any]
 
 

@@ -13,6 +13,7 @@ from ..errors import InvalidValueError, UnknownNameError
 from ..hardware import require_hardware
 from ..result import Estimate
 from ..run import load_run
+from ..summaries import decode_step
 from ..units import GIGA, TERA
 from .baseline import load_baseline, save_baseline, unchanged
 from .compare import METRICS, Cause, Change, Moved, causes_of, changes_of, moved_ops
@@ -171,6 +172,13 @@ def _update(path: str | Path, held: Mapping[str, Any], entries: Mapping[str, Any
 def _budgets(estimate: Estimate) -> list[Budget]:
     """The budgets that the run names, against the prediction."""
     file = estimate.run.file.budgets
+    # a limit on what the run does not have would always hold
+    if file.max_tpot_ms is not None and decode_step(estimate)["tpot_s"] is None:
+        what = "absent, or workload.new_tokens at least 2 and decode included: nothing is decoded"
+        raise InvalidValueError("budgets.max_tpot_ms", what, file.max_tpot_ms)
+    if file.max_ttft_ms is not None and not estimate.ttft_s:
+        what = "absent, or a stage before decode included: nothing leads to a first token"
+        raise InvalidValueError("budgets.max_ttft_ms", what, file.max_ttft_ms)
     values = {
         "max_ttft_ms": (file.max_ttft_ms, estimate.ttft_s * 1e3),
         "max_tpot_ms": (file.max_tpot_ms, estimate.stages["decode"].tpot_s * 1e3),

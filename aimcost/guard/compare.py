@@ -84,7 +84,8 @@ def changes_of(
     for metric, figure in METRICS.items():
         tolerance = tolerances.get(metric, tolerances.get("all", DEFAULT_TOLERANCE))
         new = float(after["figures"][figure])
-        old = None if before is None else float(before["figures"][figure])
+        # no decode, no seconds of a step: a run that begins to decode has not grown slower
+        old = None if before is None else float(before["figures"][figure]) or (None if new else 0.0)
         changes.append(
             Change(metric=metric, before=old, after=new, tolerance=tolerance, status=_status(old, new, tolerance))
         )
@@ -184,6 +185,8 @@ def causes_of(before: Mapping[str, Any], after: Mapping[str, Any], written_by: s
         if ours[part] != theirs[part]:
             old, new = before["facts"][part], after["facts"][part]
             details = _schedule_details(before, after) if part == "schedule" else _differences(old, new)
+            if part == "hardware" and (cards := _differences(*(e["facts"].get("card", {}) for e in (before, after)))):
+                details = cards  # another card: its hundreds of figures say no more
             causes.append(Cause(kind=kind, details=tuple(details)))
     versions = written_by if written_by == now else f"{written_by} → {now}"
     figures = any(_status(float(before["figures"][f]), float(after["figures"][f]), 0.0) != "same" for f in FIGURES)

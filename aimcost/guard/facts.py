@@ -22,6 +22,8 @@ from ..types import HardwareSpec, ModelSpec, Schedule
 
 __all__ = ["FIGURES", "canonical", "digest", "entry_of", "hardware_facts", "model_facts", "rounded", "run_facts"]
 
+# Parts that only say what another part is called or comes from.
+_EXPLAIN = ("method", "card")
 FIGURES = ("flops", "kv_bytes", "peak_bytes", "tpot_s", "ttft_s")
 DIGITS = 9
 # Beyond this a list says nothing to a reader: its digest stands for it.
@@ -54,7 +56,7 @@ def entry_of(estimate: Estimate) -> dict[str, Any]:
     """What a baseline keeps of a run: figures, facts with their digests, operations by layer."""
     facts = run_facts(estimate.run)
     operations = _operations(estimate)
-    digests = {part: digest(values) for part, values in facts.items() if part != "method"}
+    digests = {part: digest(values) for part, values in facts.items() if part not in _EXPLAIN}
     return {
         "figures": {
             "flops": rounded(estimate.totals.flops),
@@ -70,7 +72,7 @@ def entry_of(estimate: Estimate) -> dict[str, Any]:
 
 
 def run_facts(run: Run) -> dict[str, dict[str, Any]]:
-    """What the figures follow from, flat, by part; ``method`` explains ``schedule``."""
+    """What the figures follow from, flat, by part; ``method`` explains ``schedule``, ``card`` names ``hardware``."""
     settings = {
         "estimator": run.estimator,
         "attention": run.attention,
@@ -87,6 +89,7 @@ def run_facts(run: Run) -> dict[str, dict[str, Any]]:
         "schedule": _schedule(run.schedule),
         "method": _flat({"name": run.schedule.method, **run.schedule.params}),
         "hardware": hardware_facts(run.hardware) if run.hardware is not None else {},
+        "card": {"name": run.hardware.name} if run.hardware is not None else {},
         "settings": _flat(settings),
     }
 

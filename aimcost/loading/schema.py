@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from ..errors import AimcostError, InvalidValueError, UnknownNameError, nearest
 
@@ -30,6 +30,14 @@ Side = Annotated[int, Field(ge=1, le=100_000)]
 # 1e-12 is below any figure with a unit, and far enough from the smallest float for quotients
 Positive = Annotated[float, Field(ge=1e-12, le=1e30)]
 NonNegative = Annotated[float, Field(ge=0, le=1e30)]
+# a method's name alone, or with its parameters
+Method = Annotated[
+    dict[str, Any],
+    BeforeValidator(
+        lambda given: {"name": given} if isinstance(given, str) else given,
+        json_schema_input_type=str | dict[str, Any],
+    ),
+]
 Bits = Literal[32, 16, 8, 4] | Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
 
 
@@ -104,7 +112,7 @@ class RunFile(Strict):
 
     model: str | dict[str, Any]
     workload: WorkloadFile = Field(default_factory=WorkloadFile)
-    method: dict[str, Any] = Field(default_factory=lambda: {"name": "none"})
+    method: Method = Field(default_factory=lambda: {"name": "none"})
     precision: PrecisionFile = Field(default_factory=PrecisionFile)
     attention: Literal["flash", "eager"] = "flash"
     hardware: str | dict[str, Any] | None = None
@@ -229,7 +237,7 @@ def _expected(detail: Mapping[str, Any], details: list[Any]) -> str:
         "model_type": "a mapping",
         "model_attributes_type": "a mapping",
         "greater_than": f"greater than {context.get('gt')}",
-        "greater_than_equal": f"at least {context.get('ge')}",
+        "greater_than_equal": "above zero" if context.get("ge") == 1e-12 else f"at least {context.get('ge')}",
         "less_than": f"less than {context.get('lt')}",
         "less_than_equal": f"at most {context.get('le')}",
         "literal_error": f"one of {context.get('expected')}",

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..run import Run
 from ..units import format_bytes, format_flops, format_seconds
-from .text import table
+from .text import TIME_MEANS, table
 
 __all__ = ["compare_text"]
 
@@ -19,7 +19,11 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     cells = []
     for row in rows:
         high = row["ttft_high_s"]
-        band = "lower bound" if high is None else f"{format_seconds(row['ttft_low_s'])} – {format_seconds(high)}"
+        band = (
+            TIME_MEANS.get(run.estimator, "no band")
+            if high is None
+            else f"{format_seconds(row['ttft_low_s'])} – {format_seconds(high)}"
+        )
         usable = row["usable_bytes"]
         memory = format_bytes(row["peak_bytes"]) + ("" if usable is None else f" / {format_bytes(usable)}")
         cell = [
@@ -29,7 +33,7 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
             band + (" *" if row["extrapolated"] else ""),
             row["bound"],
             f"{row['mfu']:.0%}",
-            f"{row['speedup']:.2f}x",
+            "-" if row["speedup"] is None else f"{row['speedup']:.2f}x",
             memory,
             "yes" if row["fits"] else "no",
         ]

@@ -16,12 +16,15 @@ def to_json(data: Any) -> str:
     return json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False)
 
 
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """CSV with one header line; keys of the widest row, in its order. Lists become text joined by semicolons."""
-    rows = [
-        {key: "; ".join(map(str, value)) if isinstance(value, list | tuple) else value for key, value in row.items()}
-        for row in rows
-    ]
+    """CSV with one header line; keys of the widest row, in its order. Lists are joined by semicolons."""
+    rows = [{key: _cell(value) for key, value in row.items()} for row in rows]
     header: list[str] = []
     for row in rows:
         header += [key for key in row if key not in header]

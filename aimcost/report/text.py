@@ -15,10 +15,10 @@ from ..types import HardwareSpec, Schedule
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .tree import breakdown, tree_rows
 
-__all__ = ["estimate_text", "layers_text", "ops_text", "table", "token_runs"]
+__all__ = ["TIME_MEANS", "estimate_text", "layers_text", "ops_text", "table", "token_runs"]
 
 # What `time` means under each estimator is said wherever it is shown.
-_TIME_MEANS = {
+TIME_MEANS = {
     "roofline": "lower bound",
     "llm_viewer": "LLM-Viewer's arithmetic, language model alone",
     "calibrated": "predicted",
@@ -62,7 +62,7 @@ def _headline(estimate: Estimate) -> str:
     seen.append(f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens")
     seen.append(f"batch {workload.batch}")
     hardware = run.hardware.name if run.hardware else "no hardware"
-    means = _TIME_MEANS.get(estimate.estimator, "")
+    means = TIME_MEANS.get(estimate.estimator, "")
     return (
         f"{run.model.name} on {hardware}: {', '.join(seen)}\n"
         f"method {run.schedule.method}, attention {run.attention}, estimator {estimate.estimator} ({means})"
@@ -72,11 +72,11 @@ def _headline(estimate: Estimate) -> str:
 def _stages(estimate: Estimate) -> str:
     headers = ["", "FLOPs", "DRAM traffic", "time", "share", "bound", "MFU"]
     lines = [table(tree_rows(breakdown(estimate)), headers)]
-    if estimate.totals.time_high_s is not None and estimate.ttft_s > 0:
+    if estimate.ttft_s > 0:
         low, high = estimate.ttft_band_s
         lines.append(
-            f"time to first token {format_seconds(estimate.ttft_s)}, 80 % band "
-            f"{format_seconds(low)} to {format_seconds(high or 0.0)}"
+            f"time to first token {format_seconds(estimate.ttft_s)}"
+            + ("" if high is None else f", 80 % band {format_seconds(low)} to {format_seconds(high)}")
             + (" (extrapolated beyond the calibrated range)" if estimate.ttft_extrapolated else "")
         )
     decode = estimate.stages["decode"]
@@ -86,7 +86,7 @@ def _stages(estimate: Estimate) -> str:
         lines.append(
             f"time per output token {format_seconds(decode.tpot_s)}"
             + ("" if high is None else f", 80 % band {format_seconds(low)} to {format_seconds(high)}")
-            + (f"; {format_seconds(first)} rising to {format_seconds(last)}" if decode.steps > 1 else "")
+            + (f"; {_range(first, last, ' rising to ')}" if decode.steps > 1 and last > first else "")
         )
     return "\n".join(lines)
 
@@ -162,6 +162,11 @@ def _memory(memory: Memory, hardware: HardwareSpec | None) -> list[str]:
     return lines
 
 
+def _range(low: float, high: float, between: str) -> str:
+    """Two times, or one where they read the same."""
+    return between.join(dict.fromkeys([format_seconds(low), format_seconds(high)]))
+
+
 def layers_text(estimate: Estimate) -> str:
     """Prefill by layer."""
     rows = [
@@ -179,7 +184,7 @@ def layers_text(estimate: Estimate) -> str:
 
 
 def ops_text(estimate: Estimate) -> str:
-    """By operation: each name of a stage summed over its layers, and the range of one layer's time."""
+    """By operation: each name of a stage summed over layers and steps, and the range of one run's time."""
     merged: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for op in estimate.ops():
         merged.setdefault((op["stage"], op["name"]), []).append(op)
@@ -187,16 +192,17 @@ def ops_text(estimate: Estimate) -> str:
     for (stage, name), ops in merged.items():
         times = [op["time_s"] for op in ops]
         bounds = sorted({op["bound"] for op in ops})
-        spread = f"{format_seconds(min(times))} … {format_seconds(max(times))}" if len(ops) > 1 else ""
+        steps = estimate.table.steps if stage == "decode" else 1
+        each = _range(min(times) / steps, max(times) / steps, " … ") if len(ops) * steps > 1 else ""
         rows.append(
             [
                 stage,
                 name,
-                str(len(ops)),
+                format_count(len(ops) * steps),
                 format_flops(sum(op["flops"] for op in ops)),
                 format_bytes(sum(op["bytes"] for op in ops)),
                 format_seconds(sum(times)),
-                spread,
+                each,
                 "/".join(bounds),
             ]
         )

@@ -219,6 +219,31 @@ def test_tolerances_that_cannot_be(text: str) -> None:
         parse_tolerances([text])
 
 
+@pytest.mark.parametrize(("budgets", "include"), [({"max_tpot_ms": 9.0}, None), ({"max_ttft_ms": 9.0}, ["decode"])])
+def test_a_budget_on_what_the_run_does_not_have_is_refused(place: Path, budgets: Any, include: Any) -> None:
+    run = {**RUN, "budgets": budgets, "workload": {**RUN["workload"], "new_tokens": 5 if include else 0}}
+    write({**run, "include": include} if include else run)
+    with pytest.raises(InvalidValueError, match=r"budgets\.max_t"):
+        check(["run.yaml"])
+
+
+def test_a_run_that_begins_to_decode_has_not_grown_slower(place: Path) -> None:
+    write(changed("workload/new_tokens", 0))
+    check(["run.yaml"], baseline="quiet.json", update=True)
+    write(RUN)
+    (run,) = check(["run.yaml"], baseline="quiet.json").runs
+    (tpot,) = (change for change in run.changes if change.metric == "tpot")
+    assert (tpot.status, tpot.before) == ("new", None)
+    write(changed("workload/new_tokens", 0))
+    assert check(["run.yaml"], baseline="quiet.json").ok
+
+
+def test_another_card_is_named(place: Path) -> None:
+    run = checked({**RUN, "hardware": {**MACHINE, "name": "square", "memory_gb_per_s": 900}})
+    (cause,) = (cause for cause in run.causes if cause.kind == "profile")
+    assert cause.details == ("name round → square",)
+
+
 def test_budgets_stand_in_the_run_file(place: Path) -> None:
     run = {**RUN, "budgets": {"max_ttft_ms": 1e-3, "max_memory_gb": 39.0, "max_tflops": 1.0}}
     write(run)

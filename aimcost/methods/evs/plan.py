@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams
 from ..pre_llm.plan import reduce_before
@@ -24,14 +25,24 @@ class Params(MethodParams):
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
-    """At least one frame's tokens stay, constant over the layers."""
-    n, frames = workload.tokens_per_group, workload.groups
-    kept = max(n, int(frames * n * (1 - params.q)))
+    """At least one frame's tokens stay, constant over the layers.
+
+    Raises
+    ------
+    InvalidValueError
+        Visual tokens that are not said to be of frames.
+    """
+    n, groups = workload.tokens_per_group, workload.groups
+    if workload.visual_tokens and not (workload.frames or workload.images):
+        raise InvalidValueError("workload.frames", "given: EVS compares frames", f"{workload.visual_tokens} tokens")
+    kept = max(n, int(groups * n * (1 - params.q)))
     notes = []
-    if frames == 1 and workload.visual_tokens:
-        notes.append("nothing comes before a single image or frame: EVS keeps all of its tokens")
-    elif workload.images:
+    if workload.images > 1:
         notes.append("EVS compares the images as if they were frames of one video")
+    elif groups == 1 and workload.frames > 1:
+        notes.append(f"the {workload.frames} frames fall into one patch in time: EVS keeps all of their tokens")
+    elif groups == 1 and workload.visual_tokens:
+        notes.append("nothing comes before a single image or frame: EVS keeps all of its tokens")
     return reduce_before(
         model,
         workload,
@@ -42,5 +53,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         keep_tokens=kept + workload.newline_tokens,
         across_groups=True,
         notes=tuple(notes),
-        extra={"frames": frames},
+        extra={"frames": groups},
     )
