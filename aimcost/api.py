@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .errors import InvalidValueError, MissingExtraError, UnsupportedModelError
+from .errors import MissingExtraError, UnsupportedModelError
 from .result import Estimate
 from .run import Run, load_run, plan_schedule
 from .types import Schedule
@@ -39,9 +39,6 @@ def estimate_run(run: Run) -> Estimate:
     """Price a resolved run with its estimator."""
     module = importlib.import_module(f"{__package__}.estimators.{run.estimator}")
     result: Estimate = module.estimate(run)
-    if not any(segment.stage in result.included for segment in result.table.segments):
-        has = dict.fromkeys(s.stage for s in result.table.segments if s.stage in result.stages_priced)
-        raise InvalidValueError("include", f"at least one of {', '.join(has)}", ", ".join(run.include or ()) or "none")
     return result
 
 

@@ -71,7 +71,11 @@ def _headline(estimate: Estimate) -> str:
 
 def _stages(estimate: Estimate) -> str:
     headers = ["", "FLOPs", "DRAM traffic", "time", "share", "bound", "MFU"]
-    lines = [table(tree_rows(breakdown(estimate)), headers)]
+    branches = breakdown(estimate)
+    if not branches:
+        priced = dict.fromkeys(s.stage for s in estimate.table.segments if s.stage in estimate.stages_priced)
+        return f"nothing is included of what {estimate.estimator} prices here: {', '.join(priced)}"
+    lines = [table(tree_rows(branches), headers)]
     if estimate.ttft_s > 0:
         low, high = estimate.ttft_band_s
         lines.append(
