@@ -84,7 +84,7 @@ def ask(
         for key, given in {**budgets, "confidence": confidence}.items():
             if given is not None:
                 raise InvalidValueError(key, "absent: break-even holds to no budget", given)
-    limits = Budgets.of(run, budgets)
+    limits = Budgets() if question == "break-even" else Budgets.of(run, budgets)
     spread = spread_of(confidence, run)
     if question != "break-even" and not list(limits.items()):
         raise InvalidValueError("budget", "given: --ttft-ms, --tpot-ms, --kv-gb, --flops or --memory-gb", None)
