@@ -10,6 +10,14 @@ import typer
 
 from .common import JsonOption, SettingsOption, app, one_of, progress_bar, resolve
 
+_BUDGETS = {
+    "--ttft-ms": "max_ttft_ms",
+    "--tpot-ms": "max_tpot_ms",
+    "--kv-gb": "max_kv_gb",
+    "--flops": "max_tflops",
+    "--memory-gb": "max_memory_gb",
+}
+
 
 @app.command()
 def plan(
@@ -22,8 +30,10 @@ def plan(
         float | None, typer.Option(help="Largest peak memory, in 10^9 bytes; at most what the card can allocate.")
     ] = None,
     hardware: Annotated[str | None, typer.Option(help="Profiles to search, separated by commas.")] = None,
-    method: Annotated[str, typer.Option(help="Methods to search, separated by commas.")] = "aim",
-    shape: Annotated[str, typer.Option(help="linear, step, free or all: how AIM's pruning falls.")] = "all",
+    method: Annotated[str | None, typer.Option(help="Methods to search, separated by commas; aim without it.")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help="linear, step, free or all (without it): how AIM's pruning falls.")
+    ] = None,
     frames: Annotated[str | None, typer.Option(metavar="N,N", help="Numbers of frames to search.")] = None,
     batch: Annotated[str | None, typer.Option(metavar="N,N", help="Batch sizes to search.")] = None,
     confidence: Annotated[
@@ -36,8 +46,8 @@ def plan(
         Path | None, typer.Option(metavar="CSV", help="Your own scores, with columns schedule and score.")
     ] = None,
     extrapolate: Annotated[
-        bool, typer.Option("--extrapolate", help="Count accuracies beyond the measured points.")
-    ] = False,
+        bool | None, typer.Option("--extrapolate", help="Count accuracies beyond the measured points.")
+    ] = None,
     earliest_cut: Annotated[
         int | None, typer.Option(metavar="LAYERS", help="Layers that keep what they are given; a quarter without it.")
     ] = None,
@@ -53,16 +63,21 @@ def plan(
     """Find the schedule that keeps most under a budget: exit 1 where none does."""
     one_of(csv=as_csv, json=as_json)
     resolved = resolve(run, settings or [], None)
-    budgets = {
-        "max_ttft_ms": _positive("--ttft-ms", ttft_ms),
-        "max_tpot_ms": _positive("--tpot-ms", tpot_ms),
-        "max_kv_gb": _positive("--kv-gb", kv_gb),
-        "max_tflops": _positive("--flops", flops),
-        "max_memory_gb": _positive("--memory-gb", memory_gb),
+    limits = {
+        "--ttft-ms": ttft_ms,
+        "--tpot-ms": tpot_ms,
+        "--kv-gb": kv_gb,
+        "--flops": flops,
+        "--memory-gb": memory_gb,
     }
+    budgets = {_BUDGETS[flag]: _positive(flag, value) for flag, value in limits.items()}
     if question is not None:
-        unused = {"--hardware": hardware, "--frames": frames, "--batch": batch, "--objective": objective}
-        _absent({**unused, "--accuracy": accuracy, "--plot": plot, "--output": output})
+        searched = {"--hardware": hardware, "--method": method, "--shape": shape, "--frames": frames, "--batch": batch}
+        scored = {"--objective": objective, "--accuracy": accuracy, "--extrapolate": extrapolate}
+        written = {"--earliest-cut": earliest_cut, "--plot": plot, "--output": output}
+        _absent({**searched, **scored, **written}, "--question")
+        if question == "break-even":
+            _absent({**limits, "--confidence": confidence}, "--question break-even, which has no budget")
         _answer(resolved, question, budgets, confidence, as_json=as_json, as_csv=as_csv)
         return
     from ..errors import CheckFailedError
@@ -75,14 +90,14 @@ def plan(
             resolved,
             budgets=budgets,
             hardware=_names(hardware),
-            methods=_names(method),
-            shapes=SHAPES if shape == "all" else _names(shape),
+            methods=["aim"] if method is None else _names(method),
+            shapes=SHAPES if shape in (None, "all") else _names(shape),
             batches=_numbers("--batch", batch),
             frames=_numbers("--frames", frames),
             confidence=confidence,
             objective=objective,
             accuracy=accuracy,
-            extrapolate=extrapolate,
+            extrapolate=bool(extrapolate),
             earliest_cut=earliest_cut,
             progress=step,
         )
@@ -124,12 +139,12 @@ def _answer(
         raise CheckFailedError(f"--question {question}: no method has an answer above zero")
 
 
-def _absent(flags: Mapping[str, object]) -> None:
+def _absent(flags: Mapping[str, object], beside: str) -> None:
     from ..errors import InvalidValueError
 
     for flag, value in flags.items():
         if value is not None:
-            raise InvalidValueError(flag, "absent with --question", str(value))
+            raise InvalidValueError(flag, f"absent with {beside}", str(value))
 
 
 def _positive(flag: str, value: float | None) -> float | None:

@@ -103,6 +103,10 @@ class Surrogate:
         bottom, top = np.interp(x1, *self.lower), np.interp(x1, *self.upper)
         return np.asarray((depth >= bottom - _TOLERANCE) & (depth <= top + _TOLERANCE))
 
+    def measured(self, family: str) -> bool:
+        """Whether the points say anything of a method: of their own, and of none, which every method starts from."""
+        return family == "none" or family in self.methods
+
     def describe(self) -> str:
         """One line: what it is fitted to, and how far off it is on points left out."""
         head = f"surrogate of {self.metric}, fitted to {len(self.points)} measured points ({self.source})"

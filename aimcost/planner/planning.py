@@ -196,11 +196,15 @@ def _why(plan: Plan, best: Choice, second: Choice) -> str:
     """In words: what the runner-up keeps less of."""
     fewer = best.kept_tokens - second.kept_tokens
     share = f"{abs(fewer) / max(1, best.kept_tokens):.1%}"
+    shows = share != "0.0%"
     if plan.objective == "accuracy" and None not in (best.expected_score, second.expected_score):
         gap = float(best.expected_score or 0.0) - float(second.expected_score or 0.0)
         if gap > 1e-9:
-            more = f", though it keeps {share} more visual tokens" if fewer < 0 else ""
-            return f"its expected score is {gap:.2f} lower ({second.expected_score:.2f}){more}"
+            more = f", though it keeps {share} more visual tokens" if fewer < 0 and shows else ""
+            lower = f"{gap:.2f} lower" if gap >= 0.005 else "lower by less than 0.01"
+            return f"its expected score is {lower} ({second.expected_score:.2f}){more}"
+    if not shows:
+        return f"it keeps {max(fewer, 0):,} fewer visual tokens, summed over layers ({second.kept_tokens:,})"
     return f"it keeps {share} fewer visual tokens, summed over layers ({second.kept_tokens:,})"
 
 

@@ -75,11 +75,16 @@ def ask(
     Raises
     ------
     InvalidValueError
-        frames and batch need a budget, frames and break-even a run with frames or images.
+        frames and batch need a budget, which break-even has no use for; frames and break-even need a
+        run with frames or images.
     """
     if question not in QUESTIONS:
         raise InvalidValueError("--question", f"one of {', '.join(QUESTIONS)}", question)
-    limits = Budgets.of(run, budgets)
+    if question == "break-even":
+        for key, given in {**budgets, "confidence": confidence}.items():
+            if given is not None:
+                raise InvalidValueError(key, "absent: break-even holds to no budget", given)
+    limits = Budgets() if question == "break-even" else Budgets.of(run, budgets)
     spread = spread_of(confidence, run)
     if question != "break-even" and not list(limits.items()):
         raise InvalidValueError("budget", "given: --ttft-ms, --tpot-ms, --kv-gb, --flops or --memory-gb", None)

@@ -89,7 +89,7 @@ class Plan:
         }
 
     def front(self) -> list[dict[str, Any]]:
-        """Every point of every front: which front, machine, batch, seconds, value and method."""
+        """Every point of every front: which front, machine, batch, seconds, value, whether within budget, method."""
         rows = []
         for setting in self.settings:
             fronts = {"tokens": setting.outcome.tokens, "accuracy": setting.outcome.accuracy}
@@ -100,7 +100,7 @@ class Plan:
 
 def _front_rows(setting: Setting, front: Front) -> list[dict[str, Any]]:
     rows = []
-    for time_s, value, number, position in front.rows():
+    for time_s, value, number, position, within in front.rows():
         grid = setting.outcome.groups[number].grid
         rows.append(
             {
@@ -109,6 +109,7 @@ def _front_rows(setting: Setting, front: Front) -> list[dict[str, Any]]:
                 "frames": grid.run.workload.frames,
                 "ttft_s": time_s,
                 "value": value,
+                "within": within,
                 "shape": grid.shape,
                 "method": grid.method(position),
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from math import isclose
 from pathlib import Path
 from typing import Any
 
@@ -117,26 +118,34 @@ def _kind(groups: list[Group]) -> list[str]:
         return [best.grid.shape, format_seconds(best.ttft), format_count(best.kept), score]
     excess = min(group.miss_excess for group in groups)
     if excess == float("inf"):
-        return ["none: beyond the measured points", "", "", ""]
-    return [f"none: {excess - 1:.1%} over" if excess > 1 else "none: over at that confidence", "", "", ""]
+        return ["no score: beyond the measured points", "", "", ""]
+    return [f"no schedule: {excess - 1:.1%} over", "", "", ""]
 
 
 def _front(plan: Plan, setting: Setting) -> str:
     name = "accuracy" if plan.objective == "accuracy" else "tokens"
     rows = [row for row in plan.front() if row["front"] == name and _of(row, setting)]
-    chosen = [index for index, row in enumerate(rows) if plan.best is not None and _is(row, plan.best)]
+    best = plan.best if plan.best is not None and _at(plan.best, setting) else None
+    chosen = [index for index, row in enumerate(rows) if best is not None and _is(row, best)]
     shown = [rows[index] for index in _thinned(len(rows), _FRONT_LINES, chosen)]
     cells = []
     for row in shown:
         value = f"{row['value']:.1f}" if name == "accuracy" else format_count(row["value"])
-        over = plan.budgets.ttft is not None and row["ttft_s"] > plan.budgets.ttft
-        mark = "best" if plan.best is not None and _is(row, plan.best) else "over" if over else ""
+        mark = "best" if best is not None and _is(row, best) else "" if row["within"] else "over"
         cells.append([format_seconds(row["ttft_s"]), value, _short(row["method"]), mark])
-    headers = ["TTFT", "expected" if name == "accuracy" else "kept tokens", "schedule", "TTFT budget"]
+    headers = ["TTFT", "expected" if name == "accuracy" else "kept tokens", "schedule", "budget"]
     where = f" on {setting.hardware}, batch {setting.batch}" if len(plan.settings) > 1 else ""
     value = "expected accuracy" if name == "accuracy" else "kept tokens"
     title = f"front of TTFT against {value}{where}: {len(shown)} of {len(rows)} schedules that none beats in both"
-    return title + "\n" + _table_right(cells, headers)
+    absent = "\n" + _off_front(name) if best is not None and not chosen else ""
+    return title + "\n" + _table_right(cells, headers) + absent
+
+
+def _off_front(name: str) -> str:
+    """Why the best schedule is no point of the front."""
+    if name == "tokens":
+        return "the best is not among them: what is faster and keeps as many tokens is over a budget"
+    return "the best is not among them: what is faster and scores as much is over a budget or keeps fewer tokens"
 
 
 def _table_right(cells: list[list[str]], headers: list[str]) -> str:
@@ -150,11 +159,21 @@ def _of(row: Mapping[str, Any], setting: Setting) -> bool:
     return bool(row["hardware"] == setting.hardware and row["batch"] == setting.batch)
 
 
-def _is(row: Mapping[str, Any], choice: Choice) -> bool:
-    """Whether a point of a front is the schedule chosen."""
+def _at(choice: Choice, setting: Setting) -> bool:
     run = choice.estimate.run
-    here = (run.hardware.name if run.hardware else None, run.workload.batch, run.workload.frames)
-    return (row["hardware"], row["batch"], row["frames"]) == here and bool(row["method"] == choice.run["method"])
+    return (run.hardware.name if run.hardware else "no hardware", run.workload.batch) == (
+        setting.hardware,
+        setting.batch,
+    )
+
+
+def _is(row: Mapping[str, Any], choice: Choice) -> bool:
+    """Whether a point of its setting's front is the schedule chosen, or the same one written otherwise."""
+    if row["frames"] != choice.estimate.run.workload.frames:
+        return False
+    value = choice.kept_tokens if row["front"] == "tokens" else choice.expected_score
+    equal = value is not None and isclose(row["value"], value) and isclose(row["ttft_s"], choice.estimate.ttft_s)
+    return bool(row["method"] == choice.run["method"] or (equal and row["within"]))
 
 
 def _thinned(length: int, count: int, always: Sequence[int]) -> list[int]:
@@ -178,7 +197,7 @@ def _short(method: Mapping[str, Any]) -> str:
 def _remarks(plan: Plan) -> Iterator[str]:
     if plan.surrogate is not None:
         yield plan.surrogate.describe()
-        if plan.objective == "accuracy" and plan.best is not None and plan.best.shape != "linear":
+        if plan.objective == "accuracy" and plan.best is not None and plan.best.shape in ("step", "free"):
             yield "the measured points are of AIM's linear shape: another shape's score rests on the features alone"
         if plan.beyond:
             yield f"beyond the measured points: {format_count(plan.beyond)} schedules, of which no accuracy is expected"

@@ -51,6 +51,53 @@ def test_the_front_shows_the_chosen_schedule_among_its_neighbours() -> None:
     assert best.split()[0] == done.stdout.split("  TTFT ")[1].split()[0]
 
 
+@pytest.mark.parametrize(
+    ("flags", "limit"), [(["--ttft-ms", "222", "--confidence", "0.9"], 0.222), (["--kv-gb", "0.05"], 0.05e9)]
+)
+def test_the_front_marks_what_the_search_refused(flags: list[str], limit: float) -> None:
+    """Held to the upper end at a confidence, and to budgets other than the time."""
+    plan = json.loads(command("plan", RUN, *flags, "--shape", "linear", "--json").stdout)
+    rows = [row for row in plan["front"] if row["front"] == "accuracy"]
+    for row in rows:
+        result = aimcost.estimate(RUN, method=row["method"])
+        held = result.memory.kv_bytes if "--kv-gb" in flags else result.ttft_band_s[1]
+        assert row["within"] == (held <= limit), row
+    # the time alone would not tell them apart
+    within = [row["within"] for row in rows]
+    assert set(within) == {True, False}
+    assert within != [row["ttft_s"] <= limit for row in rows]
+    text = command("plan", RUN, *flags, "--shape", "linear").stdout
+    lines = text[text.index("front of TTFT") :].split("\n\n")[0].splitlines()
+    assert lines[1].split()[-2:] == ["schedule", "budget"]
+    times = {f"{row['ttft_s'] * 1e3:.1f}": row["within"] for row in rows}
+    shown = [line for line in lines[3:] if line[:1].isdigit()]
+    assert len(shown) >= 10
+    for line in shown:
+        assert line.endswith("over") != times[line.split()[0]], line
+    printed = list(csv.DictReader(io.StringIO(command("plan", RUN, *flags, "--shape", "linear", "--csv").stdout)))
+    assert [row["within"].lower() == "true" for row in printed] == [row["within"] for row in plan["front"]]
+
+
+def test_a_best_schedule_that_is_off_the_front_is_said_to_be() -> None:
+    """A cache budget is no axis of the front: a faster schedule may score more and hold a larger cache."""
+    done = command("plan", RUN, "--kv-gb", "0.05", "--shape", "free")
+    front = done.stdout[done.stdout.index("front of TTFT") :]
+    assert not any(line.endswith(" best") for line in front.splitlines())
+    assert "the best is not among them" in front
+    assert "the best is not among them" not in command("plan", RUN, "--ttft-ms", "222", "--shape", "linear").stdout
+
+
+def test_none_scores_as_the_same_schedule_of_aim() -> None:
+    done = command("plan", RUN, "--ttft-ms", "100000", "--shape", "linear", "--method", "aim,none,fastv")
+    rows = {line.split("  ")[0]: line.split() for line in done.stdout.splitlines()}
+    assert rows["none"][-4:] == rows["aim, merge 1"][-4:]  # milliseconds, tokens, score
+    assert "no score: beyond the measured points" in " ".join(rows["fastv"])
+    tight = command("plan", RUN, "--ttft-ms", "222", "--shape", "linear", "--method", "none").stdout
+    (row,) = [line.split() for line in tight.splitlines() if line.startswith("none ")]
+    excess = aimcost.estimate(RUN, method={"name": "none"}).ttft_s / 0.222 - 1
+    assert " ".join(row[2:]) == f"no schedule: {excess:.1%} over"
+
+
 def test_json_and_csv_hold_the_whole_front() -> None:
     flags = [RUN, "--flops", "30", "--shape", "linear"]
     plan = json.loads(command("plan", *flags, "--json").stdout)
@@ -96,6 +143,15 @@ def test_questions(tmp_path: Path) -> None:
         (["--ttft-ms", "80", "--question", "why"], "--question"),
         (["--ttft-ms", "80", "--question", "batch", "--plot", "a.png"], "--plot"),
         (["--ttft-ms", "80", "--method", "magic"], "magic"),
+        (["--ttft-ms", "80", "--question", "frames", "--method", "fastv"], "--method"),
+        (["--ttft-ms", "80", "--question", "frames", "--method", "aim"], "--method"),
+        (["--ttft-ms", "80", "--question", "frames", "--shape", "step"], "--shape"),
+        (["--ttft-ms", "80", "--question", "batch", "--shape", "all"], "--shape"),
+        (["--ttft-ms", "80", "--question", "batch", "--earliest-cut", "0"], "--earliest-cut"),
+        (["--ttft-ms", "80", "--question", "batch", "--extrapolate"], "--extrapolate"),
+        (["--question", "break-even", "--ttft-ms", "1"], "--ttft-ms"),
+        (["--question", "break-even", "--kv-gb", "1"], "--kv-gb"),
+        (["--question", "break-even", "--confidence", "0.9"], "--confidence"),
     ],
 )
 def test_bad_input_is_one_line(flags: list[str], said: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import aimcost
 from aimcost.errors import InvalidValueError, UnknownNameError
 from aimcost.planner import plan_run
+from aimcost.planner.planning import _why
 from aimcost.run import load_run
 
-from .conftest import FIRST, LEVELS, SMALL, Candidate, brute_force
+from .conftest import FIRST, LEVELS, SMALL, Candidate, brute_force, estimated
 
 FIGURES = {
     "max_ttft_ms": lambda c: c.ttft * 1e3,
@@ -96,6 +98,42 @@ def test_the_front_is_that_of_brute_force(brute: list[Candidate]) -> None:
     expected.reverse()
     assert [value for _, value in front] == [value for _, value in expected]
     np.testing.assert_allclose([t for t, _ in front], [t for t, _ in expected], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("case", "sure", "execution"), CASES)
+def test_the_front_says_which_keep_every_budget(case: dict[str, float], sure: bool, execution: str) -> None:
+    budgets = limits(case, brute_force(execution))
+    plan = planned(budgets, execution, confidence=0.9 if sure else None, objective="tokens")
+    rows = plan.front()
+    assert rows
+    for row in rows:
+        candidate = estimated({**SMALL, "execution": execution}, row["method"])
+        assert candidate is not None
+        assert row["within"] == keeps(candidate, budgets, sure)
+
+
+@pytest.mark.parametrize(
+    ("kept", "scores", "said"),
+    [
+        ((100_000, 100_001), (57.0, 56.0), "its expected score is 1.00 lower (56.00)"),
+        (
+            (100_000, 101_000),
+            (57.0, 56.0),
+            "its expected score is 1.00 lower (56.00), though it keeps 1.0% more visual tokens",
+        ),
+        ((100_000, 90_000), (57.0, 56.999), "its expected score is lower by less than 0.01 (57.00)"),
+        ((100_000, 99_998), (None, None), "it keeps 2 fewer visual tokens, summed over layers (99,998)"),
+        ((100_000, 90_000), (None, None), "it keeps 10.0% fewer visual tokens, summed over layers (90,000)"),
+    ],
+)
+def test_why_the_runner_up_came_second(
+    kept: tuple[int, int], scores: tuple[float | None, float | None], said: str
+) -> None:
+    plan = planned({"max_ttft_ms": 1e6}, objective="tokens")
+    best, second = (
+        replace(plan.best, kept_tokens=count, expected_score=score) for count, score in zip(kept, scores, strict=True)
+    )
+    assert _why(replace(plan, objective="accuracy"), best, second) == said
 
 
 def test_an_impossible_budget_gives_the_closest_and_what_it_misses(brute: list[Candidate]) -> None:
