@@ -19,6 +19,7 @@ from .pricing import columns_of
 
 __all__ = ["Done", "compute", "engine"]
 
+CONNECT_S = 20  # for a scheduler to answer
 ENGINES = ("local", "dask")
 # number of the chunk, digest of the sweep where it was computed, bytes, points with an error
 Done = tuple[int, str, bytes, int]
@@ -121,7 +122,7 @@ def _dask(text: str, jobs: Iterator[Any], kind: str, workers: int, scheduler: st
                 )
             )
         try:
-            client = stack.enter_context(distributed.Client(address, timeout="20s"))
+            client = stack.enter_context(distributed.Client(address, timeout=CONNECT_S))
         except OSError as error:
             raise InvalidValueError("--scheduler", f"an address that answers ({error})", scheduler) from None
         count = max(1, len(client.nthreads()))

@@ -302,7 +302,8 @@ def test_a_worker_that_dies_is_one_line() -> None:
 
 
 @pytest.mark.skipif(not HAS_DASK, reason="needs dask and distributed")
-def test_a_scheduler_that_does_not_answer(tmp_path: Path) -> None:
+def test_a_scheduler_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aimcost.sweeping.engines.CONNECT_S", 1)
     with pytest.raises(InvalidValueError, match="--scheduler"):
         sweep(put(tmp_path, RUNS), tmp_path / "out.csv", engine_name="dask", scheduler="tcp://127.0.0.1:9")
 
