@@ -2,7 +2,8 @@
 
 The machine is profiled and the runs are executed in one fresh process, on one thread, by that thread's
 CPU time. The bar is fixed. A machine that was disturbed by its own account (repeats of one and the same
-pass far apart) is measured once more if it missed; nothing is ever loosened, and a second miss is a failure.
+pass far apart, or much of the profile's) is measured again if it missed, twice at most; nothing is ever
+loosened, a steady machine has one try, and a third miss is a failure.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS = ("cpu_bf16_aim", "cpu_bf16_cut", "cpu_fp32_aim", "cpu_fp32_short")
 MAPE_BAR = 0.08
 EACH_BAR = 0.15
+ATTEMPTS = 3
 
 
 def validate(*arguments: str) -> dict[str, Any]:
@@ -40,11 +42,17 @@ def meets_the_bar(found: dict[str, Any]) -> bool:
     return bool(errors["mape"] <= MAPE_BAR and abs(errors["worst"]) <= EACH_BAR)
 
 
+def was_disturbed(found: dict[str, Any]) -> bool:
+    """By its own account: in the passes that were timed, or while it was profiled."""
+    return bool(found["disturbed"]) or any("busy machine" in note for note in found["notes"])
+
+
 def test_prefills_are_predicted_within_the_bar(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
-    found = validate(*RUNS, "-o", str(record))
-    if not meets_the_bar(found) and found["disturbed"]:
+    for _ in range(ATTEMPTS):
         found = validate(*RUNS, "-o", str(record))
+        if meets_the_bar(found) or not was_disturbed(found):
+            break
     errors, speedups = found["errors"], found["speedups"]
     summary = {name: f"{e['mape']:.1%} worst {e['worst']:+.1%}" for name, e in errors.items()}
     assert meets_the_bar(found), (summary, found["notes"])
