@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from ..errors import FileFormatError
 from .contents import Record, Sample
 
-__all__ = ["RecordWriter", "now", "write_atomically"]
+__all__ = ["RecordWriter", "now", "replacing", "write_atomically"]
 
 
 class RecordWriter:
@@ -66,15 +67,27 @@ def write_atomically(path: str | Path, text: str) -> None:
     FileFormatError
         The folder cannot be written to.
     """
-    target = Path(path)
+    with replacing(Path(path)) as temporary:
+        Path(temporary).write_bytes(text.encode())
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[str]:
+    """A file beside `target` to write to, which takes its place at the end; of a failure nothing stays.
+
+    Raises
+    ------
+    FileFormatError
+        The folder cannot be written to.
+    """
     temporary: str | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # The same folder: os.replace is atomic only within one file system.
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
+        os.close(handle)
+        yield temporary
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp keeps it to its owner
         os.replace(temporary, target)

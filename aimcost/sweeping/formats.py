@@ -8,9 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import FileFormatError, InvalidValueError, MissingExtraError
+from ..errors import InvalidValueError, MissingExtraError
+from ..records import replacing
 from .pricing import Column
 
 __all__ = ["assemble", "encode", "format_of"]
@@ -143,29 +142,16 @@ def assemble(parts: Sequence[Path], target: Path, kind: str, header: Sequence[st
     FileFormatError
         The folder cannot be written to.
     """
-    temporary: str | None = None
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        os.close(handle)
+    with replacing(target) as temporary:
         if kind == "parquet":
             _join_parquet(parts, temporary)
-        else:
-            with open(temporary, "wb") as out:
-                if kind == "csv":
-                    out.write(f"{','.join(_csv_text(name) for name in header)}\n".encode())
-                for part in parts:
-                    with open(part, "rb") as file:
-                        shutil.copyfileobj(file, out, 1 << 20)
-        with open(temporary, "rb+") as out:
-            os.fsync(out.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp keeps it to its owner
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise FileFormatError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            return
+        with open(temporary, "wb") as out:
+            if kind == "csv":
+                out.write(f"{','.join(_csv_text(name) for name in header)}\n".encode())
+            for part in parts:
+                with open(part, "rb") as file:
+                    shutil.copyfileobj(file, out, 1 << 20)
 
 
 def _join_parquet(parts: Sequence[Path], path: str) -> None:
