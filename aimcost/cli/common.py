@@ -33,6 +33,7 @@ __all__ = [
     "overrides_of",
     "progress_bar",
     "resolve",
+    "resolve_flags",
 ]
 
 app = typer.Typer(
@@ -70,6 +71,14 @@ ImplementationFlag = Annotated[str | None, typer.Option("--implementation", help
 TensorFlag = Annotated[str | None, typer.Option("--tp", metavar="N", help="Tensor-parallel ranks.")]
 PipelineFlag = Annotated[str | None, typer.Option("--pp", metavar="N", help="Pipeline stages.")]
 ReplicasFlag = Annotated[str | None, typer.Option("--dp", metavar="N", help="Replicas.")]
+# a command's parameter → the key of the run
+RUN_KEYS = {
+    **{name: name for name in ("model", "estimator", "method", "attention", "implementation")},
+    **{
+        name: f"workload.{name}" for name in ("frames", "images", "visual_tokens", "text_tokens", "new_tokens", "batch")
+    },
+    **{name: f"parallel.{name}" for name in ("tp", "pp", "dp")},
+}
 
 
 def one_of(**given: bool) -> None:
@@ -114,18 +123,20 @@ def overrides_of(settings: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def resolve(run: str | None, settings: list[str], model: str | None, **flags: Any) -> Any:
-    """A Run from a file and flags, or from flags alone."""
+def resolve_flags(context: typer.Context, **more: Any) -> Any:
+    """A Run from the parameters of a command that takes every flag of `RUN_KEYS`; `more` keys beside them."""
+    given = context.params
+    flags = {key: given[name] for name, key in RUN_KEYS.items()}
+    return resolve(given["run"], given["settings"] or [], **flags, **more)
+
+
+def resolve(run: str | None, settings: list[str], **flags: Any) -> Any:
+    """A Run from a file and flags, or from flags alone; a dotted key reaches inside."""
     from ..errors import InvalidValueError
     from ..run import load_run, merge_overrides
 
-    # workload_batch is the key batch inside the mapping workload
-    named = {
-        key.replace("_", ".", 1) if key.startswith(("workload_", "parallel_")) else key: value
-        for key, value in flags.items()
-    }
     overrides: dict[str, Any] = {}
-    for key, value in _overrides(settings, model=model, **named).items():
+    for key, value in _overrides(settings, **flags).items():
         overrides = merge_overrides(overrides, {key: value})
     if run is None and "model" not in overrides:
         raise InvalidValueError("RUN", "given, or --model", None)

@@ -28,12 +28,13 @@ from .common import (
     VisualTokensFlag,
     app,
     one_of,
-    resolve,
+    resolve_flags,
 )
 
 
 @app.command()
 def estimate(
+    context: typer.Context,
     run: RunArgument = None,
     model: ModelFlag = None,
     hardware: Annotated[str | None, typer.Option(help="A profile's name or path.")] = None,
@@ -62,25 +63,7 @@ def estimate(
     one_of(csv=as_csv, json=as_json)
     if as_csv:
         one_of(layers=layers, ops=ops)
-    resolved = resolve(
-        run,
-        settings or [],
-        model,
-        hardware=hardware,
-        estimator=estimator,
-        method=method,
-        attention=attention,
-        workload_frames=frames,
-        workload_images=images,
-        workload_visual_tokens=visual_tokens,
-        workload_text_tokens=text_tokens,
-        workload_new_tokens=new_tokens,
-        workload_batch=batch,
-        implementation=implementation,
-        parallel_tp=tp,
-        parallel_pp=pp,
-        parallel_dp=dp,
-    )
+    resolved = resolve_flags(context, hardware=hardware)
     result = estimate_run(resolved)
     if as_json or as_csv:
         from ..report.export import to_csv, to_json
@@ -104,6 +87,7 @@ def estimate(
 
 @app.command()
 def compare(
+    context: typer.Context,
     hardware: Annotated[str, typer.Option(help="Profiles, separated by commas.")],
     run: RunArgument = None,
     model: ModelFlag = None,
@@ -134,24 +118,7 @@ def compare(
     names = [name.strip() for name in hardware.split(",") if name.strip()]
     if not names:
         raise InvalidValueError("--hardware", "given: profiles separated by commas", None)
-    resolved = resolve(
-        run,
-        settings or [],
-        model,
-        estimator=estimator,
-        method=method,
-        attention=attention,
-        workload_frames=frames,
-        workload_images=images,
-        workload_visual_tokens=visual_tokens,
-        workload_text_tokens=text_tokens,
-        workload_new_tokens=new_tokens,
-        workload_batch=batch,
-        implementation=implementation,
-        parallel_tp=tp,
-        parallel_pp=pp,
-        parallel_dp=dp,
-    )
+    resolved = resolve_flags(context)
     rows = compare_run(resolved, names)
     if as_json:
         print(to_json(rows))

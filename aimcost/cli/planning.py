@@ -62,7 +62,7 @@ def plan(
 ) -> None:
     """Find the schedule that keeps most under a budget: exit 1 where none does."""
     one_of(csv=as_csv, json=as_json)
-    resolved = resolve(run, settings or [], None)
+    resolved = resolve(run, settings or [])
     limits = {
         "--ttft-ms": ttft_ms,
         "--tpot-ms": tpot_ms,
