@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .errors import MissingExtraError, UnsupportedModelError
-from .result import Estimate
-from .run import Run, load_run, plan_schedule
+from .inputs.run import Run, load_run, plan_schedule
+from .pricing.result import Estimate
 from .types import Schedule
 
 __all__ = ["apply", "compare", "estimate", "estimate_run", "plan", "schedule", "unreduced"]
@@ -37,20 +37,20 @@ def estimate(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Estimate:
 
 def estimate_run(run: Run) -> Estimate:
     """Price a resolved run with its estimator."""
-    module = importlib.import_module(f"{__package__}.estimators.{run.estimator}")
+    module = importlib.import_module(f"aimcost.pricing.estimators.{run.estimator}")
     result: Estimate = module.estimate(run)
     return result
 
 
 def compare(run: Mapping[str, Any] | str | Path, hardware: Sequence[str], **overrides: Any) -> list[dict[str, Any]]:
-    """One run on several machines, fastest first; see `aimcost.comparison.compare_run`."""
-    comparison = importlib.import_module(f"{__package__}.comparison")
+    """One run on several machines, fastest first; see `aimcost.pricing.comparison.compare_run`."""
+    comparison = importlib.import_module("aimcost.pricing.comparison")
     rows: list[dict[str, Any]] = comparison.compare_run(load_run(run, overrides), hardware)
     return rows
 
 
 def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float], **options: Any) -> Any:
-    """The schedule that keeps most under `budgets`; see `aimcost.planner.plan_run` for the options.
+    """The schedule that keeps most under `budgets`; see `aimcost.search.plan.plan_run` for the options.
 
     Parameters
     ----------
@@ -59,9 +59,9 @@ def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float], **op
 
     Returns
     -------
-    aimcost.planner.Plan
+    aimcost.search.plan.Plan
     """
-    planner = importlib.import_module(f"{__package__}.planner")
+    planner = importlib.import_module("aimcost.search.plan")
     return planner.plan_run(load_run(run), budgets=budgets, **options)
 
 
@@ -97,7 +97,7 @@ def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextMana
 def runtime(name: str) -> Any:
     """A module of `aimcost.runtime`, or a readable error where torch or transformers is missing."""
     try:
-        return importlib.import_module(f"{__package__}.runtime.{name}")
+        return importlib.import_module(f"aimcost.runtime.{name}")
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] in ("torch", "transformers"):
             raise MissingExtraError(error.name, "torch", "running models") from None

@@ -124,7 +124,7 @@ class LatencyGate:
 
     def _load(self, given: Any) -> Any:
         from .errors import InvalidValueError
-        from .run import load_run
+        from .inputs.run import load_run
 
         if given is None:
             raise InvalidValueError(f"{MARKER}: run", "given: a run file, name or mapping", None)
@@ -134,7 +134,7 @@ class LatencyGate:
     def _measured(self, gate: Any, run: Any, bands: dict[str, Any], prefill: Any) -> Verdict | None:
         from .guard.bands import merged, save_bands
         from .guard.latency import judge, predict, shape_of
-        from .loading.model import model_config
+        from .inputs.model import model_config
 
         update, band = bool(self.config.getoption("--aimcost-update")), bands.get(self.name)
         if band is None and not update:

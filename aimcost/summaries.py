@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .models.parallel import bubble
 from .ops.tokens import REDUCTION_OPS
-from .parallel import bubble
 
 if TYPE_CHECKING:
-    from .result import Estimate
+    from .pricing.result import Estimate
 
 __all__ = ["decode_step", "parallel_summary", "reduction_summary", "step_range"]
 

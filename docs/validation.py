@@ -9,24 +9,24 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from aimcost import discover
-from aimcost.coefficients import COLLECTIVE_BAND, COLLECTIVE_SHARE
-from aimcost.external import compare_external, read_external
-from aimcost.fitting.derive import machine_of
-from aimcost.loading.calibration import calibration_of
-from aimcost.loading.files import read_mapping
-from aimcost.loading.hardware import load_hardware
-from aimcost.loading.inheritance import INHERITED_FILE
+from aimcost.inputs import discover
+from aimcost.inputs.files import read_mapping
+from aimcost.inputs.hardware import load_hardware
+from aimcost.machine.calibration import calibration_of
+from aimcost.machine.coefficients import COLLECTIVE_BAND, COLLECTIVE_SHARE
+from aimcost.machine.fitting.derive import machine_of
+from aimcost.machine.fitting.external import compare_external, read_external
+from aimcost.machine.inheritance import INHERITED_FILE
+from aimcost.machine.timemodels.attention import AttentionModel
+from aimcost.machine.timemodels.bandwidth import EXECUTIONS
+from aimcost.measure.records import Record, load_record
+from aimcost.measure.validate import compare_record
 from aimcost.ops import Widths
 from aimcost.ops.attention import single_pass
-from aimcost.records import Record, load_record
 from aimcost.report.calibration import errors_text, external_text, inherited_text
 from aimcost.report.validation import validation_section
 from aimcost.report.validation_plot import draw_validation
-from aimcost.timemodels.attention import AttentionModel
-from aimcost.timemodels.bandwidth import EXECUTIONS
 from aimcost.units import MEGA
-from aimcost.validation import compare_record
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "hardware_profiles" / "measurements"

@@ -106,9 +106,9 @@ def inside(module: str, *, eager_only: bool = False) -> set[str]:
 
 def test_the_walk_sees_imports() -> None:
     """Guards the tests below against passing because nothing is found."""
-    assert "aimcost.models.from_hf" in inside("aimcost.loading.model")
+    assert "aimcost.inputs.hf.from_hf" in inside("aimcost.inputs.model")
     assert "torch" in outside("aimcost.kernels.merge.reference")
-    assert "aimcost.estimators.roofline" in MODULES
+    assert "aimcost.pricing.estimators.roofline" in MODULES
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -167,7 +167,7 @@ def assert_acyclic(graph: dict[str, set[str]]) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_builds_on_the_quirky_estimator(module: str) -> None:
-    assert "aimcost.estimators.llm_viewer" not in inside(module)
+    assert "aimcost.pricing.estimators.llm_viewer" not in inside(module)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

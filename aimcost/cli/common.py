@@ -115,7 +115,7 @@ def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:
 
 def overrides_of(settings: list[str]) -> dict[str, Any]:
     """``--set`` options laid over each other, in order."""
-    from ..run import merge_overrides
+    from ..inputs.run import merge_overrides
 
     overrides: dict[str, Any] = {}
     for setting in settings:
@@ -133,7 +133,7 @@ def resolve_flags(context: typer.Context, **more: Any) -> Any:
 def resolve(run: str | None, settings: list[str], **flags: Any) -> Any:
     """A Run from a file and flags, or from flags alone; a dotted key reaches inside."""
     from ..errors import InvalidValueError
-    from ..run import load_run, merge_overrides
+    from ..inputs.run import load_run, merge_overrides
 
     overrides: dict[str, Any] = {}
     for key, value in _overrides(settings, **flags).items():

@@ -109,8 +109,8 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Compare machines on one run: time to first token, bound, memory, gain, cost."""
-    from ..comparison import compare_run
     from ..errors import InvalidValueError
+    from ..pricing.comparison import compare_run
     from ..report.compare import compare_text
     from ..report.export import to_csv, to_json
 
@@ -131,9 +131,9 @@ def compare(
 @app.command()
 def reproduce(as_json: JsonOption = False) -> None:
     """Recompute every row of AIM's published tables, and name the slips with corrected figures."""
+    from ..pricing.reproduce import reproduce as recompute
     from ..report.export import to_json
     from ..report.reproduce import reproduce_text
-    from ..reproduce import reproduce as recompute
 
     result = recompute()
     print(to_json(result) if as_json else reproduce_text(result))

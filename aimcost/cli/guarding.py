@@ -31,7 +31,7 @@ def sweep(
 
     from ..report.export import to_json
     from ..report.guard import sweep_text
-    from ..sweeping.sweep import sweep as run_sweep
+    from ..search.sweep.sweep import sweep as run_sweep
 
     with progress_bar() as step:
         result = run_sweep(
@@ -72,7 +72,7 @@ def check(
     """
     from ..guard.check import check as run_check
     from ..guard.check import parse_tolerances
-    from ..records import write_atomically
+    from ..measure.records import write_atomically
     from ..report.export import to_json
     from ..report.guard import check_json, check_junit, check_markdown, check_text
 

@@ -19,9 +19,9 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List what there is by name."""
-    from ..listing import LISTINGS, listing
     from ..report.export import to_json
     from ..report.text import table
+    from .listing import LISTINGS, listing
 
     chosen = LISTINGS if what is None else (what,)
     problems: list[str] = []
@@ -41,7 +41,7 @@ def list_(
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="A model, profile, method, estimator or run.")]) -> None:
     """Show one model, profile, method, estimator or run, with its sources."""
-    from ..listing import describe
+    from .listing import describe
 
     print(describe(name), end="")
 
@@ -49,7 +49,7 @@ def show(name: Annotated[str, typer.Argument(help="A model, profile, method, est
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of run files, hardware profiles and grids."""
-    from ..listing import json_schema
     from ..report.export import to_json
+    from .listing import json_schema
 
     print(to_json(json_schema()))

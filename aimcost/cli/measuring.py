@@ -42,21 +42,21 @@ def calibrate(
     if sum(given) != 1:
         raise InvalidValueError("calibrate", "given one of --from, --from-timing, --check, --inherited", None)
     if check is not None:
-        from ..external import compare_external, read_external
+        from ..machine.fitting.external import compare_external, read_external
         from ..report.calibration import external_text
 
         rows = compare_external(read_external(check))
         print(to_json(rows) if as_json else external_text(rows))
     elif timing is not None:
-        from ..fitting.commands import scale_command
+        from .calibrating import scale_command
 
         print(scale_command(timing, hardware, output, as_json=as_json))
     elif inherited:
-        from ..fitting.commands import inherited_command
+        from .calibrating import inherited_command
 
         print(inherited_command(output, as_json=as_json))
     else:
-        from ..fitting.commands import derive_command
+        from .calibrating import derive_command
 
         print(derive_command(str(source), system, output, as_json=as_json))
 
@@ -73,10 +73,10 @@ def profile(
     ] = None,
 ) -> None:
     """Measure this machine: a hardware profile for `calibrated`, and the raw record behind it."""
-    profiling = import_module("aimcost.profiling")
+    profiling = import_module("aimcost.measure.profile")
     profiling.quiet_process()
-    from ..fitting.from_records import profile_yaml
-    from ..records import write_atomically
+    from ..measure.profile.to_calibration import profile_yaml
+    from ..measure.records import write_atomically
     from ..report.measured import profile_text
 
     kept = record if record is not None else None if output is None else output.with_suffix(".record.json")
@@ -116,20 +116,20 @@ def validate(
     if bool(runs) == (from_record is not None):
         raise InvalidValueError("RUN", "given, or --from-record, one of the two", None)
     if from_record is None:
-        import_module("aimcost.profiling").quiet_process()
+        import_module("aimcost.measure.profile").quiet_process()
+    from ..measure.validate import compare_record
     from ..report.export import to_json
     from ..report.validation import validation_text
     from ..report.validation_plot import check_plot, draw_validation
-    from ..validation import compare_record
 
     if plot is not None:
         check_plot(plot)
     if from_record is not None:
-        from ..records import load_record
+        from ..measure.records import load_record
 
         record, where = load_record(from_record), str(from_record)
     else:
-        from ..validation.measuring import load_runs, measure_validation
+        from ..measure.validate.measuring import load_runs, measure_validation
 
         where = str(output or "record")
         given = load_runs(runs or [])
@@ -156,7 +156,7 @@ def campaign(
     as_json: JsonOption = False,
 ) -> None:
     """Measure a GPU in one call: profile, kernels, the paper's schedules for real, tower, decode, memory."""
-    from ..campaign.command import campaign_command
+    from .campaigning import campaign_command
 
     text = campaign_command(output, source, device=device, minutes=minutes, tiny=tiny, resume=resume, as_json=as_json)
     print(text)
@@ -169,8 +169,8 @@ def demo(
     layers: Annotated[int, typer.Option(min=2, max=64, help="Decoder layers.")] = 8,
 ) -> None:
     """Run a small model dense and reduced on this machine, and print what dropping tokens bought."""
-    from ..demonstration import demonstrate
     from ..errors import UnknownNameError
+    from ..measure.demo import demonstrate
     from ..report.demo import demo_text
 
     if device not in ("cpu", "cuda"):

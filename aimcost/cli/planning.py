@@ -81,9 +81,9 @@ def plan(
         _answer(resolved, question, budgets, confidence, as_json=as_json, as_csv=as_csv)
         return
     from ..errors import CheckFailedError
-    from ..planner import SHAPES, plan_run
     from ..report.export import to_json
     from ..report.planning import front_csv, plan_text, run_yaml, save_plot
+    from ..search.plan import SHAPES, plan_run
 
     with progress_bar() as step:
         found = plan_run(
@@ -104,7 +104,7 @@ def plan(
     if plot is not None:
         save_plot(found, plot)
     if output is not None and found.best is not None:
-        from ..records import write_atomically
+        from ..measure.records import write_atomically
 
         write_atomically(output, run_yaml(found, found.best))
     if as_json:
@@ -125,9 +125,9 @@ def _answer(
     as_csv: bool,
 ) -> None:
     from ..errors import CheckFailedError
-    from ..planner.questions import ask
     from ..report.export import to_csv, to_json
     from ..report.planning import answer_text
+    from ..search.plan.questions import ask
 
     with progress_bar() as step:
         answer = ask(resolved, question, budgets=budgets, confidence=confidence, progress=step)

@@ -10,9 +10,9 @@ from typing import Any
 from .. import __version__
 from ..api import estimate_run
 from ..errors import InvalidValueError, UnknownNameError
-from ..hardware import require_hardware
-from ..result import Estimate
-from ..run import load_run
+from ..inputs.run import load_run
+from ..machine.peaks import require_hardware
+from ..pricing.result import Estimate
 from ..summaries import decode_step
 from ..units import GIGA, TERA
 from .baseline import load_baseline, save_baseline, unchanged

@@ -14,10 +14,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..loading.hardware import load_hardware
-from ..loading.inheritance import parent_of
-from ..result import Estimate
-from ..run import Run
+from ..inputs.hardware import load_hardware
+from ..inputs.run import Run
+from ..machine.inheritance import parent_of
+from ..pricing.result import Estimate
 from ..types import HardwareSpec, ModelSpec, Schedule
 
 __all__ = ["FIGURES", "canonical", "digest", "entry_of", "hardware_facts", "model_facts", "rounded", "run_facts"]

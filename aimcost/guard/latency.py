@@ -12,7 +12,7 @@ from typing import Any
 
 from ..api import estimate_run
 from ..errors import InvalidValueError
-from ..run import Run, load_run
+from ..inputs.run import Run, load_run
 from .bands import Band
 
 __all__ = ["Prediction", "Verdict", "judge", "median_ratio", "predict", "shape_of"]

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from aimcost.errors import InvalidValueError, MissingExtraError
+from ..errors import InvalidValueError, MissingExtraError
 
 __all__ = [
     "Path",

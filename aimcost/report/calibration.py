@@ -8,7 +8,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ..loading.inheritance import KINSHIPS
+from ..machine.inheritance import KINSHIPS
 
 __all__ = ["errors_text", "external_text", "inherited_text"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..run import Run
+from ..inputs.run import Run
 from ..units import format_bytes, format_flops, format_seconds
 from .text import TIME_MEANS, table
 

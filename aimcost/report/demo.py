@@ -8,7 +8,7 @@ from ..units import format_seconds
 from .text import table, token_runs
 
 if TYPE_CHECKING:
-    from ..demonstration import Demonstration
+    from ..measure.demo import Demonstration
 
 __all__ = ["demo_text"]
 

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ..guard.check import CheckResult, RunCheck
 from ..guard.compare import Change, Moved
-from ..sweeping.sweep import SweepResult
+from ..search.sweep.sweep import SweepResult
 from ..units import format_bytes, format_flops, format_seconds
 from .text import table
 

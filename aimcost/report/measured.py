@@ -9,7 +9,7 @@ from ..units import format_seconds
 from .text import table
 
 if TYPE_CHECKING:
-    from ..records import Record
+    from ..measure.records import Record
 
 __all__ = ["profile_text"]
 

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from ..errors import MissingExtraError
-from ..planner.choice import Choice
-from ..planner.questions import Answer
-from ..planner.result import Plan, Setting
-from ..planner.search import Group
+from ..search.plan.choice import Choice
+from ..search.plan.questions import Answer
+from ..search.plan.result import Plan, Setting
+from ..search.plan.search import Group
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .export import to_csv
 from .text import table, token_runs

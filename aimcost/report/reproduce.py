@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from ..reproduce import as_printed
+from ..pricing.reproduce import as_printed
 from .text import table
 
 __all__ = ["reproduce_text"]

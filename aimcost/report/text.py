@@ -8,8 +8,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from ..memory import Memory
-from ..result import Estimate
+from ..pricing.memory import Memory
+from ..pricing.result import Estimate
 from ..summaries import reduction_summary
 from ..types import HardwareSpec, Schedule
 from ..units import format_bytes, format_count, format_flops, format_seconds

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bounds import BOUNDS
-from ..hardware import compute_dtypes, peak_flops_per_s, require_hardware
+from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
 from ..ops.tokens import REDUCTION_OPS
-from ..result import Estimate
-from ..table import Segment
+from ..pricing.result import Estimate
+from ..pricing.table import Segment
+from ..types.bounds import BOUNDS
 from ..units import format_bytes, format_flops, format_seconds
 
 __all__ = ["Branch", "breakdown", "tree_rows"]

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from ..units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from ..validation import Comparison, Errors, Point
+    from ..measure.validate import Comparison, Errors, Point
 
 __all__ = ["validation_section", "validation_text"]
 

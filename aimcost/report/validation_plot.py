@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import FileFormatError, InvalidValueError, MissingExtraError
 
 if TYPE_CHECKING:
-    from ..validation import Comparison, Point
+    from ..measure.validate import Comparison, Point
 
 __all__ = ["draw_validation"]
 

@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from aimcost.bulk import LayerTable, layer_table
-from aimcost.run import load_run
+from aimcost.inputs.run import load_run
+from aimcost.search.bulk import LayerTable, layer_table
 
 SCHEDULES, LAYERS = 200_000, 28
 BAR = 2e7

@@ -12,11 +12,11 @@ import time
 import numpy as np
 import pytest
 
-from aimcost.planner import evaluate
-from aimcost.planner.budgets import Budgets
-from aimcost.planner.grids import LEVELS, FreeGrid, compositions, grids
-from aimcost.planner.search import Aim, search
-from aimcost.run import load_run
+from aimcost.inputs.run import load_run
+from aimcost.search.plan import evaluate
+from aimcost.search.plan.budgets import Budgets
+from aimcost.search.plan.grids import LEVELS, FreeGrid, compositions, grids
+from aimcost.search.plan.search import Aim, search
 
 BAR = 1e6
 # Thread time of the reference below on the machine on which the bar was set.

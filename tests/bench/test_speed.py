@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aimcost import discover
 from aimcost.api import estimate_run
-from aimcost.run import Run, load_run
+from aimcost.inputs import discover
+from aimcost.inputs.run import Run, load_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ESTIMATE_BAR_S = 2e-3
@@ -96,7 +96,7 @@ def slowness() -> Slowness:
     return Slowness()
 
 
-@pytest.mark.parametrize("estimator", discover.module_names("estimators"))
+@pytest.mark.parametrize("estimator", discover.estimator_names())
 def test_one_estimate(benchmark: Any, estimator: str, slowness: Slowness) -> None:
     """28 layers, inputs loaded, to the totals and without ``.to_dict()``."""
     run: Run = load_run({**RUN, "estimator": estimator})

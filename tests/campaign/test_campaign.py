@@ -20,29 +20,32 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.torch
 
-from aimcost import discover, estimate  # noqa: E402
-from aimcost.campaign.book import Book, results_of  # noqa: E402
-from aimcost.campaign.deadline import OutOfTime  # noqa: E402
-from aimcost.campaign.floors import measured_profile  # noqa: E402
-from aimcost.campaign.predicting import predictions  # noqa: E402
-from aimcost.campaign.rows import prompt_tokens, seed_rows  # noqa: E402
-from aimcost.campaign.run import run_campaign  # noqa: E402
-from aimcost.campaign.sizes import FULL, TINY, config_of  # noqa: E402
-from aimcost.campaign.steps import STEPS, VALIDATED, Step  # noqa: E402
-from aimcost.campaign.summary import summarise  # noqa: E402
-from aimcost.campaign.text import summary_text  # noqa: E402
-from aimcost.campaign.visit import Visit  # noqa: E402
-from aimcost.errors import FileFormatError, InvalidValueError  # noqa: E402
-from aimcost.loading.files import read_mapping  # noqa: E402
-from aimcost.loading.hardware import load_hardware  # noqa: E402
-from aimcost.profiling import describe  # noqa: E402
-from aimcost.profiling.visit import kernels, rig, stages  # noqa: E402
-from aimcost.profiling.visit.rig import Rig, token_runs  # noqa: E402
-from aimcost.records import Sample, load_record  # noqa: E402
-from aimcost.run import load_run  # noqa: E402
-from aimcost.runtime import apply, build_model, graph  # noqa: E402
-from aimcost.runtime.host_syncs import HostSyncs  # noqa: E402
-from aimcost.validation import compare_record  # noqa: E402
+from aimcost import estimate
+from aimcost.errors import FileFormatError, InvalidValueError
+from aimcost.inputs import discover
+from aimcost.inputs.files import read_mapping
+from aimcost.inputs.hardware import load_hardware
+from aimcost.inputs.run import load_run
+from aimcost.measure.campaign import torch_kernels as kernels
+from aimcost.measure.campaign import torch_rig as rig
+from aimcost.measure.campaign import torch_stages as stages
+from aimcost.measure.campaign.book import Book, results_of
+from aimcost.measure.campaign.deadline import OutOfTime
+from aimcost.measure.campaign.floors import measured_profile
+from aimcost.measure.campaign.predicting import predictions
+from aimcost.measure.campaign.rows import prompt_tokens, seed_rows
+from aimcost.measure.campaign.run import run_campaign
+from aimcost.measure.campaign.sizes import FULL, TINY, config_of
+from aimcost.measure.campaign.steps import STEPS, VALIDATED, Step
+from aimcost.measure.campaign.summary import summarise
+from aimcost.measure.campaign.torch_rig import Rig, token_runs
+from aimcost.measure.campaign.visit import Visit
+from aimcost.measure.profile import describe
+from aimcost.measure.records import Sample, load_record
+from aimcost.measure.validate import compare_record
+from aimcost.report.campaign import summary_text
+from aimcost.runtime import apply, build_model, graph
+from aimcost.runtime.host_syncs import HostSyncs
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = [step.name for step in STEPS]
@@ -116,7 +119,7 @@ def test_a_wrong_kernel_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_summary_is_read_without_torch(dry: Any) -> None:
     code = (
-        "import sys; from aimcost.campaign.command import campaign_command as c; from pathlib import Path;"
+        "import sys; from aimcost.cli.campaigning import campaign_command as c; from pathlib import Path;"
         f"print(c(None, Path({str(dry[0])!r}), device='cpu', minutes=1, tiny=False, resume=False, as_json=False));"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
@@ -419,7 +422,7 @@ def test_bad_input_is_one_line(cli: Any, tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_fit_in_memory_is_not_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aimcost.profiling.environment._ram_bytes", lambda: 1e9)
+    monkeypatch.setattr("aimcost.measure.profile.environment._ram_bytes", lambda: 1e9)
     tower = next(step for step in STEPS if step.name == "tower")
     state = run_campaign(tmp_path, device="cpu", minutes=1.0, steps=[tower])
     assert state["steps"][0]["state"] == "failed"
@@ -428,7 +431,7 @@ def test_a_model_that_does_not_fit_in_memory_is_not_built(tmp_path: Path, monkey
 
 
 def test_a_gpu_that_was_throttled_meanwhile_is_told(dry: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("aimcost.profiling.environment")
+    module = importlib.import_module("aimcost.measure.profile.environment")
     hot = {"throttle_reasons": ["hardware thermal slowdown"]}
     monkeypatch.setattr(module, "changes", lambda before, after: hot)
     state = run_campaign(tmp_path, device="cpu", minutes=1.0, tiny=True, steps=[_step("a", _good)])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from aimcost.campaign.floors import Peaks, floor_s
-from aimcost.records import Sample
+from aimcost.measure.campaign.floors import Peaks, floor_s
+from aimcost.measure.records import Sample
 
 DIMS = {"batch": 1.0, "heads": 4.0, "kv_heads": 2.0, "head_dim": 8.0, "q_len": 3.0, "kv_len": 3.0}
 

@@ -16,9 +16,9 @@ from aimcost.errors import AimcostError, FileFormatError, InvalidValueError, Unk
 from aimcost.guard import facts
 from aimcost.guard.baseline import load_baseline, save_baseline, to_text, unchanged
 from aimcost.guard.check import RunCheck, check, parse_tolerances
-from aimcost.loading.hardware import load_hardware
+from aimcost.inputs.hardware import load_hardware
+from aimcost.inputs.run import load_run
 from aimcost.report.guard import check_json, check_junit, check_markdown, check_text
-from aimcost.run import load_run
 
 MODEL = {
     "model_type": "llama",

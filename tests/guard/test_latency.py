@@ -19,7 +19,7 @@ import yaml
 from aimcost.errors import AimcostError, FileFormatError, InvalidValueError
 from aimcost.guard.bands import Band, load_bands, merged, save_bands
 from aimcost.guard.latency import judge, median_ratio, predict, shape_of
-from aimcost.run import load_run
+from aimcost.inputs.run import load_run
 
 pytest_plugins = ("pytester",)
 
@@ -318,7 +318,7 @@ def test_bands_are_measured_kept_and_guarded(inner: Any, pytester: pytest.Pytest
 def test_the_real_prefill_runs_what_the_schedule_says() -> None:
     import torch
 
-    gate = importlib.import_module("aimcost.runtime.gate")
+    gate = importlib.import_module("aimcost.measure.gate")
     run = load_run(RUN)
     undo = gate.single_thread()
     try:
@@ -334,7 +334,7 @@ def test_the_real_prefill_runs_what_the_schedule_says() -> None:
 @needs_torch
 @pytest.mark.torch
 def test_methods_that_read_the_tower_are_refused() -> None:
-    gate = importlib.import_module("aimcost.runtime.gate")
+    gate = importlib.import_module("aimcost.measure.gate")
     run = load_run({"model": "llava-1.5-7b", "workload": {"images": 1}, "method": {"name": "prumerge"}})
     with pytest.raises(AimcostError, match="tower"):
         gate.prefill_of({}, run.schedule)

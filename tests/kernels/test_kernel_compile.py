@@ -16,11 +16,11 @@ pytestmark = [
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter compiles nothing"),
 ]
 
-import kernel_aot  # noqa: E402
+import kernel_aot
 
-from aimcost.kernels.importance import triton_impl as importance  # noqa: E402
-from aimcost.kernels.merge import triton_impl as merge  # noqa: E402
-from aimcost.kernels.select import triton_impl as select  # noqa: E402
+from aimcost.kernels.importance import triton_impl as importance
+from aimcost.kernels.merge import triton_impl as merge
+from aimcost.kernels.select import triton_impl as select
 
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 ARCHITECTURES = [80, 90]

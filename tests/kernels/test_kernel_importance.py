@@ -14,9 +14,9 @@ from aimcost.errors import InvalidValueError
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from aimcost.kernels.importance import importance_scores, path_for, reference  # noqa: E402
+from aimcost.kernels.importance import importance_scores, path_for, reference
 
 BARS = {torch.float64: 1e-7, torch.float32: 1e-5, torch.float16: 1e-5, torch.bfloat16: 1e-5}
 

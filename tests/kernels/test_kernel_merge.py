@@ -12,7 +12,7 @@ from aimcost.errors import InvalidValueError
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from aimcost.kernels.merge import merge_to_schedule, merge_tokens, path_for, reference  # noqa: E402
+from aimcost.kernels.merge import merge_to_schedule, merge_tokens, path_for, reference
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 

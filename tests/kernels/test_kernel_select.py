@@ -12,7 +12,7 @@ from aimcost.errors import InvalidValueError
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from aimcost.kernels.select import gather_tokens, path_for, select_tokens  # noqa: E402
+from aimcost.kernels.select import gather_tokens, path_for, select_tokens
 
 
 @st.composite

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import aimcost
-from aimcost import discover
-from aimcost.loading.model import load_model, model_config
+from aimcost.inputs import discover
+from aimcost.inputs.model import load_model, model_config
 from aimcost.models import decoder
 from aimcost.ops.gemm import distinct_experts
 

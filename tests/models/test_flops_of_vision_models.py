@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 import aimcost
-from aimcost import discover
-from aimcost.bulk import layer_table
-from aimcost.loading.model import load_model, model_config
+from aimcost.inputs import discover
+from aimcost.inputs.model import load_model, model_config
+from aimcost.inputs.run import load_run
 from aimcost.models import decoder, projector, vit
-from aimcost.run import load_run
+from aimcost.search.bulk import layer_table
 
 HARDWARE = "nvidia_a100_sxm_80gb"
 # Qwen-VL is not in transformers: test_resampler.py counts it by hand

@@ -8,7 +8,7 @@ import pytest
 
 import aimcost
 from aimcost.errors import InvalidValueError
-from aimcost.loading.model import load_model, model_config
+from aimcost.inputs.model import load_model, model_config
 from aimcost.models import projector, resampler, vit
 from aimcost.ops import Widths
 from aimcost.types import Precision, ResamplerSpec

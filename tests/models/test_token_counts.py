@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 import aimcost
-from aimcost import discover
 from aimcost.errors import InvalidValueError
-from aimcost.loading.model import load_model, model_config
-from aimcost.run import load_run
+from aimcost.inputs import discover
+from aimcost.inputs.model import load_model, model_config
+from aimcost.inputs.run import load_run
 
 HARDWARE = "nvidia_a100_sxm_80gb"
 TOO_BIG = "more than the model takes"

@@ -10,10 +10,10 @@ import pytest
 
 from aimcost.api import estimate_run
 from aimcost.errors import AimcostError
+from aimcost.inputs.run import load_run
 from aimcost.methods.aim.plan import reachable_ratios
-from aimcost.planner.choice import upper_end
-from aimcost.result import Estimate
-from aimcost.run import load_run
+from aimcost.pricing.result import Estimate
+from aimcost.search.plan.choice import upper_end
 
 LAYERS, FIRST = 6, 2
 LEVELS = (1.0, 0.5, 0.25, 0.0)

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aimcost
-from aimcost import discover
 from aimcost.errors import FileFormatError, InvalidValueError
-from aimcost.planner.accuracy import AccuracyFile, features, fit, surrogate_for
-from aimcost.planner.planning import plan_run
-from aimcost.run import load_run
+from aimcost.inputs import discover
+from aimcost.inputs.run import load_run
+from aimcost.search.plan.accuracy import AccuracyFile, features, fit, surrogate_for
+from aimcost.search.plan.planning import plan_run
 
 RUN = "llava_onevision_aim_a100"
 

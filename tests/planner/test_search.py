@@ -10,9 +10,9 @@ import pytest
 
 import aimcost
 from aimcost.errors import InvalidValueError, UnknownNameError
-from aimcost.planner import plan_run
-from aimcost.planner.planning import _why
-from aimcost.run import load_run
+from aimcost.inputs.run import load_run
+from aimcost.search.plan import plan_run
+from aimcost.search.plan.planning import _why
 
 from .conftest import FIRST, LEVELS, SMALL, Candidate, brute_force, estimated
 
@@ -180,7 +180,7 @@ def test_finds_the_published_schedule_or_better_from_its_own_cost(objective: str
     assert plan.best.kept_tokens >= sum(tokens) - 100 * len(tokens) or objective == "accuracy"
     if objective == "accuracy":
         own = plan.surrogate
-        from aimcost.planner.accuracy import features
+        from aimcost.search.plan.accuracy import features
 
         assert plan.best.expected_score >= float(own.score(*features(seed.run.schedule, seed.run.workload))) - 1e-9
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from aimcost.api import estimate_run
-from aimcost.planner.blocks import tables
-from aimcost.planner.evaluate import evaluate, evaluate_levels, level_blocks, upper_seconds
-from aimcost.planner.grids import FreeGrid, compositions, grids, pairs_of
-from aimcost.run import load_run
+from aimcost.inputs.run import load_run
+from aimcost.search.plan.blocks import tables
+from aimcost.search.plan.evaluate import evaluate, evaluate_levels, level_blocks, upper_seconds
+from aimcost.search.plan.grids import FreeGrid, compositions, grids, pairs_of
 
 SMALL_MODEL = {"model": "llava-onevision-qwen2-0.5b", "workload.frames": 2}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from aimcost.profiling import environment  # noqa: E402
+from aimcost.measure.profile import environment
 
 
 class NVMLError(Exception):

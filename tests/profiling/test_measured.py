@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aimcost.errors import CalibrationError
-from aimcost.timemodels.measured import AttentionGrid, CurveSet, GemmGrid
+from aimcost.machine.timemodels.measured import AttentionGrid, CurveSet, GemmGrid
 
 BAND = {"source": "made up for a test", "date": "2026-01-01", "band": [0.9, 1.1]}
 M, N, K = (1.0, 16.0, 256.0), (64.0, 512.0), (128.0, 1024.0)

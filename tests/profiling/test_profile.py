@@ -18,20 +18,15 @@ import yaml
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from aimcost.errors import CalibrationError, InvalidValueError  # noqa: E402
-from aimcost.fitting.from_records import (  # noqa: E402
-    calibration_block,
-    ceilings_of,
-    profile_mapping,
-    profile_yaml,
-)
-from aimcost.loading.hardware import load_hardware  # noqa: E402
-from aimcost.profiling import bench, describe, pointwise, process, profile  # noqa: E402
-from aimcost.profiling.bench import Bench, Prepared, Task, WeightPool  # noqa: E402
-from aimcost.profiling.plan import Plan, plan_for  # noqa: E402
-from aimcost.profiling.run import _groups  # noqa: E402
-from aimcost.records import Record, load_record  # noqa: E402
-from aimcost.timemodels.measured import AttentionGrid, CurveSet, GemmGrid  # noqa: E402
+from aimcost.errors import CalibrationError, InvalidValueError
+from aimcost.inputs.hardware import load_hardware
+from aimcost.machine.timemodels.measured import AttentionGrid, CurveSet, GemmGrid
+from aimcost.measure.profile import bench, describe, pointwise, process, profile
+from aimcost.measure.profile.bench import Bench, Prepared, Task, WeightPool
+from aimcost.measure.profile.plan import Plan, plan_for
+from aimcost.measure.profile.run import _groups
+from aimcost.measure.profile.to_calibration import calibration_block, ceilings_of, profile_mapping, profile_yaml
+from aimcost.measure.records import Record, load_record
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Plan(
@@ -86,7 +81,7 @@ def test_the_file_holds_the_record_and_every_step_was_announced(tiny: Any) -> No
 
 
 def test_a_killed_profile_leaves_a_record_that_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aimcost.profiling.run.SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr("aimcost.measure.profile.run.SAVE_EVERY_S", 0.0)
     path = tmp_path / "record.json"
 
     class Killed(BaseException):
@@ -315,16 +310,16 @@ def test_the_rotation_that_is_timed_is_the_one_transformers_runs() -> None:
 
 REEXEC = """
 import os, sys
-from aimcost.profiling import quiet_process
-from aimcost.profiling.process import QUIET_ENVIRONMENT, is_quiet
+from aimcost.measure.profile import quiet_process
+from aimcost.measure.profile.process import QUIET_ENVIRONMENT, is_quiet
 print("before", os.getpid(), flush=True)
 quiet_process(["a b", "--c"], module="again")
 print("after", is_quiet(), flush=True)
 """
 AGAIN = """
 import os, sys
-from aimcost.profiling import quiet_process
-from aimcost.profiling.process import is_quiet
+from aimcost.measure.profile import quiet_process
+from aimcost.measure.profile.process import is_quiet
 quiet_process(["never"], module="nowhere")
 print("again", os.getpid(), sys.argv[1:], is_quiet(), flush=True)
 """
@@ -356,7 +351,7 @@ def test_a_quick_profile_is_quick() -> None:
 
 def test_the_profile_prices_a_run(tiny: Any, tmp_path: Path) -> None:
     """The estimator reads the block unchanged, and a longer prompt takes longer."""
-    pytest.importorskip("aimcost.timemodels.measured")
+    pytest.importorskip("aimcost.machine.timemodels.measured")
     from aimcost import estimate
 
     path = tmp_path / "this_machine.yaml"

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aimcost
-from aimcost import discover
 from aimcost.errors import AimcostError, InvalidValueError
-from aimcost.loading.hardware import load_hardware
-from aimcost.loading.model import load_model
-from aimcost.loading.schema import STAGES
+from aimcost.inputs import discover
+from aimcost.inputs.hardware import load_hardware
+from aimcost.inputs.model import load_model
+from aimcost.inputs.schema import STAGES
 
 FIXED = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 ESTIMATORS = ("roofline", "llm_viewer")

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aimcost
-from aimcost import discover
-from aimcost.bounds import BOUNDS
-from aimcost.loading.hardware import load_hardware
-from aimcost.loading.model import load_model
-from aimcost.loading.schema import STAGES
+from aimcost.inputs import discover
+from aimcost.inputs.hardware import load_hardware
+from aimcost.inputs.model import load_model
+from aimcost.inputs.schema import STAGES
+from aimcost.types.bounds import BOUNDS
 
-ESTIMATORS = discover.module_names("estimators")
+ESTIMATORS = discover.estimator_names()
 FIXED = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 H100, A100 = "nvidia_h100_sxm", "nvidia_a100_sxm_40gb"
 # Measured products dip a little where a library changes its kernel; counts and bounds never do.

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aimcost
-from aimcost import discover
 from aimcost.errors import AimcostError, InvalidValueError, UnsupportedModelError
-from aimcost.loading.model import load_model
+from aimcost.inputs import discover
+from aimcost.inputs.model import load_model
 from aimcost.ops.tokens import SCORERS
 from aimcost.types import Schedule
 

@@ -11,15 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from aimcost.errors import (  # noqa: E402
-    AimcostError,
-    InvalidValueError,
-    ScheduleError,
-    UnknownNameError,
-    UnsupportedModelError,
-)
-from aimcost.runtime import apply, apply_masked, build_model, kept_overlap  # noqa: E402
-from aimcost.types import ReductionEvent  # noqa: E402
+from aimcost.errors import AimcostError, InvalidValueError, ScheduleError, UnknownNameError, UnsupportedModelError
+from aimcost.runtime import apply, apply_masked, build_model, kept_overlap
+from aimcost.types import ReductionEvent
 
 pytestmark = pytest.mark.torch
 

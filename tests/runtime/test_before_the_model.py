@@ -10,10 +10,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from aimcost.errors import ScheduleError, UnsupportedModelError  # noqa: E402
-from aimcost.kernels.merge import merge_tokens  # noqa: E402
-from aimcost.runtime import apply  # noqa: E402
-from aimcost.types import ReductionEvent  # noqa: E402
+from aimcost.errors import ScheduleError, UnsupportedModelError
+from aimcost.kernels.merge import merge_tokens
+from aimcost.runtime import apply
+from aimcost.types import ReductionEvent
 
 pytestmark = pytest.mark.torch
 

@@ -9,8 +9,8 @@ transformers = pytest.importorskip("transformers")
 
 pytest.importorskip("aimcost.runtime.executor", exc_type=ImportError)
 
-import aimcost  # noqa: E402
-from aimcost.runtime import build_model  # noqa: E402
+import aimcost
+from aimcost.runtime import build_model
 
 CONFIG = {
     "model_type": "qwen2",

@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from aimcost.demonstration import demonstrate  # noqa: E402
-from aimcost.errors import InvalidValueError, UnsupportedModelError  # noqa: E402
-from aimcost.report.demo import demo_text  # noqa: E402
+from aimcost.errors import InvalidValueError, UnsupportedModelError
+from aimcost.measure.demo import demonstrate
+from aimcost.report.demo import demo_text
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from aimcost.runtime import apply, apply_masked, build_model, kept_overlap  # noqa: E402
+from aimcost.runtime import apply, apply_masked, build_model, kept_overlap
 
 pytestmark = pytest.mark.torch
 

@@ -7,11 +7,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode
 
-from aimcost.errors import InvalidValueError, UnknownNameError, UnsupportedModelError  # noqa: E402
-from aimcost.runtime import apply, build_model, time_alternately, time_call  # noqa: E402
-from aimcost.types import ReductionEvent, Schedule  # noqa: E402
+from aimcost.errors import InvalidValueError, UnknownNameError, UnsupportedModelError
+from aimcost.runtime import apply, build_model, time_alternately, time_call
+from aimcost.types import ReductionEvent, Schedule
 
 pytestmark = pytest.mark.torch
 

@@ -9,14 +9,14 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from aimcost.errors import InvalidValueError, ScheduleError  # noqa: E402
-from aimcost.kernels import _dispatch  # noqa: E402
-from aimcost.runtime import apply, capture_prefill, graph  # noqa: E402
-from aimcost.runtime.host_syncs import HostSyncs  # noqa: E402
-from aimcost.types import ReductionEvent  # noqa: E402
+from aimcost.errors import InvalidValueError, ScheduleError
+from aimcost.kernels import _dispatch
+from aimcost.runtime import apply, capture_prefill, graph
+from aimcost.runtime.host_syncs import HostSyncs
+from aimcost.types import ReductionEvent
 
 pytestmark = pytest.mark.torch
 

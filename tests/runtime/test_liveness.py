@@ -7,12 +7,12 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from torch.multiprocessing.reductions import StorageWeakRef  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_leaves  # noqa: E402
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from aimcost import liveness  # noqa: E402
-from aimcost.types import DecoderSpec, VisionSpec  # noqa: E402
+from aimcost.models import liveness
+from aimcost.types import DecoderSpec, VisionSpec
 
 pytestmark = pytest.mark.torch
 BATCH = 2

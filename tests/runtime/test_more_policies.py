@@ -7,10 +7,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("aimcost.runtime.executor", exc_type=ImportError)
 
-from aimcost.methods.dart.apply import unlike_pivots  # noqa: E402
-from aimcost.methods.divprune.apply import farthest_first  # noqa: E402
-from aimcost.methods.sparsevlm.apply import rated_by_text  # noqa: E402
-from aimcost.methods.visionzip.apply import dominant_and_contextual  # noqa: E402
+from aimcost.methods.dart.apply import unlike_pivots
+from aimcost.methods.divprune.apply import farthest_first
+from aimcost.methods.sparsevlm.apply import rated_by_text
+from aimcost.methods.visionzip.apply import dominant_and_contextual
 
 pytestmark = pytest.mark.torch
 

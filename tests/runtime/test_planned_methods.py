@@ -7,12 +7,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-import aimcost  # noqa: E402
-from aimcost.discover import method_names  # noqa: E402
-from aimcost.ops.tokens import SCORERS, TOWER_SCORERS  # noqa: E402
-from aimcost.runtime import apply, build_model  # noqa: E402
-from aimcost.runtime.policies import check_policies  # noqa: E402
-from aimcost.types import ReductionEvent, Schedule  # noqa: E402
+import aimcost
+from aimcost.inputs.discover import method_names
+from aimcost.ops.tokens import SCORERS, TOWER_SCORERS
+from aimcost.runtime import apply, build_model
+from aimcost.runtime.policies import check_policies
+from aimcost.types import ReductionEvent, Schedule
 
 pytestmark = pytest.mark.torch
 

@@ -17,10 +17,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode
 
-import aimcost  # noqa: E402
-from aimcost.loading.model import load_model, model_config  # noqa: E402
+import aimcost
+from aimcost.inputs.model import load_model, model_config
 
 pytestmark = pytest.mark.torch
 

@@ -23,11 +23,11 @@ import yaml
 import aimcost
 from aimcost.api import estimate_run
 from aimcost.errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
-from aimcost.run import load_run
-from aimcost.sweeping import engines
-from aimcost.sweeping.grid import Grid, load_grid
-from aimcost.sweeping.pricing import columns_of
-from aimcost.sweeping.sweep import sweep
+from aimcost.inputs.run import load_run
+from aimcost.search.sweep import engines
+from aimcost.search.sweep.grid import Grid, load_grid
+from aimcost.search.sweep.pricing import columns_of
+from aimcost.search.sweep.sweep import sweep
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HAS_ARROW = importlib.util.find_spec("pyarrow") is not None
@@ -303,7 +303,7 @@ def test_a_worker_that_dies_is_one_line() -> None:
 
 @pytest.mark.skipif(not HAS_DASK, reason="needs dask and distributed")
 def test_a_scheduler_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aimcost.sweeping.engines.CONNECT_S", 1)
+    monkeypatch.setattr("aimcost.search.sweep.engines.CONNECT_S", 1)
     with pytest.raises(InvalidValueError, match="--scheduler"):
         sweep(put(tmp_path, RUNS), tmp_path / "out.csv", engine_name="dask", scheduler="tcp://127.0.0.1:9")
 

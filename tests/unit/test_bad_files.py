@@ -9,7 +9,7 @@ import pytest
 from bad_input import estimate_or_error, message, put
 
 from aimcost.errors import AimcostError, FileFormatError
-from aimcost.loading.files import MAX_FILE_BYTES, read_mapping
+from aimcost.inputs.files import MAX_FILE_BYTES, read_mapping
 
 
 def nested(depth: int, opening: str, closing: str) -> bytes:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import aimcost
-from aimcost.bulk import layer_table
 from aimcost.errors import InvalidValueError
-from aimcost.run import load_run
+from aimcost.inputs.run import load_run
+from aimcost.search.bulk import layer_table
 
 
 def run_with(method: dict, **changes) -> dict:

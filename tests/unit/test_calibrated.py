@@ -12,27 +12,27 @@ import pytest
 import yaml
 
 import aimcost
-from aimcost import discover
 from aimcost.api import estimate_run
 from aimcost.errors import AimcostError, CalibrationError, FileFormatError, InvalidValueError
-from aimcost.external import compare_external, read_external
-from aimcost.fitting.aiconfigurator import check_table
-from aimcost.fitting.clock import TimingFile, read_timings, scale_from
-from aimcost.fitting.write import block_text, write_calibration
-from aimcost.loading.calibration import calibration_of
-from aimcost.loading.files import read_mapping
-from aimcost.loading.hardware import load_hardware
-from aimcost.loading.inheritance import parent_of
-from aimcost.run import load_run
-from aimcost.timemodels.gemm import GemmModel
-from aimcost.timemodels.tables import LogTable, smooth_max
+from aimcost.inputs import discover
+from aimcost.inputs.files import read_mapping
+from aimcost.inputs.hardware import load_hardware
+from aimcost.inputs.run import load_run
+from aimcost.machine.calibration import calibration_of
+from aimcost.machine.fitting.aiconfigurator import check_table
+from aimcost.machine.fitting.external import compare_external, read_external
+from aimcost.machine.fitting.write import block_text, write_calibration
+from aimcost.machine.inheritance import parent_of
+from aimcost.machine.timemodels.gemm import GemmModel
+from aimcost.machine.timemodels.tables import LogTable, smooth_max
+from aimcost.measure.clock import TimingFile, read_timings, scale_from
 
 EXTERNAL = Path(__file__).parent.parent / "baselines" / "external_gemm_timings.csv"
 MEASURED = [name for name, path in discover.names("hardware").items() if load_hardware(path).calibration]
 QWEN = {"model": "qwen2-7b", "method": {"name": "none"}, "hardware": "nvidia_a100_sxm_80gb"}
 
 
-def prefill(tokens: int, **changes) -> aimcost.result.Estimate:
+def prefill(tokens: int, **changes) -> aimcost.pricing.result.Estimate:
     return aimcost.estimate({**QWEN, "workload": {"text_tokens": tokens}, **changes})
 
 
@@ -119,7 +119,7 @@ def test_inherited_is_said_and_wider() -> None:
     assert parent_of(load_hardware("nvidia_a100_pcie_80gb")) == "nvidia_a100_sxm_80gb"
     assert any("inherited from nvidia_a100_sxm_80gb" in note for note in heir.notes)
 
-    def width(estimate: aimcost.result.Estimate) -> float:
+    def width(estimate: aimcost.pricing.result.Estimate) -> float:
         return (estimate.totals.time_high_s - estimate.totals.time_low_s) / estimate.totals.time_s
 
     assert width(heir) > 1.5 * width(own)
@@ -202,7 +202,7 @@ def test_smooth_maximum_lies_between_maximum_and_sum() -> None:
 
 
 def test_bulk_holds_the_device_time() -> None:
-    from aimcost.bulk import layer_table
+    from aimcost.search.bulk import layer_table
 
     run = load_run("llava_onevision_aim_a100")
     table = layer_table(run)
@@ -242,7 +242,7 @@ def test_writing_a_block_leaves_the_profile_alone(tmp_path: Path) -> None:
 
 
 def test_the_scaled_profile_loads_and_scales(tmp_path: Path) -> None:
-    from aimcost.fitting.commands import scale_command
+    from aimcost.cli.calibrating import scale_command
 
     run = {**QWEN, "workload": {"text_tokens": 3000}, "execution": "cuda_graph"}
     before = aimcost.estimate(run).stages["prefill"].time_s

@@ -10,9 +10,9 @@ import pytest
 
 import aimcost
 from aimcost.errors import CalibrationError
-from aimcost.loading.calibration import calibration_of
-from aimcost.loading.hardware import load_hardware
-from aimcost.timemodels.collective import CollectiveModel
+from aimcost.inputs.hardware import load_hardware
+from aimcost.machine.calibration import calibration_of
+from aimcost.machine.timemodels.collective import CollectiveModel
 
 CURVE = {"bytes": [1000, 4000, 16000], "us": [10.0, 10.0, 40.0]}
 DATA: dict[str, Any] = {
@@ -99,8 +99,8 @@ def test_a_card_on_a_bus_takes_the_curves_of_one() -> None:
 
 def test_an_hour_of_each_device_is_paid_for() -> None:
     """Replicas cost more and serve as many more; ranks and stages only cost more."""
-    from aimcost.comparison import compare_run
-    from aimcost.run import load_run
+    from aimcost.inputs.run import load_run
+    from aimcost.pricing.comparison import compare_run
 
     def row(**split: int) -> dict[str, Any]:
         run = {"model": "qwen2-7b", "workload": {"text_tokens": 500, "batch": 2}, "price_per_hour": 3.6}

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import aimcost
-from aimcost import discover
+from aimcost.cli.listing import describe
 from aimcost.errors import InvalidValueError
-from aimcost.listing import describe
+from aimcost.inputs import discover
 
 DECODING = ["--model", "llava-onevision-qwen2-7b", "--frames", "2", "--method", "aim", "--new-tokens", "5"]
 A100 = "nvidia_a100_sxm_80gb"

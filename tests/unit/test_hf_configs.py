@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import aimcost
-from aimcost.loading.model import load_model
+from aimcost.inputs.model import load_model
 from aimcost.models import decoder, projector, vit
 
 transformers = pytest.importorskip("transformers")

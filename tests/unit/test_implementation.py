@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import aimcost
-from aimcost.bulk import layer_table
 from aimcost.errors import InvalidValueError
-from aimcost.reproduce import reproduce
-from aimcost.run import load_run
+from aimcost.inputs.run import load_run
+from aimcost.pricing.reproduce import reproduce
+from aimcost.search.bulk import layer_table
 
 AIM = {
     "model": "llava-onevision-qwen2-7b",

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import aimcost
-from aimcost.bulk import layer_table
 from aimcost.errors import InvalidValueError
-from aimcost.parallel import bubble, stage_layers
-from aimcost.run import load_run
+from aimcost.inputs.run import load_run
+from aimcost.models.parallel import bubble, stage_layers
+from aimcost.search.bulk import layer_table
 
 VIDEO = {
     "model": "llava-onevision-qwen2-7b",

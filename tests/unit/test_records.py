@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from aimcost.errors import FileFormatError, InvalidValueError
-from aimcost.records import Environment, Record, RecordWriter, Sample, load_record, write_atomically
+from aimcost.measure.records import Environment, Record, RecordWriter, Sample, load_record, write_atomically
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -114,7 +114,7 @@ ENDLESS = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 from test_records import record, sample
-from aimcost.records import RecordWriter
+from aimcost.measure.records import RecordWriter
 writer = RecordWriter({path!r}, record())
 print("started", flush=True)
 while True:

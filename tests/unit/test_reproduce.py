@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from aimcost import discover
-from aimcost.loading.files import read_mapping
-from aimcost.reproduce import as_printed, reproduce
+from aimcost.inputs import discover
+from aimcost.inputs.files import read_mapping
+from aimcost.pricing.reproduce import as_printed, reproduce
 
 PAPER = read_mapping(discover.find("paper", "aim"))
 UNREACHABLE = {("video_vtw", "ms"), ("image_prumerge_plus", "tflops")}

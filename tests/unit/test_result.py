@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import aimcost
-from aimcost.bounds import BOUNDS
-from aimcost.result import Band, Estimate
+from aimcost.pricing.result import Band, Estimate
+from aimcost.types.bounds import BOUNDS
 
 RUN = {
     "model": "llava-onevision-qwen2-7b",

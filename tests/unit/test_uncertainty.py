@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 import aimcost
-from aimcost import discover
+from aimcost.cli.calibrating import inherited_command
 from aimcost.errors import CalibrationError, FileFormatError
-from aimcost.fitting.aiconfigurator import Timings
-from aimcost.fitting.commands import inherited_command
-from aimcost.fitting.derive import _extrapolation, _far_rows
-from aimcost.loading.calibration import calibration_of
-from aimcost.loading.files import read_mapping
-from aimcost.loading.hardware import load_hardware
-from aimcost.loading.inheritance import INHERITED_FILE, KINSHIPS, inheritance_note, kinship_of, parent_of, widening
+from aimcost.inputs import discover
+from aimcost.inputs.files import read_mapping
+from aimcost.inputs.hardware import load_hardware
+from aimcost.machine.bands import Ends, ends_of
+from aimcost.machine.calibration import calibration_of
+from aimcost.machine.fitting.aiconfigurator import Timings
+from aimcost.machine.fitting.derive import _extrapolation, _far_rows
+from aimcost.machine.inheritance import INHERITED_FILE, KINSHIPS, inheritance_note, kinship_of, parent_of, widening
+from aimcost.machine.timemodels.tables import Provenance
 from aimcost.report.calibration import inherited_text
-from aimcost.timemodels.tables import Provenance
-from aimcost.uncertainty import Ends, ends_of
 
 PROFILES = Path(__file__).parent.parent.parent / "hardware_profiles"
 BANDS = json.loads((PROFILES / INHERITED_FILE).read_text(encoding="utf-8"))
@@ -154,7 +154,7 @@ def test_the_shipped_bands_are_what_the_tables_give() -> None:
     pytest.importorskip("aiconfigurator_core")
     pytest.importorskip("pyarrow")
     pytest.importorskip("scipy")
-    from aimcost.fitting.transfer import inherited_bands
+    from aimcost.machine.fitting.transfer import inherited_bands
 
     assert inherited_bands() == BANDS
 
@@ -174,7 +174,7 @@ def test_calibrate_inherited_says_what_it_needs(cli: Any) -> None:
 
 
 def test_bands_are_written_where_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("aimcost.fitting.transfer.inherited_bands", lambda: BANDS)
+    monkeypatch.setattr("aimcost.machine.fitting.transfer.inherited_bands", lambda: BANDS)
     output = tmp_path / "bands.json"
     assert inherited_command(output, as_json=False).endswith(f"written: {output}")
     assert output.read_text(encoding="utf-8") == (PROFILES / INHERITED_FILE).read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aimcost.records import Environment, Record, Sample
+from aimcost.measure.records import Environment, Record, Sample
 
 BAND = {"source": "made up for a test", "date": "2026-01-01", "band": [0.9, 1.2]}
 M, N, K = [1.0, 30.0, 300.0], [10.0, 500.0], [20.0, 700.0]

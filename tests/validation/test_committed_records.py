@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from aimcost import discover
-from aimcost.fitting.from_records import profile_yaml
-from aimcost.records import load_record
-from aimcost.validation import compare_record
+from aimcost.inputs import discover
+from aimcost.measure.profile.to_calibration import profile_yaml
+from aimcost.measure.records import load_record
+from aimcost.measure.validate import compare_record
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "hardware_profiles" / "measurements"

@@ -12,9 +12,9 @@ import pytest
 
 from aimcost import estimate
 from aimcost.errors import AimcostError, FileFormatError
-from aimcost.records import Record, Sample, load_record, write_atomically
+from aimcost.measure.records import Record, Sample, load_record, write_atomically
+from aimcost.measure.validate import compare_record
 from aimcost.report.validation import validation_text
-from aimcost.validation import compare_record
 
 Make = Callable[..., Record]
 

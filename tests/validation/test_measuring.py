@@ -17,16 +17,16 @@ import yaml
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from aimcost.errors import AimcostError  # noqa: E402
-from aimcost.records import RecordWriter, Sample, load_record  # noqa: E402
-from aimcost.run import load_run  # noqa: E402
-from aimcost.runtime import executor  # noqa: E402
-from aimcost.runtime.families import locate  # noqa: E402
-from aimcost.runtime.measure import measure_run  # noqa: E402
-from aimcost.runtime.probe import Probe, Stopwatch  # noqa: E402
-from aimcost.runtime.subject import build, prompt_of  # noqa: E402
-from aimcost.validation import compare_record  # noqa: E402
-from aimcost.validation.measuring import load_runs, measure_validation, read_profile  # noqa: E402
+from aimcost.errors import AimcostError
+from aimcost.inputs.run import load_run
+from aimcost.measure.measure import measure_run
+from aimcost.measure.probe import Probe, Stopwatch
+from aimcost.measure.records import RecordWriter, Sample, load_record
+from aimcost.measure.subject import build, prompt_of
+from aimcost.measure.validate import compare_record
+from aimcost.measure.validate.measuring import load_runs, measure_validation, read_profile
+from aimcost.runtime import executor
+from aimcost.runtime.families import locate
 
 ROOT = Path(__file__).resolve().parents[2]
 VIDEO = {
@@ -217,7 +217,7 @@ def test_running_out_of_memory_is_noted_and_the_rest_kept(
         raise torch.OutOfMemoryError("too much")
 
     run = load_run({**document, "workload": {**document["workload"], "new_tokens": 3}})
-    monkeypatch.setattr("aimcost.runtime.measure.time_decode", refuse)
+    monkeypatch.setattr("aimcost.measure.measure.time_decode", refuse)
     writer = RecordWriter(tmp_path / "record.json", make_record(finished=None))
     samples = measure_run(run, repeats=1, label="tiny", writer=writer)
     assert {"prefill", "layer"} <= {s.op for s in samples}

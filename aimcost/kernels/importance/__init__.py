@@ -10,9 +10,9 @@ from typing import Literal
 
 import torch
 
-from aimcost.errors import InvalidValueError
-from aimcost.kernels import _dispatch
-from aimcost.kernels.importance import reference
+from ...errors import InvalidValueError
+from .. import _dispatch
+from . import reference
 
 __all__ = ["importance_scores", "path_for"]
 
@@ -111,7 +111,7 @@ def importance_scores(
         if live is not None and not bool(live.any(dim=1).all()):
             raise InvalidValueError("live", "true somewhere in every row", "a row without", where=where)
     if taken == "triton":
-        from aimcost.kernels.importance import triton_impl
+        from . import triton_impl
 
         return triton_impl.importance(q, k, scale=scale, tau=tau, steps=steps, live=live)
     return reference.importance_streamed(q, k, scale=scale, tau=tau, steps=steps, live_BN=live)

@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from aimcost.kernels import _dispatch
+from .. import _dispatch
 
 __all__ = ["TileConfig", "importance", "padded_width", "tile_config"]
 

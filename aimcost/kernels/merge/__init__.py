@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from aimcost.kernels import _dispatch
-from aimcost.kernels.merge import reference
+from .. import _dispatch
+from . import reference
 
 __all__ = ["merge_to_schedule", "merge_tokens", "path_for"]
 
@@ -30,7 +30,7 @@ def _validate(x: torch.Tensor, check: bool | None, where: str) -> None:
 
 def _run(x: torch.Tensor, r: int, taken: str) -> torch.Tensor:
     if taken == "triton" and min(r, x.shape[1] // 2) > 0:
-        from aimcost.kernels.merge import triton_impl
+        from . import triton_impl
 
         return triton_impl.merge(x, r)
     return reference.merge(x, r)

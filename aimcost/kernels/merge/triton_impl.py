@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from aimcost.kernels import _dispatch
+from .. import _dispatch
 
 __all__ = ["MatchConfig", "match_config", "merge"]
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 import torch
 
-from aimcost.errors import InvalidValueError
-from aimcost.kernels import _dispatch
-from aimcost.kernels.select import reference
+from ...errors import InvalidValueError
+from .. import _dispatch
+from . import reference
 
 __all__ = ["gather_tokens", "path_for", "select_tokens"]
 
@@ -95,7 +95,7 @@ def select_tokens(
     if keep == tokens:
         return torch.arange(tokens, device=scores.device).repeat(batch, 1)
     if taken == "triton":
-        from aimcost.kernels.select import triton_impl
+        from . import triton_impl
 
         return triton_impl.select(scores, keep, protected, live)
     return reference.select(scores, keep, protected, live)
@@ -184,7 +184,7 @@ def gather_tokens(
         )
     pairs = [(hidden, 1), *aux]
     if taken == "triton":
-        from aimcost.kernels.select import triton_impl
+        from . import triton_impl
 
         rows = triton_impl.gather_rows(pairs, kept)
         smaller = None if mask is None else triton_impl.gather_mask(mask, kept)

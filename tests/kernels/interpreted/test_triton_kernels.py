@@ -16,13 +16,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),
 ]
 
-from triton.runtime.interpreter import InterpretedFunction  # noqa: E402
+from triton.runtime.interpreter import InterpretedFunction
 
-from aimcost.kernels.importance import importance_scores  # noqa: E402
-from aimcost.kernels.importance import reference as importance_reference  # noqa: E402
-from aimcost.kernels.importance import triton_impl as importance_triton  # noqa: E402
-from aimcost.kernels.merge import merge_to_schedule, merge_tokens  # noqa: E402
-from aimcost.kernels.select import gather_tokens, select_tokens  # noqa: E402
+from aimcost.kernels.importance import importance_scores
+from aimcost.kernels.importance import reference as importance_reference
+from aimcost.kernels.importance import triton_impl as importance_triton
+from aimcost.kernels.merge import merge_to_schedule, merge_tokens
+from aimcost.kernels.select import gather_tokens, select_tokens
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 

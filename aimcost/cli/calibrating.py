@@ -1,0 +1,84 @@
+"""What `aimcost calibrate` does."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+from ..errors import FileFormatError, InvalidValueError, UnknownNameError
+from ..inputs.files import read_mapping
+from ..inputs.hardware import load_hardware
+from ..machine.calibration import calibration_of
+from ..machine.fitting.aiconfigurator import systems
+from ..machine.fitting.derive import derive
+from ..machine.fitting.transfer import inherited_bands, write_inherited_bands
+from ..machine.fitting.write import block_text, write_calibration, write_tables
+from ..measure.clock import read_timings, scale_from, with_scale
+from ..measure.records import write_atomically
+from ..report.calibration import errors_text, inherited_text
+from ..report.export import to_json
+from ..report.text import table
+from ..units import format_seconds
+
+__all__ = ["derive_command", "inherited_command", "scale_command"]
+
+
+def derive_command(source: str, system: str | None, output: Path | None, *, as_json: bool) -> str:
+    """Fit a system's tables; write its profile's block and tables where `output` names the profile."""
+    if source != "aiconfigurator":
+        raise UnknownNameError("source of tables", source, ["aiconfigurator"], where="--from")
+    if system is None:
+        raise InvalidValueError("--system", f"given: {', '.join(systems())}", None)
+    derived = derive(system, date=datetime.date.today().isoformat())
+    if output is not None:
+        write_tables(output.parent / str(derived.block["tables"]), derived.tables)
+        write_calibration(output, derived.block)
+    if as_json:
+        return to_json({"system": system, "profile": derived.profile, "errors": derived.errors})
+    saved = f"\n\nwritten: {output}" if output is not None else "\n\nnothing written: name the profile with -o"
+    return errors_text(derived.errors) + saved
+
+
+def inherited_command(output: Path | None, *, as_json: bool) -> str:
+    """Measure how far one card's products are from another's coefficients; write the bands where `output` says."""
+    bands = inherited_bands() if output is None else write_inherited_bands(output)
+    return to_json(bands) if as_json else inherited_text(bands, output)
+
+
+def scale_command(timing: Path, hardware: str | None, output: Path | None, *, as_json: bool) -> str:
+    """Scale a profile to measured points, and say what changed."""
+    if hardware is None:
+        raise InvalidValueError("--hardware", "given: the profile to scale", None)
+    timings, spec = read_timings(timing), load_hardware(hardware)
+    result = scale_from(timings, spec)
+    if output is not None:
+        _write_scaled(output, hardware, result["scale"], timings.source)
+    if as_json:
+        return to_json(result)
+    rows = [
+        [
+            str(row["point"]),
+            format_seconds(row["measured_s"]),
+            format_seconds(row["predicted_before_s"]),
+            f"{row['error_before']:+.1%}",
+            format_seconds(row["predicted_after_s"]),
+            f"{row['error_after']:+.1%}",
+        ]
+        for row in result["rows"]
+    ]
+    headers = ["point", "measured", "predicted", "error", "scaled", "error"]
+    return f"{table(rows, headers)}\nscale {result['scale']:.4f} on every device time of {spec.name}"
+
+
+def _write_scaled(output: Path, hardware: str, scale: float, source: str) -> None:
+    """A copy of the profile with its scale set; its tables go inline, so that it stands alone."""
+    spec = load_hardware(hardware)
+    if not spec.calibration:
+        raise FileFormatError(f"{hardware}: has no calibration of its own to scale (it inherits one)")
+    kinds = ["gemm", "attention", *calibration_of(spec).bandwidth]
+    block = with_scale(spec.calibration, scale, source, kinds)
+    if isinstance(block.get("tables"), str):
+        block = {**block, "tables": read_mapping(Path(spec.folder) / str(block["tables"]))}
+    original = Path(spec.folder) / f"{Path(hardware).stem}.yaml"
+    head = original.read_text(encoding="utf-8").split("\ncalibration:", 1)[0]
+    write_atomically(output, head.rstrip("\n") + "\n" + block_text(block))

@@ -1,0 +1,78 @@
+"""The ``aimcost campaign`` command: measure or read, then print."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..errors import InvalidValueError
+from ..measure.campaign.run import SUMMARY, check_minutes, run_campaign
+from ..measure.campaign.summary import summarise
+from ..measure.records import write_atomically
+from ..report.campaign import summary_text
+from ..report.export import to_json
+
+__all__ = ["campaign_command"]
+
+TABLES = "tables.json"
+
+
+def campaign_command(
+    output: Path | None,
+    source: Path | None,
+    *,
+    device: str,
+    minutes: float,
+    tiny: bool,
+    resume: bool,
+    as_json: bool,
+) -> str:
+    """What the command prints.
+
+    Raises
+    ------
+    InvalidValueError
+        Neither or both of an output folder and a folder to read.
+    """
+    if (output is None) == (source is None):
+        raise InvalidValueError("campaign", "given one of -o DIR and --from DIR", None)
+    if output is not None:
+        check_minutes(minutes)
+        if device == "cpu":
+            importlib.import_module("aimcost.measure.profile").quiet_process()
+        with _watchdog(minutes * 60.0):
+            run_campaign(output, device=device, minutes=minutes, tiny=tiny, resume=resume, say=_clocked())
+    folder = output if output is not None else source
+    found = summarise(folder or "")
+    if output is not None:
+        write_atomically(output / TABLES, to_json(found) + "\n")
+    return to_json(found) if as_json else summary_text(found)
+
+
+def _clocked() -> Callable[[str], None]:
+    began = time.monotonic()
+    return lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _watchdog(seconds: float) -> Iterator[None]:
+    """End the process when the time is over and something still hangs; records on disk are whole."""
+
+    def stop() -> None:
+        print(f"aimcost: a measurement did not return in time: see {SUMMARY} for what is done", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(1)
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,164 @@
+"""What `aimcost list`, `show` and `schema` say."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from ..errors import AimcostError, UnknownNameError
+from ..inputs import discover
+from ..inputs.hardware import load_hardware
+from ..inputs.model import load_model
+from ..inputs.schema import HardwareFile, RunFile
+from ..machine.inheritance import calibration_status
+from ..units import GIGA, TERA
+
+__all__ = ["LISTINGS", "describe", "json_schema", "listing"]
+
+LISTINGS = ("models", "hardware", "methods", "estimators", "runs")
+
+
+def listing(what: str, *, hidden: bool = False, problems: list[str] | None = None) -> list[dict[str, Any]]:
+    """Rows of one listing.
+
+    Parameters
+    ----------
+    problems
+        Takes a line for each file that cannot be read; without it, the first one ends the listing.
+
+    Raises
+    ------
+    UnknownNameError
+        `what` is none of `LISTINGS`.
+    """
+    if what not in LISTINGS:
+        raise UnknownNameError("listing", what, LISTINGS)
+    if what == "models":
+        return _rows("model", _model_row, problems)
+    if what == "hardware":
+        rows = _rows("hardware", _hardware_row, problems)
+        return [row for row in rows if not row.pop("hidden") or hidden]
+    if what == "methods":
+        return [{"name": name, "summary": _module("methods", name).SUMMARY} for name in discover.method_names()]
+    if what == "estimators":
+        names = discover.estimator_names()
+        return [{"name": name, "summary": _module("estimators", name).SUMMARY} for name in names]
+    return [{"name": name, "file": str(path)} for name, path in discover.names("run").items()]
+
+
+def _rows(kind: str, row: Callable[[str, Path], dict[str, Any]], problems: list[str] | None) -> list[dict[str, Any]]:
+    rows = []
+    for name, path in discover.names(kind).items():
+        try:
+            rows.append(row(name, path))
+        except AimcostError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    return rows
+
+
+def _module(kind: str, name: str) -> Any:
+    module = f"methods.{name}.plan" if kind == "methods" else f"pricing.estimators.{name}"
+    return importlib.import_module(f"aimcost.{module}")
+
+
+def _model_row(name: str, path: Path) -> dict[str, Any]:
+    spec = load_model(path)
+    decoder, projector = spec.decoder, spec.projector
+    return {
+        "name": name,
+        "family": spec.family,
+        "layers": decoder.layers,
+        "hidden": decoder.hidden,
+        "heads": f"{decoder.heads}/{decoder.kv_heads}",
+        "tokens an image": _tokens(projector.tokens_per_image) if projector else None,
+        "tokens a frame": _tokens(projector.tokens_per_frame) if projector else None,
+    }
+
+
+def _tokens(fixed: int) -> int | str:
+    """Tokens of one input; none are fixed where its size decides."""
+    return fixed or "by size"
+
+
+def _hardware_row(name: str, path: Path) -> dict[str, Any]:
+    spec = load_hardware(path)
+    peaks = spec.dense_flops_per_s
+    sixteen = peaks.get("bf16", peaks.get("fp16", 0.0)) / TERA
+    return {
+        "name": name,
+        "architecture": spec.architecture,
+        "calibration": calibration_status(spec),
+        "16-bit TFLOP/s": f"{sixteen:g}",
+        "GB/s": f"{spec.memory_bytes_per_s / GIGA:g}",
+        "GB": f"{spec.memory_bytes / GIGA:g}" if spec.memory_bytes else None,
+        "hidden": spec.hidden,
+    }
+
+
+def describe(name: str) -> str:
+    """The file of a model, profile or run, or what a method or estimator takes.
+
+    Raises
+    ------
+    UnknownNameError
+        Nothing has that name.
+    """
+    for kind in discover.KINDS:
+        files = discover.names(kind)
+        # a paper may be called as its method is; the method is what a run names
+        if name in files and not (kind == "paper" and name in discover.method_names()):
+            return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
+    if name in discover.method_names():
+        module = _module("methods", name)
+        properties = module.Params.model_json_schema()["properties"]
+        fields = "".join(
+            f"  {key}: {_in_words(properties[key])}; {_default(field)}\n"
+            for key, field in module.Params.model_fields.items()
+            if key != "name"
+        )
+        return f"# method {name}\n{module.__doc__.strip()}\n\nparameters:\n{fields}"
+    if name in discover.estimator_names():
+        return f"# estimator {name}\n{_module('estimators', name).__doc__.strip()}\n"
+    known = [key for kind in discover.KINDS for key in discover.names(kind) if not key.startswith("llm_viewer_")]
+    raise UnknownNameError("name", name, [*known, *discover.method_names(), *discover.estimator_names()])
+
+
+def _in_words(schema: Mapping[str, Any]) -> str:
+    """What a key takes: ``integer, at least 1``."""
+    if "anyOf" in schema:
+        options = [_in_words(option) for option in schema["anyOf"] if option.get("type") != "null"]
+        return ", or ".join(dict.fromkeys(options))
+    if "enum" in schema or "const" in schema:
+        return " | ".join(map(str, schema.get("enum", [schema.get("const")])))
+    kind = str(schema.get("type", "anything"))
+    if kind == "array":
+        items = [_in_words(item) for item in schema.get("prefixItems", [schema.get("items", {})])]
+        kind = f"list of {items[0]}" if "prefixItems" not in schema else f"[{', '.join(items)}]"
+    limits = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most", "exclusiveMaximum": "under"}
+    bounds = [f"{said} {schema[key]:,}" for key, said in limits.items() if key in schema]
+    return kind + (" " + " and ".join(bounds) if bounds else "")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    return "optional" if value is None else f"default {value}"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schemas of a run file, each method's parameters, a hardware profile, and a sweep's grid."""
+    from ..search.sweep.grid import GridFile
+
+    return {
+        "run": RunFile.model_json_schema(),
+        "methods": {name: _module("methods", name).Params.model_json_schema() for name in discover.method_names()},
+        "hardware": HardwareFile.model_json_schema(),
+        "sweep": GridFile.model_json_schema(),
+    }

@@ -1,0 +1,96 @@
+"""What there is, by name: a file's stem is its key, a module's name is its method or estimator.
+
+Search order for files: the user's folder, ``$AIMCOST_PATH``, the user's config folder, then the
+project's own files (the repository root in a checkout, package data when installed). The first
+hit wins. Folders are not searched recursively.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+from functools import lru_cache
+from pathlib import Path
+
+from ..errors import FileFormatError, UnknownNameError
+
+__all__ = ["KINDS", "estimator_names", "find", "is_file", "method_names", "names"]
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+KINDS: dict[str, str] = {
+    "hardware": "hardware_profiles",
+    "model": "configs/models",
+    "run": "configs/runs",
+    "paper": "configs/papers",
+    "accuracy": "configs/accuracy",
+}
+
+
+@lru_cache(maxsize=1)
+def own_root() -> Path:
+    """The folder that holds the project's own ``configs`` and ``hardware_profiles``."""
+    checkout = PACKAGE.parent
+    # An editable install copies packaged data, so a checkout must win over it.
+    if (checkout / "pyproject.toml").is_file() and (checkout / "hardware_profiles").is_dir():
+        return checkout
+    return PACKAGE / "data"
+
+
+def is_file(path: Path) -> bool:
+    """Whether `path` is a file; a name that no file system takes is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def search_path() -> list[Path]:
+    """Folders that may hold ``configs`` and ``hardware_profiles``, first match first."""
+    roots = [Path.cwd()]
+    roots += [Path(entry).expanduser() for entry in os.environ.get("AIMCOST_PATH", "").split(os.pathsep) if entry]
+    config_home = os.environ.get("XDG_CONFIG_HOME")
+    roots.append((Path(config_home) if config_home else Path.home() / ".config") / "aimcost")
+    roots.append(own_root())
+    return roots
+
+
+def names(kind: str) -> dict[str, Path]:
+    """Every name of `kind` and its file; of several files with one name, the first on the path."""
+    found: dict[str, Path] = {}
+    for root in search_path():
+        folder = root / KINDS[kind]
+        if folder.is_dir():
+            for path in sorted(folder.glob("*.yaml")):
+                found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def find(kind: str, name: str, *, where: str = "") -> Path:
+    """The file of `name`, looked up exactly.
+
+    Raises
+    ------
+    UnknownNameError
+        Nothing has that name; the nearest are offered.
+    """
+    if "/" not in name and "\\" not in name and name not in {"", ".", ".."}:
+        for root in search_path():
+            path = root / KINDS[kind] / f"{name}.yaml"
+            if is_file(path):
+                return path
+    elif name:
+        raise FileFormatError(f"{where + ': ' if where else ''}no such file: {name}")
+    visible = [known for known in names(kind) if not known.startswith("llm_viewer_") or name.startswith("llm")]
+    raise UnknownNameError(kind, name, visible, where=where)
+
+
+def estimator_names() -> list[str]:
+    """Estimators: the public modules of ``aimcost.pricing.estimators``, without importing them."""
+    folder = PACKAGE / "pricing" / "estimators"
+    return sorted(info.name for info in pkgutil.iter_modules([str(folder)]) if not info.name.startswith("_"))
+
+
+def method_names() -> list[str]:
+    """Reduction methods: the packages in ``aimcost.methods`` that hold a ``plan`` module."""
+    return sorted(path.parent.name for path in (PACKAGE / "methods").glob("*/plan.py"))

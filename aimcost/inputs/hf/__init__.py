@@ -1,0 +1,1 @@
+"""Hugging Face config.json files to a `ModelSpec`, one module a family."""

@@ -1,0 +1,72 @@
+"""HF ``config.json`` mapping → ModelSpec. No network, no transformers.
+
+Which key means what, and its default where a config.json may omit it, follows the configuration
+classes of transformers 5.x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...errors import InvalidValueError, UnknownNameError
+from ...types import ModelSpec
+from . import qwen as hf_qwen
+from . import vision as hf_vision
+from .decoder import decoder_spec
+from .reader import Reader
+
+__all__ = ["model_spec"]
+
+
+def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str = "") -> ModelSpec:
+    """The shape that an HF-style configuration describes.
+
+    Raises
+    ------
+    InvalidValueError
+        A figure is missing, of the wrong type, or fits no model.
+    UnknownNameError
+        `model_type` is none that aimcost knows.
+    """
+    reader = Reader(config, where)
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise InvalidValueError("model_type", "given (text)", kind, where=where)
+    builder = FAMILIES.get(kind)
+    if builder is None:
+        raise UnknownNameError("model_type", kind, FAMILIES, where=where)
+    spec = builder(reader, name, source)
+    reader.check_spelling()
+    quantised = reader.section("quantization_config").data if reader.data.get("quantization_config") else {}
+    if quantised:
+        method = quantised.get("quant_method", "given")
+        spec = replace(spec, notes=(*spec.notes, f"quantization_config ({method}) is not read: set precision.weights"))
+    return spec
+
+
+def _text_only(reader: Reader, name: str, source: str) -> ModelSpec:
+    decoder, notes = decoder_spec(reader)
+    return ModelSpec(name=name, family=reader.data["model_type"], decoder=decoder, source=source, notes=notes)
+
+
+FAMILIES: Mapping[str, Callable[[Reader, str, str], ModelSpec]] = {
+    "llama": _text_only,
+    "mistral": _text_only,
+    "qwen2": _text_only,
+    "qwen3": _text_only,
+    "mixtral": _text_only,
+    "qwen2_moe": _text_only,
+    "qwen3_moe": _text_only,
+    "qwen": hf_qwen.qwen_vl,
+    "llava": hf_vision.llava,
+    "llava_next": hf_vision.llava_next,
+    "llava_onevision": hf_vision.llava_onevision,
+    "qwen2_vl": hf_qwen.qwen_vit,
+    "qwen2_5_vl": hf_qwen.qwen_vit,
+    "qwen3_vl": hf_qwen.qwen_vit,
+    "qwen3_vl_moe": hf_qwen.qwen_vit,
+    "internvl": hf_vision.internvl,
+    "mllama": hf_vision.mllama,
+}

@@ -1,0 +1,152 @@
+"""Configurations of Qwen-VL, Qwen2-VL, Qwen2.5-VL and Qwen3-VL → ModelSpec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...types import ModelSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, VisionSpec
+from .decoder import decoder_spec, text_section
+from .reader import Reader
+
+__all__ = ["qwen_vit", "qwen_vl"]
+
+# What a run without image_size is priced at: the size decides the number of tokens.
+DEFAULT_IMAGE = (1280, 720)
+# Qwen-VL's resampler has a head for every 128 units.
+HEAD_WIDTH = 128
+
+
+def _qwen_tower(reader: Reader, generation: str) -> VisionSpec:
+    """The ViT of Qwen2-VL, Qwen2.5-VL or Qwen3-VL: any grid, rotary positions, no class token."""
+    layers = reader.count("depth")
+    merge = reader.count("spatial_merge_size", 2)
+    patch = reader.count("patch_size")
+    common: dict[str, Any] = {
+        "layers": layers,
+        "stored_layers": layers,
+        "heads": reader.count("num_heads"),
+        "image_size": 0,
+        "patch_size": patch,
+        "channels": reader.count("in_channels", reader.count("in_chans", 3)),
+        "temporal_patch": reader.count("temporal_patch_size", 2),
+        "fused_qkv": True,
+        "rope": True,
+        "post_norm": False,
+        "window_unit": merge,
+    }
+    if generation == "qwen2_vl":
+        width = reader.count("embed_dim")
+        inner = width * reader.count("mlp_ratio", 4)
+        return VisionSpec(hidden=width, intermediate=inner, patch_bias=False, position_rows=0, **common)
+    width, inner = reader.count("hidden_size"), reader.count("intermediate_size")
+    if generation == "qwen2_5_vl":
+        window = reader.count("window_size")
+        if window % (patch * merge):
+            raise reader.fail("window_size", f"a multiple of {patch * merge} pixels")
+        return VisionSpec(
+            hidden=width,
+            intermediate=inner,
+            norm="rms",
+            gated_mlp=True,
+            patch_bias=False,
+            position_rows=0,
+            window=window // patch,
+            full_layers=reader.layer_list("fullatt_block_indexes", layers),
+            **common,
+        )
+    rows = reader.count("num_position_embeddings")
+    return VisionSpec(hidden=width, intermediate=inner, position_rows=rows, **common)
+
+
+# (least, most) pixels of an image, and of a frame or (Qwen3-VL) of all frames together, by the
+# preprocessor_config.json of each generation's checkpoints. Frames of the older two: VIDEO_MIN_PIXELS
+# and VIDEO_MAX_PIXELS of qwen-vl-utils.
+QWEN_PIXELS = {
+    "qwen2_vl": ((56 * 56, 16384 * 28 * 28), (128 * 28 * 28, 768 * 28 * 28)),
+    "qwen2_5_vl": ((56 * 56, 16384 * 28 * 28), (128 * 28 * 28, 768 * 28 * 28)),
+    "qwen3_vl": ((256 * 256, 4096 * 4096), (64 * 64, 24576 * 32 * 32)),
+}
+
+
+def _limits(reader: Reader, key: str, default: tuple[int, int]) -> tuple[int, int]:
+    least, most = (
+        reader.count(f"{end}_{key}", figure, most=10**10) for end, figure in zip(("min", "max"), default, strict=True)
+    )
+    if least > most:
+        raise reader.fail(f"min_{key}", f"at most max_{key} ({most})")
+    return least, most
+
+
+def qwen_vit(reader: Reader, name: str, source: str) -> ModelSpec:
+    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL: tokens follow from the size of the image."""
+    kind = str(reader.data["model_type"])
+    generation = kind.removesuffix("_moe")
+    nested = isinstance(reader.get("text_config"), Mapping)
+    # the first checkpoints keep the language model's figures at the top level
+    decoder, notes = text_section(reader) if nested else decoder_spec(reader)
+    section = reader.section("vision_config")
+    vision = _qwen_tower(section, generation)
+    merge = section.count("spatial_merge_size", 2)
+    merged = vision.hidden * merge * merge
+    out = section.count("out_hidden_size", decoder.hidden)
+    if out != decoder.hidden:
+        raise section.fail("out_hidden_size", f"the language model's hidden_size ({decoder.hidden})")
+    third = generation == "qwen3_vl"
+    deepstack = section.layer_list("deepstack_visual_indexes", vision.layers) if third else ()
+    projector = ProjectorSpec(
+        linears=((merged, merged), (merged, decoder.hidden)),
+        tokens_per_image=0,
+        tokens_per_frame=0,
+        merge=merge,
+        norm="rms" if generation == "qwen2_5_vl" else "layer",
+        deepstack=len(deepstack),
+    )
+    limits, (still, moving) = reader.optional_section("preprocessor"), QWEN_PIXELS[generation]
+    rule = ResolutionSpec(
+        kind="dynamic",
+        default_size=DEFAULT_IMAGE,
+        pixels=_limits(limits, "pixels", still),
+        video_pixels=_limits(limits, "video_pixels", moving),
+        video_volume=third,
+    )
+    parts: dict[str, Any] = {"decoder": decoder, "vision": vision, "projector": projector, "resolution": rule}
+    return ModelSpec(name=name, family=kind, source=source, notes=notes, **parts)
+
+
+def qwen_vl(reader: Reader, name: str, source: str) -> ModelSpec:
+    """Qwen and, where the config has a ``visual`` section, Qwen-VL: a ViT and a resampler of 256 queries."""
+    decoder, notes = decoder_spec(reader)
+    if not isinstance(reader.get("visual"), Mapping):
+        return ModelSpec(name=name, family="qwen", decoder=decoder, source=source, notes=notes)
+    section = reader.section("visual")
+    width, layers, queries = section.count("width"), section.count("layers"), section.count("n_queries", 256)
+    ratio = section.get("mlp_ratio", 4.0)
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0.1 <= ratio <= 100:
+        raise section.fail("mlp_ratio", "a number from 0.1 to 100")
+    if section.count("output_dim") != decoder.hidden or decoder.hidden % HEAD_WIDTH:
+        raise section.fail("output_dim", f"hidden_size ({decoder.hidden}), a multiple of {HEAD_WIDTH}")
+    vision = VisionSpec(
+        hidden=width,
+        intermediate=int(width * ratio),
+        layers=layers,
+        stored_layers=layers,
+        heads=section.count("heads"),
+        image_size=section.count("image_size"),
+        patch_size=section.count("patch_size"),
+        pre_norm=True,
+        post_norm=False,
+        patch_bias=False,
+        # one position a query's place, interpolated to the patches
+        position_rows=queries,
+    )
+    if vision.hidden % vision.heads:
+        raise section.fail("heads", f"a divisor of width ({vision.hidden})")
+    if not vision.patches:
+        raise section.fail("patch_size", f"at most image_size ({vision.image_size})")
+    resampler = ResamplerSpec(
+        queries=queries, heads=decoder.hidden // HEAD_WIDTH, tower_width=width, width=decoder.hidden
+    )
+    projector = ProjectorSpec(linears=(), tokens_per_image=queries, tokens_per_frame=queries, resampler=resampler)
+    parts: dict[str, Any] = {"decoder": decoder, "vision": vision, "projector": projector}
+    return ModelSpec(name=name, family="qwen", source=source, notes=notes, **parts)

@@ -1,0 +1,75 @@
+"""Models: a name in configs/models, an HF config.json or its folder, or an inline mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..errors import FileFormatError
+from ..types import ModelSpec
+from . import discover
+from .files import read_mapping
+from .hf.from_hf import model_spec
+from .schema import Strict, validate
+
+__all__ = ["ModelFile", "load_model", "model_config"]
+
+
+class ModelFile(Strict):
+    """A file in configs/models: an HF-style configuration and where its figures are from."""
+
+    name: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1)]
+    notes: list[str] = Field(default_factory=list)
+    config: dict[str, Any]
+
+
+def load_model(given: str | Path | Mapping[str, Any]) -> ModelSpec:
+    """The shape of a model.
+
+    Raises
+    ------
+    UnknownNameError, FileFormatError, InvalidValueError
+        No such model, an unreadable file, or figures that are missing or fit no model.
+    """
+    if isinstance(given, Mapping):
+        return model_spec(given, name=str(given.get("name", "inline")), where="model", source="given inline")
+    path = _path(given)
+    return _load_file(path, path.stat().st_mtime_ns)
+
+
+def model_config(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The HF-style configuration itself, for building the real model."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    data = read_mapping(_path(given))
+    return dict(data.get("config", data))
+
+
+def _path(given: str | Path) -> Path:
+    """A file: of a known name, or the path given, or config.json in the folder given."""
+    text = str(given)
+    is_name = isinstance(given, str) and "/" not in given and not given.endswith((".json", ".yaml", ".yml"))
+    if is_name and not discover.is_file(Path(given) / "config.json"):
+        return discover.find("model", text)
+    path = Path(text).expanduser()
+    if not discover.is_file(path):
+        path = path / "config.json"
+    if not discover.is_file(path):
+        raise FileFormatError(f"model: no such file: {text[:200]}")
+    return path
+
+
+@lru_cache(maxsize=256)
+def _load_file(path: Path, _modified: int) -> ModelSpec:
+    data = read_mapping(path)
+    if "config" not in data:
+        name = path.parent.name if path.name == "config.json" else path.stem
+        return model_spec(data, name=name, where=str(path), source=str(path))
+    file = validate(ModelFile, {"name": path.stem, **data}, where=str(path))
+    # the file's own notes are for `aimcost show`; those of the spec concern every estimate
+    return model_spec(file.config, name=file.name, where=str(path), source=file.source)

@@ -1,0 +1,1 @@
+"""Hardware and what it attains: peaks, calibration, inheritance, bands, time models."""

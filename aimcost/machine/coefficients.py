@@ -1,0 +1,122 @@
+"""Which coefficients price a run on a machine, what stands in for those it lacks, and how far off they may be."""
+
+from __future__ import annotations
+
+from ..errors import CalibrationError
+from ..inputs.hardware import load_hardware
+from ..ops import Widths
+from ..types import HardwareSpec, Precision
+from .bands import Ends, ends_of
+from .calibration import Calibration, calibration_of
+from .inheritance import parent_of
+from .peaks import compute_dtypes, computed_in
+from .timemodels.attention import AttentionModel
+from .timemodels.bandwidth import BandwidthModel
+from .timemodels.gemm import GemmModel
+from .timemodels.measured import AttentionGrid, CurveSet, GemmGrid
+from .timemodels.tables import Provenance
+
+__all__ = ["COLLECTIVE_BAND", "COLLECTIVE_LAUNCH_S", "COLLECTIVE_SHARE", "Coefficients"]
+
+# Where no collective was measured: NCCL all-reduces on NVLink reach about this share of the link once
+# large, after a start-up of about 10 µs. Assumed, with the widest band.
+COLLECTIVE_SHARE, COLLECTIVE_LAUNCH_S, COLLECTIVE_BAND = 0.7, 10e-6, (0.5, 2.0)
+# Where a profile has no attention at all: its rows are priced by their traffic.
+NO_ATTENTION_BAND = (0.3, 3.0)
+# Kinds that a profile may lack: which measured kind stands in.
+_STAND_IN = {
+    "rope": "rms_norm",
+    "layer_norm": "rms_norm",
+    "softmax": "rms_norm",
+    "merge": "gather",
+    "select": "gather",
+    "embed": "gather",
+}
+
+
+class Coefficients:
+    """The time models that a run's formats and kinds of operation take on a machine.
+
+    Attributes
+    ----------
+    gemm_dtype, other_dtype
+        Formats that products with weights, and everything else, compute in.
+    sm_count
+        Multiprocessors of the machine, or of the card that it inherits from.
+    substitutes
+        What stood in for coefficients that the profile lacks, in words; grows as they are asked for.
+    """
+
+    def __init__(self, hardware: HardwareSpec, precision: Precision) -> None:
+        self.hardware, self.precision = hardware, precision
+        self.calibration: Calibration = calibration_of(hardware)
+        # what the machine computes in, which may be wider than what is asked for
+        self.gemm_dtype, self.other_dtype = (computed_in(hardware, dtype) for dtype in compute_dtypes(precision))
+        self.substitutes: set[str] = set()
+        self.sm_count = hardware.sm_count
+        if not self.sm_count:
+            parent = load_hardware(self.calibration.inherited_from or parent_of(hardware))
+            self.sm_count = max(1, parent.sm_count)
+            self.substitutes.add(f"sm_count not given: {self.sm_count} taken from {parent.name}")
+
+    def products(self) -> tuple[GemmModel | GemmGrid, bool]:
+        """Coefficients for the run's formats, and whether they are those of the nearest format measured."""
+        models, precision = self.calibration.gemm, self.precision
+        widths = Widths.of(precision)
+        wanted = self.gemm_dtype
+        if widths.weights < widths.activations:
+            wanted = f"{precision.weights}_weight_only"
+        # 8-bit products feed their units twice as fast as 16-bit ones, and reach less of the peak
+        eight = ("fp8", "int8") if self.gemm_dtype in ("fp8", "int8") else ()
+        for name in (wanted, self.gemm_dtype, *eight, "bf16" if self.gemm_dtype != "fp32" else "fp32", *models):
+            if name in models:
+                borrowed = name != wanted and not (name == "bf16" and wanted == "fp16")
+                if borrowed:
+                    self.substitutes.add(f"products in {wanted} take the efficiencies measured in {name}")
+                return models[name], borrowed
+        raise CalibrationError(f"{self.hardware.name}: calibration has no product coefficients")
+
+    def attention(self, stage: str, width: int) -> tuple[AttentionModel | AttentionGrid, bool] | None:
+        """The coefficients of an attention, and whether they are another width's or another stage's.
+
+        None where the profile has none at all. The prefill's stand in for the tower's and decode's.
+        """
+        by_stage = {"vision": self.calibration.encoder_attention, "decode": self.calibration.decode_attention}
+        own = by_stage.get(stage, self.calibration.attention)
+        models = own or self.calibration.attention
+        if not models:
+            return None
+        # of two that are as near the wider one: kernels pad
+        nearest = min(models, key=lambda known: (abs(known - width), -known))
+        if nearest != width:
+            self.substitutes.add(f"attention at head width {width} takes the efficiencies of width {nearest}")
+        if not own:
+            name = "the tower" if stage == "vision" else stage
+            self.substitutes.add(f"attention of {name} takes the efficiencies of causal prefill")
+        return models[nearest], nearest != width or not own
+
+    def memory_bound(self, kind: str) -> BandwidthModel | CurveSet:
+        """Coefficients of a kind, or of the one that stands in for it."""
+        models = self.calibration.bandwidth
+        found = models.get(kind) or models.get(_STAND_IN.get(kind, "pointwise")) or models.get("pointwise")
+        if found is None:
+            raise CalibrationError(f"{self.hardware.name}: calibration has no coefficients for {kind}")
+        return found
+
+    def ends(self, kind: str, stage: str, width: int) -> Ends:
+        """The ends of a kind's band; `stage` and head `width` are looked at for attention."""
+        evidence: Provenance | tuple[float, float]
+        borrowed = False
+        if kind == "collective":
+            model = self.calibration.collective
+            evidence = COLLECTIVE_BAND if model is None else model.provenance
+        elif kind == "gemm":
+            products, borrowed = self.products()
+            evidence = products.provenance
+        elif kind == "attention":
+            chosen = self.attention(stage, width)
+            evidence = NO_ATTENTION_BAND if chosen is None else chosen[0].provenance
+            borrowed = chosen is not None and chosen[1]
+        else:
+            evidence = self.memory_bound(kind).provenance
+        return ends_of(evidence, self.calibration, borrowed=borrowed)

@@ -1,0 +1,1 @@
+"""Clocks on real machines: profile, validate, campaign, records, the measured gate."""

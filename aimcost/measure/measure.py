@@ -1,0 +1,241 @@
+"""Times a run for real: a model with random weights from its configuration, dense and reduced in turns.
+
+`measure_run` is the whole; `time_prefills` and `time_decode` are its parts, on what `subject` builds. The
+samples name what they are and on how many tokens; `aimcost.measure.validate` puts the prediction beside them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..runtime.families import locate
+from .probe import Probe, Stopwatch
+from .records import RecordWriter, Sample
+from .subject import Prompt, build, check_run, executing, prompt_of
+
+if TYPE_CHECKING:
+    from ..inputs.run import Run
+
+__all__ = ["measure_run", "time_decode", "time_prefills"]
+
+VARIANTS = ("dense", "reduced")
+# Decode steps differ by one token of cache: this many tell the mean well enough.
+MAX_STEPS = 16
+
+Progress = Callable[[int, int, str], None]
+
+
+def measure_run(
+    run: Run,
+    *,
+    device: str = "cpu",
+    repeats: int = 3,
+    budget_s: float = 60.0,
+    progress: Progress = lambda *_: None,
+    writer: RecordWriter | None = None,
+    label: str = "",
+    model: PreTrainedModel | None = None,
+) -> tuple[Sample, ...]:
+    """Time a run's prefill and its parts, dense and under its schedule, and its decode steps.
+
+    Parameters
+    ----------
+    repeats
+        Timed passes of each variant, in turns, after one that warms up; fewer, at least one, once
+        `budget_s` seconds have gone by.
+    progress
+        Called with (done, total, what comes next).
+    writer
+        Takes the samples, and a note where memory runs out; without it that is raised.
+    label
+        Goes into the label ``run`` of every sample.
+    model
+        One built before (`build`), for runs that share it.
+
+    Raises
+    ------
+    UnsupportedModelError, InvalidValueError, ScheduleError
+        The run cannot be executed here: no such device, formats that torch does not compute in, an
+        unknown family, several devices.
+    torch.OutOfMemoryError
+        Without a `writer`.
+    """
+    check_run(run, device)
+    samples: list[Sample] = []
+
+    def kept(taken: list[Sample]) -> None:
+        samples.extend(replace(s, labels={**s.labels, "run": label}) if label else s for s in taken)
+        if writer is not None:
+            writer.add(*samples[-len(taken) :])
+
+    try:
+        with _single_thread(device), torch.inference_mode():
+            progress(0, repeats + 1, f"{label} building the model")
+            model = build(run, device) if model is None else model
+            prompt = prompt_of(run, model)
+            ends = time.perf_counter() + budget_s
+            kept(time_prefills(run, model, prompt, device=device, repeats=repeats, ends=ends, progress=progress))
+            if run.workload.new_tokens > 1:
+                kept(time_decode(run, model, prompt, device=device, repeats=repeats, ends=ends))
+    except torch.OutOfMemoryError:
+        if writer is None:
+            raise
+        torch.cuda.empty_cache()
+        writer.add(notes=[f"{label or run.model.name}: out of memory, {len(samples)} of its samples were taken"])
+    return tuple(samples)
+
+
+def time_prefills(
+    run: Run,
+    model: PreTrainedModel,
+    prompt: Prompt,
+    *,
+    device: str,
+    repeats: int,
+    ends: float,
+    progress: Progress = lambda *_: None,
+) -> list[Sample]:
+    """Passes of both variants in turns, and the time of every part.
+
+    The parts of layers are marked in a pass of their own: the many marks would slow down what else is
+    timed (a percent of a short prefill on a CPU, more on CUDA).
+    """
+    watch, family = Stopwatch(device), locate(model)
+    taken: dict[tuple[str, str, int], list[float]] = {}
+    facts: dict[str, dict[str, float]] = {}
+
+    def once(variant: str, *, groups: bool = False) -> None:
+        with executing(run, model, prompt, variant), Probe(family, watch, groups=groups) as probe:
+            for (what, index), seconds in probe.time(lambda: _forward(model, prompt)).items():
+                if what.startswith("group ") == groups:
+                    taken.setdefault((variant, what, index), []).append(seconds)
+
+    variants = VARIANTS if run.schedule.events else VARIANTS[:1]
+    for variant in variants:
+        with executing(run, model, prompt, variant):
+            facts[variant] = _warm_up(model, prompt, device)
+    for turn in range(repeats):
+        progress(turn + 1, repeats + 1, f"{run.model.name}, pass {turn + 1} of {repeats}")
+        for variant in variants:
+            once(variant)
+        if time.perf_counter() > ends:
+            break
+    for variant in variants:
+        once(variant, groups=True)
+    return list(_samples(run, taken, facts, watch))
+
+
+def _samples(
+    run: Run, taken: dict[tuple[str, str, int], list[float]], facts: dict[str, dict[str, float]], watch: Stopwatch
+) -> Iterator[Sample]:
+    for (variant, what, index), seconds in taken.items():
+        named = _named(run, variant, what, index)
+        if named is None:
+            continue
+        op, name, dims = named
+        yield Sample(
+            op=op,
+            name=name,
+            dims={**dims, **facts[variant]} if op == "prefill" else dims,
+            dtype=run.precision.activations,
+            samples_s=tuple(max(value, 0.0) for value in seconds),
+            clock=watch.clock,
+            labels={"variant": variant},
+        )
+
+
+def _named(run: Run, variant: str, what: str, index: int) -> tuple[str, str, dict[str, float]] | None:
+    """Operation, name and sizes of what a probe timed; None for a merge, tower or selection that a run lacks."""
+    reduced, schedule = variant == "reduced", run.schedule
+    tokens = run.computed.tokens if reduced else (_prompt_tokens(run),) * len(schedule.tokens)
+    if what == "prefill":
+        return "prefill", "", {"tokens": float(tokens[0])}
+    if what == "total":
+        seen = run.workload.frames or run.workload.images
+        return ("ttft", "", {"tokens": float(tokens[0])}) if seen else None
+    if what == "layer":
+        return "layer", "", {"layer": float(index), "tokens": float(tokens[index])}
+    if what == "selection":
+        left = [float(event.tokens_out) for event in schedule.layer_events if event.after_layer == index]
+        if not reduced or not left:
+            return None
+        return "selection", "", {"layer": float(index), "tokens": float(tokens[index]), "tokens_out": left[0]}
+    if what.startswith("group "):
+        return "group", what.removeprefix("group "), {}
+    if what == "merge" and not (reduced and schedule.pre_llm_events):
+        return None
+    return what, "", {}
+
+
+def time_decode(
+    run: Run, model: PreTrainedModel, prompt: Prompt, *, device: str, repeats: int, ends: float
+) -> list[Sample]:
+    """Mean seconds a decode step after each variant's prefill: a sample is the mean of all its steps."""
+    watch = Stopwatch(device)
+    steps = min(run.workload.new_tokens - 1, MAX_STEPS)
+    taken: dict[str, list[float]] = {}
+    token = prompt.inputs["input_ids"][:, :1]
+    for _ in range(repeats):
+        for variant in VARIANTS if run.schedule.events else VARIANTS[:1]:
+            with executing(run, model, prompt, variant):
+                cache = _forward(model, prompt).past_key_values
+                watch.drain()
+                start = watch.mark()
+                for _ in range(steps):
+                    model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                end = watch.mark()
+                watch.drain()
+                taken.setdefault(variant, []).append(watch.seconds(start, end) / steps)
+        if time.perf_counter() > ends:
+            break
+    return [
+        Sample(
+            op="decode",
+            dims={"steps": float(steps)},
+            dtype=run.precision.activations,
+            samples_s=tuple(seconds),
+            clock=watch.clock,
+            labels={"variant": variant},
+        )
+        for variant, seconds in taken.items()
+    ]
+
+
+def _forward(model: PreTrainedModel, prompt: Prompt) -> Any:
+    return model(**prompt.inputs, use_cache=True, logits_to_keep=1)
+
+
+def _warm_up(model: PreTrainedModel, prompt: Prompt, device: str) -> dict[str, float]:
+    """One pass that is not timed; on CUDA, the memory that it takes."""
+    if device != "cuda":
+        _forward(model, prompt)
+        return {}
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    _forward(model, prompt)
+    torch.cuda.synchronize()
+    return {"held_bytes": float(before), "peak_bytes": float(torch.cuda.max_memory_allocated())}
+
+
+def _prompt_tokens(run: Run) -> int:
+    return run.workload.visual_tokens + run.workload.text_tokens
+
+
+@contextmanager
+def _single_thread(device: str) -> Iterator[None]:
+    """On a CPU one thread: its own CPU time is the clock."""
+    threads = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

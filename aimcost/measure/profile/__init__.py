@@ -1,0 +1,32 @@
+"""Micro-benchmarks that turn a machine into numbers: ceilings, grids, overheads.
+
+Names are imported on first use, so that ``import aimcost.measure.profile`` works without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ...errors import MissingExtraError
+from .process import quiet_process
+
+if TYPE_CHECKING:
+    from .environment import describe as describe
+    from .run import profile as profile
+
+_HOME = {"describe": ".environment", "profile": ".run"}
+
+__all__ = ["describe", "profile", "quiet_process"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'aimcost.measure.profile' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_HOME[name], __name__), name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("torch", "transformers"):
+            raise MissingExtraError(package, "torch", f"aimcost.measure.profile.{name}") from error
+        raise

@@ -1,0 +1,251 @@
+"""How one operation is timed, on either device.
+
+A `Task` names an operation and makes a function of the repeat's number, which picks another set of
+weights each time: in a model a layer's weights are cold, and a benchmark that reuses them is not.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from ..records import Clock, Sample
+
+__all__ = ["DTYPES", "Bench", "Prepared", "Step", "Task", "Tasks", "WeightPool", "rotating"]
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+Step = Callable[[int], object]
+
+# One sample of a GPU operation spans at least this long, many runs of a short one: an event resolves
+# half a microsecond.
+CUDA_SPAN_S = 200e-6
+CUDA_MAX_RUNS = 64
+MAX_WEIGHTS = 64
+LEAST = 2
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A function to time, and the operands that the operation before it would have just written."""
+
+    step: Step
+    fresh: Sequence[torch.Tensor] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One thing to time.
+
+    Attributes
+    ----------
+    op, name, dims, dtype, labels
+        As in `aimcost.measure.records.Sample`.
+    make
+        Allocates the operands and returns the function to time.
+    rows
+        Tokens that it computes on: on a CPU, operations of one count are timed in turns.
+    runs
+        Runs within one CPU sample, for operations near the clock's own cost.
+    host
+        Time what the host spends, queueing included, in place of the device.
+    """
+
+    op: str
+    name: str = ""
+    dims: Mapping[str, float]
+    dtype: str
+    make: Callable[[], Prepared]
+    rows: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    runs: int = 1
+    host: bool = False
+
+
+Tasks = Iterator[Task]
+
+
+class Bench:
+    """Times tasks on one device.
+
+    Parameters
+    ----------
+    repeats
+        Samples of a task; fewer, at least `LEAST`, where they would exceed `budget_s`.
+    """
+
+    def __init__(self, device: str, *, repeats: int = 5, budget_s: float = 0.25) -> None:
+        self.device = torch.device(device)
+        self.repeats = repeats
+        self.budget_s = budget_s
+
+    @property
+    def cuda(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device.type == "cuda"
+
+    @property
+    def sets(self) -> int:
+        """Sets of operands to rotate through; in turns on a CPU, other operations lie between two uses."""
+        return 3 if self.cuda else 1
+
+    def time(self, tasks: Sequence[Task]) -> list[Sample]:
+        """Warm up, repeat, and keep every sample.
+
+        On a CPU the tasks take turns, in another order each round, so that each finds the caches as a
+        different operation left them: in a loop of its own a small operation looks up to twice as fast
+        as inside a model. What the operation before it in a model would have written is written anew.
+        """
+        with torch.inference_mode():
+            if not self.cuda and not any(task.host for task in tasks):
+                return self._in_turns(tasks)
+            return [self._alone(task) for task in tasks]
+
+    def _alone(self, task: Task) -> Sample:
+        prepared = task.make()
+        samples, clock = self._host(prepared.step, task.runs) if task.host else self._events(prepared.step)
+        return _sample(task, samples, clock)
+
+    def _in_turns(self, tasks: Sequence[Task]) -> list[Sample]:
+        ready = [task.make() for task in tasks]
+        for prepared in ready:
+            prepared.step(0)
+        samples: list[list[float]] = [[] for _ in tasks]
+        order, shuffler, clock = list(range(len(tasks))), random.Random(0), time.thread_time
+        for turn in range(1, self.repeats + 1):
+            shuffler.shuffle(order)
+            for index in order:
+                if self._enough(samples[index]):
+                    continue
+                for tensor in ready[index].fresh:
+                    tensor.neg_()
+                began = clock()
+                ready[index].step(turn)
+                samples[index].append(clock() - began)
+        return [_sample(task, taken, "thread_cpu") for task, taken in zip(tasks, samples, strict=True)]
+
+    def _enough(self, taken: list[float]) -> bool:
+        return len(taken) >= LEAST and sum(taken) > self.budget_s
+
+    def _host(self, step: Step, runs: int) -> tuple[list[float], Clock]:
+        """What the host spends on queueing `runs` operations: the queue is drained between samples."""
+        clock = time.perf_counter if self.cuda else time.thread_time
+        samples: list[float] = []
+        for repeat in range(self.repeats + 1):
+            self.drain()
+            began = clock()
+            for turn in range(runs):
+                step(turn)
+            taken = (clock() - began) / runs
+            if repeat:
+                samples.append(taken)
+        self.drain()
+        return samples, "wall" if self.cuda else "thread_cpu"
+
+    def _events(self, step: Step) -> tuple[list[float], Clock]:
+        """Device time: the runs of a sample are recorded as one graph, so that no launch gap counts."""
+        for turn in range(3):
+            step(turn)
+        self.drain()
+        once = self._between_events(lambda: step(3))
+        runs = max(1, min(CUDA_MAX_RUNS, math.ceil(CUDA_SPAN_S / max(once, 1e-6))))
+        replay = self._graph(step, runs)
+        replay()
+        samples: list[float] = []
+        while len(samples) < self.repeats and not (len(samples) >= LEAST and sum(samples) * runs > self.budget_s):
+            samples.append(self._between_events(replay) / runs)
+        return samples, "cuda_event"
+
+    def _between_events(self, call: Callable[[], object]) -> float:
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        self.drain()
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1e3
+
+    def _graph(self, step: Step, runs: int) -> Callable[[], None]:
+        def plain() -> None:
+            for turn in range(runs):
+                step(turn)
+
+        if runs == 1:
+            return plain
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            plain()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                plain()
+        except RuntimeError:  # an operation that synchronises cannot be recorded
+            torch.cuda.synchronize()
+            return plain
+        return graph.replay
+
+    def drain(self) -> None:
+        """Wait until the device has nothing left to do."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+
+    def free(self) -> None:
+        """Give cached device memory back, after running out of it."""
+        if self.cuda:
+            torch.cuda.empty_cache()
+
+    def randn(self, *shape: int, dtype: str) -> torch.Tensor:
+        """Normal numbers. Zeros would flatter a GPU: they draw less power."""
+        return torch.randn(*shape, device=self.device).to(DTYPES[dtype])
+
+
+class WeightPool:
+    """Weights of any shape out of one block several times the last-level cache, another part each time.
+
+    Allocated on first use, so that listing tasks costs nothing.
+    """
+
+    def __init__(self, bench: Bench, *, elements: int, dtype: str) -> None:
+        self._bench, self._elements, self._dtype = bench, elements, dtype
+        self._block: torch.Tensor | None = None
+
+    def views(self, rows: int, columns: int) -> list[torch.Tensor]:
+        """Disjoint (rows, columns) weights that together fill the pool; at least one."""
+        size = rows * columns
+        block = self._room(size)
+        count = max(1, min(MAX_WEIGHTS, block.numel() // size))
+        return [block[i * size : (i + 1) * size].view(rows, columns) for i in range(count)]
+
+    def _room(self, size: int) -> torch.Tensor:
+        if self._block is None or self._block.numel() < size:
+            elements = max(self._elements, size)
+            chunk = self._bench.randn(min(elements, 1 << 20), dtype=self._dtype)
+            self._block = chunk.repeat(math.ceil(elements / chunk.numel()))[:elements].contiguous()
+        return self._block
+
+
+def rotating(tensors: list[torch.Tensor], use: Callable[[torch.Tensor], object]) -> Step:
+    """A step that uses the next tensor each time."""
+    return lambda turn: use(tensors[turn % len(tensors)])
+
+
+def _sample(task: Task, samples: Sequence[float], clock: Clock) -> Sample:
+    return Sample(
+        op=task.op,
+        name=task.name,
+        dims=dict(task.dims),
+        dtype=task.dtype,
+        samples_s=tuple(samples),
+        clock=clock,
+        labels=dict(task.labels),
+    )

@@ -1,0 +1,125 @@
+"""What a measurement runs: a run's model with random weights, its prompt, and its schedule in force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel
+
+from ..errors import InvalidValueError, UnsupportedModelError
+from ..inputs.model import model_config
+from ..runtime.build import build_model
+from ..runtime.executor import apply
+from ..runtime.layout import Boundaries
+from ..runtime.masked import apply_masked
+
+if TYPE_CHECKING:
+    from ..inputs.run import Run
+
+__all__ = ["Prompt", "build", "check_run", "executing", "prompt_of", "rehearse"]
+
+_DTYPES = ("fp32", "bf16", "fp16")
+_IMAGE_MODELS, _VIDEO_MODELS = ("llava",), ("llava_onevision",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """What the model is called with, and which of it is visual (None: the placeholders tell)."""
+
+    inputs: Mapping[str, torch.Tensor]
+    boundaries: Boundaries | None
+
+
+def check_run(run: Run, device: str) -> None:
+    """Refuse what cannot be executed, before anything is built.
+
+    Raises
+    ------
+    InvalidValueError, UnsupportedModelError
+        Naming the key and what is possible.
+    """
+    if device not in ("cpu", "cuda"):
+        raise InvalidValueError("device", "'cpu' or 'cuda'", device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidValueError("device", "'cpu' here, since no GPU is usable", device)
+    formats = {run.precision.weights, run.precision.activations, run.precision.kv}
+    if len(formats) > 1 or not formats <= set(_DTYPES):
+        raise InvalidValueError("precision", f"one of {', '.join(_DTYPES)} throughout, to be run", sorted(formats))
+    if run.parallel.devices > 1:
+        raise InvalidValueError("parallel", "one device, to be run", run.parallel.devices)
+    if run.attention != "flash" or run.implementation == "eager":
+        raise InvalidValueError("attention", "flash, with implementation fused or masked, to be run", run.attention)
+    if run.file.execution != "eager":
+        raise InvalidValueError("execution", "eager, to be run", run.file.execution)
+    if run.schedule.tower_events:
+        raise UnsupportedModelError(
+            f"method {run.schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"
+        )
+
+
+def rehearse(run: Run) -> None:
+    """Refuse what the model itself shows to be impossible, on one without weights.
+
+    Raises
+    ------
+    UnsupportedModelError, ScheduleError, InvalidValueError, UnknownNameError
+        A family, a scorer or a prompt that cannot be run.
+    """
+    model = build(run, "meta")
+    executing(run, model, prompt_of(run, model), "reduced" if run.schedule.events else "dense")
+
+
+def build(run: Run, device: str) -> PreTrainedModel:
+    """The run's model with random weights, in its number format."""
+    config = {key: value for key, value in model_config(run.file.model).items() if key != "name"}
+    return build_model(config, device=device, dtype=run.precision.weights)
+
+
+def prompt_of(run: Run, model: PreTrainedModel) -> Prompt:
+    """A prompt of random tokens, and random pixels where the run's tower sees any.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Pixels for a family whose input form is not known here; ``visual_tokens`` runs the decoder alone.
+    """
+    workload, schedule = run.workload, run.schedule
+    text, visual = workload.text_tokens, workload.visual_tokens
+    generator = torch.Generator().manual_seed(0)
+    kind = model.config.model_type
+    vocabulary = model.config.get_text_config().vocab_size
+    special = [getattr(model.config, f"{name}_token_id", None) for name in ("image", "video")]
+    known = [token for token in special if token is not None]
+    highest = min([vocabulary, *known])
+    ids = torch.randint(1, max(2, highest), (workload.batch, text + visual), generator=generator)
+    if not workload.frames and not workload.images:
+        # no placeholders: say what is visual
+        triple = (schedule.text_before, visual, schedule.text_after)
+        return Prompt(inputs={"input_ids": ids.to(model.device)}, boundaries=triple)
+    before = schedule.text_before
+    count: tuple[int, ...]
+    if workload.frames and kind in _VIDEO_MODELS:
+        key, token, count = "pixel_values_videos", special[1], (workload.batch, workload.frames)
+    elif workload.images and kind in _IMAGE_MODELS:
+        key, token, count = "pixel_values", special[0], (workload.batch * workload.images,)
+    else:
+        raise UnsupportedModelError(
+            f"validate feeds frames to {', '.join(_VIDEO_MODELS)} and images to {', '.join(_IMAGE_MODELS)} "
+            f"(got {kind}): with workload.visual_tokens its decoder alone is measured"
+        )
+    ids[:, before : before + visual] = token
+    side = model.config.vision_config.image_size
+    pixels = torch.randn((*count, 3, side, side), generator=generator).to(model.device, model.dtype)
+    return Prompt(inputs={"input_ids": ids.to(model.device), key: pixels}, boundaries=None)
+
+
+def executing(run: Run, model: PreTrainedModel, prompt: Prompt, variant: str) -> AbstractContextManager[Any]:
+    """The schedule in force on the model, for the reduced variant; nothing for the dense one."""
+    if variant == "dense":
+        return nullcontext()
+    execute = apply_masked if run.implementation == "masked" else apply
+    return execute(model, run.schedule, boundaries=prompt.boundaries)

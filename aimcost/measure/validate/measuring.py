@@ -1,0 +1,218 @@
+"""The measuring half of `aimcost validate`: profile the machine, run the runs, and keep a record of both.
+
+Profile and runs are measured in turns, so that a drift of the machine meets both alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...api import runtime
+from ...errors import CalibrationError, InvalidValueError
+from ...inputs import discover
+from ...inputs.files import read_mapping
+from ...inputs.hardware import load_hardware
+from ...inputs.model import model_config
+from ...inputs.run import Run, load_run
+from ..profile.to_calibration import profile_mapping
+from ..records import Record, RecordWriter, Sample, now
+
+__all__ = ["load_runs", "measure_validation", "read_profile", "run_document"]
+
+Progress = Callable[[int, int, str], None]
+PROFILE_NAME = "measured_here"
+ROUNDS = 2
+# Small models stay until the next round.
+KEPT_BYTES = 2e9
+SEED = 0
+
+
+def measure_validation(
+    runs: Mapping[str, Run],
+    *,
+    device: str = "cpu",
+    profile: str | Path | None = None,
+    repeats: int = 2,
+    budget_s: float = 60.0,
+    path: str | Path | None = None,
+    progress: Progress = lambda *_: None,
+) -> Record:
+    """Measure `runs` (by label), and without `profile` the machine too, by the quick plan.
+
+    Parameters
+    ----------
+    profile
+        Name or file of a profile of this machine. None: one is measured in the same process, half of it
+        before and half between the two rounds of the runs.
+    repeats, budget_s
+        Passes of each variant in each round, and seconds of a run's round after which one must do.
+    path
+        Where the record grows; a killed run leaves there what it had finished.
+
+    Raises
+    ------
+    MissingExtraError, InvalidValueError, UnsupportedModelError
+        torch is not installed, no such device, or a run that cannot be executed; before anything is measured.
+    """
+    measure, subject = runtime("measure"), runtime("subject")
+    environment = importlib.import_module("aimcost.measure.profile.environment")
+    environment.require_device(device)
+    for run in runs.values():
+        subject.check_run(run, device)
+        subject.rehearse(run)
+    before = environment.describe(device)
+    settings = {
+        "repeats": repeats,
+        "rounds": ROUNDS,
+        "runs": {label: run_document(run) for label, run in runs.items()},
+        "profile": None if profile is None else read_profile(profile),
+        "profile_from": "measured in the same process" if profile is None else Path(profile).name,
+    }
+    record = Record(
+        kind="validation", environment=before, seed=SEED, started=now(), settings=settings, notes=before.notes
+    )
+    writer = _Writer(path, record)
+    began = time.perf_counter()
+    models: dict[str, Any] = {}
+    for _ in range(ROUNDS):
+        if profile is None:
+            _profile_pass(writer, device, progress)
+        for label, run in runs.items():
+            _measure(measure, models, run, label, device, repeats, budget_s, progress, writer)
+    after = environment.describe(device)
+    moved = environment.changes(before, after)
+    writer.add(notes=after.notes)
+    writer.set(seconds=round(time.perf_counter() - began, 1), state_after=dict(moved))
+    return writer.finish()
+
+
+class _Writer(RecordWriter):
+    """A record writer whose settings can change, and that needs no file."""
+
+    def __init__(self, path: str | Path | None, record: Record) -> None:
+        self._kept = path is not None
+        super().__init__(path if path is not None else "", record)
+
+    def save(self) -> None:
+        if self._kept:
+            super().save()
+
+    def set(self, **settings: Any) -> None:
+        """Replace settings, and save."""
+        self.record = replace(self.record, settings={**self.record.settings, **settings})
+        self.save()
+
+
+def _measure(
+    measure: Any,
+    models: dict[str, Any],
+    run: Run,
+    label: str,
+    device: str,
+    repeats: int,
+    budget_s: float,
+    progress: Progress,
+    writer: RecordWriter,
+) -> None:
+    """One run's round; runs of one model and format share it."""
+    key = json.dumps([model_config(run.file.model), run.precision.weights], sort_keys=True, default=str)
+    if key not in models:
+        if sum(model.get_memory_footprint() for model in models.values()) > KEPT_BYTES:
+            models.clear()  # one big model at a time fits any machine that runs it at all
+        progress(0, 1, f"{label}: building the model")
+        models[key] = runtime("subject").build(run, device)
+    measure.measure_run(
+        run,
+        device=device,
+        repeats=repeats,
+        budget_s=budget_s,
+        progress=progress,
+        label=label,
+        model=models[key],
+        writer=writer,
+    )
+
+
+def _profile_pass(writer: _Writer, device: str, progress: Progress) -> None:
+    """One pass of the quick profile; its samples join those of the pass before."""
+    profiling = importlib.import_module("aimcost.measure.profile")
+    plan = importlib.import_module("aimcost.measure.profile.plan").plan_for(device, quick=True)
+    taken: Record = profiling.profile(device, True, plan=replace(plan, passes=1), progress=progress)
+    samples = _pooled([*(s for s in writer.record.samples if "run" not in s.labels), *taken.samples])
+    writer.record = replace(writer.record, samples=(*samples, *(s for s in writer.record.samples if "run" in s.labels)))
+    own = replace(taken, samples=tuple(samples), notes=())
+    try:
+        mapping = profile_mapping(own, PROFILE_NAME)
+    except CalibrationError as error:
+        writer.add(notes=[str(error)])
+        return
+    # as JSON gives it back: the digits are the same now and from the file
+    writer.set(profile=json.loads(json.dumps(mapping)))
+    writer.add(notes=taken.notes)
+
+
+def _pooled(samples: Iterable[Sample]) -> list[Sample]:
+    """Samples of the same operation from several passes as one."""
+    found: dict[str, Sample] = {}
+    for sample in samples:
+        parts = [sample.op, sample.name, dict(sample.dims), sample.dtype, dict(sample.labels)]
+        key = json.dumps(parts, sort_keys=True)
+        if key in found:
+            sample = replace(sample, samples_s=(*found[key].samples_s, *sample.samples_s))
+        found[key] = sample
+    return list(found.values())
+
+
+def run_document(run: Run) -> dict[str, Any]:
+    """The run as a document of its own: the model's configuration in it, no hardware."""
+    document = run.file.model_dump(exclude_unset=True, exclude={"hardware", "estimator", "budgets"})
+    config = {"name": run.model.name, **model_config(run.file.model)}
+    plain: dict[str, Any] = json.loads(json.dumps({**document, "model": config}))
+    return plain
+
+
+def read_profile(given: str | Path) -> dict[str, Any]:
+    """A hardware profile with everything it needs in it, by name or file.
+
+    Raises
+    ------
+    UnknownNameError, FileFormatError, InvalidValueError, CalibrationError
+        No such profile, or one that cannot be.
+    """
+    hardware = load_hardware(given)
+    path = Path(hardware.folder) / f"{hardware.name}.yaml"
+    path = Path(given) if discover.is_file(Path(given)) else path
+    data = {"name": hardware.name, **read_mapping(path)}
+    block = data.get("calibration")
+    if not isinstance(block, Mapping):
+        raise InvalidValueError(
+            f"{path.name}: calibration", "given, to be validated (`aimcost profile` makes one)", None
+        )
+    if isinstance(block.get("tables"), str):
+        tables = json.loads((Path(hardware.folder) / block["tables"]).read_text(encoding="utf-8"))
+        data = {**data, "calibration": {**block, "tables": tables}}
+    plain: dict[str, Any] = json.loads(json.dumps(data, default=str))
+    return plain
+
+
+def load_runs(given: Iterable[str | Path]) -> dict[str, Run]:
+    """Runs by label: the file's stem, or the name.
+
+    Raises
+    ------
+    InvalidValueError
+        Two runs of one name.
+    """
+    runs: dict[str, Run] = {}
+    for item in given:
+        label = Path(item).stem
+        if label in runs:
+            raise InvalidValueError("RUN", "of distinct names", label)
+        runs[label] = load_run(item)
+    return runs

@@ -1,0 +1,1 @@
+"""A run to its estimate: operations, host queue, memory, result, comparison, reproduction."""

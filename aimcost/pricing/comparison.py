@@ -1,0 +1,98 @@
+"""One run on several machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..api import estimate_run, unreduced
+from ..errors import InvalidValueError
+from ..inputs.hardware import load_hardware
+from ..inputs.run import Run
+from ..inputs.schema import STAGES
+from ..machine.inheritance import calibration_status
+from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
+from ..summaries import decode_step
+from ..types.bounds import BOUNDS
+from ..units import KILO
+from .result import Estimate
+
+__all__ = ["compare_run", "mfu"]
+
+SECONDS_PER_HOUR = 3600.0
+
+
+def compare_run(run: Run, hardware: Sequence[str]) -> list[dict[str, Any]]:
+    """The run on each of `hardware`, by time to first token, fastest first.
+
+    Returns
+    -------
+    list of dict
+        hardware, calibration, flops, ttft_s and (of a run that decodes) tpot_s with their bands, bound
+        (of the largest share of the time), mfu, memory, speedup over the unreduced run on the same
+        machine, and the cost of 1000 requests where the run or the profile has a price.
+
+    Raises
+    ------
+    UnknownNameError
+        No such profile.
+    """
+    if not any(stage != "decode" for stage in (run.include or STAGES)):
+        raise InvalidValueError("include", "a stage before decode too: machines are sorted by time to first token", "")
+    rows = [_row(replace(run, hardware=load_hardware(name))) for name in dict.fromkeys(hardware)]
+    return sorted(rows, key=lambda row: (not row["fits"], row["ttft_s"]))
+
+
+def _row(run: Run) -> dict[str, Any]:
+    machine = require_hardware(run.hardware)
+    result = estimate_run(run)
+    plain = estimate_run(unreduced(run)) if run.schedule.events else result
+    low, high = result.ttft_band_s
+    price = run.file.price_per_hour if run.file.price_per_hour is not None else machine.price_per_hour
+    return {
+        "hardware": machine.name,
+        "calibration": calibration_label(result),
+        "flops": result.totals.flops,
+        "ttft_s": result.ttft_s,
+        "ttft_low_s": low,
+        "ttft_high_s": high,
+        "extrapolated": result.ttft_extrapolated,
+        **decode_step(result),
+        "bound": _bound(result),
+        "mfu": mfu(result),
+        "peak_bytes": result.memory.peak_bytes,
+        "usable_bytes": result.memory.usable_bytes,
+        "fits": result.memory.fits is not False,
+        "speedup": plain.ttft_s / result.ttft_s if result.ttft_s else None,
+        "cost_per_1000_requests": None if price is None else _cost(run, price, result.totals.time_s),
+        "notes": [note for note in result.notes if note not in run.notes],
+    }
+
+
+def _cost(run: Run, price_per_hour: float, seconds: float) -> float:
+    """Of a thousand requests, at a price for each device; replicas cost more and serve as many more."""
+    devices = run.parallel.tp * run.parallel.pp
+    return price_per_hour * devices * seconds / SECONDS_PER_HOUR * KILO / run.workload.batch
+
+
+def calibration_label(result: Estimate) -> str:
+    """Where the times come from: measured or inherited coefficients, or datasheet limits."""
+    hardware = result.run.hardware
+    if result.estimator != "calibrated" or hardware is None:
+        return "datasheet"
+    return calibration_status(hardware)
+
+
+def _bound(result: Estimate) -> str:
+    mask = result.rows(stage for stage in result.included if stage != "decode")
+    shares = [float(result.seconds[mask & (result.bound == code)].sum()) for code in range(len(BOUNDS))]
+    return BOUNDS[shares.index(max(shares))]
+
+
+def mfu(result: Estimate) -> float:
+    """Model FLOPs utilisation to the first token: matrix-product FLOPs over time at peak."""
+    machine = require_hardware(result.run.hardware)
+    peak, _ = peak_flops_per_s(machine, compute_dtypes(result.run.precision)[0])
+    stages = [stage for stage in result.included if stage != "decode"]
+    return result.matrix_flops(stages) / (result.ttft_s * peak) if result.ttft_s else 0.0

@@ -1,0 +1,83 @@
+"""Roofline: time = max(FLOPs / peak, bytes / bandwidth) by operation. A lower bound.
+
+Source: Williams, Waterman, Patterson 2009, doi 10.1145/1498765.1498785. FLOPs are those that the
+mathematics needs (causal attention), traffic is what must move; see `aimcost.ops`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...inputs.run import Run
+from ...machine.peaks import compute_dtypes, link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
+from ...types import HardwareSpec, Precision
+from ...types.bounds import COMPUTE, MEMORY, NETWORK
+from ..operations import build
+from ..result import Estimate
+from ..table import OpTable
+
+__all__ = ["SUMMARY", "estimate", "roofline_seconds"]
+
+SUMMARY = "lower bound: each operation at peak compute or peak bandwidth, whichever is slower"
+
+
+def estimate(run: Run) -> Estimate:
+    """Price a run at the machine's datasheet limits.
+
+    Raises
+    ------
+    InvalidValueError
+        The run names no hardware, or the hardware lacks a peak for the number format.
+    """
+    hardware = require_hardware(run.hardware)
+    table = build(
+        run.model,
+        run.workload,
+        run.computed,
+        run.precision,
+        attention=run.attention,
+        implementation=run.implementation,
+        parallel=run.parallel,
+        onchip_bytes=hardware.onchip_bytes,
+    )
+    seconds, bound, notes = roofline_seconds(table, hardware, run.precision)
+    return Estimate(
+        run=run,
+        estimator="roofline",
+        table=table,
+        seconds=seconds * table.count,
+        bound=bound,
+        notes=(*run.notes, *precision_notes(run.precision), *notes),
+    )
+
+
+def roofline_seconds(
+    table: OpTable, hardware: HardwareSpec, precision: Precision
+) -> tuple[NDArray[np.float64], NDArray[np.int64], tuple[str, ...]]:
+    """Per row: seconds of one run, the bound, and notes on peaks that had to be substituted."""
+    peaks, notes = row_peaks(table, hardware, precision)
+    compute = table.flops / peaks
+    memory = table.bytes / hardware.memory_bytes_per_s
+    bound = np.where(compute >= memory, COMPUTE, MEMORY)
+    seconds = np.maximum(compute, memory)
+    for index, segment in enumerate(table.segments):
+        if segment.kind == "collective":
+            rows = slice(segment.start, segment.stop)
+            seconds[rows] = table.columns(index)["wire_bytes"] / link_bytes_per_s(hardware)
+            bound[rows] = NETWORK
+    return seconds, bound, notes
+
+
+def row_peaks(
+    table: OpTable, hardware: HardwareSpec, precision: Precision
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Peak FLOP/s of each row's number format."""
+    gemm_dtype, other_dtype = compute_dtypes(precision)
+    gemm_peak, gemm_note = peak_flops_per_s(hardware, gemm_dtype)
+    other_peak, other_note = peak_flops_per_s(hardware, other_dtype)
+    peaks = np.full(len(table), other_peak)
+    for segment in table.segments:
+        if segment.kind == "gemm":
+            peaks[segment.start : segment.stop] = gemm_peak
+    return peaks, tuple(dict.fromkeys(note for note in (gemm_note, other_note) if note))

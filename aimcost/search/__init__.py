@@ -1,0 +1,1 @@
+"""Questions over many estimates: the planner, sweeps, and the bulk tables that serve both."""

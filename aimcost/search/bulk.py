@@ -1,0 +1,192 @@
+"""Many schedules at once: a table of one layer's cost for every token count, then gathers.
+
+A schedule's time is a sum over layers of a function of that layer's token count, so it can be
+looked up. Time in which the device waits for launches is no such sum and is left out. The table is
+made by the estimator itself, from one run whose layers take every count
+from N down to 1: no formula is written twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..api import estimate_run
+from ..errors import InvalidValueError, ScheduleError
+from ..inputs.run import Run
+from ..ops.tokens import REDUCTION_OPS
+from ..pricing.result import Estimate
+from ..pricing.table import NO_LAYER
+from ..types import ReductionEvent, Schedule
+
+__all__ = ["LayerTable", "layer_table"]
+
+# Gathers are written to a buffer that stays in the L2 cache; larger or smaller is slower.
+_CHUNK = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTable:
+    """Cost of one decoder layer by token count, of a cut, and of what lies outside the layers.
+
+    Attributes
+    ----------
+    seconds, flops
+        Entry n: prefill of one layer on n tokens (entry 0 is 0).
+    cut_from, cut_to
+        Seconds of scoring n tokens, and of keeping n: a cut from a to b adds
+        ``cut_from[a] + cut_to[b]``. None where selection is free.
+    fixed_s, fixed_flops
+        Embedding and lm_head.
+    """
+
+    seconds: NDArray[np.float64]
+    flops: NDArray[np.float64]
+    fixed_s: float
+    fixed_flops: float
+    cut_from: NDArray[np.float64] | None = None
+    cut_to: NDArray[np.float64] | None = None
+
+    @property
+    def max_tokens(self) -> int:
+        """The largest token count in the table."""
+        return len(self.seconds) - 1
+
+    def prefill_seconds(self, tokens: ArrayLike) -> NDArray[np.float64]:
+        """Seconds of each schedule's prefill.
+
+        Parameters
+        ----------
+        tokens
+            Whole numbers, shape (schedules, layers); uint16 is fastest.
+
+        Raises
+        ------
+        InvalidValueError
+            Not two dimensions of whole numbers, or counts outside 1 … `max_tokens`.
+        """
+        counts = self._checked(tokens)
+        total = _gather_sum(self.seconds, counts)
+        if self.cut_from is not None and self.cut_to is not None:
+            total += _cut_sum(self.cut_from, self.cut_to, counts)
+        return total + self.fixed_s
+
+    def prefill_flops(self, tokens: ArrayLike) -> NDArray[np.float64]:
+        """FLOPs of each schedule's prefill, selection left out; `tokens` as in `prefill_seconds`."""
+        return _gather_sum(self.flops, self._checked(tokens)) + self.fixed_flops
+
+    def _checked(self, tokens: ArrayLike) -> NDArray[np.integer]:
+        counts = np.asarray(tokens)
+        if counts.ndim != 2 or counts.dtype.kind not in "iu":
+            raise InvalidValueError("tokens", "whole numbers of shape (schedules, layers)", counts.dtype.name)
+        if counts.size and not (counts.min() >= 1 and counts.max() <= self.max_tokens):
+            found = f"{counts.min()} … {counts.max()}"
+            raise InvalidValueError("tokens", f"from 1 to {self.max_tokens}", found)
+        return np.ascontiguousarray(counts)
+
+
+def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
+    """The table of a run's model, hardware, precision and estimator.
+
+    Parameters
+    ----------
+    max_tokens
+        The largest count to tabulate; by default the run's unreduced prompt.
+    """
+    if run.model.decoder.cross_layers:
+        raise ScheduleError(f"a bulk table needs layers that are alike: {run.model.name} has cross attention")
+    prompt = run.workload.visual_tokens + run.workload.text_tokens
+    top = max_tokens if max_tokens is not None else prompt
+    if run.implementation != "fused":
+        # which layers run eager, and on how much, then depends on the whole schedule
+        raise InvalidValueError("implementation", "fused for a bulk table", run.implementation)
+    if run.parallel.pp > 1:
+        raise InvalidValueError("parallel.pp", "1 for a bulk table", run.parallel.pp)
+    if top < 1:
+        raise InvalidValueError("max_tokens", "at least 1", top)
+    counts = tuple(range(top, 0, -1))
+    every = estimate_run(_with_layers(run, counts, events=()))
+    seconds, flops = _by_count(every, top)
+    outside = every.rows(["prefill"]) & (every.table.layer == NO_LAYER)
+    cut_from = cut_to = None
+    scorers = {event.scorer for event in run.schedule.layer_events if event.priced}
+    if len(scorers) > 1:
+        raise ScheduleError("a bulk table needs one way of selecting, found: " + ", ".join(sorted(scorers)))
+    if scorers:
+        # what a cut costs is a function of the count before plus one of the count after
+        scorer = scorers.pop()
+        sizes = range(1, top + 1)
+        to_one = _cut_times(run, scorer, [(n, 1) for n in sizes])
+        from_top = _cut_times(run, scorer, [(top, n) for n in sizes])
+        cut_from = np.concatenate([[0.0], to_one])
+        cut_to = np.concatenate([[0.0], from_top - to_one[-1]])
+    return LayerTable(
+        seconds=seconds,
+        flops=flops,
+        fixed_s=float(every.seconds[outside].sum()),
+        fixed_flops=float((every.table.flops * every.table.count)[outside].sum()),
+        cut_from=cut_from,
+        cut_to=cut_to,
+    )
+
+
+def _with_layers(run: Run, counts: tuple[int, ...], events: tuple[ReductionEvent, ...]) -> Run:
+    """The run on a model with a layer for each of `counts`, prefill only."""
+    decoder = replace(run.model.decoder, layers=len(counts))
+    schedule: Schedule = replace(run.schedule, tokens=counts, events=events)
+    workload = replace(run.workload, frames=0, images=0, new_tokens=0)
+    model = replace(run.model, decoder=decoder)
+    # waiting for the host is no sum over layers: the table holds device time
+    return replace(run, model=model, workload=workload, schedule=schedule, include=None, host_time=False)
+
+
+def _by_count(every: Estimate, top: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    inside = every.rows(["prefill"]) & (every.table.layer != NO_LAYER)
+    count = top - every.table.layer[inside]  # layer i computes on top − i tokens
+    columns = (every.seconds[inside], every.table.flops[inside])
+    seconds, flops = (np.asarray(np.bincount(count, c, top + 1), dtype=np.float64) for c in columns)
+    return seconds, flops
+
+
+def _cut_times(run: Run, scorer: str, cuts: list[tuple[int, int]]) -> NDArray[np.float64]:
+    """Seconds of each cut (tokens before, tokens after)."""
+    events = tuple(
+        ReductionEvent(action="prune", scorer=scorer, after_layer=i, tokens_in=before, tokens_out=after)
+        for i, (before, after) in enumerate(cuts)
+    )
+    counts = tuple(before for before, _ in cuts)
+    priced = estimate_run(_with_layers(run, counts, events))
+    seconds = np.zeros(len(cuts))
+    for segment in priced.table.segments:
+        if segment.stage == "prefill" and segment.name in (*REDUCTION_OPS, "all_reduce_score"):
+            rows = slice(segment.start, segment.stop)
+            seconds += np.bincount(priced.table.layer[rows], weights=priced.seconds[rows], minlength=len(cuts))
+    return seconds
+
+
+def _gather_sum(table: NDArray[np.float64], counts: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Σ over layers of table[count]. A product with ones sums faster than a reduction."""
+    schedules, layers = counts.shape
+    total = np.empty(schedules)
+    buffer, ones = np.empty((_CHUNK, layers)), np.ones(layers)
+    for start in range(0, schedules, _CHUNK):
+        part = counts[start : start + _CHUNK]
+        values = buffer[: len(part)]
+        table.take(part, out=values, mode="clip")
+        np.dot(values, ones, out=total[start : start + len(part)])
+    return total
+
+
+def _cut_sum(
+    cut_from: NDArray[np.float64], cut_to: NDArray[np.float64], counts: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Σ over the layers after which the count falls."""
+    total = np.empty(len(counts))
+    for start in range(0, len(counts), _CHUNK):
+        part = counts[start : start + _CHUNK]
+        before, after = part[:, :-1], part[:, 1:]
+        cost = (cut_from.take(before) + cut_to.take(after)) * (before > after)
+        total[start : start + len(part)] = cost.sum(axis=1)
+    return total

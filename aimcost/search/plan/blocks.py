@@ -1,0 +1,264 @@
+"""What a decoder layer costs by the tokens it sees and the tokens it leaves, read off the estimator.
+
+One estimate of a run with a layer for every pair (tokens, tokens after) prices all candidates of a
+grid: no formula is written twice, and whatever the estimator knows is in the table. Launches are
+issued by a host that runs ahead of the device (`aimcost.pricing.host_queue`), so a layer is no number but a
+step from one state to the next: ``end' = max(end + work, issued + wait)``, ``issued' = issued + issue``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...api import estimate_run
+from ...errors import InvalidValueError, ScheduleError
+from ...inputs.run import Run
+from ...pricing.host_queue import execution_order
+from ...pricing.memory import StageMemory
+from ...pricing.result import Estimate
+from ...pricing.table import NO_LAYER
+from ...types import ReductionEvent
+from .band import Rows, both_rows, device_and_host
+
+__all__ = ["Blocks", "Pair", "Tables", "tables"]
+
+Floats = NDArray[np.float64]
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Steps from one (issued, end) state to the next; arrays have one entry a block.
+
+    Attributes
+    ----------
+    work, issue
+        Seconds of the device, and of the host issuing the block's launches.
+    wait
+        Latest end of the block where the device idles at its start, counted from then.
+    """
+
+    work: Floats
+    issue: Floats
+    wait: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Prices of all pairs of one stem: a run whose prompt reaches the language model at one length.
+
+    Attributes
+    ----------
+    pairs
+        (tokens, tokens after) of each block; equal where no cut follows.
+    start, tail
+        State (issued, end) before layer 0; work, issue, wait of what follows the last layer.
+    left_out_s
+        Seconds before layer 0 that belong to stages the run does not include.
+    flops, kv, prompt_kv, alive
+        By block: FLOPs, cache bytes at the end and after the prompt, activation bytes.
+    fixed_flops, weights_bytes, elsewhere_bytes, head_bytes, decode_bytes
+        What lies outside the layers; bytes are activations of other stages.
+    decode, decode_start, decode_tail, decode_flops
+        The same for all decode steps together; None where there are none.
+    rows, tail_rows
+        For the band, in the layers and after the last one; None where it was not asked for.
+    """
+
+    pairs: tuple[Pair, ...]
+    prefill: Blocks
+    start: tuple[float, float]
+    tail: Blocks
+    left_out_s: float
+    flops: Floats
+    fixed_flops: float
+    kv: Floats
+    prompt_kv: Floats
+    alive: Floats
+    weights_bytes: float
+    elsewhere_bytes: float
+    head_bytes: float
+    decode_bytes: float | None
+    steps: int
+    decode: Blocks | None
+    decode_start: tuple[float, float]
+    decode_tail: Blocks | None
+    rows: Rows | None
+    tail_rows: Rows | None
+
+    @property
+    def index(self) -> dict[Pair, int]:
+        """Position of each pair."""
+        return {pair: position for position, pair in enumerate(self.pairs)}
+
+
+def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band: bool = False) -> Tables:
+    """Price `pairs` under the run's model, workload, hardware and estimator.
+
+    Parameters
+    ----------
+    run
+        Its schedule says what happens before the language model.
+    scorer
+        What ranks tokens where a pair's counts differ.
+    band
+        Whether `rows` are wanted, which the upper end of the band needs.
+
+    Raises
+    ------
+    InvalidValueError, ScheduleError
+        Masked tokens, pipeline stages or cross attention: layers are then not alike.
+    """
+    if run.model.decoder.cross_layers:
+        raise ScheduleError(f"the planner needs layers that are alike: {run.model.name} has cross attention")
+    if run.implementation == "masked":
+        raise InvalidValueError("implementation", "fused or eager: masked tokens save nothing", run.implementation)
+    if run.parallel.pp > 1:
+        raise InvalidValueError("parallel.pp", "1 to plan", run.parallel.pp)
+    if run.include is not None and "prefill" not in run.include:
+        raise InvalidValueError("include", "with prefill, to plan", list(run.include))
+    ordered = tuple(sorted(pairs, key=lambda pair: (-pair[0], -pair[1])))
+    priced_run = _with_layers(run, ordered, scorer, priced)
+    priced_run = replace(priced_run, workload=replace(priced_run.workload, new_tokens=0))
+    every = estimate_run(priced_run)
+    order, _ = execution_order(every.table)
+    head, layers, tail = _split(every, order)
+    blocks = _blocks(every, layers, len(ordered))
+    own = _memory(run)
+    stages, prompt_kv, alive = _stage_memory(every, len(ordered))
+    fields: dict[str, Any] = {}
+    if run.workload.new_tokens:
+        fields = _decode(run, ordered, scorer)
+    flops = every.table.flops * every.table.count
+    included = every.rows(every.included)
+    return Tables(
+        pairs=ordered,
+        prefill=blocks,
+        start=_state(every, head),
+        tail=_one_block(every, tail),
+        left_out_s=float(every.seconds[head][~included[head]].sum()),
+        flops=np.bincount(every.table.layer[layers], flops[layers], len(ordered)) + fields.pop("flops", 0.0),
+        fixed_flops=float(flops[np.concatenate([head, tail])] @ included[np.concatenate([head, tail])])
+        + fields.pop("fixed_flops", 0.0),
+        kv=fields.pop("kv", prompt_kv),
+        prompt_kv=prompt_kv,
+        alive=alive,
+        weights_bytes=own.weights_bytes,
+        elsewhere_bytes=max((s.bytes for s in stages if s.stage in ("vision", "projector")), default=0.0),
+        head_bytes=next((s.activation_bytes for s in stages if s.stage == "lm_head"), 0.0),
+        decode_bytes=next((s.activation_bytes for s in own.stages if s.stage == "decode"), None),
+        **both_rows(every, head, layers, tail, len(ordered), band=band),
+        **{"steps": 0, "decode": None, "decode_start": (0.0, 0.0), "decode_tail": None, **fields},
+    )
+
+
+def _with_layers(run: Run, pairs: tuple[Pair, ...], scorer: str, priced: bool) -> Run:
+    """The run on a model with a layer for each of `pairs`."""
+    events = tuple(
+        ReductionEvent(action="prune", scorer=scorer, after_layer=i, tokens_in=before, tokens_out=after, priced=priced)
+        for i, (before, after) in enumerate(pairs)
+        if after < before
+    )
+    schedule = replace(
+        run.schedule,
+        tokens=tuple(before for before, _ in pairs),
+        events=(*run.schedule.pre_llm_events, *events),
+    )
+    decoder = replace(run.model.decoder, layers=len(pairs))
+    return replace(run, model=replace(run.model, decoder=decoder), schedule=schedule)
+
+
+def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
+    """All decode steps, by the count that a layer's cache holds."""
+    counts = tuple(sorted({before for before, _ in pairs}, reverse=True))
+    every = estimate_run(_with_layers(run, tuple((n, n) for n in counts), scorer, False))
+    order, decode = execution_order(every.table)
+    where = np.array([counts.index(before) for before, _ in pairs])
+    kv = np.array(every.memory.kv_by_layer)[where]
+    rows = order[decode[order]]
+    if not len(rows):
+        return {"kv": kv}
+    inside = np.flatnonzero(every.table.layer[rows] != NO_LAYER)
+    first, last = int(inside[0]), int(inside[-1]) + 1
+    head, layers, tail = rows[:first], rows[first:last], rows[last:]
+    blocks = _blocks(every, layers, len(counts))
+    counted = "decode" in every.included
+    flops = every.table.flops * every.table.count * counted
+    outside = np.concatenate([head, tail])
+    return {
+        "kv": kv,
+        "steps": every.table.steps,
+        "decode": Blocks(blocks.work[where], blocks.issue[where], blocks.wait[where]),
+        "decode_start": _state(every, head),
+        "decode_tail": _one_block(every, tail),
+        "flops": np.bincount(every.table.layer[layers], flops[layers], len(counts))[where],
+        "fixed_flops": float(flops[outside].sum()),
+    }
+
+
+def _split(every: Estimate, order: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    """Rows of the prompt in execution order: before the layers, in them, after them."""
+    prompt = order[~every.rows(["decode"])[order]]
+    inside = np.flatnonzero((every.rows(["prefill"]) & (every.table.layer != NO_LAYER))[prompt])
+    first, last = int(inside[0]), int(inside[-1]) + 1
+    head, layers, tail = prompt[:first], prompt[first:last], prompt[last:]
+    if not len(tail):  # pragma: no cover - every decoder has a head
+        raise ScheduleError("the estimator prices nothing after the last layer")
+    return head, layers, tail
+
+
+def _blocks(every: Estimate, rows: NDArray[np.int64], count: int) -> Blocks:
+    """Steps of `count` layers from their rows in execution order."""
+    device, host = device_and_host(every)
+    layer = every.table.layer[rows]
+    starts = np.searchsorted(layer, np.arange(count))
+    done, issued = np.cumsum(device[rows]), np.cumsum(host[rows])
+    before_done = np.concatenate([[0.0], done])[starts]
+    before_issued = np.concatenate([[0.0], issued])[starts]
+    work, issue = np.diff(before_done, append=done[-1]), np.diff(before_issued, append=issued[-1])
+    # end of the block if the device idles first: latest over rows of its issue + the work from it on
+    latest = np.maximum.reduceat(issued - (done - device[rows]), starts)
+    wait = latest - before_issued + before_done + work
+    return Blocks(work, issue, np.asarray(wait))
+
+
+def _one_block(every: Estimate, rows: NDArray[np.int64]) -> Blocks:
+    device, host = device_and_host(every)
+    done, issued = np.cumsum(device[rows]), np.cumsum(host[rows])
+    wait = np.max(issued - (done - device[rows])) + done[-1]
+    return Blocks(np.array([done[-1]]), np.array([issued[-1]]), np.array([wait]))
+
+
+def _state(every: Estimate, rows: NDArray[np.int64]) -> tuple[float, float]:
+    """(issued, end) after `rows`."""
+    if not len(rows):
+        return 0.0, 0.0
+    block = _one_block(every, rows)
+    return float(block.issue[0]), float(max(block.work[0], block.wait[0]))
+
+
+def _memory(run: Run) -> Any:
+    from ...pricing.memory import memory_of
+
+    return memory_of(
+        run.model,
+        run.workload,
+        run.schedule,
+        run.precision,
+        run.hardware,
+        attention=run.attention,
+        implementation=run.implementation,
+        parallel=run.parallel,
+    )
+
+
+def _stage_memory(every: Estimate, count: int) -> tuple[tuple[StageMemory, ...], Floats, Floats]:
+    """All stages, and by block the cache after the prompt and the activations."""
+    stages = every.memory.stages
+    layers = [stage for stage in stages if stage.stage.startswith("prefill layer ")]
+    held = np.array([stage.kv_bytes for stage in layers])
+    return stages, np.diff(held, prepend=0.0), np.array([stage.activation_bytes for stage in layers])

@@ -1,0 +1,216 @@
+"""From a run and its budgets to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from ...errors import InvalidValueError, UnknownNameError
+from ...inputs.hardware import load_hardware
+from ...inputs.run import Run, load_run
+from .accuracy import Surrogate, surrogate_for
+from .budgets import Budgets
+from .choice import Choice, choice_of
+from .grids import LEVELS, Grid, grids
+from .result import Plan, Setting, best_of
+from .search import Aim, Found, Group, Progress, search
+
+__all__ = ["SHAPES", "plan_run", "spread_of"]
+
+SHAPES = ("linear", "step", "free")
+# The smallest l1 that was measured is 7 of 28 layers; before it visual tokens matter most.
+EARLIEST_SHARE = 0.25
+# The band's upper end is exceeded one time in ten: an 80 % band leaves 10 % on either side.
+BAND_END = 0.9
+
+
+def spread_of(confidence: float | None, run: Run) -> float | None:
+    """Which multiple of the band's upper half is not exceeded with this probability; normal errors."""
+    if confidence is None:
+        return None
+    if not 0.5 <= confidence < 1:
+        raise InvalidValueError("--confidence", "from 0.5 to below 1", confidence)
+    if run.estimator != "calibrated":
+        raise InvalidValueError("--confidence", f"absent: {run.estimator} states no band", confidence)
+    return NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(BAND_END)
+
+
+def plan_run(
+    run: Run,
+    *,
+    budgets: Mapping[str, float | None],
+    hardware: Sequence[str] = (),
+    methods: Sequence[str] = ("aim",),
+    shapes: Sequence[str] = SHAPES,
+    batches: Sequence[int] = (),
+    frames: Sequence[int] = (),
+    confidence: float | None = None,
+    objective: str | None = None,
+    accuracy: str | Path | None = None,
+    extrapolate: bool = False,
+    earliest_cut: int | None = None,
+    levels: Sequence[float] = LEVELS,
+    progress: Progress | None = None,
+) -> Plan:
+    """The schedule that keeps most under every budget, exact on the grids searched.
+
+    Parameters
+    ----------
+    budgets
+        Limits by the keys of a run file's ``budgets:``, over those of the run itself.
+    hardware, batches, frames
+        Values to search; the run's own where empty.
+    confidence
+        Hold the time to first token with this probability; the estimate's middle where None.
+    objective
+        ``accuracy`` or ``tokens``; where None, accuracy if there are measured points for the run.
+    accuracy
+        A CSV of the user's own scores (`aimcost.search.plan.accuracy.surrogate_for`).
+    earliest_cut
+        Layers at the start that see all visual tokens given to them; a quarter where None.
+
+    Raises
+    ------
+    AimcostError
+        No budget, an unknown shape or method, or a run whose layers are not alike.
+    """
+    limits = Budgets.of(run, budgets)
+    if not list(limits.items()):
+        raise InvalidValueError("budget", "given: --ttft-ms, --tpot-ms, --kv-gb, --flops or --memory-gb", None)
+    _check(run, limits, shapes)
+    first = earliest_cut if earliest_cut is not None else int(run.model.decoder.layers * EARLIEST_SHARE)
+    if not 0 <= first <= run.model.decoder.layers:
+        raise InvalidValueError("--earliest-cut", f"from 0 to {run.model.decoder.layers}", first)
+    surrogate = surrogate_for(run, accuracy)
+    goal = _objective(objective, surrogate, run, frames)
+    spread = spread_of(confidence, run)
+    aim = Aim(budgets=limits, objective=goal, surrogate=surrogate, spread=spread, extrapolate=extrapolate)
+    settings = []
+    for name, batch, found in _grids(run, hardware, methods, shapes, batches, frames, first, levels):
+        settings.append(Setting(hardware=name, batch=batch, outcome=search(found, aim, progress)))
+    groups = [group for setting in settings for group in setting.outcome.groups]
+    best = best_of(groups)
+    plan = Plan(
+        run=run,
+        budgets=limits,
+        objective=goal,
+        confidence=confidence,
+        earliest_cut=first,
+        best=None if best is None else choice_of(best, limits, spread),
+        nearest=None,
+        shortfalls=[],
+        runner_up=None,
+        runner_up_lost=None,
+        settings=tuple(settings),
+        surrogate=surrogate,
+        beyond=sum(group.beyond for group in groups),
+        candidates=sum(group.candidates for group in groups),
+        notes=_notes([group.grid for group in groups]),
+    )
+    return _missed(plan, groups, spread) if best is None else _second(plan, groups, best, spread)
+
+
+def _check(run: Run, limits: Budgets, shapes: Sequence[str]) -> None:
+    for shape in shapes:
+        if shape not in SHAPES:
+            raise UnknownNameError("shape", shape, [*SHAPES, "all"])
+    if limits.tpot is not None and run.workload.new_tokens < 2:
+        raise InvalidValueError("workload.new_tokens", "at least 2 under a TPOT budget", run.workload.new_tokens)
+    if not run.workload.visual_tokens:
+        raise InvalidValueError("workload", "one with visual tokens, to plan their reduction", 0)
+
+
+def _objective(wanted: str | None, surrogate: Surrogate | None, run: Run, frames: Sequence[int]) -> str:
+    if wanted not in (None, "tokens", "accuracy"):
+        raise UnknownNameError("objective", str(wanted), ["tokens", "accuracy"])
+    if wanted == "accuracy" and surrogate is None:
+        raise InvalidValueError("--objective", f"tokens: nothing was measured for {run.model.name}", wanted)
+    if wanted is not None:
+        return wanted
+    workloads = [replace(run.workload, frames=count) for count in frames] or [run.workload]
+    applies = surrogate is not None and any(
+        bool(surrogate.known(x1, x2, workload)) for x1, x2, _ in surrogate.points for workload in workloads
+    )
+    return "accuracy" if applies else "tokens"
+
+
+def _grids(
+    run: Run,
+    hardware: Sequence[str],
+    methods: Sequence[str],
+    shapes: Sequence[str],
+    batches: Sequence[int],
+    frames: Sequence[int],
+    first: int,
+    levels: Sequence[float],
+) -> list[tuple[str, int, list[Grid]]]:
+    """One list of grids for each machine and batch."""
+    plain: dict[str, Any] = run.file.model_dump(exclude_unset=True, exclude_none=True)
+    found = []
+    machines: list[str | None] = [*dict.fromkeys(hardware)] or [None]
+    numbers: list[int | None] = [*frames] or [None]
+    for name in machines:
+        mapping = dict(plain) if name is None else {**plain, "hardware": name}
+        for batch in batches or [run.workload.batch]:
+            some: list[Grid] = []
+            for count in numbers:
+                workload = {**plain.get("workload", {}), "batch": batch}
+                if count is not None:
+                    workload = {k: v for k, v in workload.items() if k not in _OTHER_VISUALS} | {"frames": count}
+                candidate = load_run({**mapping, "workload": workload})
+                some += grids(candidate, methods, shapes, first=first, levels=levels)
+            machine = load_hardware(name) if name is not None else run.hardware
+            found.append((machine.name if machine else "no hardware", batch, some))
+    return found
+
+
+_OTHER_VISUALS = ("images", "visual_tokens", "seconds", "fps", "frames")
+
+
+def _missed(plan: Plan, groups: Sequence[Group], spread: float | None) -> Plan:
+    """No schedule keeps the budgets: the one that comes closest, and what it misses."""
+    closest = min((g for g in groups if g.miss is not None), key=lambda g: g.miss_excess, default=None)
+    if closest is None or closest.miss is None:
+        raise InvalidValueError(
+            "--extrapolate", "given, or --objective tokens: every candidate lies beyond the measured points", False
+        )
+    nearest = choice_of(closest.miss, plan.budgets, spread)
+    card = nearest.estimate.memory.usable_bytes
+    return replace(plan, nearest=nearest, shortfalls=plan.budgets.shortfalls(nearest.figures, card))
+
+
+def _second(plan: Plan, groups: Sequence[Group], best: Found, spread: float | None) -> Plan:
+    """The best schedule of another grid that is not the same schedule written otherwise."""
+    others = [g.best for g in groups if g.best is not None and g.best is not best and g.best.rank[:2] != best.rank[:2]]
+    second = max(others, key=lambda found: found.rank, default=None)
+    if second is None or plan.best is None:
+        return plan
+    choice = choice_of(second, plan.budgets, spread)
+    return replace(plan, runner_up=choice, runner_up_lost=_why(plan, plan.best, choice))
+
+
+def _why(plan: Plan, best: Choice, second: Choice) -> str:
+    """In words: what the runner-up keeps less of."""
+    fewer = best.kept_tokens - second.kept_tokens
+    share = f"{abs(fewer) / max(1, best.kept_tokens):.1%}"
+    shows = share != "0.0%"
+    if plan.objective == "accuracy" and None not in (best.expected_score, second.expected_score):
+        gap = float(best.expected_score or 0.0) - float(second.expected_score or 0.0)
+        if gap > 1e-9:
+            more = f", though it keeps {share} more visual tokens" if fewer < 0 and shows else ""
+            lower = f"{gap:.2f} lower" if gap >= 0.005 else "lower by less than 0.01"
+            return f"its expected score is {lower} ({second.expected_score:.2f}){more}"
+    if not shows:
+        return f"it keeps {max(fewer, 0):,} fewer visual tokens, summed over layers ({second.kept_tokens:,})"
+    return f"it keeps {share} fewer visual tokens, summed over layers ({second.kept_tokens:,})"
+
+
+def _notes(found: Sequence[Grid]) -> tuple[str, ...]:
+    strides = {getattr(grid, "stride", 1) for grid in found}
+    notes = []
+    if max(strides, default=1) > 1:
+        notes.append(f"free form: cuts fall every {max(strides)} layers, so that all of them can be gone through")
+    return tuple(notes)

@@ -1,0 +1,138 @@
+"""Where chunks are computed: here, in local processes, or by the workers of a Dask cluster.
+
+An engine yields chunks in any order; what a chunk holds does not depend on who computed it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from importlib import import_module
+from typing import Any
+
+from ...errors import AimcostError, InvalidValueError, MissingExtraError
+from .formats import encode
+from .grid import Chunk, Grid
+from .pricing import columns_of
+
+__all__ = ["Done", "compute", "engine"]
+
+CONNECT_S = 20  # for a scheduler to answer
+ENGINES = ("local", "dask")
+# number of the chunk, digest of the sweep where it was computed, bytes, points with an error
+Done = tuple[int, str, bytes, int]
+# Chunks under way for each worker: one being computed, one waiting.
+_AHEAD = 2
+
+
+@lru_cache(maxsize=2)
+def _grid(text: str) -> tuple[Grid, str]:
+    grid = Grid.from_json(text)
+    return grid, grid.digest
+
+
+def compute(text: str, chunk: tuple[int, int, int, int], kind: str) -> Done:
+    """One chunk of the sweep `text` in a format. Runs anywhere that has the same aimcost and profiles."""
+    try:
+        grid, digest = _grid(text)
+        columns = columns_of(grid, Chunk(*chunk))
+    except AimcostError as error:
+        # those with arguments of their own do not survive the way from another process
+        raise AimcostError(str(error)) from None
+    reasons = columns[-1]
+    errors = 0 if reasons.constant else sum(1 for value in reasons.values if value is not None)
+    return chunk[0], digest, encode(columns, kind), errors
+
+
+def engine(
+    name: str, text: str, chunks: Iterable[Chunk], kind: str, *, workers: int, scheduler: str | None
+) -> Iterator[Done]:
+    """Chunks as they get done.
+
+    Parameters
+    ----------
+    workers
+        Processes on this machine.
+    scheduler
+        Address of a Dask scheduler that runs already (``tcp://host:8786``): its workers compute.
+
+    Raises
+    ------
+    InvalidValueError, MissingExtraError
+        No such engine, or Dask is not installed.
+    """
+    if name not in ENGINES:
+        raise InvalidValueError("--engine", "one of " + ", ".join(ENGINES), name)
+    if workers < 1:
+        raise InvalidValueError("--workers", "at least 1", workers)
+    if scheduler is not None and name != "dask":
+        raise InvalidValueError("--scheduler", "absent without --engine dask", scheduler)
+    jobs = ((chunk.number, chunk.start, chunk.stop, chunk.context) for chunk in chunks)
+    if name == "dask":
+        return _dask(text, jobs, kind, workers, scheduler)
+    if workers == 1:
+        return (compute(text, job, kind) for job in jobs)
+    return _processes(text, jobs, kind, workers)
+
+
+def _result(future: Any) -> Done:
+    """What a worker gave, or in one line why it gave nothing (killed, out of memory, without aimcost)."""
+    try:
+        result: Done = future.result()
+    except AimcostError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise AimcostError(f"a worker failed: {type(error).__name__}: {reason} (--resume continues)") from error
+    return result
+
+
+def _processes(text: str, jobs: Iterator[Any], kind: str, workers: int) -> Iterator[Done]:
+    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    from multiprocessing import get_context
+
+    # spawned, not forked: threads of this process would leave locks behind
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(compute, text, job, kind) for job in itertools.islice(jobs, workers * _AHEAD)}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for job in itertools.islice(jobs, len(done)):
+                    waiting.add(pool.submit(compute, text, job, kind))
+                for future in done:
+                    yield _result(future)
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _dask(text: str, jobs: Iterator[Any], kind: str, workers: int, scheduler: str | None) -> Iterator[Done]:
+    try:
+        distributed: Any = import_module("distributed")
+    except ImportError:
+        raise MissingExtraError("distributed", "sweep", "--engine dask") from None
+    with contextlib.ExitStack() as stack:
+        address: Any = scheduler
+        if scheduler is None:
+            address = stack.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=40
+                )
+            )
+        try:
+            client = stack.enter_context(distributed.Client(address, timeout=CONNECT_S))
+        except OSError as error:
+            raise InvalidValueError("--scheduler", f"an address that answers ({error})", scheduler) from None
+        count = max(1, len(client.nthreads()))
+        (shared,) = client.scatter([text], broadcast=True)
+        first = [
+            client.submit(compute, shared, job, kind, pure=False) for job in itertools.islice(jobs, count * _AHEAD)
+        ]
+        under_way = distributed.as_completed(first)
+        for future in under_way:
+            result = _result(future)
+            for job in itertools.islice(jobs, 1):
+                under_way.add(client.submit(compute, shared, job, kind, pure=False))
+            yield result

@@ -1,4 +1,0 @@
-"""Time models of single operations: a readable formula times a tabulated correction, numpy only.
-
-Coefficients come from a profile's ``calibration`` block; `aimcost.fitting` derives them.
-"""
