@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .errors import MissingExtraError, UnsupportedModelError
+from .errors import UnsupportedModelError
+from .extras import torch_module
 from .inputs.run import Run, load_run, plan_schedule
 from .pricing.result import Estimate
 from .types import Schedule
@@ -90,15 +91,5 @@ def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextMana
         raise UnsupportedModelError(
             f"method {schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"
         )
-    context: AbstractContextManager[Any] = runtime("executor").apply(model, schedule, **options)
+    context: AbstractContextManager[Any] = torch_module("aimcost.runtime.executor").apply(model, schedule, **options)
     return context
-
-
-def runtime(name: str) -> Any:
-    """A module of `aimcost.runtime`, or a readable error where torch or transformers is missing."""
-    try:
-        return importlib.import_module(f"aimcost.runtime.{name}")
-    except ModuleNotFoundError as error:
-        if error.name and error.name.split(".")[0] in ("torch", "transformers"):
-            raise MissingExtraError(error.name, "torch", "running models") from None
-        raise

@@ -109,11 +109,11 @@ class LatencyGate:
         Verdict or None
             None where the band was just measured (``--aimcost-update``).
         """
-        from .api import runtime
         from .errors import AimcostError
+        from .extras import torch_module
         from .guard.bands import load_bands
 
-        gate = runtime("gate")
+        gate = torch_module("aimcost.measure.gate", "the measured latency gate")
         try:
             loaded = self._load(self.options["run"] if run is None else run)
             bands = load_bands(self.bands_path)

@@ -21,11 +21,11 @@ from aimcost.machine.timemodels.attention import AttentionModel
 from aimcost.machine.timemodels.bandwidth import EXECUTIONS
 from aimcost.measure.records import Record, load_record
 from aimcost.measure.validate import compare_record
-from aimcost.ops import Widths
 from aimcost.ops.attention import single_pass
 from aimcost.report.calibration import errors_text, external_text, inherited_text
 from aimcost.report.validation import validation_section
 from aimcost.report.validation_plot import draw_validation
+from aimcost.types.formats import Widths
 from aimcost.units import MEGA
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ import datetime
 from pathlib import Path
 
 from ..errors import FileFormatError, InvalidValueError, UnknownNameError
-from ..inputs.files import read_mapping
+from ..inputs.files import read_mapping, write_atomically
 from ..inputs.hardware import load_hardware
 from ..machine.calibration import calibration_of
 from ..machine.fitting.aiconfigurator import systems
@@ -14,7 +14,6 @@ from ..machine.fitting.derive import derive
 from ..machine.fitting.transfer import inherited_bands, write_inherited_bands
 from ..machine.fitting.write import block_text, write_calibration, write_tables
 from ..measure.clock import read_timings, scale_from, with_scale
-from ..measure.records import write_atomically
 from ..report.calibration import errors_text, inherited_text
 from ..report.export import to_json
 from ..report.text import table

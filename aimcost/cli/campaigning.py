@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InvalidValueError
+from ..inputs.files import write_atomically
 from ..measure.campaign.run import SUMMARY, check_minutes, run_campaign
 from ..measure.campaign.summary import summarise
-from ..measure.records import write_atomically
 from ..report.campaign import summary_text
 from ..report.export import to_json
 

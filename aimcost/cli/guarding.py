@@ -72,7 +72,7 @@ def check(
     """
     from ..guard.check import check as run_check
     from ..guard.check import parse_tolerances
-    from ..measure.records import write_atomically
+    from ..inputs.files import write_atomically
     from ..report.export import to_json
     from ..report.guard import check_json, check_junit, check_markdown, check_text
 

@@ -75,8 +75,8 @@ def profile(
     """Measure this machine: a hardware profile for `calibrated`, and the raw record behind it."""
     profiling = import_module("aimcost.measure.profile")
     profiling.quiet_process()
+    from ..inputs.files import write_atomically
     from ..measure.profile.to_calibration import profile_yaml
-    from ..measure.records import write_atomically
     from ..report.measured import profile_text
 
     kept = record if record is not None else None if output is None else output.with_suffix(".record.json")

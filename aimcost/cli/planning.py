@@ -104,7 +104,7 @@ def plan(
     if plot is not None:
         save_plot(found, plot)
     if output is not None and found.best is not None:
-        from ..measure.records import write_atomically
+        from ..inputs.files import write_atomically
 
         write_atomically(output, run_yaml(found, found.best))
     if as_json:

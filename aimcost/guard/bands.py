@@ -17,8 +17,8 @@ from typing import Annotated
 from pydantic import Field
 
 from ..errors import AimcostError, FileFormatError
+from ..inputs.files import write_atomically
 from ..inputs.schema import Strict, validate
-from ..measure.records import write_atomically
 
 __all__ = ["Band", "load_bands", "merged", "save_bands"]
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..errors import AimcostError, FileFormatError
+from ..inputs.files import write_atomically
 from ..inputs.schema import Strict, validate
-from ..measure.records import write_atomically
 from .facts import FIGURES, canonical, digest
 
 __all__ = ["SCHEMA_VERSION", "load_baseline", "save_baseline", "to_text", "unchanged"]

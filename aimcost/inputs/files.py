@@ -1,10 +1,13 @@
-"""YAML and JSON files as mappings, read strictly."""
+"""Files: YAML and JSON read strictly as mappings, and writes that never leave half a file."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Hashable
+import tempfile
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import yaml
 from ..errors import FileFormatError
 from ..units import MEGA
 
-__all__ = ["MAX_FILE_BYTES", "read_mapping"]
+__all__ = ["MAX_FILE_BYTES", "read_mapping", "replacing", "write_atomically"]
 
 # Run files, profiles and config.json are kilobytes; this stops a weights file named by mistake.
 MAX_FILE_BYTES = 8_000_000
@@ -142,3 +145,43 @@ def _yaml_problem(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     problem = str(getattr(error, "problem", None) or error).replace("\n", " ")
     return f"line {mark.line + 1}: {problem}" if mark is not None else problem
+
+
+def write_atomically(path: str | Path, text: str) -> None:
+    """Write `text` to `path` at once: whoever reads it sees the old file or the new one.
+
+    Raises
+    ------
+    FileFormatError
+        The folder cannot be written to.
+    """
+    with replacing(Path(path)) as temporary:
+        Path(temporary).write_bytes(text.encode())
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[str]:
+    """A temporary file beside `target` that replaces it on success and is removed on failure.
+
+    Raises
+    ------
+    FileFormatError
+        The folder cannot be written to.
+    """
+    temporary: str | None = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # The same folder: os.replace is atomic only within one file system.
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        os.close(handle)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp keeps it to its owner
+        os.replace(temporary, target)
+        temporary = None
+    except OSError as error:
+        raise FileFormatError(f"{target}: cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, InvalidValueError
-from ..ops.cost import BITS
 from ..types import HardwareSpec
+from ..types.formats import BITS
 from ..units import GIGA, KILO, MEGA, TERA
 from . import discover
 from .files import read_mapping

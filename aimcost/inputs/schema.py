@@ -10,7 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from ..errors import AimcostError, InvalidValueError, UnknownNameError, nearest
 
 __all__ = [
-    "STAGES",
     "HardwareFile",
     "Positive",
     "PrecisionFile",
@@ -21,7 +20,6 @@ __all__ = [
     "validate",
 ]
 
-STAGES = ("vision", "projector", "merge", "prefill", "decode")
 MAX_COUNT = 100_000_000  # above any token count or batch; keeps products inside float64's exact integers
 
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]

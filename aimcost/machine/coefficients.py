@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..errors import CalibrationError
 from ..inputs.hardware import load_hardware
-from ..ops import Widths
 from ..types import HardwareSpec, Precision
+from ..types.formats import Widths
 from .bands import Ends, ends_of
 from .calibration import Calibration, calibration_of
 from .inheritance import parent_of

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..errors import InvalidValueError
-from ..ops.cost import BITS
 from ..ops.quantised import SCALE_GROUP, narrower
 from ..types import HardwareSpec, Precision
+from ..types.formats import BITS
 
 __all__ = [
     "compute_dtypes",

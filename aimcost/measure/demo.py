@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..api import estimate, runtime
+from ..api import estimate
 from ..errors import InvalidValueError
+from ..extras import torch_module
 from ..inputs.run import load_run
 from ..types import Schedule
 
@@ -104,7 +105,7 @@ def demonstrate(
         raise InvalidValueError("frames, layers, repeats", "at least 1, 2 and 1", (frames, layers, repeats))
     given = demo_run(frames, layers)
     schedule = load_run(given).schedule
-    measure = runtime("demo").measure
+    measure = torch_module("aimcost.measure.demo_torch", "aimcost demo").measure
     measured = measure(given["model"], schedule, frames=frames, device=device, repeats=repeats, progress=progress)
     priced = {**given, "hardware": "nvidia_a100_sxm_80gb", "estimator": "roofline"}
     square = device == "cpu"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..ops import Cost, Widths, attention, gemm, pointwise
+from ..ops import Cost, attention, gemm, pointwise
 from ..ops.cost import Array
 from ..ops.reduction import gather, select
 from ..types import DecoderSpec, MoeSpec
+from ..types.formats import Widths
 
 __all__ = ["cross_kv_ops", "cross_layer_ops", "embed_op", "head_ops", "layer_ops", "parameters"]
 

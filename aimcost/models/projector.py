@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..ops import Cost, Widths, gemm, pointwise
+from ..ops import Cost, gemm, pointwise
 from ..types import ModelSpec, ProjectorSpec, TowerLoad, VisionSpec
+from ..types.formats import Widths
 from . import resampler
 
 __all__ = ["deepstack_ops", "ops", "parameters"]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..ops import Cost, Widths, attention, gemm, pointwise
+from ..ops import Cost, attention, gemm, pointwise
 from ..types import ResamplerSpec
+from ..types.formats import Widths
 
 __all__ = ["ops", "parameters"]
 

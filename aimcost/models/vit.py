@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..ops import Cost, Widths, attention, gemm, pointwise
+from ..ops import Cost, attention, gemm, pointwise
 from ..ops.cost import Array
 from ..types import TowerLoad, VisionSpec
+from ..types.formats import Widths
 
 __all__ = ["LayerGroup", "layer_groups", "layer_ops", "parameters", "patch_ops", "post_ops", "sequence_tokens"]
 

@@ -1,5 +1,5 @@
 """Formulas: plain functions of dimensions that return a `Cost`. Each formula is written once."""
 
-from .cost import Cost, Widths
+from .cost import Cost
 
-__all__ = ["Cost", "Widths"]
+__all__ = ["Cost"]

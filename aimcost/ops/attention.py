@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .cost import Array, Cost, Widths
+from ..types.formats import Widths
+from .cost import Array, Cost
 
 __all__ = [
     "causal_pairs",

@@ -8,49 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidValueError
-from ..types import Precision
-
-__all__ = ["BITS", "Array", "Cost", "Widths", "bytes_per_element"]
+__all__ = ["Array", "Cost"]
 
 # Dimensions may be scalars or arrays that broadcast (one entry a layer, or a decode step).
 # float64 throughout: the products of large attention shapes overflow int64.
 Array = float | NDArray[np.float64]
-
-BITS: Mapping[str, float] = {
-    "fp32": 32,
-    "bf16": 16,
-    "fp16": 16,
-    "fp8": 8,
-    "int8": 8,
-    "int4": 4,
-    "fp4": 4,
-}
-
-
-def bytes_per_element(dtype: str) -> float:
-    """Bytes one element of `dtype` takes. Scales and zero points of quantised formats not counted."""
-    if dtype not in BITS:
-        raise InvalidValueError("dtype", "one of " + ", ".join(BITS), dtype)
-    return BITS[dtype] / 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Widths:
-    """Bytes per element of each tensor class."""
-
-    weights: float
-    activations: float
-    kv: float
-
-    @classmethod
-    def of(cls, precision: Precision) -> Widths:
-        """The widths of a `Precision`."""
-        return cls(
-            weights=bytes_per_element(precision.weights),
-            activations=bytes_per_element(precision.activations),
-            kv=bytes_per_element(precision.kv),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .cost import Array, Cost, Widths
+from ..types.formats import Widths
+from .cost import Array, Cost
 
 __all__ = ["distinct_experts", "grouped_linear", "linear", "product_flops"]
 

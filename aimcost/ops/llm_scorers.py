@@ -6,8 +6,9 @@ from a matrix that the layer's eager attention left in memory.
 
 from __future__ import annotations
 
+from ..types.formats import Widths
 from .attention import causal_pairs
-from .cost import Array, Cost, Widths
+from .cost import Array, Cost
 from .reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops, select
 
 __all__ = [

@@ -6,7 +6,8 @@ addition, multiplication, division, exponential or root.
 
 from __future__ import annotations
 
-from .cost import Array, Cost, Widths
+from ..types.formats import Widths
+from .cost import Array, Cost
 
 __all__ = [
     "add",

@@ -6,7 +6,8 @@ left is the scales' traffic and the arithmetic, two operations an element (subtr
 
 from __future__ import annotations
 
-from .cost import BITS, Array, Cost
+from ..types.formats import BITS
+from .cost import Array, Cost
 
 __all__ = ["SCALE_GROUP", "dequantise", "kv_scale_bytes", "narrower", "scale_bytes"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..types import ModelSpec
-from .cost import Array, Cost, Widths
+from ..types.formats import Widths
+from .cost import Array, Cost
 
 __all__ = ["INDEX_BYTES", "SCORE_BYTES", "Cut", "NamedCosts", "ScoreContext", "cut_ops", "gather", "select"]
 

@@ -10,11 +10,11 @@ from ..api import estimate_run, unreduced
 from ..errors import InvalidValueError
 from ..inputs.hardware import load_hardware
 from ..inputs.run import Run
-from ..inputs.schema import STAGES
 from ..machine.inheritance import calibration_status
 from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
 from ..summaries import decode_step
 from ..types.bounds import BOUNDS
+from ..types.stages import STAGES
 from ..units import KILO
 from .result import Estimate
 

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from ..machine.peaks import compute_dtypes
 from ..models.parallel import rank_vision_cost, stage_layers
-from ..ops import Cost, Widths, collectives, quantised
+from ..ops import Cost, collectives, quantised
 from ..ops.cost import Array
 from ..types import Parallel, Precision
+from ..types.formats import Widths
 
 __all__ = ["Part", "with_conversions", "with_exchanges"]
 

@@ -18,10 +18,10 @@ from ..models import decoder as decoder_ops
 from ..models import liveness, visual_tokens, vit
 from ..models import projector as projector_ops
 from ..models.parallel import rank_decoder, rank_vision, stage_layers
-from ..ops import Widths
 from ..ops.quantised import kv_scale_bytes, scale_bytes
 from ..ops.reduction import SCORE_BYTES
 from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Workload
+from ..types.formats import Widths
 
 __all__ = ["Memory", "StageMemory", "memory_of"]
 

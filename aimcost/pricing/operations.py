@@ -16,9 +16,10 @@ from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
 from ..models import visual_tokens, vit
 from ..models.parallel import rank_decoder
-from ..ops import Widths, pointwise
+from ..ops import pointwise
 from ..ops.tokens import Cut, ScoreContext, reduction_ops
 from ..types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
+from ..types.formats import Widths
 from .derived import with_conversions, with_exchanges
 from .table import OpTable, TableBuilder
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inputs.run import Run
-from ..inputs.schema import STAGES
 from ..summaries import step_range
+from ..types.stages import STAGES
 from .memory import Memory, memory_of
 from .rows import json_form, layer_rows, op_rows
 from .table import OpTable

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..inputs.schema import STAGES
 from ..summaries import parallel_summary, reduction_summary
 from ..types.bounds import BOUNDS
+from ..types.stages import STAGES
 from .table import COST_COLUMNS, NO_LAYER
 
 if TYPE_CHECKING:

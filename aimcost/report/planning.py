@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import MissingExtraError
+from ..extras import load
 from ..search.plan.choice import Choice
 from ..search.plan.questions import Answer
 from ..search.plan.result import Plan, Setting
@@ -225,11 +225,10 @@ def save_plot(plan: Plan, path: Path) -> None:
     MissingExtraError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise MissingExtraError("matplotlib", "report", "a plot") from None
+    load("matplotlib", extra="report", purpose="a plot")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     rows = plan.front()
     names = [name for name in ("tokens", "accuracy") if any(row["front"] == name for row in rows)]
     figure = Figure(figsize=(5.2 * len(names), 4.0), layout="constrained")

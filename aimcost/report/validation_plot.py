@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileFormatError, InvalidValueError, MissingExtraError
+from ..errors import FileFormatError, InvalidValueError
+from ..extras import load
 
 if TYPE_CHECKING:
     from ..measure.validate import Comparison, Point
@@ -64,16 +64,16 @@ def draw_validation(comparison: Comparison, path: str | Path) -> None:
 def check_plot(path: str | Path) -> Path:
     """The path of a picture, if it can be drawn: called before hours of measuring, too.
 
-    Raises
-    ------
-    InvalidValueError, MissingExtraError
-        A suffix other than `FORMATS`; matplotlib is not installed.
+        Raises
+        ------
+        InvalidValueError
+    from ..extras import load
+            A suffix other than `FORMATS`; matplotlib is not installed.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise InvalidValueError("--plot", f"a file that ends in {', '.join(FORMATS)}", str(path))
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "report", "drawing")
+    load("matplotlib", extra="report", purpose="drawing")
     return path
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from ..kernels.select import gather_tokens
-from ..kernels.select.reference import gather_mask, gather_rows
-from .cutting import cut_columns
+from ..kernels.select.reference import cut_columns, gather_mask, gather_rows
 
 __all__ = ["CacheNotes", "Continuation", "Prefill", "Record"]
 

@@ -10,8 +10,8 @@ import aimcost
 from aimcost.errors import InvalidValueError
 from aimcost.inputs.model import load_model, model_config
 from aimcost.models import projector, resampler, vit
-from aimcost.ops import Widths
 from aimcost.types import Precision, ResamplerSpec
+from aimcost.types.formats import Widths
 
 SPEC = ResamplerSpec(queries=4, heads=2, tower_width=6, width=8)
 WIDTHS = Widths.of(Precision(weights="bf16", activations="bf16", kv="bf16"))

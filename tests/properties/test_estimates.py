@@ -15,7 +15,7 @@ from aimcost.errors import AimcostError, InvalidValueError
 from aimcost.inputs import discover
 from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.model import load_model
-from aimcost.inputs.schema import STAGES
+from aimcost.types.stages import STAGES
 
 FIXED = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 ESTIMATORS = ("roofline", "llm_viewer")

@@ -17,8 +17,8 @@ import aimcost
 from aimcost.inputs import discover
 from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.model import load_model
-from aimcost.inputs.schema import STAGES
 from aimcost.types.bounds import BOUNDS
+from aimcost.types.stages import STAGES
 
 ESTIMATORS = discover.estimator_names()
 FIXED = settings(max_examples=25, derandomize=True, deadline=None, database=None)

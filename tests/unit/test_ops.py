@@ -11,8 +11,7 @@ from aimcost.errors import InvalidValueError
 from aimcost.models import decoder as decoder_ops
 from aimcost.models import projector as projector_ops
 from aimcost.models import vit
-from aimcost.ops import Cost, Widths, attention, gemm, pointwise
-from aimcost.ops.cost import bytes_per_element
+from aimcost.ops import Cost, attention, gemm, pointwise
 from aimcost.ops.tokens import (
     SCORERS,
     Cut,
@@ -23,6 +22,7 @@ from aimcost.ops.tokens import (
     reduction_ops,
 )
 from aimcost.types import DecoderSpec, ModelSpec, Precision, ProjectorSpec, TowerLoad, VisionSpec
+from aimcost.types.formats import Widths, bytes_per_element
 
 W = Widths(weights=1.0, activations=2.0, kv=4.0)
 DECODER = DecoderSpec(hidden=8, intermediate=20, layers=3, heads=4, kv_heads=2, head_dim=3, vocab=50)

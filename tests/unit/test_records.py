@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from aimcost.errors import FileFormatError, InvalidValueError
-from aimcost.measure.records import Environment, Record, RecordWriter, Sample, load_record, write_atomically
+from aimcost.inputs.files import write_atomically
+from aimcost.measure.records import Environment, Record, RecordWriter, Sample, load_record
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,7 +12,8 @@ import pytest
 
 from aimcost import estimate
 from aimcost.errors import AimcostError, FileFormatError
-from aimcost.measure.records import Record, Sample, load_record, write_atomically
+from aimcost.inputs.files import write_atomically
+from aimcost.measure.records import Record, Sample, load_record
 from aimcost.measure.validate import compare_record
 from aimcost.report.validation import validation_text
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CalibrationError, MissingExtraError, UnknownNameError
+from ...extras import load
 from ..timemodels.tables import Floats
 
 __all__ = [
@@ -108,10 +109,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> Any:
     CalibrationError
         Columns missing, or latencies that are not positive and finite.
     """
-    try:
-        import pandas
-    except ModuleNotFoundError:
-        raise MissingExtraError("pandas and pyarrow", "silicon", "reading silicon tables") from None
+    pandas = load("pandas", extra="silicon", purpose="reading silicon tables")
     frame = pandas.read_parquet(path)
     return check_table(frame, columns, str(path))
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...errors import CalibrationError, UnknownNameError
 from ...inputs.hardware import load_hardware
-from ...ops.cost import bytes_per_element
 from ...types import HardwareSpec
+from ...types.formats import bytes_per_element
 from ..peaks import peak_flops_per_s
 from ..timemodels.attention import AttentionModel
 from ..timemodels.collective import OPERATIONS, CollectiveModel

@@ -11,8 +11,8 @@ import numpy as np
 
 from ...errors import FileFormatError
 from ...inputs.hardware import load_hardware
-from ...ops import Widths
 from ...ops.gemm import linear
+from ...types.formats import Widths
 from ...units import MEGA
 from ..calibration import calibration_of
 from ..peaks import peak_flops_per_s

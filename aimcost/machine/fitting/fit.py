@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import MissingExtraError
-from ...ops import Widths
+from ...extras import load
 from ...ops.attention import single_pass
 from ...ops.gemm import linear
+from ...types.formats import Widths
 from ..timemodels import attention as attention_model
 from ..timemodels import gemm as gemm_model
 from ..timemodels.tables import Floats, LogTable, Provenance, bracket
@@ -31,12 +31,11 @@ _NOWHERE = Provenance("fit", "", 1.0, 1.0, 0.0)
 
 
 def _scipy() -> tuple[Any, Any]:
-    try:
-        import scipy.optimize
-        import scipy.sparse
-        import scipy.sparse.linalg
-    except ModuleNotFoundError:
-        raise MissingExtraError("scipy", "silicon", "fitting coefficients") from None
+    load("scipy", extra="silicon", purpose="fitting coefficients")
+    import scipy.optimize
+    import scipy.sparse
+    import scipy.sparse.linalg
+
     return scipy.optimize, scipy.sparse
 
 

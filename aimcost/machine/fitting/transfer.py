@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ...inputs.files import write_atomically
 from ...inputs.hardware import load_hardware
-from ...measure.records import write_atomically
 from ..calibration import calibration_of
 from ..inheritance import DESIGNS, PARENTS, Kinship
 from ..timemodels.gemm import GemmModel

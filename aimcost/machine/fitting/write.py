@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from ...errors import FileFormatError
-from ...measure.records import write_atomically
+from ...inputs.files import write_atomically
 
 __all__ = ["block_text", "write_calibration", "write_tables"]
 

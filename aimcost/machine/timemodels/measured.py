@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from ...errors import CalibrationError
 from ...ops.attention import flops_per_pair, single_pass
-from ...ops.cost import Widths
 from ...ops.gemm import product_flops
+from ...types.formats import Widths
 from .tables import Floats, Provenance, bracket
 
 __all__ = ["FORM", "AttentionGrid", "CurveSet", "GemmGrid"]

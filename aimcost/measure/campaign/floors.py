@@ -11,10 +11,11 @@ import numpy as np
 
 from ...errors import AimcostError
 from ...ops.attention import single_pass
-from ...ops.cost import Cost, Widths, bytes_per_element
+from ...ops.cost import Cost
 from ...ops.llm_scorers import pagerank_fused
 from ...ops.reduction import gather, select
 from ...ops.visual_scorers import bipartite_similarity_flops
+from ...types.formats import Widths, bytes_per_element
 from ..profile.to_calibration import ceilings_of, profile_mapping
 from ..records import Record, Sample, load_record
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...errors import AimcostError, InvalidValueError, MissingExtraError
-from ..records import Environment, load_record, now, write_atomically
+from ...errors import AimcostError, InvalidValueError
+from ...extras import torch_module
+from ...inputs.files import write_atomically
+from ..records import Environment, load_record, now
 from .book import Book
 from .deadline import Deadline, OutOfTime, alarm
 from .sizes import FULL, TINY
@@ -181,14 +183,8 @@ def _complete(path: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def _environment(device: str) -> Environment:
-    try:
-        found: Environment = importlib.import_module("aimcost.measure.profile.environment").describe(device)
-        importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("torch", "transformers"):
-            raise MissingExtraError(package, "torch", "aimcost campaign") from None
-        raise
+    torch_module("transformers", "aimcost campaign")
+    found: Environment = torch_module("aimcost.measure.profile.environment", "aimcost campaign").describe(device)
     return found
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import AimcostError
+from ...inputs.files import write_atomically
 from ...inputs.run import load_run
-from ..records import Record, RecordWriter, now, write_atomically
+from ..records import Record, RecordWriter, now
 from .book import Book
 from .floors import measured_profile
 from .rows import Row, precision, run_document, scaled_method, seed_rows

@@ -5,10 +5,9 @@ Names are imported on first use, so that ``import aimcost.measure.profile`` work
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-from ...errors import MissingExtraError
+from ...extras import torch_module
 from .process import quiet_process
 
 if TYPE_CHECKING:
@@ -23,10 +22,4 @@ __all__ = ["describe", "profile", "quiet_process"]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'aimcost.measure.profile' has no attribute {name!r}")
-    try:
-        return getattr(importlib.import_module(_HOME[name], __name__), name)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("torch", "transformers"):
-            raise MissingExtraError(package, "torch", f"aimcost.measure.profile.{name}") from error
-        raise
+    return getattr(torch_module(f"{__name__}{_HOME[name]}", f"aimcost.measure.profile.{name}"), name)

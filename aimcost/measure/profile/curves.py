@@ -14,10 +14,10 @@ import numpy as np
 
 from ...machine.timemodels.measured import FORM, CurveSet
 from ...machine.timemodels.tables import Floats
-from ...ops import Cost, Widths, attention, pointwise
-from ...ops.cost import bytes_per_element
+from ...ops import Cost, attention, pointwise
 from ...ops.tokens import Cut, ScoreContext, gather, pagerank_fused, reduction_ops, select
 from ...types import DecoderSpec, ModelSpec
+from ...types.formats import Widths, bytes_per_element
 from ..records import Record, Sample
 
 __all__ = ["bandwidth_sections"]

@@ -16,10 +16,9 @@ import yaml
 from ...errors import CalibrationError
 from ...machine.timemodels.measured import FORM, AttentionGrid, GemmGrid
 from ...machine.timemodels.tables import Floats
-from ...ops import Widths
 from ...ops.attention import single_pass, visible_pairs
-from ...ops.cost import bytes_per_element
 from ...ops.gemm import product_flops
+from ...types.formats import Widths, bytes_per_element
 from ...units import GIGA, MEGA, TERA
 from ..records import HELD_OUT, Record, Sample
 from .curves import bandwidth_sections

@@ -7,7 +7,7 @@ incomplete, and never half a file.
 
 from .contents import HELD_OUT, Clock, Environment, Record, Sample
 from .reading import load_record
-from .writing import RecordWriter, now, replacing, write_atomically
+from .writing import RecordWriter, now
 
 __all__ = [
     "HELD_OUT",
@@ -18,6 +18,4 @@ __all__ = [
     "Sample",
     "load_record",
     "now",
-    "replacing",
-    "write_atomically",
 ]

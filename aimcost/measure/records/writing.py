@@ -1,19 +1,16 @@
-"""Writing records, and any other file, so that nobody ever reads half of one."""
+"""Records on disk: whole and loadable after every sample."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ...errors import FileFormatError
+from ...inputs.files import write_atomically
 from .contents import Record, Sample
 
-__all__ = ["RecordWriter", "now", "replacing", "write_atomically"]
+__all__ = ["RecordWriter", "now"]
 
 
 class RecordWriter:
@@ -57,43 +54,3 @@ class RecordWriter:
 def now() -> str:
     """The time as records write it: ISO 8601, UTC, whole seconds."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def write_atomically(path: str | Path, text: str) -> None:
-    """Write `text` to `path` at once: whoever reads it sees the old file or the new one.
-
-    Raises
-    ------
-    FileFormatError
-        The folder cannot be written to.
-    """
-    with replacing(Path(path)) as temporary:
-        Path(temporary).write_bytes(text.encode())
-
-
-@contextmanager
-def replacing(target: Path) -> Iterator[str]:
-    """A file beside `target` to write to, which takes its place at the end; of a failure nothing stays.
-
-    Raises
-    ------
-    FileFormatError
-        The folder cannot be written to.
-    """
-    temporary: str | None = None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # The same folder: os.replace is atomic only within one file system.
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        os.close(handle)
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp keeps it to its owner
-        os.replace(temporary, target)
-        temporary = None
-    except OSError as error:
-        raise FileFormatError(f"{target}: cannot be written: {error.strerror or error}") from None
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)

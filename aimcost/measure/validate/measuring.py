@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...api import runtime
 from ...errors import CalibrationError, InvalidValueError
+from ...extras import torch_module
 from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.hardware import load_hardware
@@ -60,7 +60,7 @@ def measure_validation(
     MissingExtraError, InvalidValueError, UnsupportedModelError
         torch is not installed, no such device, or a run that cannot be executed; before anything is measured.
     """
-    measure, subject = runtime("measure"), runtime("subject")
+    measure, subject = (torch_module(f"aimcost.measure.{name}", "aimcost validate") for name in ("measure", "subject"))
     environment = importlib.import_module("aimcost.measure.profile.environment")
     environment.require_device(device)
     for run in runs.values():
@@ -126,7 +126,7 @@ def _measure(
         if sum(model.get_memory_footprint() for model in models.values()) > KEPT_BYTES:
             models.clear()  # one big model at a time fits any machine that runs it at all
         progress(0, 1, f"{label}: building the model")
-        models[key] = runtime("subject").build(run, device)
+        models[key] = torch_module("aimcost.measure.subject").build(run, device)
     measure.measure_run(
         run,
         device=device,

@@ -15,10 +15,11 @@ import numpy as np
 from ...errors import InvalidValueError
 from ...inputs.run import Run
 from ...machine.peaks import require_hardware
-from ...ops import Cost, Widths
-from ...ops.cost import BITS, Array
+from ...ops import Cost
+from ...ops.cost import Array
 from ...types import DecoderSpec, HardwareSpec, Precision
 from ...types.bounds import COMPUTE, MEMORY
+from ...types.formats import BITS, Widths
 from ..result import Estimate
 from ..table import OpTable, TableBuilder
 

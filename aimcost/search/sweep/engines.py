@@ -9,10 +9,10 @@ import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from importlib import import_module
 from typing import Any
 
-from ...errors import AimcostError, InvalidValueError, MissingExtraError
+from ...errors import AimcostError, InvalidValueError
+from ...extras import load
 from .formats import encode
 from .grid import Chunk, Grid
 from .pricing import columns_of
@@ -109,10 +109,7 @@ def _processes(text: str, jobs: Iterator[Any], kind: str, workers: int) -> Itera
 
 
 def _dask(text: str, jobs: Iterator[Any], kind: str, workers: int, scheduler: str | None) -> Iterator[Done]:
-    try:
-        distributed: Any = import_module("distributed")
-    except ImportError:
-        raise MissingExtraError("distributed", "sweep", "--engine dask") from None
+    distributed: Any = load("distributed", extra="sweep", purpose="engine 'dask'")
     with contextlib.ExitStack() as stack:
         address: Any = scheduler
         if scheduler is None:

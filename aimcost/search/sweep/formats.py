@@ -10,14 +10,14 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...errors import InvalidValueError, MissingExtraError
-from ...measure.records import replacing
+from ...errors import InvalidValueError
+from ...extras import load
+from ...inputs.files import replacing
 from .pricing import Column
 
 __all__ = ["assemble", "encode", "format_of"]
@@ -44,10 +44,8 @@ def format_of(path: Path) -> str:
 
 
 def _arrow() -> tuple[Any, Any]:
-    try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError:
-        raise MissingExtraError("pyarrow", "sweep", "writing Parquet") from None
+    modules = (load(name, extra="sweep", purpose="writing Parquet") for name in ("pyarrow", "pyarrow.parquet"))
+    return next(modules), next(modules)
 
 
 def encode(columns: Sequence[Column], kind: str) -> bytes:

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from ...errors import FileFormatError, InvalidValueError
-from ...measure.records import write_atomically
+from ...inputs.files import write_atomically
 
 __all__ = ["Parts"]
 
