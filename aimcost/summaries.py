@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .models.parallel import bubble
-from .ops.tokens import REDUCTION_OPS
+from .ops.reduction import REDUCTION_OPS
 
 if TYPE_CHECKING:
     from .pricing.result import Estimate

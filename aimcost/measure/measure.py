@@ -154,7 +154,7 @@ def _samples(
 def _named(run: Run, variant: str, what: str, index: int) -> tuple[str, str, dict[str, float]] | None:
     """Operation, name and sizes of what a probe timed; None for a merge, tower or selection that a run lacks."""
     reduced, schedule = variant == "reduced", run.schedule
-    tokens = run.computed.tokens if reduced else (_prompt_tokens(run),) * len(schedule.tokens)
+    tokens = run.computed.tokens if reduced else (run.workload.prompt_tokens,) * len(schedule.tokens)
     if what == "prefill":
         return "prefill", "", {"tokens": float(tokens[0])}
     if what == "total":
@@ -223,10 +223,6 @@ def _warm_up(model: PreTrainedModel, prompt: Prompt, device: str) -> dict[str, f
     _forward(model, prompt)
     torch.cuda.synchronize()
     return {"held_bytes": float(before), "peak_bytes": float(torch.cuda.max_memory_allocated())}
-
-
-def _prompt_tokens(run: Run) -> int:
-    return run.workload.visual_tokens + run.workload.text_tokens
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 from ..api import estimate
 from ..inputs import discover
 from ..inputs.files import read_mapping
-from ..ops.tokens import bipartite_similarity_flops, pagerank_eager_flops
+from ..methods.aim.price import bipartite_similarity_flops, pagerank_eager_flops
 from ..units import GIGA, KILO, TERA
 
 __all__ = ["as_printed", "reproduce"]

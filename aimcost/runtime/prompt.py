@@ -14,6 +14,7 @@ from torch import nn
 from ..errors import InvalidValueError, ScheduleError, UnsupportedModelError
 from ..kernels import _dispatch
 from ..kernels.select.reference import gather_mask, gather_rows
+from ..methods.registry import reads_tower
 from ..types import Schedule
 from . import attention, layout, policies
 from .families import Family, locate
@@ -54,8 +55,7 @@ def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | Non
     expected = layout.check_schedule(schedule, len(family.layers))
     boundaries = layout.check_boundaries(boundaries, expected)
     _check_reach(family, schedule, expected, boundaries)
-    needs_tower = any(event.scorer.startswith("cls_attention") for event in schedule.pre_llm_events)
-    tower = TowerAttention(family) if needs_tower else None
+    tower = TowerAttention(family) if reads_tower(schedule) else None
     return Plan(family=family, schedule=schedule, expected=expected, boundaries=boundaries, tower=tower)
 
 

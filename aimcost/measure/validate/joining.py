@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...api import estimate_run, unreduced
 from ...errors import AimcostError, FileFormatError
 from ...inputs.run import Run, load_run
-from ...ops.tokens import REDUCTION_OPS
+from ...ops.reduction import REDUCTION_OPS
 from ...pricing.result import EXTRAPOLATED_SHARE, Estimate
 from ..records import Record, Sample
 from .heldout import held_out_of
