@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .errors import UnsupportedModelError
 from .extras import torch_module
-from .inputs.run import Run, load_run, plan_schedule
+from .inputs.run import Run, load_run
 from .pricing.result import Estimate
 from .types import Schedule
 
@@ -68,8 +67,8 @@ def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float], **op
 
 def unreduced(run: Run) -> Run:
     """The same run without reduction: every token in every layer."""
-    plain = plan_schedule(run.model, run.workload, {"name": "none"})
-    return replace(run, schedule=plain)
+    convention = run.method.get("convention", "executed")
+    return run.with_method({"name": "none", "convention": convention})
 
 
 def schedule(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Schedule:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -77,7 +76,7 @@ def estimate(
     baseline = estimate_run(unreduced(resolved)) if resolved.schedule.events else None
     fused = None
     if baseline is not None and resolved.implementation != "fused":
-        fused = estimate_run(replace(resolved, implementation="fused"))
+        fused = estimate_run(resolved.with_(implementation="fused"))
     print(estimate_text(result, baseline, fused))
     if layers:
         print("\n" + layers_text(result))

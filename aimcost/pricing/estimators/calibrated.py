@@ -94,7 +94,7 @@ class _Pricing:
         self.bytes = table.bytes
         self.coefficients = Coefficients(hardware, run.precision)
         self.calibration = self.coefficients.calibration
-        self.execution: Execution = execution_of(run.file.execution)
+        self.execution: Execution = execution_of(run.execution)
         self.launch_bound = np.zeros(len(table), dtype=bool)
 
     @cached_property

@@ -78,7 +78,7 @@ def _table(run: Run, hardware: HardwareSpec) -> OpTable:
     # one kernel for all layers: that of the layers that only an eager implementation would change
     # stays the run's own, but masking makes every layer eager
     masked = run.implementation == "masked" and bool(run.schedule.layer_events)
-    kernel, skip = "eager" if masked else run.attention, run.skip_mlp_add
+    kernel, skip = "eager" if masked else run.attention, run.estimator_options.get("skip_mlp_add", False)
     tokens = np.array(run.computed.tokens, dtype=float)
     layers = np.arange(decoder.layers)
     builder = TableBuilder()

@@ -95,7 +95,7 @@ def both_rows(
 def _waiting_high(every: Estimate, extrapolated: NDArray[np.bool_]) -> Floats:
     """Factors at the upper end of rows that wait for the host."""
     calibration = calibration_of(require_hardware(every.run.hardware))
-    ends = host_ends(execution_of(every.run.file.execution), calibration)
+    ends = host_ends(execution_of(every.run.execution), calibration)
     return np.where(extrapolated, ends.beyond[1], ends.inside[1])
 
 

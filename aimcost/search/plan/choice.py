@@ -81,7 +81,7 @@ class Choice:
 
 def run_mapping(run: Run, method: Mapping[str, Any], budgets: Budgets) -> dict[str, Any]:
     """The run file of `run` with another method, and the budgets it was planned for."""
-    mapping: dict[str, Any] = run.file.model_dump(exclude_unset=True, exclude_none=True)
+    mapping = run.document()
     mapping["method"] = dict(method)
     mapping["budgets"] = budgets.to_file()
     return {key: value for key, value in mapping.items() if value != {}}

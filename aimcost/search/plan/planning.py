@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
 from ...errors import InvalidValueError, UnknownNameError
 from ...inputs.hardware import load_hardware
@@ -148,7 +147,7 @@ def _grids(
     levels: Sequence[float],
 ) -> list[tuple[str, int, list[Grid]]]:
     """One list of grids for each machine and batch."""
-    plain: dict[str, Any] = run.file.model_dump(exclude_unset=True, exclude_none=True)
+    plain = run.document()
     found = []
     machines: list[str | None] = [*dict.fromkeys(hardware)] or [None]
     numbers: list[int | None] = [*frames] or [None]
