@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..inputs.discover import estimator_names
+
 __all__ = [
     "AttentionFlag",
     "BatchFlag",
@@ -56,7 +58,7 @@ CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 
 # Keys of a run as flags of their own. Counts are text here: the run's own schema reads them.
 ModelFlag = Annotated[str | None, typer.Option("--model", help="A model's name, config.json or folder.")]
-EstimatorFlag = Annotated[str | None, typer.Option("--estimator", help="calibrated, roofline or llm_viewer")]
+EstimatorFlag = Annotated[str | None, typer.Option("--estimator", help=", ".join(estimator_names()))]
 MethodFlag = Annotated[str | None, typer.Option("--method", help="none, aim, fastv, … (`aimcost list methods`)")]
 AttentionFlag = Annotated[str | None, typer.Option("--attention", help="flash or eager")]
 FramesFlag = Annotated[str | None, typer.Option("--frames", metavar="N", help="Video frames a request.")]

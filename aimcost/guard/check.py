@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..api import estimate_run
 from ..errors import InvalidValueError, UnknownNameError
 from ..inputs.run import load_run
 from ..machine.peaks import require_hardware
+from ..pricing.pricing import estimate_run
 from ..pricing.result import Estimate
-from ..summaries import decode_step
 from ..units import GIGA, TERA
 from .baseline import load_baseline, save_baseline, unchanged
 from .compare import METRICS, Cause, Change, Moved, causes_of, changes_of, moved_ops
@@ -173,7 +172,7 @@ def _budgets(estimate: Estimate) -> list[Budget]:
     """The budgets that the run names, against the prediction."""
     limits = estimate.run.budgets
     # a limit on what the run does not have would always hold
-    if "max_tpot_ms" in limits and decode_step(estimate)["tpot_s"] is None:
+    if "max_tpot_ms" in limits and estimate.decode_step()["tpot_s"] is None:
         what = "absent, or workload.new_tokens at least 2 and decode included: nothing is decoded"
         raise InvalidValueError("budgets.max_tpot_ms", what, limits["max_tpot_ms"])
     if "max_ttft_ms" in limits and not estimate.ttft_s:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..api import estimate_run
 from ..errors import InvalidValueError
 from ..inputs.run import Run, load_run
+from ..pricing.pricing import estimate_run
 from .bands import Band
 
 __all__ = ["Prediction", "Verdict", "judge", "median_ratio", "predict", "shape_of"]

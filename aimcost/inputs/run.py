@@ -186,11 +186,6 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
     parallel = Parallel(**file.parallel.model_dump())
     check_parallel(model, parallel)
     estimator = file.estimator or DEFAULT_ESTIMATOR
-    if estimator == "llm_viewer" and parallel.devices > 1:
-        raise InvalidValueError("parallel", "absent: llm_viewer prices one device", file.parallel.model_dump())
-    ignored: tuple[str, ...] = ()
-    if estimator != "llm_viewer" and "estimator_options" in data and data["estimator_options"]:
-        ignored = (f"estimator_options ignored by {estimator}: {', '.join(data['estimator_options'])}",)
     if before is not None and old is not None and old.hardware == file.hardware:
         hardware = before.hardware
     else:
@@ -208,7 +203,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         attention=file.attention,
         hardware=hardware,
         estimator=estimator,
-        estimator_options=file.estimator_options.model_dump(exclude_unset=True),
+        estimator_options=file.estimator_options,
         include=tuple(file.include) if file.include is not None else None,
         execution=file.execution,
         implementation=file.implementation,
@@ -221,7 +216,6 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         notes=(
             *model.notes,
             *notes,
-            *ignored,
             *schedule.notes,
             *implementation_notes(schedule, file.implementation, file.attention),
             *parallel_notes(model, parallel, workload.batch),

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..api import estimate_run, unreduced
 from ..errors import InvalidValueError
 from ..inputs.run import Run
 from ..machine.inheritance import calibration_status
 from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
-from ..summaries import decode_step
 from ..types.bounds import BOUNDS
 from ..types.stages import STAGES
 from ..units import KILO
+from .estimator import estimator_of
+from .pricing import estimate_run, unreduced
 from .result import Estimate
 
 __all__ = ["compare_run", "mfu"]
@@ -56,7 +56,7 @@ def _row(run: Run) -> dict[str, Any]:
         "ttft_low_s": low,
         "ttft_high_s": high,
         "extrapolated": result.ttft_extrapolated,
-        **decode_step(result),
+        **result.decode_step(),
         "bound": _bound(result),
         "mfu": mfu(result),
         "peak_bytes": result.memory.peak_bytes,
@@ -77,7 +77,7 @@ def _cost(run: Run, price_per_hour: float, seconds: float) -> float:
 def calibration_label(result: Estimate) -> str:
     """Where the times come from: measured or inherited coefficients, or datasheet limits."""
     hardware = result.run.hardware
-    if result.estimator != "calibrated" or hardware is None:
+    if hardware is None or not estimator_of(result.estimator).uses_calibration:
         return "datasheet"
     return calibration_status(hardware)
 

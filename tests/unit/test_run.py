@@ -7,9 +7,9 @@ from dataclasses import fields
 import pytest
 
 import aimcost
-from aimcost.api import unreduced
 from aimcost.errors import InvalidValueError, UnknownNameError
 from aimcost.inputs.run import Run, load_run
+from aimcost.pricing.pricing import unreduced
 
 RUN = {
     "model": "llava-onevision-qwen2-7b",

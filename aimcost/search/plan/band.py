@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...api import estimate_run
 from ...machine.bands import host_ends
 from ...machine.calibration import calibration_of
 from ...machine.peaks import require_hardware
 from ...machine.timemodels.bandwidth import execution_of
+from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
 
 __all__ = ["Rows", "both_rows", "device_and_host"]

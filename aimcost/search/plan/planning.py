@@ -10,6 +10,7 @@ from statistics import NormalDist
 from ...errors import InvalidValueError, UnknownNameError
 from ...inputs.hardware import load_hardware
 from ...inputs.run import Run, load_run
+from ...pricing.estimator import estimator_of
 from .accuracy import Surrogate, surrogate_for
 from .budgets import Budgets
 from .choice import Choice, choice_of
@@ -32,8 +33,8 @@ def spread_of(confidence: float | None, run: Run) -> float | None:
         return None
     if not 0.5 <= confidence < 1:
         raise InvalidValueError("--confidence", "from 0.5 to below 1", confidence)
-    if run.estimator != "calibrated":
-        raise InvalidValueError("--confidence", f"absent: {run.estimator} states no band", confidence)
+    if not estimator_of(run.estimator).has_band:
+        raise InvalidValueError("--confidence", f"absent: {run.estimator} has no uncertainty band", confidence)
     return NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(BAND_END)
 
 

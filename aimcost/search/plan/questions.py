@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...api import estimate_run, unreduced
 from ...errors import AimcostError, InvalidValueError
 from ...inputs.run import Run, load_run
 from ...methods.aim.plan import reachable_ratios
+from ...pricing.pricing import estimate_run, unreduced
 from ...pricing.result import Estimate
 from .budgets import Budgets
 from .choice import upper_end
