@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..api import estimate_run
 from ..errors import InvalidValueError, ScheduleError
 from ..inputs.run import Run
 from ..ops.reduction import REDUCTION_OPS
+from ..pricing.pricing import estimate_run
 from ..pricing.result import Estimate
 from ..pricing.table import NO_LAYER
 from ..types import ReductionEvent, Schedule
