@@ -114,7 +114,6 @@ class DroppingSession(Session):
             layer.self_attn(
                 hidden_states=layer.input_layernorm(hidden),
                 attention_mask=None,
-                past_key_values=None,
                 **step.layer_inputs,
             )
         except _Shown:

@@ -16,7 +16,7 @@ from ..kernels import _dispatch
 from ..kernels.select.reference import gather_mask, gather_rows
 from ..methods.registry import reads_tower
 from ..types import Schedule
-from . import attention, layout, policies
+from . import attention, compat, layout, policies
 from .families import Family, locate
 from .layout import Boundaries, Expectation
 from .pre_llm import Reduced, reduce_visuals
@@ -189,8 +189,8 @@ def _reduce(plan: Plan, kwargs: dict[str, Any], visual: torch.Tensor, extras: li
     elif positions is not None:
         # The p-th survivor moves down by the number of tokens that went away before it.
         kwargs["position_ids"] = gather_rows(positions, origin, 1) - (origin - steps[: origin.shape[1]])
-    if kwargs.get("cache_position") is not None:
-        kwargs["cache_position"] = kwargs["cache_position"][: origin.shape[1]]
+    if kwargs.get(compat.CACHE_POSITIONS) is not None:
+        kwargs[compat.CACHE_POSITIONS] = kwargs[compat.CACHE_POSITIONS][: origin.shape[1]]
     return reduced
 
 

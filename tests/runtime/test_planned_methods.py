@@ -55,7 +55,7 @@ def test_every_method_runs_as_planned(name, method, params, toolbox):
     schedule = _schedule(case, {"name": method, **params}, toolbox)
     with apply(case.model, schedule) as applied:
         with torch.no_grad():
-            cache = case.model(**case.inputs, use_cache=True).past_key_values
+            cache = case.cache()
         assert case.generate().shape == (1, 16)
     assert applied.record.tokens == schedule.tokens
     assert tuple(layer.get_seq_length() for layer in cache.layers) == schedule.tokens
