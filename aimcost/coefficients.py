@@ -9,9 +9,10 @@ from .loading.hardware import load_hardware
 from .loading.inheritance import parent_of
 from .ops import Widths
 from .timemodels.attention import AttentionModel
-from .timemodels.bandwidth import BandwidthModel
+from .timemodels.bandwidth import Execution
 from .timemodels.gemm import GemmModel
 from .timemodels.measured import AttentionGrid, CurveSet, GemmGrid
+from .timemodels.memory_bound import KernelModel
 from .timemodels.tables import Provenance
 from .types import HardwareSpec, Precision
 from .uncertainty import Ends, ends_of
@@ -59,16 +60,23 @@ class Coefficients:
             self.sm_count = max(1, parent.sm_count)
             self.substitutes.add(f"sm_count not given: {self.sm_count} taken from {parent.name}")
 
-    def products(self) -> tuple[GemmModel | GemmGrid, bool]:
-        """Coefficients for the run's formats, and whether they are those of the nearest format measured."""
+    def products(self, computed: str | None = None) -> tuple[GemmModel | GemmGrid, bool]:
+        """Coefficients for the run's formats, and whether they are those of the nearest format measured.
+
+        Parameters
+        ----------
+        computed
+            Of products without weights: the format of both operands.
+        """
         models, precision = self.calibration.gemm, self.precision
         widths = Widths.of(precision)
-        wanted = self.gemm_dtype
-        if widths.weights < widths.activations:
+        wanted = self.gemm_dtype if computed is None else computed
+        if computed is None and widths.weights < widths.activations:
             wanted = f"{precision.weights}_weight_only"
         # 8-bit products feed their units twice as fast as 16-bit ones, and reach less of the peak
-        eight = ("fp8", "int8") if self.gemm_dtype in ("fp8", "int8") else ()
-        for name in (wanted, self.gemm_dtype, *eight, "bf16" if self.gemm_dtype != "fp32" else "fp32", *models):
+        dtype = self.gemm_dtype if computed is None else computed
+        eight = ("fp8", "int8") if dtype in ("fp8", "int8") else ()
+        for name in (wanted, dtype, *eight, "bf16" if dtype != "fp32" else "fp32", *models):
             if name in models:
                 borrowed = name != wanted and not (name == "bf16" and wanted == "fp16")
                 if borrowed:
@@ -95,8 +103,13 @@ class Coefficients:
             self.substitutes.add(f"attention of {name} takes the efficiencies of causal prefill")
         return models[nearest], nearest != width or not own
 
-    def memory_bound(self, kind: str) -> BandwidthModel | CurveSet:
-        """Coefficients of a kind, or of the one that stands in for it."""
+    def memory_bound(self, kind: str, execution: Execution | None = None) -> KernelModel | CurveSet:
+        """Coefficients of a kind, or of the one that stands in for it.
+
+        A kind that a stack runs as a chain of elementwise kernels takes theirs, not the fused kernel's.
+        """
+        if execution is not None and kind in execution.elementwise:
+            kind = "pointwise"
         models = self.calibration.bandwidth
         found = models.get(kind) or models.get(_STAND_IN.get(kind, "pointwise")) or models.get("pointwise")
         if found is None:

@@ -24,8 +24,11 @@ from ..result import Band, Estimate
 from ..run import Run
 from ..table import OpTable, Segment
 from ..timemodels.attention import AttentionModel
-from ..timemodels.bandwidth import Execution, bandwidth_seconds, execution_of
+from ..timemodels.bandwidth import Execution, execution_of
+from ..timemodels.gemm import GemmModel
 from ..timemodels.measured import AttentionGrid, CurveSet
+from ..timemodels.memory_bound import KernelModel
+from ..timemodels.memory_bound import seconds as kernel_seconds
 from ..types import HardwareSpec
 from ..uncertainty import Ends, host_ends
 from .roofline import roofline_seconds
@@ -168,7 +171,7 @@ class _Pricing:
             sm_count=self.coefficients.sm_count,
         )
         # around the kernel, an eager stack copies its result into place
-        extra = (self.kernels(segment) - 1.0) * self.coefficients.memory_bound("pointwise").launch_s
+        extra = (self.kernels(segment) - 1.0) * self._launch_s("pointwise")
         self.launch_bound[rows] = model.launch_s + extra > 0.5 * out
         return out + extra, model.outside(dims)
 
@@ -186,44 +189,81 @@ class _Pricing:
         message = message * (self.calibration.collective_link / self.hardware.interconnect_bytes_per_s)
         return model.seconds(operation, ranks, message), model.outside(operation, ranks, message)
 
+    def _launch_s(self, kind: str) -> float:
+        model = self.coefficients.memory_bound(kind)
+        return model.launch_s(self.calibration.machine) if isinstance(model, KernelModel) else model.launch_s
+
     def _memory_bound(self, seconds: Floats) -> None:
         """Everything but products, in one pass: each row with its kind's coefficients."""
-        flops = self.table.flops.copy()
+        machine, bandwidth = self.calibration.machine, self.hardware.memory_bytes_per_s
         measured: list[tuple[slice, str, CurveSet]] = []
-        # by segment: share, compute share, launch, traffic over one fused kernel's
+        width = np.zeros(len(self.table))
+        # by segment: kernels, traffic over one fused kernel's, launch and row cycles, bytes a cycle, compute share, bandwidth
         coefficients = []
-        for segment in self.table.segments:
+        for index, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
-            coefficients.append((1.0, 1.0, 0.0, 1.0))
+            coefficients.append((1.0, 1.0, 0.0, 0.0, np.inf, 1.0, machine.bandwidth))
             if segment.kind == "gemm":
                 continue
-            model = self.coefficients.memory_bound(segment.kind)
+            model = self.coefficients.memory_bound(segment.kind, self.execution)
             if isinstance(model, CurveSet):
                 measured.append((rows, segment.kind, model))
                 continue
-            launch_s, traffic = model.launch_s * self.kernels(segment), self.execution.traffic.get(segment.kind, 1.0)
-            coefficients[-1] = (model.share, model.compute_share, launch_s, traffic)
-            if segment.kind == "bmm":
-                # eager score kernels compute the square that the causal count leaves out
-                flops[rows] = self.table.costs[1, rows]
-        share, compute_share, launch, traffic_of = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
+            own = machine.bandwidth if model.share is None else bandwidth * model.share
+            traffic = self.execution.traffic.get(segment.kind, 1.0)
+            coefficients[-1] = (
+                self.kernels(segment),
+                traffic,
+                model.launch_cycles,
+                model.row_cycles,
+                model.bytes_per_cycle,
+                model.compute_share,
+                own,
+            )
+            if model.row_cycles:
+                width[rows] = self.table.dims[index].get("width", 0.0)
+        spread = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
+        kernels, traffic_of, launch, row, rate, compute_share, bandwidth_of = spread
         products = self.table.spread([segment.kind == "gemm" for segment in self.table.segments])
-        moved = self.bytes * traffic_of
-        priced = bandwidth_seconds(
+        moved, flops = self.bytes * traffic_of, self.table.flops
+        priced = kernel_seconds(
             moved,
-            flops,
-            launch_s=launch,
-            share=share,
-            compute_share=compute_share,
-            peak=self.peaks[1],
-            bandwidth=self.hardware.memory_bytes_per_s,
+            machine,
+            launch_cycles=launch,
+            row_cycles=row,
+            width=width,
+            bytes_per_cycle=rate,
+            kernels=kernels,
+            compute_s=flops / (self.peaks[1] * compute_share),
+            bandwidth=bandwidth_of,
         )
         for rows, kind, curves in measured:
             # timed as eager PyTorch runs them: every kernel and copy is in the curve, and bmm's whole square
             work = self.table.costs[1, rows] if kind == "bmm" else flops[rows]
             priced[rows] = curves.seconds(moved[rows], work)
         np.copyto(seconds, priced, where=~products)
-        np.copyto(self.launch_bound, launch > 0.5 * priced, where=~products)
+        latency = kernels * (launch + row * width) / machine.cycles_per_s
+        np.copyto(self.launch_bound, latency > 0.5 * priced, where=~products)
+        self._score_products(seconds)
+
+    def _score_products(self, seconds: Floats) -> None:
+        """q·kᵀ and p·v of an eager attention: products of all heads at once, the whole square."""
+        model, _ = self.coefficients.products(self.coefficients.other_dtype)
+        if not isinstance(model, GemmModel):
+            return  # timed by the machine itself, as eager PyTorch runs them
+        for index, segment in enumerate(self.table.segments):
+            if segment.kind != "bmm":
+                continue
+            rows, dims = slice(segment.start, segment.stop), self.table.columns(index)
+            seconds[rows] = model.seconds(
+                dims["groups"] * dims["m"],
+                dims["n"],
+                dims["k"],
+                bytes_moved=self.bytes[rows],
+                peak=self.peaks[1],
+                bandwidth=self.hardware.memory_bytes_per_s,
+                sm_count=self.coefficients.sm_count,
+            )
 
     def host_seconds(self) -> Floats:
         """Per row: host seconds that issuing its launches takes; a CPU issues nothing."""
