@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from .errors import CalibrationError
 from .hardware import compute_dtypes, computed_in
 from .loading.calibration import Calibration, calibration_of
@@ -17,7 +19,10 @@ from .timemodels.tables import Provenance
 from .types import HardwareSpec, Precision
 from .uncertainty import Ends, ends_of
 
-__all__ = ["COLLECTIVE_BAND", "COLLECTIVE_LAUNCH_S", "COLLECTIVE_SHARE", "Coefficients"]
+Basis = Literal["measured", "inherited", "assumed"]
+BASES: tuple[Basis, ...] = ("measured", "inherited", "assumed")
+
+__all__ = ["BASES", "Basis", "COLLECTIVE_BAND", "COLLECTIVE_LAUNCH_S", "COLLECTIVE_SHARE", "Coefficients"]
 
 # Where no collective was measured: NCCL all-reduces on NVLink reach about this share of the link once
 # large, after a start-up of about 10 µs. Assumed, with the widest band.
@@ -116,6 +121,36 @@ class Coefficients:
             raise CalibrationError(f"{self.hardware.name}: calibration has no coefficients for {kind}")
         return found
 
+    def basis(self, kind: str, stage: str, width: int, execution: Execution | None = None) -> Basis:
+        """What the time of a kind rests on: measured on this card, on another card, format or kind, or assumed.
+
+        Products and attention are measured where the card has tables of that format, stage and head width;
+        memory-bound kernels where that kind was timed on it; an exchange where its link was.
+        """
+        measured = self.calibration.measured
+        if kind == "collective":
+            if self.calibration.collective is None:
+                return "assumed"
+            return "measured" if "collective" in measured else "inherited"
+        if kind in ("gemm", "bmm"):
+            model, borrowed = self.products(None if kind == "gemm" else self.other_dtype)
+            own = [name for name, known in self.calibration.gemm.items() if known is model and f"gemm {name}" in measured]
+            grid = isinstance(model, GemmGrid)
+            return "measured" if own and not borrowed and (kind == "gemm" or grid) else "inherited"
+        if kind == "attention":
+            chosen = self.attention(stage, width)
+            if chosen is None or chosen[0].provenance.source.startswith("assumed"):
+                return "assumed"
+            section = {"vision": "encoder_attention", "decode": "decode_attention"}.get(stage, "attention")
+            return "measured" if section in measured and not chosen[1] else "inherited"
+        model = self.memory_bound(kind, execution)
+        if model.provenance.source.startswith("assumed"):
+            return "assumed"
+        if isinstance(model, CurveSet):
+            return "measured"
+        name = next(known for known, other in self.calibration.bandwidth.items() if other is model)
+        return "measured" if name in measured else "inherited"
+
     def ends(self, kind: str, stage: str, width: int) -> Ends:
         """The ends of a kind's band; `stage` and head `width` are looked at for attention."""
         evidence: Provenance | tuple[float, float]
@@ -123,8 +158,10 @@ class Coefficients:
         if kind == "collective":
             model = self.calibration.collective
             evidence = COLLECTIVE_BAND if model is None else model.provenance
-        elif kind == "gemm":
-            products, borrowed = self.products()
+        elif kind in ("gemm", "bmm"):
+            products, borrowed = self.products(None if kind == "gemm" else self.other_dtype)
+            # no batched product was timed
+            borrowed = borrowed or kind == "bmm"
             evidence = products.provenance
         elif kind == "attention":
             chosen = self.attention(stage, width)

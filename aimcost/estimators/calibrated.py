@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..bounds import LAUNCH
 from ..building import build
-from ..coefficients import COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Coefficients
+from ..coefficients import BASES, COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Basis, Coefficients
 from ..hardware import link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
 from ..launches import with_host
 from ..loading.hardware import load_hardware
@@ -76,7 +76,7 @@ def estimate(run: Run) -> Estimate:
         extrapolated=extrapolated,
         device_seconds=device,
         host_seconds=host,
-        notes=(*run.notes, *precision_notes(run.precision), *notes, *pricing.notes()),
+        notes=(*run.notes, *precision_notes(run.precision), *notes, *pricing.notes(device)),
     )
 
 
@@ -221,7 +221,7 @@ class _Pricing:
                 own,
             )
             if model.row_cycles:
-                width[rows] = self.table.dims[index].get("width", 0.0)
+                width[rows] = self.table.dims[index].get("width", model.typical_width)
         spread = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
         kernels, traffic_of, launch, row, rate, compute_share, bandwidth_of = spread
         products = self.table.spread([segment.kind == "gemm" for segment in self.table.segments])
@@ -292,9 +292,20 @@ class _Pricing:
         factors = np.where(extrapolated[:, None], beyond, inside)
         return Band(group, factors[:, 0], factors[:, 1])
 
-    def notes(self) -> tuple[str, ...]:
+    def shares(self, device: Floats) -> dict[Basis, float]:
+        """Shares of the device time that rest on measured, inherited and assumed efficiencies."""
+        sums = dict.fromkeys(BASES, 0.0)
+        for index, segment in enumerate(self.table.segments):
+            width = self._width(index) if segment.kind == "attention" else 0
+            basis = self.coefficients.basis(segment.kind, segment.stage, width, self.execution)
+            sums[basis] += float(device[segment.start : segment.stop].sum())
+        total = sum(sums.values()) or 1.0
+        return {basis: value / total for basis, value in sums.items()}
+
+    def notes(self, device: Floats) -> tuple[str, ...]:
         """What a reader must know about where the times come from."""
-        notes = []
+        rests = ", ".join(f"{share:.0%} {basis}" for basis, share in self.shares(device).items() if share >= 0.005)
+        notes = [f"device time rests on efficiencies: {rests}"]
         if self.calibration.inherited_from:
             notes.append(inheritance_note(self.hardware, load_hardware(self.calibration.inherited_from)))
         notes += sorted(self.coefficients.substitutes)

@@ -79,6 +79,7 @@ def memory_bound(rows: KernelRows) -> tuple[dict[str, Any], Fit]:
         block: dict[str, Any] = {"launch_cycles": round(model.launch_cycles)}
         if model.row_cycles:
             block["row_cycles"] = round(model.row_cycles, 3)
+            block["typical_width"] = round(float(np.median(rows.width[chosen])))
         if np.isfinite(model.bytes_per_cycle):
             block["bytes_per_cycle"] = round(model.bytes_per_cycle, 2)
         sources, cards = sorted(set(rows.source[chosen])), sorted(set(rows.card[chosen]))

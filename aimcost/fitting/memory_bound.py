@@ -20,7 +20,7 @@ from ..timemodels.memory_bound import KernelModel, Machine, seconds
 from ..timemodels.tables import Floats, Provenance
 from .fit import _scipy
 
-__all__ = ["KINDS", "Fit", "KernelRows", "chip_of", "fit", "held_out", "read_rows"]
+__all__ = ["KINDS", "Fit", "KernelRows", "chip_of", "fit", "held_out", "kind_of", "read_rows", "width_of"]
 
 # Kinds with timings. Whether a block walks along a row, and whether the kernel's own code limits it.
 KINDS: Mapping[str, tuple[bool, bool]] = {
@@ -65,13 +65,29 @@ def read_rows(paths: Sequence[Path]) -> KernelRows:
     rows = [row for row in found if row["quantity"] == "kernel-mem"]
     kernels = [row["kernel"] for row in rows]
     return KernelRows(
-        kind=np.array([_OPS.get(kernel["op"], kernel["kind"]) for kernel in kernels]),
+        kind=np.array([kind_of(row) for row in rows]),
         card=np.array([kernel["hw"] for kernel in kernels]),
         source=np.array([row["group"] for row in rows]),
         bytes=np.array([float(kernel["bytes"]) for kernel in kernels]),
-        width=np.array([float(kernel.get("width", 0)) for kernel in kernels]),
+        width=np.array([width_of(row) for row in rows]),
         seconds=np.array([row["value_s"] for row in rows]),
     )
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """Kind of kernel of a published row: its notes begin with the operation's name."""
+    kernel = row["kernel"]
+    operation = kernel.get("op") or str(row.get("notes", "")).split(",")[0]
+    return str(_OPS.get(operation, kernel["kind"]))
+
+
+def width_of(row: Mapping[str, Any]) -> float:
+    """Elements of a row of the operand: stated, or bytes over tokens and operands moved (16 bit); 0: not known."""
+    kernel, tokens = row["kernel"], row.get("input_tokens")
+    if "width" in kernel:
+        return float(kernel["width"])
+    operands = {"rms_norm": 2, "rope": 2, "gated_act": 3}.get(kind_of(row))
+    return float(kernel["bytes"]) / (2 * operands * tokens) if tokens and operands else 0.0
 
 
 @lru_cache(maxsize=64)

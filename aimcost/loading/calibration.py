@@ -43,7 +43,8 @@ class Calibration:
     bandwidth, machine
         Memory-bound kernels by kind of operation, and what they know of the card.
     measured
-        Which of products, attention, encoder_attention, decode_attention, memory, collective were timed on this card.
+        What was timed on this card: ``gemm <format>``, ``attention``, ``encoder_attention``, ``decode_attention``,
+        ``collective``, and kinds of memory-bound kernels.
     collective, collective_link
         What ranks exchange, or None where it was not measured; bytes/s of the link of its curves.
     inherited_from
@@ -115,7 +116,7 @@ def _inherited(hardware: HardwareSpec) -> Calibration:
         machine=_machine(hardware, parent, own.machine.reuse),
         inherited_from=parent.name,
         widen=widening(parent, kinship_of(hardware, parent)),
-        measured=frozenset(timed_kinds(hardware)),
+        measured=_timed(hardware),
         collective=links.collective,
         collective_link=links.collective_link,
     )
@@ -260,7 +261,15 @@ def _measured(
     if section("collective"):
         found.add("collective")
     found |= {kind for kind, model in bandwidth.items() if isinstance(model, CurveSet)}
-    return frozenset(found | set(timed_kinds(hardware)))
+    return frozenset(found) | _timed(hardware)
+
+
+def _timed(hardware: HardwareSpec) -> frozenset[str]:
+    """What published kernels timed on this card, beside any tables."""
+    cuda_cores = attained_of(hardware).fp32
+    return frozenset(timed_kinds(hardware)) | (
+        {"gemm fp32"} if cuda_cores is not None and cuda_cores.basis == "timed" else frozenset()
+    )
 
 
 def timed_kinds(hardware: HardwareSpec) -> list[str]:

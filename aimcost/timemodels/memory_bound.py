@@ -58,6 +58,8 @@ class KernelModel:
         Of one multiprocessor; infinite where DRAM is the only limit.
     compute_share
         Share of the peak that its arithmetic reaches.
+    typical_width
+        Elements of a row where the operation does not say: the median of those timed.
     share
         Share of the datasheet's bandwidth, where a profile states it for this kind; None: the card's.
     """
@@ -68,6 +70,7 @@ class KernelModel:
     provenance: Provenance
     compute_share: float = 1.0
     share: float | None = None
+    typical_width: float = 0.0
 
     @classmethod
     def of(cls, data: Mapping[str, Any], *, where: str, clock_hz: float = 0.0) -> KernelModel:
@@ -86,6 +89,7 @@ class KernelModel:
             provenance=Provenance.of(data, where=where),
             compute_share=number(given, "compute_share", 0.001, 1.05, where=where),
             share=number(given, "share", 0.001, 1.05, where=where) if "share" in given else None,
+            typical_width=number({"typical_width": 0.0, **given}, "typical_width", 0.0, 1e6, where=where),
         )
 
     def launch_s(self, machine: Machine) -> float:
