@@ -202,7 +202,7 @@ class _Pricing:
         coefficients = []
         for index, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
-            coefficients.append((1.0, 1.0, 0.0, 0.0, np.inf, 1.0, machine.bandwidth))
+            coefficients.append((1.0, 1.0, 0.0, 0.0, np.inf, 1.0, machine.bandwidth, False))
             if segment.kind == "gemm":
                 continue
             model = self.coefficients.memory_bound(segment.kind, self.execution)
@@ -219,11 +219,12 @@ class _Pricing:
                 model.bytes_per_cycle,
                 model.compute_share,
                 own,
+                model.serial,
             )
             if model.row_cycles:
                 width[rows] = self.table.dims[index].get("width", model.typical_width)
         spread = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
-        kernels, traffic_of, launch, row, rate, compute_share, bandwidth_of = spread
+        kernels, traffic_of, launch, row, rate, compute_share, bandwidth_of, serial = spread
         products = self.table.spread([segment.kind == "gemm" for segment in self.table.segments])
         moved, flops = self.bytes * traffic_of, self.table.flops
         priced = kernel_seconds(
@@ -236,6 +237,7 @@ class _Pricing:
             kernels=kernels,
             compute_s=flops / (self.peaks[1] * compute_share),
             bandwidth=bandwidth_of,
+            serial=serial > 0,
         )
         for rows, kind, curves in measured:
             # timed as eager PyTorch runs them: every kernel and copy is in the curve, and bmm's whole square

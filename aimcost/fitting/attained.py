@@ -21,6 +21,7 @@ from ..hardware import peak_flops_per_s
 from ..loading.attained import (
     FP32_WATTS,
     FREE,
+    FREE_BEFORE_8,
     TENSOR_WATTS,
     design_share,
     fp32_share,
@@ -55,7 +56,13 @@ ASSUMED: Mapping[str, Mapping[str, Any]] = {
     "embed": {"bytes_per_cycle": 2.2, "band": [0.8, 1.25], "source": _VIDUR_EMBED},
     **{
         kind: {"bytes_per_cycle": 6.3, "band": [0.6, 1.7], "source": "assumed: moves rows as fast as a fused RMSNorm"}
-        for kind in ("gather", "select", "merge")
+        for kind in ("gather", "merge")
+    },
+    "select": {
+        "bytes_per_cycle": 6.3,
+        "serial": True,
+        "band": [0.6, 1.7],
+        "source": "assumed: reads scores as fast as a fused RMSNorm, launches one after the other",
     },
     "score": {
         "bytes_per_cycle": 6.3,
@@ -252,11 +259,13 @@ def _tensor(card: HardwareSpec, tables: Mapping[str, str]) -> dict[str, Any]:
             ),
         }
     clock = card.boost_clock_hz or parent.boost_clock_hz
+    old = card.compute_capability.startswith("7.")
+    free, known = (FREE_BEFORE_8, "a published prefill on a V100 (InfoMerge)") if old else (FREE, "no card of its design was measured")
     return {
         "share": round(design_share(card, clock), 3),
-        "basis": "rule",
+        "basis": "published" if old and card.architecture == "volta" else "rule",
         "source": (
-            f"no card of its design was measured: {FREE} where power holds the boost clock ({TENSOR_WATTS} W per SM "
+            f"{known}: {free} where power holds the boost clock ({TENSOR_WATTS} W per SM "
             f"and GHz), it has {watts_per_cycle(card, clock):.2f}"
         ),
     }

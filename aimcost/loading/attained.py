@@ -18,10 +18,12 @@ from typing import Any, Literal
 from ..errors import InvalidValueError
 from ..types import HardwareSpec
 
-__all__ = ["FP32_WATTS", "FREE", "Attained", "Share", "TENSOR_WATTS", "attained_of", "fp32_share", "sibling_share"]
+__all__ = ["FP32_WATTS", "FREE", "FREE_BEFORE_8", "Attained", "Share", "TENSOR_WATTS", "attained_of", "fp32_share", "design_share", "sibling_share", "watts_per_cycle", "watts_per_flop"]
 
 # Mean share of the cards with 1.2 W and more per dense TFLOP/s (A100 0.78, RTX PRO 6000 0.83, Arc Pro B60 0.91).
 FREE = 0.84
+# Tensor units before compute capability 8.0: one published prefill, InfoMerge's 6,332 tokens of a 7B on a V100 in 1.51 s.
+FREE_BEFORE_8 = 0.58
 # Watts per SM and GHz that hold the boost clock: tensor units (L40S: 0.57 at 0.98 W), CUDA cores (L4: 0.35 of what an
 # A100 reaches, at 0.61 W).
 TENSOR_WATTS, FP32_WATTS = 1.43, 1.74
@@ -87,7 +89,8 @@ def sibling_share(hardware: HardwareSpec, parent: HardwareSpec, share: float) ->
 
 def design_share(hardware: HardwareSpec, clock_hz: float) -> float:
     """Tensor share of a card of a design that was not measured."""
-    return FREE * min(1.0, watts_per_cycle(hardware, clock_hz) / TENSOR_WATTS)
+    free = FREE_BEFORE_8 if hardware.compute_capability.startswith("7.") else FREE
+    return free * min(1.0, watts_per_cycle(hardware, clock_hz) / TENSOR_WATTS)
 
 
 def fp32_share(hardware: HardwareSpec, clock_hz: float, free: float) -> float:

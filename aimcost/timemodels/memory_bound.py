@@ -60,6 +60,8 @@ class KernelModel:
         Share of the peak that its arithmetic reaches.
     typical_width
         Elements of a row where the operation does not say: the median of those timed.
+    serial
+        Latency adds to the rest: several small kernels, one after the other.
     share
         Share of the datasheet's bandwidth, where a profile states it for this kind; None: the card's.
     """
@@ -71,6 +73,7 @@ class KernelModel:
     compute_share: float = 1.0
     share: float | None = None
     typical_width: float = 0.0
+    serial: bool = False
 
     @classmethod
     def of(cls, data: Mapping[str, Any], *, where: str, clock_hz: float = 0.0) -> KernelModel:
@@ -90,6 +93,7 @@ class KernelModel:
             compute_share=number(given, "compute_share", 0.001, 1.05, where=where),
             share=number(given, "share", 0.001, 1.05, where=where) if "share" in given else None,
             typical_width=number({"typical_width": 0.0, **given}, "typical_width", 0.0, 1e6, where=where),
+            serial=bool(given.get("serial", False)),
         )
 
     def launch_s(self, machine: Machine) -> float:
@@ -108,6 +112,7 @@ def seconds(
     kernels: Floats | float = 1.0,
     compute_s: Floats | float = 0.0,
     bandwidth: Floats | float | None = None,
+    serial: Floats | bool = False,
 ) -> Floats:
     """Device seconds of rows, each of so many `kernels`, shape (rows,).
 
@@ -121,9 +126,12 @@ def seconds(
         Seconds of the arithmetic alone.
     bandwidth
         In place of the machine's.
+    serial
+        Whether latency adds to the rest.
     """
     each = np.asarray(bytes_moved, dtype=float) / kernels
     latency = (launch_cycles + row_cycles * width) / machine.cycles_per_s
     memory = (each - machine.reuse * np.minimum(each, machine.l2_bytes)) / (machine.bandwidth if bandwidth is None else bandwidth)
     issue = each / (bytes_per_cycle * machine.sm_count * machine.cycles_per_s)
-    return np.asarray(kernels * np.sqrt(latency**2 + memory**2 + issue**2 + (compute_s / kernels) ** 2))
+    work = memory**2 + issue**2 + (compute_s / kernels) ** 2
+    return np.asarray(kernels * np.where(serial, latency + np.sqrt(work), np.sqrt(latency**2 + work)))
