@@ -22,7 +22,7 @@ from .uncertainty import Ends, ends_of
 Basis = Literal["measured", "inherited", "assumed"]
 BASES: tuple[Basis, ...] = ("measured", "inherited", "assumed")
 
-__all__ = ["BASES", "Basis", "COLLECTIVE_BAND", "COLLECTIVE_LAUNCH_S", "COLLECTIVE_SHARE", "Coefficients"]
+__all__ = ["BASES", "COLLECTIVE_BAND", "COLLECTIVE_LAUNCH_S", "COLLECTIVE_SHARE", "Basis", "Coefficients"]
 
 # Where no collective was measured: NCCL all-reduces on NVLink reach about this share of the link once
 # large, after a start-up of about 10 µs. Assumed, with the widest band.
@@ -134,7 +134,9 @@ class Coefficients:
             return "measured" if "collective" in measured else "inherited"
         if kind in ("gemm", "bmm"):
             model, borrowed = self.products(None if kind == "gemm" else self.other_dtype)
-            own = [name for name, known in self.calibration.gemm.items() if known is model and f"gemm {name}" in measured]
+            own = [
+                name for name, known in self.calibration.gemm.items() if known is model and f"gemm {name}" in measured
+            ]
             grid = isinstance(model, GemmGrid)
             return "measured" if own and not borrowed and (kind == "gemm" or grid) else "inherited"
         if kind == "attention":
@@ -143,12 +145,12 @@ class Coefficients:
                 return "assumed"
             section = {"vision": "encoder_attention", "decode": "decode_attention"}.get(stage, "attention")
             return "measured" if section in measured and not chosen[1] else "inherited"
-        model = self.memory_bound(kind, execution)
-        if model.provenance.source.startswith("assumed"):
+        kernel = self.memory_bound(kind, execution)
+        if kernel.provenance.source.startswith("assumed"):
             return "assumed"
-        if isinstance(model, CurveSet):
+        if isinstance(kernel, CurveSet):
             return "measured"
-        name = next(known for known, other in self.calibration.bandwidth.items() if other is model)
+        name = next(known for known, other in self.calibration.bandwidth.items() if other is kernel)
         return "measured" if name in measured else "inherited"
 
     def ends(self, kind: str, stage: str, width: int) -> Ends:

@@ -198,7 +198,8 @@ class _Pricing:
         machine, bandwidth = self.calibration.machine, self.hardware.memory_bytes_per_s
         measured: list[tuple[slice, str, CurveSet]] = []
         width = np.zeros(len(self.table))
-        # by segment: kernels, traffic over one fused kernel's, launch and row cycles, bytes a cycle, compute share, bandwidth
+        # by segment: kernels, traffic over one fused kernel's, launch and row cycles, bytes a cycle, compute share,
+        # bandwidth, whether launches add up
         coefficients = []
         for index, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)

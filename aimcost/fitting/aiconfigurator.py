@@ -185,7 +185,7 @@ ONE_SHOT = {"vllm": "vllm_graph", "sglang": "sglang_graph"}
 
 
 def read_one_shot(system: str) -> dict[int, Timings]:
-    """All-reduces of one kernel (peers read each other's memory), by ranks; sizes in bytes, as in `read_collectives`."""
+    """All-reduces of one kernel (peers read each other's memory), by ranks; bytes as in `read_collectives`."""
     for stack, backend in ONE_SHOT.items():
         path = _newest(system, "comm", stack, "custom_allreduce_perf")
         if path is None:

@@ -1,9 +1,9 @@
 """Published kernels, silicon tables and datasheets → the ``attained`` block of every profile, and what all cards share.
 
-`write_all` renews, from `configs/timings/kernels-*.jsonl` and the tables of aiconfigurator-core:
+`renew` writes, from `configs/timings/kernels-*.jsonl` and the tables of aiconfigurator-core:
 
 - ``tables/memory_bound.json``: memory-bound kernels by kind, with held-out errors by card and by source;
-- ``calibration.gemm.fp32`` of the A100, whose formula other cards carry;
+- ``tables/products_fp32.json``: a formula of fp32 products that every card carries by its share;
 - ``attained`` in every visible profile: shares of bandwidth and of both peaks, each with its basis and source.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..loading.attained import (
     watts_per_cycle,
     watts_per_flop,
 )
-from ..loading.calibration import calibration_of
+from ..loading.calibration import FP32_FILE, MEMORY_BOUND_FILE, calibration_of
 from ..loading.hardware import load_hardware
 from ..loading.inheritance import kinship_of, parent_of
 from ..records import write_atomically
@@ -41,7 +42,7 @@ from .derive import machine_of
 from .fit import fit_gemm, halves, mape, predict_gemm
 from .memory_bound import KINDS, Fit, KernelRows, chip_of, fit, held_out, read_rows
 
-__all__ = ["attained_blocks", "fp32_products", "memory_bound", "tensor_share"]
+__all__ = ["attained_blocks", "fp32_products", "memory_bound", "renew", "tensor_share"]
 
 # Products of a model's prefill: what a tensor share is stated on.
 REFERENCE = [
@@ -129,8 +130,6 @@ def fp32_products(by_card: Mapping[str, Timings], fitted_on: str) -> tuple[GemmM
         `checks` by card: ``rate``, that of a half of its products over the formula's, and ``mape``, ``bias``
         ``low`` and ``high`` on the other half.
     """
-    from dataclasses import replace
-
     machines = {card: machine_of(load_hardware(card), "fp32") for card in by_card}
     known, _ = halves(by_card[fitted_on])
     # the tables would be this card's alone; the formula carries
@@ -223,7 +222,9 @@ def _memory(
     return {
         "share": round(float(np.exp(np.mean(np.log(values)))), 3),
         "basis": "inherited",
-        "source": f"mean of the {len(values)} {where} with {memory} that were timed ({min(values):.2f} to {max(values):.2f})",
+        "source": (
+            f"mean of the {len(values)} {where} with {memory} that were timed ({min(values):.2f} to {max(values):.2f})"
+        ),
     }
 
 
@@ -260,7 +261,11 @@ def _tensor(card: HardwareSpec, tables: Mapping[str, str]) -> dict[str, Any]:
         }
     clock = card.boost_clock_hz or parent.boost_clock_hz
     old = card.compute_capability.startswith("7.")
-    free, known = (FREE_BEFORE_8, "a published prefill on a V100 (InfoMerge)") if old else (FREE, "no card of its design was measured")
+    free, known = (
+        (FREE_BEFORE_8, "a published prefill on a V100 (InfoMerge)")
+        if old
+        else (FREE, "no card of its design was measured")
+    )
     return {
         "share": round(design_share(card, clock), 3),
         "basis": "published" if old and card.architecture == "volta" else "rule",
@@ -278,7 +283,9 @@ def _fp32(card: HardwareSpec, fp32: Mapping[str, float]) -> dict[str, Any] | Non
         source = "fitted to its fp32 products (NeuSight, configs/timings)"
         return {"share": round(fp32[card.name], 3), "basis": "timed", "source": source}
     parent = load_hardware(parent_of(card))
-    twin = {"nvidia_a100_sxm_80gb": "nvidia_a100_pcie_80gb"}.get(card.name)
+    if card.name == FP32_TWIN:
+        share = round(fp32[FP32_FITTED_ON], 3)
+        return {"share": share, "basis": "inherited", "source": f"that of {FP32_FITTED_ON}, the same chip"}
     free = max(fp32.values())
     # Hopper's library runs Ampere's kernels: no clock is short of power there
     cap = fp32["nvidia_h100_sxm"] if card.architecture == "hopper" else free
@@ -288,7 +295,63 @@ def _fp32(card: HardwareSpec, fp32: Mapping[str, float]) -> dict[str, Any] | Non
         f"{cap:.2f} where power holds the boost clock ({FP32_WATTS} W per SM and GHz), "
         f"it has {watts_per_cycle(card, clock):.2f}"
     )
-    return {"share": round(share, 3), "basis": "inherited" if twin else "rule", "source": source}
+    return {"share": round(share, 3), "basis": "rule", "source": source}
+
+
+# The card whose fp32 products are fitted, and the board with the same chip that is not timed.
+FP32_FITTED_ON, FP32_TWIN = "nvidia_a100_pcie_80gb", "nvidia_a100_sxm_80gb"
+
+
+def renew(profiles: Path, timings: Path, date: str) -> dict[str, dict[str, Any]]:
+    """Write the two shared tables and the ``attained`` block of every visible profile.
+
+    Parameters
+    ----------
+    profiles, timings
+        ``hardware_profiles`` and ``configs/timings``.
+    """
+    rows = read_rows(sorted(timings.glob("kernels-*mem*.jsonl")))
+    table, fitted = memory_bound(rows)
+    write_table(profiles / MEMORY_BOUND_FILE, table)
+    by_card = read_fp32(timings / "kernels-neusight-linear-fp32.jsonl")
+    model, checks = fp32_products(by_card, FP32_FITTED_ON)
+    shares = {
+        card: tensor_share(model.carried(check["rate"], 1.0), load_hardware(card), "fp32", 4.0)
+        for card, check in checks.items()
+    }
+    block = _fp32_block(model, checks, date)
+    write_atomically(
+        profiles / FP32_FILE,
+        json.dumps({"share": round(shares[FP32_FITTED_ON], 3), "products": block}, indent=1) + "\n",
+    )
+    timed = {str(card): sorted({str(kind) for kind in rows.kind[rows.card == card]}) for card in set(rows.card)}
+    names = [path.stem for path in sorted(profiles.glob("*.yaml")) if not path.stem.startswith("llm_viewer")]
+    blocks = attained_blocks(names, fitted, shares, timed)
+    for name, values in blocks.items():
+        write_attained(profiles / f"{name}.yaml", values)
+    return blocks
+
+
+def _fp32_block(model: GemmModel, checks: Mapping[str, Mapping[str, float]], date: str) -> dict[str, Any]:
+    low, high = min(c["low"] for c in checks.values()), max(c["high"] for c in checks.values())
+    return {
+        "tile_efficiency": [round(float(v), 4) for v in model.tile_efficiency.ravel()],
+        "k0": round(model.k0, 2),
+        "launch_us": round(model.launch_s * 1e6, 3),
+        "split_us": round(model.split_s * 1e6, 3),
+        "memory_share": round(model.memory_share, 4),
+        "overlap": round(model.overlap, 3),
+        "rounding": round(model.rounding, 4),
+        "droop": round(model.droop, 5),
+        "range": {key: list(values) for key, values in model.calibrated.items()},
+        "held_out_mape": round(max(check["mape"] for check in checks.values()), 4),
+        "band": [round(min(low, 1.0), 4), round(max(high, 1.0), 4)],
+        "source": (
+            f"fitted to half of the fp32 products that NeuSight (commit 6945927, torch 2.1) timed on {FP32_FITTED_ON}, "
+            f"without tables; the error is the worst of {', '.join(checks)} on the other half"
+        ),
+        "date": date,
+    }
 
 
 _BLOCK = re.compile(r"^attained:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
@@ -301,7 +364,9 @@ def write_attained(profile: Path, block: Mapping[str, Mapping[str, Any]]) -> Non
     for name, values in block.items():
         lines.append(f"  {name}:")
         for key, value in values.items():
-            shown = json.dumps(value) if isinstance(value, str) else str(value).replace("'", "")  # a list of plain names
+            shown = (
+                json.dumps(value) if isinstance(value, str) else str(value).replace("'", "")
+            )  # a list of plain names
             lines.append(f"    {key}: {shown}")
     written = "\n".join(lines) + "\n"
     head, mark, tail = text.partition("\ncalibration:")

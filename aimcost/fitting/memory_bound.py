@@ -188,7 +188,7 @@ def fit(rows: KernelRows, *, with_offset: Sequence[str] = ("neusight-mem-fp32",)
 
 def _parameters(rows: KernelRows, with_offset: Sequence[str]) -> list[tuple[str, str]]:
     kinds = [kind for kind in KINDS if kind in set(rows.kind)]
-    own = [kind for kind in {_LATENCY_OF.get(kind, kind): None for kind in kinds}]
+    own = list(dict.fromkeys(_LATENCY_OF.get(kind, kind) for kind in kinds))
     names = [("launch", kind) for kind in own]
     names += [("row", kind) for kind in own if KINDS[kind][0]]
     names += [("rate", kind) for kind in kinds if KINDS[kind][1]]

@@ -13,7 +13,8 @@ from ..loading.hardware import load_hardware
 from ..ops import Widths
 from ..ops.cost import bytes_per_element
 from ..ops.gemm import linear
-from ..timemodels.memory_bound import KernelModel, seconds
+from ..timemodels.memory_bound import KernelModel
+from ..timemodels.memory_bound import seconds as kernel_seconds
 from ..timemodels.tables import Floats
 from ..types import Precision
 from .memory_bound import kind_of, width_of
@@ -42,30 +43,43 @@ def price_kernels(rows: Sequence[Mapping[str, Any]]) -> Floats:
 
 
 def _price(row: Mapping[str, Any], coefficients: Coefficients) -> float:
+    return _product(row["kernel"], coefficients) if row["kernel"]["kind"] == "gemm" else _moved(row, coefficients)
+
+
+def _product(kernel: Mapping[str, Any], coefficients: Coefficients) -> float:
+    hardware = coefficients.hardware
+    m, n, k = (np.array([float(kernel[key])]) for key in ("m", "n", "k"))
+    element = bytes_per_element(str(kernel["dtype"]))
+    product = linear(m, k, n, Widths(weights=element, activations=element, kv=element))
+    model, _ = coefficients.products()
+    seconds = model.seconds(
+        m,
+        n,
+        k,
+        bytes_moved=np.asarray(product.bytes),
+        peak=peak_flops_per_s(hardware, coefficients.gemm_dtype)[0],
+        bandwidth=hardware.memory_bytes_per_s,
+        sm_count=coefficients.sm_count,
+    )
+    return float(seconds[0])
+
+
+def _moved(row: Mapping[str, Any], coefficients: Coefficients) -> float:
     kernel, hardware = row["kernel"], coefficients.hardware
-    peak, _ = peak_flops_per_s(hardware, coefficients.gemm_dtype)
-    if kernel["kind"] == "gemm":
-        m, n, k = (np.array([float(kernel[key])]) for key in ("m", "n", "k"))
-        element = bytes_per_element(str(kernel["dtype"]))
-        product = linear(m, k, n, Widths(weights=element, activations=element, kv=element))
-        model, _ = coefficients.products()
-        machine = {"peak": peak, "bandwidth": hardware.memory_bytes_per_s, "sm_count": coefficients.sm_count}
-        return float(model.seconds(m, n, k, bytes_moved=product.bytes, **machine)[0])
-    kind = kind_of(row)
-    model = coefficients.memory_bound(kind)
-    moved = np.array([float(kernel["bytes"])])
-    flops = np.array([float(kernel.get("flops", 0.0))])
+    model = coefficients.memory_bound(kind_of(row))
+    moved, flops = np.array([float(kernel["bytes"])]), np.array([float(kernel.get("flops", 0.0))])
     if not isinstance(model, KernelModel):
         return float(model.seconds(moved, flops)[0])
-    return float(
-        seconds(
-            moved,
-            coefficients.calibration.machine,
-            launch_cycles=model.launch_cycles,
-            row_cycles=model.row_cycles,
-            width=width_of(row) or model.typical_width,
-            bytes_per_cycle=model.bytes_per_cycle,
-            compute_s=flops / (peak * model.compute_share),
-            bandwidth=None if model.share is None else hardware.memory_bytes_per_s * model.share,
-        )[0]
+    peak, _ = peak_flops_per_s(hardware, coefficients.other_dtype)
+    seconds = kernel_seconds(
+        moved,
+        coefficients.calibration.machine,
+        launch_cycles=model.launch_cycles,
+        row_cycles=model.row_cycles,
+        width=width_of(row) or model.typical_width,
+        bytes_per_cycle=model.bytes_per_cycle,
+        compute_s=flops / (peak * model.compute_share),
+        bandwidth=None if model.share is None else hardware.memory_bytes_per_s * model.share,
+        serial=model.serial,
     )
+    return float(seconds[0])

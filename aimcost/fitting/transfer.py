@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..loading.attained import design_share, sibling_share
 from ..loading.calibration import calibration_of
 from ..loading.hardware import load_hardware
-from ..loading.attained import design_share, sibling_share
 from ..loading.inheritance import DESIGNS, PARENTS, Kinship, kinship_of
 from ..records import write_atomically
 from ..timemodels.gemm import GemmModel

@@ -2,11 +2,11 @@
 
 Measured cards state it from their timings. The rest follow two rules:
 
-- a card of a measured design (same chip family): the relative's share times √(watts per peak FLOP/s over the
-  relative's), at most `FREE`. Between a clock at its lowest voltage (rate ∝ power) and one that scales its voltage
-  (rate ∝ power^⅓). The shares of B300, GB200, GB300 and H200 come out within 4 % of their tables from B200's and H100's.
-- a card of a design without tables: `FREE`, less where its power cannot hold the boost clock: watts per SM and GHz
-  over those of the cards that are known to be bound by power.
+- a card of a measured design (one chip family): its relative's share times √(watts per peak FLOP/s over the
+  relative's), at most `FREE`. That lies between a clock at its lowest voltage (rate ∝ power) and one that scales
+  its voltage (rate ∝ power^⅓). From B200 and H100 it gives B300, GB200, GB300 and H200 within 4 % of their tables.
+- a card of a design without tables: `FREE`, less where its watts per SM and GHz are fewer than those that hold the
+  boost clock on cards known to be bound by power.
 """
 
 from __future__ import annotations
@@ -18,11 +18,24 @@ from typing import Any, Literal
 from ..errors import InvalidValueError
 from ..types import HardwareSpec
 
-__all__ = ["FP32_WATTS", "FREE", "FREE_BEFORE_8", "Attained", "Share", "TENSOR_WATTS", "attained_of", "fp32_share", "design_share", "sibling_share", "watts_per_cycle", "watts_per_flop"]
+__all__ = [
+    "FP32_WATTS",
+    "FREE",
+    "FREE_BEFORE_8",
+    "TENSOR_WATTS",
+    "Attained",
+    "Share",
+    "attained_of",
+    "design_share",
+    "fp32_share",
+    "sibling_share",
+    "watts_per_cycle",
+    "watts_per_flop",
+]
 
 # Mean share of the cards with 1.2 W and more per dense TFLOP/s (A100 0.78, RTX PRO 6000 0.83, Arc Pro B60 0.91).
 FREE = 0.84
-# Tensor units before compute capability 8.0: one published prefill, InfoMerge's 6,332 tokens of a 7B on a V100 in 1.51 s.
+# Before compute capability 8.0: one published prefill, InfoMerge's 6,332 tokens of a 7B on a V100 (1.51 s).
 FREE_BEFORE_8 = 0.58
 # Watts per SM and GHz that hold the boost clock: tensor units (L40S: 0.57 at 0.98 W), CUDA cores (L4: 0.35 of what an
 # A100 reaches, at 0.61 W).
@@ -84,7 +97,8 @@ def watts_per_cycle(hardware: HardwareSpec, clock_hz: float) -> float:
 
 def sibling_share(hardware: HardwareSpec, parent: HardwareSpec, share: float) -> float:
     """Tensor share of a card of its parent's design."""
-    return min(max(FREE, share), share * (watts_per_flop(hardware) / watts_per_flop(parent)) ** 0.5)
+    watts = watts_per_flop(hardware) / watts_per_flop(parent)
+    return float(min(max(FREE, share), share * watts**0.5))
 
 
 def design_share(hardware: HardwareSpec, clock_hz: float) -> float:

@@ -27,7 +27,11 @@ __all__ = ["FP32_FILE", "MEMORY_BOUND_FILE", "Calibration", "calibration_of", "t
 MEMORY_BOUND_FILE = "tables/memory_bound.json"
 FP32_FILE = "tables/products_fp32.json"
 # Blackwell cards without a printed clock: another of the same chip family.
-CLOCK_OF = {"nvidia_b300_sxm": "nvidia_b200_sxm", "nvidia_gb300": "nvidia_gb200", "nvidia_rtx_pro_6000_blackwell_server": "nvidia_rtx_5090"}
+CLOCK_OF = {
+    "nvidia_b300_sxm": "nvidia_b200_sxm",
+    "nvidia_gb300": "nvidia_gb200",
+    "nvidia_rtx_pro_6000_blackwell_server": "nvidia_rtx_5090",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +98,9 @@ def _inherited(hardware: HardwareSpec) -> Calibration:
     own, theirs, mine = calibration_of(parent), attained_of(parent), attained_of(hardware)
     rate = _ratio(mine, theirs, "tensor")
     # a mean over cards of the design tells its boards apart no better than one of them does
-    own_memory = mine.memory is not None and (mine.memory.basis == "timed" or hardware.architecture != parent.architecture)
+    own_memory = mine.memory is not None and (
+        mine.memory.basis == "timed" or hardware.architecture != parent.architecture
+    )
     memory = _ratio(mine, theirs, "memory") if own_memory else 1.0
     # a switchless bus is no slow NVLink: its curves come from a card on such a bus
     alike = hardware.interconnect.startswith("pcie") == parent.interconnect.startswith("pcie")
@@ -109,9 +115,9 @@ def _inherited(hardware: HardwareSpec) -> Calibration:
             for dtype, model in own.gemm.items()
         },
         attention=prefill,
-        encoder_attention={
-            width: _carried(model, rate, memory) for width, model in own.encoder_attention.items()
-        } if not _without_flash(hardware) else prefill,
+        encoder_attention={width: _carried(model, rate, memory) for width, model in own.encoder_attention.items()}
+        if not _without_flash(hardware)
+        else prefill,
         decode_attention={width: _carried(model, 1.0, memory) for width, model in own.decode_attention.items()},
         machine=_machine(hardware, parent, own.machine.reuse),
         inherited_from=parent.name,
@@ -134,7 +140,7 @@ def _carried(model: Any, rate: float, memory: float) -> Any:
 # FlashAttention needs compute capability 8.0. Below it PyTorch's memory-efficient kernel runs: about 0.3 of the tensor
 # peak on the pairs that the mask lets through. Assumed: no table holds it; InfoMerge's V100 prefill is what it was held
 # against.
-MEMORY_EFFICIENT = {"efficiency": 0.30, "band": (0.6, 1.7)}
+MEMORY_EFFICIENT, MEMORY_EFFICIENT_BAND = 0.30, (0.6, 1.7)
 
 
 def _without_flash(hardware: HardwareSpec) -> bool:
@@ -145,9 +151,9 @@ def _without_flash(hardware: HardwareSpec) -> bool:
 def _memory_efficient(model: Any, parent: Any) -> Any:
     if not isinstance(model, AttentionModel):
         return model
-    low, high = MEMORY_EFFICIENT["band"]
+    low, high = MEMORY_EFFICIENT_BAND
     evidence = Provenance("assumed: PyTorch's memory-efficient attention", "", low, high, 0.0)
-    return replace(model, efficiency=MEMORY_EFFICIENT["efficiency"], provenance=evidence)
+    return replace(model, efficiency=MEMORY_EFFICIENT, provenance=evidence)
 
 
 def _machine(hardware: HardwareSpec, parent: HardwareSpec | None, reuse: float) -> Machine:
@@ -250,9 +256,7 @@ def _relative(hardware: HardwareSpec) -> HardwareSpec | None:
     return load_hardware(CLOCK_OF.get(hardware.name, parent)) if parent != hardware.name else None
 
 
-def _measured(
-    hardware: HardwareSpec, section: Any, bandwidth: Mapping[str, KernelModel | CurveSet]
-) -> frozenset[str]:
+def _measured(hardware: HardwareSpec, section: Any, bandwidth: Mapping[str, KernelModel | CurveSet]) -> frozenset[str]:
     """What was timed on this card: formats of products, stages of attention, kinds of kernels."""
     found = {f"gemm {dtype}" for dtype in section("gemm")}
     for name in ("attention", "encoder_attention", "decode_attention"):

@@ -131,7 +131,8 @@ def seconds(
     """
     each = np.asarray(bytes_moved, dtype=float) / kernels
     latency = (launch_cycles + row_cycles * width) / machine.cycles_per_s
-    memory = (each - machine.reuse * np.minimum(each, machine.l2_bytes)) / (machine.bandwidth if bandwidth is None else bandwidth)
+    fetched = each - machine.reuse * np.minimum(each, machine.l2_bytes)
+    memory = fetched / (machine.bandwidth if bandwidth is None else bandwidth)
     issue = each / (bytes_per_cycle * machine.sm_count * machine.cycles_per_s)
     work = memory**2 + issue**2 + (compute_s / kernels) ** 2
     return np.asarray(kernels * np.where(serial, latency + np.sqrt(work), np.sqrt(latency**2 + work)))
