@@ -144,6 +144,7 @@ class HardwareFile(Strict):
     sources: dict[str, str] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     calibration: dict[str, Any] | None = None
+    attained: dict[str, dict[str, Any]] | None = None
 
 
 Model = TypeVar("Model", bound=BaseModel)

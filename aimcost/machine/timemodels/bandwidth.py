@@ -1,66 +1,13 @@
-"""Time of everything that memory traffic or launches bound: elementwise, row-wise, selection.
-
-    time = kernels · launch + p-norm(FLOPs / (compute share · peak), bytes · traffic / (share · bandwidth))
-
-`kernels` and `traffic` say how an execution mode runs the operation: a fused kernel moves each operand
-once; eager transformers runs an RMSNorm as eight kernels over fp32 copies.
-"""
+"""How a stack runs the operations around the products: kernels, traffic, and host time a launch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
 
 from ...errors import CalibrationError
-from .tables import Floats, Provenance, number, smooth_max
 
-__all__ = ["EXECUTIONS", "BandwidthModel", "Execution", "bandwidth_seconds", "execution_of"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BandwidthModel:
-    """Coefficients of one kind of operation."""
-
-    share: float
-    launch_s: float
-    compute_share: float
-    provenance: Provenance
-
-    @classmethod
-    def of(cls, data: Mapping[str, Any], *, where: str) -> BandwidthModel:
-        """From a profile's mapping; raises CalibrationError where a coefficient cannot be true."""
-        return cls(
-            share=number(data, "share", 0.001, 1.05, where=where),
-            launch_s=number(data, "launch_us", 0.0, 1000.0, where=where) * 1e-6,
-            compute_share=number({"compute_share": 1.0, **data}, "compute_share", 0.001, 1.05, where=where),
-            provenance=Provenance.of(data, where=where),
-        )
-
-
-def bandwidth_seconds(
-    bytes_moved: Floats,
-    flops: Floats,
-    *,
-    launch_s: Floats,
-    share: Floats,
-    compute_share: Floats,
-    peak: float,
-    bandwidth: float,
-) -> Floats:
-    """Device seconds of rows, each with its kind's coefficients.
-
-    Parameters
-    ----------
-    bytes_moved
-        With the execution mode's traffic in it.
-    launch_s
-        Of all the row's kernels.
-    """
-    compute, memory = flops / (peak * compute_share), bytes_moved / (bandwidth * share)
-    return np.asarray(launch_s + smooth_max(compute, memory, 4.0))
+__all__ = ["EXECUTIONS", "Execution", "execution_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +18,8 @@ class Execution:
     ----------
     kernels, traffic
         By kind of operation: launches, and traffic over that of one fused kernel.
+    elementwise
+        Kinds that run as elementwise kernels, or as one compiled kernel that does not walk along a row.
     host_s
         Host seconds a launch; (low, high) factors for it.
     """
@@ -80,6 +29,7 @@ class Execution:
     host_s: float
     host_band: tuple[float, float]
     source: str
+    elementwise: frozenset[str] = frozenset({"gated_act"})
 
 
 # Counted in transformers 5's eager Llama and Qwen2 layers, bytes an element at 16 bit beside those of one
@@ -89,17 +39,18 @@ class Execution:
 _EAGER_KERNELS = {
     "rms_norm": 7.0,
     "rope": 12.0,
-    "pointwise": 1.5,
+    "gated_act": 2.0,
     "attention": 2.0,
     "softmax": 3.0,
     "merge": 8.0,
     "select": 4.0,
 }
-_EAGER_TRAFFIC = {"rms_norm": 9.0, "rope": 5.0, "pointwise": 1.3, "softmax": 3.0, "merge": 2.0}
+_EAGER_TRAFFIC = {"rms_norm": 9.0, "rope": 5.0, "gated_act": 10.0 / 6.0, "softmax": 3.0, "merge": 2.0}
 EXECUTIONS: Mapping[str, Execution] = {
     "eager": Execution(
         kernels=_EAGER_KERNELS,
         traffic=_EAGER_TRAFFIC,
+        elementwise=frozenset({"gated_act", "rms_norm", "rope"}),
         host_s=15e-6,
         host_band=(0.4, 2.0),
         source="15 µs a launch assumed (0.4 to 2 times that): Qwen2-7B's 1,150 launches take about 17 ms of Python "

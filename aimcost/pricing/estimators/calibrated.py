@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from ...inputs.hardware import load_hardware
 from ...inputs.run import Run
 from ...machine.bands import Ends, host_ends
-from ...machine.coefficients import COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Coefficients
+from ...machine.coefficients import BASES, COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Basis, Coefficients
 from ...machine.inheritance import inheritance_note
 from ...machine.peaks import link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
 from ...machine.timemodels.attention import AttentionModel
-from ...machine.timemodels.bandwidth import Execution, bandwidth_seconds, execution_of
+from ...machine.timemodels.bandwidth import Execution, execution_of
+from ...machine.timemodels.gemm import GemmModel
 from ...machine.timemodels.measured import AttentionGrid, CurveSet
+from ...machine.timemodels.memory_bound import KernelModel
+from ...machine.timemodels.memory_bound import seconds as kernel_seconds
 from ...types import HardwareSpec
 from ...types.bounds import LAUNCH
 from ..estimator import Estimator
@@ -61,7 +64,7 @@ def price(run: Run) -> PricedTable:
         extrapolated=extrapolated,
         device_seconds=device,
         host_seconds=host,
-        notes=(*precision_notes(run.precision), *notes, *pricing.notes()),
+        notes=(*precision_notes(run.precision), *notes, *pricing.notes(device)),
     )
 
 
@@ -156,7 +159,7 @@ class _Pricing:
             sm_count=self.coefficients.sm_count,
         )
         # around the kernel, an eager stack copies its result into place
-        extra = (self.kernels(segment) - 1.0) * self.coefficients.memory_bound("pointwise").launch_s
+        extra = (self.kernels(segment) - 1.0) * self._launch_s("pointwise")
         self.launch_bound[rows] = model.launch_s + extra > 0.5 * out
         return out + extra, model.outside(dims)
 
@@ -174,44 +177,84 @@ class _Pricing:
         message = message * (self.calibration.collective_link / self.hardware.interconnect_bytes_per_s)
         return model.seconds(operation, ranks, message), model.outside(operation, ranks, message)
 
+    def _launch_s(self, kind: str) -> float:
+        model = self.coefficients.memory_bound(kind)
+        return model.launch_s(self.calibration.machine) if isinstance(model, KernelModel) else model.launch_s
+
     def _memory_bound(self, seconds: Floats) -> None:
         """Everything but products, in one pass: each row with its kind's coefficients."""
-        flops = self.table.flops.copy()
+        machine, bandwidth = self.calibration.machine, self.hardware.memory_bytes_per_s
         measured: list[tuple[slice, str, CurveSet]] = []
-        # by segment: share, compute share, launch, traffic over one fused kernel's
+        width = np.zeros(len(self.table))
+        # by segment: kernels, traffic over one fused kernel's, launch and row cycles, bytes a cycle, compute share,
+        # bandwidth, whether launches add up
         coefficients = []
-        for segment in self.table.segments:
+        for index, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
-            coefficients.append((1.0, 1.0, 0.0, 1.0))
+            coefficients.append((1.0, 1.0, 0.0, 0.0, np.inf, 1.0, machine.bandwidth, False))
             if segment.kind == "gemm":
                 continue
-            model = self.coefficients.memory_bound(segment.kind)
+            model = self.coefficients.memory_bound(segment.kind, self.execution)
             if isinstance(model, CurveSet):
                 measured.append((rows, segment.kind, model))
                 continue
-            launch_s, traffic = model.launch_s * self.kernels(segment), self.execution.traffic.get(segment.kind, 1.0)
-            coefficients[-1] = (model.share, model.compute_share, launch_s, traffic)
-            if segment.kind == "bmm":
-                # eager score kernels compute the square that the causal count leaves out
-                flops[rows] = self.table.costs[1, rows]
-        share, compute_share, launch, traffic_of = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
+            own = machine.bandwidth if model.share is None else bandwidth * model.share
+            traffic = self.execution.traffic.get(segment.kind, 1.0)
+            coefficients[-1] = (
+                self.kernels(segment),
+                traffic,
+                model.launch_cycles,
+                model.row_cycles,
+                model.bytes_per_cycle,
+                model.compute_share,
+                own,
+                model.serial,
+            )
+            if model.row_cycles:
+                width[rows] = self.table.dims[index].get("width", model.typical_width)
+        spread = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
+        kernels, traffic_of, launch, row, rate, compute_share, bandwidth_of, serial = spread
         products = self.table.spread([segment.kind == "gemm" for segment in self.table.segments])
-        moved = self.bytes * traffic_of
-        priced = bandwidth_seconds(
+        moved, flops = self.bytes * traffic_of, self.table.flops
+        priced = kernel_seconds(
             moved,
-            flops,
-            launch_s=launch,
-            share=share,
-            compute_share=compute_share,
-            peak=self.peaks[1],
-            bandwidth=self.hardware.memory_bytes_per_s,
+            machine,
+            launch_cycles=launch,
+            row_cycles=row,
+            width=width,
+            bytes_per_cycle=rate,
+            kernels=kernels,
+            compute_s=flops / (self.peaks[1] * compute_share),
+            bandwidth=bandwidth_of,
+            serial=serial > 0,
         )
         for rows, kind, curves in measured:
             # timed as eager PyTorch runs them: every kernel and copy is in the curve, and bmm's whole square
             work = self.table.costs[1, rows] if kind == "bmm" else flops[rows]
             priced[rows] = curves.seconds(moved[rows], work)
         np.copyto(seconds, priced, where=~products)
-        np.copyto(self.launch_bound, launch > 0.5 * priced, where=~products)
+        latency = kernels * (launch + row * width) / machine.cycles_per_s
+        np.copyto(self.launch_bound, latency > 0.5 * priced, where=~products)
+        self._score_products(seconds)
+
+    def _score_products(self, seconds: Floats) -> None:
+        """q·kᵀ and p·v of an eager attention: products of all heads at once, the whole square."""
+        model, _ = self.coefficients.products(self.coefficients.other_dtype)
+        if not isinstance(model, GemmModel):
+            return  # timed by the machine itself, as eager PyTorch runs them
+        for index, segment in enumerate(self.table.segments):
+            if segment.kind != "bmm":
+                continue
+            rows, dims = slice(segment.start, segment.stop), self.table.columns(index)
+            seconds[rows] = model.seconds(
+                dims["groups"] * dims["m"],
+                dims["n"],
+                dims["k"],
+                bytes_moved=self.bytes[rows],
+                peak=self.peaks[1],
+                bandwidth=self.hardware.memory_bytes_per_s,
+                sm_count=self.coefficients.sm_count,
+            )
 
     def host_seconds(self) -> Floats:
         """Per row: host seconds that issuing its launches takes; a CPU issues nothing."""
@@ -240,9 +283,20 @@ class _Pricing:
         factors = np.where(extrapolated[:, None], beyond, inside)
         return Band(group, factors[:, 0], factors[:, 1])
 
-    def notes(self) -> tuple[str, ...]:
+    def shares(self, device: Floats) -> dict[Basis, float]:
+        """Shares of the device time that rest on measured, inherited and assumed efficiencies."""
+        sums = dict.fromkeys(BASES, 0.0)
+        for index, segment in enumerate(self.table.segments):
+            width = self._width(index) if segment.kind == "attention" else 0
+            basis = self.coefficients.basis(segment.kind, segment.stage, width, self.execution)
+            sums[basis] += float(device[segment.start : segment.stop].sum())
+        total = sum(sums.values()) or 1.0
+        return {basis: value / total for basis, value in sums.items()}
+
+    def notes(self, device: Floats) -> tuple[str, ...]:
         """What a reader must know about where the times come from."""
-        notes = []
+        rests = ", ".join(f"{share:.0%} {basis}" for basis, share in self.shares(device).items() if share >= 0.005)
+        notes = [f"device time rests on efficiencies: {rests}"]
         if self.calibration.inherited_from:
             notes.append(inheritance_note(self.hardware, load_hardware(self.calibration.inherited_from)))
         notes += sorted(self.coefficients.substitutes)
