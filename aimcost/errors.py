@@ -52,6 +52,10 @@ class AimcostError(Exception):
 
     exit_code = 2
 
+    def prefix(self, where: str) -> None:
+        """Put `where: ` (a file, a section) in front of the message."""
+        self.args = (f"{where}: {self.args[0]}",)
+
 
 class UnknownNameError(AimcostError):
     """A name that nothing answers to. Names are looked up exactly; the nearest are offered."""

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..api import estimate_run
 from ..errors import InvalidValueError, UnknownNameError
 from ..inputs.run import load_run
 from ..machine.peaks import require_hardware
+from ..pricing.pricing import estimate_run
 from ..pricing.result import Estimate
-from ..summaries import decode_step
 from ..units import GIGA, TERA
 from .baseline import load_baseline, save_baseline, unchanged
 from .compare import METRICS, Cause, Change, Moved, causes_of, changes_of, moved_ops
@@ -171,22 +170,22 @@ def _update(path: str | Path, held: Mapping[str, Any], entries: Mapping[str, Any
 
 def _budgets(estimate: Estimate) -> list[Budget]:
     """The budgets that the run names, against the prediction."""
-    file = estimate.run.file.budgets
+    limits = estimate.run.budgets
     # a limit on what the run does not have would always hold
-    if file.max_tpot_ms is not None and decode_step(estimate)["tpot_s"] is None:
+    if "max_tpot_ms" in limits and estimate.decode_step()["tpot_s"] is None:
         what = "absent, or workload.new_tokens at least 2 and decode included: nothing is decoded"
-        raise InvalidValueError("budgets.max_tpot_ms", what, file.max_tpot_ms)
-    if file.max_ttft_ms is not None and not estimate.ttft_s:
+        raise InvalidValueError("budgets.max_tpot_ms", what, limits["max_tpot_ms"])
+    if "max_ttft_ms" in limits and not estimate.ttft_s:
         what = "absent, or a stage before decode included: nothing leads to a first token"
-        raise InvalidValueError("budgets.max_ttft_ms", what, file.max_ttft_ms)
+        raise InvalidValueError("budgets.max_ttft_ms", what, limits["max_ttft_ms"])
     values = {
-        "max_ttft_ms": (file.max_ttft_ms, estimate.ttft_s * 1e3),
-        "max_tpot_ms": (file.max_tpot_ms, estimate.stages["decode"].tpot_s * 1e3),
-        "max_kv_gb": (file.max_kv_gb, estimate.memory.kv_bytes / GIGA),
-        "max_memory_gb": (file.max_memory_gb, estimate.memory.peak_bytes / GIGA),
-        "max_tflops": (file.max_tflops, estimate.totals.flops / TERA),
+        "max_ttft_ms": estimate.ttft_s * 1e3,
+        "max_tpot_ms": estimate.stages["decode"].tpot_s * 1e3,
+        "max_kv_gb": estimate.memory.kv_bytes / GIGA,
+        "max_memory_gb": estimate.memory.peak_bytes / GIGA,
+        "max_tflops": estimate.totals.flops / TERA,
     }
-    return [Budget(key=key, limit=limit, value=value) for key, (limit, value) in values.items() if limit is not None]
+    return [Budget(key=key, limit=limits[key], value=value) for key, value in values.items() if key in limits]
 
 
 def parse_tolerances(given: Sequence[str]) -> dict[str, float]:

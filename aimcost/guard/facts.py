@@ -77,11 +77,11 @@ def run_facts(run: Run) -> dict[str, dict[str, Any]]:
         "estimator": run.estimator,
         "attention": run.attention,
         "implementation": run.implementation,
-        "execution": run.file.execution,
+        "execution": run.execution,
         "include": list(run.include) if run.include is not None else None,
-        "skip_mlp_add": run.skip_mlp_add,
         "precision": asdict(run.precision),
         "parallel": asdict(run.parallel),
+        **run.estimator_options,
     }
     return {
         "model": model_facts(run.model),

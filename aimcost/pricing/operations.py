@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..inputs.run import Run
 from ..methods.implementation import eager_layers, tower_kernel, tower_tokens
+from ..methods.registry import reduction_ops
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
 from ..models import visual_tokens, vit
 from ..models.parallel import rank_decoder
 from ..ops import pointwise
-from ..ops.tokens import Cut, ScoreContext, reduction_ops
-from ..types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
+from ..ops.reduction import Cut, ScoreContext
+from ..types import ModelSpec, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
 from ..types.formats import Widths
 from .derived import with_conversions, with_exchanges
 from .table import OpTable, TableBuilder
@@ -28,32 +30,22 @@ __all__ = ["build"]
 Layers = NDArray[np.int64]
 
 
-def build(
-    model: ModelSpec,
-    workload: Workload,
-    schedule: Schedule,
-    precision: Precision,
-    *,
-    attention: str = "flash",
-    implementation: str = "fused",
-    parallel: Parallel | None = None,
-    onchip_bytes: float = 0.0,
-) -> OpTable:
+def build(run: Run) -> OpTable:
     """All operations of the request: tower, projector, merging, prefill, decode.
 
-    `schedule` is the computed one (`aimcost.methods.implementation.computed_schedule`): its counts are what
-    the layers compute on. With tensor-parallel ranks the rows are one rank's; with pipeline stages
+    With tensor-parallel ranks the rows are one rank's; with pipeline stages
     they are those of all stages, one request's way.
     """
-    parallel = parallel or Parallel()
-    model = replace(model, decoder=rank_decoder(model.decoder, parallel.tp))
+    workload, schedule, precision, parallel = run.workload, run.computed, run.precision, run.parallel
+    attention, implementation = run.attention, run.implementation
+    model = replace(run.model, decoder=rank_decoder(run.model.decoder, parallel.tp))
     request = _Request(
         model=model,
         workload=workload,
         schedule=schedule,
         widths=Widths.of(precision),
         implementation=implementation,
-        onchip_bytes=onchip_bytes,
+        onchip_bytes=run.hardware.onchip_bytes if run.hardware else 0.0,
         builder=TableBuilder(),
     )
     load = visual_tokens.tower_load(model, workload)
@@ -230,8 +222,7 @@ class _Request:
         priced = [event for event in events if event.priced]
         for scorer in dict.fromkeys(event.scorer for event in priced):
             some = [event for event in priced if event.scorer == scorer]
-            # a cut before layer 0 (the paper's convention with l1 = 0) is charged to layer 0
-            layers = np.array([max(0, e.after_layer or 0) if e.tower_layer is None else e.tower_layer for e in some])
+            layers = np.array([event.charged_layer for event in some])
             cut = Cut(
                 tokens_in=np.array([float(event.tokens_in) for event in some]),
                 tokens_out=np.array([float(event.tokens_out) for event in some]),

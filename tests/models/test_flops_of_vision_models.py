@@ -9,6 +9,7 @@ from aimcost.inputs import discover
 from aimcost.inputs.model import load_model, model_config
 from aimcost.inputs.run import load_run
 from aimcost.models import decoder, projector, vit
+from aimcost.pricing.pricing import estimate_run
 from aimcost.search.bulk import layer_table
 
 HARDWARE = "nvidia_a100_sxm_80gb"
@@ -157,7 +158,7 @@ def test_a_bulk_table_equals_the_estimate_of_a_mixture_with_deepstack():
         }
     )
     seconds = layer_table(run).prefill_seconds([run.schedule.tokens])[0]
-    assert seconds == pytest.approx(aimcost.api.estimate_run(run).stages["prefill"].time_s, rel=1e-12)
+    assert seconds == pytest.approx(estimate_run(run).stages["prefill"].time_s, rel=1e-12)
 
 
 def test_bulk_tables_need_layers_that_are_alike():

@@ -21,9 +21,9 @@ import pytest
 import yaml
 
 import aimcost
-from aimcost.api import estimate_run
 from aimcost.errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
 from aimcost.inputs.run import load_run
+from aimcost.pricing.pricing import estimate_run
 from aimcost.search.sweep import engines
 from aimcost.search.sweep.grid import Grid, load_grid
 from aimcost.search.sweep.pricing import columns_of

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 import aimcost
-from aimcost.api import estimate_run
 from aimcost.inputs.run import load_run
 from aimcost.models import liveness
 from aimcost.models.liveness import Step, peak_live
+from aimcost.pricing.pricing import estimate_run
 
 RUN = {
     "model": "llava-onevision-qwen2-7b",

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...api import estimate_run, unreduced
 from ...errors import AimcostError, FileFormatError
 from ...inputs.run import Run, load_run
-from ...ops.tokens import REDUCTION_OPS
-from ...pricing.result import EXTRAPOLATED_SHARE, Estimate
+from ...ops.reduction import REDUCTION_OPS
+from ...pricing.priced import EXTRAPOLATED_SHARE
+from ...pricing.pricing import estimate_run, unreduced
+from ...pricing.result import Estimate
 from ..records import Record, Sample
 from .heldout import held_out_of
 from .points import PARTS, Comparison, MemoryPoint, Point, Speedup

@@ -91,9 +91,8 @@ class Budgets:
     @classmethod
     def of(cls, run: Run, given: Mapping[str, float | None]) -> Budgets:
         """Limits given in the units of a run file's keys, over those of the run itself."""
-        from_run = run.file.budgets.model_dump()
         values = {}
         for name, (key, factor, _, _) in _KEYS.items():
-            value = given.get(key) if given.get(key) is not None else from_run[key]
+            value = given.get(key) if given.get(key) is not None else run.budgets.get(key)
             values[name] = None if value is None else value / factor
         return cls(**values)

@@ -214,7 +214,7 @@ def grids(
 
 
 def _aim(run: Run, shapes: Sequence[str], first: int, levels: Sequence[float]) -> Iterator[Grid]:
-    own = run.file.method
+    own = run.method
     convention = {"convention": own["convention"]} if own.get("convention", "executed") != "executed" else {}
     layers = run.model.decoder.layers
     for ratio in reachable_ratios(run.workload):

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
 
 from ...errors import InvalidValueError, UnknownNameError
 from ...inputs.hardware import load_hardware
 from ...inputs.run import Run, load_run
+from ...pricing.estimator import estimator_of
 from .accuracy import Surrogate, surrogate_for
 from .budgets import Budgets
 from .choice import Choice, choice_of
@@ -33,8 +33,8 @@ def spread_of(confidence: float | None, run: Run) -> float | None:
         return None
     if not 0.5 <= confidence < 1:
         raise InvalidValueError("--confidence", "from 0.5 to below 1", confidence)
-    if run.estimator != "calibrated":
-        raise InvalidValueError("--confidence", f"absent: {run.estimator} states no band", confidence)
+    if not estimator_of(run.estimator).has_band:
+        raise InvalidValueError("--confidence", f"absent: {run.estimator} has no uncertainty band", confidence)
     return NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(BAND_END)
 
 
@@ -148,7 +148,7 @@ def _grids(
     levels: Sequence[float],
 ) -> list[tuple[str, int, list[Grid]]]:
     """One list of grids for each machine and batch."""
-    plain: dict[str, Any] = run.file.model_dump(exclude_unset=True, exclude_none=True)
+    plain = run.document()
     found = []
     machines: list[str | None] = [*dict.fromkeys(hardware)] or [None]
     numbers: list[int | None] = [*frames] or [None]

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...api import estimate_run, unreduced
 from ...errors import AimcostError, InvalidValueError
 from ...inputs.run import Run, load_run
 from ...methods.aim.plan import reachable_ratios
+from ...pricing.pricing import estimate_run, unreduced
 from ...pricing.result import Estimate
 from .budgets import Budgets
 from .choice import upper_end
@@ -108,7 +108,7 @@ def _visual_key(run: Run) -> str:
 
 
 def _methods(run: Run, question: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    own = dict(run.file.method)
+    own = dict(run.method)
     if own["name"] != "none":
         yield f"{own['name']} (as in the run)", own
     if question != "break-even":
@@ -132,7 +132,7 @@ class _Case:
 
     def at(self, number: int) -> Estimate | None:
         """The estimate; None where the method cannot reduce so few tokens."""
-        mapping = self.run.file.model_dump(exclude_unset=True, exclude_none=True)
+        mapping = self.run.document()
         workload = mapping.get("workload", {})
         if self.key != "batch":
             workload = {k: v for k, v in workload.items() if k not in _VISUALS}
