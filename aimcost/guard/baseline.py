@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..errors import AimcostError, FileFormatError
+from ..errors import AimcostError, FileFormatError, argument
 from ..inputs.files import write_atomically
 from ..inputs.schema import Strict, validate
 from .facts import FIGURES, canonical, digest
@@ -93,7 +93,7 @@ def load_baseline(path: str | Path) -> dict[str, Any]:
         for name, entry in file.runs.items():
             _check_entry(entry, f"{path}: {name}")
     except AimcostError as error:
-        raise FileFormatError(str(error)) from None
+        raise FileFormatError(*error.args) from None
     return {"written_by": file.written_by, "runs": file.runs}
 
 
@@ -109,7 +109,8 @@ def _check_entry(entry: Mapping[str, Any], where: str) -> None:
     validate(_Entry, shaped, where=where)
     if entry["sha"] != digest({key: value for key, value in entry.items() if key != "sha"}):
         raise FileFormatError(
-            f"{where}: was edited or damaged: its content does not match its digest (delete the entry and --update)"
+            f"{where}: was edited or damaged: its content does not match its digest "
+            f"(delete the entry and {argument('update')})"
         )
 
 
@@ -164,7 +165,7 @@ def _parse(path: Path) -> dict[str, Any]:
             raise FileFormatError(f"{path}: is too big for a baseline ({path.stat().st_size} bytes)")
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        raise FileFormatError(f"{path}: no such baseline (--update with run files writes it)") from None
+        raise FileFormatError(f"{path}: no such baseline ({argument('update')} with run files writes it)") from None
     except OSError as error:
         raise FileFormatError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UnsupportedModelError
+from ..errors import UnsupportedModelError, argument
 from ..kernels.importance import importance_scores
 from ..kernels.select import gather_tokens, select_tokens
 from ..runtime.build import build_model
@@ -77,7 +77,7 @@ def measure(
         CUDA is asked for and not there.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedModelError("no CUDA device is there: run the demonstration with --device cpu")
+        raise UnsupportedModelError(f"no CUDA device is there: run the demonstration with {argument('device')} cpu")
     steps, done = repeats + 4, itertools.count(1)
     dtype = _DTYPES[device]
     progress(next(done), steps, "building the model")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import AimcostError, InvalidValueError
+from ...errors import AimcostError, InvalidValueError, argument
 from ...inputs.run import Run, plan_schedule
 from ...methods.aim.plan import reachable_ratios
 from ...types import Schedule
@@ -208,7 +208,7 @@ def grids(
         found += _aim(run, shapes, first, levels) if name == "aim" else _of_method(run, name, first)
     if not found:
         raise InvalidValueError(
-            "--earliest-cut", f"lower: no candidate of {', '.join(methods)} leaves {first} layers whole", first
+            argument("earliest_cut"), f"lower: no candidate of {', '.join(methods)} leaves {first} layers whole", first
         )
     return found
 
@@ -304,7 +304,7 @@ def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:
     }
     if name not in by_method:
         known = ", ".join(["aim", *sorted(by_method)])
-        raise InvalidValueError("--method", f"one that the planner has a grid for: {known}", name)
+        raise InvalidValueError(argument("methods"), f"one that the planner has a grid for: {known}", name)
     stems: dict[Any, list[dict[str, Any]]] = {}
     runs: dict[Any, Run] = {}
     for params in by_method[name]:

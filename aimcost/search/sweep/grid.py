@@ -244,7 +244,7 @@ def load_grid(path: str | Path) -> Grid:
             raise InvalidValueError("axes", f"at most {MAX_POINTS:.0e} points", grid.points)
     except AimcostError as error:
         if where not in str(error):
-            error.args = (f"{where}: {error}",)
+            error.prefix(where)
         raise
     return grid
 

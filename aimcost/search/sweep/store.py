@@ -9,7 +9,7 @@ import re
 import shutil
 from pathlib import Path
 
-from ...errors import FileFormatError, InvalidValueError
+from ...errors import FileFormatError, InvalidValueError, argument
 from ...inputs.files import write_atomically
 
 __all__ = ["Parts"]
@@ -43,7 +43,7 @@ class Parts:
         if self.folder.exists():
             if not resume:
                 what = f"given: {self.folder} holds an unfinished sweep (or delete it)"
-                raise InvalidValueError("--resume", what, None)
+                raise InvalidValueError(argument("resume"), what, None)
             if self._found(manifest) != self.digest:
                 raise FileFormatError(
                     f"{self.folder}: is of another grid, model, profile or aimcost: delete it to start anew"
