@@ -12,6 +12,7 @@ PATTERNS = (
     "configs/runs/*.yaml",
     "configs/papers/*.yaml",
     "configs/accuracy/*.yaml",
+    "configs/stacks/*.yaml",
     "hardware_profiles/*.yaml",
     "hardware_profiles/tables/*.json",
 )

@@ -24,6 +24,7 @@ KINDS: dict[str, str] = {
     "run": "configs/runs",
     "paper": "configs/papers",
     "accuracy": "configs/accuracy",
+    "stack": "configs/stacks",
 }
 
 
