@@ -17,8 +17,9 @@ from typing import Any
 from ..inputs.hardware import load_hardware
 from ..inputs.run import Run
 from ..machine.inheritance import parent_of
+from ..pricing.estimator import estimator_of
 from ..pricing.result import Estimate
-from ..types import HardwareSpec, ModelSpec, Schedule
+from ..types import HardwareSpec, ModelSpec, Schedule, Stack
 
 __all__ = ["FIGURES", "canonical", "digest", "entry_of", "hardware_facts", "model_facts", "rounded", "run_facts"]
 
@@ -76,8 +77,9 @@ def run_facts(run: Run) -> dict[str, dict[str, Any]]:
     settings = {
         "estimator": run.estimator,
         "attention": run.attention,
+        "tower_attention": run.tower_attention if run.tower_attention != run.attention else None,
         "implementation": run.implementation,
-        "execution": run.execution,
+        "stack": stack_facts(run.stack) if estimator_of(run.estimator).uses_calibration else {},
         "include": list(run.include) if run.include is not None else None,
         "precision": asdict(run.precision),
         "parallel": asdict(run.parallel),
@@ -92,6 +94,17 @@ def run_facts(run: Run) -> dict[str, dict[str, Any]]:
         "card": {"name": run.hardware.name} if run.hardware is not None else {},
         "settings": _flat(settings),
     }
+
+
+def stack_facts(stack: Stack) -> dict[str, Any]:
+    """The figures of a stack; a stack acts in estimators that use the calibration alone."""
+    values = asdict(stack)
+    for key in ("data", "summary"):
+        values.pop(key)
+    values["elementwise"] = sorted(stack.elementwise)
+    if stack.large_bytes == float("inf"):
+        values.pop("large_bytes")
+    return values
 
 
 def runs_of(values: Iterable[Any]) -> list[list[Any]]:

@@ -52,8 +52,8 @@ def check_run(run: Run, device: str) -> None:
         raise InvalidValueError("parallel", "one device, to be run", run.parallel.devices)
     if run.attention != "flash" or run.implementation == "eager":
         raise InvalidValueError("attention", "flash, with implementation fused or masked, to be run", run.attention)
-    if run.execution != "eager":
-        raise InvalidValueError("execution", "eager, to be run", run.execution)
+    if run.stack.name != DEFAULT_STACK:
+        raise InvalidValueError("stack", f"{DEFAULT_STACK} (execution: eager), to be run", run.stack.name)
     if run.schedule.tower_events:
         raise UnsupportedModelError(
             f"method {run.schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"
