@@ -136,7 +136,7 @@ def test_imports_run_one_way(module: str) -> None:
         if mine in RANK:
             assert theirs not in TORCH_ORDER, f"{module} imports {name}: load it with importlib, on demand"
         if mine in TORCH_ORDER and theirs in RANK:
-            assert RANK[theirs] <= RANK["loading"], f"{module} imports {name}, which knows prices"
+            assert RANK[theirs] <= RANK["methods"], f"{module} imports {name}, which knows runs"
 
 
 def test_components_form_no_cycle() -> None:

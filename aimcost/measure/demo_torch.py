@@ -113,9 +113,7 @@ def measure(
 
 def _inputs(schedule: Schedule, frames: int, model: Any) -> dict[str, torch.Tensor]:
     # the prompt holds the visual tokens from before any merging
-    merges = schedule.pre_llm_events
-    grouped = merges[0].groups * merges[0].tokens_in if merges else schedule.visual_tokens - schedule.newline_tokens
-    visual = grouped + schedule.newline_tokens
+    visual = schedule.prompt_visual_tokens
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, 900, (1, schedule.text_tokens + visual), generator=generator)
     before = schedule.text_before

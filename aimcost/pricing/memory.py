@@ -15,6 +15,7 @@ import numpy as np
 
 from ..inputs.run import Run
 from ..methods.implementation import eager_layers, tower_kernel
+from ..methods.registry import find_scorer
 from ..models import decoder as decoder_ops
 from ..models import liveness, visual_tokens, vit
 from ..models import projector as projector_ops
@@ -224,8 +225,8 @@ class _Case:
         ranked = np.zeros(len(tokens))
         if self.implementation != "fused":
             for event in self.schedule.layer_events:
-                if event.scorer == "pagerank":
-                    ranked[max(0, event.after_layer or 0)] = SCORE_BYTES
+                if find_scorer(event.scorer).square_scores:
+                    ranked[event.charged_layer] = SCORE_BYTES
         inputs, steps = liveness.decoder_layer(
             rank,
             rows=self.workload.batch * tokens,

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from ..inputs.run import Run
 from ..methods.implementation import eager_layers, tower_kernel, tower_tokens
+from ..methods.registry import reduction_ops
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
 from ..models import visual_tokens, vit
 from ..models.parallel import rank_decoder
 from ..ops import pointwise
-from ..ops.tokens import Cut, ScoreContext, reduction_ops
+from ..ops.reduction import Cut, ScoreContext
 from ..types import ModelSpec, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
 from ..types.formats import Widths
 from .derived import with_conversions, with_exchanges
@@ -221,8 +222,7 @@ class _Request:
         priced = [event for event in events if event.priced]
         for scorer in dict.fromkeys(event.scorer for event in priced):
             some = [event for event in priced if event.scorer == scorer]
-            # a cut before layer 0 (the paper's convention with l1 = 0) is charged to layer 0
-            layers = np.array([max(0, e.after_layer or 0) if e.tower_layer is None else e.tower_layer for e in some])
+            layers = np.array([event.charged_layer for event in some])
             cut = Cut(
                 tokens_in=np.array([float(event.tokens_in) for event in some]),
                 tokens_out=np.array([float(event.tokens_out) for event in some]),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.parallel import bubble
-from ..ops.tokens import REDUCTION_OPS
+from ..ops.reduction import REDUCTION_OPS
 from ..types import Parallel
 from ..types.bounds import BOUNDS
 from ..types.stages import STAGES

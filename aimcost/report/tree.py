@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
-from ..ops.tokens import REDUCTION_OPS
+from ..ops.reduction import REDUCTION_OPS
 from ..pricing.result import Estimate
 from ..pricing.table import Segment
 from ..types.bounds import BOUNDS

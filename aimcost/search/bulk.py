@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InvalidValueError, ScheduleError
 from ..inputs.run import Run
-from ..ops.tokens import REDUCTION_OPS
+from ..ops.reduction import REDUCTION_OPS
 from ..pricing.pricing import estimate_run
 from ..pricing.result import Estimate
 from ..pricing.table import NO_LAYER
@@ -97,8 +97,7 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     """
     if run.model.decoder.cross_layers:
         raise ScheduleError(f"a bulk table needs layers that are alike: {run.model.name} has cross attention")
-    prompt = run.workload.visual_tokens + run.workload.text_tokens
-    top = max_tokens if max_tokens is not None else prompt
+    top = max_tokens if max_tokens is not None else run.workload.prompt_tokens
     if run.implementation != "fused":
         # which layers run eager, and on how much, then depends on the whole schedule
         raise InvalidValueError("implementation", "fused for a bulk table", run.implementation)

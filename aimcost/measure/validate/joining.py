@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import AimcostError, FileFormatError
 from ...inputs.run import Run, load_run
-from ...ops.tokens import REDUCTION_OPS
+from ...ops.reduction import REDUCTION_OPS
 from ...pricing.priced import EXTRAPOLATED_SHARE
 from ...pricing.pricing import estimate_run, unreduced
 from ...pricing.result import Estimate
