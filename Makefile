@@ -11,6 +11,11 @@ PIP_INSTALL := PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(BIN)/python
 # What is timed runs by itself, not beside the other tests.
 TIMED := tests/bench tests/validation/test_cpu_validation.py
 
+define pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations=10 $(1) $(TIMED:%=--ignore=%)
+	$(BIN)/python -m pytest $(1) $(TIMED)
+endef
+
 .PHONY: run test check check-all lint types light bench docs update-locks clean
 
 run: $(VENV)/.light
@@ -18,13 +23,13 @@ run: $(VENV)/.light
 	@echo
 	@$(BIN)/aimcost estimate llava_onevision_aim_a100
 
-# tests/README.md says what the slowest buy
+# tests/README.md says what the slowest buy.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --durations=10 $(TIMED:%=--ignore=%)
-	$(BIN)/python -m pytest $(TIMED)
+	$(call pytest,-m 'not check')
 
 # What lands a change; .ci/run calls it.
-check: lint types light test
+check: lint types light $(VENV)/.test
+	$(call pytest)
 
 # By hand and nightly.
 check-all: check bench

@@ -2,7 +2,7 @@
 # The light core's tests without torch, once for each lock named: py3.10 or lowest, say.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-tests=(tests/unit tests/spec tests/properties tests/guard tests/sweep tests/planner
+tests=(tests/unit tests/spec tests/properties tests/guard tests/sweep
   tests/validation/test_comparison.py tests/validation/test_committed_records.py tests/test_architecture.py tests/test_locks.py)
 for name in "$@"; do
   lock="locks/$name.txt"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -256,7 +255,7 @@ def test_no_time_left_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "late.json").exists()
 
 
-def test_killed_at_any_moment_it_leaves_records_that_load(tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_leaves_records_that_load(cli: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aimcost", "campaign", "--device", "cpu", "--tiny", "-o", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stderr is not None
@@ -273,8 +272,7 @@ def test_killed_at_any_moment_it_leaves_records_that_load(tmp_path: Path) -> Non
     assert found["finished"] is None
     assert len(found["rows"]) >= 2
     assert summary_text(found)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    again = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, cwd=ROOT, env=environment)
+    again = cli(*command[3:], "--resume", "--json")
     assert again.returncode == 0, again.stderr
     states = Counter(step["state"] for step in json.loads(again.stdout)["steps"])
     assert states == {"kept": len(complete), "done": len(NAMES) - len(complete)}
