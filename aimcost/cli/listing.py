@@ -141,8 +141,13 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         items = [_in_words(item) for item in schema.get("prefixItems", [schema.get("items", {})])]
         kind = f"list of {items[0]}" if "prefixItems" not in schema else f"[{', '.join(items)}]"
     limits = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most", "exclusiveMaximum": "under"}
-    bounds = [f"{said} {schema[key]:,}" for key, said in limits.items() if key in schema]
+    # pydantic before 2.11 writes a bound of 0 on a float as 0.0
+    bounds = [f"{said} {_whole(schema[key]):,}" for key, said in limits.items() if key in schema]
     return kind + (" " + " and ".join(bounds) if bounds else "")
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
 
 
 def _default(field: FieldInfo) -> str:
