@@ -44,9 +44,7 @@ CACHE_POSITIONS = "cache_position"
 
 
 def _refuse(what: str) -> NoReturn:
-    raise UnsupportedModelError(
-        f"{what} (transformers {transformers.__version__}; tested: {', '.join(TESTED)})"
-    )
+    raise UnsupportedModelError(f"{what} (transformers {transformers.__version__}; tested: {', '.join(TESTED)})")
 
 
 try:
