@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import InvalidValueError, UnsupportedModelError
+from ..inputs.stack import DEFAULT_STACK
 from ..runtime.build import build_model
 from ..runtime.executor import apply
 from ..runtime.layout import Boundaries
