@@ -103,7 +103,7 @@ def test_two_kinds_of_mask(toolbox):
 
 
 def test_hidden_states_may_be_asked_for(toolbox):
-    """What a layer hands on, without the tokens that are dropped after it or, in transformers 4.57 and 5.0, with them."""
+    """A layer's output, without the tokens dropped after it; with them in transformers 4.57 and 5.0."""
     case = toolbox.build_case("llama", 1)
     schedule = case.schedule([(0, 20), (3, 5)])
     with torch.no_grad(), apply(case.model, schedule):
