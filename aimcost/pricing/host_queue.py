@@ -14,7 +14,7 @@ _LAST = ("final_norm", "lm_head", "post_norm")
 
 
 def with_host(
-    table: OpTable, device: Floats, host: Floats, sync: NDArray[np.bool_] | None = None
+    table: OpTable, device: Floats, host: Floats, last: Floats, sync: NDArray[np.bool_] | None = None
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Row times once launches are issued by the host, and which rows wait for it.
 
@@ -25,6 +25,9 @@ def with_host(
     ----------
     device, host
         Seconds a row [rows]: computing, and issuing.
+    last
+        Of `device`, what is left once all launches of the row are issued: its last kernel, where a row is
+        a long sequence of kernels, else all of it.
     sync
         By row: after it the host waits for the device, so that they start level again.
     """
@@ -37,8 +40,8 @@ def with_host(
         for rows in np.split(part, cuts) if len(cuts) else (part,):
             issue, work = np.cumsum(host[rows]), device[rows]
             done = np.cumsum(work)
-            # end of row i: the latest over j ≤ i of issue(j) + the work from j to i
-            end = done + np.maximum.accumulate(issue - (done - work))
+            # end of row i: the latest over j ≤ i of issue(j) + what is left of j then + the work after j up to i
+            end = np.maximum(done, done + np.maximum.accumulate(issue - (done - last[rows])))
             spent = np.diff(end, prepend=0.0)
             seconds[rows], waiting[rows] = spent, spent > 1.05 * work
     return seconds, waiting
