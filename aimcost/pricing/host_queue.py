@@ -10,7 +10,7 @@ from .table import OpTable
 __all__ = ["execution_order", "with_host"]
 
 Floats = NDArray[np.float64]
-_LAST = ("final_norm", "lm_head", "post_norm")
+_LAST = ("final_norm", "lm_head", "all_gather_logits", "post_norm")
 
 
 def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDArray[np.bool_]]:
