@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .models.parallel import bubble
-from .ops.tokens import REDUCTION_OPS
 
 if TYPE_CHECKING:
     from .pricing.result import Estimate
@@ -45,7 +44,8 @@ def reduction_summary(estimate: Estimate) -> dict[str, Any]:
     by_name: dict[str, float] = {}
     flops = size = 0.0
     for segment in table.segments:
-        if segment.name in REDUCTION_OPS and segment.stage in estimate.included:
+        selects = segment.group == "selection" and segment.kind != "collective"
+        if selects and segment.stage in estimate.included:
             rows = slice(segment.start, segment.stop)
             by_name[segment.name] = by_name.get(segment.name, 0.0) + float(estimate.seconds[rows].sum())
             flops += float(table.flops[rows] @ table.count[rows])

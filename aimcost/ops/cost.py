@@ -33,6 +33,8 @@ class Cost:
         `torch.utils.flop_counter` counts. None where it equals `flops`.
     read_weights, read_activations, read_kv, write_activations, write_kv
         Bytes between DRAM and the chip if every operand is moved once.
+    parameters
+        Stored weights (elements), whether read or not: of all experts, of a whole embedding table.
     """
 
     kind: str
@@ -44,6 +46,7 @@ class Cost:
     read_kv: Array = 0.0
     write_activations: Array = 0.0
     write_kv: Array = 0.0
+    parameters: Array = 0.0
 
     @property
     def bytes(self) -> Array:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA_VERSION", "json_form", "layer_rows", "op_rows"]
 
 SCHEMA_VERSION = 1
-_BEFORE_LAYERS = {"embed", "all_reduce_embed", "patch_embed", "pos_add", "pre_norm"}
+_AFTER_LAYERS = 1 << 30
 
 
 def layer_rows(estimate: Estimate) -> list[dict[str, Any]]:
@@ -52,12 +52,14 @@ def op_rows(estimate: Estimate) -> list[dict[str, Any]]:
     Beside FLOPs, time and its band: bytes in all and by tensor class, whether a dimension leaves the
     calibrated range, the full square of an attention, and what a collective puts on the wire.
     """
-    entries: list[dict[str, Any]] = []
-    for number in range(len(estimate.table.segments)):
-        entries += _segment_rows(estimate, number)
     order = {stage: index for index, stage in enumerate(STAGES)}
-    # stable: layers in order, operations in execution order within a layer
-    return sorted(entries, key=lambda e: (order[e["stage"]], _layer_key(e)))
+    entries: list[tuple[int, int, dict[str, Any]]] = []
+    for number, segment in enumerate(estimate.table.segments):
+        outside = -1 if segment.place == "before" else _AFTER_LAYERS
+        for entry in _segment_rows(estimate, number):
+            entries.append((order[segment.stage], outside if entry["layer"] is None else entry["layer"], entry))
+    # stable: layers in order, ops in execution order within a layer
+    return [entry for _, _, entry in sorted(entries, key=lambda item: item[:2])]
 
 
 def _segment_rows(estimate: Estimate, number: int) -> list[dict[str, Any]]:
@@ -100,13 +102,6 @@ def _segment_rows(estimate: Estimate, number: int) -> list[dict[str, Any]]:
             entry["ranks"] = int(dims["ranks"][0])
         entries.append(entry)
     return entries
-
-
-def _layer_key(entry: dict[str, Any]) -> int:
-    """Operations outside layers come before the first or after the last one."""
-    if entry["layer"] is not None:
-        return int(entry["layer"])
-    return -1 if entry["name"] in _BEFORE_LAYERS or entry["stage"] in ("projector", "merge") else 1 << 30
 
 
 def json_form(estimate: Estimate) -> dict[str, Any]:
