@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .errors import UnsupportedModelError
 from .extras import torch_module
-from .inputs.run import Run, load_run, plan_schedule
+from .inputs.run import load_run
+from .pricing import pricing as _pricing
 from .pricing.result import Estimate
 from .types import Schedule
 
-__all__ = ["apply", "compare", "estimate", "estimate_run", "plan", "schedule", "unreduced"]
+__all__ = ["apply", "compare", "estimate", "plan", "reproduce", "schedule"]
 
 
 def estimate(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Estimate:
@@ -33,14 +34,7 @@ def estimate(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Estimate:
     AimcostError
         One line that names what is wrong with the input.
     """
-    return estimate_run(load_run(run, overrides))
-
-
-def estimate_run(run: Run) -> Estimate:
-    """Price a resolved run with its estimator."""
-    module = importlib.import_module(f"aimcost.pricing.estimators.{run.estimator}")
-    result: Estimate = module.estimate(run)
-    return result
+    return _pricing.estimate_run(load_run(run, overrides))
 
 
 def compare(run: Mapping[str, Any] | str | Path, hardware: Sequence[str], **overrides: Any) -> list[dict[str, Any]]:
@@ -66,10 +60,10 @@ def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float], **op
     return planner.plan_run(load_run(run), budgets=budgets, **options)
 
 
-def unreduced(run: Run) -> Run:
-    """The same run without reduction: every token in every layer."""
-    plain = plan_schedule(run.model, run.workload, {"name": "none"})
-    return replace(run, schedule=plain)
+def reproduce(paper: str = "aim") -> dict[str, Any]:
+    """A paper's tables recomputed, beside what it printed; see `aimcost.pricing.reproduce.reproduce`."""
+    result: dict[str, Any] = importlib.import_module("aimcost.pricing.reproduce").reproduce(paper)
+    return result
 
 
 def schedule(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Schedule:
@@ -93,3 +87,11 @@ def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextMana
         )
     context: AbstractContextManager[Any] = torch_module("aimcost.runtime.executor").apply(model, schedule, **options)
     return context
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("estimate_run", "unreduced"):
+        moved = f"aimcost.api.{name} goes in 0.3: it is aimcost.pricing.pricing.{name}"
+        warnings.warn(moved, DeprecationWarning, stacklevel=2)
+        return getattr(_pricing, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

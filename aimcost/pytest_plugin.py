@@ -113,10 +113,10 @@ class LatencyGate:
         from .extras import torch_module
         from .guard.bands import load_bands
 
-        gate = torch_module("aimcost.measure.gate", "the measured latency gate")
         try:
             loaded = self._load(self.options["run"] if run is None else run)
             bands = load_bands(self.bands_path)
+            gate = torch_module("aimcost.measure.gate", "the measured latency gate")
             with _quiet(gate):
                 return self._measured(gate, loaded, bands, prefill)
         except AimcostError as error:
@@ -134,7 +134,6 @@ class LatencyGate:
     def _measured(self, gate: Any, run: Any, bands: dict[str, Any], prefill: Any) -> Verdict | None:
         from .guard.bands import merged, save_bands
         from .guard.latency import judge, predict, shape_of
-        from .inputs.model import model_config
 
         update, band = bool(self.config.getoption("--aimcost-update")), bands.get(self.name)
         if band is None and not update:
@@ -142,7 +141,7 @@ class LatencyGate:
         shape = shape_of(run) if band is None else dict(band.yardstick)
         timed = prefill
         if timed is None:
-            timed = gate.prefill_of(model_config(run.file.model), run.schedule, batch=run.workload.batch)
+            timed = gate.prefill_of(run.hf_config(), run.schedule, batch=run.workload.batch)
         pairs = _Pairs(self.benchmark, timed, gate.yardstick(shape), int(self.options["rounds"]))
         slowdown = float(self.options["slowdown"])
         verdict, ratios = None, list[float]()

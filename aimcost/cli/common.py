@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..inputs.discover import estimator_names
+
 __all__ = [
     "AttentionFlag",
     "BatchFlag",
@@ -29,6 +31,7 @@ __all__ = [
     "TextTokensFlag",
     "VisualTokensFlag",
     "app",
+    "flag_of",
     "one_of",
     "overrides_of",
     "progress_bar",
@@ -56,7 +59,7 @@ CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 
 # Keys of a run as flags of their own. Counts are text here: the run's own schema reads them.
 ModelFlag = Annotated[str | None, typer.Option("--model", help="A model's name, config.json or folder.")]
-EstimatorFlag = Annotated[str | None, typer.Option("--estimator", help="calibrated, roofline or llm_viewer")]
+EstimatorFlag = Annotated[str | None, typer.Option("--estimator", help=", ".join(estimator_names()))]
 MethodFlag = Annotated[str | None, typer.Option("--method", help="none, aim, fastv, … (`aimcost list methods`)")]
 AttentionFlag = Annotated[str | None, typer.Option("--attention", help="flash or eager")]
 FramesFlag = Annotated[str | None, typer.Option("--frames", metavar="N", help="Video frames a request.")]
@@ -71,14 +74,35 @@ ImplementationFlag = Annotated[str | None, typer.Option("--implementation", help
 TensorFlag = Annotated[str | None, typer.Option("--tp", metavar="N", help="Tensor-parallel ranks.")]
 PipelineFlag = Annotated[str | None, typer.Option("--pp", metavar="N", help="Pipeline stages.")]
 ReplicasFlag = Annotated[str | None, typer.Option("--dp", metavar="N", help="Replicas.")]
-# a command's parameter → the key of the run
-RUN_KEYS = {
-    **{name: name for name in ("model", "estimator", "method", "attention", "implementation")},
-    **{
-        name: f"workload.{name}" for name in ("frames", "images", "visual_tokens", "text_tokens", "new_tokens", "batch")
-    },
-    **{name: f"parallel.{name}" for name in ("tp", "pp", "dp")},
+# Keys of a run that the commands take as flags.
+RUN_FLAGS = (
+    *("model", "estimator", "method", "attention", "implementation"),
+    *("frames", "images", "visual_tokens", "text_tokens", "new_tokens", "batch", "tp", "pp", "dp"),
+)
+
+
+# Arguments of Python functions whose flag has another name.
+_FLAGS = {
+    "budgets": "budget",
+    "max_ttft_ms": "--ttft-ms",
+    "max_tpot_ms": "--tpot-ms",
+    "max_kv_gb": "--kv-gb",
+    "max_memory_gb": "--memory-gb",
+    "max_tflops": "--flops",
+    "methods": "--method",
+    "shapes": "--shape",
+    "batches": "--batch",
+    "engine_name": "--engine",
+    "overrides": "--set",
+    "runs": "RUNS",
+    "tolerances": "--tolerance",
+    "path": "--plot",
 }
+
+
+def flag_of(name: str) -> str:
+    """The flag of an argument that an error names (`aimcost.errors.argument`)."""
+    return _FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
 def one_of(**given: bool) -> None:
@@ -124,9 +148,11 @@ def overrides_of(settings: list[str]) -> dict[str, Any]:
 
 
 def resolve_flags(context: typer.Context, **more: Any) -> Any:
-    """A Run from the parameters of a command that takes every flag of `RUN_KEYS`; `more` keys beside them."""
+    """A Run from the parameters of a command that takes every flag of `RUN_FLAGS`; `more` keys beside them."""
+    from ..inputs.run import SHORT_KEYS
+
     given = context.params
-    flags = {key: given[name] for name, key in RUN_KEYS.items()}
+    flags = {SHORT_KEYS.get(name, name): given[name] for name in RUN_FLAGS}
     return resolve(given["run"], given["settings"] or [], **flags, **more)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -58,7 +57,7 @@ def estimate(
     as_json: JsonOption = False,
 ) -> None:
     """Estimate a run: FLOPs, bytes, time and memory, by stage, layer and operation."""
-    from ..api import estimate_run
+    from ..pricing.pricing import estimate_run
 
     one_of(csv=as_csv, json=as_json)
     if as_csv:
@@ -71,13 +70,13 @@ def estimate(
         rows = result.layers() if layers else result.ops()
         print(to_csv(rows) if as_csv else to_json(result.to_dict()) + "\n", end="")
         return
-    from ..api import unreduced
+    from ..pricing.pricing import unreduced
     from ..report.text import estimate_text, layers_text, ops_text
 
     baseline = estimate_run(unreduced(resolved)) if resolved.schedule.events else None
     fused = None
     if baseline is not None and resolved.implementation != "fused":
-        fused = estimate_run(replace(resolved, implementation="fused"))
+        fused = estimate_run(resolved.with_(implementation="fused"))
     print(estimate_text(result, baseline, fused))
     if layers:
         print("\n" + layers_text(result))

@@ -15,6 +15,7 @@ from ..inputs.hardware import load_hardware
 from ..inputs.model import load_model
 from ..inputs.schema import HardwareFile, RunFile
 from ..machine.inheritance import calibration_status
+from ..pricing.estimator import estimator_of, options_schema
 from ..units import GIGA, TERA
 
 __all__ = ["LISTINGS", "describe", "json_schema", "listing"]
@@ -43,10 +44,9 @@ def listing(what: str, *, hidden: bool = False, problems: list[str] | None = Non
         rows = _rows("hardware", _hardware_row, problems)
         return [row for row in rows if not row.pop("hidden") or hidden]
     if what == "methods":
-        return [{"name": name, "summary": _module("methods", name).SUMMARY} for name in discover.method_names()]
+        return [{"name": name, "summary": _method(name).SUMMARY} for name in discover.method_names()]
     if what == "estimators":
-        names = discover.estimator_names()
-        return [{"name": name, "summary": _module("estimators", name).SUMMARY} for name in names]
+        return [{"name": name, "summary": estimator_of(name).summary} for name in discover.estimator_names()]
     return [{"name": name, "file": str(path)} for name, path in discover.names("run").items()]
 
 
@@ -62,9 +62,8 @@ def _rows(kind: str, row: Callable[[str, Path], dict[str, Any]], problems: list[
     return rows
 
 
-def _module(kind: str, name: str) -> Any:
-    module = f"methods.{name}.plan" if kind == "methods" else f"pricing.estimators.{name}"
-    return importlib.import_module(f"aimcost.{module}")
+def _method(name: str) -> Any:
+    return importlib.import_module(f"aimcost.methods.{name}.plan")
 
 
 def _model_row(name: str, path: Path) -> dict[str, Any]:
@@ -115,7 +114,7 @@ def describe(name: str) -> str:
         if name in files and not (kind == "paper" and name in discover.method_names()):
             return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
     if name in discover.method_names():
-        module = _module("methods", name)
+        module = _method(name)
         properties = module.Params.model_json_schema()["properties"]
         fields = "".join(
             f"  {key}: {_in_words(properties[key])}; {_default(field)}\n"
@@ -124,7 +123,8 @@ def describe(name: str) -> str:
         )
         return f"# method {name}\n{module.__doc__.strip()}\n\nparameters:\n{fields}"
     if name in discover.estimator_names():
-        return f"# estimator {name}\n{_module('estimators', name).__doc__.strip()}\n"
+        doc = importlib.import_module(f"aimcost.pricing.estimators.{name}").__doc__ or estimator_of(name).summary
+        return f"# estimator {name}\n{doc.strip()}\n"
     known = [key for kind in discover.KINDS for key in discover.names(kind) if not key.startswith("llm_viewer_")]
     raise UnknownNameError("name", name, [*known, *discover.method_names(), *discover.estimator_names()])
 
@@ -141,14 +141,19 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         items = [_in_words(item) for item in schema.get("prefixItems", [schema.get("items", {})])]
         kind = f"list of {items[0]}" if "prefixItems" not in schema else f"[{', '.join(items)}]"
     limits = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most", "exclusiveMaximum": "under"}
-    bounds = [f"{said} {schema[key]:,}" for key, said in limits.items() if key in schema]
+    # pydantic before 2.11 writes a bound of 0 on a float as 0.0
+    bounds = [f"{said} {_whole(schema[key]):,}" for key, said in limits.items() if key in schema]
     return kind + (" " + " and ".join(bounds) if bounds else "")
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.get_default(call_default_factory=True)
+    value = field.get_default(call_default_factory=True, validated_data={})
     return "optional" if value is None else f"default {value}"
 
 
@@ -156,9 +161,12 @@ def json_schema() -> dict[str, Any]:
     """JSON Schemas of a run file, each method's parameters, a hardware profile, and a sweep's grid."""
     from ..search.sweep.grid import GridFile
 
+    run = RunFile.model_json_schema()
+    run["properties"]["estimator"]["anyOf"][0]["enum"] = discover.estimator_names()
+    run["properties"]["estimator_options"] = options_schema().model_json_schema()
     return {
-        "run": RunFile.model_json_schema(),
-        "methods": {name: _module("methods", name).Params.model_json_schema() for name in discover.method_names()},
+        "run": run,
+        "methods": {name: _method(name).Params.model_json_schema() for name in discover.method_names()},
         "hardware": HardwareFile.model_json_schema(),
         "sweep": GridFile.model_json_schema(),
     }

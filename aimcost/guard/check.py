@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..api import estimate_run
-from ..errors import InvalidValueError, UnknownNameError
+from ..errors import InvalidValueError, UnknownNameError, argument
 from ..inputs.run import load_run
 from ..machine.peaks import require_hardware
+from ..pricing.pricing import estimate_run
 from ..pricing.result import Estimate
-from ..summaries import decode_step
 from ..units import GIGA, TERA
 from .baseline import load_baseline, save_baseline, unchanged
 from .compare import METRICS, Cause, Change, Moved, causes_of, changes_of, moved_ops
@@ -111,21 +110,25 @@ def check(
         Bad input, a baseline that is damaged included: nothing is written then.
     """
     if update and baseline is None:
-        raise InvalidValueError("--baseline", "given with --update", None)
+        raise InvalidValueError(argument("baseline"), f"given with {argument('update')}", None)
     if update and overrides:
         raise InvalidValueError(
-            "--set", "absent with --update: a baseline is of the run files themselves", dict(overrides)
+            argument("overrides"),
+            f"absent with {argument('update')}: a baseline is of the run files themselves",
+            dict(overrides),
         )
     held: dict[str, Any] = {"written_by": f"aimcost {__version__}", "runs": {}}
     if baseline is not None and (not update or Path(baseline).exists()):
         held = load_baseline(baseline)
     names = list(dict.fromkeys(Path(run).as_posix() for run in runs)) or sorted(held["runs"])
     if not names:
-        raise InvalidValueError("RUNS", "given: run files, or a --baseline that holds some", None)
+        raise InvalidValueError(
+            argument("runs"), f"given: run files, or a {argument('baseline')} that holds some", None
+        )
     estimates = {name: _priced(name, overrides or {}) for name in names}
     entries = {name: entry_of(estimate) for name, estimate in estimates.items()}
     if baseline is None and not any(_budgets(estimate) for estimate in estimates.values()):
-        raise InvalidValueError("--baseline", "given where no run has budgets", None)
+        raise InvalidValueError(argument("baseline"), "given where no run has budgets", None)
     checked = tuple(
         RunCheck(
             run=name,
@@ -171,22 +174,22 @@ def _update(path: str | Path, held: Mapping[str, Any], entries: Mapping[str, Any
 
 def _budgets(estimate: Estimate) -> list[Budget]:
     """The budgets that the run names, against the prediction."""
-    file = estimate.run.file.budgets
+    limits = estimate.run.budgets
     # a limit on what the run does not have would always hold
-    if file.max_tpot_ms is not None and decode_step(estimate)["tpot_s"] is None:
+    if "max_tpot_ms" in limits and estimate.decode_step()["tpot_s"] is None:
         what = "absent, or workload.new_tokens at least 2 and decode included: nothing is decoded"
-        raise InvalidValueError("budgets.max_tpot_ms", what, file.max_tpot_ms)
-    if file.max_ttft_ms is not None and not estimate.ttft_s:
+        raise InvalidValueError("budgets.max_tpot_ms", what, limits["max_tpot_ms"])
+    if "max_ttft_ms" in limits and not estimate.ttft_s:
         what = "absent, or a stage before decode included: nothing leads to a first token"
-        raise InvalidValueError("budgets.max_ttft_ms", what, file.max_ttft_ms)
+        raise InvalidValueError("budgets.max_ttft_ms", what, limits["max_ttft_ms"])
     values = {
-        "max_ttft_ms": (file.max_ttft_ms, estimate.ttft_s * 1e3),
-        "max_tpot_ms": (file.max_tpot_ms, estimate.stages["decode"].tpot_s * 1e3),
-        "max_kv_gb": (file.max_kv_gb, estimate.memory.kv_bytes / GIGA),
-        "max_memory_gb": (file.max_memory_gb, estimate.memory.peak_bytes / GIGA),
-        "max_tflops": (file.max_tflops, estimate.totals.flops / TERA),
+        "max_ttft_ms": estimate.ttft_s * 1e3,
+        "max_tpot_ms": estimate.stages["decode"].tpot_s * 1e3,
+        "max_kv_gb": estimate.memory.kv_bytes / GIGA,
+        "max_memory_gb": estimate.memory.peak_bytes / GIGA,
+        "max_tflops": estimate.totals.flops / TERA,
     }
-    return [Budget(key=key, limit=limit, value=value) for key, (limit, value) in values.items() if limit is not None]
+    return [Budget(key=key, limit=limits[key], value=value) for key, value in values.items() if key in limits]
 
 
 def parse_tolerances(given: Sequence[str]) -> dict[str, float]:
@@ -202,13 +205,13 @@ def parse_tolerances(given: Sequence[str]) -> dict[str, float]:
         metric, equals, value = text.rpartition("=")
         metric = metric.strip() if equals else "all"
         if metric != "all" and metric not in METRICS:
-            raise UnknownNameError("metric", metric, [*METRICS, "all"], where="--tolerance")
+            raise UnknownNameError("metric", metric, [*METRICS, "all"], where=argument("tolerances"))
         percent = value.strip().endswith("%")
         try:
             share = float(value.strip().removesuffix("%")) / (100.0 if percent else 1.0)
         except ValueError:
             share = -1.0
         if not 0.0 <= share <= 1.0:
-            raise InvalidValueError("--tolerance", "METRIC=SHARE, such as ttft=1%", text)
+            raise InvalidValueError(argument("tolerances"), "METRIC=SHARE, such as ttft=1%", text)
         tolerances[metric] = share
     return tolerances

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..ops.tokens import REDUCTION_OPS
+from ..ops.reduction import REDUCTION_OPS
 from .facts import FIGURES
 
 __all__ = ["METRICS", "Cause", "Change", "Moved", "causes_of", "changes_of", "moved_ops"]

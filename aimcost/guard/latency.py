@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..api import estimate_run
 from ..errors import InvalidValueError
 from ..inputs.run import Run, load_run
+from ..pricing.pricing import estimate_run
 from .bands import Band
 
 __all__ = ["Prediction", "Verdict", "judge", "median_ratio", "predict", "shape_of"]
@@ -118,8 +118,8 @@ def predict(run: Run, shape: Mapping[str, int]) -> Prediction | None:
     like: dict[str, Any] = {
         "model": model,
         "workload": {"text_tokens": shape["tokens"]},
-        "precision": run.file.precision.model_dump(),
-        "hardware": run.file.hardware,
+        "precision": asdict(run.precision),
+        "hardware": run.document()["hardware"],
         "estimator": run.estimator,
     }
     return Prediction(seconds=seconds, ratio=seconds / estimate_run(load_run(like)).stages["prefill"].time_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,49 +14,118 @@ from ..methods.implementation import computed_schedule, implementation_notes
 from ..models.parallel import check_parallel, parallel_notes
 from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Workload
 from . import discover
-from .files import read_mapping
+from .files import read_once
 from .hardware import load_hardware
-from .model import load_model
+from .model import load_model, model_config
 from .plain import plain
-from .schema import RunFile, validate
+from .schema import RunFile, WorkloadFile, validate
 from .workload import resolve_workload
 
-__all__ = ["Run", "load_run", "merge_overrides", "plan_schedule"]
+__all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "plan_schedule"]
 
 DEFAULT_ESTIMATOR = "calibrated"
 # Decode is priced by layer and step: more rows than this do not fit a laptop.
 MAX_DECODE_ROWS = 10_000_000
 _BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
+# Keys that need no section in `Run.with_` and on the command line.
+SHORT_KEYS: Mapping[str, str] = {
+    **{name: f"workload.{name}" for name in WorkloadFile.model_fields},
+    **{name: f"parallel.{name}" for name in ("tp", "pp", "dp")},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A resolved run. `hardware` is None where only a schedule is asked for.
+    """Everything one estimate needs, resolved once. `with_` varies it, `document` writes it down.
 
-    `schedule` says which tokens stay; `computed` what the layers compute on, which differs where
-    the implementation masks tokens instead of removing them.
-    `host_time` false leaves out the time in which a device waits for launches.
+    Attributes
+    ----------
+    schedule
+        Which tokens remain; `computed` has the counts that layers compute on.
+    method
+        The ``method:`` mapping that `schedule` was planned from.
+    hardware
+        None where only a schedule is asked for.
+    budgets
+        Limits by the keys of ``budgets:``, in the units of those keys; only those given.
+    host_time
+        False leaves out the time a device waits for launches.
+    source
+        Path of the run file; empty for a mapping.
     """
 
     model: ModelSpec
     workload: Workload
     schedule: Schedule
+    method: Mapping[str, Any]
     precision: Precision
     attention: str
     hardware: HardwareSpec | None
     estimator: str
-    skip_mlp_add: bool
-    include: tuple[str, ...] | None
-    file: RunFile
+    estimator_options: Mapping[str, Any] = field(default_factory=dict)
+    include: tuple[str, ...] | None = None
+    execution: str = "eager"
     implementation: str = "fused"
     parallel: Parallel = field(default_factory=Parallel)
+    budgets: Mapping[str, float] = field(default_factory=dict)
+    price_per_hour: float | None = None
+    confidence: float = 0.8
     host_time: bool = True
+    source: str = ""
     notes: tuple[str, ...] = ()
+    _file: RunFile = field(repr=False)
+    _workload_notes: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def computed(self) -> Schedule:
-        """The schedule with the counts that layers really compute on."""
+        """The schedule with the token counts that layers compute on; ``masked`` hides tokens but removes none."""
         return computed_schedule(self.schedule, self.implementation)
+
+    def with_(self, overrides: Mapping[str, Any] | None = None, /, **changes: Any) -> Run:
+        """The run with some keys changed; everything that does not follow from them is reused.
+
+        Parameters
+        ----------
+        overrides, changes
+            What `load_run` takes as overrides: nested mappings and dotted keys
+            (``{"method.l1": 14}``). Keys of the workload and ``tp``, ``pp``, ``dp`` need no section:
+            ``run.with_(batch=4)``. None removes a key.
+
+        Raises
+        ------
+        AimcostError
+            As `load_run`.
+        """
+        given = {SHORT_KEYS.get(key, key): value for key, value in {**(overrides or {}), **changes}.items()}
+        return _resolve(merge_overrides(self.document(), plain(given)), self.source, before=self)
+
+    def with_method(self, method: Mapping[str, Any]) -> Run:
+        """The run with another ``method:`` mapping; `with_` would merge two mappings of one name."""
+        return _resolve({**self.document(), "method": plain(method)}, self.source, before=self)
+
+    def document(self) -> dict[str, Any]:
+        """The run as the mapping that a run file holds: keys that were given, without None.
+
+        Changes made by `dataclasses.replace` are not in it.
+        """
+        document: dict[str, Any] = self._file.model_dump(exclude_unset=True, exclude_none=True)
+        return document
+
+    def hf_config(self) -> dict[str, Any]:
+        """The HF-style configuration of the model, for building it."""
+        return model_config(self._file.model)
+
+    @property
+    def file(self) -> RunFile:
+        """Deprecated: the fields of `Run`, or `document`."""
+        warnings.warn("Run.file goes in 0.3: use the fields of Run, or document()", DeprecationWarning, stacklevel=2)
+        return self._file
+
+    @property
+    def skip_mlp_add(self) -> bool:
+        """Deprecated: `estimator_options`."""
+        warnings.warn("Run.skip_mlp_add goes in 0.3: use estimator_options", DeprecationWarning, stacklevel=2)
+        return bool(self.estimator_options.get("skip_mlp_add", False))
 
 
 def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -75,59 +145,74 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
     if not isinstance(given, Mapping | str | Path):
         raise InvalidValueError("run", "a mapping, a path, or the name of a run", given)
     if isinstance(given, Mapping):
-        data, where = plain(given), "run"
+        data, source = plain(given), ""
     else:
         path = _run_path(given)
-        data, where = read_mapping(path), str(path)
+        data, source = plain(read_once(path)), str(path)
     data = merge_overrides(data, plain(overrides or {}))
     try:
-        return _resolve(data, where)
+        return _resolve(data, source)
     except AimcostError as error:
-        if where == "run" or where in str(error):
-            raise
         # errors of the model, the workload or the method do not know which file they stand in
-        error.args = (f"{where}: {error}",)
+        if source and source not in str(error):
+            error.prefix(source)
         raise
 
 
-def _resolve(data: Mapping[str, Any], where: str) -> Run:
+def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) -> Run:
+    """A run from the mapping of a file; parts of `before` are reused where their keys are the same."""
+    where = source if source and before is None else "run"
     file = validate(RunFile, data, where=where)
+    old = before._file if before is not None else None
     if file.estimator is not None and file.estimator not in discover.estimator_names():
         names = discover.estimator_names()
         raise UnknownNameError("estimator", file.estimator, names, where=where)
-    model = load_model(file.model)
+    same = old is not None and old.model == file.model
+    model = before.model if before is not None and same else load_model(file.model)
     if model.decoder.layers * file.workload.new_tokens > MAX_DECODE_ROWS:
         most = MAX_DECODE_ROWS // model.decoder.layers
         what = f"at most {most} with {model.decoder.layers} layers"
         raise InvalidValueError("workload.new_tokens", what, file.workload.new_tokens)
-    paper = file.method.get("convention") == "paper"
-    workload, notes = resolve_workload(file.workload, model, without_newline=paper)
-    schedule = plan_schedule(model, workload, file.method, where=where)
+    paper = _is_paper(file.method)
+    same = same and old is not None and old.workload == file.workload and _is_paper(old.method) == paper
+    if before is not None and same:
+        workload, notes = before.workload, before._workload_notes
+    else:
+        workload, notes = resolve_workload(file.workload, model, without_newline=paper)
+    same = same and old is not None and old.method == file.method
+    schedule = (
+        before.schedule if before is not None and same else plan_schedule(model, workload, file.method, where=where)
+    )
     parallel = Parallel(**file.parallel.model_dump())
     check_parallel(model, parallel)
     estimator = file.estimator or DEFAULT_ESTIMATOR
-    if estimator == "llm_viewer" and parallel.devices > 1:
-        raise InvalidValueError("parallel", "absent: llm_viewer prices one device", file.parallel.model_dump())
-    if estimator != "llm_viewer" and "estimator_options" in data and data["estimator_options"]:
-        ignored = ", ".join(data["estimator_options"])
-        notes = (*notes, f"estimator_options ignored by {estimator}: {ignored}")
+    if before is not None and old is not None and old.hardware == file.hardware:
+        hardware = before.hardware
+    else:
+        hardware = load_hardware(file.hardware) if file.hardware is not None else None
     return Run(
         model=model,
         workload=workload,
         schedule=schedule,
+        method=file.method,
         precision=Precision(
             weights=_dtype(file.precision.weights),
             activations=_dtype(file.precision.activations),
             kv=_dtype(file.precision.kv),
         ),
         attention=file.attention,
-        hardware=load_hardware(file.hardware) if file.hardware is not None else None,
+        hardware=hardware,
         estimator=estimator,
-        skip_mlp_add=file.estimator_options.skip_mlp_add,
+        estimator_options=file.estimator_options,
         include=tuple(file.include) if file.include is not None else None,
-        file=file,
+        execution=file.execution,
         implementation=file.implementation,
         parallel=parallel,
+        budgets=file.budgets.model_dump(exclude_none=True),
+        price_per_hour=file.price_per_hour,
+        confidence=file.confidence,
+        host_time=before.host_time if before is not None else True,
+        source=source,
         notes=(
             *model.notes,
             *notes,
@@ -135,7 +220,14 @@ def _resolve(data: Mapping[str, Any], where: str) -> Run:
             *implementation_notes(schedule, file.implementation, file.attention),
             *parallel_notes(model, parallel, workload.batch),
         ),
+        _file=file,
+        _workload_notes=notes,
     )
+
+
+def _is_paper(method: Mapping[str, Any]) -> bool:
+    """Whether tokens are counted by the paper's convention."""
+    return method.get("convention") == "paper"
 
 
 def _run_path(given: str | Path) -> Path:

@@ -99,12 +99,6 @@ class BudgetsFile(Strict):
     max_tflops: Positive | None = None
 
 
-class EstimatorOptions(Strict):
-    """Options of single estimators; those of another than the chosen one are noted and ignored."""
-
-    skip_mlp_add: bool = False
-
-
 class RunFile(Strict):
     """A run: model, workload, method, precision, hardware, estimator."""
 
@@ -115,7 +109,7 @@ class RunFile(Strict):
     attention: Literal["flash", "eager"] = "flash"
     hardware: str | dict[str, Any] | None = None
     estimator: str | None = None
-    estimator_options: EstimatorOptions = Field(default_factory=EstimatorOptions)
+    estimator_options: dict[str, Any] = Field(default_factory=dict)
     include: list[Literal["vision", "projector", "merge", "prefill", "decode"]] | None = None
     execution: Literal["eager", "compiled", "cuda_graph"] = "eager"
     implementation: Literal["fused", "eager", "masked"] = "fused"

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from ..api import estimate_run
 from ..errors import CalibrationError
 from ..inputs.files import read_mapping
 from ..inputs.run import load_run
 from ..inputs.schema import Positive, Strict, validate
+from ..pricing.pricing import estimate_run
 from ..types import HardwareSpec
 
 __all__ = ["TimingFile", "read_timings", "scale_from"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import UnsupportedModelError
+from ..errors import UnsupportedModelError, argument
 from ..kernels.importance import importance_scores
 from ..kernels.select import gather_tokens, select_tokens
 from ..runtime.build import build_model
@@ -77,7 +77,7 @@ def measure(
         CUDA is asked for and not there.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedModelError("no CUDA device is there: run the demonstration with --device cpu")
+        raise UnsupportedModelError(f"no CUDA device is there: run the demonstration with {argument('device')} cpu")
     steps, done = repeats + 4, itertools.count(1)
     dtype = _DTYPES[device]
     progress(next(done), steps, "building the model")
@@ -113,9 +113,7 @@ def measure(
 
 def _inputs(schedule: Schedule, frames: int, model: Any) -> dict[str, torch.Tensor]:
     # the prompt holds the visual tokens from before any merging
-    merges = schedule.pre_llm_events
-    grouped = merges[0].groups * merges[0].tokens_in if merges else schedule.visual_tokens - schedule.newline_tokens
-    visual = grouped + schedule.newline_tokens
+    visual = schedule.prompt_visual_tokens
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1, 900, (1, schedule.text_tokens + visual), generator=generator)
     before = schedule.text_before

@@ -16,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from ..errors import UnsupportedModelError
+from ..methods.registry import reads_tower
 from ..runtime.build import build_model
 from ..runtime.executor import apply
 from ..types import Schedule
@@ -106,14 +107,11 @@ def prefill_of(config: Mapping[str, Any], schedule: Schedule, *, batch: int = 1)
         A configuration that makes no supported model, or a schedule that it cannot run.
     """
     text = next((config[key] for key in _TEXT_KEYS if isinstance(config.get(key), Mapping)), config)
-    if schedule.tower_events or any(event.scorer.startswith("cls_attention") for event in schedule.pre_llm_events):
+    if schedule.tower_events or reads_tower(schedule):
         raise UnsupportedModelError(f"method {schedule.method!r} reads the vision tower, which the gate does not run")
     model = build_model(text)
-    merges = schedule.pre_llm_events
-    grouped = merges[0].groups * merges[0].tokens_in if merges else schedule.visual_tokens - schedule.newline_tokens
-    prompt = schedule.text_tokens + grouped + schedule.newline_tokens
     top = model.config.get_text_config().vocab_size
-    ids = torch.randint(0, top, (batch, prompt), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(0, top, (batch, schedule.prompt_tokens), generator=torch.Generator().manual_seed(0))
 
     if not schedule.events:
 

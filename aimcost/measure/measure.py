@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
+from ..runtime import compat
 from ..runtime.families import locate
 from .probe import Probe, Stopwatch
 from .records import RecordWriter, Sample
@@ -154,7 +155,7 @@ def _samples(
 def _named(run: Run, variant: str, what: str, index: int) -> tuple[str, str, dict[str, float]] | None:
     """Operation, name and sizes of what a probe timed; None for a merge, tower or selection that a run lacks."""
     reduced, schedule = variant == "reduced", run.schedule
-    tokens = run.computed.tokens if reduced else (_prompt_tokens(run),) * len(schedule.tokens)
+    tokens = run.computed.tokens if reduced else (run.workload.prompt_tokens,) * len(schedule.tokens)
     if what == "prefill":
         return "prefill", "", {"tokens": float(tokens[0])}
     if what == "total":
@@ -181,15 +182,15 @@ def time_decode(
     watch = Stopwatch(device)
     steps = min(run.workload.new_tokens - 1, MAX_STEPS)
     taken: dict[str, list[float]] = {}
-    token = prompt.inputs["input_ids"][:, :1]
+    token, name = prompt.inputs["input_ids"][:, :1], compat.cache_argument(model)
     for _ in range(repeats):
         for variant in VARIANTS if run.schedule.events else VARIANTS[:1]:
             with executing(run, model, prompt, variant):
-                cache = _forward(model, prompt).past_key_values
+                cache = compat.cache_of(_forward(model, prompt))
                 watch.drain()
                 start = watch.mark()
                 for _ in range(steps):
-                    model(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                    model(input_ids=token, **{name: cache}, use_cache=True, logits_to_keep=1)
                 end = watch.mark()
                 watch.drain()
                 taken.setdefault(variant, []).append(watch.seconds(start, end) / steps)
@@ -223,10 +224,6 @@ def _warm_up(model: PreTrainedModel, prompt: Prompt, device: str) -> dict[str, f
     _forward(model, prompt)
     torch.cuda.synchronize()
     return {"held_bytes": float(before), "peak_bytes": float(torch.cuda.max_memory_allocated())}
-
-
-def _prompt_tokens(run: Run) -> int:
-    return run.workload.visual_tokens + run.workload.text_tokens
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import InvalidValueError, UnsupportedModelError
-from ..inputs.model import model_config
 from ..runtime.build import build_model
 from ..runtime.executor import apply
 from ..runtime.layout import Boundaries
@@ -53,8 +52,8 @@ def check_run(run: Run, device: str) -> None:
         raise InvalidValueError("parallel", "one device, to be run", run.parallel.devices)
     if run.attention != "flash" or run.implementation == "eager":
         raise InvalidValueError("attention", "flash, with implementation fused or masked, to be run", run.attention)
-    if run.file.execution != "eager":
-        raise InvalidValueError("execution", "eager, to be run", run.file.execution)
+    if run.execution != "eager":
+        raise InvalidValueError("execution", "eager, to be run", run.execution)
     if run.schedule.tower_events:
         raise UnsupportedModelError(
             f"method {run.schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"
@@ -75,7 +74,7 @@ def rehearse(run: Run) -> None:
 
 def build(run: Run, device: str) -> PreTrainedModel:
     """The run's model with random weights, in its number format."""
-    config = {key: value for key, value in model_config(run.file.model).items() if key != "name"}
+    config = {key: value for key, value in run.hf_config().items() if key != "name"}
     return build_model(config, device=device, dtype=run.precision.weights)
 
 

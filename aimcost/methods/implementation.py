@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..ops.tokens import EXPOSES_ATTENTION
 from ..types import Schedule, VisionSpec
+from .registry import find_scorer
 
 __all__ = ["computed_schedule", "eager_layers", "implementation_notes", "tower_kernel", "tower_tokens"]
 
@@ -28,10 +28,10 @@ def computed_schedule(schedule: Schedule, implementation: str) -> Schedule:
         return schedule
     count, layers = schedule.tokens[0], len(schedule.tokens)
     events = [replace(event, tokens_in=count) for event in schedule.layer_events]
-    if events[0].scorer == "pagerank":
-        kept = (*schedule.tokens[1:], schedule.tokens[-1])
+    if find_scorer(events[0].scorer).masks_every_layer:
+        counts = (*schedule.tokens[1:], schedule.tokens[-1])
         events = [
-            replace(events[0], after_layer=layer, tokens_in=count, tokens_out=kept[layer]) for layer in range(layers)
+            replace(events[0], after_layer=layer, tokens_in=count, tokens_out=counts[layer]) for layer in range(layers)
         ]
     return replace(schedule, tokens=(count,) * layers, events=(*schedule.pre_llm_events, *events))
 
@@ -45,17 +45,17 @@ def eager_layers(schedule: Schedule, implementation: str, attention: str) -> NDA
     if implementation == "fused":
         return eager
     for event in schedule.layer_events:
-        where = EXPOSES_ATTENTION.get(event.scorer)
+        where = find_scorer(event.scorer).exposes
         if where == "decoder" or implementation == "masked":
             eager[:] = True
         elif where == "layer":
-            eager[max(0, event.after_layer or 0)] = True
+            eager[event.charged_layer] = True
     return eager
 
 
 def tower_kernel(schedule: Schedule, implementation: str, attention: str) -> str:
     """``eager`` where the tower must expose its attention in every layer, else the run's own."""
-    exposed = any(EXPOSES_ATTENTION.get(event.scorer) == "tower" for event in schedule.pre_llm_events)
+    exposed = any(find_scorer(event.scorer).exposes == "tower" for event in schedule.pre_llm_events)
     return "eager" if exposed and implementation != "fused" else attention
 
 

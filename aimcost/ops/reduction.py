@@ -1,4 +1,7 @@
-"""The parts that every reduction of tokens is priced from: a cut, its context, select and gather."""
+"""What every reduction of tokens is priced from: a cut, its context, select and gather.
+
+The scorers themselves are priced by their methods, in ``aimcost/methods/<method>/price.py``.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,20 @@ from ..types import ModelSpec
 from ..types.formats import Widths
 from .cost import Array, Cost
 
-__all__ = ["INDEX_BYTES", "SCORE_BYTES", "Cut", "NamedCosts", "ScoreContext", "cut_ops", "gather", "select"]
+__all__ = [
+    "INDEX_BYTES",
+    "REDUCTION_OPS",
+    "SCORE_BYTES",
+    "Cut",
+    "NamedCosts",
+    "ScoreContext",
+    "cut_ops",
+    "gather",
+    "positional",
+    "select",
+]
+
+REDUCTION_OPS = ("score", "select", "gather", "merge")
 
 SCORE_BYTES = 4.0  # scores and PageRank vectors are fp32 whatever the model's format
 INDEX_BYTES = 8.0
@@ -82,3 +98,8 @@ def cut_ops(cut: Cut, context: ScoreContext, *, ranked: bool) -> NamedCosts:
     if not ranked:
         return (("gather", keep),)
     return (("select", select(rows, cut.tokens_in, cut.tokens_out)), ("gather", keep))
+
+
+def positional(cut: Cut, context: ScoreContext) -> NamedCosts:
+    """Nothing is scored: which tokens stay follows from their positions alone."""
+    return cut_ops(cut, context, ranked=False)

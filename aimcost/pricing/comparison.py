@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from ..api import estimate_run, unreduced
 from ..errors import InvalidValueError
-from ..inputs.hardware import load_hardware
 from ..inputs.run import Run
 from ..machine.inheritance import calibration_status
 from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
-from ..summaries import decode_step
 from ..types.bounds import BOUNDS
 from ..types.stages import STAGES
 from ..units import KILO
+from .estimator import estimator_of
+from .pricing import estimate_run, unreduced
 from .result import Estimate
 
 __all__ = ["compare_run", "mfu"]
@@ -40,7 +38,7 @@ def compare_run(run: Run, hardware: Sequence[str]) -> list[dict[str, Any]]:
     """
     if not any(stage != "decode" for stage in (run.include or STAGES)):
         raise InvalidValueError("include", "a stage before decode too: machines are sorted by time to first token", "")
-    rows = [_row(replace(run, hardware=load_hardware(name))) for name in dict.fromkeys(hardware)]
+    rows = [_row(run.with_(hardware=name)) for name in dict.fromkeys(hardware)]
     return sorted(rows, key=lambda row: (not row["fits"], row["ttft_s"]))
 
 
@@ -49,7 +47,7 @@ def _row(run: Run) -> dict[str, Any]:
     result = estimate_run(run)
     plain = estimate_run(unreduced(run)) if run.schedule.events else result
     low, high = result.ttft_band_s
-    price = run.file.price_per_hour if run.file.price_per_hour is not None else machine.price_per_hour
+    price = run.price_per_hour if run.price_per_hour is not None else machine.price_per_hour
     return {
         "hardware": machine.name,
         "calibration": calibration_label(result),
@@ -58,7 +56,7 @@ def _row(run: Run) -> dict[str, Any]:
         "ttft_low_s": low,
         "ttft_high_s": high,
         "extrapolated": result.ttft_extrapolated,
-        **decode_step(result),
+        **result.decode_step(),
         "bound": _bound(result),
         "mfu": mfu(result),
         "peak_bytes": result.memory.peak_bytes,
@@ -79,7 +77,7 @@ def _cost(run: Run, price_per_hour: float, seconds: float) -> float:
 def calibration_label(result: Estimate) -> str:
     """Where the times come from: measured or inherited coefficients, or datasheet limits."""
     hardware = result.run.hardware
-    if result.estimator != "calibrated" or hardware is None:
+    if hardware is None or not estimator_of(result.estimator).uses_calibration:
         return "datasheet"
     return calibration_status(hardware)
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from ..inputs.run import Run
 from ..methods.implementation import eager_layers, tower_kernel
+from ..methods.registry import find_scorer
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
 from ..models import visual_tokens, vit
@@ -24,7 +26,7 @@ from ..ops.cost import Array
 from ..ops.op import Ranks
 from ..ops.quantised import kv_scale_bytes, scale_bytes
 from ..ops.reduction import SCORE_BYTES
-from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Workload
+from ..types import ModelSpec, Parallel, Precision, Schedule, Workload
 from ..types.formats import Widths
 
 __all__ = ["Memory", "StageMemory", "memory_of"]
@@ -124,20 +126,10 @@ class Memory:
         }
 
 
-def memory_of(
-    model: ModelSpec,
-    workload: Workload,
-    schedule: Schedule,
-    precision: Precision,
-    hardware: HardwareSpec | None,
-    *,
-    attention: str = "flash",
-    implementation: str = "fused",
-    parallel: Parallel | None = None,
-) -> Memory:
+def memory_of(run: Run) -> Memory:
     """Memory of a request. Fragmentation and library workspaces are not counted."""
-    parallel = parallel or Parallel()
-    case = _Case(model, workload, schedule, precision, attention, implementation, parallel)
+    model, workload, hardware, parallel = run.model, run.workload, run.hardware, run.parallel
+    case = _Case(model, workload, run.computed, run.precision, run.attention, run.implementation, parallel)
     devices = []
     for layers in stage_layers(model.decoder.layers, parallel.pp):
         devices.append(
@@ -247,8 +239,8 @@ class _Case:
         ranked = np.zeros(len(tokens), dtype=bool)
         if self.implementation != "fused":
             for event in self.schedule.layer_events:
-                if event.scorer == "pagerank":
-                    ranked[max(0, event.after_layer or 0)] = True
+                if find_scorer(event.scorer).square_scores:
+                    ranked[event.charged_layer] = True
         peak = np.empty(len(tokens))
         heads = self.ranks.heads(self.model.decoder.heads)
         for kernel, here in (("flash", ~eager), ("eager", eager & ~ranked), ("eager", eager & ranked)):

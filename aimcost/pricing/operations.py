@@ -11,15 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..inputs.run import Run
 from ..methods.implementation import eager_layers, tower_kernel, tower_tokens
+from ..methods.registry import reduction_ops
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
 from ..models import visual_tokens, vit
 from ..models.parallel import decoder_ranks, exchanged, rank_heads, stage_layers, tower_inputs, tower_ranks
 from ..ops import pointwise
 from ..ops.op import ONE, Op, Priced, Ranks
-from ..ops.tokens import Cut, ScoreContext, reduction_ops
-from ..types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
+from ..ops.reduction import Cut, ScoreContext
+from ..types import ModelSpec, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
 from ..types.formats import Widths
 from .derived import reduction, stage_send, with_conversions, with_gathered_images
 from .table import OpTable, TableBuilder
@@ -29,31 +31,21 @@ __all__ = ["build"]
 Layers = NDArray[np.int64]
 
 
-def build(
-    model: ModelSpec,
-    workload: Workload,
-    schedule: Schedule,
-    precision: Precision,
-    *,
-    attention: str = "flash",
-    implementation: str = "fused",
-    parallel: Parallel | None = None,
-    onchip_bytes: float = 0.0,
-) -> OpTable:
-    """All operations of the request: tower, projector, merging, prefill, decode.
+def build(run: Run) -> OpTable:
+    """All ops of the request: tower, projector, merging, prefill, decode.
 
-    `schedule` is the computed one (`aimcost.methods.implementation.computed_schedule`): its counts are what
-    the layers compute on. With tensor-parallel ranks the rows are one rank's; with pipeline stages
-    they are those of all stages, one request's way.
+    With tensor-parallel ranks the rows are one rank's; with pipeline stages they are those of all
+    stages, one request's way.
     """
-    parallel = parallel or Parallel()
+    model, workload, schedule, parallel = run.model, run.workload, run.computed, run.parallel
+    attention, implementation = run.attention, run.implementation
     request = _Request(
         model=model,
         workload=workload,
         schedule=schedule,
-        widths=Widths.of(precision),
+        widths=Widths.of(run.precision),
         implementation=implementation,
-        onchip_bytes=onchip_bytes,
+        onchip_bytes=run.hardware.onchip_bytes if run.hardware else 0.0,
         ranks=decoder_ranks(model.decoder, parallel),
         stage_starts=np.array([stage.start for stage in stage_layers(model.decoder.layers, parallel.pp)][1:], int),
         builder=TableBuilder(),
@@ -71,7 +63,7 @@ def build(
         # a model loaded for eager attention everywhere decodes with it too
         request.decode(steps, "eager" if eager.all() else attention)
     builder = request.builder
-    builder.parts = with_conversions(builder.parts, precision, float(model.decoder.head_dim))
+    builder.parts = with_conversions(builder.parts, run.precision, float(model.decoder.head_dim))
     builder.parts = with_gathered_images(builder.parts, parallel)
     return builder.finish(steps)
 
@@ -285,8 +277,7 @@ class _Request:
         priced = [event for event in events if event.priced]
         for scorer in dict.fromkeys(event.scorer for event in priced):
             some = [event for event in priced if event.scorer == scorer]
-            # a cut before layer 0 (the paper's convention with l1 = 0) is charged to layer 0
-            layers = np.array([max(0, e.after_layer or 0) if e.tower_layer is None else e.tower_layer for e in some])
+            layers = np.array([event.charged_layer for event in some])
             cut = Cut(
                 tokens_in=np.array([float(event.tokens_in) for event in some]),
                 tokens_out=np.array([float(event.tokens_out) for event in some]),

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from ..api import estimate
 from ..inputs import discover
 from ..inputs.files import read_mapping
-from ..ops.tokens import bipartite_similarity_flops, pagerank_eager_flops
+from ..inputs.run import load_run
+from ..methods.aim.price import bipartite_similarity_flops, pagerank_eager_flops
 from ..units import GIGA, KILO, TERA
+from .pricing import estimate_run
 
 __all__ = ["as_printed", "reproduce"]
 
@@ -60,7 +61,7 @@ class _Paper(dict[str, Any]):
         model = run["model"]
         if isinstance(model, str) and model in self.get("models", {}):
             run = {**run, "model": self["models"][model]}
-        result = estimate(run)
+        result = estimate_run(load_run(run))
         prefill = result.stages["prefill"]
         return {
             "tflops": prefill.flops / TERA,
@@ -153,7 +154,7 @@ def _overhead_gflops(entry: Mapping[str, Any], data: _Paper) -> float:
 
 def _end_to_end(slip: Mapping[str, Any]) -> dict[str, Any]:
     """What the language model's ratio becomes once the vision tower is counted."""
-    before, after = estimate(slip["baseline_run"]), estimate(slip["reduced_run"])
+    before, after = (estimate_run(load_run(slip[key])) for key in ("baseline_run", "reduced_run"))
 
     def ratio(stages: tuple[str, ...], *, full_square: bool) -> float:
         return before.matrix_flops(stages, full_square=full_square) / after.matrix_flops(

@@ -1,8 +1,7 @@
-"""Estimate: an OpTable with a time on every row, and the sums that people ask for."""
+"""Estimate: a run, its PricedTable, and the sums that people ask for."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,31 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inputs.run import Run
-from ..summaries import step_range
 from ..types.stages import STAGES
 from .memory import Memory, memory_of
-from .rows import json_form, layer_rows, op_rows
+from .priced import Band, PricedTable, StageSum
+from .rows import layer_rows, op_rows, parallel_summary, reduction_summary, stage_sums
 from .table import OpTable
 
-__all__ = ["Band", "Estimate", "StageSum", "Totals"]
+__all__ = ["SCHEMA_VERSION", "Band", "Estimate", "StageSum", "Totals"]
 
-# A total is extrapolated where rows outside the measured range carry more of its time than this.
-EXTRAPOLATED_SHARE = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class StageSum:
-    """FLOPs, bytes and seconds of one stage. Decode adds its steps and the time of one."""
-
-    flops: float
-    bytes: float
-    time_s: float
-    steps: int = 0
-
-    @property
-    def tpot_s(self) -> float:
-        """Mean seconds a decode step, zero where there is none."""
-        return self.time_s / self.steps if self.steps else 0.0
+SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,72 +34,75 @@ class Totals:
     extrapolated: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Band:
-    """Uncertainty of row times.
-
-    Attributes
-    ----------
-    group
-        Per row, which group its error is shared with (one a kind of operation): errors are fully
-        correlated inside a group and independent between groups.
-    low, high
-        Per row, factors on its time at the two ends.
-    """
-
-    group: NDArray[np.int64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-
-    def around(self, seconds: NDArray[np.float64]) -> tuple[float, float]:
-        """The ends of the band of a sum of row times (zero for rows that are left out)."""
-        total = float(seconds.sum())
-        below, above = (
-            math.sqrt(float(np.square(np.bincount(self.group, weights=seconds * distance)).sum()))
-            for distance in (1.0 - self.low, self.high - 1.0)
-        )
-        return max(0.0, total - below), total + above
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run costs. Row arrays are aligned with `table`; sums are made on demand.
+    """What a run costs. Sums are computed on demand.
+
+    Not slotted, so that `functools.cached_property` can hold the sums.
 
     Attributes
     ----------
-    seconds
-        Time of each row, all its `count` runs together.
-    bound
-        Per row, an index into `aimcost.types.bounds.BOUNDS`.
-    band
-        None for a lower bound.
-    extrapolated
-        Per row, whether a dimension leaves the calibrated range.
-    device_seconds, host_seconds
-        Per row, the device's own time, and the host's for issuing it; None where not modelled.
+    priced
+        Every operation with its time; `table`, `seconds`, `bound`, `band` … are its columns.
+    estimator
+        Name of the estimator.
     stages_priced
-        Stages that this estimator prices.
+        Stages that the estimator prices.
     """
 
     run: Run
+    priced: PricedTable
     estimator: str
-    table: OpTable
-    seconds: NDArray[np.float64]
-    bound: NDArray[np.int64]
-    band: Band | None = None
-    extrapolated: NDArray[np.bool_] | None = None
-    device_seconds: NDArray[np.float64] | None = None
-    host_seconds: NDArray[np.float64] | None = None
     stages_priced: tuple[str, ...] = STAGES
     notes: tuple[str, ...] = ()
 
-    @cached_property
-    def _flops(self) -> NDArray[np.float64]:
-        return self.table.flops * self.table.count
+    @property
+    def table(self) -> OpTable:
+        """The operations."""
+        return self.priced.table
 
-    @cached_property
-    def _bytes(self) -> NDArray[np.float64]:
-        return self.table.bytes * self.table.count
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Time of each row."""
+        return self.priced.seconds
+
+    @property
+    def bound(self) -> NDArray[np.int64]:
+        """What limits each row."""
+        return self.priced.bound
+
+    @property
+    def band(self) -> Band | None:
+        """Uncertainty of row times; None for an estimator without one."""
+        return self.priced.band
+
+    @property
+    def extrapolated(self) -> NDArray[np.bool_] | None:
+        """Whether each row leaves the calibrated range."""
+        return self.priced.extrapolated
+
+    @property
+    def device_seconds(self) -> NDArray[np.float64] | None:
+        """The device's own time of each row; None where not modelled."""
+        return self.priced.device_seconds
+
+    @property
+    def host_seconds(self) -> NDArray[np.float64] | None:
+        """The host's time for issuing each row; None where not modelled."""
+        return self.priced.host_seconds
+
+    @property
+    def stages(self) -> dict[str, StageSum]:
+        """One sum per stage; zeros where a stage is absent."""
+        return self.priced.stages
+
+    def rows(self, stages: Iterable[str]) -> NDArray[np.bool_]:
+        """Which rows belong to `stages`."""
+        return self.priced.rows(stages)
+
+    def matrix_flops(self, stages: Iterable[str], *, full_square: bool = False) -> float:
+        """FLOPs of the matrix products alone; see `PricedTable.matrix_flops`."""
+        return self.priced.matrix_flops(stages, full_square=full_square)
 
     @cached_property
     def included(self) -> tuple[str, ...]:
@@ -124,29 +110,10 @@ class Estimate:
         wanted = self.run.include if self.run.include is not None else STAGES
         return tuple(stage for stage in STAGES if stage in wanted and stage in self.stages_priced)
 
-    def rows(self, stages: Iterable[str]) -> NDArray[np.bool_]:
-        """Which rows belong to `stages`."""
-        mask = np.zeros(len(self.table), dtype=bool)
-        wanted = set(stages)
-        for segment in self.table.segments:
-            if segment.stage in wanted:
-                mask[segment.start : segment.stop] = True
-        return mask
-
     @cached_property
     def memory(self) -> Memory:
-        """What the request keeps on the card; the same under every estimator."""
-        run = self.run
-        return memory_of(
-            run.model,
-            run.workload,
-            run.computed,
-            run.precision,
-            run.hardware,
-            attention=run.attention,
-            implementation=run.implementation,
-            parallel=run.parallel,
-        )
+        """Memory of the request; the same under every estimator."""
+        return memory_of(self.run)
 
     @cached_property
     def totals(self) -> Totals:
@@ -156,46 +123,13 @@ class Estimate:
         time_s = float(seconds.sum())
         low, high = (time_s, None) if self.band is None else self.band.around(seconds)
         return Totals(
-            flops=float(self._flops[mask].sum()),
-            bytes=float(self._bytes[mask].sum()),
+            flops=float(self.priced.flops[mask].sum()),
+            bytes=float(self.priced.bytes[mask].sum()),
             time_s=time_s,
             time_low_s=low,
             time_high_s=high,
-            extrapolated=self._outside(seconds),
+            extrapolated=self.priced.is_extrapolated(seconds),
         )
-
-    def _outside(self, seconds: NDArray[np.float64]) -> bool:
-        """Whether rows beyond the measured range carry more than a little of these times."""
-        if self.extrapolated is None:
-            return False
-        return bool(seconds[self.extrapolated].sum() > EXTRAPOLATED_SHARE * seconds.sum())
-
-    @cached_property
-    def stages(self) -> dict[str, StageSum]:
-        """One sum a stage; zeros where a stage is absent."""
-        sums = {}
-        for stage in STAGES:
-            mask = self.rows([stage])
-            sums[stage] = StageSum(
-                flops=float(self._flops[mask].sum()),
-                bytes=float(self._bytes[mask].sum()),
-                time_s=float(self.seconds[mask].sum()),
-                steps=self.table.steps if stage == "decode" else 0,
-            )
-        return sums
-
-    def matrix_flops(self, stages: Iterable[str], *, full_square: bool = False) -> float:
-        """FLOPs of the matrix products alone, as papers and `torch.utils.flop_counter` count them.
-
-        Scoring and other reduction operations are left out.
-        """
-        column, total = 1 if full_square else 0, 0.0
-        wanted = set(stages)
-        for segment in self.table.segments:
-            if segment.stage in wanted and segment.kind in ("gemm", "attention", "bmm"):
-                rows = slice(segment.start, segment.stop)
-                total += float(self.table.costs[column, rows] @ self.table.count[rows])
-        return total
 
     @property
     def ttft_s(self) -> float:
@@ -203,42 +137,75 @@ class Estimate:
         return sum(self.stages[stage].time_s for stage in self.included if stage != "decode")
 
     @cached_property
-    def tpot_range_s(self) -> tuple[float, float]:
-        """Seconds of the first and of the last decode step: each attends to one token more."""
-        return step_range(self)
-
-    @cached_property
-    def tpot_band_s(self) -> tuple[float, float | None]:
-        """The ends of the band of the mean decode step."""
-        decode = self.stages["decode"]
-        if self.band is None or not decode.steps:
-            return decode.tpot_s, (None if self.band is None else decode.tpot_s)
-        low, high = self.band.around(np.where(self.rows(["decode"]), self.seconds, 0.0))
-        return low / decode.steps, high / decode.steps
-
-    @cached_property
     def ttft_band_s(self) -> tuple[float, float | None]:
-        """The ends of `ttft_s`'s band."""
+        """Band of `ttft_s`."""
         return (self.ttft_s, None) if self.band is None else self.band.around(self._to_first_token)
 
     @cached_property
     def ttft_extrapolated(self) -> bool:
-        """Whether `ttft_s` rests on rows beyond the measured range."""
-        return self._outside(self._to_first_token)
+        """Whether `ttft_s` rests on rows outside the calibrated range."""
+        return self.priced.is_extrapolated(self._to_first_token)
 
     @cached_property
     def _to_first_token(self) -> NDArray[np.float64]:
         mask = self.rows(stage for stage in self.included if stage != "decode")
         return np.where(mask, self.seconds, 0.0)
 
+    @property
+    def tpot_range_s(self) -> tuple[float, float]:
+        """Seconds of the first and of the last decode step."""
+        return self.priced.tpot_range_s
+
+    @cached_property
+    def tpot_band_s(self) -> tuple[float, float | None]:
+        """Band of the mean decode step."""
+        decode = self.stages["decode"]
+        if self.band is None or not decode.steps:
+            return decode.tpot_s, (None if self.band is None else decode.tpot_s)
+        low, high = self.band.around(np.where(self.rows(["decode"]), self.seconds, 0.0))
+        return low / decode.steps, high / decode.steps
+
+    def decode_step(self) -> dict[str, float | None]:
+        """``tpot_s`` and its band as columns of a table; None where nothing is decoded."""
+        decode = self.stages["decode"]
+        if not decode.steps or "decode" not in self.included:
+            return {"tpot_s": None, "tpot_low_s": None, "tpot_high_s": None}
+        low, high = self.tpot_band_s
+        return {"tpot_s": decode.tpot_s, "tpot_low_s": low, "tpot_high_s": high}
+
     def layers(self) -> list[dict[str, Any]]:
-        """Prefill, one entry a decoder layer."""
-        return layer_rows(self)
+        """Prefill, one entry per decoder layer."""
+        return layer_rows(self.priced, self.run.computed.tokens)
 
     def ops(self) -> list[dict[str, Any]]:
-        """One entry an operation and layer, with its bytes by tensor class; decode steps are summed over."""
-        return op_rows(self)
+        """One entry per operation and layer, with its bytes by tensor class; decode steps are summed."""
+        return op_rows(self.priced)
+
+    def reduction(self) -> dict[str, Any]:
+        """What scoring, merging and moving tokens costs, of what is included."""
+        return reduction_summary(self.priced, self.included, events=len(self.run.schedule.events))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form: schema_version, inputs by name, notes, totals, stages, layers, ops, memory."""
-        return json_form(self)
+        run, totals = self.run, self.totals
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": run.model.name,
+            "hardware": run.hardware.name if run.hardware else None,
+            "estimator": self.estimator,
+            "notes": list(self.notes),
+            "totals": {
+                "flops": totals.flops,
+                "bytes": totals.bytes,
+                "time_s": totals.time_s,
+                "time_low_s": totals.time_low_s,
+                "time_high_s": totals.time_high_s,
+                "extrapolated": totals.extrapolated,
+            },
+            "stages": stage_sums(self.priced, self.tpot_band_s),
+            "layers": self.layers(),
+            "ops": self.ops(),
+            "memory": self.memory.to_dict(),
+            "parallel": parallel_summary(self.priced, run.parallel, run.workload.batch),
+            "reduction": self.reduction(),
+        }

@@ -1,78 +1,76 @@
-"""An estimate as plain rows and mappings: layers, operations, and the JSON form."""
+"""A priced table as plain rows and sums: layers, operations, stages, reduction, exchanges between ranks."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..summaries import parallel_summary, reduction_summary
+from ..models.parallel import bubble
+from ..types import Parallel
 from ..types.bounds import BOUNDS
 from ..types.stages import STAGES
+from .priced import PricedTable
 from .table import COST_COLUMNS, NO_LAYER
 
-if TYPE_CHECKING:
-    from .result import Estimate
+__all__ = ["layer_rows", "op_rows", "parallel_summary", "reduction_summary", "stage_sums"]
 
-__all__ = ["SCHEMA_VERSION", "json_form", "layer_rows", "op_rows"]
-
-SCHEMA_VERSION = 1
 _AFTER_LAYERS = 1 << 30
 
 
-def layer_rows(estimate: Estimate) -> list[dict[str, Any]]:
-    """Prefill, one entry a decoder layer."""
-    table = estimate.table
-    mask = estimate.rows(["prefill"]) & (table.layer != NO_LAYER)
-    computed = estimate.run.computed.tokens
-    index, count = table.layer[mask], len(computed)
+def layer_rows(priced: PricedTable, tokens: Sequence[int]) -> list[dict[str, Any]]:
+    """Prefill, one entry per decoder layer; `tokens` are the counts that the layers compute on."""
+    table = priced.table
+    mask = priced.rows(["prefill"]) & (table.layer != NO_LAYER)
+    index, count = table.layer[mask], len(tokens)
 
     def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.bincount(index, weights=values[mask], minlength=count), dtype=np.float64)
 
-    flops, size, seconds = total(table.flops * table.count), total(table.bytes * table.count), total(estimate.seconds)
-    shares = np.stack([total(np.where(estimate.bound == code, estimate.seconds, 0.0)) for code in range(len(BOUNDS))])
+    flops, size, seconds = total(priced.flops), total(priced.bytes), total(priced.seconds)
+    shares = np.stack([total(np.where(priced.bound == code, priced.seconds, 0.0)) for code in range(len(BOUNDS))])
     return [
         {
             "index": layer,
-            "tokens": tokens,
+            "tokens": number,
             "flops": float(flops[layer]),
             "bytes": float(size[layer]),
             "time_s": float(seconds[layer]),
             "bound": BOUNDS[int(shares[:, layer].argmax())],
         }
-        for layer, tokens in enumerate(computed)
+        for layer, number in enumerate(tokens)
     ]
 
 
-def op_rows(estimate: Estimate) -> list[dict[str, Any]]:
-    """One entry an operation and layer; decode steps are summed over.
+def op_rows(priced: PricedTable) -> list[dict[str, Any]]:
+    """One entry per operation and layer; decode steps are summed.
 
-    Beside FLOPs, time and its band: bytes in all and by tensor class, whether a dimension leaves the
-    calibrated range, the full square of an attention, and what a collective puts on the wire.
+    Beside FLOPs, time and its band: bytes in total and by tensor class, whether a dimension leaves
+    the calibrated range, the full square of an attention, and what a collective puts on the wire.
     """
     order = {stage: index for index, stage in enumerate(STAGES)}
     entries: list[tuple[int, int, dict[str, Any]]] = []
-    for number, segment in enumerate(estimate.table.segments):
+    for number, segment in enumerate(priced.table.segments):
         outside = -1 if segment.place == "before" else _AFTER_LAYERS
-        for entry in _segment_rows(estimate, number):
+        for entry in _segment_rows(priced, number):
             entries.append((order[segment.stage], outside if entry["layer"] is None else entry["layer"], entry))
     # stable: layers in order, ops in execution order within a layer
     return [entry for _, _, entry in sorted(entries, key=lambda item: item[:2])]
 
 
-def _segment_rows(estimate: Estimate, number: int) -> list[dict[str, Any]]:
-    table, segment = estimate.table, estimate.table.segments[number]
+def _segment_rows(priced: PricedTable, number: int) -> list[dict[str, Any]]:
+    table, segment = priced.table, priced.table.segments[number]
     rows = slice(segment.start, segment.stop)
     distinct, first, where = np.unique(table.layer[rows], return_index=True, return_inverse=True)
-    seconds, band = estimate.seconds[rows], estimate.band
+    seconds, band = priced.seconds[rows], priced.band
     columns = np.concatenate(
         [
             table.costs[:, rows] * table.count[rows],
             [seconds, seconds if band is None else seconds * band.low[rows]],
             [seconds if band is None else seconds * band.high[rows]],
-            [np.zeros(len(seconds)) if estimate.extrapolated is None else estimate.extrapolated[rows]],
+            [np.zeros(len(seconds)) if priced.extrapolated is None else priced.extrapolated[rows]],
         ]
     )
     sums = np.stack([np.bincount(where, weights=values) for values in columns])
@@ -87,7 +85,7 @@ def _segment_rows(estimate: Estimate, number: int) -> list[dict[str, Any]]:
             "flops": float(costs[0, position]),
             "bytes": float(costs[2:, position].sum()),
             "time_s": float(time[position]),
-            "bound": BOUNDS[int(estimate.bound[rows][first[position]])],
+            "bound": BOUNDS[int(priced.bound[rows][first[position]])],
             "time_low_s": float(low[position]),
             "time_high_s": None if band is None else float(high[position]),
             "extrapolated": bool(outside[position]),
@@ -104,48 +102,59 @@ def _segment_rows(estimate: Estimate, number: int) -> list[dict[str, Any]]:
     return entries
 
 
-def json_form(estimate: Estimate) -> dict[str, Any]:
-    """The JSON form: schema_version, inputs by name, notes, totals, stages, layers, ops, memory."""
-    run, totals = estimate.run, estimate.totals
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "model": run.model.name,
-        "hardware": run.hardware.name if run.hardware else None,
-        "estimator": estimate.estimator,
-        "notes": list(estimate.notes),
-        "totals": {
-            "flops": totals.flops,
-            "bytes": totals.bytes,
-            "time_s": totals.time_s,
-            "time_low_s": totals.time_low_s,
-            "time_high_s": totals.time_high_s,
-            "extrapolated": totals.extrapolated,
-        },
-        "stages": _stages(estimate),
-        "layers": layer_rows(estimate),
-        "ops": op_rows(estimate),
-        "memory": estimate.memory.to_dict(),
-        "parallel": parallel_summary(estimate),
-        "reduction": reduction_summary(estimate),
-    }
-
-
-def _stages(estimate: Estimate) -> dict[str, Any]:
+def stage_sums(priced: PricedTable, tpot_band_s: tuple[float, float | None]) -> dict[str, dict[str, Any]]:
     """Every stage, zeros where absent; decode with its steps and the time of one."""
-    stages: dict[str, Any] = {}
-    for name, stage in estimate.stages.items():
+    stages: dict[str, dict[str, Any]] = {}
+    for name, stage in priced.stages.items():
         stages[name] = {"flops": stage.flops, "bytes": stage.bytes, "time_s": stage.time_s}
-        if estimate.device_seconds is not None and estimate.host_seconds is not None:
-            mask = estimate.rows([name])
-            stages[name]["device_s"] = float(estimate.device_seconds[mask].sum())
-            stages[name]["host_s"] = float(estimate.host_seconds[mask].sum())
-    decode, (first, last), (low, high) = estimate.stages["decode"], estimate.tpot_range_s, estimate.tpot_band_s
+        if priced.device_seconds is not None and priced.host_seconds is not None:
+            mask = priced.rows([name])
+            stages[name]["device_s"] = float(priced.device_seconds[mask].sum())
+            stages[name]["host_s"] = float(priced.host_seconds[mask].sum())
+    decode, (first, last) = priced.stages["decode"], priced.tpot_range_s
     stages["decode"].update(
         steps=decode.steps,
         tpot_s=decode.tpot_s,
-        tpot_low_s=low,
-        tpot_high_s=high,
+        tpot_low_s=tpot_band_s[0],
+        tpot_high_s=tpot_band_s[1],
         tpot_first_s=first,
         tpot_last_s=last,
     )
     return stages
+
+
+def reduction_summary(priced: PricedTable, included: Collection[str], *, events: int) -> dict[str, Any]:
+    """What scoring, merging and moving tokens costs in the stages `included`, by operation name."""
+    table = priced.table
+    by_name: dict[str, float] = {}
+    flops = size = 0.0
+    for segment in table.segments:
+        if segment.group == "selection" and segment.kind != "collective" and segment.stage in included:
+            rows = slice(segment.start, segment.stop)
+            by_name[segment.name] = by_name.get(segment.name, 0.0) + float(priced.seconds[rows].sum())
+            flops += float(table.flops[rows] @ table.count[rows])
+            size += float(table.costs[2:, rows].sum(axis=0) @ table.count[rows])
+    return {
+        "events": events,
+        "flops": flops,
+        "bytes": size,
+        "time_s": sum(by_name.values()),
+        "time_by_op_s": by_name,
+    }
+
+
+def parallel_summary(priced: PricedTable, parallel: Parallel, batch: int) -> dict[str, Any]:
+    """Devices, the idle share of the pipeline, and what one rank sends up to the first token."""
+    wire = 0.0
+    for index, segment in enumerate(priced.table.segments):
+        if segment.kind == "collective" and segment.stage != "decode":
+            wire += float(priced.table.columns(index)["wire_bytes"].sum())
+    return {
+        "tp": parallel.tp,
+        "pp": parallel.pp,
+        "dp": parallel.dp,
+        "tower": parallel.tower,
+        "devices": parallel.devices,
+        "bubble": bubble(parallel.pp, batch),
+        "wire_bytes": wire,
+    }

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..inputs.run import Run
+from ..pricing.estimator import estimator_of
 from ..units import format_bytes, format_flops, format_seconds
-from .text import TIME_MEANS, table
+from .text import table
 
 __all__ = ["compare_text"]
 
@@ -20,7 +21,7 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         high = row["ttft_high_s"]
         band = (
-            TIME_MEANS.get(run.estimator, "no band")
+            estimator_of(run.estimator).time_means
             if high is None
             else f"{format_seconds(row['ttft_low_s'])} – {format_seconds(high)}"
         )

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import Any
 
 from tabulate import tabulate
 
+from ..pricing.estimator import estimator_of
 from ..pricing.memory import Memory
 from ..pricing.result import Estimate
-from ..summaries import reduction_summary
-from ..types import HardwareSpec, Schedule
+from ..types import HardwareSpec, Schedule, runs_of
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .tree import breakdown, tree_rows
 
-__all__ = ["TIME_MEANS", "estimate_text", "layers_text", "ops_text", "table", "token_runs"]
-
-# What `time` means under each estimator is said wherever it is shown.
-TIME_MEANS = {
-    "roofline": "lower bound",
-    "llm_viewer": "LLM-Viewer's arithmetic, language model alone",
-    "calibrated": "predicted",
-}
+__all__ = ["estimate_text", "layers_text", "ops_text", "table", "token_runs"]
 
 
 def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: int = 1) -> str:
@@ -33,11 +25,8 @@ def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: int = 
 
 def token_runs(schedule: Schedule) -> str:
     """Tokens layer by layer in runs: ``1,669 × 15, 1,472, 1,276``."""
-    runs = []
-    for tokens, layers in groupby(schedule.tokens):
-        count = len(list(layers))
-        runs.append(format_count(tokens) + (f" × {count}" if count > 1 else ""))
-    return ", ".join(runs)
+    runs = runs_of(schedule.tokens)
+    return ", ".join(format_count(tokens) + (f" × {layers}" if layers > 1 else "") for tokens, layers in runs)
 
 
 def estimate_text(estimate: Estimate, baseline: Estimate | None = None, fused: Estimate | None = None) -> str:
@@ -62,7 +51,7 @@ def _headline(estimate: Estimate) -> str:
     seen.append(f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens")
     seen.append(f"batch {workload.batch}")
     hardware = run.hardware.name if run.hardware else "no hardware"
-    means = TIME_MEANS.get(estimate.estimator, "")
+    means = estimator_of(estimate.estimator).time_means
     return (
         f"{run.model.name} on {hardware}: {', '.join(seen)}\n"
         f"method {run.schedule.method}, attention {run.attention}, estimator {estimate.estimator} ({means})"
@@ -126,7 +115,7 @@ def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None) -> str
 def _details(estimate: Estimate) -> str:
     memory, hardware = estimate.memory, estimate.run.hardware
     lines = [f"tokens by layer  {token_runs(estimate.run.computed)}"]
-    reduction = reduction_summary(estimate)
+    reduction = estimate.reduction()
     if reduction["time_s"]:
         parts = ", ".join(f"{name} {format_seconds(s)}" for name, s in reduction["time_by_op_s"].items())
         share = reduction["time_s"] / estimate.ttft_s if estimate.ttft_s else 0.0

@@ -14,10 +14,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from ..errors import UnsupportedModelError
+from . import compat
 
 __all__ = ["check_attention", "listen", "restore_attention", "switch_attention", "unlisten"]
 
@@ -58,17 +57,17 @@ def _attention(
         replaced = listener(module, query, key, value, attention_mask, scale)
         if replaced is not None:
             return replaced, None
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return compat.sdpa_attention(module, query, key, value, attention_mask, **kwargs)
 
 
 AttentionInterface.register(NAME, _attention)
 # Without a mask function under the same name transformers drops padding silently.
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionMaskInterface.register(NAME, compat.sdpa_mask)
 
 
 def check_attention(decoder: nn.Module) -> None:
     """Raise UnsupportedModelError unless `decoder` runs SDPA attention through the registry."""
-    found = decoder.config._attn_implementation
+    found = compat.attention_name(decoder)
     if found not in (SUPPORTED, NAME):
         raise UnsupportedModelError(
             f"{type(decoder).__name__}: attention implementation {found!r} is not supported; "
@@ -80,7 +79,7 @@ def switch_attention(decoder: nn.Module) -> None:
     """Make `decoder` attend through `NAME`. Counted by config object: models may share one."""
     with _lock:
         config = decoder.config
-        kept, original, users = _switched.get(id(config), (config, config._attn_implementation, 0))
+        kept, original, users = _switched.get(id(config), (config, compat.attention_name(decoder), 0))
         if users == 0:
             _set(decoder, NAME)
         _switched[id(config)] = (kept, original, users + 1)
@@ -99,7 +98,7 @@ def restore_attention(decoder: nn.Module) -> None:
 
 def _set(decoder: nn.Module, name: str) -> None:
     decoder.set_attn_implementation(name)
-    if decoder.config._attn_implementation != name:
+    if compat.attention_name(decoder) != name:
         raise UnsupportedModelError(
             f"{type(decoder).__name__} does not attend through transformers' attention registry"
         )

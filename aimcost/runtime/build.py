@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
-from transformers.initialization import no_init_weights
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from ..errors import InvalidValueError, UnknownNameError, UnsupportedModelError
+from . import compat
 from .families import locate
 
 __all__ = ["build_model"]
@@ -57,13 +56,12 @@ def build_model(
     if layers is not None:
         _set_layers(values, layers)
     try:
-        made = AutoConfig.for_model(kind, **values)
+        made = AutoConfig.for_model(kind, **compat.native_config(values))
     except ValueError as error:
         raise UnsupportedModelError(f"transformers cannot make a {kind!r} configuration: {error}") from error
     wanted = _dtype(dtype)
-    multimodal = kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    family = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
-    with torch.device(device), no_init_weights():
+    family = AutoModelForImageTextToText if compat.takes_images(made) else AutoModelForCausalLM
+    with torch.device(device), compat.without_initialization():
         model = family.from_config(made, dtype=wanted, attn_implementation="sdpa")
     locate(model)
     if torch.device(device).type != "meta":

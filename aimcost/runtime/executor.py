@@ -18,9 +18,10 @@ from torch import nn
 from ..errors import ScheduleError
 from ..kernels.select import select_tokens
 from ..kernels.select.reference import gather_rows
+from ..methods.registry import find_scorer
 from ..types import ReductionEvent, Schedule
 from .layout import Boundaries
-from .policies import layer_scorer
+from .policies import layer_policy
 from .prompt import Plan, make_plan
 from .session import Session
 from .steps import Continuation, Prefill, Record
@@ -40,8 +41,9 @@ class DroppingSession(Session):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self._policies = {layer: layer_scorer(event.scorer) for layer, event in self.events.items()}
-        self.reads_attention = any(reads != "nothing" for reads, _ in self._policies.values())
+        self._policies = {layer: layer_policy(event.scorer) for layer, event in self.events.items()}
+        self._reads = {layer: find_scorer(event.scorer).reads for layer, event in self.events.items()}
+        self.reads_attention = any(reads != "positions" for reads in self._reads.values())
 
     def before_layer(
         self, step: Prefill | Continuation, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
@@ -53,7 +55,7 @@ class DroppingSession(Session):
         step.tokens.append(hidden.shape[1])
         step.alive_at.append(step.alive)
         step.cut(kwargs)
-        if self._reads(index) == "next":
+        if self._reads.get(index) == "next_layer":
             step.layer_inputs = {"position_embeddings": kwargs["position_embeddings"]}
 
     def after_layer(self, step: Prefill, index: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -86,25 +88,22 @@ class DroppingSession(Session):
         if getattr(self._local, "looking", False):
             step.shown = (query, key, scale)
             raise _Shown
-        if self._reads(len(step.tokens) - 1) == "layer":
+        if self._reads.get(len(step.tokens) - 1) == "layer":
             step.shown = (query, key, scale)
-
-    def _reads(self, index: int) -> str:
-        return self._policies[index][0] if index in self._policies else "nothing"
 
     def _choose(self, step: Prefill, event: ReductionEvent, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Positions among the live tokens that stay, (B, keep), ascending."""
-        reads, scorer = self._policies[index]
-        if reads == "next":
+        reads, score = self._reads[index], self._policies[index]
+        if reads == "next_layer":
             self._look_ahead(step, index + 1, hidden)
         inputs: dict[str, Any] = {"protected": step.protected, "live": step.real, "keep": event.tokens_out}
-        if reads != "nothing":
+        if reads != "positions":
             if step.shown is None:
                 raise ScheduleError(
                     f"layer {index} showed no queries and keys: was its attention implementation changed?"
                 )
             inputs.update(zip(("query", "key", "scale"), step.shown, strict=True))
-        scores = scorer(**inputs, seed=self.plan.seed + 1000 * (index + 1))
+        scores = score(**inputs, seed=self.plan.seed + 1000 * (index + 1))
         return select_tokens(scores.to(hidden.device), event.tokens_out, protected=step.protected)
 
     def _look_ahead(self, step: Prefill, index: int, hidden: torch.Tensor) -> None:
@@ -115,7 +114,6 @@ class DroppingSession(Session):
             layer.self_attn(
                 hidden_states=layer.input_layernorm(hidden),
                 attention_mask=None,
-                past_key_values=None,
                 **step.layer_inputs,
             )
         except _Shown:

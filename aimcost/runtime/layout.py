@@ -46,8 +46,8 @@ def check_schedule(schedule: Schedule, layers: int) -> Expectation:
     if len(schedule.tokens) != layers:
         raise ScheduleError(f"the schedule has {len(schedule.tokens)} layers, the model has {layers}")
     _check_layer_events(schedule)
-    visual = _visual_before(schedule)
-    return Expectation(prompt=schedule.tokens[0] - schedule.visual_tokens + visual, visual=visual)
+    _check_events_before(schedule)
+    return Expectation(prompt=schedule.prompt_tokens, visual=schedule.prompt_visual_tokens)
 
 
 def _check_layer_events(schedule: Schedule) -> None:
@@ -77,10 +77,10 @@ def _check_layer_events(schedule: Schedule) -> None:
         live = event.tokens_out
 
 
-def _visual_before(schedule: Schedule) -> int:
+def _check_events_before(schedule: Schedule) -> None:
     events, loose = schedule.pre_llm_events, schedule.newline_tokens
     if not events:
-        return schedule.visual_tokens
+        return
     live = events[0].groups * events[0].tokens_in
     for event in events:
         if event.groups * event.tokens_in != live or not 0 <= event.tokens_out <= event.tokens_in:
@@ -94,7 +94,6 @@ def _visual_before(schedule: Schedule) -> int:
             f"the events before the language model leave {live} + {loose} visual tokens, "
             f"the schedule says {schedule.visual_tokens}"
         )
-    return events[0].groups * events[0].tokens_in + loose
 
 
 def check_boundaries(boundaries: Boundaries | None, expected: Expectation) -> Boundaries | None:

@@ -18,6 +18,7 @@ from torch import nn
 from ..errors import ScheduleError
 from ..kernels.select import select_tokens
 from ..types import Schedule
+from . import compat
 from .executor import Applied
 from .layout import Boundaries
 from .prompt import Plan, make_plan
@@ -54,7 +55,7 @@ class MaskingSession(Session):
             step.alive_at.append(step.alive)
             seen, prompt = step.alive, step.prompt
         rows, queries = hidden.shape[:2]
-        cache = kwargs.get("past_key_values")
+        cache = compat.find_cache(self.family.layers[index], kwargs)
         keys = queries + (cache.get_seq_length(index) if cache is not None else 0)
         columns = torch.ones(rows, keys, dtype=torch.bool, device=hidden.device)
         columns[:, :prompt] = False

@@ -1,11 +1,10 @@
 """Which function ranks or merges tokens for an event: looked up by the event's scorer.
 
-Each ``methods/<method>/apply.py`` declares any of three tables, by scorer name:
+Each ``methods/<method>/apply.py`` declares any of three tables by scorer name; what a scorer reads and
+whether it merges stands in its registration (`aimcost.methods.registry`):
 
 ``LAYER_SCORERS``
-    ``(reads, function)``: ranks live tokens inside the language model, (B, n) scores. `reads` says
-    what it needs: ``"layer"`` the queries and keys of the layer that is cut, ``"next"`` those that
-    the following layer would compute on the same tokens, ``"nothing"``.
+    Ranks live tokens inside the language model, (B, n) scores.
 ``VISUAL_SCORERS``
     Ranks visual tokens before the language model, (B, groups, n) scores.
 ``VISUAL_MERGERS``
@@ -17,52 +16,74 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from .. import methods
 from ..errors import ScheduleError, UnknownNameError
+from ..methods.vtw.price import WITHDRAW
 from ..types import ReductionEvent, Schedule
 
-__all__ = ["check_policies", "layer_scorer", "visual_merger", "visual_scorer"]
+__all__ = ["Policies", "all_policies", "check_policies", "layer_policy", "merging_policy", "pruning_policy"]
 
-Scorer = Callable[..., torch.Tensor]
+Policy = Callable[..., torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """Functions by scorer name: inside the language model, and before it."""
+
+    layer: dict[str, Policy] = field(default_factory=dict)
+    prune: dict[str, Policy] = field(default_factory=dict)
+    merge: dict[str, Policy] = field(default_factory=dict)
 
 
 @functools.cache
-def _tables() -> Mapping[str, dict[str, Any]]:
-    tables: dict[str, dict[str, Any]] = {"LAYER_SCORERS": {}, "VISUAL_SCORERS": {}, "VISUAL_MERGERS": {}}
-    package = __package__.rsplit(".", 1)[0] + ".methods"
-    folder = Path(__file__).resolve().parent.parent / "methods"
-    for path in sorted(folder.glob("*/apply.py")):
-        module = importlib.import_module(f"{package}.{path.parent.name}.apply")
-        for table, entries in tables.items():
-            entries.update(getattr(module, table, {}))
-    return tables
+def all_policies() -> Policies:
+    """The tables of all methods.
+
+    Raises
+    ------
+    ValueError
+        Two methods run one scorer.
+    """
+    found = Policies()
+    for path in sorted(Path(methods.__file__).parent.glob("*/apply.py")):
+        module = importlib.import_module(f"{methods.__name__}.{path.parent.name}.apply")
+        _add(found.layer, getattr(module, "LAYER_SCORERS", {}))
+        _add(found.prune, getattr(module, "VISUAL_SCORERS", {}))
+        _add(found.merge, getattr(module, "VISUAL_MERGERS", {}))
+    return found
 
 
-def _find(table: str, name: str) -> Any:
-    entries = _tables()[table]
-    if name not in entries:
-        raise UnknownNameError("scorer", name, entries, where=f"runtime {table.lower()}")
-    return entries[name]
+def _add(known: dict[str, Policy], new: Mapping[str, Policy]) -> None:
+    for name, policy in new.items():
+        if name in known:
+            raise ValueError(f"two methods run the scorer {name!r}")
+        known[name] = policy
 
 
-def layer_scorer(name: str) -> tuple[str, Scorer]:
-    """What the scorer reads, and the scorer, for a cut inside the language model."""
-    reads, function = _find("LAYER_SCORERS", name)
-    return reads, function
+def _find(table: Mapping[str, Policy], name: str, where: str) -> Policy:
+    if name not in table:
+        raise UnknownNameError("scorer", name, table, where=where)
+    return table[name]
 
 
-def visual_scorer(name: str) -> Scorer:
-    """The scorer of visual tokens before the language model."""
-    return _find("VISUAL_SCORERS", name)
+def layer_policy(name: str) -> Policy:
+    """What ranks tokens inside the language model."""
+    return _find(all_policies().layer, name, "pruning inside the language model")
 
 
-def visual_merger(name: str) -> Scorer:
-    """The function that merges visual tokens before the language model."""
-    return _find("VISUAL_MERGERS", name)
+def pruning_policy(name: str) -> Policy:
+    """What ranks visual tokens before the language model."""
+    return _find(all_policies().prune, name, "pruning before the language model")
+
+
+def merging_policy(name: str) -> Policy:
+    """What merges visual tokens before the language model."""
+    return _find(all_policies().merge, name, "merging before the language model")
 
 
 def check_policies(schedule: Schedule, text_tokens: int) -> None:
@@ -76,9 +97,9 @@ def check_policies(schedule: Schedule, text_tokens: int) -> None:
         An event that would have to drop text.
     """
     for event in schedule.pre_llm_events:
-        (visual_merger if event.action == "merge" else visual_scorer)(event.scorer)
+        (merging_policy if event.action == "merge" else pruning_policy)(event.scorer)
     for event in schedule.layer_events:
-        layer_scorer(event.scorer)
+        layer_policy(event.scorer)
         _check_text(event, text_tokens)
 
 
@@ -88,8 +109,8 @@ def _check_text(event: ReductionEvent, text_tokens: int) -> None:
             f"after layer {event.after_layer}: {event.tokens_out} tokens are to stay, but {text_tokens} "
             "are text, which is never dropped; boundaries=(text before, visual, text after) says what is what"
         )
-    if event.scorer == "none" and event.tokens_out != text_tokens:
+    if event.scorer == WITHDRAW.name and event.tokens_out != text_tokens:
         raise ScheduleError(
-            f"after layer {event.after_layer}: scorer 'none' withdraws every visual token, which leaves "
+            f"after layer {event.after_layer}: scorer {event.scorer!r} withdraws every visual token, which leaves "
             f"{text_tokens} (got {event.tokens_out})"
         )

@@ -13,8 +13,9 @@ import torch
 from ..kernels.merge.reference import match
 from ..kernels.select import select_tokens
 from ..kernels.select.reference import gather_rows
+from ..methods.registry import find_scorer
 from ..types import ReductionEvent, Schedule
-from .policies import visual_merger, visual_scorer
+from .policies import merging_policy, pruning_policy
 from .tower import TowerAttention
 
 __all__ = ["Reduced", "reduce_visuals"]
@@ -94,7 +95,7 @@ def _merge(
     rows, keep = places.shape[0], event.tokens_out
     x = _in_groups(features[0], event)
     context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
-    merged = [visual_merger(event.scorer)(x=x, keep=keep, **context)]
+    merged = [merging_policy(event.scorer)(x=x, keep=keep, **context)]
     if len(features) > 1:
         weights = _merge_weights(x, keep)
         merged += [(weights @ _in_groups(extra, event).float()).to(extra.dtype) for extra in features[1:]]
@@ -133,12 +134,12 @@ def _prune(
     tower: TowerAttention | None,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     rows, width = places.shape[0], features[0].shape[-1]
-    scorer = visual_scorer(event.scorer)
+    score = pruning_policy(event.scorer)
     x = features[0].reshape(rows, event.groups, event.tokens_in, width)
     context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
     frames = schedule.params.get("frames")
-    scores = scorer(x=x, keep=event.tokens_out, seed=seed, frames=frames, **context)
-    groups = 1 if getattr(scorer, "across_groups", False) else event.groups
+    scores = score(x=x, keep=event.tokens_out, seed=seed, frames=frames, **context)
+    groups = 1 if find_scorer(event.scorer).across_groups else event.groups
     size, keep = event.groups * event.tokens_in // groups, event.groups * event.tokens_out // groups
     flat = scores.reshape(rows * groups, size)
     kept = select_tokens(flat, keep) if keep else flat.new_zeros(len(flat), 0, dtype=torch.long)

@@ -14,8 +14,9 @@ from torch import nn
 from ..errors import InvalidValueError, ScheduleError, UnsupportedModelError
 from ..kernels import _dispatch
 from ..kernels.select.reference import gather_mask, gather_rows
+from ..methods.registry import reads_tower
 from ..types import Schedule
-from . import attention, layout, policies
+from . import attention, compat, layout, policies
 from .families import Family, locate
 from .layout import Boundaries, Expectation
 from .pre_llm import Reduced, reduce_visuals
@@ -54,8 +55,7 @@ def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | Non
     expected = layout.check_schedule(schedule, len(family.layers))
     boundaries = layout.check_boundaries(boundaries, expected)
     _check_reach(family, schedule, expected, boundaries)
-    needs_tower = any(event.scorer.startswith("cls_attention") for event in schedule.pre_llm_events)
-    tower = TowerAttention(family) if needs_tower else None
+    tower = TowerAttention(family) if reads_tower(schedule) else None
     return Plan(family=family, schedule=schedule, expected=expected, boundaries=boundaries, tower=tower)
 
 
@@ -189,8 +189,8 @@ def _reduce(plan: Plan, kwargs: dict[str, Any], visual: torch.Tensor, extras: li
     elif positions is not None:
         # The p-th survivor moves down by the number of tokens that went away before it.
         kwargs["position_ids"] = gather_rows(positions, origin, 1) - (origin - steps[: origin.shape[1]])
-    if kwargs.get("cache_position") is not None:
-        kwargs["cache_position"] = kwargs["cache_position"][: origin.shape[1]]
+    if kwargs.get(compat.CACHE_POSITIONS) is not None:
+        kwargs[compat.CACHE_POSITIONS] = kwargs[compat.CACHE_POSITIONS][: origin.shape[1]]
     return reduced
 
 

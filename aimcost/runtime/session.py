@@ -7,7 +7,6 @@ share a model; the only thing that outlives it are notes on the KV cache that it
 
 from __future__ import annotations
 
-import inspect
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from transformers import DynamicCache
 
 from ..errors import ScheduleError, UnsupportedModelError
 from ..kernels.select.reference import gather_rows
-from . import attention
+from . import attention, compat
 from .families import Family
 from .prompt import Plan, start
 from .steps import CacheNotes, Continuation, Prefill, Record
@@ -124,9 +123,8 @@ class Session(ABC):
     def _enter_container(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        kwargs = _by_name(module, args, kwargs)
-        cache = kwargs.get("past_key_values")
-        _check_cache(cache)
+        kwargs = compat.by_name(module, args, kwargs)
+        cache = _checked(compat.find_cache(module, kwargs))
         ids = kwargs.get("input_ids")
         self._local.placeholders = None
         if ids is not None and self.family.visual_ids:
@@ -146,10 +144,9 @@ class Session(ABC):
     def _enter_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        kwargs = _by_name(module, args, kwargs)
+        kwargs = compat.by_name(module, args, kwargs)
         self._local.step = None
-        cache = kwargs.get("past_key_values")
-        _check_cache(cache)
+        cache = _checked(compat.find_cache(module, kwargs))
         past = cache.get_seq_length() if cache is not None else 0
         if past:
             self._continue(kwargs, _notes_on(cache), past)
@@ -177,7 +174,7 @@ class Session(ABC):
         if isinstance(mask, torch.Tensor) and mask.ndim == 2:
             head = gather_rows(mask, notes.origin, 1)
             kwargs["attention_mask"] = torch.cat((head, mask[:, notes.prompt + notes.lost :]), dim=1)
-        for name in ("position_ids", "cache_position"):
+        for name in ("position_ids", compat.CACHE_POSITIONS):
             if kwargs.get(name) is not None and not (self.family.mrope and name == "position_ids"):
                 kwargs[name] = kwargs[name] - notes.lost
 
@@ -187,13 +184,12 @@ class Session(ABC):
             return
         self._local.record = self._latest = step.record()
         values = output.values() if isinstance(output, dict) else output
-        for value in values:
-            if isinstance(value, DynamicCache):
-                lost = self.plan.expected.prompt - step.prompt
-                held = tuple(value.get_seq_length(layer) for layer in range(len(step.alive_at)))
-                notes = CacheNotes(origin=step.origin, alive_at=tuple(step.alive_at), lost=lost, held=held)
-                # On the cache itself: generations may interleave, and copies of a cache keep it.
-                setattr(value, _NOTES, notes)
+        for cache in compat.caches_in((*kwargs.values(), *values)):
+            lost = self.plan.expected.prompt - step.prompt
+            held = tuple(cache.get_seq_length(layer) for layer in range(len(step.alive_at)))
+            notes = CacheNotes(origin=step.origin, alive_at=tuple(step.alive_at), lost=lost, held=held)
+            # On the cache itself: generations may interleave, and copies of a cache keep it.
+            setattr(cache, _NOTES, notes)
 
     # The layers.
 
@@ -221,14 +217,6 @@ class Session(ABC):
         return hook
 
 
-def _by_name(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments by name; hooks then change them without caring how they were passed."""
-    if not args:
-        return dict(kwargs)
-    names = [name for name in inspect.signature(module.forward).parameters if name != "kwargs"]
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
 def _notes_on(cache: Any) -> CacheNotes | None:
     """The notes on a KV cache, unless it was emptied and filled by something else since."""
     notes = getattr(cache, _NOTES, None)
@@ -249,8 +237,9 @@ def _mrope_positions(module: nn.Module, kwargs: dict[str, Any], past: int) -> to
     return (positions + deltas).expand(rows, count)[None].expand(3, -1, -1)
 
 
-def _check_cache(cache: Any) -> None:
+def _checked(cache: Any) -> DynamicCache | None:
     if cache is not None and not isinstance(cache, DynamicCache):
         raise UnsupportedModelError(
             f"KV cache {type(cache).__name__} cannot hold another number of tokens in each layer; use DynamicCache"
         )
+    return cache

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..api import estimate_run
 from ..errors import InvalidValueError, ScheduleError
 from ..inputs.run import Run
+from ..pricing.pricing import estimate_run
 from ..pricing.result import Estimate
 from ..pricing.table import NO_LAYER
 from ..types import ReductionEvent, Schedule
@@ -96,8 +96,7 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     """
     if run.model.decoder.cross_layers:
         raise ScheduleError(f"a bulk table needs layers that are alike: {run.model.name} has cross attention")
-    prompt = run.workload.visual_tokens + run.workload.text_tokens
-    top = max_tokens if max_tokens is not None else prompt
+    top = max_tokens if max_tokens is not None else run.workload.prompt_tokens
     if run.implementation != "fused":
         # which layers run eager, and on how much, then depends on the whole schedule
         raise InvalidValueError("implementation", "fused for a bulk table", run.implementation)

@@ -76,6 +76,11 @@ class Workload:
         """Text tokens, before and after the visual ones."""
         return self.text_before + self.text_after
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Visual and text tokens before any method."""
+        return self.visual_tokens + self.text_tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
@@ -119,8 +124,8 @@ class ReductionEvent:
     action
         ``merge`` (tokens are averaged into others) or ``prune`` (tokens are removed).
     scorer
-        What ranks the tokens, a key of `aimcost.ops.tokens.SCORERS`; the runtime has a policy
-        of the same name.
+        What ranks the tokens: the name of a scorer (`aimcost.methods.registry`), which prices the
+        selection and, under the same name, runs it.
     after_layer
         None: before the language model, on visual tokens alone. Otherwise the decoder layer
         whose output is cut: layer ``after_layer + 1`` is the first to compute on less.
@@ -145,6 +150,16 @@ class ReductionEvent:
     tokens_out: int
     priced: bool = True
     tower_layer: int | None = None
+
+    @property
+    def charged_layer(self) -> int | None:
+        """The tower or decoder layer that its work is charged to; None between tower and language model.
+
+        A cut before layer 0 (the paper's convention with l1 = 0) is charged to layer 0.
+        """
+        if self.tower_layer is not None:
+            return self.tower_layer
+        return None if self.after_layer is None else max(0, self.after_layer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +196,17 @@ class Schedule:
     def text_tokens(self) -> int:
         """Text tokens, before and after the visual ones."""
         return self.text_before + self.text_after
+
+    @property
+    def prompt_visual_tokens(self) -> int:
+        """Visual tokens of the prompt: those that leave the tower, before anything ahead of layer 0 reduces them."""
+        first = next((event for event in self.pre_llm_events if event.tower_layer is None), None)
+        return self.visual_tokens if first is None else first.groups * first.tokens_in + self.newline_tokens
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt, before anything ahead of layer 0 reduces its visual ones."""
+        return self.tokens[0] - self.visual_tokens + self.prompt_visual_tokens
 
     @property
     def pre_llm_events(self) -> tuple[ReductionEvent, ...]:

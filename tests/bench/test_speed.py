@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aimcost.api import estimate_run
 from aimcost.inputs import discover
 from aimcost.inputs.run import Run, load_run
+from aimcost.pricing.pricing import estimate_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ESTIMATE_BAR_S = 2e-3

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from aimcost.api import estimate_run
 from aimcost.errors import AimcostError
 from aimcost.inputs.run import load_run
 from aimcost.methods.aim.plan import reachable_ratios
+from aimcost.pricing.pricing import estimate_run
 from aimcost.pricing.result import Estimate
 from aimcost.search.plan.choice import upper_end
 

@@ -24,7 +24,7 @@ def test_one_more_is_over(question: str, confidence: float | None) -> None:
     name, limit = (VIDEO, 0.3) if question == "frames" else (IMAGE, 0.25)
     answer = ask(load_run(name), question, budgets={"max_ttft_ms": limit * 1e3}, confidence=confidence)
     assert answer.rows[0]["method"] == "aim (as in the run)"
-    own = dict(load_run(name).file.method)
+    own = dict(load_run(name).method)
     for row, method in zip(answer.rows[:2], [own, {"name": "none"}], strict=True):
         most = row["most"]
         assert most > 1
@@ -55,7 +55,7 @@ def test_break_even_is_where_the_gain_turns() -> None:
     answer = ask(run, "break-even", budgets={})
     row = answer.rows[0]
     assert row["unit"] == "frames"
-    method = dict(run.file.method)
+    method = dict(run.method)
 
     def gain(frames: int) -> float:
         changes = {"model": "llava-onevision-qwen2-0.5b", "workload": {"frames": frames}}
@@ -82,8 +82,8 @@ def test_below_one_image_tokens_are_gone_through() -> None:
 @pytest.mark.parametrize(
     ("run", "question", "budgets", "said"),
     [
-        (VIDEO, "colour", {"max_ttft_ms": 10}, "--question"),
-        (VIDEO, "frames", {}, "--ttft-ms"),
+        (VIDEO, "colour", {"max_ttft_ms": 10}, "question"),
+        (VIDEO, "frames", {}, "max_ttft_ms"),
         (VIDEO, "break-even", {"max_kv_gb": 10}, "max_kv_gb"),
         ({"model": "qwen2-7b", "hardware": "nvidia_l4"}, "frames", {"max_ttft_ms": 10}, "workload.frames"),
     ],

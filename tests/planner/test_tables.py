@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aimcost.api import estimate_run
 from aimcost.inputs.run import load_run
+from aimcost.pricing.pricing import estimate_run
 from aimcost.search.plan.blocks import tables
 from aimcost.search.plan.evaluate import evaluate, evaluate_levels, level_blocks, upper_seconds
 from aimcost.search.plan.grids import FreeGrid, compositions, grids, pairs_of

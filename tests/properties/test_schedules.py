@@ -14,7 +14,7 @@ import aimcost
 from aimcost.errors import AimcostError, InvalidValueError, UnsupportedModelError
 from aimcost.inputs import discover
 from aimcost.inputs.model import load_model
-from aimcost.ops.tokens import SCORERS
+from aimcost.methods.registry import all_scorers
 from aimcost.types import Schedule
 
 # What a method cannot plan without.
@@ -58,7 +58,7 @@ def check(schedule: Schedule, layers: int) -> None:
     assert tokens[0] == schedule.visual_tokens + schedule.text_tokens
     for event in schedule.events:
         assert 0 <= event.tokens_out < event.tokens_in
-        assert event.scorer in SCORERS
+        assert event.scorer in all_scorers()
     for event in schedule.layer_events:
         layer = event.after_layer
         assert event.groups == 1

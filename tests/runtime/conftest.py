@@ -235,10 +235,24 @@ class Case:
                 eos_token_id=None,
             )[:, -16:]
 
+    def cache(self):
+        """The KV cache that the prompt fills."""
+        from aimcost.runtime.compat import cache_of
+
+        return cache_of(self.model(**self.inputs, use_cache=True))
+
+    def follow(self, cache, **inputs):
+        """The model's output on what follows the prompt in `cache`."""
+        from aimcost.runtime.compat import cache_argument
+
+        return self.model(**inputs, **{cache_argument(self.model): cache})
+
 
 def build_case(name, batch=1, padded=False, seed=0):
     """A case; padded batches hold rows with 0, 2 and 3 tokens of left padding."""
     import torch
+
+    from aimcost.runtime.compat import accepts
 
     generator = torch.Generator().manual_seed(seed + 1)
     runs = CASES[name]
@@ -262,9 +276,9 @@ def build_case(name, batch=1, padded=False, seed=0):
     visual = torch.tensor(visual)
     if runs is not None:
         inputs.update(_pixels(name, batch, generator))
-    if "qwen" in name and "vl" in name:
-        inputs["mm_token_type_ids"] = visual.int() * (1 if ids == IMAGE else 2)
     model = tiny_model(name.partition("-")[0])
+    if accepts(model, "mm_token_type_ids"):
+        inputs["mm_token_type_ids"] = visual.int() * (1 if ids == IMAGE else 2)
     return Case(name, model, inputs, visual, inputs["attention_mask"].bool())
 
 
@@ -272,13 +286,14 @@ def build_case(name, batch=1, padded=False, seed=0):
 def hide_dead(decoder, kept, real):
     """The oracle: nothing is removed, layer i does not attend to tokens that are dead at i."""
     import torch
+    from transformers import Cache
 
     prompt, handles = real.shape[1], []
 
     def hook_of(index):
         def hook(module, args, kwargs):
             hidden = args[0] if args else kwargs["hidden_states"]
-            cache = kwargs.get("past_key_values")
+            cache = next((value for value in kwargs.values() if isinstance(value, Cache)), None)
             queries = hidden.shape[1]
             keys = queries + (cache.layers[index].get_seq_length() if cache is not None and cache.layers else 0)
             live = real.clone()

@@ -13,6 +13,7 @@ transformers = pytest.importorskip("transformers")
 
 from aimcost.errors import AimcostError, InvalidValueError, ScheduleError, UnknownNameError, UnsupportedModelError
 from aimcost.runtime import apply, apply_masked, build_model, kept_overlap
+from aimcost.runtime.compat import attention_name
 from aimcost.types import ReductionEvent
 
 pytestmark = pytest.mark.torch
@@ -27,7 +28,7 @@ HOOKS = (
 
 def _fingerprint(model):
     hooks = [[dict(getattr(module, name)) for name in HOOKS] for module in model.modules()]
-    names = [m.config._attn_implementation for m in model.modules() if hasattr(m, "config")]
+    names = [attention_name(m) for m in model.modules() if hasattr(m, "config")]
     forwards = [module.__dict__.get("forward") for module in model.modules()]
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     return hooks, names, forwards, copy.deepcopy(model.config.to_dict()), weights
@@ -148,7 +149,7 @@ def test_blocks_of_two_models_may_overlap_in_any_order(toolbox):
     assert _logits(two).shape[1] == 18
     b.__exit__(None, None, None)
     assert torch.equal(_logits(two), dense[1])
-    assert one.model.config._attn_implementation == "sdpa"
+    assert attention_name(one.model) == "sdpa"
 
 
 def _in_threads(*functions):
@@ -210,11 +211,11 @@ def test_interleaved_generations_keep_their_own_caches(toolbox):
         mask = torch.cat([case.inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], dim=1)
         positions = mask.sum(1, keepdim=True) - 1
         with torch.no_grad():
-            return case.model(input_ids=step, attention_mask=mask, position_ids=positions, past_key_values=cache).logits
+            return case.follow(cache, input_ids=step, attention_mask=mask, position_ids=positions).logits
 
     with torch.no_grad(), apply(cases[0].model, cases[0].schedule([(1, 10), (2, 4)])):
-        alone = [decode(c, c.model(**c.inputs, use_cache=True).past_key_values) for c in cases]
-        caches = [c.model(**c.inputs, use_cache=True).past_key_values for c in cases]
+        alone = [decode(c, c.cache()) for c in cases]
+        caches = [c.cache() for c in cases]
         assert [layer.get_seq_length() for layer in caches[0].layers] == [38, 38, 24, 18, 18]
         together = [decode(c, copy.deepcopy(cache)) for c, cache in zip(cases, caches, strict=True)]
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
@@ -239,12 +240,12 @@ def test_text_may_follow_in_chunks(name, padded, merged, toolbox):
     mask = case.inputs["attention_mask"]
 
     def follow(parts):
-        cache = case.model(**case.inputs, use_cache=True).past_key_values
+        cache = case.cache()
         seen = mask
         for part in parts:
             seen = torch.cat([seen, torch.ones_like(part)], dim=1)
             positions = (seen.cumsum(1) - 1)[:, -part.shape[1] :]
-            output = case.model(input_ids=part, attention_mask=seen, position_ids=positions, past_key_values=cache)
+            output = case.follow(cache, input_ids=part, attention_mask=seen, position_ids=positions)
         return output.logits[:, -1]
 
     with torch.no_grad(), apply(case.model, schedule):
@@ -430,10 +431,10 @@ def test_visual_tokens_behind_a_cache_are_refused(toolbox):
     """They would pass unreduced without a word; text behind a cache is welcome."""
     case = toolbox.build_case("llava-image", 1)
     with torch.no_grad(), apply(case.model, case.schedule([(1, 10)])):
-        cache = case.model(**case.inputs, use_cache=True).past_key_values
+        cache = case.cache()
         with pytest.raises(ScheduleError, match="follow 30 cached ones"):
-            case.model(**{**case.inputs, "attention_mask": None}, past_key_values=cache)
-        assert case.model(input_ids=torch.tensor([[7, 8]]), past_key_values=cache).logits.shape[1] == 2
+            case.follow(cache, **{**case.inputs, "attention_mask": None})
+        assert case.follow(cache, input_ids=torch.tensor([[7, 8]])).logits.shape[1] == 2
 
 
 def test_a_cache_that_was_refilled_is_as_good_as_new(toolbox):
@@ -442,12 +443,12 @@ def test_a_cache_that_was_refilled_is_as_good_as_new(toolbox):
     step = torch.tensor([[5], [6]])
     mask = torch.cat([case.inputs["attention_mask"], torch.ones(2, 1, dtype=torch.long)], dim=1)
     with torch.no_grad():
-        plain = case.model(**case.inputs, use_cache=True).past_key_values
-        expected = case.model(input_ids=step, attention_mask=mask, past_key_values=plain).logits
+        plain = case.cache()
+        expected = case.follow(plain, input_ids=step, attention_mask=mask).logits
         with apply(case.model, case.schedule([(1, 10)])):
-            cache = case.model(**case.inputs, use_cache=True).past_key_values
+            cache = case.cache()
         cache.reset()
-        case.model(**case.inputs, past_key_values=cache)
+        case.follow(cache, **case.inputs)
         with apply(case.model, case.schedule([(1, 10)])):
-            found = case.model(input_ids=step, attention_mask=mask, past_key_values=cache).logits
+            found = case.follow(cache, input_ids=step, attention_mask=mask).logits
     assert torch.equal(found, expected)

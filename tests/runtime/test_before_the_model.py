@@ -13,6 +13,7 @@ pytest.importorskip("transformers")
 from aimcost.errors import ScheduleError, UnsupportedModelError
 from aimcost.kernels.merge import merge_tokens
 from aimcost.runtime import apply
+from aimcost.runtime.compat import attention_name
 from aimcost.types import ReductionEvent
 
 pytestmark = pytest.mark.torch
@@ -158,12 +159,12 @@ def test_mrope_decoding_without_position_ids(toolbox):
     schedule = case.schedule([], pre_llm=[_event(1, 16, 8, "uniform")])
     following = torch.tensor([[7]])
     with torch.no_grad(), apply(case.model, schedule) as applied:
-        cache = case.model(**case.inputs, use_cache=True).past_key_values
-        step = case.model(input_ids=following, past_key_values=cache).logits
+        cache = case.cache()
+        step = case.follow(cache, input_ids=following).logits
     origin = applied.record.origin
     with torch.no_grad(), toolbox.hide_dead(case.decoder, {-1: origin}, case.real):
-        cache = case.model(**case.inputs, use_cache=True).past_key_values
-        expected = case.model(input_ids=following, past_key_values=cache).logits
+        cache = case.cache()
+        expected = case.follow(cache, input_ids=following).logits
     assert toolbox.relative_error(step, expected, torch.ones(1, 1, dtype=torch.bool)) < BAR
 
 
@@ -218,7 +219,7 @@ def test_class_attention_ranks_patches(toolbox):
         case.model(**case.inputs)
     kept = applied.record.origin[:, 5:11] - 5
     assert torch.equal(kept, expected.topk(6, dim=1).indices.sort(1).values)
-    assert case.model.model.vision_tower.config._attn_implementation == "sdpa"
+    assert attention_name(case.model.model.vision_tower) == "sdpa"
 
 
 @pytest.mark.parametrize(("name", "groups", "size"), [("llava-image", 1, 16), ("llava_onevision-video", 4, 9)])

@@ -11,6 +11,7 @@ pytest.importorskip("aimcost.runtime.executor", exc_type=ImportError)
 
 import aimcost
 from aimcost.runtime import build_model
+from aimcost.runtime.compat import cache_of
 
 CONFIG = {
     "model_type": "qwen2",
@@ -76,7 +77,7 @@ def test_kv_bytes_equal_a_real_cache(method: dict, dtype: str, new_tokens: int, 
             return_dict_in_generate=True,
             pad_token_id=0,
         )
-    held = cache_bytes(result.past_key_values)
+    held = cache_bytes(cache_of(result))
     assert list(memory.kv_by_layer) == held
     assert memory.kv_bytes == sum(held)
     if method["name"] != "none":

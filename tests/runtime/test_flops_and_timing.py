@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aimcost.errors import InvalidValueError, UnknownNameError, UnsupportedModelError
 from aimcost.runtime import apply, build_model, time_alternately, time_call
+from aimcost.runtime.compat import cache_of
 from aimcost.types import ReductionEvent, Schedule
 
 pytestmark = pytest.mark.torch
@@ -92,7 +93,7 @@ def test_caches_hold_what_each_layer_computed_on(toolbox):
     ids = torch.randint(3, 99, (2, 120))
     schedule = _schedule("pagerank", 120, {1: 110, 3: 102}, before=10, after=90)
     with torch.no_grad(), apply(model, schedule):
-        cache = model(input_ids=ids, use_cache=True).past_key_values
+        cache = cache_of(model(input_ids=ids, use_cache=True))
     assert tuple(layer.get_seq_length() for layer in cache.layers) == schedule.tokens
 
 

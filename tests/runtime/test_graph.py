@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from aimcost.errors import InvalidValueError, ScheduleError
 from aimcost.kernels import _dispatch
 from aimcost.runtime import apply, capture_prefill, graph
+from aimcost.runtime.compat import cache_of
 from aimcost.runtime.host_syncs import HostSyncs
 from aimcost.types import ReductionEvent
 
@@ -49,7 +50,7 @@ def embeds(case, batch, seed=7):
 
 
 def same(left, right):
-    ours, theirs = ([layer.keys for layer in out.past_key_values.layers] for out in (left, right))
+    ours, theirs = ([layer.keys for layer in cache_of(out).layers] for out in (left, right))
     return torch.equal(left.logits, right.logits) and all(map(torch.equal, ours, theirs))
 
 
@@ -213,10 +214,10 @@ def test_a_replay_computes_on_new_inputs(batch, toolbox, fake_cuda, monkeypatch)
             assert same(out, case.model(**other))
         assert all(torch.equal(call.record.kept[layer], kept) for layer, kept in applied.record.kept.items())
     assert call._graph.replays == 2
-    grown = call().past_key_values
+    grown = cache_of(call())
     with torch.no_grad(), apply(case.model, schedule):
-        case.model(input_ids=torch.full((batch, 1), 5), past_key_values=grown)
-    assert call().past_key_values.get_seq_length() == grown.get_seq_length() - 1
+        case.follow(grown, input_ids=torch.full((batch, 1), 5))
+    assert cache_of(call()).get_seq_length() == grown.get_seq_length() - 1
     call.free()
     assert not call.captured
 

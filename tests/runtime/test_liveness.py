@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from aimcost.models import decoder, vit
 from aimcost.models.liveness import layer_peak
+from aimcost.runtime.compat import cache_argument
 from aimcost.types import DecoderSpec, TowerLoad, VisionSpec
 from aimcost.types.formats import Widths
 
@@ -78,7 +79,7 @@ def test_a_decoder_layer(family, kv_heads, kernel, dtype, tokens):
             attention_mask=mask,
             position_ids=positions,
             position_embeddings=rotation,
-            past_key_values=cache,
+            **{cache_argument(model.model.layers[0]): cache},
             use_cache=True,
         )
     held = sum(t.numel() * t.element_size() for t in (cache.layers[0].keys, cache.layers[0].values))
@@ -93,16 +94,14 @@ def test_a_decoder_layer(family, kv_heads, kernel, dtype, tokens):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def test_a_tower_layer(kernel, dtype, patches):
-    from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
-
     spec = VisionSpec(
         hidden=96, intermediate=352, layers=1, stored_layers=1, heads=4, image_size=14 * 20, patch_size=14
     )
     config = transformers.SiglipVisionConfig(
         hidden_size=spec.hidden, intermediate_size=spec.intermediate, num_attention_heads=spec.heads
     )
-    config._attn_implementation = kernel
-    layer = SiglipEncoderLayer(config).to(dtype).eval()
+    tower = transformers.AutoModel.from_config(config, dtype=dtype, attn_implementation=kernel)
+    layer = next(module for module in tower.modules() if type(module).__name__ == "SiglipEncoderLayer").eval()
     x = torch.randn(BATCH, patches, spec.hidden).to(dtype)
     with torch.no_grad(), LiveStorage([*layer.parameters(), x]) as seen:
         layer(x, attention_mask=None)

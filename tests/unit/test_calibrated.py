@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 import aimcost
-from aimcost.api import estimate_run
 from aimcost.errors import AimcostError, CalibrationError, FileFormatError, InvalidValueError
 from aimcost.inputs import discover
 from aimcost.inputs.files import read_mapping
@@ -26,6 +25,7 @@ from aimcost.machine.inheritance import parent_of
 from aimcost.machine.timemodels.gemm import GemmModel
 from aimcost.machine.timemodels.tables import LogTable, smooth_max
 from aimcost.measure.clock import TimingFile, read_timings, scale_from
+from aimcost.pricing.pricing import estimate_run
 
 EXTERNAL = Path(__file__).parent.parent / "baselines" / "external_gemm_timings.csv"
 MEASURED = [name for name, path in discover.names("hardware").items() if load_hardware(path).calibration]

@@ -137,15 +137,13 @@ def test_kv_columns_are_copied_beyond_the_kv_heads() -> None:
     assert (ranks.heads(spec.heads), ranks.kv_heads(spec.kv_heads)) == (2, 1)
 
 
-# Files that yield ops. LLM-Viewer's rows are its own.
+# Files that yield ops, beside each method's price.py. LLM-Viewer's rows are its own.
 YIELD = {
     "models/decoder.py",
     "models/vit.py",
     "models/projector.py",
     "models/resampler.py",
     "ops/attention.py",
-    "ops/llm_scorers.py",
-    "ops/visual_scorers.py",
     "ops/reduction.py",
     "pricing/derived.py",
     "pricing/operations.py",

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 import aimcost
-from aimcost.api import estimate_run
 from aimcost.inputs.run import load_run
 from aimcost.models.decoder import layer_ops
 from aimcost.models.liveness import Step, layer_peak, peak_live
+from aimcost.pricing.pricing import estimate_run
 from aimcost.types.formats import Widths
 
 RUN = {

@@ -9,21 +9,15 @@ import numpy as np
 import pytest
 
 from aimcost.errors import InvalidValueError
+from aimcost.methods.aim.price import bipartite_similarity_flops, pagerank_eager_flops, pagerank_fused
+from aimcost.methods.registry import all_scorers, reduction_ops
 from aimcost.models import decoder as decoder_ops
 from aimcost.models import projector as projector_ops
 from aimcost.models import vit
 from aimcost.ops import Cost, attention, gemm, pointwise
 from aimcost.ops.attention import AttentionShape
 from aimcost.ops.op import Priced
-from aimcost.ops.tokens import (
-    SCORERS,
-    Cut,
-    ScoreContext,
-    bipartite_similarity_flops,
-    pagerank_eager_flops,
-    pagerank_fused,
-    reduction_ops,
-)
+from aimcost.ops.reduction import Cut, ScoreContext
 from aimcost.types import DecoderSpec, ModelSpec, Precision, ProjectorSpec, TowerLoad, VisionSpec
 from aimcost.types.formats import Widths, bytes_per_element
 
@@ -351,7 +345,7 @@ def test_class_attention() -> None:
 
 
 @pytest.mark.parametrize("implementation", ["fused", "eager", "masked"])
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", all_scorers())
 def test_every_scorer(scorer: str, implementation: str) -> None:
     """Finite, linear in the batch, and no fewer operations where more tokens are scored."""
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import aimcost
-from aimcost.pricing.result import Band, Estimate
+from aimcost.pricing.priced import Band
+from aimcost.pricing.result import Estimate
 from aimcost.types.bounds import BOUNDS
 
 RUN = {
@@ -25,7 +26,11 @@ RUN = {
 def estimate() -> Estimate:
     """A real table, with a second on every row."""
     priced = aimcost.estimate(RUN)
-    return replace(priced, seconds=np.ones(len(priced.table)))
+    return with_columns(priced, seconds=np.ones(len(priced.table)))
+
+
+def with_columns(estimate: Estimate, **columns: object) -> Estimate:
+    return replace(estimate, priced=replace(estimate.priced, **columns))
 
 
 def test_times_are_those_of_the_rows(estimate: Estimate) -> None:
@@ -41,7 +46,7 @@ def test_times_are_those_of_the_rows(estimate: Estimate) -> None:
 @pytest.mark.parametrize(("share", "flagged"), [(0.0, False), (0.04, False), (0.06, True), (1.0, True)])
 def test_extrapolated_from_a_twentieth_of_the_time(estimate: Estimate, share: float, flagged: bool) -> None:
     rows = np.arange(len(estimate.table)) < share * len(estimate.table)
-    assert replace(estimate, extrapolated=rows).totals.extrapolated == flagged
+    assert with_columns(estimate, extrapolated=rows).totals.extrapolated == flagged
 
 
 def test_a_band_adds_up_inside_a_group_and_in_quadrature_between(estimate: Estimate) -> None:
@@ -50,7 +55,7 @@ def test_a_band_adds_up_inside_a_group_and_in_quadrature_between(estimate: Estim
     group = np.minimum(np.arange(len(estimate.table)) // n, 1)
     sizes = np.bincount(group)
     band = Band(group, np.array([0.9, 0.7])[group], np.array([1.2, 1.5])[group])
-    totals = replace(estimate, band=band).totals
+    totals = with_columns(estimate, band=band).totals
     assert totals.time_low_s == pytest.approx(sizes.sum() - math.hypot(0.1 * sizes[0], 0.3 * sizes[1]))
     assert totals.time_high_s == pytest.approx(sizes.sum() + math.hypot(0.2 * sizes[0], 0.5 * sizes[1]))
 
@@ -68,7 +73,7 @@ def test_a_layers_bound_is_that_of_its_largest_share_of_time(estimate: Estimate)
         bound[rows[-1]] = code
         seconds = np.ones(len(table))
         seconds[rows[-1]] = 10.0 * len(rows)
-        layer = replace(estimate, bound=bound, seconds=seconds).layers()[3]
+        layer = with_columns(estimate, bound=bound, seconds=seconds).layers()[3]
         assert (layer["bound"], layer["time_s"]) == (name, 11.0 * len(rows) - 1)
 
 
@@ -87,7 +92,7 @@ def test_the_first_and_last_step(estimate: Estimate) -> None:
         else:
             seconds[rows] = 0.3
             evenly += 0.1 * (segment.stop - segment.start)
-    first, last = replace(estimate, seconds=seconds).tpot_range_s
+    first, last = with_columns(estimate, seconds=seconds).tpot_range_s
     assert (first, last) == pytest.approx((layers + evenly, 3 * layers + evenly))
 
 
@@ -96,9 +101,9 @@ def test_the_band_of_a_decode_step_is_that_of_all_steps_over_their_number(estima
     decode = estimate.rows(["decode"])
     band = Band(np.zeros(len(decode), dtype=int), np.where(decode, 0.9, 0.1), np.where(decode, 1.2, 9.0))
     step = decode.sum() / 3
-    assert replace(estimate, band=band).tpot_band_s == pytest.approx((0.9 * step, 1.2 * step))
+    assert with_columns(estimate, band=band).tpot_band_s == pytest.approx((0.9 * step, 1.2 * step))
     assert estimate.tpot_band_s == (step, None)
-    stages = replace(estimate, band=band).to_dict()["stages"]
+    stages = with_columns(estimate, band=band).to_dict()["stages"]
     assert (stages["decode"]["tpot_low_s"], stages["decode"]["tpot_high_s"]) == pytest.approx((0.9 * step, 1.2 * step))
 
 
@@ -107,7 +112,7 @@ def test_operations_carry_their_bytes_by_class_and_their_band(estimate: Estimate
     band = Band(np.zeros(rows, dtype=int), np.full(rows, 0.5), np.full(rows, 2.0))
     outside = np.zeros(rows, dtype=bool)
     outside[0] = True
-    ops = replace(estimate, band=band, extrapolated=outside).ops()
+    ops = with_columns(estimate, band=band, extrapolated=outside).ops()
     classes = [key for key in ops[0] if key.endswith("_bytes") and key != "wire_bytes"]
     assert len(classes) == 5
     for op in ops:

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from ...errors import AimcostError
+from ...methods.aim.price import bipartite_similarity_flops, pagerank_fused
 from ...ops.attention import single_pass
 from ...ops.cost import Cost
-from ...ops.llm_scorers import pagerank_fused
 from ...ops.reduction import gather, select
-from ...ops.visual_scorers import bipartite_similarity_flops
 from ...types.formats import Widths, bytes_per_element
 from ..profile.to_calibration import ceilings_of, profile_mapping
 from ..records import Record, Sample, load_record

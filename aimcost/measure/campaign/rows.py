@@ -14,10 +14,11 @@ from ...errors import AimcostError
 from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.run import Run, load_run, merge_overrides
+from ...methods.registry import reads_tower
 from ...types import Schedule
 from .sizes import Sizes
 
-__all__ = ["Row", "precision", "prompt_tokens", "run_document", "scaled_method", "seed_rows"]
+__all__ = ["Row", "precision", "run_document", "scaled_method", "seed_rows"]
 
 # Longer prompts come last: one of their prefills takes as long as twenty others.
 LAST_PROMPT = 10_000
@@ -103,7 +104,7 @@ def _row(entry: Mapping[str, Any], sizes: Sizes) -> tuple[Row, Any]:
         document=document,
         model=_home(run, model, sizes),
         schedule=schedule,
-        counts_only=any(event.scorer.startswith("cls_attention") for event in schedule.events),
+        counts_only=reads_tower(schedule),
     )
     return row, (str(row.model), schedule.tokens, schedule.events)
 
@@ -124,15 +125,7 @@ def _named(model: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
 
 
 def _prompt(row: Row) -> int:
-    return 0 if row.schedule is None else prompt_tokens(row.schedule)
-
-
-def prompt_tokens(schedule: Schedule) -> int:
-    """Tokens of the prompt before anything is reduced."""
-    merges = schedule.pre_llm_events
-    if not merges:
-        return schedule.tokens[0]
-    return merges[0].groups * merges[0].tokens_in + schedule.newline_tokens + schedule.text_tokens
+    return 0 if row.schedule is None else row.schedule.prompt_tokens
 
 
 def scaled_method(method: Mapping[str, Any], sizes: Sizes) -> dict[str, Any]:

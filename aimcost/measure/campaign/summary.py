@@ -199,8 +199,7 @@ def _prompt_of(sample: Sample) -> float:
         return sample.dims["prompt"]
     from ...inputs.run import load_run
 
-    workload = load_run(run).workload
-    return float(workload.visual_tokens + workload.text_tokens)
+    return float(load_run(run).workload.prompt_tokens)
 
 
 def _overhead(samples: list[Sample], rows: list[dict[str, Any]], peaks: Peaks | None) -> dict[str, Any] | None:

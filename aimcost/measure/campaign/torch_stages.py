@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ...runtime.compat import cache_argument, cache_of
 from ...runtime.graph import capture, shallow
 from ..records import Sample
 from .torch_rig import Prefill, Rig
@@ -38,13 +39,13 @@ def tower(rig: Rig, case: Prefill, frames: int) -> list[Sample]:
 
 def decode(rig: Rig, case: Prefill) -> tuple[list[Sample], list[str]]:
     """The first decode step after a prefill, with the cache that its schedule leaves."""
-    samples, notes = [], []
+    samples, notes, name = [], [], cache_argument(rig.model)
     with torch.inference_mode(False), torch.no_grad(), rig.around(case)():
-        cache = rig.model(**rig.inputs(case.prompt)).past_key_values
+        cache = cache_of(rig.model(**rig.inputs(case.prompt)))
         token = rig.inputs(1)
 
         def step(**inputs: Any) -> Any:
-            return rig.model(**inputs, past_key_values=shallow(cache))
+            return rig.model(**inputs, **{name: shallow(cache)})
 
         captured = capture(step, token)
         if captured.captured:
@@ -88,7 +89,7 @@ def peak_memory(rig: Rig, case: Prefill) -> dict[str, Any]:
         rig.drain()
         peak = torch.cuda.max_memory_allocated(rig.device) - before
         held = torch.cuda.memory_allocated(rig.device) - before
-    layers = output.past_key_values.layers
+    layers = cache_of(output).layers
     kv = sum(part.numel() * part.element_size() for layer in layers for part in (layer.keys, layer.values))
     return {"memory": case.name, "weights_bytes": weights, "kv_bytes": kv, "peak_bytes": peak, "held_bytes": held}
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import UnsupportedModelError
+from ...errors import UnsupportedModelError, argument
 from ...inputs.run import load_run
 from ...units import format_bytes
 from ..records import Environment
 from .deadline import Deadline
-from .rows import Row, precision, prompt_tokens
+from .rows import Row, precision
 from .sizes import Sizes, config_of
 
 __all__ = ["Visit", "profile_name", "visit_module"]
@@ -72,7 +72,7 @@ class Visit:
         if have and need > USABLE_SHARE * have:
             raise UnsupportedModelError(
                 f"the model holds {format_bytes(need)} in {self.dtype}, this machine {format_bytes(have)}: "
-                "a campaign on a CPU is a dry run, with --tiny"
+                f"a campaign on a CPU is a dry run, with {argument('tiny')}"
             )
 
     def release(self) -> None:
@@ -100,7 +100,7 @@ class Visit:
         given = {**document, "precision": precision(self.dtype)}
         run = load_run(given)
         schedule = run.schedule
-        prompt = schedule.tokens[0] if dense else prompt_tokens(schedule)
+        prompt = schedule.tokens[0] if dense else schedule.prompt_tokens
         labels = {
             "text_before": str(schedule.text_before),
             "visual_tokens": str(prompt - schedule.text_tokens),

@@ -14,9 +14,10 @@ import numpy as np
 
 from ...machine.timemodels.measured import FORM, CurveSet
 from ...machine.timemodels.tables import Floats
+from ...methods.aim.price import BIPARTITE, pagerank_fused
 from ...ops import Cost, attention, pointwise
 from ...ops.attention import AttentionShape
-from ...ops.tokens import Cut, ScoreContext, gather, pagerank_fused, reduction_ops, select
+from ...ops.reduction import Cut, ScoreContext, gather, select
 from ...types import DecoderSpec, ModelSpec
 from ...types.formats import Widths, bytes_per_element
 from ..records import Record, Sample
@@ -169,7 +170,7 @@ def _merge_costs(sample: Sample) -> Sequence[tuple[str, Cost]]:
     decoder = DecoderSpec(hidden=int(dims["width"]), intermediate=1, layers=1, heads=1, kv_heads=1, head_dim=1, vocab=1)
     model = ModelSpec(name="merged", family="", decoder=decoder)
     context = ScoreContext(model=model, batch=1, widths=widths)
-    return reduction_ops("bipartite_cosine", cut, context)
+    return BIPARTITE.price(cut, context)
 
 
 def _rounded(value: float, digits: int = 5) -> float:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...api import estimate_run, unreduced
 from ...errors import AimcostError, FileFormatError
 from ...inputs.run import Run, load_run
-from ...pricing.result import EXTRAPOLATED_SHARE, Estimate
+from ...pricing.priced import EXTRAPOLATED_SHARE
+from ...pricing.pricing import estimate_run, unreduced
+from ...pricing.result import Estimate
 from ..records import Record, Sample
 from .heldout import held_out_of
 from .points import PARTS, Comparison, MemoryPoint, Point, Speedup
@@ -161,7 +162,7 @@ def _rows(estimate: Estimate, sample: Sample, layer: int | None) -> NDArray[np.b
 
 
 def _grouped(estimate: Estimate, group: str) -> NDArray[np.bool_]:
-    """Rows of the ops that declare `group`. A timed "rest" holds the calls of the modules as well."""
+    """Rows of the ops that declare `group`. A timed "rest" includes the overhead of calling modules."""
     mask = np.zeros(len(estimate.table), dtype=bool)
     for segment in estimate.table.segments:
         if segment.group == group:

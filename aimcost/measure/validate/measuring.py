@@ -18,7 +18,6 @@ from ...extras import torch_module
 from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.hardware import load_hardware
-from ...inputs.model import model_config
 from ...inputs.run import Run, load_run
 from ..profile.to_calibration import profile_mapping
 from ..records import Record, RecordWriter, Sample, now
@@ -121,7 +120,7 @@ def _measure(
     writer: RecordWriter,
 ) -> None:
     """One run's round; runs of one model and format share it."""
-    key = json.dumps([model_config(run.file.model), run.precision.weights], sort_keys=True, default=str)
+    key = json.dumps([run.hf_config(), run.precision.weights], sort_keys=True, default=str)
     if key not in models:
         if sum(model.get_memory_footprint() for model in models.values()) > KEPT_BYTES:
             models.clear()  # one big model at a time fits any machine that runs it at all
@@ -171,8 +170,9 @@ def _pooled(samples: Iterable[Sample]) -> list[Sample]:
 
 def run_document(run: Run) -> dict[str, Any]:
     """The run as a document of its own: the model's configuration in it, no hardware."""
-    document = run.file.model_dump(exclude_unset=True, exclude={"hardware", "estimator", "budgets"})
-    config = {"name": run.model.name, **model_config(run.file.model)}
+    left_out = ("hardware", "estimator", "budgets")
+    document = {key: value for key, value in run.document().items() if key not in left_out}
+    config = {"name": run.model.name, **run.hf_config()}
     plain: dict[str, Any] = json.loads(json.dumps({**document, "model": config}))
     return plain
 

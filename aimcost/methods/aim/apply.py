@@ -8,6 +8,7 @@ import torch
 
 from ...kernels.importance import importance_scores
 from ...kernels.merge import merge_tokens
+from .price import BIPARTITE, PAGERANK
 
 __all__ = ["LAYER_SCORERS", "VISUAL_MERGERS", "pagerank"]
 
@@ -28,5 +29,5 @@ def bipartite_cosine(*, x: torch.Tensor, keep: int, **_: Any) -> torch.Tensor:
     return merge_tokens(x, x.shape[1] - keep)
 
 
-LAYER_SCORERS = {"pagerank": ("layer", pagerank)}
-VISUAL_MERGERS = {"bipartite_cosine": bipartite_cosine}
+LAYER_SCORERS = {PAGERANK.name: pagerank}
+VISUAL_MERGERS = {BIPARTITE.name: bipartite_cosine}

@@ -14,6 +14,7 @@ from pydantic import Field
 from ...errors import InvalidValueError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
 from ..base import MethodParams, build_schedule, require_between
+from .price import BIPARTITE, PAGERANK
 
 SUMMARY = "AIM: merge per frame, prune from l1 to l2: merge_ratio | merge_r, l1, l2, decay, convention"
 
@@ -70,7 +71,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         visual_tokens=visual,
         pre_llm=merges,
         cuts=cuts,
-        scorer="pagerank",
+        scorer=PAGERANK.name,
         notes=notes,
     )
 
@@ -147,7 +148,7 @@ def _paper_merge(workload: Workload, kept: int, ratio: float) -> tuple[list[Redu
 def _merge_event(workload: Workload, tokens_in: int, tokens_out: int) -> ReductionEvent:
     return ReductionEvent(
         action="merge",
-        scorer="bipartite_cosine",
+        scorer=BIPARTITE.name,
         after_layer=None,
         groups=workload.groups,
         tokens_in=tokens_in,

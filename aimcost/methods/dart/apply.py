@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .price import PIVOT_COSINE
+
 __all__ = ["LAYER_SCORERS", "unlike_pivots"]
 
 PIVOTS = 4
@@ -31,4 +33,4 @@ def unlike_pivots(*, key: torch.Tensor, protected: torch.Tensor, live: torch.Ten
     return torch.where(pivot, 2.0, -cosine.amax(-1))
 
 
-LAYER_SCORERS = {"pivot_cosine": ("layer", unlike_pivots)}
+LAYER_SCORERS = {PIVOT_COSINE.name: unlike_pivots}

@@ -12,6 +12,7 @@ from pydantic import Field
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams, build_schedule, require_between
+from .price import PIVOT_COSINE
 
 SUMMARY = "DART: layers 0 … k−1 full, then tokens unlike the pivots: k, ratio (dropped) | keep_tokens"
 
@@ -44,5 +45,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="dart",
         visual_tokens=visual,
         cuts=[(params.k, kept + workload.text_tokens)],
-        scorer="pivot_cosine",
+        scorer=PIVOT_COSINE.name,
     )

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .price import MAX_MIN_COSINE
+
 __all__ = ["VISUAL_SCORERS", "farthest_first"]
 
 
@@ -29,5 +31,4 @@ def farthest_first(*, x: torch.Tensor, keep: int, **_: Any) -> torch.Tensor:
     return scores.view(rows, groups, tokens)
 
 
-farthest_first.across_groups = True  # type: ignore[attr-defined]
-VISUAL_SCORERS = {"max_min_cosine": farthest_first}
+VISUAL_SCORERS = {MAX_MIN_COSINE.name: farthest_first}

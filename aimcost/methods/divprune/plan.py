@@ -13,6 +13,7 @@ from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams
 from ..pre_llm.plan import reduce_before
+from .price import MAX_MIN_COSINE
 
 SUMMARY = "DivPrune: pre-LLM, max-min diverse subset of all visual tokens: ratio | keep_tokens"
 
@@ -40,7 +41,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         workload,
         params,
         method="divprune",
-        scorer="max_min_cosine",
+        scorer=MAX_MIN_COSINE.name,
         per_group=None,
         keep_tokens=keep,
         across_groups=True,

@@ -14,6 +14,7 @@ from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams
 from ..pre_llm.plan import reduce_before
+from .price import TEMPORAL_COSINE
 
 SUMMARY = "EVS: pre-LLM, tokens that changed since the frame before: q (share dropped)"
 
@@ -48,7 +49,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         workload,
         params,
         method="evs",
-        scorer="evs",
+        scorer=TEMPORAL_COSINE.name,
         per_group=None,
         keep_tokens=kept + workload.newline_tokens,
         across_groups=True,

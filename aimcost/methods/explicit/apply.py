@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .price import RANDOM, UNIFORM
+
 __all__ = ["LAYER_SCORERS", "VISUAL_SCORERS"]
 
 
@@ -42,5 +44,5 @@ def randomly_in_groups(*, x: torch.Tensor, seed: int, **_: Any) -> torch.Tensor:
     return randomly(protected=_nothing_protected(x), seed=seed).view(x.shape[:3])
 
 
-LAYER_SCORERS = {"uniform": ("nothing", evenly), "random": ("nothing", randomly)}
-VISUAL_SCORERS = {"uniform": evenly_in_groups, "random": randomly_in_groups}
+LAYER_SCORERS = {UNIFORM.name: evenly, RANDOM.name: randomly}
+VISUAL_SCORERS = {UNIFORM.name: evenly_in_groups, RANDOM.name: randomly_in_groups}

@@ -10,11 +10,13 @@ from pydantic import Field
 from ...errors import InvalidValueError, ScheduleError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
 from ..aim.plan import merge_by_ratio
+from ..aim.price import PAGERANK
 from ..base import MethodParams, build_schedule
+from .price import RANDOM, UNIFORM
 
 SUMMARY = "token counts given layer by layer: tokens_per_layer, select, merge_ratio"
 
-_SCORERS = {"uniform": "uniform", "random": "random", "aim": "pagerank"}
+_SCORERS = {"uniform": UNIFORM, "random": RANDOM, "aim": PAGERANK}
 _MAX = 100_000_000
 
 Runs = list[tuple[Annotated[int, Field(ge=0, le=_MAX)], Annotated[int, Field(ge=1, le=100_000)]]]
@@ -42,7 +44,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """
     layers = model.decoder.layers
     counts = _expand(params.tokens_per_layer, layers)
-    prompt = workload.visual_tokens + workload.text_tokens
+    prompt = workload.prompt_tokens
     if counts[0] > prompt:
         raise ScheduleError(
             f"method.tokens_per_layer starts with {counts[0]} tokens, but the workload has {prompt} "
@@ -63,7 +65,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         pre_llm = [
             ReductionEvent(
                 action="prune",
-                scorer="random" if params.select == "random" else "uniform",
+                scorer=(RANDOM if params.select == "random" else UNIFORM).name,
                 after_layer=None,
                 tokens_in=workload.visual_tokens,
                 tokens_out=visual,
@@ -78,7 +80,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         visual_tokens=counts[0] - workload.text_tokens,
         pre_llm=pre_llm,
         cuts=enumerate(counts),
-        scorer=scorer,
+        scorer=scorer.name,
     )
     return replace(
         schedule,

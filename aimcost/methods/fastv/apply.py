@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .price import LAST_ROW
+
 __all__ = ["LAYER_SCORERS", "last_row"]
 
 
@@ -31,4 +33,4 @@ def last_row(
     return logits.masked_fill(hidden[:, None], float("-inf")).softmax(-1).mean(1)
 
 
-LAYER_SCORERS = {"last_row": ("layer", last_row)}
+LAYER_SCORERS = {LAST_ROW.name: last_row}

@@ -12,6 +12,7 @@ from pydantic import Field
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams, build_schedule, require_between
+from .price import LAST_ROW
 
 SUMMARY = "FastV: layers 0 … k−1 full, then a share (ratio) of visual tokens dropped: k, ratio | keep_tokens"
 
@@ -42,5 +43,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="fastv",
         visual_tokens=visual,
         cuts=[(params.k, kept + workload.text_tokens)],
-        scorer="last_row",
+        scorer=LAST_ROW.name,
     )

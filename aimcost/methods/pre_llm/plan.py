@@ -10,6 +10,7 @@ from pydantic import Field
 from ...errors import InvalidValueError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
 from ..base import MethodParams, build_schedule, keep_per_group, require_between
+from ..registry import find_scorer
 
 SUMMARY = "any reduction before the language model: ratio | keep_tokens, scorer"
 
@@ -57,7 +58,7 @@ def reduce_before(
 
     `across_groups`: tokens of all groups compete. `extra` joins the schedule's parameters.
     """
-    action: Literal["merge", "prune"] = "merge" if scorer.startswith("cls_attention") else "prune"
+    action: Literal["merge", "prune"] = "merge" if find_scorer(scorer).merges else "prune"
     event: ReductionEvent | None
     grouped = workload.groups * workload.tokens_per_group
     if keep_tokens is not None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ...kernels.select import select_tokens
+from .price import CLASS_ATTENTION
 
 __all__ = ["VISUAL_MERGERS", "VISUAL_SCORERS"]
 
@@ -39,5 +40,5 @@ def merge_by_class_attention(
     return (weights @ x.float()).to(x.dtype)
 
 
-VISUAL_SCORERS = {"cls_attention": by_class_attention}
-VISUAL_MERGERS = {"cls_attention": merge_by_class_attention}
+VISUAL_SCORERS = {CLASS_ATTENTION.name: by_class_attention}
+VISUAL_MERGERS = {CLASS_ATTENTION.name: merge_by_class_attention}

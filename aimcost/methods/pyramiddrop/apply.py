@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..fastv.apply import last_row
+from .price import LAST_QUERY
 
 __all__ = ["LAYER_SCORERS"]
 
 # The row is FastV's; only whose queries and keys it reads differs. Source: Cooperx521/PyramidDrop.
-LAYER_SCORERS = {"last_query": ("next", last_row)}
+LAYER_SCORERS = {LAST_QUERY.name: last_row}

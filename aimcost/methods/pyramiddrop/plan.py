@@ -12,6 +12,7 @@ from pydantic import Field
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams, build_schedule, require_between, scaled_layers
+from .price import LAST_QUERY
 
 SUMMARY = "PyramidDrop: visual tokens cut to ratios[i] before layer layers[i]: layers, ratios"
 
@@ -47,5 +48,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="pyramiddrop",
         visual_tokens=visual,
         cuts=cuts,
-        scorer="last_query",
+        scorer=LAST_QUERY.name,
     )

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .price import TEXT_RATERS
+
 __all__ = ["LAYER_SCORERS", "rated_by_text"]
 
 
@@ -36,4 +38,4 @@ def rated_by_text(
     return (weights * raters[..., None]).sum(1) / raters.sum(1, keepdim=True).clamp(min=1)
 
 
-LAYER_SCORERS = {"text_raters": ("layer", rated_by_text)}
+LAYER_SCORERS = {TEXT_RATERS.name: rated_by_text}

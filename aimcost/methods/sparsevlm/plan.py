@@ -12,6 +12,7 @@ from pydantic import Field
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams, build_schedule, require_between, scaled_layers
+from .price import TEXT_RATERS
 
 SUMMARY = "SparseVLM: visual tokens cut to keep[i] (+ merged ones) after layer layers[i]: layers, keep"
 
@@ -57,5 +58,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="sparsevlm",
         visual_tokens=visual,
         cuts=cuts,
-        scorer="text_raters",
+        scorer=TEXT_RATERS.name,
     )

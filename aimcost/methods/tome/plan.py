@@ -12,6 +12,7 @@ from pydantic import Field
 from ...errors import InvalidValueError, UnsupportedModelError
 from ...types import ModelSpec, ReductionEvent, Schedule, VisionSpec, Workload
 from ..base import MethodParams, build_schedule
+from .price import MEAN_KEY_BIPARTITE
 
 SUMMARY = "ToMe: −r tokens a layer inside the vision tower: r"
 
@@ -64,7 +65,7 @@ def _events(vision: VisionSpec, r: int) -> list[ReductionEvent]:
         events.append(
             ReductionEvent(
                 action="merge",
-                scorer="mean_key_bipartite",
+                scorer=MEAN_KEY_BIPARTITE.name,
                 after_layer=None,
                 tower_layer=layer,
                 tokens_in=count,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ...kernels.select import select_tokens
+from .price import CLASS_ATTENTION_CONTEXTUAL
 
 __all__ = ["VISUAL_MERGERS", "VISUAL_SCORERS", "dominant_and_contextual"]
 
@@ -47,5 +48,5 @@ def dominant_and_contextual(
     return torch.cat((stays, means.to(x.dtype)), dim=1)
 
 
-VISUAL_SCORERS = {"cls_attention_contextual": by_tower_attention}
-VISUAL_MERGERS = {"cls_attention_contextual": dominant_and_contextual}
+VISUAL_SCORERS = {CLASS_ATTENTION_CONTEXTUAL.name: by_tower_attention}
+VISUAL_MERGERS = {CLASS_ATTENTION_CONTEXTUAL.name: dominant_and_contextual}

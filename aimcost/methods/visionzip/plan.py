@@ -13,6 +13,7 @@ from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams
 from ..pre_llm.plan import reduce_before
+from .price import CLASS_ATTENTION_CONTEXTUAL
 
 SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens an image: dominant, contextual | keep_tokens"
 
@@ -40,7 +41,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         workload,
         params,
         method="visionzip",
-        scorer="cls_attention_contextual",
+        scorer=CLASS_ATTENTION_CONTEXTUAL.name,
         per_group=min(n, dominant + contextual),
         keep_tokens=params.keep_tokens,
     )

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from .price import WITHDRAW
+
 __all__ = ["LAYER_SCORERS"]
 
 
@@ -14,4 +16,4 @@ def withdraw(*, protected: torch.Tensor, **_: Any) -> torch.Tensor:
     return torch.zeros_like(protected, dtype=torch.float32)
 
 
-LAYER_SCORERS = {"none": ("nothing", withdraw)}
+LAYER_SCORERS = {WITHDRAW.name: withdraw}

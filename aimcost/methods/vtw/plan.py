@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams, build_schedule, require_between, scaled_layer
+from .price import WITHDRAW
 
 SUMMARY = "VTW: layers 0 … k−1 full, then text alone: k"
 
@@ -30,5 +31,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="vtw",
         visual_tokens=workload.visual_tokens,
         cuts=[(k, workload.text_tokens)],
-        scorer="none",
+        scorer=WITHDRAW.name,
     )

@@ -1,1 +1,1 @@
-"""One module an estimator: ``estimate(run) -> Estimate``. A module's name is its key."""
+"""One file per estimator: its ``ESTIMATOR`` is an `aimcost.pricing.estimator.Estimator` of the file's name."""

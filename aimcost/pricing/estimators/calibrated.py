@@ -24,21 +24,20 @@ from ...machine.timemodels.bandwidth import Execution, bandwidth_seconds, execut
 from ...machine.timemodels.measured import AttentionGrid, CurveSet
 from ...types import HardwareSpec
 from ...types.bounds import LAUNCH
+from ..estimator import Estimator
 from ..host_queue import with_host
 from ..operations import build
-from ..result import Band, Estimate
+from ..priced import Band, PricedTable
 from ..table import OpTable, Segment
 from .roofline import roofline_seconds
 
-__all__ = ["SUMMARY", "estimate"]
-
-SUMMARY = "predicted: measured efficiencies, launch and host time, with an 80 % band"
+__all__ = ["ESTIMATOR"]
 
 Floats = NDArray[np.float64]
 _Priced = tuple[Floats, NDArray[np.bool_]]
 
 
-def estimate(run: Run) -> Estimate:
+def price(run: Run) -> PricedTable:
     """Predict a run on its hardware.
 
     Raises
@@ -47,25 +46,14 @@ def estimate(run: Run) -> Estimate:
         The run names no hardware, or its coefficients cannot be true.
     """
     hardware = require_hardware(run.hardware)
-    table = build(
-        run.model,
-        run.workload,
-        run.computed,
-        run.precision,
-        attention=run.attention,
-        implementation=run.implementation,
-        parallel=run.parallel,
-        onchip_bytes=hardware.onchip_bytes,
-    )
+    table = build(run)
     pricing = _Pricing(run, hardware, table)
     device, extrapolated = pricing.device_seconds()
     host = pricing.host_seconds() if run.host_time else np.zeros(len(table))
     seconds, host_bound = with_host(table, device, host)
     _, bound, notes = roofline_seconds(table, hardware, run.precision)
     bound = np.where(pricing.launch_bound, LAUNCH, bound)
-    return Estimate(
-        run=run,
-        estimator="calibrated",
+    return PricedTable(
         table=table,
         seconds=seconds,
         bound=np.where(host_bound, LAUNCH, bound),
@@ -73,7 +61,7 @@ def estimate(run: Run) -> Estimate:
         extrapolated=extrapolated,
         device_seconds=device,
         host_seconds=host,
-        notes=(*run.notes, *precision_notes(run.precision), *notes, *pricing.notes()),
+        notes=(*precision_notes(run.precision), *notes, *pricing.notes()),
     )
 
 
@@ -94,7 +82,7 @@ class _Pricing:
         self.bytes = table.bytes
         self.coefficients = Coefficients(hardware, run.precision)
         self.calibration = self.coefficients.calibration
-        self.execution: Execution = execution_of(run.file.execution)
+        self.execution: Execution = execution_of(run.execution)
         self.launch_bound = np.zeros(len(table), dtype=bool)
 
     @cached_property
@@ -259,3 +247,14 @@ class _Pricing:
         if self.execution.host_s and self.hardware.architecture != "cpu":
             notes.append(f"host time: {self.execution.source}")
         return tuple(notes)
+
+
+ESTIMATOR = Estimator(
+    name="calibrated",
+    summary="predicted: measured efficiencies, launch and host time, with an 80 % band",
+    time_means="predicted",
+    price=price,
+    has_band=True,
+    uses_calibration=True,
+    has_host_time=True,
+)

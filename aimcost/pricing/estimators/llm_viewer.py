@@ -14,6 +14,7 @@ import numpy as np
 
 from ...errors import InvalidValueError
 from ...inputs.run import Run
+from ...inputs.schema import Strict
 from ...machine.peaks import require_hardware
 from ...ops import Cost
 from ...ops.cost import Array
@@ -21,15 +22,20 @@ from ...ops.op import Group, Op, Priced
 from ...types import DecoderSpec, HardwareSpec, Precision
 from ...types.bounds import COMPUTE, MEMORY
 from ...types.formats import BITS, Widths
-from ..result import Estimate
+from ..estimator import Estimator
+from ..priced import PricedTable
 from ..table import OpTable, TableBuilder
 
-__all__ = ["SUMMARY", "estimate"]
-
-SUMMARY = "LLM-Viewer's arithmetic, quirks included: reproduces the published tables"
+__all__ = ["ESTIMATOR"]
 
 
-def estimate(run: Run) -> Estimate:
+class Options(Strict):
+    """Keys under ``estimator_options:``."""
+
+    skip_mlp_add: bool = False
+
+
+def price(run: Run) -> PricedTable:
     """Price the language model of a run as LLM-Viewer does.
 
     Raises
@@ -41,20 +47,17 @@ def estimate(run: Run) -> Estimate:
     decoder = run.model.decoder
     if decoder.moe is not None or decoder.cross_layers:
         what = "experts" if decoder.moe is not None else "cross attention"
-        raise InvalidValueError("estimator", f"another: LLM-Viewer knows no {what} ({run.model.name})", "llm_viewer")
+        raise InvalidValueError("estimator", f"another: LLM-Viewer knows no {what} ({run.model.name})", run.estimator)
     hardware = require_hardware(run.hardware)
     table = _table(run, hardware)
     peak, note = _peak(hardware, run.precision)
     compute = table.flops / peak
     memory = table.bytes / hardware.memory_bytes_per_s
-    return Estimate(
-        run=run,
-        estimator="llm_viewer",
+    return PricedTable(
         table=table,
         seconds=np.maximum(compute, memory) * table.count,
         bound=np.where(compute >= memory, COMPUTE, MEMORY),
-        stages_priced=("prefill", "decode"),
-        notes=(*run.notes, *((note,) if note else ())),
+        notes=(note,) if note else (),
     )
 
 
@@ -79,7 +82,7 @@ def _table(run: Run, hardware: HardwareSpec) -> OpTable:
     # one kernel for all layers: that of the layers that only an eager implementation would change
     # stays the run's own, but masking makes every layer eager
     masked = run.implementation == "masked" and bool(run.schedule.layer_events)
-    kernel, skip = "eager" if masked else run.attention, run.skip_mlp_add
+    kernel, skip = "eager" if masked else run.attention, run.estimator_options.get("skip_mlp_add", False)
     tokens = np.array(run.computed.tokens, dtype=float)
     layers = np.arange(decoder.layers)
     builder = TableBuilder()
@@ -240,3 +243,14 @@ def _lm_head(decoder: DecoderSpec, widths: Widths, batch: float) -> Cost:
         read_activations=decoder.hidden * widths.activations,
         write_activations=decoder.vocab * widths.activations,
     )
+
+
+ESTIMATOR = Estimator(
+    name="llm_viewer",
+    summary="LLM-Viewer's arithmetic, quirks included: reproduces the published tables",
+    time_means="LLM-Viewer's arithmetic, language model alone",
+    price=price,
+    stages=("prefill", "decode"),
+    prices_parallel=False,
+    options=Options,
+)

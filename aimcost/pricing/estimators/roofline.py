@@ -13,16 +13,15 @@ from ...inputs.run import Run
 from ...machine.peaks import compute_dtypes, link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
 from ...types import HardwareSpec, Precision
 from ...types.bounds import COMPUTE, MEMORY, NETWORK
+from ..estimator import Estimator
 from ..operations import build
-from ..result import Estimate
+from ..priced import PricedTable
 from ..table import OpTable
 
-__all__ = ["SUMMARY", "estimate", "roofline_seconds"]
-
-SUMMARY = "lower bound: each operation at peak compute or peak bandwidth, whichever is slower"
+__all__ = ["ESTIMATOR", "roofline_seconds"]
 
 
-def estimate(run: Run) -> Estimate:
+def price(run: Run) -> PricedTable:
     """Price a run at the machine's datasheet limits.
 
     Raises
@@ -31,24 +30,13 @@ def estimate(run: Run) -> Estimate:
         The run names no hardware, or the hardware lacks a peak for the number format.
     """
     hardware = require_hardware(run.hardware)
-    table = build(
-        run.model,
-        run.workload,
-        run.computed,
-        run.precision,
-        attention=run.attention,
-        implementation=run.implementation,
-        parallel=run.parallel,
-        onchip_bytes=hardware.onchip_bytes,
-    )
+    table = build(run)
     seconds, bound, notes = roofline_seconds(table, hardware, run.precision)
-    return Estimate(
-        run=run,
-        estimator="roofline",
+    return PricedTable(
         table=table,
         seconds=seconds * table.count,
         bound=bound,
-        notes=(*run.notes, *precision_notes(run.precision), *notes),
+        notes=(*precision_notes(run.precision), *notes),
     )
 
 
@@ -81,3 +69,11 @@ def row_peaks(
         if segment.kind == "gemm":
             peaks[segment.start : segment.stop] = gemm_peak
     return peaks, tuple(dict.fromkeys(note for note in (gemm_note, other_note) if note))
+
+
+ESTIMATOR = Estimator(
+    name="roofline",
+    summary="lower bound: each operation at peak compute or peak bandwidth, whichever is slower",
+    time_means="lower bound",
+    price=price,
+)

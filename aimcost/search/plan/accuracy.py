@@ -215,7 +215,7 @@ def surrogate_for(run: Run, table: str | Path | None = None) -> Surrogate | None
     if path is None:
         return None
     file = validate(AccuracyFile, read_mapping(path), where=str(path))
-    convention = run.file.method.get("convention", "executed")
+    convention = run.method.get("convention", "executed")
     workload, _ = resolve_workload(file.workload, run.model, without_newline=convention == "paper")
     methods = [({**point.method, "convention": convention}, point.score) for point in file.points]
     points = _measured(run, workload, methods, str(path))

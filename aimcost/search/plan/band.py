@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...api import estimate_run
 from ...machine.bands import host_ends
 from ...machine.calibration import calibration_of
 from ...machine.peaks import require_hardware
 from ...machine.timemodels.bandwidth import execution_of
+from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
 
 __all__ = ["Rows", "both_rows", "device_and_host"]
@@ -95,7 +95,7 @@ def both_rows(
 def _waiting_high(every: Estimate, extrapolated: NDArray[np.bool_]) -> Floats:
     """Factors at the upper end of rows that wait for the host."""
     calibration = calibration_of(require_hardware(every.run.hardware))
-    ends = host_ends(execution_of(every.run.file.execution), calibration)
+    ends = host_ends(execution_of(every.run.execution), calibration)
     return np.where(extrapolated, ends.beyond[1], ends.inside[1])
 
 

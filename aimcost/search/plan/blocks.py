@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...api import estimate_run
 from ...errors import InvalidValueError, ScheduleError
 from ...inputs.run import Run
 from ...pricing.host_queue import execution_order
 from ...pricing.memory import StageMemory
+from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
 from ...pricing.table import NO_LAYER
 from ...types import ReductionEvent
@@ -244,16 +244,7 @@ def _state(every: Estimate, rows: NDArray[np.int64]) -> tuple[float, float]:
 def _memory(run: Run) -> Any:
     from ...pricing.memory import memory_of
 
-    return memory_of(
-        run.model,
-        run.workload,
-        run.schedule,
-        run.precision,
-        run.hardware,
-        attention=run.attention,
-        implementation=run.implementation,
-        parallel=run.parallel,
-    )
+    return memory_of(run)
 
 
 def _stage_memory(every: Estimate, count: int) -> tuple[tuple[StageMemory, ...], Floats, Floats]:

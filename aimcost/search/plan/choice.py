@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...api import estimate_run
 from ...inputs.run import Run, load_run
+from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
-from ...summaries import decode_step
 from .budgets import Budgets
 from .search import Found
 
@@ -72,7 +71,7 @@ class Choice:
             "ttft_low_s": low,
             "ttft_high_s": high,
             "ttft_upper_s": self.ttft_upper_s,
-            **decode_step(result),
+            **result.decode_step(),
             "flops": result.totals.flops,
             "kv_bytes": result.memory.kv_bytes,
             "peak_bytes": result.memory.peak_bytes,
@@ -81,7 +80,7 @@ class Choice:
 
 def run_mapping(run: Run, method: Mapping[str, Any], budgets: Budgets) -> dict[str, Any]:
     """The run file of `run` with another method, and the budgets it was planned for."""
-    mapping: dict[str, Any] = run.file.model_dump(exclude_unset=True, exclude_none=True)
+    mapping = run.document()
     mapping["method"] = dict(method)
     mapping["budgets"] = budgets.to_file()
     return {key: value for key, value in mapping.items() if value != {}}

@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...api import estimate_run
 from ...errors import AimcostError
-from ...guard.facts import canonical
 from ...inputs.run import Run
+from ...inputs.strict_json import canonical
 from ...machine.peaks import require_hardware
 from ...pricing.memory import memory_of
-from ...summaries import decode_step
+from ...pricing.pricing import estimate_run
 from ...types import Schedule
 from ..bulk import LayerTable, layer_table
 from .grid import Chunk, Grid
@@ -96,7 +95,7 @@ def _priced(run: Run) -> dict[str, Any]:
         "ttft_s": estimate.ttft_s,
         "ttft_low_s": low,
         "ttft_high_s": high,
-        **decode_step(estimate),
+        **estimate.decode_step(),
         "total_s": totals.time_s,
         "kv_bytes": memory.kv_bytes,
         "peak_bytes": memory.peak_bytes,
@@ -177,16 +176,7 @@ def _before_llm(run: Run) -> float:
 def _kv_bytes(run: Run, example: Schedule, tokens: int) -> float:
     """The cache with `tokens` in every layer; it grows by as much with every token."""
     flat = replace(example, tokens=(tokens,) * len(example.tokens), events=())
-    return memory_of(
-        run.model,
-        run.workload,
-        flat,
-        run.precision,
-        run.hardware,
-        attention=run.attention,
-        implementation=run.implementation,
-        parallel=run.parallel,
-    ).kv_bytes
+    return memory_of(replace(run, schedule=flat)).kv_bytes
 
 
 def _schedules(grid: Grid, chunk: Chunk) -> list[Column]:

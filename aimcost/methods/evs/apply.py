@@ -1,4 +1,4 @@
-"""EVS-style choice of video tokens: what changed since the frame before stays."""
+"""EVS's choice of video tokens: what changed since the frame before stays."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ...errors import ScheduleError
+from .price import TEMPORAL_COSINE
 
 __all__ = ["VISUAL_SCORERS"]
 
@@ -34,5 +35,4 @@ def change_since_last_frame(*, x: torch.Tensor, frames: int | None, **_: Any) ->
     return torch.cat((first, change), dim=1).view(rows, groups, tokens)
 
 
-change_since_last_frame.across_groups = True  # type: ignore[attr-defined]
-VISUAL_SCORERS = {"evs": change_since_last_frame}
+VISUAL_SCORERS = {TEMPORAL_COSINE.name: change_since_last_frame}

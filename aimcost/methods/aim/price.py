@@ -1,0 +1,129 @@
+"""What AIM's merging and its importance cost. Source: arXiv 2412.03248."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...ops.attention import causal_pairs
+from ...ops.cost import Array, Cost
+from ...ops.reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops, select
+from ...types.formats import Widths
+from ..registry import Scorer, register
+
+__all__ = [
+    "BIPARTITE",
+    "PAGERANK",
+    "PAGERANK_ITERATIONS",
+    "bipartite_similarity_flops",
+    "pagerank_eager_flops",
+    "pagerank_fused",
+]
+
+PAGERANK_ITERATIONS = 5
+
+
+def pagerank_fused(
+    *, batch: float, heads: float, kv_heads: float, head_dim: float, tokens: Array, widths: Widths
+) -> Cost:
+    """AIM's importance without an n x n matrix: row logsumexp, then transposed passes.
+
+    Every pass recomputes q·kᵀ over the causal pairs (2·d a pair), scales, and takes an exponential (2);
+    the five transposed passes also multiply by the vector and add (2). Each pass reads q and k.
+    """
+    pairs = batch * heads * causal_pairs(tokens, tokens)
+    passes = 1 + PAGERANK_ITERATIONS
+    vectors = batch * heads * tokens * SCORE_BYTES
+    return Cost(
+        kind="score",
+        dims={"launches": passes + 1.0, "tokens": tokens},
+        flops=pairs * (passes * (2.0 * head_dim + 2.0) + PAGERANK_ITERATIONS * 2.0),
+        read_activations=passes * batch * tokens * (heads + kv_heads) * head_dim * widths.activations
+        + 2.0 * PAGERANK_ITERATIONS * vectors,
+        write_activations=passes * vectors + batch * tokens * SCORE_BYTES,
+    )
+
+
+def pagerank_eager_flops(heads: float, tokens: Array) -> Array:
+    """FLOPs of AIM's importance as released, given the attention logits of a square layer.
+
+    Temperature and softmax over the square (1 + 5 an entry), five vector-matrix products (2 an
+    entry each), square and mean over heads (2·H·n), root (n). Source: the overhead table of
+    arXiv 2412.03248, whose 4.18 GFLOP this reproduces.
+    """
+    square = heads * tokens * tokens
+    return square * (1.0 + 5.0) + 2.0 * square * PAGERANK_ITERATIONS + 2.0 * heads * tokens + tokens
+
+
+def pagerank_eager(*, batch: float, heads: float, tokens: Array, widths: Widths) -> Cost:
+    """AIM's importance as released: from the layer's n x n logits, in fp32.
+
+    The logits are read as attention wrote them, softmax at the temperature writes the fp32 matrix,
+    and each of the five vector products reads it.
+    """
+    square = batch * heads * tokens * tokens
+    vectors = batch * heads * tokens * SCORE_BYTES
+    return Cost(
+        kind="score",
+        dims={"launches": PAGERANK_ITERATIONS + 5.0, "tokens": tokens},
+        flops=batch * pagerank_eager_flops(heads, tokens),
+        read_activations=square * (widths.activations + PAGERANK_ITERATIONS * SCORE_BYTES)
+        + PAGERANK_ITERATIONS * vectors,
+        write_activations=square * SCORE_BYTES + PAGERANK_ITERATIONS * vectors + batch * tokens * SCORE_BYTES,
+    )
+
+
+def pagerank(cut: Cut, context: ScoreContext) -> NamedCosts:
+    """AIM: PageRank over the attention of the layer that is cut."""
+    decoder, n = context.model.decoder, cut.tokens_in
+    if context.materialised:
+        score = pagerank_eager(batch=context.batch, heads=decoder.heads, tokens=n, widths=context.widths)
+    else:
+        score = pagerank_fused(
+            batch=context.batch,
+            heads=decoder.heads,
+            kv_heads=decoder.kv_heads,
+            head_dim=decoder.head_dim,
+            tokens=n,
+            widths=context.widths,
+        )
+    return (("score", score), *cut_ops(cut, context, ranked=True))
+
+
+def bipartite_similarity_flops(tokens: Array, width: float) -> Array:
+    """FLOPs of one merge step over `tokens` tokens: the A x B products, and 4 an element for the
+    norms, the scaling and the means. Source: the overhead table of arXiv 2412.03248."""
+    return 2.0 * np.ceil(tokens / 2) * np.floor(tokens / 2) * width + 4.0 * tokens * width
+
+
+def bipartite(cut: Cut, context: ScoreContext) -> NamedCosts:
+    """AIM's merging step: cosine of every even token with every odd one, in each group."""
+    width, n = context.model.decoder.hidden, cut.tokens_in
+    groups = context.batch * cut.groups
+    evens = np.ceil(n / 2)
+    elements = groups * n * width
+    size = context.widths.activations
+    score = Cost(
+        kind="score",
+        dims={"launches": 2.0, "tokens": n},
+        flops=groups * bipartite_similarity_flops(n, width) - elements,
+        read_activations=elements * size,
+        write_activations=groups * evens * (SCORE_BYTES + INDEX_BYTES),
+    )
+    merge = Cost(
+        kind="merge",
+        dims={"rows": groups * n, "width": width},
+        flops=elements,
+        read_activations=elements * size,
+        write_activations=groups * cut.tokens_out * width * size,
+    )
+    return (
+        ("score", score),
+        ("select", select(groups, float(evens), n - cut.tokens_out)),
+        ("merge", merge),
+    )
+
+
+PAGERANK = register(
+    Scorer(name="pagerank", price=pagerank, reads="layer", exposes="layer", masks_every_layer=True, square_scores=True)
+)
+BIPARTITE = register(Scorer(name="bipartite_cosine", price=bipartite, reads="embeddings", merges=True))

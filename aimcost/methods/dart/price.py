@@ -1,0 +1,35 @@
+"""What DART's comparison with pivots costs."""
+
+from __future__ import annotations
+
+from ...ops.cost import Cost
+from ...ops.reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops
+from ..registry import Scorer, register
+
+__all__ = ["PIVOT_COSINE"]
+
+# DART (ZichenWen1/DART): four visual and four text tokens are its pivots.
+DART_PIVOTS = 8.0
+
+
+def pivot_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
+    """DART: pivots by the norm of their keys, the other tokens by cosine with each pivot.
+
+    Key norms (2 an element), norms of the hidden states (3), and one product a pivot: no attention
+    is looked at, so nothing needs to run eager.
+    """
+    decoder, widths, n = context.model.decoder, context.widths, cut.tokens_in
+    rows = context.batch * n
+    keys = rows * decoder.kv_heads * decoder.head_dim
+    score = Cost(
+        kind="score",
+        dims={"launches": 4.0, "tokens": n},
+        flops=2.0 * keys + rows * decoder.hidden * (3.0 + 2.0 * DART_PIVOTS),
+        read_activations=rows * decoder.hidden * widths.activations,
+        read_kv=keys * widths.kv,
+        write_activations=rows * DART_PIVOTS * SCORE_BYTES + context.batch * DART_PIVOTS * INDEX_BYTES,
+    )
+    return (("score", score), *cut_ops(cut, context, ranked=True))
+
+
+PIVOT_COSINE = register(Scorer(name="pivot_cosine", price=pivot_cosine, reads="layer"))

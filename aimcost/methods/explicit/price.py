@@ -1,0 +1,12 @@
+"""Choices by position alone: nothing is scored, and the survivors are copied."""
+
+from __future__ import annotations
+
+from ...ops.reduction import positional
+from ..registry import Scorer, register
+
+__all__ = ["RANDOM", "UNIFORM"]
+
+
+UNIFORM = register(Scorer(name="uniform", price=positional, reads="positions"))
+RANDOM = register(Scorer(name="random", price=positional, reads="positions"))

@@ -1,0 +1,111 @@
+"""Scorers by name: what choosing tokens costs, what the choice reads, and how it runs.
+
+A scorer is registered beside its formula, in ``methods/<method>/price.py``. Plans name it in their events,
+`reduction_ops` prices it, and ``methods/<method>/apply.py`` holds the function of the same name that the
+runtime calls.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from ..errors import UnknownNameError
+from ..ops.reduction import Cut, NamedCosts, ScoreContext
+from ..types import Schedule
+
+__all__ = ["Scorer", "all_scorers", "find_scorer", "reads_tower", "reduction_ops", "register"]
+
+Reads = Literal["positions", "embeddings", "layer", "next_layer", "tower", "inside_tower"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scorer:
+    """One way of choosing which tokens stay.
+
+    Attributes
+    ----------
+    price
+        The costs of one cut, in execution order: any of score, select, merge and gather.
+    reads
+        What the choice is made from: ``positions`` alone, the visual ``embeddings``, queries and keys of
+        the ``layer`` that is cut or of the ``next_layer`` on the same tokens, the attention and keys of the
+        vision ``tower``. ``inside_tower``: it merges within a tower layer, which the runtime does not do.
+    exposes
+        Where a stack that reads the attention matrix from memory must run eager attention: in the
+        ``layer`` that is cut, in the whole ``decoder``, or in the whole ``tower``. None: it reads none.
+    across_groups
+        Whether tokens of all groups compete, however the event groups them.
+    merges
+        Whether an event before the language model averages tokens rather than drops them.
+    masks_every_layer
+        Whether its released code, which masks, scores in every decoder layer (AIM).
+    square_scores
+        Whether its eager form holds an fp32 matrix of its own beside the layer's attention.
+    """
+
+    name: str
+    price: Callable[[Cut, ScoreContext], NamedCosts]
+    reads: Reads
+    exposes: Literal["layer", "decoder", "tower"] | None = None
+    across_groups: bool = False
+    merges: bool = False
+    masks_every_layer: bool = False
+    square_scores: bool = False
+
+
+_registered: dict[str, Scorer] = {}
+
+
+def register(new: Scorer) -> Scorer:
+    """Make a scorer known under its name.
+
+    Raises
+    ------
+    ValueError
+        The name is taken.
+    """
+    if new.name in _registered:
+        raise ValueError(f"scorer {new.name!r} is registered twice")
+    _registered[new.name] = new
+    return new
+
+
+def find_scorer(name: str, *, where: str = "") -> Scorer:
+    """The scorer of that name.
+
+    A plan imports the prices that it names, so the other methods' are loaded only on a miss.
+
+    Raises
+    ------
+    UnknownNameError
+        No method registers it.
+    """
+    found = _registered.get(name) or all_scorers().get(name)
+    if found is None:
+        raise UnknownNameError("scorer", name, _registered, where=where)
+    return found
+
+
+def all_scorers() -> Mapping[str, Scorer]:
+    """All scorers of all methods."""
+    for path in sorted(Path(__file__).resolve().parent.glob("*/price.py")):
+        importlib.import_module(f"{__package__}.{path.parent.name}.price")
+    return MappingProxyType(_registered)
+
+
+def reads_tower(schedule: Schedule) -> bool:
+    """Whether tokens are ranked by the vision tower's own attention before the language model."""
+    return any(find_scorer(event.scorer).reads == "tower" for event in schedule.pre_llm_events)
+
+
+def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
+    """The operations of a cut, in execution order. Masking ranks, but moves nothing."""
+    named = find_scorer(name).price(cut, context)
+    if context.implementation == "masked":
+        return tuple((op, cost) for op, cost in named if cost.kind != "gather")
+    return named

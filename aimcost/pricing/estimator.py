@@ -1,0 +1,128 @@
+"""Estimator: one way of pricing a run. A file in pricing/estimators/ registers by holding one.
+
+A file ``estimators/<name>.py`` with an ``ESTIMATOR`` is known to `aimcost list`, ``--estimator``, the
+JSON Schema and every command; nothing else names it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import create_model
+
+from ..errors import InvalidValueError
+from ..inputs import discover
+from ..inputs.run import Run
+from ..inputs.schema import Strict, validate
+from ..types.stages import STAGES
+from .priced import PricedTable
+from .result import Estimate
+
+__all__ = ["Estimator", "estimator_of", "options_schema"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimator:
+    """One way of pricing a run.
+
+    Attributes
+    ----------
+    name, summary
+        The name of its file, and a line for `aimcost list estimators`.
+    time_means
+        What its times are, for the header of reports.
+    price
+        Operations of a run with their times; raises `AimcostError` where it cannot price them.
+    has_band
+        Whether times have an uncertainty band; ``confidence`` needs one.
+    uses_calibration
+        Whether times rest on coefficients measured on the machine or on a relative of it.
+    has_host_time
+        Whether waiting for launches is priced, and `Run.host_time` has an effect.
+    stages
+        Stages that it prices.
+    prices_parallel
+        Whether it prices tensor and pipeline parallel runs.
+    options
+        Its keys under ``estimator_options:``; those of another estimator are ignored with a note.
+    """
+
+    name: str
+    summary: str
+    time_means: str
+    price: Callable[[Run], PricedTable]
+    has_band: bool = False
+    uses_calibration: bool = False
+    has_host_time: bool = False
+    stages: tuple[str, ...] = STAGES
+    prices_parallel: bool = True
+    options: type[Strict] | None = None
+
+    def estimate(self, run: Run) -> Estimate:
+        """Price a run.
+
+        Raises
+        ------
+        AimcostError
+            What this estimator does not price, or options that no estimator has.
+        """
+        where = run.source
+        if run.parallel.devices > 1 and not self.prices_parallel:
+            raise InvalidValueError(
+                "parallel", f"absent: {self.name} prices one device", asdict(run.parallel), where=where
+            )
+        ignored = self._ignored(run.estimator_options, where or "run")
+        priced = self.price(run)
+        return Estimate(
+            run=run,
+            priced=priced,
+            estimator=self.name,
+            stages_priced=self.stages,
+            notes=(*run.notes, *ignored, *priced.notes),
+        )
+
+    def _ignored(self, options: Mapping[str, Any], where: str) -> tuple[str, ...]:
+        """A note on the options of other estimators.
+
+        Raises
+        ------
+        UnknownNameError, InvalidValueError
+            A key that no estimator has, or a value of the wrong type.
+        """
+        if not options:
+            return ()
+        validate(_options_file(), {"estimator_options": dict(options)}, where=where)
+        own = self.options.model_fields if self.options is not None else {}
+        ignored = [key for key in options if key not in own]
+        return (f"estimator_options ignored by {self.name}: {', '.join(ignored)}",) if ignored else ()
+
+
+def estimator_of(name: str) -> Estimator:
+    """The estimator of this name (`aimcost.inputs.discover.estimator_names` lists them)."""
+    found: Estimator = importlib.import_module(f"aimcost.pricing.estimators.{name}").ESTIMATOR
+    return found
+
+
+def options_schema() -> type[Strict]:
+    """The options of all estimators, as the schema of ``estimator_options:``."""
+    options = [estimator_of(name).options for name in discover.estimator_names()]
+    fields: dict[str, Any] = {
+        key: (field.annotation, field)
+        for each in options
+        if each is not None
+        for key, field in each.model_fields.items()
+    }
+    schema: type[Strict] = create_model("EstimatorOptions", __base__=Strict, __doc__=_OPTIONS_DOC, **fields)
+    return schema
+
+
+_OPTIONS_DOC = "Options of single estimators; those of another than the chosen one are noted and ignored."
+
+
+def _options_file() -> type[Strict]:
+    """The options under their key, so that errors name it."""
+    file: type[Strict] = create_model("Options", __base__=Strict, estimator_options=(options_schema(), ...))
+    return file

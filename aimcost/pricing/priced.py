@@ -1,0 +1,160 @@
+"""PricedTable: an OpTable with a time, a bound and a band on every row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..types.stages import STAGES
+from .table import OpTable
+
+__all__ = ["EXTRAPOLATED_SHARE", "Band", "PricedTable", "StageSum"]
+
+# A sum is extrapolated where rows outside the calibrated range carry more of its time than this.
+EXTRAPOLATED_SHARE = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class StageSum:
+    """FLOPs, bytes and seconds of one stage; `steps` is that of decode."""
+
+    flops: float
+    bytes: float
+    time_s: float
+    steps: int = 0
+
+    @property
+    def tpot_s(self) -> float:
+        """Mean seconds per decode step, zero without decode."""
+        return self.time_s / self.steps if self.steps else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Uncertainty of row times.
+
+    Attributes
+    ----------
+    group
+        Per row, the group that shares its error (one per kind of operation): errors are fully
+        correlated within a group and independent between groups.
+    low, high
+        Per row, factors on its time at the two ends of the band.
+    """
+
+    group: NDArray[np.int64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+    def around(self, seconds: NDArray[np.float64]) -> tuple[float, float]:
+        """Band of a sum of row times (zero for rows that are left out)."""
+        total = float(seconds.sum())
+        below, above = (
+            math.sqrt(float(np.square(np.bincount(self.group, weights=seconds * distance)).sum()))
+            for distance in (1.0 - self.low, self.high - 1.0)
+        )
+        return max(0.0, total - below), total + above
+
+
+@dataclass(frozen=True, kw_only=True)
+class PricedTable:
+    """What an estimator makes of an OpTable. Row arrays are aligned with `table`.
+
+    Not slotted, so that `functools.cached_property` can hold the sums.
+
+    Attributes
+    ----------
+    seconds
+        Time of each row, all its `count` runs together.
+    bound
+        Per row, an index into `aimcost.types.bounds.BOUNDS`.
+    band
+        None for an estimator without one.
+    extrapolated
+        Per row, whether a dimension leaves the calibrated range.
+    device_seconds, host_seconds
+        Per row, the device's own time, and the host's for issuing it; None where not modelled.
+    notes
+        What the reader must know about the times.
+    """
+
+    table: OpTable
+    seconds: NDArray[np.float64]
+    bound: NDArray[np.int64]
+    band: Band | None = None
+    extrapolated: NDArray[np.bool_] | None = None
+    device_seconds: NDArray[np.float64] | None = None
+    host_seconds: NDArray[np.float64] | None = None
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def flops(self) -> NDArray[np.float64]:
+        """FLOPs of each row, all its runs together."""
+        return self.table.flops * self.table.count
+
+    @cached_property
+    def bytes(self) -> NDArray[np.float64]:
+        """DRAM traffic of each row, all its runs together."""
+        return self.table.bytes * self.table.count
+
+    def rows(self, stages: Iterable[str]) -> NDArray[np.bool_]:
+        """Which rows belong to `stages`."""
+        mask = np.zeros(len(self.table), dtype=bool)
+        wanted = set(stages)
+        for segment in self.table.segments:
+            if segment.stage in wanted:
+                mask[segment.start : segment.stop] = True
+        return mask
+
+    def is_extrapolated(self, seconds: NDArray[np.float64]) -> bool:
+        """Whether rows outside the calibrated range carry more than `EXTRAPOLATED_SHARE` of these times."""
+        if self.extrapolated is None:
+            return False
+        return bool(seconds[self.extrapolated].sum() > EXTRAPOLATED_SHARE * seconds.sum())
+
+    @cached_property
+    def stages(self) -> dict[str, StageSum]:
+        """One sum per stage; zeros where a stage is absent."""
+        sums = {}
+        for stage in STAGES:
+            mask = self.rows([stage])
+            sums[stage] = StageSum(
+                flops=float(self.flops[mask].sum()),
+                bytes=float(self.bytes[mask].sum()),
+                time_s=float(self.seconds[mask].sum()),
+                steps=self.table.steps if stage == "decode" else 0,
+            )
+        return sums
+
+    @cached_property
+    def tpot_range_s(self) -> tuple[float, float]:
+        """Seconds of the first and of the last decode step: each attends to one token more than the last."""
+        table, steps = self.table, self.table.steps
+        if not steps:
+            return 0.0, 0.0
+        by_step = np.zeros(steps)
+        for segment in table.segments:
+            if segment.stage == "decode":
+                seconds = self.seconds[segment.start : segment.stop]
+                grows = table.count[segment.start] == 1.0
+                # rows that grow are a layer's steps one after another
+                by_step += seconds.reshape(-1, steps).sum(axis=0) if grows else seconds.sum() / steps
+        return float(by_step[0]), float(by_step[-1])
+
+    def matrix_flops(self, stages: Iterable[str], *, full_square: bool = False) -> float:
+        """FLOPs of the matrix products alone, as papers and `torch.utils.flop_counter` count them.
+
+        Scoring and other reduction operations are left out.
+        """
+        column, total = 1 if full_square else 0, 0.0
+        wanted = set(stages)
+        for segment in self.table.segments:
+            if segment.stage in wanted and segment.kind in ("gemm", "attention", "bmm"):
+                rows = slice(segment.start, segment.stop)
+                total += float(self.table.costs[column, rows] @ self.table.count[rows])
+        return total

@@ -1,0 +1,212 @@
+"""What differs between releases of transformers: the only module that reads a version or a private name.
+
+Look first: a `Cache` among the values, an annotation, a public registry. A name that some release gave is
+the fallback. Where neither finds anything, refuse in one line that names the releases that were tested.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NoReturn, get_args
+
+import transformers
+from torch import nn
+
+from ..errors import UnsupportedModelError
+
+__all__ = [
+    "CACHE_POSITIONS",
+    "TESTED",
+    "accepts",
+    "attention_name",
+    "by_name",
+    "cache_argument",
+    "cache_of",
+    "caches_in",
+    "find_cache",
+    "native_config",
+    "sdpa_attention",
+    "sdpa_mask",
+    "takes_images",
+    "without_initialization",
+]
+
+TESTED = ("4.57", "5.0", "5.12", "5.23", "5.24")
+"""The releases that `make test-versions` runs, the newest on the index aside."""
+
+# Newest first: transformers 5.24 renamed the argument of decoders and layers, and the field of outputs.
+CACHE_NAMES = ("cache", "past_key_values")
+CACHE_POSITIONS = "cache_position"
+"""(q,) places in the cache of the tokens of this pass: an argument of decoders before 5.2."""
+
+
+def _refuse(what: str) -> NoReturn:
+    raise UnsupportedModelError(f"{what} (transformers {transformers.__version__}; tested: {', '.join(TESTED)})")
+
+
+try:
+    from transformers import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        AttentionInterface,
+        AttentionMaskInterface,
+        Cache,
+        LlamaConfig,
+        PretrainedConfig,
+    )
+
+    sdpa_attention = AttentionInterface()["sdpa"]
+    sdpa_mask = AttentionMaskInterface()["sdpa"]
+except (ImportError, KeyError) as error:
+    _refuse(f"running models needs what this transformers lacks: {error}")
+
+
+# The KV cache.
+
+
+def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a call of `module` by name, however they were passed."""
+    if not args:
+        return dict(kwargs)
+    return {**dict(zip(_parameters(module), args, strict=False)), **kwargs}
+
+
+def accepts(module: nn.Module, name: str) -> bool:
+    """Whether the forward pass of `module` declares an argument `name`."""
+    return name in _parameters(module)
+
+
+def caches_in(values: Iterable[Any]) -> list[Cache]:
+    """The distinct `Cache` objects among `values`."""
+    return list({id(value): value for value in values if isinstance(value, Cache)}.values())
+
+
+def find_cache(module: nn.Module, arguments: Mapping[str, Any]) -> Any:
+    """The KV cache that `module` is called with, None where it is called with none.
+
+    Parameters
+    ----------
+    arguments
+        All arguments by name (`by_name`).
+
+    Returns
+    -------
+    Cache or None
+        Or whatever else was given under a name that is known to be the cache's.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Nothing says which argument is the cache, so that "no cache" cannot be told from "not found".
+    """
+    found = caches_in(arguments.values())
+    if len(found) == 1:
+        return found[0]
+    if found:
+        _refuse(f"{type(module).__name__} is called with {len(found)} KV caches")
+    declared = _declared_cache(module)
+    names = [name for name in (declared, *CACHE_NAMES) if name is not None and name in arguments]
+    if declared is None and not names:
+        _refuse(f"no KV cache can be found among the arguments of {type(module).__name__}")
+    return next((arguments[name] for name in names if arguments[name] is not None), None)
+
+
+def cache_argument(module: nn.Module) -> str:
+    """The name under which the forward pass of `module` takes a KV cache.
+
+    Raises
+    ------
+    UnsupportedModelError
+        It declares none.
+    """
+    declared = _declared_cache(module)
+    if declared is None:
+        _refuse(f"no KV cache can be found among the arguments of {type(module).__name__}")
+    return declared
+
+
+def cache_of(output: Any) -> Cache:
+    """The KV cache in what a model or `generate` returned.
+
+    Raises
+    ------
+    UnsupportedModelError
+        There is none, or more than one.
+    """
+    found = caches_in(output.values() if isinstance(output, dict) else output)
+    if len(found) != 1:
+        _refuse(f"{len(found)} KV caches in a {type(output).__name__}, one is needed")
+    return found[0]
+
+
+def _declared_cache(module: nn.Module) -> str | None:
+    """The argument annotated as a `Cache`, else one of a known name."""
+    parameters = _parameters(module)
+    annotated = [name for name, annotation in parameters.items() if _is_cache(annotation)]
+    return next((name for name in (*annotated, *CACHE_NAMES) if name in parameters), None)
+
+
+def _is_cache(annotation: Any) -> bool:
+    if isinstance(annotation, str):
+        return annotation.replace("Optional[", "").partition("|")[0].strip(" ]").endswith("Cache")
+    if isinstance(annotation, type):
+        return issubclass(annotation, Cache)
+    return any(_is_cache(part) for part in get_args(annotation))
+
+
+def _parameters(module: nn.Module) -> dict[str, Any]:
+    """Names of a forward pass' arguments in order, with their annotations."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    declared = inspect.signature(module.forward).parameters.values()
+    return {parameter.name: parameter.annotation for parameter in declared if parameter.kind not in variadic}
+
+
+# Attention.
+
+
+def attention_name(module: nn.Module) -> str:
+    """The registered attention function that `module` runs."""
+    return str(module.config._attn_implementation)
+
+
+# Building models.
+
+
+def without_initialization() -> AbstractContextManager[Any]:
+    """A context in which models are built without drawing weights; drawn anyway where no release has a way."""
+    for home in ("initialization", "modeling_utils"):  # moved in 5.0
+        try:
+            found = getattr(importlib.import_module(f"transformers.{home}"), "no_init_weights", None)
+        except ModuleNotFoundError:
+            continue
+        if found is not None:
+            return found()
+    return nullcontext()
+
+
+def takes_images(config: PretrainedConfig) -> bool:
+    """Whether the model of a configuration is an image-text-to-text one."""
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def native_config(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration spelled as this transformers reads it; nothing else is changed.
+
+    Releases before 5.0 know ``rope_theta`` and ``rope_scaling`` and ignore ``rope_parameters`` without a
+    word; later ones read both spellings.
+    """
+    if "rope_parameters" in inspect.signature(LlamaConfig.__init__).parameters:
+        return dict(values)
+    spelled = {key: native_config(value) if isinstance(value, dict) else value for key, value in values.items()}
+    rope = spelled.pop("rope_parameters", None)
+    if rope is None:
+        return spelled
+    if any(isinstance(value, dict) for value in rope.values()):
+        _refuse("rope_parameters by layer type cannot be spelled for this release")
+    rest = {key: value for key, value in rope.items() if key not in ("rope_theta", "partial_rotary_factor")}
+    spelled |= {key: value for key, value in rope.items() if key not in rest}
+    if rest.keys() - {"rope_type"} or rest.get("rope_type", "default") != "default":
+        spelled["rope_scaling"] = rest
+    return spelled
