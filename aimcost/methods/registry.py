@@ -152,12 +152,12 @@ def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
     named = [
         (op, cost)
         for op, cost in chosen.price(cut, context)
-        if op != "gather" or context.implementation != "masked"
+        if cost.kind != "gather" or context.implementation != "masked"
     ]
     loop = launches.per_kept * cut.tokens_out * (1.0 if chosen.across_groups else cut.groups)
     if launches.total is None:
         stated = {"score": launches.score, **({"select": loop} if launches.per_kept else {})}
-        return tuple((op, replace(cost, launches=stated.get(op, cost.launches))) for op, cost in named)
+        return tuple((op, replace(cost, launches=stated.get(cost.kind, cost.launches))) for op, cost in named)
     # all but one launch for each operation before it stand with the last one
     (*before, (last, cost)) = named
     rest = np.maximum(1.0, launches.total + loop - len(before))

@@ -38,6 +38,8 @@ class Cost:
         Points after its launches at which the host waits for the device.
     read_weights, read_activations, read_kv, write_activations, write_kv
         Bytes between DRAM and the chip if every operand is moved once.
+    parameters
+        Stored weights (elements), whether read or not: of all experts, of a whole embedding table.
     """
 
     kind: str
@@ -51,6 +53,7 @@ class Cost:
     write_kv: Array = 0.0
     launches: Array | None = None
     syncs: Array = 0.0
+    parameters: Array = 0.0
 
     @property
     def bytes(self) -> Array:
