@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 _LAST = ("final_norm", "lm_head", "post_norm")
 
 
-def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+def with_host(table: OpTable, device: Floats, host: Floats, last: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Row times once launches are issued by the host, and which rows wait for it.
 
     A kernel starts when it has been issued and the one before it has ended. Host and device start
@@ -23,6 +23,9 @@ def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDA
     ----------
     device, host
         Seconds a row [rows]: computing, and issuing.
+    last
+        Of `device`, what is left once all launches of the row are issued: its last kernel, where a row is
+        a long sequence of kernels, else all of it.
     """
     if not host.any():
         return device, np.zeros(len(device), dtype=bool)
@@ -31,8 +34,8 @@ def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDA
     for rows in (order[~decode[order]], order[decode[order]]):
         issue, work = np.cumsum(host[rows]), device[rows]
         done = np.cumsum(work)
-        # end of row i: the latest over j ≤ i of issue(j) + the work from j to i
-        end = done + np.maximum.accumulate(issue - (done - work))
+        # end of row i: the latest over j ≤ i of issue(j) + what is left of j then + the work after j up to i
+        end = np.maximum(done, done + np.maximum.accumulate(issue - (done - last[rows])))
         spent = np.diff(end, prepend=0.0)
         seconds[rows], waiting[rows] = spent, spent > 1.05 * work
     return seconds, waiting

@@ -54,6 +54,8 @@ class OpTable:
         Per segment, the dimensions that time models look at, aligned with its rows.
     lengths
         Rows of each segment.
+    launches
+        Kernels of each row, run one after another; NaN where the software stack says.
     steps
         Decode steps; 0 without decode.
     """
@@ -64,6 +66,7 @@ class OpTable:
     costs: NDArray[np.float64]
     dims: tuple[Mapping[str, Array], ...]
     lengths: NDArray[np.int64]
+    launches: NDArray[np.float64]
     steps: int = 0
 
     def spread(self, values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
@@ -139,4 +142,8 @@ class TableBuilder:
             costs[column, start:stop] = values
         layer = np.concatenate([part[3] for part in self.parts])
         count = np.repeat([part[4] for part in self.parts], lengths)
-        return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, steps)
+        launches = np.full(len(layer), np.nan)
+        for segment, (_, _, cost, *_) in zip(segments, self.parts, strict=True):
+            if cost.launches is not None:
+                launches[segment.start : segment.stop] = cost.launches
+        return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, launches, steps)
