@@ -108,6 +108,7 @@ def runs_of(values: Iterable[Any]) -> list[list[Any]]:
 def _schedule(schedule: Schedule) -> dict[str, Any]:
     events = [
         [e.action, e.scorer, e.after_layer, e.tower_layer, e.groups, e.tokens_in, e.tokens_out, e.priced]
+        + [list(count) for count in e.counts]
         for e in schedule.events
     ]
     return {"tokens": runs_of(schedule.tokens), "events": events}
