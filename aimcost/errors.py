@@ -7,8 +7,9 @@ The command line prints ``str(error)`` to stderr and exits with ``error.exit_cod
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 __all__ = [
     "AimcostError",
@@ -20,8 +21,20 @@ __all__ = [
     "ScheduleError",
     "UnknownNameError",
     "UnsupportedModelError",
+    "argument",
     "nearest",
 ]
+
+# Private-use characters around the name of an argument: no file and no user holds them.
+_ARGUMENT = re.compile("\ue000(.*?)\ue001")
+
+
+def argument(name: str) -> str:
+    """An argument of a Python function, for the text of an error.
+
+    Python callers read the name (``confidence``), the command line prints its flag (``--confidence``).
+    """
+    return f"\ue000{name}\ue001"
 
 
 def nearest(found: str, allowed: Iterable[str], *, count: int = 3) -> list[str]:
@@ -52,6 +65,13 @@ class AimcostError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        return self.text(lambda name: name)
+
+    def text(self, name_of: Callable[[str], str]) -> str:
+        """The message, with each `argument` named by `name_of`."""
+        return _ARGUMENT.sub(lambda found: name_of(found[1]), super().__str__())
+
     def prefix(self, where: str) -> None:
         """Put `where: ` (a file, a section) in front of the message."""
         self.args = (f"{where}: {self.args[0]}",)
@@ -80,10 +100,11 @@ class InvalidValueError(AimcostError):
     """A value of the wrong type, out of range, or in conflict with another."""
 
     def __init__(self, key: str, expected: str, found: object, *, where: str = "") -> None:
-        self.key, self.expected, self.found = key, expected, found
+        self.key, self.expected, self.found = _ARGUMENT.sub(r"\1", key), expected, found
         prefix = f"{where}: " if where else ""
+        shown = repr(key) if key == self.key else f"'{key}'"
         got = "" if found is None and expected.startswith("given") else f" (got {_shown(found)})"
-        super().__init__(f"{prefix}{key!r} must be {expected}{got}")
+        super().__init__(f"{prefix}{shown} must be {expected}{got}")
 
 
 class FileFormatError(AimcostError):

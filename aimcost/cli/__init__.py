@@ -15,7 +15,7 @@ import typer
 
 from ..errors import AimcostError
 from . import estimating, guarding, looking, measuring, planning  # noqa: F401 (each adds its commands)
-from .common import app
+from .common import app, flag_of
 
 __all__ = ["app", "main"]
 
@@ -30,7 +30,7 @@ def main() -> None:
         code = app(standalone_mode=False)
         sys.stdout.flush()
     except AimcostError as error:
-        _fail(str(error), error.exit_code)
+        _fail(error.text(flag_of), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:

@@ -31,6 +31,7 @@ __all__ = [
     "TextTokensFlag",
     "VisualTokensFlag",
     "app",
+    "flag_of",
     "one_of",
     "overrides_of",
     "progress_bar",
@@ -78,6 +79,30 @@ RUN_FLAGS = (
     *("model", "estimator", "method", "attention", "implementation"),
     *("frames", "images", "visual_tokens", "text_tokens", "new_tokens", "batch", "tp", "pp", "dp"),
 )
+
+
+# Arguments of Python functions whose flag has another name.
+_FLAGS = {
+    "budgets": "budget",
+    "max_ttft_ms": "--ttft-ms",
+    "max_tpot_ms": "--tpot-ms",
+    "max_kv_gb": "--kv-gb",
+    "max_memory_gb": "--memory-gb",
+    "max_tflops": "--flops",
+    "methods": "--method",
+    "shapes": "--shape",
+    "batches": "--batch",
+    "engine_name": "--engine",
+    "overrides": "--set",
+    "runs": "RUNS",
+    "tolerances": "--tolerance",
+    "path": "--plot",
+}
+
+
+def flag_of(name: str) -> str:
+    """The flag of an argument that an error names (`aimcost.errors.argument`)."""
+    return _FLAGS.get(name, "--" + name.replace("_", "-"))
 
 
 def one_of(**given: bool) -> None:

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..errors import AimcostError, FileFormatError
+from ..errors import AimcostError, FileFormatError, argument
 from ..inputs.files import write_atomically
 from ..inputs.schema import Strict, validate
-from .facts import FIGURES, canonical, digest
+from ..inputs.strict_json import canonical, digest, to_json
+from .facts import FIGURES
 
 __all__ = ["SCHEMA_VERSION", "load_baseline", "save_baseline", "to_text", "unchanged"]
 
@@ -93,7 +94,7 @@ def load_baseline(path: str | Path) -> dict[str, Any]:
         for name, entry in file.runs.items():
             _check_entry(entry, f"{path}: {name}")
     except AimcostError as error:
-        raise FileFormatError(str(error)) from None
+        raise FileFormatError(*error.args) from None
     return {"written_by": file.written_by, "runs": file.runs}
 
 
@@ -109,7 +110,8 @@ def _check_entry(entry: Mapping[str, Any], where: str) -> None:
     validate(_Entry, shaped, where=where)
     if entry["sha"] != digest({key: value for key, value in entry.items() if key != "sha"}):
         raise FileFormatError(
-            f"{where}: was edited or damaged: its content does not match its digest (delete the entry and --update)"
+            f"{where}: was edited or damaged: its content does not match its digest "
+            f"(delete the entry and {argument('update')})"
         )
 
 
@@ -129,9 +131,9 @@ def to_text(data: Mapping[str, Any]) -> str:
 
 def _dump(value: Any, depth: int) -> str:
     if not isinstance(value, Mapping) or not value or depth > _INDENTED:
-        return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        return to_json(value, indent=None, sort_keys=True)
     pad = " " * (depth + 1)
-    items = (f"{pad}{json.dumps(key, ensure_ascii=False)}: {_dump(value[key], depth + 1)}" for key in sorted(value))
+    items = (f"{pad}{to_json(key, indent=None)}: {_dump(value[key], depth + 1)}" for key in sorted(value))
     return "{\n" + ",\n".join(items) + "\n" + " " * depth + "}"
 
 
@@ -164,7 +166,7 @@ def _parse(path: Path) -> dict[str, Any]:
             raise FileFormatError(f"{path}: is too big for a baseline ({path.stat().st_size} bytes)")
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
-        raise FileFormatError(f"{path}: no such baseline (--update with run files writes it)") from None
+        raise FileFormatError(f"{path}: no such baseline ({argument('update')} with run files writes it)") from None
     except OSError as error:
         raise FileFormatError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:

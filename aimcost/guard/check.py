@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import InvalidValueError, UnknownNameError
+from ..errors import InvalidValueError, UnknownNameError, argument
 from ..inputs.run import load_run
 from ..machine.peaks import require_hardware
 from ..pricing.pricing import estimate_run
@@ -110,21 +110,25 @@ def check(
         Bad input, a baseline that is damaged included: nothing is written then.
     """
     if update and baseline is None:
-        raise InvalidValueError("--baseline", "given with --update", None)
+        raise InvalidValueError(argument("baseline"), f"given with {argument('update')}", None)
     if update and overrides:
         raise InvalidValueError(
-            "--set", "absent with --update: a baseline is of the run files themselves", dict(overrides)
+            argument("overrides"),
+            f"absent with {argument('update')}: a baseline is of the run files themselves",
+            dict(overrides),
         )
     held: dict[str, Any] = {"written_by": f"aimcost {__version__}", "runs": {}}
     if baseline is not None and (not update or Path(baseline).exists()):
         held = load_baseline(baseline)
     names = list(dict.fromkeys(Path(run).as_posix() for run in runs)) or sorted(held["runs"])
     if not names:
-        raise InvalidValueError("RUNS", "given: run files, or a --baseline that holds some", None)
+        raise InvalidValueError(
+            argument("runs"), f"given: run files, or a {argument('baseline')} that holds some", None
+        )
     estimates = {name: _priced(name, overrides or {}) for name in names}
     entries = {name: entry_of(estimate) for name, estimate in estimates.items()}
     if baseline is None and not any(_budgets(estimate) for estimate in estimates.values()):
-        raise InvalidValueError("--baseline", "given where no run has budgets", None)
+        raise InvalidValueError(argument("baseline"), "given where no run has budgets", None)
     checked = tuple(
         RunCheck(
             run=name,
@@ -201,13 +205,13 @@ def parse_tolerances(given: Sequence[str]) -> dict[str, float]:
         metric, equals, value = text.rpartition("=")
         metric = metric.strip() if equals else "all"
         if metric != "all" and metric not in METRICS:
-            raise UnknownNameError("metric", metric, [*METRICS, "all"], where="--tolerance")
+            raise UnknownNameError("metric", metric, [*METRICS, "all"], where=argument("tolerances"))
         percent = value.strip().endswith("%")
         try:
             share = float(value.strip().removesuffix("%")) / (100.0 if percent else 1.0)
         except ValueError:
             share = -1.0
         if not 0.0 <= share <= 1.0:
-            raise InvalidValueError("--tolerance", "METRIC=SHARE, such as ttft=1%", text)
+            raise InvalidValueError(argument("tolerances"), "METRIC=SHARE, such as ttft=1%", text)
         tolerances[metric] = share
     return tolerances

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from ..errors import UnsupportedModelError
+from ..errors import UnsupportedModelError, argument
 from ..kernels.importance import importance_scores
 from ..kernels.select import gather_tokens, select_tokens
 from ..runtime.build import build_model
+from ..runtime.compat import video_features
 from ..runtime.executor import apply
 from ..runtime.masked import apply_masked, kept_overlap
 from ..runtime.timing import Timing, time_alternately, time_call
@@ -77,7 +78,7 @@ def measure(
         CUDA is asked for and not there.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedModelError("no CUDA device is there: run the demonstration with --device cpu")
+        raise UnsupportedModelError(f"no CUDA device is there: run the demonstration with {argument('device')} cpu")
     steps, done = repeats + 4, itertools.count(1)
     dtype = _DTYPES[device]
     progress(next(done), steps, "building the model")
@@ -152,7 +153,7 @@ def _time_prefills(
             model(**inputs, logits_to_keep=1)
 
     def tower() -> None:
-        model.model.get_video_features(inputs["pixel_values_videos"])
+        video_features(model.model, inputs["pixel_values_videos"])
 
     timings = time_alternately(
         [dense, reduced, released, tower],

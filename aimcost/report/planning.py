@@ -248,9 +248,9 @@ def save_plot(plan: Plan, path: Path) -> None:
     try:
         figure.savefig(path, dpi=150)
     except ValueError as error:
-        from ..errors import InvalidValueError
+        from ..errors import InvalidValueError, argument
 
-        raise InvalidValueError("--plot", f"a picture's name ({error})", str(path)) from None
+        raise InvalidValueError(argument("path"), f"a picture's name ({error})", str(path)) from None
 
 
 def _legend(plan: Plan, setting: Setting) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileFormatError, InvalidValueError
+from ..errors import FileFormatError, InvalidValueError, argument
 from ..extras import load
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def check_plot(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise InvalidValueError("--plot", f"a file that ends in {', '.join(FORMATS)}", str(path))
+        raise InvalidValueError(argument("path"), f"a file that ends in {', '.join(FORMATS)}", str(path))
     load("matplotlib", extra="report", purpose="drawing")
     return path
 

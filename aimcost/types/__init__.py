@@ -7,6 +7,7 @@ request; a batch multiplies them where an operation is priced.
 from .hardware import HardwareSpec
 from .model import DecoderSpec, ModelSpec, MoeSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, VisionSpec
 from .request import Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload
+from .runs import runs_of
 
 __all__ = [
     "DecoderSpec",
@@ -23,4 +24,5 @@ __all__ = [
     "TowerLoad",
     "VisionSpec",
     "Workload",
+    "runs_of",
 ]

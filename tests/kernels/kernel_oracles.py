@@ -1,9 +1,18 @@
-"""Slow and plain versions of what the kernels do, in exact arithmetic where there is any."""
+"""Slow and plain versions of what the kernels do, in exact arithmetic where there is any, and how far off one is."""
 
 from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def of_bound(found: torch.Tensor, wanted: torch.Tensor, bound: torch.Tensor) -> float:
+    """The largest error as a multiple of its bound: above 1 where one is broken, NaN where one is NaN."""
+    return ((found.double() - wanted.double()).abs() / bound).max().item()
 
 
 def _similarity(a: list[int], b: list[int]) -> Fraction:

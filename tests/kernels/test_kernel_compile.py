@@ -31,7 +31,7 @@ def importance_case(kernel, dtype, head_dim, live):
     tile = importance.tile_config(dtype, head_dim)
     flags = "*u8" if live else "*fp32"
     signature = {"q_ptr": "*" + NAMES[dtype], "k_ptr": "*" + NAMES[dtype], "live_ptr": flags}
-    signature |= dict.fromkeys(["lse_ptr", "mass_ptr", "out_ptr"], "*fp32")
+    signature |= dict.fromkeys(["top_ptr", "total_ptr", "weight_ptr", "out_ptr"], "*fp32")
     signature |= {"tokens": "i32", "scale2": "fp32"}
     signature |= {f"stride_{name}": "i32" for name in ("qb", "qh", "qn", "kb", "kh", "kn", "lb")}
     constants = {
@@ -70,7 +70,7 @@ def ranking_cases():
     rows = {"x_ptr": "*bf16", "out_ptr": "*bf16", **lists}
     rows |= dict.fromkeys(["tokens_a", "tokens_b", "r", "width", "stride_f", "stride_n"], "i32")
     yield "rows", (merge.rows_kernel, rows, {"BLOCK_D": merge.ROW_BLOCK, "SCAN": merge.SCAN_BLOCK}, 4, 3)
-    mean = {"mass_ptr": "*fp32", "out_ptr": "*fp32", "tokens": "i32"}
+    mean = {"weight_ptr": "*fp32", "total_ptr": "*fp32", "out_ptr": "*fp32", "tokens": "i32"}
     yield "head_rms", (importance.head_rms_kernel, mean, {"HEADS": 28, "BLOCK": importance.MEAN_BLOCK}, 4, 3)
 
 
@@ -105,7 +105,7 @@ def compile_and_check(case, arch):
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("kernel", ["row_lse_kernel", "step_kernel"])
+@pytest.mark.parametrize("kernel", ["row_kernel", "step_kernel"])
 @pytest.mark.parametrize(
     ("dtype", "head_dim", "live"),
     [
@@ -142,7 +142,7 @@ def test_the_other_kernels(case, arch):
     compile_and_check(case, arch)
 
 
-@pytest.mark.parametrize("kernel", ["row_lse_kernel", "step_kernel"])
+@pytest.mark.parametrize("kernel", ["row_kernel", "step_kernel"])
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 def test_importance_kernels_on_blackwell(kernel, head_dim):
     case = importance_case(getattr(importance, kernel), torch.bfloat16, head_dim, True)

@@ -82,8 +82,8 @@ def test_below_one_image_tokens_are_gone_through() -> None:
 @pytest.mark.parametrize(
     ("run", "question", "budgets", "said"),
     [
-        (VIDEO, "colour", {"max_ttft_ms": 10}, "--question"),
-        (VIDEO, "frames", {}, "--ttft-ms"),
+        (VIDEO, "colour", {"max_ttft_ms": 10}, "question"),
+        (VIDEO, "frames", {}, "max_ttft_ms"),
         (VIDEO, "break-even", {"max_kv_gb": 10}, "max_kv_gb"),
         ({"model": "qwen2-7b", "hardware": "nvidia_l4"}, "frames", {"max_ttft_ms": 10}, "workload.frames"),
     ],

@@ -217,13 +217,13 @@ def test_other_methods_have_grids(method: str) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"budgets": {}}, InvalidValueError, "--ttft-ms"),
+        ({"budgets": {}}, InvalidValueError, "max_ttft_ms"),
         ({"shapes": ["round"]}, UnknownNameError, "round"),
         ({"methods": ["visionzip"]}, InvalidValueError, "visionzip"),
         ({"objective": "speed"}, UnknownNameError, "speed"),
         ({"objective": "accuracy"}, InvalidValueError, "measured"),
-        ({"confidence": 0.2}, InvalidValueError, "--confidence"),
-        ({"earliest_cut": 99}, InvalidValueError, "--earliest-cut"),
+        ({"confidence": 0.2}, InvalidValueError, "confidence"),
+        ({"earliest_cut": 99}, InvalidValueError, "earliest_cut"),
         ({"hardware": ["a200"]}, UnknownNameError, "a200"),
     ],
 )
@@ -233,7 +233,7 @@ def test_refuses(options: dict[str, Any], error: type[Exception], text: str) -> 
 
 
 def test_confidence_needs_a_band() -> None:
-    with pytest.raises(InvalidValueError, match="states no band"):
+    with pytest.raises(InvalidValueError, match="no uncertainty band"):
         plan_run(load_run({**SMALL, "estimator": "roofline"}), budgets={"max_ttft_ms": 10}, confidence=0.9)
 
 

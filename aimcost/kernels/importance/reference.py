@@ -8,19 +8,36 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["importance_dense", "importance_streamed"]
+__all__ = ["importance_dense", "importance_streamed", "sharpened", "uniform"]
 
 TILE_ELEMENTS = 1 << 23
 """Elements of one softmax tile of the streamed form: 32 MiB in fp32, held twice. Smaller tiles are no
 faster on one thread, and on several each is one more barrier for the threads to wait at."""
 
 
-def _start(q: torch.Tensor, live_BN: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
+def uniform(q: torch.Tensor, live_BN: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
     """The uniform distribution over each request's live tokens, shape (B, N)."""
     batch, tokens = q.shape[0], q.shape[2]
     if live_BN is None:
         return torch.full((batch, tokens), 1.0 / tokens, dtype=dtype, device=q.device)
     return live_BN.to(dtype) / live_BN.sum(dim=1, keepdim=True)
+
+
+def sharpened(
+    q_BHND: torch.Tensor, k_BVND: torch.Tensor, *, scale: float, tau: float, live_BN: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits S / τ, -inf where a query does not see a key, and M = softmax(S / τ); both (B, H, N, N)."""
+    dtype = torch.promote_types(q_BHND.dtype, torch.float32)
+    group = q_BHND.shape[1] // k_BVND.shape[1]
+    k_BHND = k_BVND.repeat_interleave(group, dim=1)
+    logits = q_BHND.to(dtype) @ k_BHND.to(dtype).transpose(2, 3) * (scale / tau)
+    tokens = logits.shape[-1]
+    seen = torch.ones(tokens, tokens, dtype=torch.bool, device=logits.device).tril()
+    if live_BN is not None:
+        seen = seen & live_BN[:, None, :, None] & live_BN[:, None, None, :]
+    logits = logits.masked_fill(~seen, -torch.inf)
+    # A dead row sees nothing: its softmax is 0/0, and it is to pass on nothing.
+    return logits, torch.softmax(logits, dim=-1).masked_fill(~seen, 0)
 
 
 def importance_dense(
@@ -37,20 +54,11 @@ def importance_dense(
     Holds N×N numbers for every head, and is meant for tests and for reading. Arithmetic is fp32, or
     fp64 for fp64 inputs.
     """
-    dtype = torch.promote_types(q_BHND.dtype, torch.float32)
-    group = q_BHND.shape[1] // k_BVND.shape[1]
-    k_BHND = k_BVND.repeat_interleave(group, dim=1)
-    logits = q_BHND.to(dtype) @ k_BHND.to(dtype).transpose(2, 3) * (scale / tau)
-    tokens = logits.shape[-1]
-    seen = torch.ones(tokens, tokens, dtype=torch.bool, device=logits.device).tril()
-    if live_BN is not None:
-        seen = seen & live_BN[:, None, :, None] & live_BN[:, None, None, :]
-    # A dead row sees nothing: its softmax is 0/0, and it is to pass on nothing.
-    matrix = torch.softmax(logits.masked_fill(~seen, -torch.inf), dim=-1).masked_fill(~seen, 0)
-    d = _start(q_BHND, live_BN, dtype)[:, None, None, :]
+    _, matrix = sharpened(q_BHND, k_BVND, scale=scale, tau=tau, live_BN=live_BN)
+    d = uniform(q_BHND, live_BN, matrix.dtype)[:, None, None, :]
     for _ in range(steps):
         d = d @ matrix
-    return d.expand(-1, logits.shape[1], -1, -1).square().mean(dim=1).sqrt().squeeze(1).float()
+    return d.expand(-1, q_BHND.shape[1], -1, -1).square().mean(dim=1).sqrt().squeeze(1).float()
 
 
 def _tile(heads: int, group: int, tokens: int, rows: int) -> tuple[int, int]:
@@ -115,7 +123,7 @@ def importance_streamed(
     group = heads // kv_heads
     q = (q_BHND.to(dtype) * (scale / tau)).reshape(batch * kv_heads, group, tokens, width)
     k = k_BVND.to(dtype).reshape(batch * kv_heads, tokens, width)
-    start = _start(q_BHND, live_BN, dtype).repeat_interleave(kv_heads, dim=0)
+    start = uniform(q_BHND, live_BN, dtype).repeat_interleave(kv_heads, dim=0)
     dead = None if live_BN is None else ~live_BN.repeat_interleave(kv_heads, dim=0)
     rows = min(rows, tokens)
     take_p, take_g = _tile(batch * kv_heads, group, tokens, rows)

@@ -1,8 +1,10 @@
 """Temperature-softmax PageRank in Triton, without an N×N matrix.
 
-One pass for the logsumexp of every row, one transposed pass a step (each program owns a block of
-keys and recomputes the logits of the queries that see it), one for the head mean. Matrix products
-run in the input's precision, all statistics in fp32 and in base 2.
+One pass for the maximum and the sum of every row's softmax, one transposed pass a step (each program
+owns a block of keys and recomputes the logits of the queries that see it), one for the head mean.
+Matrix products run in the input's precision, all else in fp32 and in base 2. An exponent is the scaled
+difference of two products, never the difference of scaled ones or of a logsumexp: its rounding does not
+grow with the logit. Between the passes mass is stored over its row's sum.
 """
 
 from __future__ import annotations
@@ -63,35 +65,38 @@ def _tile(base, rows, d, stride_n, tokens, D: tl.constexpr, UPCAST: tl.constexpr
 
 
 @triton.jit
-def _lse_tile(
+def _row_tile(
     q, k, d, rows, start, top, total, live, stride_kn, tokens, scale2,
     OWN: tl.constexpr, LOOP: tl.constexpr, D: tl.constexpr,
     DIAGONAL: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Fold one block of keys into the running maximum and sum of each row."""
     columns = start + tl.arange(0, LOOP)
-    logits = tl.dot(q, tl.trans(_tile(k, columns, d, stride_kn, tokens, D, UPCAST)), input_precision="ieee")
-    logits *= scale2
+    product = tl.dot(q, tl.trans(_tile(k, columns, d, stride_kn, tokens, D, UPCAST)), input_precision="ieee")
     if DIAGONAL:
-        logits = tl.where(columns[None, :] <= rows[:, None], logits, -float("inf"))
+        product = tl.where(columns[None, :] <= rows[:, None], product, -float("inf"))
     if HAS_LIVE:
         alive = tl.load(live + columns, mask=columns < tokens, other=0) != 0
-        logits = tl.where(alive[None, :], logits, -float("inf"))
-    higher = tl.maximum(top, tl.max(logits, axis=1))
+        product = tl.where(alive[None, :], product, -float("inf"))
+    higher = tl.maximum(top, tl.max(product, axis=1))
     # For a row that has seen no live key yet: its exponents stay -inf instead of turning NaN.
     pivot = tl.maximum(higher, -3.0e38)
-    total = total * tl.exp2(top - pivot) + tl.sum(tl.exp2(logits - pivot[:, None]), axis=1)
+    share = tl.exp2((product - pivot[:, None]) * scale2)
+    total = total * tl.exp2((top - pivot) * scale2) + tl.sum(share, axis=1)
     return higher, total
 
 
 @triton.jit
-def row_lse_kernel(
-    q_ptr, k_ptr, live_ptr, lse_ptr, tokens, scale2,
+def row_kernel(
+    q_ptr, k_ptr, live_ptr, top_ptr, total_ptr, weight_ptr, tokens, scale2,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_lb,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
     OWN: tl.constexpr, LOOP: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """Base-2 logsumexp of each row of scaled causal logits; +inf for dead rows, which give nothing."""
+    """Each row's largest product q·k and the sum of its softmax; its mass is divided by the sum in place.
+
+    The largest of a dead row is +inf: it gives nothing.
+    """
     tl.static_assert(OWN % LOOP == 0)
     # The last rows see the most keys: started first, they do not trail behind.
     block = tl.num_programs(0) - 1 - tl.program_id(0)
@@ -105,38 +110,42 @@ def row_lse_kernel(
     top = tl.full((OWN,), -float("inf"), tl.float32)
     total = tl.zeros((OWN,), tl.float32)
     for start in range(0, block * OWN, LOOP):
-        top, total = _lse_tile(q, k, d, rows, start, top, total, live, stride_kn, tokens, scale2,
+        top, total = _row_tile(q, k, d, rows, start, top, total, live, stride_kn, tokens, scale2,
                                OWN, LOOP, D, False, HAS_LIVE, UPCAST)  # fmt: skip
     for start in range(block * OWN, tl.minimum(block * OWN + OWN, tokens), LOOP):
-        top, total = _lse_tile(q, k, d, rows, start, top, total, live, stride_kn, tokens, scale2,
+        top, total = _row_tile(q, k, d, rows, start, top, total, live, stride_kn, tokens, scale2,
                                OWN, LOOP, D, True, HAS_LIVE, UPCAST)  # fmt: skip
-    lse = top + tl.log2(total)
     if HAS_LIVE:
         alive = tl.load(live + rows, mask=rows < tokens, other=0) != 0
-        lse = tl.where(alive, lse, float("inf"))
-    tl.store(lse_ptr + tl.program_id(1).to(tl.int64) * tokens + rows, lse, mask=rows < tokens)
+        top = tl.where(alive, top, float("inf"))
+        total = tl.where(alive, total, 1.0)
+    at = tl.program_id(1).to(tl.int64) * tokens + rows
+    mass = tl.load(weight_ptr + at, mask=rows < tokens, other=0.0)
+    tl.store(top_ptr + at, top, mask=rows < tokens)
+    tl.store(total_ptr + at, total, mask=rows < tokens)
+    tl.store(weight_ptr + at, mass / total, mask=rows < tokens)
 
 
 @triton.jit
 def _step_tile(
-    q, k, d, columns, start, mass, lse, given, stride_qn, tokens, scale2,
+    q, k, d, columns, start, weight, top, given, stride_qn, tokens, scale2,
     LOOP: tl.constexpr, D: tl.constexpr, DIAGONAL: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """What the queries of one block give to this program's keys. Keys lie along the first axis."""
     rows = start + tl.arange(0, LOOP)
     inside = rows < tokens
-    logits = tl.dot(k, tl.trans(_tile(q, rows, d, stride_qn, tokens, D, UPCAST)), input_precision="ieee")
-    row_lse = tl.load(lse + rows, mask=inside, other=float("inf"))
-    row_mass = tl.load(mass + rows, mask=inside, other=0.0)
-    share = tl.exp2(logits * scale2 - row_lse[None, :])
+    product = tl.dot(k, tl.trans(_tile(q, rows, d, stride_qn, tokens, D, UPCAST)), input_precision="ieee")
+    row_top = tl.load(top + rows, mask=inside, other=float("inf"))
+    row_weight = tl.load(weight + rows, mask=inside, other=0.0)
+    share = tl.exp2((product - row_top[None, :]) * scale2)
     if DIAGONAL:
         share = tl.where(columns[:, None] <= rows[None, :], share, 0.0)
-    return given + tl.sum(share * row_mass[None, :], axis=1)
+    return given + tl.sum(share * row_weight[None, :], axis=1)
 
 
 @triton.jit
 def step_kernel(
-    q_ptr, k_ptr, live_ptr, lse_ptr, mass_ptr, out_ptr, tokens, scale2,
+    q_ptr, k_ptr, live_ptr, top_ptr, total_ptr, weight_ptr, out_ptr, tokens, scale2,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_lb,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
     OWN: tl.constexpr, LOOP: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
@@ -153,25 +162,28 @@ def step_kernel(
     k = _tile(k_ptr + batch * stride_kb + (head // GROUP) * stride_kh, columns, d, stride_kn, tokens, D, UPCAST)
     given = tl.zeros((OWN,), tl.float32)
     for start in range(first, tl.minimum(first + OWN, tokens), LOOP):
-        given = _step_tile(q, k, d, columns, start, mass_ptr + flat, lse_ptr + flat, given, stride_qn,
+        given = _step_tile(q, k, d, columns, start, weight_ptr + flat, top_ptr + flat, given, stride_qn,
                            tokens, scale2, LOOP, D, True, UPCAST)  # fmt: skip
     for start in range(first + OWN, tokens, LOOP):
-        given = _step_tile(q, k, d, columns, start, mass_ptr + flat, lse_ptr + flat, given, stride_qn,
+        given = _step_tile(q, k, d, columns, start, weight_ptr + flat, top_ptr + flat, given, stride_qn,
                            tokens, scale2, LOOP, D, False, UPCAST)  # fmt: skip
     if HAS_LIVE:
         alive = tl.load(live_ptr + batch * stride_lb + columns, mask=columns < tokens, other=0) != 0
         given = tl.where(alive, given, 0.0)
-    tl.store(out_ptr + flat + columns, given, mask=columns < tokens)
+    total = tl.load(total_ptr + flat + columns, mask=columns < tokens, other=1.0)
+    tl.store(out_ptr + flat + columns, given / total, mask=columns < tokens)
 
 
 @triton.jit
-def head_rms_kernel(mass_ptr, out_ptr, tokens, HEADS: tl.constexpr, BLOCK: tl.constexpr):
+def head_rms_kernel(weight_ptr, total_ptr, out_ptr, tokens, HEADS: tl.constexpr, BLOCK: tl.constexpr):
     """Root mean square over heads. Grid (blocks of tokens, batch)."""
     batch = tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     square = tl.zeros((BLOCK,), tl.float32)
     for head in range(HEADS):
-        mass = tl.load(mass_ptr + (batch * HEADS + head) * tokens + column, mask=column < tokens, other=0.0)
+        at = (batch * HEADS + head) * tokens + column
+        weight = tl.load(weight_ptr + at, mask=column < tokens, other=0.0)
+        mass = weight * tl.load(total_ptr + at, mask=column < tokens, other=0.0)
         square += mass * mass
     tl.store(out_ptr + batch * tokens + column, tl.sqrt_rn(square / HEADS), mask=column < tokens)
 
@@ -182,14 +194,14 @@ def importance(
     """Scores (B, N) in fp32; see `aimcost.kernels.importance.importance_scores`."""
     batch, heads, tokens, head_dim = q.shape
     q, k = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k))
-    lse, mass, spare = torch.empty(3, batch * heads, tokens, dtype=torch.float32, device=q.device)
+    top, total, weight, spare = torch.empty(4, batch * heads, tokens, dtype=torch.float32, device=q.device)
     out = torch.empty(batch, tokens, dtype=torch.float32, device=q.device)
     if live is None:
-        mass.fill_(1.0 / tokens)
-        mask, stride_mask = lse, 0  # never read
+        weight.fill_(1.0 / tokens)
+        mask, stride_mask = top, 0  # never read
     else:
         start = live.to(torch.float32) / live.sum(dim=1, keepdim=True)
-        mass.view(batch, heads, tokens).copy_(start[:, None, :])
+        weight.view(batch, heads, tokens).copy_(start[:, None, :])
         mask, stride_mask = live.contiguous().view(torch.uint8), tokens
     tile = tile_config(q.dtype, head_dim)
     strides = (*q.stride()[:3], *k.stride()[:3], stride_mask)
@@ -202,11 +214,11 @@ def importance(
     }  # fmt: skip
     grid = (triton.cdiv(tokens, tile.block_own), batch * heads)
     with torch.cuda.device_of(q):
-        row_lse_kernel[grid](q, k, mask, lse, tokens, scale2, *strides, **shared)
+        row_kernel[grid](q, k, mask, top, total, weight, tokens, scale2, *strides, **shared)
         for _ in range(steps):
-            step_kernel[grid](q, k, mask, lse, mass, spare, tokens, scale2, *strides, **shared)
-            mass, spare = spare, mass
+            step_kernel[grid](q, k, mask, top, total, weight, spare, tokens, scale2, *strides, **shared)
+            weight, spare = spare, weight
         head_rms_kernel[(triton.cdiv(tokens, MEAN_BLOCK), batch)](
-            mass, out, tokens, HEADS=heads, BLOCK=MEAN_BLOCK, num_warps=4
+            weight, total, out, tokens, HEADS=heads, BLOCK=MEAN_BLOCK, num_warps=4
         )
     return out

@@ -17,6 +17,7 @@ from ...kernels.merge import path_for as merge_path
 from ...kernels.merge.reference import merge
 from ...kernels.select import gather_tokens, path_for, select_tokens
 from ...kernels.select.reference import gather_rows, select
+from ...kernels.tolerances import ROWS_MOVED, importance_error, merge_error, undecided
 from ..profile.bench import DTYPES, Bench, Prepared, Task
 from ..records import Sample
 from .torch_rig import ATTENTION_BACKENDS, Tick, attending
@@ -27,10 +28,6 @@ Cuts = tuple[tuple[int, int], ...]
 Merges = tuple[tuple[int, int, int, int], ...]
 # Queries and keys are scaled so that sharpened attention is neither uniform nor one-hot.
 GAIN = 1.6
-# Largest error over the largest score. Logits are exact products summed in fp32, then ten times sharper.
-SCORE_BARS = {"fp32": 1e-4, "bf16": 2e-3, "fp16": 2e-3}
-# Rows that differ by more than the output's rounding: a near tie that fp32 decides otherwise.
-MERGE_SHARE = 0.01
 
 
 def check_kernels(
@@ -38,8 +35,8 @@ def check_kernels(
 ) -> Iterator[dict[str, Any]]:
     """One mapping a comparison: check, dtype, size, value, bar, ok, path.
 
-    Scores against the definition in fp64 and merging in fp64, on the very inputs; selecting and
-    gathering must give the reference's bits.
+    Scores against the definition in fp64 and merging in fp64, on the very inputs, with the bars of
+    `aimcost.kernels.tolerances`; selecting and gathering must give the reference's bits.
     """
     generator = torch.Generator(device=device).manual_seed(0)
     rows, kept = cuts[0]
@@ -65,22 +62,23 @@ def _check_scores(tokens: int, heads: tuple[int, int, int], dtype: str, generato
     q = _random(generator, 1, count, tokens, width, dtype=dtype) * GAIN**0.5
     k = _random(generator, 1, kv, tokens, width, dtype=dtype) * GAIN**0.5
     ours = importance_scores(q, k)
+    path = importance_path(q, k)
     exact = importance_dense(q.double(), k.double(), scale=width**-0.5)
-    error = float((ours - exact).abs().max() / exact.abs().max())
-    return _result("importance", dtype, f"{tokens} tokens, {count}/{kv} heads of {width}", error, SCORE_BARS[dtype],
-                   importance_path(q, k))  # fmt: skip
+    bound = importance_error(q, k, scale=width**-0.5, products=1 if path == "torch" else 2)
+    error, bar = (float(x.abs().max() / exact.max()) for x in (ours - exact, bound))
+    return _result("importance", dtype, f"{tokens} tokens, {count}/{kv} heads of {width}", error, bar, path)
 
 
 def _check_merge(shape: tuple[int, int, int, int], dtype: str, generator: torch.Generator) -> dict[str, Any]:
     groups, tokens, kept, width = shape
     x = _random(generator, groups, tokens, width, dtype=dtype)
     ours, exact = merge_tokens(x, tokens - kept).double(), merge(x.double(), tokens - kept)
-    rounding = torch.finfo(DTYPES[dtype]).eps
     # not the other way round: a NaN is within no bound
-    near = (ours - exact).abs() <= 2 * rounding * exact.abs() + rounding
-    share = float((~near).any(-1).double().mean())
+    near = (ours - exact).abs() <= merge_error(x, exact, tokens - kept)
+    rows = (~near).any(-1)
     size = f"{groups} x {tokens} -> {kept} of {width}"
-    return _result("merge", dtype, size, share, MERGE_SHARE, merge_path(x))
+    bar = ROWS_MOVED * float(undecided(x).sum()) / rows.numel()
+    return _result("merge", dtype, size, float(rows.double().mean()), bar, merge_path(x))
 
 
 def _check_select(rows: int, kept: int, generator: torch.Generator) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...errors import UnsupportedModelError
+from ...errors import UnsupportedModelError, argument
 from ...inputs.run import load_run
 from ...units import format_bytes
 from ..records import Environment
@@ -72,7 +72,7 @@ class Visit:
         if have and need > USABLE_SHARE * have:
             raise UnsupportedModelError(
                 f"the model holds {format_bytes(need)} in {self.dtype}, this machine {format_bytes(have)}: "
-                "a campaign on a CPU is a dry run, with --tiny"
+                f"a campaign on a CPU is a dry run, with {argument('tiny')}"
             )
 
     def release(self) -> None:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...errors import InvalidValueError, argument
 from ...inputs.run import Run
 from ...units import GIGA, KILO, TERA, format_bytes, format_flops, format_seconds
 from .evaluate import Figures
 
-__all__ = ["Budgets"]
+__all__ = ["Budgets", "no_budget"]
 
 # name of the figure: key in a run file, units of the key per unit of the figure, how it is printed
 _KEYS = {
@@ -23,6 +24,12 @@ _KEYS = {
     "peak": ("max_memory_gb", 1 / GIGA, "peak memory", format_bytes),
     "flops": ("max_tflops", 1 / TERA, "FLOPs", format_flops),
 }
+
+
+def no_budget() -> InvalidValueError:
+    """The error of a search without any limit."""
+    *keys, last = (argument(key) for key, *_ in _KEYS.values())
+    return InvalidValueError(argument("budgets"), f"given: {', '.join(keys)} or {last}", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

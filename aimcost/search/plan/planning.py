@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
 
-from ...errors import InvalidValueError, UnknownNameError
+from ...errors import InvalidValueError, UnknownNameError, argument
 from ...inputs.hardware import load_hardware
 from ...inputs.run import Run, load_run
 from ...pricing.estimator import estimator_of
 from .accuracy import Surrogate, surrogate_for
-from .budgets import Budgets
+from .budgets import Budgets, no_budget
 from .choice import Choice, choice_of
 from .grids import LEVELS, Grid, grids
 from .result import Plan, Setting, best_of
@@ -32,9 +32,9 @@ def spread_of(confidence: float | None, run: Run) -> float | None:
     if confidence is None:
         return None
     if not 0.5 <= confidence < 1:
-        raise InvalidValueError("--confidence", "from 0.5 to below 1", confidence)
+        raise InvalidValueError(argument("confidence"), "from 0.5 to below 1", confidence)
     if not estimator_of(run.estimator).has_band:
-        raise InvalidValueError("--confidence", f"absent: {run.estimator} has no uncertainty band", confidence)
+        raise InvalidValueError(argument("confidence"), f"absent: {run.estimator} has no uncertainty band", confidence)
     return NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(BAND_END)
 
 
@@ -79,11 +79,11 @@ def plan_run(
     """
     limits = Budgets.of(run, budgets)
     if not list(limits.items()):
-        raise InvalidValueError("budget", "given: --ttft-ms, --tpot-ms, --kv-gb, --flops or --memory-gb", None)
+        raise no_budget()
     _check(run, limits, shapes)
     first = earliest_cut if earliest_cut is not None else int(run.model.decoder.layers * EARLIEST_SHARE)
     if not 0 <= first <= run.model.decoder.layers:
-        raise InvalidValueError("--earliest-cut", f"from 0 to {run.model.decoder.layers}", first)
+        raise InvalidValueError(argument("earliest_cut"), f"from 0 to {run.model.decoder.layers}", first)
     surrogate = surrogate_for(run, accuracy)
     goal = _objective(objective, surrogate, run, frames)
     spread = spread_of(confidence, run)
@@ -127,7 +127,7 @@ def _objective(wanted: str | None, surrogate: Surrogate | None, run: Run, frames
     if wanted not in (None, "tokens", "accuracy"):
         raise UnknownNameError("objective", str(wanted), ["tokens", "accuracy"])
     if wanted == "accuracy" and surrogate is None:
-        raise InvalidValueError("--objective", f"tokens: nothing was measured for {run.model.name}", wanted)
+        raise InvalidValueError(argument("objective"), f"tokens: nothing was measured for {run.model.name}", wanted)
     if wanted is not None:
         return wanted
     workloads = [replace(run.workload, frames=count) for count in frames] or [run.workload]
@@ -175,7 +175,9 @@ def _missed(plan: Plan, groups: Sequence[Group], spread: float | None) -> Plan:
     closest = min((g for g in groups if g.miss is not None), key=lambda g: g.miss_excess, default=None)
     if closest is None or closest.miss is None:
         raise InvalidValueError(
-            "--extrapolate", "given, or --objective tokens: every candidate lies beyond the measured points", False
+            argument("extrapolate"),
+            f"given, or {argument('objective')} tokens: every candidate lies beyond the measured points",
+            False,
         )
     nearest = choice_of(closest.miss, plan.budgets, spread)
     card = nearest.estimate.memory.usable_bytes

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ...errors import AimcostError, InvalidValueError
+from ...errors import AimcostError, InvalidValueError, argument
 from ...inputs.run import Run, load_run
 from ...methods.aim.plan import reachable_ratios
 from ...pricing.pricing import estimate_run, unreduced
 from ...pricing.result import Estimate
-from .budgets import Budgets
+from .budgets import Budgets, no_budget
 from .choice import upper_end
 from .planning import spread_of
 
@@ -79,15 +79,15 @@ def ask(
         run with frames or images.
     """
     if question not in QUESTIONS:
-        raise InvalidValueError("--question", f"one of {', '.join(QUESTIONS)}", question)
+        raise InvalidValueError(argument("question"), f"one of {', '.join(QUESTIONS)}", question)
     if question == "break-even":
         for key, given in {**budgets, "confidence": confidence}.items():
             if given is not None:
-                raise InvalidValueError(key, "absent: break-even holds to no budget", given)
+                raise InvalidValueError(argument(key), "absent: break-even holds to no budget", given)
     limits = Budgets() if question == "break-even" else Budgets.of(run, budgets)
     spread = spread_of(confidence, run)
     if question != "break-even" and not list(limits.items()):
-        raise InvalidValueError("budget", "given: --ttft-ms, --tpot-ms, --kv-gb, --flops or --memory-gb", None)
+        raise no_budget()
     key = "batch" if question == "batch" else _visual_key(run)
     methods = list(_methods(run, question))
     rows = []

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from ...errors import AimcostError, InvalidValueError
+from ...errors import AimcostError, InvalidValueError, argument
 from ...extras import load
 from .formats import encode
 from .grid import Chunk, Grid
@@ -64,11 +64,11 @@ def engine(
         No such engine, or Dask is not installed.
     """
     if name not in ENGINES:
-        raise InvalidValueError("--engine", "one of " + ", ".join(ENGINES), name)
+        raise InvalidValueError(argument("engine_name"), "one of " + ", ".join(ENGINES), name)
     if workers < 1:
-        raise InvalidValueError("--workers", "at least 1", workers)
+        raise InvalidValueError(argument("workers"), "at least 1", workers)
     if scheduler is not None and name != "dask":
-        raise InvalidValueError("--scheduler", "absent without --engine dask", scheduler)
+        raise InvalidValueError(argument("scheduler"), f"absent without {argument('engine_name')} dask", scheduler)
     jobs = ((chunk.number, chunk.start, chunk.stop, chunk.context) for chunk in chunks)
     if name == "dask":
         return _dask(text, jobs, kind, workers, scheduler)
@@ -85,7 +85,9 @@ def _result(future: Any) -> Done:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
-        raise AimcostError(f"a worker failed: {type(error).__name__}: {reason} (--resume continues)") from error
+        raise AimcostError(
+            f"a worker failed: {type(error).__name__}: {reason} ({argument('resume')} continues)"
+        ) from error
     return result
 
 
@@ -121,7 +123,7 @@ def _dask(text: str, jobs: Iterator[Any], kind: str, workers: int, scheduler: st
         try:
             client = stack.enter_context(distributed.Client(address, timeout=CONNECT_S))
         except OSError as error:
-            raise InvalidValueError("--scheduler", f"an address that answers ({error})", scheduler) from None
+            raise InvalidValueError(argument("scheduler"), f"an address that answers ({error})", scheduler) from None
         count = max(1, len(client.nthreads()))
         (shared,) = client.scatter([text], broadcast=True)
         first = [

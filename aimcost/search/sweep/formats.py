@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InvalidValueError
+from ...errors import InvalidValueError, argument
 from ...extras import load
 from ...inputs.files import replacing
 from .pricing import Column
@@ -37,7 +37,7 @@ def format_of(path: Path) -> str:
     """
     name = path.suffix.removeprefix(".").lower()
     if name not in FORMATS:
-        raise InvalidValueError("--output", "a file that ends in .csv, .jsonl or .parquet", path.name)
+        raise InvalidValueError(argument("output"), "a file that ends in .csv, .jsonl or .parquet", path.name)
     if name == "parquet":
         _arrow()
     return name

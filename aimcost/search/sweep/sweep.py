@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import FileFormatError, InvalidValueError
+from ...errors import FileFormatError, InvalidValueError, argument
 from .engines import engine
 from .formats import assemble, format_of
 from .grid import Chunk, Grid, load_grid
@@ -83,7 +83,9 @@ def sweep(
     progress(resumed, total, "sweeping")
     for number, digest, content, errors in made:
         if digest != grid.digest:
-            raise InvalidValueError("--scheduler", "a cluster with the same aimcost, models and profiles", digest)
+            raise InvalidValueError(
+                argument("scheduler"), "a cluster with the same aimcost, models and profiles", digest
+            )
         parts.add(number, content, errors)
         progress(len(parts.done), total, "sweeping")
     progress(total, total, "writing")
