@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ..machine.bands import OWN
+from ..machine.bands import OWN, OWN_FROM
 from .result import Estimate, Interval
 
 __all__ = ["Gain", "gain", "limit"]
@@ -39,9 +39,11 @@ def gain(dense: Estimate, reduced: Estimate, what: str | Iterable[str] = "ttft")
     if dense.band is None or reduced.band is None:
         return Gain(speedup=Interval(d / r, d / r, None), saved=Interval(d - r, d - r, None))
     moves = list(_moves(dense.band.moves(before), reduced.band.moves(after)))
-    down, up = _quadrature([a / d - b / r for a, b in moves], OWN)
     ratio = d / r
-    less, more = _quadrature([a - b for a, b in moves], OWN * r)
+    # two runs that take the same time are the same run, and differ in nothing
+    own = OWN * min(1.0, abs(math.log(ratio)) / math.log(OWN_FROM))
+    down, up = _quadrature([a / d - b / r for a, b in moves], own)
+    less, more = _quadrature([a - b for a, b in moves], own * r)
     return Gain(
         speedup=Interval(ratio, ratio * math.exp(-down), ratio * math.exp(up)),
         saved=Interval(d - r, d - r - less, d - r + more),
