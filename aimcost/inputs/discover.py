@@ -24,7 +24,10 @@ KINDS: dict[str, str] = {
     "run": "configs/runs",
     "paper": "configs/papers",
     "accuracy": "configs/accuracy",
+    "timings": "configs/timings",
 }
+# Every other kind is YAML.
+_SUFFIXES = {"timings": ".jsonl"}
 
 
 @lru_cache(maxsize=1)
@@ -61,7 +64,7 @@ def names(kind: str) -> dict[str, Path]:
     for root in search_path():
         folder = root / KINDS[kind]
         if folder.is_dir():
-            for path in sorted(folder.glob("*.yaml")):
+            for path in sorted(folder.glob(f"*{_SUFFIXES.get(kind, '.yaml')}")):
                 found.setdefault(path.stem, path)
     return dict(sorted(found.items()))
 
@@ -76,7 +79,7 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
     """
     if "/" not in name and "\\" not in name and name not in {"", ".", ".."}:
         for root in search_path():
-            path = root / KINDS[kind] / f"{name}.yaml"
+            path = root / KINDS[kind] / f"{name}{_SUFFIXES.get(kind, '.yaml')}"
             if is_file(path):
                 return path
     elif name:
