@@ -13,6 +13,7 @@ PATTERNS = (
     "configs/papers/*.yaml",
     "configs/accuracy/*.yaml",
     "configs/timings/*.jsonl",
+    "configs/stacks/*.yaml",
     "hardware_profiles/*.yaml",
     "hardware_profiles/tables/*.json",
 )

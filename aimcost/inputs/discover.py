@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {
     "paper": "configs/papers",
     "accuracy": "configs/accuracy",
     "timings": "configs/timings",
+    "stack": "configs/stacks",
 }
 # Every other kind is YAML.
 _SUFFIXES = {"timings": ".jsonl"}

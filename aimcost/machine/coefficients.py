@@ -6,14 +6,13 @@ from typing import Literal
 
 from ..errors import CalibrationError
 from ..inputs.hardware import load_hardware
-from ..types import HardwareSpec, Precision
+from ..types import HardwareSpec, Precision, Stack
 from ..types.formats import Widths
 from .bands import Ends, ends_of
 from .calibration import Calibration, calibration_of
 from .inheritance import parent_of
 from .peaks import compute_dtypes, computed_in
 from .timemodels.attention import AttentionModel
-from .timemodels.bandwidth import Execution
 from .timemodels.gemm import GemmModel
 from .timemodels.measured import AttentionGrid, CurveSet, GemmGrid
 from .timemodels.memory_bound import KernelModel
@@ -108,12 +107,12 @@ class Coefficients:
             self.substitutes.add(f"attention of {name} takes the efficiencies of causal prefill")
         return models[nearest], nearest != width or not own
 
-    def memory_bound(self, kind: str, execution: Execution | None = None) -> KernelModel | CurveSet:
+    def memory_bound(self, kind: str, stack: Stack | None = None) -> KernelModel | CurveSet:
         """Coefficients of a kind, or of the one that stands in for it.
 
         A kind that a stack runs as a chain of elementwise kernels takes theirs, not the fused kernel's.
         """
-        if execution is not None and kind in execution.elementwise:
+        if stack is not None and kind in stack.elementwise:
             kind = "pointwise"
         models = self.calibration.bandwidth
         found = models.get(kind) or models.get(_STAND_IN.get(kind, "pointwise")) or models.get("pointwise")
@@ -121,7 +120,7 @@ class Coefficients:
             raise CalibrationError(f"{self.hardware.name}: calibration has no coefficients for {kind}")
         return found
 
-    def basis(self, kind: str, stage: str, width: int, execution: Execution | None = None) -> Basis:
+    def basis(self, kind: str, stage: str, width: int, stack: Stack | None = None) -> Basis:
         """What the time of a kind rests on: measured on this card, on another card, format or kind, or assumed.
 
         Products and attention are measured where the card has tables of that format, stage and head width;
@@ -145,7 +144,7 @@ class Coefficients:
                 return "assumed"
             section = {"vision": "encoder_attention", "decode": "decode_attention"}.get(stage, "attention")
             return "measured" if section in measured and not chosen[1] else "inherited"
-        kernel = self.memory_bound(kind, execution)
+        kernel = self.memory_bound(kind, stack)
         if kernel.provenance.source.startswith("assumed"):
             return "assumed"
         if isinstance(kernel, CurveSet):

@@ -125,7 +125,16 @@ class Memory:
 def memory_of(run: Run) -> Memory:
     """Memory of a request. Fragmentation and library workspaces are not counted."""
     model, workload, hardware, parallel = run.model, run.workload, run.hardware, run.parallel
-    case = _Case(model, workload, run.computed, run.precision, run.attention, run.implementation, parallel)
+    case = _Case(
+        model=model,
+        workload=workload,
+        schedule=run.computed,
+        precision=run.precision,
+        attention=run.attention,
+        tower_attention=run.tower_attention,
+        implementation=run.implementation,
+        parallel=parallel,
+    )
     devices = []
     for layers in stage_layers(model.decoder.layers, parallel.pp):
         devices.append(
@@ -149,6 +158,7 @@ class _Case:
     schedule: Schedule
     precision: Precision
     attention: str
+    tower_attention: str
     implementation: str
     parallel: Parallel
 
@@ -247,7 +257,7 @@ class _Case:
         tokens = vit.sequence_tokens(vision, load)
         rows = float(inputs * tokens)
         heads = vision.heads / (self.parallel.tp if self.parallel.tower == "sharded" else 1)
-        eager = tower_kernel(self.schedule, self.implementation, self.attention) == "eager"
+        eager = tower_kernel(self.schedule, self.implementation, self.tower_attention) == "eager"
         tower = liveness.tower_layer(
             rank_vision(vision, self.parallel),
             rows=rows,

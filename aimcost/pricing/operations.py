@@ -53,7 +53,7 @@ def build(run: Run) -> OpTable:
         inputs = float(workload.batch * load.sequences)
         if parallel.tower == "data":
             inputs = float(np.ceil(inputs / parallel.tp))
-        request.vision(model.vision, load, inputs, tower_kernel(schedule, implementation, attention))
+        request.vision(model.vision, load, inputs, tower_kernel(schedule, implementation, run.tower_attention))
     request.merging()
     eager = eager_layers(schedule, implementation, attention)
     request.prefill(eager)

@@ -29,13 +29,17 @@ NO_LAYER = -1
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of rows that are one operation of one stage over layers and steps."""
+    """A run of rows that are one operation of one stage over layers and steps.
+
+    `beside`: of overhead, the stage that it comes with.
+    """
 
     stage: str
     name: str
     kind: str
     start: int
     stop: int
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,11 @@ request; a batch multiplies them where an operation is priced.
 from .hardware import HardwareSpec
 from .model import DecoderSpec, ModelSpec, MoeSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, VisionSpec
 from .request import Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload
+from .stack import Figure, Stack
 
 __all__ = [
     "DecoderSpec",
+    "Figure",
     "HardwareSpec",
     "ModelSpec",
     "MoeSpec",
@@ -20,6 +22,7 @@ __all__ = [
     "ResamplerSpec",
     "ResolutionSpec",
     "Schedule",
+    "Stack",
     "TowerLoad",
     "VisionSpec",
     "Workload",
