@@ -1,49 +1,80 @@
 # Two commands a newcomer needs: `make run` and `make test`.
+# On Linux, PyPI's torch is a CUDA build of several GB. For the CPU build:
+#   PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make test
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TORCH := constraints-torch.txt
+# The versions that were tested with this Python. As a variable they also constrain what builds the
+# project (for pip 25.3 and later through a variable of its own), which pip's -c does not.
+LOCK := locks/py$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+PIP_INSTALL := PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(BIN)/python -m pip install --quiet
 # What is timed runs by itself, not beside the other tests.
 TIMED := tests/bench tests/validation/test_cpu_validation.py
 
-.PHONY: run test check lint types bench docs clean
+define pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations=10 $(1) $(TIMED:%=--ignore=%)
+	$(BIN)/python -m pytest $(1) $(TIMED)
+endef
+
+.PHONY: run test check check-all lint types light bench docs update-locks clean
 
 run: $(VENV)/.light
 	@$(BIN)/aimcost reproduce
 	@echo
 	@$(BIN)/aimcost estimate llava_onevision_aim_a100
 
+# tests/README.md says what the slowest buy.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto $(TIMED:%=--ignore=%)
-	$(BIN)/python -m pytest $(TIMED)
-	./tests/light_core.sh
+	$(call pytest,-m 'not check')
 
-bench: $(VENV)/.test
-	$(BIN)/python -m pytest tests/bench --benchmark-enable
+# What lands a change; .ci/run calls it.
+check: lint types light $(VENV)/.test
+	$(call pytest)
 
-check: $(VENV)/.test lint types test
+# By hand and nightly.
+check-all: check bench
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(VENV)/.test
 	$(BIN)/mypy
+
+# The light core on every other Python, and on the lowest version of every dependency.
+light:
+	tests/light_core.sh py3.10 py3.12 py3.13 lowest
+
+bench: $(VENV)/.test
+	$(BIN)/python -m pytest tests/bench --benchmark-enable
 
 docs: $(VENV)/.test
 	$(BIN)/python docs/validation.py
 	$(BIN)/python docs/build.py
 
-$(VENV)/.light: pyproject.toml
+# UV_ARGUMENTS='--upgrade-package rich' renews one package.
+UV_ARGUMENTS := --upgrade
+update-locks: $(VENV)-uv/bin/uv
+	PATH="$(CURDIR)/$(VENV)-uv/bin:$$PATH" locks/update.sh $(UV_ARGUMENTS)
+
+$(VENV)-uv/bin/uv:
+	$(PYTHON) -m venv $(VENV)-uv
+	$(VENV)-uv/bin/python -m pip install --quiet uv
+
+$(VENV)/.light: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+	$(PIP_INSTALL) --editable .
 	touch $@
 
-# torch alone is pinned: any other build of it is gigabytes
-$(VENV)/.test: pyproject.toml $(TORCH)
+$(VENV)/.test: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint $(TORCH) --editable '.[torch,report,sweep,dev]'
+	$(PIP_INSTALL) --editable '.[torch,report,sweep,dev]'
 	touch $@
+
+locks/py%.txt:
+	@echo "aimcost is not tested on Python $*; for one that is: make PYTHON=python3.12" >&2
+	@exit 1
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) $(VENV)-light $(VENV)-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -113,10 +113,10 @@ class LatencyGate:
         from .extras import torch_module
         from .guard.bands import load_bands
 
-        gate = torch_module("aimcost.measure.gate", "the measured latency gate")
         try:
             loaded = self._load(self.options["run"] if run is None else run)
             bands = load_bands(self.bands_path)
+            gate = torch_module("aimcost.measure.gate", "the measured latency gate")
             with _quiet(gate):
                 return self._measured(gate, loaded, bands, prefill)
         except AimcostError as error:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +36,57 @@ def machine() -> dict[str, Any]:
     return {"name": "round", "memory_gb_per_s": 1000, "dense_tflops": {"fp16": 100, "int8": 200}}
 
 
-@pytest.fixture
-def cli(tmp_path: Path) -> Any:
-    """``python -m aimcost …`` in a folder of its own; stdout, stderr and exit status as text."""
+def call_in_process(
+    *arguments: str, folder: Path, encoding: str = "utf-8", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """``aimcost …`` as its console script calls it, without the third of a second that a process costs."""
+    from aimcost.cli import main
+
+    with tempfile.TemporaryDirectory() as streams, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("AIMCOST_PATH", raising=False)
+        patch.setenv("OPENBLAS_NUM_THREADS", "1")  # the command sets it where it is not set
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        patch.setattr(sys, "argv", ["aimcost", *arguments])
+        patch.setattr(gc, "freeze", lambda: None)  # at the end of a process, not of a test
+        for name in ("stdout", "stderr"):
+            # files, since the command may close its standard output as it would a pipe
+            patch.setattr(sys, name, open(Path(streams, name), "w", encoding=encoding))  # noqa: SIM115
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(bool(end.code))
+        finally:
+            sys.stdout.close()
+            sys.stderr.close()
+        out, err = (Path(streams, name).read_bytes().decode(encoding) for name in ("stdout", "stderr"))
+    return subprocess.CompletedProcess(list(arguments), status, out, err)
+
+
+def call_in_a_process(*arguments: str, folder: Path, address_space: int) -> subprocess.CompletedProcess[str]:
+    def limit() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+
     environment = {key: value for key, value in os.environ.items() if key != "AIMCOST_PATH"}
     environment["PYTHONPATH"] = str(ROOT)
+    command = [sys.executable, "-m", "aimcost", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, preexec_fn=limit)
 
-    def call(*arguments: str, address_space: int | None = None) -> subprocess.CompletedProcess[str]:
-        def limit() -> None:
-            if address_space is not None:
-                import resource
 
-                resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``aimcost …`` in a folder of the test's own; stdout, stderr and exit status as text.
 
-        command = [sys.executable, "-m", "aimcost", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, preexec_fn=limit)
+    It runs in this process, unless its memory is limited; tests/unit/test_terminals.py starts real ones.
+    """
+
+    def call(*arguments: str, address_space: int | None = None, **options: Any) -> subprocess.CompletedProcess[str]:
+        if address_space is None:
+            return call_in_process(*arguments, folder=tmp_path, **options)
+        return call_in_a_process(*arguments, folder=tmp_path, address_space=address_space)
 
     return call

@@ -141,14 +141,19 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         items = [_in_words(item) for item in schema.get("prefixItems", [schema.get("items", {})])]
         kind = f"list of {items[0]}" if "prefixItems" not in schema else f"[{', '.join(items)}]"
     limits = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most", "exclusiveMaximum": "under"}
-    bounds = [f"{said} {schema[key]:,}" for key, said in limits.items() if key in schema]
+    # pydantic before 2.11 writes a bound of 0 on a float as 0.0
+    bounds = [f"{said} {_whole(schema[key]):,}" for key, said in limits.items() if key in schema]
     return kind + (" " + " and ".join(bounds) if bounds else "")
+
+
+def _whole(number: float) -> float:
+    return int(number) if number == int(number) else number
 
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.get_default(call_default_factory=True)
+    value = field.get_default(call_default_factory=True, validated_data={})
     return "optional" if value is None else f"default {value}"
 
 

@@ -13,7 +13,8 @@ from pydantic import Field
 from ..errors import AimcostError, FileFormatError, argument
 from ..inputs.files import write_atomically
 from ..inputs.schema import Strict, validate
-from .facts import FIGURES, canonical, digest
+from ..inputs.strict_json import canonical, digest, to_json
+from .facts import FIGURES
 
 __all__ = ["SCHEMA_VERSION", "load_baseline", "save_baseline", "to_text", "unchanged"]
 
@@ -130,9 +131,9 @@ def to_text(data: Mapping[str, Any]) -> str:
 
 def _dump(value: Any, depth: int) -> str:
     if not isinstance(value, Mapping) or not value or depth > _INDENTED:
-        return json.dumps(value, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        return to_json(value, indent=None, sort_keys=True)
     pad = " " * (depth + 1)
-    items = (f"{pad}{json.dumps(key, ensure_ascii=False)}: {_dump(value[key], depth + 1)}" for key in sorted(value))
+    items = (f"{pad}{to_json(key, indent=None)}: {_dump(value[key], depth + 1)}" for key in sorted(value))
     return "{\n" + ",\n".join(items) + "\n" + " " * depth + "}"
 
 

@@ -51,12 +51,17 @@ def is_file(path: Path) -> bool:
 
 def search_path() -> list[Path]:
     """Folders that may hold ``configs`` and ``hardware_profiles``, first match first."""
-    roots = [Path.cwd()]
-    roots += [Path(entry).expanduser() for entry in os.environ.get("AIMCOST_PATH", "").split(os.pathsep) if entry]
-    config_home = os.environ.get("XDG_CONFIG_HOME")
+    variables = tuple(os.environ.get(name, "") for name in ("AIMCOST_PATH", "XDG_CONFIG_HOME", "HOME"))
+    return list(_search_path(os.getcwd(), *variables))
+
+
+@lru_cache(maxsize=16)
+def _search_path(folder: str, given: str, config_home: str, _home: str) -> tuple[Path, ...]:
+    roots = [Path(folder)]
+    roots += [Path(entry).expanduser() for entry in given.split(os.pathsep) if entry]
     roots.append((Path(config_home) if config_home else Path.home() / ".config") / "aimcost")
     roots.append(own_root())
-    return roots
+    return tuple(roots)
 
 
 def names(kind: str) -> dict[str, Path]:
@@ -80,9 +85,9 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
     """
     if "/" not in name and "\\" not in name and name not in {"", ".", ".."}:
         for root in search_path():
-            path = root / KINDS[kind] / f"{name}{_SUFFIXES.get(kind, '.yaml')}"
-            if is_file(path):
-                return path
+            path = f"{root}/{KINDS[kind]}/{name}{_SUFFIXES.get(kind, '.yaml')}"
+            if os.path.isfile(path):
+                return Path(path)
     elif name:
         raise FileFormatError(f"{where + ': ' if where else ''}no such file: {name}")
     visible = [known for known in names(kind) if not known.startswith("llm_viewer_") or name.startswith("llm")]
@@ -91,10 +96,21 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
 
 def estimator_names() -> list[str]:
     """Estimators: the public modules of ``aimcost.pricing.estimators``, without importing them."""
-    folder = PACKAGE / "pricing" / "estimators"
-    return sorted(info.name for info in pkgutil.iter_modules([str(folder)]) if not info.name.startswith("_"))
+    folder = str(PACKAGE / "pricing" / "estimators")
+    return list(_modules(folder, os.stat(folder).st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _modules(folder: str, _modified: int) -> tuple[str, ...]:
+    return tuple(sorted(info.name for info in pkgutil.iter_modules([folder]) if not info.name.startswith("_")))
 
 
 def method_names() -> list[str]:
     """Reduction methods: the packages in ``aimcost.methods`` that hold a ``plan`` module."""
-    return sorted(path.parent.name for path in (PACKAGE / "methods").glob("*/plan.py"))
+    folder = str(PACKAGE / "methods")
+    return list(_plans(folder, os.stat(folder).st_mtime_ns))
+
+
+@lru_cache(maxsize=8)
+def _plans(folder: str, _modified: int) -> tuple[str, ...]:
+    return tuple(sorted(path.parent.name for path in Path(folder).glob("*/plan.py")))

@@ -8,6 +8,7 @@ import re
 import tempfile
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 from ..errors import FileFormatError
 from ..units import MEGA
 
-__all__ = ["MAX_FILE_BYTES", "read_mapping", "read_text", "replacing", "write_atomically"]
+__all__ = ["MAX_FILE_BYTES", "Stamp", "read_mapping", "read_once", "read_text", "replacing", "stamp_of", "write_atomically"]
 
 # Run files, profiles and config.json are kilobytes; this stops a weights file named by mistake.
 MAX_FILE_BYTES = 8_000_000
@@ -108,6 +109,29 @@ def read_mapping(path: Path, *, limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
         odd = next(key for key in data if not isinstance(key, str))
         raise FileFormatError(f"{path}: keys must be text (got {odd!r})")
     return data
+
+
+Stamp = tuple[int, int]
+
+
+def stamp_of(path: str | Path) -> Stamp:
+    """When a file was last written, in ns, and its size: caches of its content keep to one stamp."""
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
+def read_once(path: Path) -> dict[str, Any]:
+    """As `read_mapping`, but a file that has not changed is parsed once per process. Not to be modified."""
+    try:
+        stamp = stamp_of(path)
+    except OSError:
+        return read_mapping(path)  # which says what is wrong
+    return _read_once(path, stamp)
+
+
+@lru_cache(maxsize=256)
+def _read_once(path: Path, _: Stamp) -> dict[str, Any]:
+    return read_mapping(path)
 
 
 def read_text(path: Path, *, limit: int = MAX_FILE_BYTES) -> str:

@@ -13,7 +13,7 @@ from ..types import HardwareSpec
 from ..types.formats import BITS
 from ..units import GIGA, KILO, MEGA, TERA
 from . import discover
-from .files import read_mapping
+from .files import Stamp, read_mapping, stamp_of
 from .schema import HardwareFile, validate
 
 __all__ = ["load_hardware"]
@@ -40,11 +40,11 @@ def load_hardware(given: str | Path | Mapping[str, Any]) -> HardwareSpec:
             raise FileFormatError(f"hardware: no such profile file: {str(given)[:200]}")
     else:
         path = discover.find("hardware", given)
-    return _load_file(path, path.stat().st_mtime_ns)
+    return _load_file(path, stamp_of(path))
 
 
 @lru_cache(maxsize=256)
-def _load_file(path: Path, _modified: int) -> HardwareSpec:
+def _load_file(path: Path, _: Stamp) -> HardwareSpec:
     data = read_mapping(path)
     return replace(_from_mapping({"name": path.stem, **data}, str(path)), folder=str(path.parent))
 

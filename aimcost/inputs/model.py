@@ -12,7 +12,7 @@ from pydantic import Field
 from ..errors import FileFormatError
 from ..types import ModelSpec
 from . import discover
-from .files import read_mapping
+from .files import Stamp, read_mapping, stamp_of
 from .hf.from_hf import model_spec
 from .schema import Strict, validate
 
@@ -39,7 +39,7 @@ def load_model(given: str | Path | Mapping[str, Any]) -> ModelSpec:
     if isinstance(given, Mapping):
         return model_spec(given, name=str(given.get("name", "inline")), where="model", source="given inline")
     path = _path(given)
-    return _load_file(path, path.stat().st_mtime_ns)
+    return _load_file(path, stamp_of(path))
 
 
 def model_config(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def _path(given: str | Path) -> Path:
 
 
 @lru_cache(maxsize=256)
-def _load_file(path: Path, _modified: int) -> ModelSpec:
+def _load_file(path: Path, _: Stamp) -> ModelSpec:
     data = read_mapping(path)
     if "config" not in data:
         name = path.parent.name if path.name == "config.json" else path.stem

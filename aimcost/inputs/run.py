@@ -14,7 +14,7 @@ from ..methods.implementation import computed_schedule, implementation_notes
 from ..models.parallel import check_parallel, parallel_notes
 from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Stack, Workload
 from . import discover
-from .files import read_mapping
+from .files import read_once
 from .hardware import load_hardware
 from .model import load_model, model_config
 from .plain import plain
@@ -163,7 +163,7 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
         data, source = plain(given), ""
     else:
         path = _run_path(given)
-        data, source = read_mapping(path), str(path)
+        data, source = plain(read_once(path)), str(path)
     data = varied(data, plain(overrides or {}))
     try:
         return _resolve(data, source)

@@ -11,7 +11,7 @@ from ..errors import FileFormatError, InvalidValueError, UnknownNameError
 from ..types import Figure, Stack
 from ..units import MEGA
 from . import discover
-from .files import read_mapping
+from .files import Stamp, read_mapping, stamp_of
 from .schema import FigureFile, RequestFile, StackFile, StepFile, validate
 
 __all__ = ["DEFAULT_STACK", "EXECUTIONS", "load_stack"]
@@ -51,11 +51,11 @@ def load_stack(given: str | Path | Mapping[str, Any], architecture: str = "") ->
             raise FileFormatError(f"stack: no such stack file: {str(given)[:200]}")
     else:
         path = discover.find("stack", given)
-    return _load_file(path, path.stat().st_mtime_ns, architecture)
+    return _load_file(path, stamp_of(path), architecture)
 
 
 @lru_cache(maxsize=128)
-def _load_file(path: Path, _modified: int, architecture: str) -> Stack:
+def _load_file(path: Path, _: Stamp, architecture: str) -> Stack:
     return _from_mapping({"name": path.stem, **read_mapping(path)}, str(path), architecture)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CalibrationError, FileFormatError
-from ..inputs.files import MAX_FILE_BYTES
+from ..inputs.files import MAX_FILE_BYTES, Stamp, stamp_of
 from ..inputs.hardware import load_hardware
 from ..types import HardwareSpec
 from .attained import Attained, attained_of
@@ -72,7 +72,8 @@ class Calibration:
     widen: tuple[float, float] = (1.0, 1.0)
 
 
-_parsed: dict[int, tuple[Mapping[str, Any], Calibration]] = {}
+# By identity of the profile's block: the block, the stamp of its tables file, and what they hold.
+_parsed: dict[int, tuple[Mapping[str, Any], Stamp | None, Calibration]] = {}
 
 
 def calibration_of(hardware: HardwareSpec) -> Calibration:
@@ -85,11 +86,20 @@ def calibration_of(hardware: HardwareSpec) -> Calibration:
     """
     if not hardware.calibration:
         return _inherited(hardware)
-    held = _parsed.get(id(hardware.calibration))
-    if held is None or held[0] is not hardware.calibration:
-        held = (hardware.calibration, _parse(hardware))
+    held, stamp = _parsed.get(id(hardware.calibration)), _tables_stamp(hardware)
+    if held is None or held[0] is not hardware.calibration or held[1] != stamp:
+        held = (hardware.calibration, stamp, _parse(hardware))
         _parsed[id(hardware.calibration)] = held
-    return held[1]
+    return held[2]
+
+
+def _tables_stamp(hardware: HardwareSpec) -> Stamp | None:
+    """Of the file of correction tables beside the profile; None where there is none."""
+    given = (hardware.calibration or {}).get("tables")
+    try:
+        return stamp_of(f"{hardware.folder}/{given}") if isinstance(given, str) else None
+    except OSError:
+        return None  # reading it says what is wrong
 
 
 def _inherited(hardware: HardwareSpec) -> Calibration:

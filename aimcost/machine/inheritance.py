@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import FileFormatError
+from ..inputs.files import Stamp, stamp_of
 from ..inputs.hardware import load_hardware
 from ..types import HardwareSpec
 
@@ -107,11 +108,15 @@ def widening(parent: HardwareSpec, kinship: Kinship) -> tuple[float, float]:
     FileFormatError
         The file beside the parent's profile holds no such band.
     """
-    return _bands(str(Path(parent.folder) / INHERITED_FILE))[kinship]
+    path = str(Path(parent.folder) / INHERITED_FILE)
+    try:
+        return _bands(path, stamp_of(path))[kinship]
+    except OSError as error:
+        raise FileFormatError(f"{path}: {error.strerror or error}") from None
 
 
 @lru_cache(maxsize=8)
-def _bands(path: str) -> dict[Kinship, tuple[float, float]]:
+def _bands(path: str, _: Stamp) -> dict[Kinship, tuple[float, float]]:
     """How far the time of one card is from what another's coefficients say (80 % band), by kinship."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..inputs.strict_json import to_json
+
 __all__ = ["to_csv", "to_json"]
-
-
-def to_json(data: Any) -> str:
-    """Indented JSON; NaN and infinity are refused rather than written."""
-    return json.dumps(data, indent=1, allow_nan=False, ensure_ascii=False)
 
 
 def _cell(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 from typing import Any
 
 from tabulate import tabulate
@@ -11,7 +10,7 @@ from tabulate import tabulate
 from ..pricing.estimator import estimator_of
 from ..pricing.memory import Memory
 from ..pricing.result import Estimate
-from ..types import HardwareSpec, Schedule
+from ..types import HardwareSpec, Schedule, runs_of
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .tree import breakdown, tree_rows
 
@@ -26,11 +25,8 @@ def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: int = 
 
 def token_runs(schedule: Schedule) -> str:
     """Tokens layer by layer in runs: ``1,669 × 15, 1,472, 1,276``."""
-    runs = []
-    for tokens, layers in groupby(schedule.tokens):
-        count = len(list(layers))
-        runs.append(format_count(tokens) + (f" × {count}" if count > 1 else ""))
-    return ", ".join(runs)
+    runs = runs_of(schedule.tokens)
+    return ", ".join(format_count(tokens) + (f" × {layers}" if layers > 1 else "") for tokens, layers in runs)
 
 
 def estimate_text(estimate: Estimate, baseline: Estimate | None = None, fused: Estimate | None = None) -> str:

@@ -7,6 +7,7 @@ request; a batch multiplies them where an operation is priced.
 from .hardware import HardwareSpec
 from .model import DecoderSpec, ModelSpec, MoeSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, VisionSpec
 from .request import Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload
+from .runs import runs_of
 from .stack import Figure, Stack
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "TowerLoad",
     "VisionSpec",
     "Workload",
+    "runs_of",
 ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +255,7 @@ def test_no_time_left_is_said(tmp_path: Path) -> None:
     assert not (tmp_path / "late.json").exists()
 
 
-def test_killed_at_any_moment_it_leaves_records_that_load(tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_leaves_records_that_load(cli: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aimcost", "campaign", "--device", "cpu", "--tiny", "-o", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stderr is not None
@@ -271,8 +272,7 @@ def test_killed_at_any_moment_it_leaves_records_that_load(tmp_path: Path) -> Non
     assert found["finished"] is None
     assert len(found["rows"]) >= 2
     assert summary_text(found)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    again = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, cwd=ROOT, env=environment)
+    again = cli(*command[3:], "--resume", "--json")
     assert again.returncode == 0, again.stderr
     states = Counter(step["state"] for step in json.loads(again.stdout)["steps"])
     assert states == {"kept": len(complete), "done": len(NAMES) - len(complete)}
@@ -306,24 +306,32 @@ def test_every_row_of_the_paper_is_there_once_with_its_own_schedule() -> None:
     assert constant == {"video_prumerge", "image_prumerge", "image_prumerge_plus"}
 
 
-@pytest.mark.slow
-def test_every_row_runs_at_full_size_without_waiting_for_the_device() -> None:
-    models: dict[str, Any] = {}
+def reduced_rows() -> Iterator[Any]:
+    """Rows that reduce tokens: one of each method for `make test`, all of them for `make check`."""
+    tried = set()
     for row in seed_rows(FULL):
         assert row.schedule is not None
-        key = str(row.model)
-        if key not in models:
-            models = {key: build_model(config_of(row.model), device="meta", dtype="bf16")}
-        config = models[key].config
-        width = (getattr(config, "text_config", None) or config).hidden_size
-        if row.counts_only or not row.schedule.events:
-            continue
-        x = torch.empty(1, prompt_tokens(row.schedule), width, device="meta", dtype=torch.bfloat16)
-        with torch.no_grad(), apply(models[key], row.schedule) as applied, HostSyncs("meta") as syncs:
-            models[key](inputs_embeds=x, use_cache=True, logits_to_keep=1)
-        assert applied.record is not None
-        assert applied.record.tokens == row.schedule.tokens
-        assert syncs.found == []
+        if not row.counts_only and row.schedule.events:
+            kind = (str(row.model), row.schedule.method, bool(row.schedule.layer_events))
+            yield pytest.param(row, id=row.ids[0], marks=[pytest.mark.check] if kind in tried else [])
+            tried.add(kind)
+
+
+@functools.lru_cache(maxsize=1)
+def full_model(name: str) -> Any:
+    return build_model(config_of(name), device="meta", dtype="bf16")
+
+
+@pytest.mark.parametrize("row", reduced_rows())
+def test_every_row_runs_at_full_size_without_waiting_for_the_device(row: Any) -> None:
+    model = full_model(row.model)
+    width = (getattr(model.config, "text_config", None) or model.config).hidden_size
+    x = torch.empty(1, prompt_tokens(row.schedule), width, device="meta", dtype=torch.bfloat16)
+    with torch.no_grad(), apply(model, row.schedule) as applied, HostSyncs("meta") as syncs:
+        model(inputs_embeds=x, use_cache=True, logits_to_keep=1)
+    assert applied.record is not None
+    assert applied.record.tokens == row.schedule.tokens
+    assert syncs.found == []
 
 
 class Replay:

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from aimcost.errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
-from aimcost.guard import facts
 from aimcost.guard.baseline import load_baseline, save_baseline, to_text, unchanged
 from aimcost.guard.check import RunCheck, check, parse_tolerances
 from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.run import load_run
+from aimcost.pricing import facts
 from aimcost.report.guard import check_json, check_junit, check_markdown, check_text
 
 MODEL = {

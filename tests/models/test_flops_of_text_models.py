@@ -18,16 +18,34 @@ TEXT = [
 ]
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize("name", TEXT)
-def test_prefill_flops_and_parameters(name, oracle):
-    spec, config = load_model(name).decoder, model_config(name)
+# The layers of a model are alike: two of each, and whole models of each family's smallest.
+WHOLE = ("llama-3.2-1b", "mistral-7b-v0.3", "mixtral-8x7b", "qwen2-0.5b", "qwen3-0.6b", "qwen3-30b-a3b")
+
+
+def _check_flops(config, work, oracle):
     model = oracle.build(config)
-    assert decoder.parameters(spec) == oracle.parameter_count(model)
-    for batch, tokens in ((1, 333), (3, 40)):
-        run = {"hardware": HARDWARE, "model": name, "workload": {"batch": batch, "text_tokens": tokens}}
+    for batch, tokens in work:
+        run = {"hardware": HARDWARE, "model": config, "workload": {"batch": batch, "text_tokens": tokens}}
         priced = aimcost.estimate(run).matrix_flops(["prefill"], full_square=True)
         assert priced == oracle.text_flops(model, batch=batch, tokens=tokens)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", TEXT)
+def test_parameters_and_the_flops_of_two_layers(name, oracle):
+    config = model_config(name)
+    assert decoder.parameters(load_model(name).decoder) == oracle.parameter_count(oracle.build(config))
+    _check_flops({**config, "num_hidden_layers": 2}, [(1, 333), (3, 40)], oracle)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_flops_of_a_whole_model(name, oracle):
+    _check_flops(model_config(name), [(2, 57)], oracle)
+
+
+def test_every_family_has_a_whole_model():
+    assert {load_model(name).family for name in WHOLE} == {load_model(name).family for name in TEXT}
 
 
 @pytest.mark.torch

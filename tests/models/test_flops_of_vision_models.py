@@ -35,23 +35,24 @@ FIXED_WORK = (
 )
 
 
-# Whole models of each family's smallest; of the others two layers of each kind, to save time.
+# The layers of a decoder or tower are alike: two of each kind for every size of image, and whole models
+# of each family's smallest for one.
 WHOLE = ("llava-1.5-7b", "llava-next-mistral-7b", "llava-onevision-qwen2-0.5b", "internvl3-8b", "qwen2-vl-2b")
 SHORT_TOWERS = {
-    "qwen2_5_vl": {"depth": 9, "fullatt_block_indexes": [7]},
-    "internvl": {"num_hidden_layers": 2},
+    "qwen2_vl": {"depth": 2},
+    "qwen2_5_vl": {"depth": 3, "fullatt_block_indexes": [1]},
+    "qwen3_vl": {"depth": 4, "deepstack_visual_indexes": [0, 1, 2]},
+    "qwen3_vl_moe": {"depth": 4, "deepstack_visual_indexes": [0, 1, 2]},
 }
 
 
-def _config(name):
-    config = model_config(name)
-    if name in WHOLE:
-        return config
-    tower = {**config["vision_config"], **SHORT_TOWERS.get(config["model_type"], {})}
+def _short(config):
+    # features are taken one layer below the last: of three, two run
+    tower = SHORT_TOWERS.get(config["model_type"], {"num_hidden_layers": 3})
     return {
         **config,
         "text_config": {**config["text_config"], "num_hidden_layers": 2},
-        "vision_config": tower,
+        "vision_config": {**config["vision_config"], **tower},
     }
 
 
@@ -76,36 +77,52 @@ def test_parameters(name, oracle):
     assert stored == oracle.parameter_count(oracle.build(model_config(name), image_text=True))
 
 
-@pytest.mark.torch
-@pytest.mark.parametrize("name", _names(FIXED))
-def test_towers_of_one_size(name, oracle):
-    config = _config(name)
+def _check_fixed(config, work, oracle):
     model = oracle.build(config, image_text=True)
-    for work in FIXED_WORK:
-        estimate = _estimate(config, work)
+    for one in work:
+        estimate = _estimate(config, one)
         workload = estimate.run.workload
         size = estimate.run.model.vision.image_size
         inputs = workload.tower.sequences if workload.tower else workload.frames or workload.images
-        batch = workload.batch
-        assert _seen(estimate) == batch * oracle.fixed_tower_flops(model, inputs=inputs, size=size)
-        priced = estimate.matrix_flops(["prefill"], full_square=True)
-        tokens = workload.visual_tokens + workload.text_tokens
-        assert priced == oracle.text_flops(model, batch=batch, tokens=tokens)
+        seen = oracle.fixed_tower_flops(model, inputs=inputs, size=size)
+        assert _seen(estimate) == workload.batch * seen
+        _check_prefill(estimate, model, oracle)
+
+
+def _check_dynamic(config, work, oracle):
+    model = oracle.build(config, image_text=True)
+    for one in work:
+        estimate = _estimate(config, one)
+        load = estimate.run.workload.tower
+        seen = oracle.dynamic_tower_flops(model, steps=load.sequences, rows=load.rows, columns=load.columns)
+        assert _seen(estimate) == estimate.run.workload.batch * seen
+        _check_prefill(estimate, model, oracle)
+
+
+def _check_prefill(estimate, model, oracle):
+    workload = estimate.run.workload
+    tokens = workload.visual_tokens + workload.text_tokens
+    priced = estimate.matrix_flops(["prefill"], full_square=True)
+    assert priced == oracle.text_flops(model, batch=workload.batch, tokens=tokens)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", _names(FIXED))
+def test_towers_of_one_size(name, oracle):
+    _check_fixed(_short(model_config(name)), FIXED_WORK, oracle)
 
 
 @pytest.mark.torch
 @pytest.mark.parametrize("name", _names(DYNAMIC))
 def test_towers_of_any_grid(name, oracle):
-    config = _config(name)
-    model = oracle.build(config, image_text=True)
-    for work in DYNAMIC_WORK:
-        estimate = _estimate(config, work)
-        workload, load = estimate.run.workload, estimate.run.workload.tower
-        grid = {"steps": load.sequences, "rows": load.rows, "columns": load.columns}
-        assert _seen(estimate) == workload.batch * oracle.dynamic_tower_flops(model, **grid)
-        priced = estimate.matrix_flops(["prefill"], full_square=True)
-        tokens = workload.visual_tokens + workload.text_tokens
-        assert priced == oracle.text_flops(model, batch=workload.batch, tokens=tokens)
+    _check_dynamic(_short(model_config(name)), DYNAMIC_WORK, oracle)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_models(name, oracle):
+    check = _check_dynamic if load_model(name).family in DYNAMIC else _check_fixed
+    check(model_config(name), [{"images": 1}], oracle)
 
 
 @pytest.mark.torch

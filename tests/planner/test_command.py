@@ -5,23 +5,36 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 import aimcost
+from aimcost.inputs.run import Run
+from aimcost.search import plan
 
 RUN = "llava_onevision_aim_a100"
+PLANS: dict[str, plan.Plan] = {}
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "aimcost", *arguments], capture_output=True, text=True, check=False)
+@pytest.fixture
+def command(cli: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``aimcost …``; one plan is searched once, however many formats it is printed in."""
+    search = plan.plan_run
+
+    def once(run: Run, *, progress: Any = None, **options: Any) -> plan.Plan:
+        key = repr((run, options))
+        if key not in PLANS:
+            PLANS[key] = search(run, progress=progress, **options)
+        return PLANS[key]
+
+    monkeypatch.setattr(plan, "plan_run", once)
+    return cli
 
 
-def test_writes_a_run_file_that_estimate_takes(tmp_path: Path) -> None:
+def test_writes_a_run_file_that_estimate_takes(command: Any, tmp_path: Path) -> None:
     best, picture = tmp_path / "best.yaml", tmp_path / "front.svg"
     flags = ["--ttft-ms", "200", "--confidence", "0.9", "--shape", "step", "-o", str(best)]
     pytest.importorskip("matplotlib")
@@ -38,7 +51,7 @@ def test_writes_a_run_file_that_estimate_takes(tmp_path: Path) -> None:
     assert json.loads(again.stdout)["totals"]["time_s"] == pytest.approx(result.totals.time_s)
 
 
-def test_the_front_shows_the_chosen_schedule_among_its_neighbours() -> None:
+def test_the_front_shows_the_chosen_schedule_among_its_neighbours(command: Any) -> None:
     """The last point within the budget, though every tenth is shown."""
     done = command("plan", RUN, "--ttft-ms", "240", "--shape", "free")
     lines = done.stdout[done.stdout.index("front of TTFT") :].splitlines()[3:]
@@ -54,10 +67,10 @@ def test_the_front_shows_the_chosen_schedule_among_its_neighbours() -> None:
 @pytest.mark.parametrize(
     ("flags", "limit"), [(["--ttft-ms", "222", "--confidence", "0.9"], 0.222), (["--kv-gb", "0.05"], 0.05e9)]
 )
-def test_the_front_marks_what_the_search_refused(flags: list[str], limit: float) -> None:
+def test_the_front_marks_what_the_search_refused(command: Any, flags: list[str], limit: float) -> None:
     """Held to the upper end at a confidence, and to budgets other than the time."""
-    plan = json.loads(command("plan", RUN, *flags, "--shape", "linear", "--json").stdout)
-    rows = [row for row in plan["front"] if row["front"] == "accuracy"]
+    found = json.loads(command("plan", RUN, *flags, "--shape", "linear", "--json").stdout)
+    rows = [row for row in found["front"] if row["front"] == "accuracy"]
     for row in rows:
         result = aimcost.estimate(RUN, method=row["method"])
         held = result.memory.kv_bytes if "--kv-gb" in flags else result.ttft_band_s[1]
@@ -75,10 +88,10 @@ def test_the_front_marks_what_the_search_refused(flags: list[str], limit: float)
     for line in shown:
         assert line.endswith("over") != times[line.split()[0]], line
     printed = list(csv.DictReader(io.StringIO(command("plan", RUN, *flags, "--shape", "linear", "--csv").stdout)))
-    assert [row["within"].lower() == "true" for row in printed] == [row["within"] for row in plan["front"]]
+    assert [row["within"].lower() == "true" for row in printed] == [row["within"] for row in found["front"]]
 
 
-def test_a_best_schedule_that_is_off_the_front_is_said_to_be() -> None:
+def test_a_best_schedule_that_is_off_the_front_is_said_to_be(command: Any) -> None:
     """A cache budget is no axis of the front: a faster schedule may score more and hold a larger cache."""
     done = command("plan", RUN, "--kv-gb", "0.05", "--shape", "free")
     front = done.stdout[done.stdout.index("front of TTFT") :]
@@ -87,7 +100,7 @@ def test_a_best_schedule_that_is_off_the_front_is_said_to_be() -> None:
     assert "the best is not among them" not in command("plan", RUN, "--ttft-ms", "222", "--shape", "linear").stdout
 
 
-def test_none_scores_as_the_same_schedule_of_aim() -> None:
+def test_none_scores_as_the_same_schedule_of_aim(command: Any) -> None:
     done = command("plan", RUN, "--ttft-ms", "100000", "--shape", "linear", "--method", "aim,none,fastv")
     rows = {line.split("  ")[0]: line.split() for line in done.stdout.splitlines()}
     assert rows["none"][-4:] == rows["aim, merge 1"][-4:]  # milliseconds, tokens, score
@@ -98,18 +111,18 @@ def test_none_scores_as_the_same_schedule_of_aim() -> None:
     assert " ".join(row[2:]) == f"no schedule: {excess:.1%} over"
 
 
-def test_json_and_csv_hold_the_whole_front() -> None:
+def test_json_and_csv_hold_the_whole_front(command: Any) -> None:
     flags = [RUN, "--flops", "30", "--shape", "linear"]
-    plan = json.loads(command("plan", *flags, "--json").stdout)
+    found = json.loads(command("plan", *flags, "--json").stdout)
     rows = list(csv.DictReader(io.StringIO(command("plan", *flags, "--csv").stdout)))
-    assert len(rows) == len(plan["front"]) > 20
-    assert plan["best"]["flops"] <= 30e12
-    assert plan["budgets"] == {"max_tflops": 30.0}
+    assert len(rows) == len(found["front"]) > 20
+    assert found["best"]["flops"] <= 30e12
+    assert found["budgets"] == {"max_tflops": 30.0}
     method = json.loads(rows[5]["method"])
     assert aimcost.estimate(RUN, method=method).ttft_s == pytest.approx(float(rows[5]["ttft_s"]), rel=1e-9)
 
 
-def test_an_impossible_budget_is_a_failed_check(tmp_path: Path) -> None:
+def test_an_impossible_budget_is_a_failed_check(command: Any, tmp_path: Path) -> None:
     best = tmp_path / "best.yaml"
     done = command("plan", RUN, "--ttft-ms", "50", "--shape", "linear", "-o", str(best))
     assert done.returncode == 1
@@ -121,7 +134,7 @@ def test_an_impossible_budget_is_a_failed_check(tmp_path: Path) -> None:
     assert asked.returncode == 1
 
 
-def test_questions(tmp_path: Path) -> None:
+def test_questions(command: Any, tmp_path: Path) -> None:
     done = command("plan", RUN, "--ttft-ms", "300", "--question", "frames")
     assert done.returncode == 0
     assert "most frames" in done.stdout
@@ -154,7 +167,7 @@ def test_questions(tmp_path: Path) -> None:
         (["--question", "break-even", "--confidence", "0.9"], "--confidence"),
     ],
 )
-def test_bad_input_is_one_line(flags: list[str], said: str) -> None:
+def test_bad_input_is_one_line(command: Any, flags: list[str], said: str) -> None:
     done = command("plan", RUN, *flags)
     assert done.returncode == 2
     assert said in done.stderr

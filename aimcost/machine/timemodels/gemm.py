@@ -142,19 +142,26 @@ class GemmModel:
         A library picks its tile anew at every size, so a table's cells do not join up at tile edges.
         More rows take no less time: a product costs at least what it costs at the edges below it.
         """
-        edges: list[Floats] = [m, *(np.where(m > edge, np.floor(m / edge) * edge, m) for edge in _EDGES)]
-        count = len(edges)
+        below = [np.floor(m / edge) * edge for edge in _EDGES]
+        # products that lie on an edge, or under the first one, are priced once
+        apart = [np.flatnonzero((m > edge) & (rows != m)) for edge, rows in zip(_EDGES, below, strict=True)]
+        index = np.concatenate([np.arange(len(m)), *apart])
         times = self._seconds(
-            np.concatenate(edges),
-            np.tile(n, count),
-            np.tile(k, count),
-            bytes_moved=np.tile(bytes_moved, count),
+            np.concatenate([m, *(rows[part] for rows, part in zip(below, apart, strict=True))]),
+            n[index],
+            k[index],
+            bytes_moved=bytes_moved[index],
             peak=peak,
             bandwidth=bandwidth,
             sm_count=sm_count,
         )
         floor = np.maximum(product_flops(m, n, k) / peak, bytes_moved / bandwidth) / 1.05
-        return np.asarray(np.maximum(times.reshape(count, -1).max(axis=0), floor))
+        longest = np.maximum(times[: len(m)], floor)
+        start = len(m)
+        for part in apart:
+            longest[part] = np.maximum(longest[part], times[start : start + len(part)])
+            start += len(part)
+        return np.asarray(longest)
 
     def _seconds(
         self,

@@ -17,7 +17,7 @@ from ...runtime.executor import apply
 from ...runtime.graph import Captured, capture
 from ...runtime.masked import apply_masked
 from ...runtime.timing import time_call
-from ...types import Schedule
+from ...types import Schedule, runs_of
 from ..records import Clock, Sample
 
 __all__ = ["ATTENTION_BACKENDS", "Prefill", "Rig", "Tick", "attending", "computing", "token_runs", "weight_bytes"]
@@ -226,13 +226,7 @@ def computing(device: str) -> Iterator[None]:
 
 def token_runs(tokens: tuple[int, ...]) -> str:
     """Tokens layer by layer in runs: ``1668x15,1472,1276``."""
-    runs: list[list[int]] = []
-    for count in tokens:
-        if runs and runs[-1][0] == count:
-            runs[-1][1] += 1
-        else:
-            runs.append([count, 1])
-    return ",".join(f"{count}x{layers}" if layers > 1 else str(count) for count, layers in runs)
+    return ",".join(f"{count}x{layers}" if layers > 1 else str(count) for count, layers in runs_of(tokens))
 
 
 def _redraw(embeds: torch.Tensor) -> None:

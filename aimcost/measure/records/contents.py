@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from ...errors import InvalidValueError
+from ...inputs.strict_json import to_json
 
 __all__ = ["HELD_OUT", "SCHEMA_VERSION", "Clock", "Environment", "Kind", "Record", "Sample"]
 
@@ -150,6 +150,6 @@ class Record:
 
 def _dump(value: object, *, indent: int | None = None) -> str:
     try:
-        return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+        return to_json(value, indent=indent)
     except (TypeError, ValueError) as error:
         raise InvalidValueError("record", f"of plain finite values ({error})", None) from None

@@ -457,5 +457,6 @@ ESTIMATOR = Estimator(
     price=price,
     has_band=True,
     uses_calibration=True,
+    uses_stack=True,
     has_host_time=True,
 )

@@ -22,6 +22,7 @@ from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
 from ...pricing.table import NO_LAYER
 from ...types import ReductionEvent
+from ...types.stages import STAGES
 from .band import Rows, both_rows, device_and_host
 
 __all__ = ["Blocks", "Pair", "Tables", "tables"]
@@ -58,13 +59,13 @@ class Tables:
     start, tail
         State (issued, end) before layer 0; work, issue, wait of what follows the last layer.
     left_out_s
-        Seconds before layer 0 that belong to stages the run does not include.
+        Seconds before layer 0 that belong to stages the run does not include, less what its stack adds.
     flops, kv, prompt_kv, alive
         By block: FLOPs, cache bytes at the end and after the prompt, activation bytes.
     fixed_flops, weights_bytes, elsewhere_bytes, head_bytes, decode_bytes
         What lies outside the layers; bytes are activations of other stages.
-    decode, decode_start, decode_tail, decode_flops
-        The same for all decode steps together; None where there are none.
+    decode, decode_start, decode_tail, decode_added_s
+        The same for all decode steps together, and what the stack adds to them; None where there are none.
     rows, tail_rows
         For the band, in the layers and after the last one; None where it was not asked for.
     """
@@ -87,6 +88,7 @@ class Tables:
     decode: Blocks | None
     decode_start: tuple[float, float]
     decode_tail: Blocks | None
+    decode_added_s: float
     rows: Rows | None
     tail_rows: Rows | None
 
@@ -140,7 +142,7 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         prefill=blocks,
         start=_state(every, head),
         tail=_one_block(every, tail),
-        left_out_s=float(every.seconds[head][~included[head]].sum()),
+        left_out_s=float(every.seconds[head][~included[head]].sum()) - _added(every, every.first_token_rows),
         flops=np.bincount(every.table.layer[layers], flops[layers], len(ordered)) + fields.pop("flops", 0.0),
         fixed_flops=float(flops[np.concatenate([head, tail])] @ included[np.concatenate([head, tail])])
         + fields.pop("fixed_flops", 0.0),
@@ -152,8 +154,13 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         head_bytes=next((s.activation_bytes for s in stages if s.stage == "lm_head"), 0.0),
         decode_bytes=next((s.activation_bytes for s in own.stages if s.stage == "decode"), None),
         **both_rows(every, head, layers, tail, len(ordered), band=band),
-        **{"steps": 0, "decode": None, "decode_start": (0.0, 0.0), "decode_tail": None, **fields},
+        **{"steps": 0, "decode": None, "decode_start": (0.0, 0.0), "decode_tail": None, "decode_added_s": 0.0, **fields},
     )
+
+
+def _added(every: Estimate, rows: NDArray[np.bool_]) -> float:
+    """Of these rows, seconds that the stack adds beside the operations: in no queue."""
+    return float(every.seconds[rows & every.priced.overhead(STAGES)].sum())
 
 
 def _with_layers(run: Run, pairs: tuple[Pair, ...], scorer: str, priced: bool) -> Run:
@@ -195,6 +202,7 @@ def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
         "decode": Blocks(blocks.work[where], blocks.issue[where], blocks.wait[where]),
         "decode_start": _state(every, head),
         "decode_tail": _one_block(every, tail),
+        "decode_added_s": _added(every, every.step_rows),
         "flops": np.bincount(every.table.layer[layers], flops[layers], len(counts))[where],
         "fixed_flops": float(flops[outside].sum()),
     }

@@ -78,7 +78,7 @@ def _after(tail: Blocks | None, end: Floats, issued: Floats) -> Floats:
 
 
 def _decoded(t: Tables, end: Floats, issued: Floats) -> Floats:
-    return np.asarray(_after(t.decode_tail, end, issued) / t.steps)
+    return np.asarray((_after(t.decode_tail, end, issued) + t.decode_added_s) / t.steps)
 
 
 def _peak(t: Tables, peak: Floats, held: Floats, kv: Floats) -> Floats:
@@ -226,6 +226,7 @@ def _upper_busy(rows: Rows, tail: Rows, blocks: Counts, spread: float) -> Floats
     squares = np.zeros(len(blocks))
     for group in range(groups):
         squares += np.square(above[group][blocks].sum(axis=1) + after[group] + rows.head_above[group])
+    squares += np.square(rows.scale_above * middle)
     return np.asarray(middle + spread * np.sqrt(squares))
 
 
@@ -247,4 +248,5 @@ def _upper_idle(t: Tables, rows: Rows, tail: Rows, blocks: Counts, spread: float
                 middle += spent
                 above[group] += np.where(waits, 0.0, spent * part.above[row][layer])
                 above[rows.host_group] += np.where(waits, spent * part.above_waiting[row][layer], 0.0)
-    return np.asarray(middle + spread * np.sqrt(np.square(above).sum(axis=0)))
+    squares = np.square(above).sum(axis=0) + np.square(rows.scale_above * middle)
+    return np.asarray(middle + spread * np.sqrt(squares))

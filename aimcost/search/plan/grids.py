@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from ...errors import AimcostError, InvalidValueError, argument
 from ...inputs.run import Run, plan_schedule
 from ...methods.aim.plan import reachable_ratios
-from ...types import Schedule
+from ...types import Schedule, runs_of
 from .blocks import Pair, Tables, tables
 from .evaluate import Figures, LevelTables, evaluate, evaluate_levels, level_blocks
 
-__all__ = ["LEVELS", "FreeGrid", "Grid", "grids", "pairs_of", "token_runs"]
+__all__ = ["LEVELS", "FreeGrid", "Grid", "grids", "pairs_of"]
 
 # Shares of the visual tokens that reach the language model: the free form's eight levels.
 LEVELS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.0)
@@ -38,11 +38,6 @@ Indices = NDArray[np.int64]
 def pairs_of(tokens: Sequence[int]) -> list[Pair]:
     """(tokens, tokens after) layer by layer."""
     return [*pairwise(tokens), (tokens[-1], tokens[-1])]
-
-
-def token_runs(tokens: Sequence[int]) -> list[list[int]]:
-    """Counts as runs of [tokens, layers], the form of a run file."""
-    return [[count, len(list(layers))] for count, layers in groupby(tokens)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +159,7 @@ class FreeGrid(Grid):
     def method(self, position: int) -> dict[str, Any]:
         return {
             "name": "explicit",
-            "tokens_per_layer": token_runs(self.tokens(position)),
+            "tokens_per_layer": [list(run) for run in runs_of(self.tokens(position))],
             "select": "aim",
             **self.merge,
         }

@@ -14,13 +14,14 @@ from pydantic import Field
 
 from ... import __version__
 from ...errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError, nearest
-from ...guard.facts import canonical, digest, hardware_facts, model_facts
 from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.hardware import load_hardware
 from ...inputs.model import load_model
 from ...inputs.run import Run, load_run, varied
 from ...inputs.schema import RunFile, Strict, validate
+from ...inputs.strict_json import canonical, digest
+from ...pricing.facts import hardware_facts, model_facts
 from .schedules import Schedules, schedules_of
 
 __all__ = ["Chunk", "Grid", "GridFile", "load_grid"]

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import AimcostError
-from ...guard.facts import canonical
 from ...inputs.run import Run
+from ...inputs.strict_json import canonical
 from ...machine.peaks import require_hardware
 from ...pricing.memory import memory_of
 from ...pricing.pricing import estimate_run

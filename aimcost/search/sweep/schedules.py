@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ...errors import AimcostError, InvalidValueError, ScheduleError
-from ...guard.facts import canonical
 from ...inputs.run import Run, plan_schedule
 from ...inputs.schema import Strict, validate
+from ...inputs.strict_json import canonical
 from ...types import Schedule
 
 __all__ = ["Levels", "Planned", "Schedules", "schedules_of"]

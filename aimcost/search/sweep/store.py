@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ...errors import FileFormatError, InvalidValueError, argument
 from ...inputs.files import write_atomically
+from ...inputs.strict_json import digest_bytes
 
 __all__ = ["Parts"]
 
@@ -67,7 +67,7 @@ class Parts:
         """Chunks that are whole; one whose content is not what its name says is computed again."""
         for path in sorted(self.folder.iterdir()):
             match = _NAME.match(path.name)
-            if match and _digest(path.read_bytes()) == match[3]:
+            if match and digest_bytes(path.read_bytes()) == match[3]:
                 self.done[int(match[1])] = (path, int(match[2]))
             elif path.name != "manifest.json":
                 path.unlink()
@@ -80,7 +80,7 @@ class Parts:
         FileFormatError
             It cannot be written (the disk is full).
         """
-        path = self.folder / f"{number:09d}.{errors}.{_digest(content)}.part"
+        path = self.folder / f"{number:09d}.{errors}.{digest_bytes(content)}.part"
         temporary = path.with_suffix(".tmp")
         try:
             with open(temporary, "wb") as file:
@@ -105,7 +105,3 @@ class Parts:
     def close(self) -> None:
         """The output is written: the parts go."""
         shutil.rmtree(self.folder, ignore_errors=True)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]

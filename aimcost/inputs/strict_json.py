@@ -1,0 +1,35 @@
+"""JSON without NaN or infinity, the one text of a value, and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+__all__ = ["canonical", "digest", "digest_bytes", "to_json"]
+
+
+def to_json(data: Any, *, indent: int | None = 1, sort_keys: bool = False) -> str:
+    """`data` as JSON, characters beyond ASCII as they are.
+
+    Raises
+    ------
+    ValueError
+        NaN or infinity, which JSON has no form for.
+    """
+    return json.dumps(data, indent=indent, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False)
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def digest(value: Any) -> str:
+    """Sixteen hexadecimal digits of SHA-256 over the canonical text of a value."""
+    return digest_bytes(canonical(value).encode())
+
+
+def digest_bytes(content: bytes) -> str:
+    """Sixteen hexadecimal digits of SHA-256 over bytes."""
+    return hashlib.sha256(content).hexdigest()[:16]
