@@ -12,6 +12,7 @@ from tabulate import tabulate
 from aimcost.inputs import discover
 from aimcost.inputs.files import read_mapping
 from aimcost.inputs.hardware import load_hardware
+from aimcost.inputs.stack import load_stack
 from aimcost.machine.calibration import calibration_of
 from aimcost.machine.coefficients import COLLECTIVE_BAND, COLLECTIVE_SHARE
 from aimcost.machine.fitting.derive import machine_of
