@@ -17,7 +17,16 @@ import yaml
 from ..errors import FileFormatError
 from ..units import MEGA
 
-__all__ = ["MAX_FILE_BYTES", "Stamp", "read_mapping", "read_once", "read_text", "replacing", "stamp_of", "write_atomically"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "Stamp",
+    "read_mapping",
+    "read_once",
+    "read_text",
+    "replacing",
+    "stamp_of",
+    "write_atomically",
+]
 
 # Run files, profiles and config.json are kilobytes; this stops a weights file named by mistake.
 MAX_FILE_BYTES = 8_000_000

@@ -13,7 +13,7 @@ from ...inputs.files import read_mapping
 from ...inputs.plain import plain
 from ...inputs.run import merge_overrides
 from ...units import MEGA
-from ..timings import Timing
+from ..timings import TPOT, Timing
 from . import aiperf, guidellm, optimum, vllm
 from .result import Result
 
@@ -82,9 +82,9 @@ def _timings(path: Path, tool: str, result: Result, given: Mapping[str, Any]) ->
     workload = run.get("workload", {})
     if "text_tokens" not in workload:
         raise InvalidValueError(argument("text_tokens"), "given: the file does not say how long the prompts are", None)
-    if any("decode" in clock.stages or clock.stages == "tpot" for clock in result.clocks):
-        if int(workload.get("new_tokens", 0)) < 2:
-            raise InvalidValueError(argument("new_tokens"), "at least 2: these clocks hold decode steps", None)
+    decodes = any("decode" in clock.stages or clock.stages == TPOT for clock in result.clocks)
+    if decodes and int(workload.get("new_tokens", 0)) < 2:
+        raise InvalidValueError(argument("new_tokens"), "at least 2: these clocks hold decode steps", None)
     run.setdefault("method", {"name": "none"})
     stack = run["stack"]
     return [

@@ -46,9 +46,9 @@ def _read(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[Result]:
     images = figure(data, "num_images", "avg", zero=True)
     if images and stated(given, "images") is None:
         workload["images"] = whole(images, "images a request")
-    if workload.get("images") or any(stated(given, key) for key in ("images", "frames", "visual_tokens")):
-        if stated(given, "text_tokens") is None:
-            notes = (*notes, f"the file's {text:g} input tokens are taken as text, beside the visual tokens")
+    visual = workload.get("images") or any(stated(given, key) for key in ("images", "frames", "visual_tokens"))
+    if visual and stated(given, "text_tokens") is None:
+        notes = (*notes, f"the file's {text:g} input tokens are taken as text, beside the visual tokens")
     return [Result(model=_model(data), run={"workload": workload}, clocks=clocks, notes=notes)]
 
 

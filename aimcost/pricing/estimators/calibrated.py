@@ -74,6 +74,7 @@ def price(run: Run) -> PricedTable:
         extrapolated=np.append(extrapolated, none > 0),
         device_seconds=np.append(device, none),
         host_seconds=np.append(host, none),
+        sync=None if pricing.sync is None else np.append(pricing.sync, none > 0),
         notes=(*precision_notes(run.precision), *notes, *pricing.notes(device)),
     )
 
@@ -418,7 +419,7 @@ class _Pricing:
         for each in added:
             names.setdefault(each.name, len(names))
         moves = np.array([(e.seconds.value, e.seconds.low, e.seconds.high) for e in added]).reshape(-1, 3)
-        scales = {} if self.stack.spread is None else {k: self.stack.spread for k in ("prompt_scale", "decode_scale")}
+        scales = {} if self.stack.spread is None else dict.fromkeys(("prompt_scale", "decode_scale"), self.stack.spread)
         return Band(
             names=tuple(names),
             group=np.append(group, np.array([names[e.name] for e in added], dtype=group.dtype)),
