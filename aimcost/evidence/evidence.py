@@ -94,10 +94,9 @@ class Evidence:
 
     def balanced(self, name: str) -> tuple[tuple[str, float], ...]:
         """Coverage by quantity or card (`name` as an attribute), where every source weighs the same."""
-        key = (lambda row: row.timing.quantity) if name == "quantities" else (lambda row: row.card)
         found = []
         for score in getattr(self, name):
-            mine = [row for row in self.rows if key(row) == score.name]
+            mine = [row for row in self.rows if score.name in (row.timing.quantity, row.card)]
             found.append((score.name, mean_of(by(mine, lambda row: row.timing.group), "coverage").value))
         return tuple(found)
 

@@ -8,6 +8,7 @@ Only figures are held out. Which terms there are was decided with all rows in vi
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -88,7 +89,7 @@ def _is_even(timing: Timing) -> bool:
     workload = timing.run.get("workload", {})
     batch = workload.get("batch", 1)
     size = batch if batch > 1 else workload.get("text_tokens", 0)
-    return round(np.log2(max(1, size))) % 2 == 0
+    return round(math.log2(max(1, size))) % 2 == 0
 
 
 class _Model:
@@ -181,6 +182,7 @@ class _Slopes:
 
     priced: PricedTable
     device: Floats
+    last: Floats
     host: Floats
     added: Mapping[str, Floats]
 
@@ -195,14 +197,15 @@ def _slopes(run: Run, stacks: Sequence[Stack], steps: Floats) -> _Slopes:
         added = dict.fromkeys(STAGES, 0.0)
         for each in overheads(replace(run, stack=stack), base.table.steps):
             added[each.beside] += each.seconds.value
-        return _device(priced), _host(priced), np.array(list(added.values()))
+        last = _device(priced) if priced.last_kernel_seconds is None else priced.last_kernel_seconds
+        return _device(priced), last, _host(priced), np.array(list(added.values()))
 
     values = [columns(stack) for stack in stacks]
-    device, host, added = (
+    device, last, host, added = (
         np.stack([own[0], *((each - own[0]) / step for each, step in zip(own[1:], steps, strict=True))])
         for own in zip(*values, strict=True)
     )
-    return _Slopes(priced=base, device=device, host=host, added=dict(zip(STAGES, added.T, strict=True)))
+    return _Slopes(priced=base, device=device, last=last, host=host, added=dict(zip(STAGES, added.T, strict=True)))
 
 
 def _bare(stack: Stack) -> Stack:
@@ -224,15 +227,16 @@ def _host(priced: PricedTable) -> Floats:
 def _parts(slopes: _Slopes, timing: Timing) -> _Decomposed:
     """The interval of one timing: stretches of rows between host syncs, and what the stack adds beside them."""
     base, device, host = slopes.priced, slopes.device, slopes.host
+    columns = np.stack([device, slopes.last, host])
     table = base.table
     wanted = ("decode",) if timing.stages == TPOT else timing.stages
     included = base.rows(wanted)
     linear = np.sum([slopes.added[stage] for stage in wanted], axis=0)
     queues: list[tuple[float, Floats]] = []
     order, decode = execution_order(table)
-    sync = np.zeros(len(table), dtype=bool) if base.sync is None else base.sync
+    syncs = np.zeros(len(table), dtype=bool) if base.syncs is None else base.syncs
     for part in (order[~decode[order]], order[decode[order]]):
-        for stretch in np.split(part, np.flatnonzero(sync[part]) + 1):
+        for stretch in np.split(part, np.flatnonzero(syncs[part]) + 1):
             inside = included[stretch]
             if not inside.any():
                 continue
@@ -241,15 +245,19 @@ def _parts(slopes: _Slopes, timing: Timing) -> _Decomposed:
                 continue
             edges = np.flatnonzero(np.diff(np.concatenate([[False], inside, [False]]).astype(int)))
             for first, last in edges.reshape(-1, 2):
-                queues.append((1.0, _ending(device[:, stretch[:last]], host[:, stretch[:last]])))
+                queues.append((1.0, _ending(*columns[:, :, stretch[:last]])))
                 if first:
-                    queues.append((-1.0, _ending(device[:, stretch[:first]], host[:, stretch[:first]])))
+                    queues.append((-1.0, _ending(*columns[:, :, stretch[:first]])))
     per = float(table.steps) if timing.stages == TPOT else 1.0
     return _Decomposed(linear=linear, queues=tuple(queues), per=per)
 
 
-def _ending(device: Floats, host: Floats) -> Floats:
-    """When a stretch ends, were its row j the last that the device waited for: issued until j, then work from j on."""
-    rest = np.cumsum(device[:, ::-1], axis=1)[:, ::-1]
-    candidates: Floats = np.cumsum(host, axis=1) + rest
+def _ending(device: Floats, last: Floats, host: Floats) -> Floats:
+    """When a stretch of rows ends, as `aimcost.pricing.host_queue.with_host` has it: the latest of these.
+
+    All work, one row after another; or row j issued, what is left of it then, and the work after it.
+    """
+    whole = device.sum(axis=1, keepdims=True)
+    after = whole - np.cumsum(device, axis=1)
+    candidates: Floats = np.concatenate([np.cumsum(host, axis=1) + last + after, whole], axis=1)
     return candidates

@@ -9,16 +9,45 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
+
+import numpy as np
 
 from ..errors import UnknownNameError
 from ..ops.reduction import Cut, NamedCosts, ScoreContext
 from ..types import Schedule
 
-__all__ = ["Scorer", "all_scorers", "find_scorer", "reads_tower", "reduction_ops", "register"]
+__all__ = ["Launches", "Scorer", "all_scorers", "find_scorer", "launches_of", "reads_tower", "reduction_ops", "register"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launches:
+    """Kernels that one cut launches one after another, and where Python waits for them.
+
+    Attributes
+    ----------
+    score
+        To score the tokens; ranking, gathering and merging take as many kernels as the software stack takes.
+    total
+        In place of `score`: of the whole cut, as released code executes it.
+    per_kept
+        More for each token that stays (of each group), where tokens are chosen one by one and each choice waits
+        for the one before: a Python loop.
+    syncs
+        Points at which Python reads a tensor's value: ``.item()``, ``nonzero``, boolean indexing, ``tolist``.
+    counted
+        Whether the counts were taken from the released code; estimated from the algorithm otherwise.
+    """
+
+    score: float = 1.0
+    total: float | None = None
+    per_kept: float = 0.0
+    syncs: float = 0.0
+    counted: bool = False
+
 
 Reads = Literal["positions", "embeddings", "layer", "next_layer", "tower", "inside_tower"]
 
@@ -35,6 +64,8 @@ class Scorer:
         What the choice is made from: ``positions`` alone, the visual ``embeddings``, queries and keys of
         the ``layer`` that is cut or of the ``next_layer`` on the same tokens, the attention and keys of the
         vision ``tower``. ``inside_tower``: it merges within a tower layer, which the runtime does not do.
+    launches, eager_launches, masked_launches
+        Of the fused form, of released eager code (None: as fused), and of code that masks (None: as eager).
     exposes
         Where a stack that reads the attention matrix from memory must run eager attention: in the
         ``layer`` that is cut, in the whole ``decoder``, or in the whole ``tower``. None: it reads none.
@@ -51,6 +82,9 @@ class Scorer:
     name: str
     price: Callable[[Cut, ScoreContext], NamedCosts]
     reads: Reads
+    launches: Launches = Launches()
+    eager_launches: Launches | None = None
+    masked_launches: Launches | None = None
     exposes: Literal["layer", "decoder", "tower"] | None = None
     across_groups: bool = False
     merges: bool = False
@@ -103,9 +137,31 @@ def reads_tower(schedule: Schedule) -> bool:
     return any(find_scorer(event.scorer).reads == "tower" for event in schedule.pre_llm_events)
 
 
+def launches_of(scorer: Scorer, implementation: str) -> Launches:
+    """The launches of a cut in an implementation."""
+    if implementation == "fused":
+        return scorer.launches
+    eager = scorer.eager_launches or scorer.launches
+    return scorer.masked_launches or eager if implementation == "masked" else eager
+
+
 def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
-    """The operations of a cut, in execution order. Masking ranks, but moves nothing."""
-    named = find_scorer(name).price(cut, context)
-    if context.implementation == "masked":
-        return tuple((op, cost) for op, cost in named if op != "gather")
-    return named
+    """The operations of a cut, in execution order, with their launches. Masking ranks, but moves nothing."""
+    chosen = find_scorer(name)
+    launches = launches_of(chosen, context.implementation)
+    named = [
+        (op, cost)
+        for op, cost in chosen.price(cut, context)
+        if cost.kind != "gather" or context.implementation != "masked"
+    ]
+    loop = launches.per_kept * cut.tokens_out * (1.0 if chosen.across_groups else cut.groups)
+    if launches.total is None:
+        stated = {"score": launches.score, **({"select": loop} if launches.per_kept else {})}
+        return tuple((op, replace(cost, launches=stated.get(cost.kind, cost.launches))) for op, cost in named)
+    # all but one launch for each operation before it stand with the last one
+    (*before, (last, cost)) = named
+    rest = np.maximum(1.0, launches.total + loop - len(before))
+    return (
+        *((op, replace(each, launches=1.0)) for op, each in before),
+        (last, replace(cost, launches=rest, syncs=launches.syncs)),
+    )

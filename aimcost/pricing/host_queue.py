@@ -10,11 +10,10 @@ from .table import OpTable
 __all__ = ["execution_order", "with_host"]
 
 Floats = NDArray[np.float64]
-_LAST = ("final_norm", "lm_head", "post_norm")
 
 
 def with_host(
-    table: OpTable, device: Floats, host: Floats, sync: NDArray[np.bool_] | None = None
+    table: OpTable, device: Floats, host: Floats, last: Floats, sync: NDArray[np.bool_] | None = None
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Row times once launches are issued by the host, and which rows wait for it.
 
@@ -25,6 +24,9 @@ def with_host(
     ----------
     device, host
         Seconds a row [rows]: computing, and issuing.
+    last
+        Of `device`, what is left once all launches of the row are issued: its last kernel, where a row is
+        a long sequence of kernels, else all of it.
     sync
         By row: after it the host waits for the device, so that they start level again.
     """
@@ -37,8 +39,8 @@ def with_host(
         for rows in np.split(part, cuts) if len(cuts) else (part,):
             issue, work = np.cumsum(host[rows]), device[rows]
             done = np.cumsum(work)
-            # end of row i: the latest over j ≤ i of issue(j) + the work from j to i
-            end = done + np.maximum.accumulate(issue - (done - work))
+            # end of row i: the latest over j ≤ i of issue(j) + what is left of j then + the work after j up to i
+            end = np.maximum(done, done + np.maximum.accumulate(issue - (done - last[rows])))
             spent = np.diff(end, prepend=0.0)
             seconds[rows], waiting[rows] = spent, spent > 1.05 * work
     return seconds, waiting
@@ -52,7 +54,7 @@ def execution_order(table: OpTable) -> tuple[NDArray[np.int64], NDArray[np.bool_
     stages: dict[str, int] = {}
     stage = table.spread([stages.setdefault(segment.stage, len(stages)) for segment in table.segments])
     decode = table.spread([segment.stage == "decode" for segment in table.segments])
-    last = table.spread([segment.name in _LAST for segment in table.segments])
+    last = table.spread([segment.place == "after" for segment in table.segments])
     layer = np.where(last, np.iinfo(np.int64).max, table.layer)
     # stable: a layer's operations stay in the order of their segments
     order = np.lexsort((layer, stage))

@@ -70,7 +70,7 @@ def with_overheads(table: OpTable, added: list[Overhead]) -> OpTable:
         return table
     count, size = len(added), len(table)
     segments = tuple(
-        Segment("overhead", each.name, "overhead", size + i, size + i + 1, each.beside) for i, each in enumerate(added)
+        Segment("overhead", each.name, "overhead", "overhead", "after", size + i, size + i + 1, each.beside) for i, each in enumerate(added)
     )
     return replace(
         table,
@@ -79,5 +79,7 @@ def with_overheads(table: OpTable, added: list[Overhead]) -> OpTable:
         count=np.append(table.count, np.ones(count)),
         costs=np.concatenate([table.costs, np.zeros((len(table.costs), count))], axis=1),
         dims=(*table.dims, *({} for _ in added)),
+        launches=np.append(table.launches, np.ones(count)),
+        syncs=np.append(table.syncs, np.zeros(count)),
         lengths=np.append(table.lengths, np.ones(count, dtype=table.lengths.dtype)),
     )

@@ -233,7 +233,7 @@ def test_refuses(options: dict[str, Any], error: type[Exception], text: str) -> 
 
 
 def test_confidence_needs_a_band() -> None:
-    with pytest.raises(InvalidValueError, match="states no band"):
+    with pytest.raises(InvalidValueError, match="no uncertainty band"):
         plan_run(load_run({**SMALL, "estimator": "roofline"}), budgets={"max_ttft_ms": 10}, confidence=0.9)
 
 

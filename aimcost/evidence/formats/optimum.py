@@ -84,8 +84,12 @@ def _configured(data: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
     shapes = scenario.get("input_shapes") if isinstance(scenario, Mapping) else None
     generate = scenario.get("generate_kwargs") if isinstance(scenario, Mapping) else None
     model = backend.get("model") if isinstance(backend, Mapping) else None
-    places = (("batch", shapes, "batch_size"), ("text_tokens", shapes, "sequence_length"))
-    places = (*places, ("new_tokens", generate, "max_new_tokens"), ("images", shapes, "num_images"))
+    places: tuple[tuple[str, Any, str], ...] = (
+        ("batch", shapes, "batch_size"),
+        ("text_tokens", shapes, "sequence_length"),
+        ("new_tokens", generate, "max_new_tokens"),
+        ("images", shapes, "num_images"),
+    )
     workload = {
         key: where[name]
         for key, where, name in places

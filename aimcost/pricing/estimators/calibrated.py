@@ -60,7 +60,8 @@ def price(run: Run) -> PricedTable:
     pricing = _Pricing(run, hardware, table)
     device, extrapolated = pricing.device_seconds()
     host = pricing.host_seconds() if run.host_time else np.zeros(len(table))
-    seconds, waiting = with_host(table, device, host, pricing.sync)
+    last = pricing.last_kernel_seconds(device)
+    seconds, waiting = with_host(table, device, host, last, pricing.sync)
     _, bound, notes = roofline_seconds(table, hardware, run.precision)
     bound = np.where(waiting | pricing.launch_bound, LAUNCH, bound)
     added = list(overheads(run, table.steps))
@@ -74,7 +75,8 @@ def price(run: Run) -> PricedTable:
         extrapolated=np.append(extrapolated, none > 0),
         device_seconds=np.append(device, none),
         host_seconds=np.append(host, none),
-        sync=None if pricing.sync is None else np.append(pricing.sync, none > 0),
+        last_kernel_seconds=np.append(last, none),
+        syncs=None if pricing.sync is None else np.append(pricing.sync, none > 0),
         notes=(*precision_notes(run.precision), *notes, *pricing.notes(device)),
     )
 
@@ -114,7 +116,7 @@ class _Pricing:
         self.coefficients = Coefficients(hardware, run.precision)
         self.calibration = self.coefficients.calibration
         self.launch_bound = np.zeros(len(table), dtype=bool)
-        self.sync: NDArray[np.bool_] | None = None
+        self.sync = table.syncs > 0 if table.syncs.any() else None
         self.groups = self._fused_groups()
         self.costs = self._priced_costs()
         self.bytes: Floats = np.add.reduce(self.costs[2:], axis=0)
@@ -160,8 +162,37 @@ class _Pricing:
         return costs
 
     def kernels(self, segment: Segment) -> float:
-        """Launches of one run of an operation."""
+        """Launches of one run of an operation, as the stack runs its kind."""
         return self.stack.kernels.get(segment.kind, 1.0)
+
+    @cached_property
+    def launches(self) -> Floats:
+        """Per row: launches of one run, the operation's own count where it states one.
+
+        The parts of a fused product share one launch, attention windows may have one each.
+        """
+        counts = [0.0 if self.inside_norm(s) else self.kernels(s) for s in self.table.segments]
+        for parts in self.groups:
+            for index in parts:
+                counts[index] /= len(parts)
+        launches: Floats = self.table.spread(counts).astype(float)
+        load = self.run.workload
+        if self.stack.tower_loop == "window" and load.tower is not None:
+            for index, segment in enumerate(self.table.segments):
+                if segment.stage == "vision" and segment.kind == "attention":
+                    windows = self.table.columns(index)["batch"] / (load.batch * load.tower.sequences)
+                    launches[self._rows(index)] *= np.maximum(1.0, windows)
+        return np.where(np.isnan(self.table.launches), launches, self.table.launches)
+
+    @cached_property
+    def kernel_counts(self) -> Floats:
+        """Per row: kernels of one run that take a launch's latency each on the device."""
+        by_stack = self.table.spread([1.0 if self.inside_norm(s) else self.kernels(s) for s in self.table.segments])
+        return np.where(np.isnan(self.table.launches), by_stack, self.table.launches)
+
+    def last_kernel_seconds(self, device: Floats) -> Floats:
+        """Per row: what is left of its device seconds once all its launches are issued."""
+        return np.where(np.isnan(self.table.launches), device, device / self.kernel_counts)
 
     def device_seconds(self) -> tuple[Floats, NDArray[np.bool_]]:
         """Per row: device seconds of all its runs, and whether a dimension is extrapolated."""
@@ -258,11 +289,9 @@ class _Pricing:
         if model is None:
             wire = dims["wire_bytes"] / (link * COLLECTIVE_SHARE)
             return COLLECTIVE_LAUNCH_S + wire, np.zeros(len(wire), dtype=bool)
-        message, ranks = dims["bytes"], float(dims["ranks"][0])
-        operation = "all_reduce" if segment.name.startswith("all_reduce") else "all_gather"
-        if segment.name.startswith("send"):
-            message = 2.0 * message  # each of two ranks gathers the other's half
-        message = message * (self.calibration.collective_link / self.hardware.interconnect_bytes_per_s)
+        ranks = float(dims["ranks"][0])
+        operation = "all_reduce" if dims["passes"][0] == 2.0 else "all_gather"
+        message = dims["ring_bytes"] * (self.calibration.collective_link / self.hardware.interconnect_bytes_per_s)
         seconds, outside = model.seconds(operation, ranks, message), model.outside(operation, ranks, message)
         if operation == "all_reduce":
             seconds, outside = self._all_reduce(dims, model, ranks, message, seconds, outside)
@@ -293,11 +322,11 @@ class _Pricing:
         machine, bandwidth = self.calibration.machine, self.hardware.memory_bytes_per_s
         measured: list[tuple[slice, str, CurveSet]] = []
         width = np.zeros(len(self.table))
-        # by segment: kernels, launch and row cycles, bytes a cycle, compute share, bandwidth, whether launches add up
+        # by segment: launch and row cycles, bytes a cycle, compute share, bandwidth, whether launches add up
         coefficients = []
         for index, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
-            coefficients.append((1.0, 0.0, 0.0, np.inf, 1.0, machine.bandwidth, False))
+            coefficients.append((0.0, 0.0, np.inf, 1.0, machine.bandwidth, False))
             if segment.kind == "gemm" or self.inside_norm(segment):
                 continue  # a residual inside the norm's kernel is its traffic alone
             model = self.coefficients.memory_bound(segment.kind, self.stack)
@@ -306,7 +335,6 @@ class _Pricing:
                 continue
             own = machine.bandwidth if model.share is None else bandwidth * model.share
             coefficients[-1] = (
-                self.kernels(segment),
                 model.launch_cycles,
                 model.row_cycles,
                 model.bytes_per_cycle,
@@ -317,8 +345,9 @@ class _Pricing:
             if model.row_cycles:
                 width[rows] = self.table.dims[index].get("width", model.typical_width)
         spread = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
-        kernels, launch, row, rate, compute_share, bandwidth_of, serial = spread
+        launch, row, rate, compute_share, bandwidth_of, serial = spread
         products = self.table.spread([segment.kind == "gemm" for segment in self.table.segments])
+        kernels = self.kernel_counts
         moved, ideal, flops = self.bytes, self.table.bytes, self.table.flops
         priced = kernel_seconds(
             moved,
@@ -336,6 +365,10 @@ class _Pricing:
             # timed as eager PyTorch runs them: every kernel and copy is in the curve, and bmm's whole square
             work = self.table.costs[1, rows] if kind == "bmm" else flops[rows]
             priced[rows] = curves.seconds(ideal[rows], work)
+            stated = self.table.launches[rows]
+            if not np.isnan(stated).all():
+                # a curve holds the kernels of what was timed; a longer sequence takes at least the shortest for each
+                priced[rows] = np.fmax(priced[rows], stated * self._shortest_s())
         np.copyto(seconds, priced, where=~products)
         latency = kernels * (launch + row * width) / machine.cycles_per_s
         np.copyto(self.launch_bound, latency > 0.5 * priced, where=~products)
@@ -360,20 +393,10 @@ class _Pricing:
                 sm_count=self.coefficients.sm_count,
             )
 
-    def launches(self) -> Floats:
-        """Per row: launches of one run. The parts of a fused product share one."""
-        counts = [0.0 if self.inside_norm(s) else self.kernels(s) for s in self.table.segments]
-        for parts in self.groups:
-            for index in parts:
-                counts[index] /= len(parts)
-        launches: Floats = self.table.spread(counts).astype(float)
-        load = self.run.workload
-        if self.stack.tower_loop == "window" and load.tower is not None:
-            for index, segment in enumerate(self.table.segments):
-                if segment.stage == "vision" and segment.kind == "attention":
-                    windows = self.table.columns(index)["batch"] / (load.batch * load.tower.sequences)
-                    launches[self._rows(index)] *= np.maximum(1.0, windows)
-        return launches
+    def _shortest_s(self) -> float:
+        """The shortest kernel measured on this machine."""
+        model = self.coefficients.memory_bound("pointwise")
+        return model.shortest_s if isinstance(model, CurveSet) else model.launch_s(self.calibration.machine)
 
     def host_seconds(self) -> Floats:
         """Per row: host seconds that issuing its launches takes; a CPU issues nothing."""
@@ -381,7 +404,8 @@ class _Pricing:
             return np.zeros(len(self.table))
         each = self.stack.host_s.value * self.stack.scale.get("all", 1.0)
         issued = self.table.spread([not self.stack.captured(segment.stage) for segment in self.table.segments])
-        return self.launches() * self.table.count * each * issued
+        waits = self.table.syncs * self.stack.sync_s
+        return (self.launches * each * issued + waits) * self.table.count
 
     def band(
         self,
@@ -419,7 +443,7 @@ class _Pricing:
         for each in added:
             names.setdefault(each.name, len(names))
         moves = np.array([(e.seconds.value, e.seconds.low, e.seconds.high) for e in added]).reshape(-1, 3)
-        scales = {} if self.stack.spread is None else dict.fromkeys(("prompt_scale", "decode_scale"), self.stack.spread)
+        scales = {} if self.stack.spread is None else {k: self.stack.spread for k in ("prompt_scale", "decode_scale")}
         return Band(
             names=tuple(names),
             group=np.append(group, np.array([names[e.name] for e in added], dtype=group.dtype)),

@@ -23,8 +23,8 @@ class Rows:
 
     Attributes
     ----------
-    work, issue
-        Seconds of the device, and of the host.
+    work, issue, last
+        Seconds of the device, of the host, and of the device once the host has issued all.
     above, above_waiting
         What is added to a second of the operation at the upper end of the band: while it computes,
         and where it waits for the host.
@@ -38,6 +38,7 @@ class Rows:
 
     work: Floats
     issue: Floats
+    last: Floats
     above: Floats
     above_waiting: Floats
     group: NDArray[np.int64]
@@ -47,11 +48,13 @@ class Rows:
     scale_above: float
 
 
-def device_and_host(every: Estimate) -> tuple[Floats, Floats]:
-    """Seconds of each row: computing, and issuing; no host where the estimator knows none."""
+def device_and_host(every: Estimate) -> tuple[Floats, Floats, Floats]:
+    """Seconds of each row: computing, issuing, and computing what is left once all is issued; no host
+    where the estimator knows none."""
     device = every.device_seconds if every.device_seconds is not None else every.seconds
     host = every.host_seconds if every.host_seconds is not None else np.zeros(len(device))
-    return device, host
+    last = every.priced.last_kernel_seconds
+    return device, host, device if last is None else last
 
 
 def both_rows(
@@ -69,12 +72,12 @@ def both_rows(
     if not band or own.band is None or own.extrapolated is None or every.band is None:
         return {"rows": None, "tail_rows": None}
     band_of, width = every.band, every.band.width
-    device, host = device_and_host(every)
+    device, host, last = device_and_host(every)
     groups = len(band_of.names)
     pace = every.run.stack.host_s
     waiting = np.full(len(device), width * (pace.high / pace.value - 1.0) if pace.value else 0.0)
     above = width * np.divide(own.band.above, own.seconds, out=np.zeros(len(device)), where=own.seconds > 0)
-    columns = np.stack([device, host, above, waiting])
+    columns = np.stack([device, host, last, above, waiting])
     inside = np.zeros(len(every.table), dtype=bool)
     inside[layers] = True
     segments = [segment for segment in every.table.segments if inside[segment.start]]
@@ -91,12 +94,13 @@ def both_rows(
         "host_group": band_of.names.index("host"),
         "scale_above": band_of.prompt_scale[1] - 1.0,
     }
-    work, issue, more, late = side_by_side
+    work, issue, left, more, late = side_by_side
     ends = columns[:, tail, None]
     return {
         "rows": Rows(
             work=work,
             issue=issue,
+            last=left,
             above=more,
             above_waiting=late,
             group=own.band.group[[s.start for s in segments]],
@@ -107,8 +111,9 @@ def both_rows(
         "tail_rows": Rows(
             work=ends[0],
             issue=ends[1],
-            above=ends[2],
-            above_waiting=ends[3],
+            last=ends[2],
+            above=ends[3],
+            above_waiting=ends[4],
             group=own.band.group[tail],
             head_s=0.0,
             head_above=np.zeros(groups),

@@ -41,11 +41,19 @@ class Blocks:
         Seconds of the device, and of the host issuing the block's launches.
     wait
         Latest end of the block where the device idles at its start, counted from then.
+    sync
+        Whether the host waits for the device at the block's end.
     """
 
     work: Floats
     issue: Floats
     wait: Floats
+    sync: NDArray[np.bool_]
+
+    def sent(self, block: Any, issued: Floats, end: Floats) -> Floats:
+        """When the host is done with a block that was issued from `issued` on and ends at `end`."""
+        later: Floats = issued + self.issue[block]
+        return np.where(self.sync[block], end, later) if self.sync.any() else later
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +214,7 @@ def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
     return {
         "kv": kv,
         "steps": every.table.steps,
-        "decode": Blocks(blocks.work[where], blocks.issue[where], blocks.wait[where]),
+        "decode": Blocks(blocks.work[where], blocks.issue[where], blocks.wait[where], blocks.sync[where]),
         "decode_start": _state(every, head),
         "decode_tail": _one_block(every, tail),
         "decode_added_s": _added(every, every.step_rows),
@@ -228,7 +236,7 @@ def _split(every: Estimate, order: NDArray[np.int64]) -> tuple[NDArray[np.int64]
 
 def _blocks(every: Estimate, rows: NDArray[np.int64], count: int) -> Blocks:
     """Steps of `count` layers from their rows in execution order."""
-    device, host = device_and_host(every)
+    device, host, last = device_and_host(every)
     layer = every.table.layer[rows]
     starts = np.searchsorted(layer, np.arange(count))
     done, issued = np.cumsum(device[rows]), np.cumsum(host[rows])
@@ -236,24 +244,33 @@ def _blocks(every: Estimate, rows: NDArray[np.int64], count: int) -> Blocks:
     before_issued = np.concatenate([[0.0], issued])[starts]
     work, issue = np.diff(before_done, append=done[-1]), np.diff(before_issued, append=issued[-1])
     # end of the block if the device idles first: latest over rows of its issue + the work from it on
-    latest = np.maximum.reduceat(issued - (done - device[rows]), starts)
+    latest = np.maximum.reduceat(issued - (done - last[rows]), starts)
     wait = latest - before_issued + before_done + work
-    return Blocks(work, issue, np.asarray(wait))
+    return Blocks(work, issue, np.asarray(wait), _syncs(every, rows)[np.append(starts[1:], len(rows)) - 1])
+
+
+def _syncs(every: Estimate, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows after which the host waits: the last of a cut, and so of its layer."""
+    return np.zeros(len(rows), dtype=bool) if every.priced.syncs is None else every.priced.syncs[rows]
 
 
 def _one_block(every: Estimate, rows: NDArray[np.int64]) -> Blocks:
-    device, host = device_and_host(every)
+    device, host, last = device_and_host(every)
     done, issued = np.cumsum(device[rows]), np.cumsum(host[rows])
-    wait = np.max(issued - (done - device[rows])) + done[-1]
-    return Blocks(np.array([done[-1]]), np.array([issued[-1]]), np.array([wait]))
+    wait = np.max(issued - (done - last[rows])) + done[-1]
+    sync = _syncs(every, rows)[-1:]
+    return Blocks(np.array([done[-1]]), np.array([issued[-1]]), np.array([wait]), sync)
 
 
 def _state(every: Estimate, rows: NDArray[np.int64]) -> tuple[float, float]:
     """(issued, end) after `rows`."""
-    if not len(rows):
-        return 0.0, 0.0
-    block = _one_block(every, rows)
-    return float(block.issue[0]), float(max(block.work[0], block.wait[0]))
+    issued = end = 0.0
+    for part in np.split(rows, np.flatnonzero(_syncs(every, rows)) + 1):
+        if len(part):
+            block = _one_block(every, part)
+            end = float(max(end + block.work[0], issued + block.wait[0]))
+            issued = end if block.sync[0] else issued + float(block.issue[0])
+    return issued, end
 
 
 def _memory(run: Run) -> Any:
