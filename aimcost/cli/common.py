@@ -33,6 +33,7 @@ __all__ = [
     "VisualTokensFlag",
     "app",
     "flag_of",
+    "keys_of",
     "one_of",
     "overrides_of",
     "progress_bar",
@@ -164,14 +165,22 @@ def resolve_flags(context: typer.Context, **more: Any) -> Any:
 def resolve(run: str | None, settings: list[str], **flags: Any) -> Any:
     """A Run from a file and flags, or from flags alone; a dotted key reaches inside."""
     from ..errors import InvalidValueError
-    from ..inputs.run import load_run, merge_overrides
+    from ..inputs.run import load_run
+
+    overrides = keys_of(settings, **flags)
+    if run is None and "model" not in overrides:
+        raise InvalidValueError("RUN", "given, or --model", None)
+    return load_run(run if run is not None else {}, overrides)
+
+
+def keys_of(settings: list[str], **flags: Any) -> dict[str, Any]:
+    """The keys of a run that flags and ``--set`` give; a dotted key reaches inside."""
+    from ..inputs.run import merge_overrides
 
     overrides: dict[str, Any] = {}
     for key, value in _overrides(settings, **flags).items():
         overrides = merge_overrides(overrides, {key: value})
-    if run is None and "model" not in overrides:
-        raise InvalidValueError("RUN", "given, or --model", None)
-    return load_run(run if run is not None else {}, overrides)
+    return overrides
 
 
 @contextmanager

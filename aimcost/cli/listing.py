@@ -125,8 +125,8 @@ def describe(name: str) -> str:
     """
     for kind in discover.KINDS:
         files = discover.names(kind)
-        # a paper may be called as its method is; the method is what a run names
-        if name in files and not (kind == "paper" and name in discover.method_names()):
+        # a paper and its timings may be called as its method is; the method is what a run names
+        if name in files and not (kind in ("paper", "timings") and name in discover.method_names()):
             return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
     if name in discover.method_names():
         module = _method(name)

@@ -290,7 +290,9 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
         if head == "method":
             value, inner = ({"name": each} if isinstance(each, str) else each for each in (value, inner))
         # a model or a machine given whole replaces the one before; a dotted key changes an inline one
-        if isinstance(value, Mapping) and (head not in ("model", "hardware", "stack") or (rest and isinstance(inner, Mapping))):
+        if isinstance(value, Mapping) and (
+            head not in ("model", "hardware", "stack") or (rest and isinstance(inner, Mapping))
+        ):
             if (
                 head == "method"
                 and isinstance(inner, Mapping)

@@ -162,7 +162,14 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         head_bytes=next((s.activation_bytes for s in stages if s.stage == "lm_head"), 0.0),
         decode_bytes=next((s.activation_bytes for s in own.stages if s.stage == "decode"), None),
         **both_rows(every, head, layers, tail, len(ordered), band=band),
-        **{"steps": 0, "decode": None, "decode_start": (0.0, 0.0), "decode_tail": None, "decode_added_s": 0.0, **fields},
+        **{
+            "steps": 0,
+            "decode": None,
+            "decode_start": (0.0, 0.0),
+            "decode_tail": None,
+            "decode_added_s": 0.0,
+            **fields,
+        },
     )
 
 
