@@ -119,22 +119,22 @@ def reduce_before(
     per_group: int | None,
     keep_tokens: int | None,
     notes: tuple[str, ...] = (),
-    across_groups: bool = False,
     counts: Mapping[str, int] | None = None,
 ) -> Schedule:
     """One event before the language model: `per_group` tokens of each group, or `keep_tokens` in all.
 
-    `across_groups`: tokens of all groups compete. `counts`: in place of the scorer's own.
+    Tokens of all groups compete where the scorer compares across groups, or where `keep_tokens` does not
+    divide by the groups. `counts`: in place of the scorer's own.
     """
     n, groups = workload.tokens_per_group, workload.groups
     total = groups * n
     if keep_tokens is not None:
         require_between("keep_tokens", keep_tokens, 0, workload.visual_tokens, "visual tokens")
         kept = min(total, max(0, keep_tokens - workload.newline_tokens))
-        if across_groups or (groups and kept % groups):
-            groups, n = 1, total
     else:
         kept = min(total, (per_group or 0) * groups)
+    if scorer.across_groups or (groups and kept % groups):
+        groups, n = 1, total
     left = kept // groups if groups else 0
     recorded = dict(scorer.counts(workload, left) if counts is None else counts)
     return build_schedule(

@@ -43,5 +43,4 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         scorer=MAX_MIN_COSINE,
         per_group=None,
         keep_tokens=keep,
-        across_groups=True,
     )
