@@ -153,12 +153,12 @@ def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
     launches = chosen.launches
     if context.materialised and chosen.eager_launches is not None:
         launches = chosen.eager_launches
-    named = []
+    priced = []
     for op, cost in chosen.price(cut, context):
-        if op == "score":
+        if cost.kind == "score":
             cost = replace(cost, launches=launches.score)
-        elif op == "select" and launches.per_kept:
+        elif cost.kind == "select" and launches.per_kept:
             cost = replace(cost, launches=launches.per_kept * cut.tokens_out)
-        if op != "gather" or context.implementation != "masked":
-            named.append((op, cost))
-    return tuple(named)
+        if cost.kind != "gather" or context.implementation != "masked":
+            priced.append((op, cost))
+    return tuple(priced)

@@ -1,16 +1,30 @@
-"""A decoder layer as operations. Prefill and decode are one function: a stage is numbers."""
+"""A decoder layer as ops. Prefill and decode are one function: a stage is numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
-from ..ops import Cost, attention, gemm, pointwise
+from ..ops import attention, gemm, pointwise
+from ..ops.attention import AttentionShape
 from ..ops.cost import Array
+from ..ops.op import ONE, Op, Priced, Ranks, Split, stored_parameters
 from ..ops.reduction import gather, select
 from ..types import DecoderSpec, MoeSpec
 from ..types.formats import Widths
 
-__all__ = ["cross_kv_ops", "cross_layer_ops", "embed_op", "head_ops", "layer_ops", "parameters"]
+__all__ = [
+    "cross_kv_ops",
+    "cross_layer_ops",
+    "embed_op",
+    "head_ops",
+    "layer_ops",
+    "layer_parameters",
+    "outer_parameters",
+    "parameters",
+]
+
+_INPUT = ("x",)
 
 
 def layer_ops(
@@ -22,8 +36,9 @@ def layer_ops(
     kv_len: Array,
     kernel: str,
     onchip_bytes: float,
-) -> Iterator[tuple[str, Cost]]:
-    """Operations of one decoder layer in execution order.
+    ranks: Ranks = ONE,
+) -> Iterator[Priced]:
+    """Ops of one decoder layer in execution order, those of one rank.
 
     Parameters
     ----------
@@ -33,43 +48,55 @@ def layer_ops(
     kernel
         ``flash`` or ``eager``.
     """
-    spec = decoder
+    spec, price = decoder, ranks.price
     rows = batch * q_len
     q_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    yield "attn_norm", pointwise.rms_norm(rows, spec.hidden, widths)
-    yield "q_proj", gemm.linear(rows, spec.hidden, q_width, widths, bias=spec.qkv_bias)
-    yield "k_proj", gemm.linear(rows, spec.hidden, kv_width, widths, bias=spec.qkv_bias)
-    yield "v_proj", gemm.linear(rows, spec.hidden, kv_width, widths, bias=spec.qkv_bias, to_kv=True)
+    bias = spec.qkv_bias
+    yield price(Op("attn_norm", "norms", "replicated", reads=_INPUT), pointwise.rms_norm, rows, spec.hidden, widths)
+    yield price(_projection("q_proj", "column"), gemm.linear, rows, spec.hidden, q_width, widths, bias=bias)
+    yield price(_projection("k_proj", "kv_column"), gemm.linear, rows, spec.hidden, kv_width, widths, bias=bias)
+    yield price(
+        _projection("v_proj", "kv_column"), gemm.linear, rows, spec.hidden, kv_width, widths, bias=bias, to_kv=True
+    )
+    rotated = ("q_proj", "k_proj")
     if spec.qk_norm:
-        yield "q_norm", pointwise.rms_norm(rows * spec.heads, spec.head_dim, widths)
-        yield "k_norm", pointwise.rms_norm(rows * spec.kv_heads, spec.head_dim, widths)
-    heads = {"heads": spec.heads, "kv_heads": spec.kv_heads, "head_dim": spec.head_dim}
-    yield "rope", pointwise.rope(batch=batch, q_len=q_len, widths=widths, **heads)
-    yield from attention.core(
-        kernel,
+        yield _head_norm(spec, widths, rows, "q_norm", ranks)
+        yield _head_norm(spec, widths, rows, "k_norm", ranks)
+        rotated = ("q_norm", "k_norm")
+    yield price(
+        Op("rope", "attention", "heads", reads=rotated),
+        pointwise.rope,
+        batch=batch,
+        q_len=q_len,
         heads=spec.heads,
         kv_heads=spec.kv_heads,
         head_dim=spec.head_dim,
+        widths=widths,
+    )
+    shape = AttentionShape(
         batch=batch,
+        heads=spec.heads,
+        kv_heads=spec.kv_heads,
+        head_dim=spec.head_dim,
         q_len=q_len,
         kv_len=kv_len,
         causal=True,
-        widths=widths,
-        onchip_bytes=onchip_bytes,
     )
-    yield "out_proj", gemm.linear(rows, q_width, spec.hidden, widths, bias=spec.out_bias)
-    yield "attn_add", pointwise.add(rows * spec.hidden, widths)
-    yield "mlp_norm", pointwise.rms_norm(rows, spec.hidden, widths)
-    yield from _mlp_ops(spec, widths, rows)
-    yield "mlp_add", pointwise.add(rows * spec.hidden, widths)
+    yield from attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=("rope",), ranks=ranks)
+    yield _out_proj(spec, widths, rows, ranks)
+    yield price(_residual("attn_add", "x", "out_proj"), pointwise.add, rows * spec.hidden, widths)
+    yield from _mlp_block(spec, widths, rows, ranks)
 
 
-def cross_kv_ops(decoder: DecoderSpec, widths: Widths, *, batch: float, kv_len: float) -> Iterator[tuple[str, Cost]]:
+def cross_kv_ops(
+    decoder: DecoderSpec, widths: Widths, *, batch: float, kv_len: float, ranks: Ranks = ONE
+) -> Iterator[Priced]:
     """Keys and values of a cross-attention layer: the tower's tokens, projected once a request."""
-    rows, kv_width = batch * kv_len, decoder.kv_heads * decoder.head_dim
-    yield "k_proj", gemm.linear(rows, decoder.hidden, kv_width, widths, bias=decoder.qkv_bias)
-    yield "v_proj", gemm.linear(rows, decoder.hidden, kv_width, widths, bias=decoder.qkv_bias, to_kv=True)
-    yield "k_norm", pointwise.rms_norm(rows * decoder.kv_heads, decoder.head_dim, widths)
+    rows, kv_width, price = batch * kv_len, decoder.kv_heads * decoder.head_dim, ranks.price
+    k_proj, v_proj = _projection("k_proj", "kv_column", "tower"), _projection("v_proj", "kv_column", "tower")
+    yield price(k_proj, gemm.linear, rows, decoder.hidden, kv_width, widths, bias=decoder.qkv_bias)
+    yield price(v_proj, gemm.linear, rows, decoder.hidden, kv_width, widths, bias=decoder.qkv_bias, to_kv=True)
+    yield _head_norm(decoder, widths, rows, "k_norm", ranks)
 
 
 def cross_layer_ops(
@@ -81,15 +108,22 @@ def cross_layer_ops(
     kv_len: float,
     kernel: str,
     onchip_bytes: float,
-) -> Iterator[tuple[str, Cost]]:
+    ranks: Ranks = ONE,
+) -> Iterator[Priced]:
     """A gated cross-attention layer on `q_len` text tokens a request (Llama-3.2-Vision)."""
-    spec, rows = decoder, batch * q_len
-    q_width = spec.heads * spec.head_dim
-    yield "attn_norm", pointwise.rms_norm(rows, spec.hidden, widths)
-    yield "q_proj", gemm.linear(rows, spec.hidden, q_width, widths, bias=spec.qkv_bias)
-    yield "q_norm", pointwise.rms_norm(rows * spec.heads, spec.head_dim, widths)
-    yield from attention.core(
-        kernel,
+    spec, rows, price = decoder, batch * q_len, ranks.price
+    yield price(Op("attn_norm", "norms", "replicated", reads=_INPUT), pointwise.rms_norm, rows, spec.hidden, widths)
+    yield price(
+        _projection("q_proj", "column"),
+        gemm.linear,
+        rows,
+        spec.hidden,
+        spec.heads * spec.head_dim,
+        widths,
+        bias=spec.qkv_bias,
+    )
+    yield _head_norm(spec, widths, rows, "q_norm", ranks)
+    shape = AttentionShape(
         batch=batch,
         heads=spec.heads,
         kv_heads=spec.kv_heads,
@@ -97,84 +131,164 @@ def cross_layer_ops(
         q_len=q_len,
         kv_len=kv_len,
         causal=False,
-        widths=widths,
-        onchip_bytes=onchip_bytes,
     )
-    yield "out_proj", gemm.linear(rows, q_width, spec.hidden, widths, bias=spec.out_bias)
-    yield "attn_gate", pointwise.scale(rows * spec.hidden, widths)
-    yield "attn_add", pointwise.add(rows * spec.hidden, widths)
-    yield "mlp_norm", pointwise.rms_norm(rows, spec.hidden, widths)
-    yield from _mlp_ops(spec, widths, rows)
-    yield "mlp_gate", pointwise.scale(rows * spec.hidden, widths)
-    yield "mlp_add", pointwise.add(rows * spec.hidden, widths)
+    yield from attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=("q_norm",), ranks=ranks)
+    yield _out_proj(spec, widths, rows, ranks)
+    yield price(_gate("attn_gate", "out_proj"), pointwise.scale, rows * spec.hidden, widths)
+    yield price(_residual("attn_add", "x", "attn_gate"), pointwise.add, rows * spec.hidden, widths)
+    yield from _mlp_block(spec, widths, rows, ranks, gated=True)
 
 
-def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array) -> Iterator[tuple[str, Cost]]:
+def _projection(name: str, split: Split, source: str = "attn_norm") -> Op:
+    return Op(name, "projections", split, reads=(source,))
+
+
+def _head_norm(spec: DecoderSpec, widths: Widths, rows: Array, name: str, ranks: Ranks) -> Priced:
+    """RMSNorm of each head of q or k."""
+    if name == "q_norm":
+        op = Op(name, "attention", "heads", reads=("q_proj",))
+        return ranks.price(op, pointwise.rms_norm, rows * spec.heads, spec.head_dim, widths)
+    op = Op(name, "attention", "kv_heads", reads=("k_proj",))
+    return ranks.price(op, pointwise.rms_norm, rows * spec.kv_heads, spec.head_dim, widths)
+
+
+def _out_proj(spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks) -> Priced:
+    op = Op(
+        "out_proj",
+        "projections",
+        "row",
+        exchange="attn",
+        # the modules hold the normed input until their last product
+        reads=("fused_attention", "sv_matmul", "attn_norm"),
+    )
+    return ranks.price(op, gemm.linear, rows, spec.heads * spec.head_dim, spec.hidden, widths, bias=spec.out_bias)
+
+
+def _residual(name: str, stream: str, branch: str) -> Op:
+    return Op(name, "rest", "replicated", reads=(stream, branch))
+
+
+def _gate(name: str, branch: str) -> Op:
+    """A learned scalar on a branch, which is linear: partial sums may be scaled."""
+    return Op(name, "mlp", "linear", reads=(branch,), weight=1.0)
+
+
+def _mlp_block(
+    spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks, *, gated: bool = False
+) -> Iterator[Priced]:
+    """The second half of a layer: norm, MLP or experts, the gate of a cross-attention layer, residual."""
+    price = ranks.price
+    norm = Op("mlp_norm", "norms", "replicated", reads=("attn_add",))
+    yield price(norm, pointwise.rms_norm, rows, spec.hidden, widths)
+    if spec.moe is None:
+        branch = "down_proj"
+        yield from _mlp_ops(spec, widths, rows, ranks)
+    else:
+        branch = "shared_add" if spec.moe.shared_intermediate else "combine"
+        yield from _moe_ops(spec, spec.moe, widths, rows, ranks)
+    if gated:
+        yield price(_gate("mlp_gate", branch), pointwise.scale, rows * spec.hidden, widths)
+        branch = "mlp_gate"
+    yield price(_residual("mlp_add", "attn_add", branch), pointwise.add, rows * spec.hidden, widths)
+
+
+def _mlp_ops(spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
+    price, hidden, inner, bias = ranks.price, spec.hidden, spec.intermediate, spec.mlp_bias
+    if spec.gated_mlp:
+        yield price(_mlp("gate_proj", "mlp_norm"), gemm.linear, rows, hidden, inner, widths, bias=bias)
+    yield price(_mlp("up_proj", "mlp_norm"), gemm.linear, rows, hidden, inner, widths, bias=bias)
+    activation = pointwise.gated_silu if spec.gated_mlp else pointwise.gelu
+    yield price(_mlp("mlp_act", "gate_proj", "up_proj"), activation, rows * inner, widths)
+    yield price(_down("down_proj", "mlp_act", "mlp_norm"), gemm.linear, rows, inner, hidden, widths, bias=bias)
+
+
+def _mlp(name: str, *reads: str) -> Op:
+    """A product split by column, or what runs on its columns."""
+    return Op(name, "mlp", "column", reads=reads)
+
+
+def _down(name: str, *reads: str) -> Op:
+    """The product that ends a branch."""
+    return Op(name, "mlp", "row", exchange="mlp", reads=reads)
+
+
+def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
     """Router, dispatch to experts, their gated MLPs as grouped products, weighted sum."""
-    experts = {"experts": float(moe.experts), "active": float(moe.active)}
-    yield "router", gemm.linear(rows, spec.hidden, moe.experts, widths)
-    yield "route", select(rows, moe.experts, moe.active)
-    yield "dispatch", gather(rows * moe.active, spec.hidden, widths)
-    yield "gate_proj", gemm.grouped_linear(rows, spec.hidden, moe.intermediate, widths, **experts)
-    yield "up_proj", gemm.grouped_linear(rows, spec.hidden, moe.intermediate, widths, **experts)
-    yield "mlp_act", pointwise.gated_silu(rows * moe.active * moe.intermediate, widths)
-    yield "down_proj", gemm.grouped_linear(rows, moe.intermediate, spec.hidden, widths, **experts)
-    yield "combine", pointwise.weighted_sum(rows, moe.active, spec.hidden, widths)
+    price, hidden, inner = ranks.price, spec.hidden, moe.intermediate
+    experts, active = float(moe.experts), float(moe.active)
+    router, route, dispatch = (
+        Op(name, "mlp", "replicated", reads=reads, alive=False)
+        for name, reads in (("router", ("mlp_norm",)), ("route", ("router",)), ("dispatch", ("mlp_norm", "route")))
+    )
+    yield price(router, gemm.linear, rows, hidden, moe.experts, widths)
+    yield price(route, select, rows, moe.experts, moe.active)
+    yield price(dispatch, gather, rows * moe.active, hidden, widths)
+    for op in (_mlp("gate_proj", "mlp_norm"), _mlp("up_proj", "mlp_norm")):
+        yield price(op, gemm.grouped_linear, rows, hidden, inner, widths, experts=experts, active=active)
+    yield price(_mlp("mlp_act", "gate_proj", "up_proj"), pointwise.gated_silu, rows * moe.active * inner, widths)
+    down = Op("down_proj", "mlp", "row", exchange="mlp", reads=("mlp_act", "mlp_norm"), alive=False)
+    yield price(down, gemm.grouped_linear, rows, inner, hidden, widths, experts=experts, active=active)
+    combine = Op("combine", "mlp", "linear", reads=("down_proj", "mlp_act", "mlp_norm"))
+    yield price(combine, pointwise.weighted_sum, rows, moe.active, hidden, widths)
     if moe.shared_intermediate:
         shared = moe.shared_intermediate
-        yield "shared_gate_proj", gemm.linear(rows, spec.hidden, shared, widths)
-        yield "shared_up_proj", gemm.linear(rows, spec.hidden, shared, widths)
-        yield "shared_act", pointwise.gated_silu(rows * shared, widths)
-        yield "shared_down_proj", gemm.linear(rows, shared, spec.hidden, widths)
-        yield "shared_gate", gemm.linear(rows, spec.hidden, 1, widths)
-        yield "shared_add", pointwise.add(rows * spec.hidden, widths)
+        yield price(_mlp("shared_gate_proj", "mlp_norm"), gemm.linear, rows, hidden, shared, widths)
+        yield price(_mlp("shared_up_proj", "mlp_norm"), gemm.linear, rows, hidden, shared, widths)
+        act = _mlp("shared_act", "shared_gate_proj", "shared_up_proj")
+        yield price(act, pointwise.gated_silu, rows * shared, widths)
+        yield price(_down("shared_down_proj", "shared_act"), gemm.linear, rows, shared, hidden, widths)
+        gate = Op("shared_gate", "mlp", "replicated", reads=("mlp_norm",))
+        yield price(gate, gemm.linear, rows, hidden, 1, widths)
+        add = Op("shared_add", "mlp", "linear", reads=("combine", "shared_down_proj", "shared_gate"))
+        yield price(add, pointwise.add, rows * hidden, widths)
 
 
-def _mlp_ops(spec: DecoderSpec, widths: Widths, rows: Array) -> Iterator[tuple[str, Cost]]:
-    if spec.moe is not None:
-        yield from _moe_ops(spec, spec.moe, widths, rows)
-        return
-    if spec.gated_mlp:
-        yield "gate_proj", gemm.linear(rows, spec.hidden, spec.intermediate, widths, bias=spec.mlp_bias)
-    yield "up_proj", gemm.linear(rows, spec.hidden, spec.intermediate, widths, bias=spec.mlp_bias)
-    activation = pointwise.gated_silu if spec.gated_mlp else pointwise.gelu
-    yield "mlp_act", activation(rows * spec.intermediate, widths)
-    yield "down_proj", gemm.linear(rows, spec.intermediate, spec.hidden, widths, bias=spec.mlp_bias)
-
-
-def embed_op(decoder: DecoderSpec, widths: Widths, rows: float) -> tuple[str, Cost]:
+def embed_op(decoder: DecoderSpec, widths: Widths, rows: float, ranks: Ranks = ONE) -> Priced:
     """Look-up of `rows` token embeddings."""
-    return "embed", pointwise.embed(rows, decoder.hidden, widths)
+    op = Op("embed", "embedding", "row", place="before", exchange="embed")
+    vocab = decoder.vocab + decoder.extra_embeddings
+    return ranks.price(op, pointwise.embed, rows, decoder.hidden, widths, vocab=vocab)
 
 
-def head_ops(decoder: DecoderSpec, widths: Widths, *, batch: float) -> Iterator[tuple[str, Cost]]:
+def head_ops(decoder: DecoderSpec, widths: Widths, *, batch: float, ranks: Ranks = ONE) -> Iterator[Priced]:
     """Final norm and lm_head, on the last token of each request only."""
-    yield "final_norm", pointwise.rms_norm(batch, decoder.hidden, widths)
-    yield "lm_head", gemm.linear(batch, decoder.hidden, decoder.vocab, widths)
+    norm = Op("final_norm", "norms", "replicated", place="after", reads=_INPUT)
+    yield ranks.price(norm, pointwise.rms_norm, batch, decoder.hidden, widths)
+    head = Op("lm_head", "head", "vocabulary", place="after", exchange="logits", reads=("final_norm",))
+    yield ranks.price(head, gemm.linear, batch, decoder.hidden, decoder.vocab, widths)
 
 
-def parameters(decoder: DecoderSpec) -> float:
-    """Stored parameters, tied embeddings once."""
-    spec = decoder
-    q_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    attention_weights = spec.hidden * (q_width + 2 * kv_width) + q_width * spec.hidden
-    mlp_weights = _mlp_weights(spec)
-    biases = (q_width + 2 * kv_width if spec.qkv_bias else 0) + (spec.hidden if spec.out_bias else 0)
-    if spec.mlp_bias:
-        biases += (2 if spec.gated_mlp else 1) * spec.intermediate + spec.hidden
-    norms = 2 * spec.hidden + (2 * spec.head_dim if spec.qk_norm else 0)
-    layer = attention_weights + mlp_weights + biases + norms
-    embeddings = ((1 if spec.tied_embeddings else 2) * spec.vocab + spec.extra_embeddings) * spec.hidden
-    # a cross-attention layer adds norms on q and k, and two gates
-    crossing = len(spec.cross_layers) * (2 * spec.head_dim + 2)
-    return float(spec.layers * layer + crossing + embeddings + spec.hidden)
+_ANY = Widths(weights=1.0, activations=1.0, kv=1.0)  # parameters are counted in elements
 
 
-def _mlp_weights(spec: DecoderSpec) -> int:
-    """Weights of a layer's MLP, or of its router and all its experts."""
-    matrices = 3 if spec.gated_mlp else 2
-    if spec.moe is None:
-        return matrices * spec.hidden * spec.intermediate
-    moe = spec.moe
-    shared = (matrices * moe.shared_intermediate + 1) * spec.hidden if moe.shared_intermediate else 0
-    return spec.hidden * moe.experts * (1 + matrices * moe.intermediate) + shared
+@lru_cache(maxsize=256)
+def layer_parameters(decoder: DecoderSpec, *, cross: bool = False, ranks: Ranks = ONE) -> float:
+    """Stored parameters of one layer, of a cross-attention one where asked."""
+    if not cross:
+        ops = layer_ops(decoder, _ANY, batch=1.0, q_len=1.0, kv_len=1.0, kernel="flash", onchip_bytes=0.0, ranks=ranks)
+        return stored_parameters(ops)
+    crossed = cross_layer_ops(
+        decoder, _ANY, batch=1.0, q_len=1.0, kv_len=1.0, kernel="flash", onchip_bytes=0.0, ranks=ranks
+    )
+    keys = cross_kv_ops(decoder, _ANY, batch=1.0, kv_len=1.0, ranks=ranks)
+    return stored_parameters(keys) + stored_parameters(crossed)
+
+
+def outer_parameters(decoder: DecoderSpec, *, first: bool = True, last: bool = True, ranks: Ranks = ONE) -> float:
+    """Stored parameters outside the layers: the embedding (`first`), norm and lm_head (`last`); a tied table once."""
+    total = 0.0
+    if first:
+        total += stored_parameters([embed_op(decoder, _ANY, 1.0, ranks)])
+    if last:
+        norm, head = head_ops(decoder, _ANY, batch=1.0, ranks=ranks)
+        total += stored_parameters([norm] if first and decoder.tied_embeddings else [norm, head])
+    return total
+
+
+def parameters(decoder: DecoderSpec, *, ranks: Ranks = ONE) -> float:
+    """Stored parameters of all layers, the embedding and the head."""
+    crossing = len(decoder.cross_layers)
+    total = (decoder.layers - crossing) * layer_parameters(decoder, ranks=ranks)
+    if crossing:
+        total += crossing * layer_parameters(decoder, cross=True, ranks=ranks)
+    return total + outer_parameters(decoder, ranks=ranks)

@@ -7,26 +7,27 @@ and lm_head by vocabulary. Pipeline parallel splits the layers evenly; replicas 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
 
 from ..errors import InvalidValueError
-from ..ops.cost import Cost
-from ..types import DecoderSpec, ModelSpec, MoeSpec, Parallel, VisionSpec
+from ..ops import collectives
+from ..ops.cost import Array
+from ..ops.op import ONE, Op, Priced, Ranks
+from ..types import DecoderSpec, ModelSpec, Parallel, TowerLoad
 
 __all__ = [
     "bubble",
     "check_parallel",
+    "decoder_ranks",
+    "exchanged",
     "parallel_notes",
-    "rank_decoder",
-    "rank_vision",
-    "rank_vision_cost",
+    "rank_heads",
     "stage_layers",
+    "tower_inputs",
+    "tower_ranks",
 ]
-
-_COLUMN = {"q_proj", "k_proj", "v_proj", "qkv_proj", "gate_proj", "up_proj"}
-_ROW = {"out_proj", "down_proj"}
-_BY_HEAD = {"fused_attention", "qk_matmul", "softmax", "sv_matmul", "mlp_act", "rope"}
 
 
 def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
@@ -63,58 +64,61 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
                 )
 
 
-def rank_decoder(decoder: DecoderSpec, tp: int) -> DecoderSpec:
-    """One rank's share. With more ranks than KV heads each head lies on several of them."""
-    if tp == 1:
+def decoder_ranks(decoder: DecoderSpec, parallel: Parallel) -> Ranks:
+    """The ranks that share the language model. With more of them than KV heads, several hold the same one."""
+    tp = parallel.tp
+    return ONE if tp == 1 else Ranks(tp, min(tp, decoder.kv_heads))
+
+
+def tower_ranks(parallel: Parallel) -> Ranks:
+    """The ranks that share the weights of the vision tower."""
+    return Ranks(parallel.tp, parallel.tp) if parallel.tower == "sharded" and parallel.tp > 1 else ONE
+
+
+def tower_inputs(load: TowerLoad, batch: int, parallel: Parallel) -> int:
+    """Images, tiles or frames of all requests that the tower of one rank computes on."""
+    inputs = batch * load.sequences
+    return math.ceil(inputs / parallel.tp) if parallel.tower == "data" else inputs
+
+
+def rank_heads(decoder: DecoderSpec, ranks: Ranks) -> DecoderSpec:
+    """The decoder as its scorers see it: each rank scores with its own heads."""
+    if ranks.count == 1:
         return decoder
-    return replace(
-        decoder,
-        heads=decoder.heads // tp,
-        kv_heads=max(1, decoder.kv_heads // tp),
-        intermediate=decoder.intermediate // tp,
-        vocab=decoder.vocab // tp,
-        extra_embeddings=decoder.extra_embeddings // tp,
-        moe=_rank_moe(decoder.moe, tp),
-    )
+    return replace(decoder, heads=ranks.heads(decoder.heads), kv_heads=ranks.kv_heads(decoder.kv_heads))
 
 
-def _rank_moe(moe: MoeSpec | None, tp: int) -> MoeSpec | None:
-    """A slice of every expert; the router, which all ranks need, stays whole."""
-    if moe is None:
-        return None
-    return replace(moe, intermediate=moe.intermediate // tp, shared_intermediate=moe.shared_intermediate // tp)
+def exchanged(ops: Iterable[Priced], ranks: Ranks) -> Iterator[Priced]:
+    """One rank's ops with the collectives that their splits imply.
+
+    Partial sums are reduced before the first op that reads them whole, or after the last one; what
+    is split by vocabulary is gathered at once.
+    """
+    if ranks.count == 1:
+        yield from ops
+        return
+    sums: dict[str, tuple[Op, Array]] = {}  # tensors of partial sums: the op named in the collective, and bytes
+    count = float(ranks.count)
+    for op, cost in ops:
+        partial = [sums.pop(name) for name in op.reads if name in sums]
+        if partial:
+            source, message = partial[0]
+            if op.split == "linear":
+                sums[op.name] = (source, cost.write_activations)
+            else:
+                yield _reduced(source), collectives.all_reduce(message, count)
+        yield op, cost
+        if op.split == "row":
+            sums[op.name] = (op, cost.write_activations)
+        elif op.split == "vocabulary":
+            gathered = Op(f"all_gather_{op.exchange or op.name}", "exchange", "replicated", place=op.place)
+            yield gathered, collectives.all_gather(cost.write_activations * count, count)
+    for source, message in sums.values():
+        yield _reduced(source), collectives.all_reduce(message, count)
 
 
-def rank_vision_cost(name: str, cost: Cost, tp: int) -> Cost:
-    """One rank's share of a tower operation, with the tower's weights split as the decoder's."""
-    share = 1.0 / tp
-    if name in _COLUMN:
-        return _scaled(cost, share, {"n": share}, write_activations=share, read_weights=share)
-    if name in _ROW:
-        return _scaled(cost, share, {"k": share}, read_activations=share, read_weights=share)
-    if name in _BY_HEAD:
-        by_head = {"heads": share, "kv_heads": share, "groups": share, "rows": share, "elements": share}
-        return _scaled(cost, share, by_head, read_activations=share, read_kv=share, write_activations=share)
-    return cost
-
-
-def _scaled(cost: Cost, flops: float, dims: dict[str, float], **parts: float) -> Cost:
-    square = cost.flops_full_square
-    changed: dict[str, Any] = {key: getattr(cost, key) * factor for key, factor in parts.items()}
-    return replace(
-        cost,
-        flops=cost.flops * flops,
-        flops_full_square=None if square is None else square * flops,
-        dims={key: value * dims.get(key, 1.0) for key, value in cost.dims.items()},
-        **changed,
-    )
-
-
-def rank_vision(vision: VisionSpec, parallel: Parallel) -> VisionSpec:
-    """The tower whose activations one rank holds."""
-    if parallel.tower != "sharded" or parallel.tp == 1:
-        return vision
-    return replace(vision, intermediate=vision.intermediate // parallel.tp)
+def _reduced(source: Op) -> Op:
+    return Op(f"all_reduce_{source.exchange or source.name}", "exchange", "replicated", place=source.place)
 
 
 def stage_layers(layers: int, pp: int) -> list[range]:

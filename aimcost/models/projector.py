@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..ops import Cost, gemm, pointwise
+from ..ops import gemm, pointwise
+from ..ops.op import Op, Priced, stored_parameters
 from ..types import ModelSpec, ProjectorSpec, TowerLoad, VisionSpec
 from ..types.formats import Widths
 from . import resampler
 
-__all__ = ["deepstack_ops", "ops", "parameters"]
+__all__ = ["deepstack_ops", "input_width", "ops", "parameters"]
 
 
 def ops(
     model: ModelSpec, widths: Widths, *, inputs: float, load: TowerLoad, patches: float | None = None
-) -> Iterator[tuple[str, Cost]]:
-    """Operations on all patches that leave the tower; pooling follows where it drops tokens.
+) -> Iterator[Priced]:
+    """Ops on all patches that leave the tower; pooling follows where it drops tokens.
 
     Parameters
     ----------
@@ -35,10 +36,11 @@ def ops(
     yield from _mlp(projector, widths, rows, "proj", merged=projector.norm_merged)
     if projector.linears and patches is None and load.pooled_in:
         width, share = projector.linears[-1][1], inputs / load.sequences
-        yield "pool", pointwise.pool(share * load.pooled_in * width, share * load.pooled_out * width, widths)
+        last = _linear_name("proj", len(projector.linears))
+        yield _op("pool", last), pointwise.pool(share * load.pooled_in * width, share * load.pooled_out * width, widths)
 
 
-def deepstack_ops(model: ModelSpec, widths: Widths, *, inputs: float, load: TowerLoad) -> Iterator[tuple[str, Cost]]:
+def deepstack_ops(model: ModelSpec, widths: Widths, *, inputs: float, load: TowerLoad) -> Iterator[Priced]:
     """One of the mergers on features of an earlier layer."""
     vision, projector = model.vision, model.projector
     if vision is not None and projector is not None and projector.deepstack:
@@ -51,19 +53,39 @@ def _rows(vision: VisionSpec, projector: ProjectorSpec, inputs: float, load: Tow
     return inputs * vision.tiles * each / projector.merge**2
 
 
-def _mlp(
-    projector: ProjectorSpec, widths: Widths, rows: float, prefix: str, *, merged: bool
-) -> Iterator[tuple[str, Cost]]:
+def _mlp(projector: ProjectorSpec, widths: Widths, rows: float, prefix: str, *, merged: bool) -> Iterator[Priced]:
+    before = "x"
     if projector.norm:
         area = projector.merge**2
         width = projector.linears[0][0]
         norm = pointwise.layer_norm if projector.norm == "layer" else pointwise.rms_norm
         cost = norm(rows, width, widths) if merged else norm(rows * area, width // area, widths)
-        yield f"{prefix}_norm", cost
+        yield _op(f"{prefix}_norm", before), cost
+        before = f"{prefix}_norm"
     for position, (in_features, out_features) in enumerate(projector.linears, start=1):
         if position > 1:
-            yield f"{prefix}_act_{position - 1}", pointwise.gelu(rows * in_features, widths)
-        yield f"{prefix}_{position}", gemm.linear(rows, in_features, out_features, widths, bias=True)
+            activation = f"{prefix}_act_{position - 1}"
+            yield _op(activation, before), pointwise.gelu(rows * in_features, widths)
+            before = activation
+        product = _linear_name(prefix, position)
+        yield _op(product, before), gemm.linear(rows, in_features, out_features, widths, bias=True)
+        before = product
+
+
+def input_width(projector: ProjectorSpec) -> int:
+    """Features of one of its input rows: of `merge`² patches together."""
+    if projector.resampler is not None:
+        return projector.resampler.tower_width
+    return projector.linears[0][0] if projector.linears else 0
+
+
+def _op(name: str, *reads: str) -> Op:
+    """Every rank runs the whole projector, or its share of the images."""
+    return Op(name, "projector", "replicated", reads=reads)
+
+
+def _linear_name(prefix: str, position: int) -> str:
+    return f"{prefix}_{position}"
 
 
 def parameters(model: ModelSpec) -> float:
@@ -71,12 +93,9 @@ def parameters(model: ModelSpec) -> float:
     projector = model.projector
     if projector is None:
         return 0.0
+    widths, load = Widths(weights=1.0, activations=1.0, kv=1.0), TowerLoad(sequences=1, rows=1, columns=1)
+    total = stored_parameters(ops(model, widths, inputs=1.0, load=load))
     if projector.resampler is not None:
-        return resampler.parameters(projector.resampler)
-    total = (1 + projector.deepstack) * sum(i * o + o for i, o in projector.linears)
-    if projector.norm:
-        vectors = 2 if projector.norm == "layer" else 1
-        merged = projector.linears[0][0]
-        single = merged if projector.norm_merged else merged // projector.merge**2
-        total += vectors * (single + projector.deepstack * merged)
-    return float(total + (model.decoder.hidden if projector.newline_token else 0))
+        return total
+    total += projector.deepstack * stored_parameters(deepstack_ops(model, widths, inputs=1.0, load=load))
+    return total + (model.decoder.hidden if projector.newline_token else 0)

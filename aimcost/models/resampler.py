@@ -7,47 +7,50 @@ keys and values of one multi-head attention; a norm and a square projection foll
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from ..ops import Cost, attention, gemm, pointwise
+from ..ops import attention, gemm, pointwise
+from ..ops.attention import AttentionShape
+from ..ops.op import Op, Priced
 from ..types import ResamplerSpec
 from ..types.formats import Widths
 
-__all__ = ["ops", "parameters"]
+__all__ = ["ops"]
 
 
-def ops(spec: ResamplerSpec, widths: Widths, *, inputs: float, patches: float) -> Iterator[tuple[str, Cost]]:
-    """Operations on `inputs` images of `patches` patches each."""
+def ops(spec: ResamplerSpec, widths: Widths, *, inputs: float, patches: float) -> Iterator[Priced]:
+    """Ops on `inputs` images of `patches` patches each."""
     width, queries, keys = spec.width, inputs * spec.queries, inputs * patches
-    yield "resampler_kv_in", gemm.linear(keys, spec.tower_width, width, widths)
-    yield "resampler_kv_norm", pointwise.layer_norm(keys, width, widths)
+    yield _op("kv_in", "x"), gemm.linear(keys, spec.tower_width, width, widths)
+    yield _op("kv_norm", "kv_in"), pointwise.layer_norm(keys, width, widths)
     # queries and their norm are the same for every image
-    yield "resampler_q_norm", pointwise.layer_norm(float(spec.queries), width, widths)
-    yield "resampler_pos_add", pointwise.add((queries + keys) * width, widths)
-    for name, rows in (("q", queries), ("k", keys), ("v", keys)):
-        yield f"resampler_{name}_proj", gemm.linear(rows, width, width, widths, bias=True)
-    yield from (
-        (f"resampler_{name}", cost)
-        for name, cost in attention.core(
-            "flash",
-            batch=inputs,
-            heads=float(spec.heads),
-            kv_heads=float(spec.heads),
-            head_dim=float(width // spec.heads),
-            q_len=float(spec.queries),
-            kv_len=patches,
-            causal=False,
-            widths=widths,
-            onchip_bytes=0.0,
-            kv_cached=False,
-        )
+    norm = replace(_op("q_norm"), weight=float(spec.queries * width))
+    yield norm, pointwise.layer_norm(float(spec.queries), width, widths)
+    yield _op("pos_add", "kv_norm", "q_norm"), pointwise.add((queries + keys) * width, widths)
+    for name, source, rows in (("q", "pos_add", queries), ("k", "pos_add", keys), ("v", "kv_norm", keys)):
+        yield _op(f"{name}_proj", source), gemm.linear(rows, width, width, widths, bias=True)
+    shape = AttentionShape(
+        batch=inputs,
+        heads=float(spec.heads),
+        kv_heads=float(spec.heads),
+        head_dim=float(width // spec.heads),
+        q_len=float(spec.queries),
+        kv_len=patches,
+        causal=False,
     )
-    yield "resampler_o_proj", gemm.linear(queries, width, width, widths, bias=True)
-    yield "resampler_post_norm", pointwise.layer_norm(queries, width, widths)
-    yield "resampler_proj", gemm.linear(queries, width, width, widths)
+    made = tuple(f"{_PREFIX}{name}_proj" for name in "qkv")
+    for op, cost in attention.core("flash", shape, widths=widths, onchip_bytes=0.0, reads=made, kv_cached=False):
+        attended = replace(op, name=_PREFIX + op.name, group="projector", split="replicated")
+        yield attended, cost
+    yield _op("o_proj", "fused_attention"), gemm.linear(queries, width, width, widths, bias=True)
+    yield _op("post_norm", "o_proj"), pointwise.layer_norm(queries, width, widths)
+    yield _op("proj", "post_norm"), gemm.linear(queries, width, width, widths)
 
 
-def parameters(spec: ResamplerSpec) -> float:
-    """Stored parameters: four square projections with biases, one without, three norms, the queries."""
-    width = spec.width
-    squares = 5 * width * width + 4 * width
-    return float(spec.tower_width * width + squares + 6 * width + spec.queries * width)
+_PREFIX = "resampler_"
+
+
+def _op(name: str, *reads: str) -> Op:
+    """Every rank runs the whole resampler, or its share of the images."""
+    sources = tuple(source if source == "x" else _PREFIX + source for source in reads)
+    return Op(_PREFIX + name, "projector", "replicated", reads=sources)

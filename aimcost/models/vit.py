@@ -1,16 +1,19 @@
-"""A ViT tower as operations: CLIP, SigLIP, InternViT, Qwen-VL's, Llama-3.2-Vision's."""
+"""A ViT tower as ops: CLIP, SigLIP, InternViT, Qwen-VL's, Llama-3.2-Vision's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..ops import Cost, attention, gemm, pointwise
+from ..ops.attention import AttentionShape
 from ..ops.cost import Array
+from ..ops.op import ONE, Op, Priced, Ranks, stored_parameters
 from ..types import TowerLoad, VisionSpec
 from ..types.formats import Widths
 
@@ -35,17 +38,35 @@ def layer_groups(vision: VisionSpec) -> tuple[LayerGroup, ...]:
     return tuple(group for group in groups if len(group[0]))
 
 
-def patch_ops(vision: VisionSpec, widths: Widths, *, inputs: float, load: TowerLoad) -> Iterator[tuple[str, Cost]]:
+def patch_ops(
+    vision: VisionSpec, widths: Widths, *, inputs: float, load: TowerLoad, ranks: Ranks = ONE
+) -> Iterator[Priced]:
     """Patch embedding (a convolution whose stride is its kernel: one product) and positions."""
+    price, hidden = ranks.price, vision.hidden
     images = inputs * vision.tiles
     patches = float(load.rows * load.columns)
     each = patches + (1 if vision.class_token else 0)
     pixels = vision.channels * vision.temporal_patch * vision.patch_size**2
-    yield "patch_embed", gemm.linear(images * patches, pixels, vision.hidden, widths, bias=vision.patch_bias)
+    embed = Op(
+        "patch_embed", "embedding", "replicated", place="before", weight=float(hidden if vision.class_token else 0)
+    )
+    yield price(embed, gemm.linear, images * patches, pixels, hidden, widths, bias=vision.patch_bias)
     if vision.position_rows != 0:
-        yield "pos_add", pointwise.add(images * each * vision.hidden, widths)
+        add = Op("pos_add", "embedding", "replicated", place="before", weight=_position_parameters(vision))
+        yield price(add, pointwise.add, images * each * hidden, widths)
     if vision.pre_norm:
-        yield "pre_norm", pointwise.layer_norm(images * each, vision.hidden, widths)
+        norm = Op("pre_norm", "norms", "replicated", place="before")
+        yield price(norm, pointwise.layer_norm, images * each, hidden, widths)
+
+
+def _position_parameters(vision: VisionSpec) -> float:
+    """Learned positions; of tiles also those by aspect ratio, after which a gate stands."""
+    rows = vision.tokens if vision.position_rows is None else vision.position_rows
+    total = rows * vision.hidden
+    if vision.global_layers:
+        # positions of whole tiles, of their tokens, and after the layers, with a gate each
+        total += vision.tile_embeddings * vision.tiles * (vision.tokens + 2) * vision.hidden + 3
+    return float(total)
 
 
 def layer_ops(
@@ -60,8 +81,9 @@ def layer_ops(
     gated: bool = False,
     tokens: Array | None = None,
     mlp_tokens: Array | None = None,
-) -> Iterator[tuple[str, Cost]]:
-    """Operations of one tower layer: attention inside each input or its windows, MLP.
+    ranks: Ranks = ONE,
+) -> Iterator[Priced]:
+    """Ops of one tower layer, those of one rank: attention inside each input or its windows, MLP.
 
     Parameters
     ----------
@@ -72,46 +94,70 @@ def layer_ops(
         tower (arrays: one entry a layer); all of the input's by default.
     """
     n: Array = float(sequence_tokens(vision, load)) if tokens is None else tokens
-    rows, width = inputs * n, vision.hidden
+    rows, width, price = inputs * n, vision.hidden, ranks.price
     mlp_rows = rows if mlp_tokens is None else inputs * mlp_tokens
     norm = pointwise.layer_norm if vision.norm == "layer" else pointwise.rms_norm
-    yield "attn_norm", norm(rows, width, widths)
-    if vision.fused_qkv:
-        yield "qkv_proj", gemm.linear(rows, width, 3 * width, widths, bias=vision.qkv_bias)
-    else:
-        for name in ("q_proj", "k_proj", "v_proj"):
-            yield name, gemm.linear(rows, width, width, widths, bias=vision.qkv_bias)
+    yield price(Op("attn_norm", "norms", "replicated", reads=("x",)), norm, rows, width, widths)
+    yield from _projections(vision, widths, rows, ranks)
+    q, k, v = ("qkv_proj",) * 3 if vision.fused_qkv else ("q_proj", "k_proj", "v_proj")
     if vision.qk_norm:
-        yield "q_norm", pointwise.rms_norm(rows, width, widths)
-        yield "k_norm", pointwise.rms_norm(rows, width, widths)
+        for name, source in (("q_norm", q), ("k_norm", k)):
+            op = Op(name, "attention", "replicated", reads=(source,))
+            yield price(op, pointwise.rms_norm, rows, width, widths)
+        q, k = "q_norm", "k_norm"
     if vision.rope:
-        yield "rope", _rope(vision, widths, rows)
+        heads, head_dim = float(vision.heads), vision.hidden / vision.heads
+        op = Op("rope", "attention", "heads", reads=(q, k), alive=False)
+        yield price(op, _rope, rows=rows, heads=heads, head_dim=head_dim, widths=widths)
     shapes: list[tuple[float, Array]] = _windows(vision, load) if windowed else [(1.0, n)]
-    yield from _attention(vision, widths, inputs, shapes, kernel, onchip_bytes)
-    yield "out_proj", gemm.linear(rows, width, width, widths, bias=vision.out_bias)
+    yield from _attention(vision, widths, inputs, shapes, kernel, onchip_bytes, (q, k, v), ranks)
+    out = Op("out_proj", "projections", "row", exchange="attn", reads=("fused_attention", "sv_matmul", "attn_norm"))
+    yield price(out, gemm.linear, rows, width, width, widths, bias=vision.out_bias)
+    branch = "out_proj"
     if vision.layer_scale or gated:
-        yield "attn_scale", pointwise.scale(rows * width, widths)
-    yield "attn_add", pointwise.add(rows * width, widths)
-    yield "mlp_norm", norm(mlp_rows, width, widths)
-    yield from _mlp_ops(vision, widths, mlp_rows)
+        yield price(_scale(vision, "attn_scale", branch, gated), pointwise.scale, rows * width, widths)
+        branch = "attn_scale"
+    yield price(_residual("attn_add", "x", branch), pointwise.add, rows * width, widths)
+    yield price(Op("mlp_norm", "norms", "replicated", reads=("attn_add",)), norm, mlp_rows, width, widths)
+    yield from _mlp_ops(vision, widths, mlp_rows, ranks)
+    branch = "down_proj"
     if vision.layer_scale or gated:
-        yield "mlp_scale", pointwise.scale(mlp_rows * width, widths)
-    yield "mlp_add", pointwise.add(mlp_rows * width, widths)
+        yield price(_scale(vision, "mlp_scale", branch, gated), pointwise.scale, mlp_rows * width, widths)
+        branch = "mlp_scale"
+    yield price(_residual("mlp_add", "attn_add", branch), pointwise.add, mlp_rows * width, widths)
 
 
-def _mlp_ops(vision: VisionSpec, widths: Widths, rows: Array) -> Iterator[tuple[str, Cost]]:
-    width, inner, bias = vision.hidden, vision.intermediate, vision.mlp_bias
-    if vision.gated_mlp:
-        yield "gate_proj", gemm.linear(rows, width, inner, widths, bias=bias)
-    yield "up_proj", gemm.linear(rows, width, inner, widths, bias=bias)
+def _projections(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
+    width, bias = vision.hidden, vision.qkv_bias
+    products = (("qkv_proj", 3 * width),) if vision.fused_qkv else tuple((f"{x}_proj", width) for x in "qkv")
+    for name, features in products:
+        op = Op(name, "projections", "column", reads=("attn_norm",))
+        yield ranks.price(op, gemm.linear, rows, width, features, widths, bias=bias)
+
+
+def _residual(name: str, stream: str, branch: str) -> Op:
+    return Op(name, "rest", "replicated", reads=(stream, branch))
+
+
+def _scale(vision: VisionSpec, name: str, branch: str, gated: bool) -> Op:
+    """A learned vector (InternViT) or gate (Llama-3.2-Vision) on a branch; partial sums may be scaled."""
+    weight = (vision.hidden if vision.layer_scale else 0) + (1 if gated else 0)
+    return Op(name, "mlp", "linear", reads=(branch,), weight=float(weight))
+
+
+def _mlp_ops(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
+    width, inner, bias, price = vision.hidden, vision.intermediate, vision.mlp_bias, ranks.price
+    for name in ("gate_proj", "up_proj") if vision.gated_mlp else ("up_proj",):
+        op = Op(name, "mlp", "column", reads=("mlp_norm",))
+        yield price(op, gemm.linear, rows, width, inner, widths, bias=bias)
     activation = pointwise.gated_silu if vision.gated_mlp else pointwise.gelu
-    yield "mlp_act", activation(rows * inner, widths)
-    yield "down_proj", gemm.linear(rows, inner, width, widths, bias=bias)
+    yield price(Op("mlp_act", "mlp", "column", reads=("gate_proj", "up_proj")), activation, rows * inner, widths)
+    down = Op("down_proj", "mlp", "row", exchange="mlp", reads=("mlp_act", "mlp_norm"))
+    yield price(down, gemm.linear, rows, inner, width, widths, bias=bias)
 
 
-def _rope(vision: VisionSpec, widths: Widths, rows: Array) -> Cost:
-    heads = {"heads": vision.heads, "kv_heads": vision.heads, "head_dim": vision.hidden / vision.heads}
-    cost = pointwise.rope(batch=1.0, q_len=rows, widths=widths, **heads)
+def _rope(*, rows: Array, heads: float, head_dim: float, widths: Widths) -> Cost:
+    cost = pointwise.rope(batch=1.0, q_len=rows, heads=heads, kv_heads=heads, head_dim=head_dim, widths=widths)
     # a tower has no cache: rotated keys are an activation like queries
     return replace(cost, write_activations=2.0 * cost.write_activations, write_kv=0.0)
 
@@ -133,31 +179,33 @@ def _attention(
     shapes: list[tuple[float, Array]],
     kernel: str,
     onchip_bytes: float,
-) -> Iterator[tuple[str, Cost]]:
-    parts = [
-        list(
-            attention.core(
-                kernel,
-                batch=inputs * count,
-                heads=float(vision.heads),
-                kv_heads=float(vision.heads),
-                head_dim=vision.hidden / vision.heads,
-                q_len=length,
-                kv_len=length,
-                causal=False,
-                widths=widths,
-                onchip_bytes=onchip_bytes,
-                kv_cached=False,
-            )
+    reads: tuple[str, ...],
+    ranks: Ranks,
+) -> Iterator[Priced]:
+    heads, head_dim = float(vision.heads), vision.hidden / vision.heads
+    parts = []
+    for count, length in shapes:
+        shape = AttentionShape(
+            batch=inputs * count,
+            heads=heads,
+            kv_heads=heads,
+            head_dim=head_dim,
+            q_len=length,
+            kv_len=length,
+            causal=False,
         )
-        for count, length in shapes
-    ]
+        core = attention.core(
+            kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=reads, ranks=ranks, kv_cached=False
+        )
+        parts.append(list(core))
     for same in zip(*parts, strict=True):
-        yield same[0][0], _together([cost for _, cost in same])
+        ops, costs = zip(*same, strict=True)
+        extra = {name: sum(op.extra[name] for op in ops) for name in ops[0].extra}
+        yield replace(ops[0], extra=extra), _together(costs)
 
 
-def _together(costs: list[Cost]) -> Cost:
-    """Windows of several sizes as one operation.
+def _together(costs: Sequence[Cost]) -> Cost:
+    """Windows of several sizes as one op.
 
     Its dimensions are those of the most costly size, its batch as large as gives all FLOPs.
     """
@@ -182,31 +230,35 @@ def _together(costs: list[Cost]) -> Cost:
 
 
 def post_ops(
-    vision: VisionSpec, widths: Widths, *, inputs: float, load: TowerLoad, tokens: float | None = None
-) -> Iterator[tuple[str, Cost]]:
+    vision: VisionSpec,
+    widths: Widths,
+    *,
+    inputs: float,
+    load: TowerLoad,
+    tokens: float | None = None,
+    ranks: Ranks = ONE,
+) -> Iterator[Priced]:
     """The norm after the last layer, where the features are taken there (SigLIP)."""
     if vision.post_norm and vision.layers == vision.stored_layers:
         rows = inputs * (sequence_tokens(vision, load) if tokens is None else tokens)
-        yield "post_norm", pointwise.layer_norm(rows, vision.hidden, widths)
+        norm = Op("post_norm", "norms", "replicated", place="after")
+        yield ranks.price(norm, pointwise.layer_norm, rows, vision.hidden, widths)
 
 
-def parameters(vision: VisionSpec) -> float:
+@lru_cache(maxsize=256)
+def parameters(vision: VisionSpec, *, ranks: Ranks = ONE) -> float:
     """Stored parameters, those of layers that never run included."""
-    spec, hidden = vision, vision.hidden
-    vectors = 2 if spec.norm == "layer" else 1  # of a norm: weight, and bias
-    matrices = 3 if spec.gated_mlp else 2
-    layer = 4 * hidden * hidden + matrices * hidden * spec.intermediate + 2 * vectors * hidden
-    layer += (3 * hidden if spec.qkv_bias else 0) + (hidden if spec.out_bias else 0)
-    layer += ((matrices - 1) * spec.intermediate + hidden) if spec.mlp_bias else 0
-    layer += (2 * hidden if spec.qk_norm else 0) + (2 * hidden if spec.layer_scale else 0)
-    pixels = spec.channels * spec.temporal_patch * spec.patch_size**2
-    patch = (pixels + (1 if spec.patch_bias else 0)) * hidden
-    positions = (spec.tokens if spec.position_rows is None else spec.position_rows) * hidden
-    extras = (1 if spec.class_token else 0) + 2 * (int(spec.pre_norm) + int(spec.post_norm))
-    total = spec.stored_layers * layer + patch + positions + extras * hidden
-    if spec.global_layers:
-        # two gates a global layer; positions by aspect ratio of whole tiles, of their tokens, and
-        # after the layers, with a gate each
-        total += spec.global_layers * (layer + 2)
-        total += spec.tile_embeddings * spec.tiles * (spec.tokens + 2) * hidden + 3
-    return float(total)
+    widths, load = Widths(weights=1.0, activations=1.0, kv=1.0), TowerLoad(sequences=1, rows=1, columns=1)
+
+    def layer(gated: bool) -> float:
+        ops = layer_ops(
+            vision, widths, inputs=1.0, load=load, kernel="flash", onchip_bytes=0.0, gated=gated, ranks=ranks
+        )
+        return stored_parameters(ops)
+
+    stored = replace(vision, layers=vision.stored_layers)
+    total = stored_parameters(patch_ops(vision, widths, inputs=1.0, load=load, ranks=ranks))
+    total += vision.stored_layers * layer(gated=False)
+    if vision.global_layers:
+        total += vision.global_layers * layer(gated=True)
+    return total + stored_parameters(post_ops(stored, widths, inputs=1.0, load=load, ranks=ranks))

@@ -1,8 +1,5 @@
 """Scaled dot-product attention: fused (IO-aware) and eager, causal and full, grouped queries.
 
-Dimensions of one operation: `batch` sequences, `heads` query heads of width `head_dim` sharing
-`kv_heads` key/value heads, `q_len` queries at the end of `kv_len` keys.
-
 FLOPs count the two matrix products, 2·d each a (query, key) pair. The softmax of a fused kernel
 runs on other units beside them (5 of 4·d + 5 operations a pair, 1 % at d = 128) and is left out,
 as in `torch.utils.flop_counter`; the eager softmax is an operation of its own and counted.
@@ -11,14 +8,17 @@ as in `torch.utils.flop_counter`; the eager softmax is an operation of its own a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..types.formats import Widths
 from .cost import Array, Cost
+from .op import ONE, Op, Priced, Ranks
 
 __all__ = [
+    "EXPOSED",
+    "AttentionShape",
     "causal_pairs",
     "core",
     "eager_products",
@@ -31,6 +31,49 @@ __all__ = [
 
 # exp, subtract, scale, divide, and the running maximum and sum taken as one.
 SOFTMAX_FLOPS_PER_PAIR = 5.0
+# Eager attention computes its softmax in fp32 whatever the model's format.
+SOFTMAX_BYTES = 4.0
+# What eager attention leaves in memory for a scorer: logits and probabilities.
+EXPOSED = ("qk_matmul", "softmax")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionShape:
+    """Dimensions of one attention.
+
+    Attributes
+    ----------
+    batch, heads, kv_heads, head_dim
+        `batch` sequences, `heads` query heads of width `head_dim` sharing `kv_heads` key/value heads.
+    q_len, kv_len
+        `q_len` queries at the end of `kv_len` keys.
+    causal
+        Whether a query sees only the keys before it.
+    """
+
+    batch: Array
+    heads: Array
+    kv_heads: Array
+    head_dim: Array
+    q_len: Array
+    kv_len: Array
+    causal: bool
+
+    @property
+    def square(self) -> Array:
+        """(query, key) pairs, masked ones included."""
+        return self.q_len * self.kv_len
+
+    @property
+    def pairs(self) -> Array:
+        """(query, key) pairs that the mask lets through."""
+        return visible_pairs(self.q_len, self.kv_len, self.causal)
+
+    def over(self, ranks: Ranks) -> AttentionShape:
+        """One rank's heads."""
+        if ranks.count == 1:
+            return self
+        return replace(self, heads=ranks.heads(self.heads), kv_heads=ranks.kv_heads(self.kv_heads))
 
 
 def causal_pairs(q_len: Array, kv_len: Array) -> Array:
@@ -48,32 +91,20 @@ def flops_per_pair(head_dim: Array) -> Array:
     return 4.0 * head_dim
 
 
-def fused(
-    *,
-    batch: Array,
-    heads: Array,
-    kv_heads: Array,
-    head_dim: Array,
-    q_len: Array,
-    kv_len: Array,
-    causal: bool,
-    widths: Widths,
-    onchip_bytes: float,
-    kv_cached: bool = True,
-) -> Cost:
+def fused(shape: AttentionShape, *, widths: Widths, onchip_bytes: float, kv_cached: bool = True) -> Cost:
     """One FlashAttention-like kernel: scores never leave the chip.
 
     Traffic (after Dao et al. 2022, arXiv 2205.14135, theorem 2, with the chip's registers as the
     fast memory): queries and outputs once; keys and values once for every batch of queries of
     their group that fits on the chip.
     """
-    square = q_len * kv_len
+    batch, heads, kv_heads, head_dim = shape.batch, shape.heads, shape.kv_heads, shape.head_dim
     per_pair = batch * heads * flops_per_pair(head_dim)
-    queries = batch * q_len * heads * head_dim * widths.activations
-    group_queries = q_len * (heads / kv_heads) * head_dim * widths.activations
+    queries = batch * shape.q_len * heads * head_dim * widths.activations
+    group_queries = shape.q_len * (heads / kv_heads) * head_dim * widths.activations
     passes: Array = np.maximum(1.0, np.ceil(group_queries / onchip_bytes)) if onchip_bytes > 0 else 1.0
     kv_width = widths.kv if kv_cached else widths.activations
-    kv = 2.0 * batch * kv_len * kv_heads * head_dim * kv_width * passes
+    kv = 2.0 * batch * shape.kv_len * kv_heads * head_dim * kv_width * passes
     return Cost(
         kind="attention",
         dims={
@@ -81,12 +112,12 @@ def fused(
             "heads": heads,
             "kv_heads": kv_heads,
             "head_dim": head_dim,
-            "q_len": q_len,
-            "kv_len": kv_len,
-            "causal": float(causal),
+            "q_len": shape.q_len,
+            "kv_len": shape.kv_len,
+            "causal": float(shape.causal),
         },
-        flops=per_pair * visible_pairs(q_len, kv_len, causal),
-        flops_full_square=per_pair * square,
+        flops=per_pair * shape.pairs,
+        flops_full_square=per_pair * shape.square,
         read_activations=queries if kv_cached else queries + kv,
         read_kv=kv if kv_cached else 0.0,
         write_activations=queries,
@@ -99,9 +130,9 @@ def single_pass(dims: Mapping[str, Array], *, causal: bool, widths: Widths) -> C
     Parameters
     ----------
     dims
-        ``batch``, ``heads``, ``kv_heads``, ``head_dim``, ``q_len`` and ``kv_len``; others are not looked at.
+        ``batch``, ``heads``, ``kv_heads``, ``head_dim``, ``q_len`` and ``kv_len``; others are ignored.
     """
-    return fused(
+    shape = AttentionShape(
         batch=dims["batch"],
         heads=dims["heads"],
         kv_heads=dims["kv_heads"],
@@ -109,37 +140,26 @@ def single_pass(dims: Mapping[str, Array], *, causal: bool, widths: Widths) -> C
         q_len=dims["q_len"],
         kv_len=dims["kv_len"],
         causal=causal,
-        widths=widths,
-        onchip_bytes=0.0,
     )
+    return fused(shape, widths=widths, onchip_bytes=0.0)
 
 
-def eager_products(
-    *,
-    batch: float,
-    heads: float,
-    kv_heads: float,
-    head_dim: float,
-    q_len: Array,
-    kv_len: Array,
-    causal: bool,
-    widths: Widths,
-) -> tuple[Cost, Cost]:
+def eager_products(shape: AttentionShape, *, widths: Widths) -> tuple[Cost, Cost]:
     """q·kᵀ and p·v as two kernels, the q x kv matrix written and read in between.
 
     FLOPs are the causal ones, as everywhere; eager kernels compute the whole square, which is
     `flops_full_square` and what their traffic is counted on.
     """
-    square = q_len * kv_len
+    batch, heads, head_dim, square = shape.batch, shape.heads, shape.head_dim, shape.square
     per_product = batch * heads * flops_per_pair(head_dim) / 2.0
     scores = batch * heads * square * widths.activations
-    queries = batch * q_len * heads * head_dim * widths.activations
-    keys = batch * kv_len * kv_heads * head_dim * widths.kv
-    flops = per_product * visible_pairs(q_len, kv_len, causal)
+    queries = batch * shape.q_len * heads * head_dim * widths.activations
+    keys = batch * shape.kv_len * shape.kv_heads * head_dim * widths.kv
+    flops = per_product * shape.pairs
     groups = batch * heads
     qk = Cost(
         kind="bmm",
-        dims={"groups": groups, "m": q_len, "n": kv_len, "k": head_dim},
+        dims={"groups": groups, "m": shape.q_len, "n": shape.kv_len, "k": head_dim},
         flops=flops,
         flops_full_square=per_product * square,
         read_activations=queries,
@@ -148,7 +168,7 @@ def eager_products(
     )
     sv = Cost(
         kind="bmm",
-        dims={"groups": groups, "m": q_len, "n": head_dim, "k": kv_len},
+        dims={"groups": groups, "m": shape.q_len, "n": head_dim, "k": shape.kv_len},
         flops=flops,
         flops_full_square=per_product * square,
         read_activations=scores,
@@ -158,13 +178,14 @@ def eager_products(
     return qk, sv
 
 
-def eager_softmax(*, batch: float, heads: float, q_len: Array, kv_len: Array, causal: bool, widths: Widths) -> Cost:
+def eager_softmax(shape: AttentionShape, *, widths: Widths) -> Cost:
     """Row softmax over the whole square, read and written once."""
-    scores = batch * heads * q_len * kv_len * widths.activations
+    batch, heads = shape.batch, shape.heads
+    scores = batch * heads * shape.q_len * shape.kv_len * widths.activations
     return Cost(
         kind="softmax",
-        dims={"rows": batch * heads * q_len, "width": kv_len},
-        flops=SOFTMAX_FLOPS_PER_PAIR * batch * heads * visible_pairs(q_len, kv_len, causal),
+        dims={"rows": batch * heads * shape.q_len, "width": shape.kv_len},
+        flops=SOFTMAX_FLOPS_PER_PAIR * batch * heads * shape.pairs,
         flops_full_square=0.0,
         read_activations=scores,
         write_activations=scores,
@@ -173,42 +194,49 @@ def eager_softmax(*, batch: float, heads: float, q_len: Array, kv_len: Array, ca
 
 def core(
     kernel: str,
+    shape: AttentionShape,
     *,
-    batch: float,
-    heads: float,
-    kv_heads: float,
-    head_dim: float,
-    q_len: Array,
-    kv_len: Array,
-    causal: bool,
     widths: Widths,
     onchip_bytes: float,
+    reads: tuple[str, ...],
+    ranks: Ranks = ONE,
     kv_cached: bool = True,
-) -> Iterator[tuple[str, Cost]]:
-    """Attention between its projections: one fused operation, or the three of the eager path.
+) -> Iterator[Priced]:
+    """Attention between its projections: one fused op, or the three of the eager path.
 
     Parameters
     ----------
     kernel
         ``flash`` or ``eager``.
+    reads
+        Names of the ops that made its queries, and where nothing is cached its keys and values.
     """
-    shape: dict[str, Any] = {
-        "batch": batch,
-        "heads": heads,
-        "kv_heads": kv_heads,
-        "head_dim": head_dim,
-        "q_len": q_len,
-        "kv_len": kv_len,
-        "causal": causal,
-        "widths": widths,
-    }
+    shape = shape.over(ranks)
     if kernel == "flash":
-        yield "fused_attention", fused(**shape, onchip_bytes=onchip_bytes, kv_cached=kv_cached)
+        op = Op("fused_attention", "attention", "heads", reads=reads)
+        yield op, fused(shape, widths=widths, onchip_bytes=onchip_bytes, kv_cached=kv_cached)
         return
-    qk, sv = eager_products(**shape)
-    yield "qk_matmul", qk
+    qk, sv = eager_products(shape, widths=widths)
+    # the products want as many keys and values as queries
+    repeated = 2.0 * qk.read_activations if shape.kv_heads < shape.heads else 0.0
+    yield Op("qk_matmul", "attention", "heads", reads=reads, extra={"repeated_kv": repeated}), qk
+    softmax = eager_softmax(shape, widths=widths)
     yield (
-        "softmax",
-        eager_softmax(batch=batch, heads=heads, q_len=q_len, kv_len=kv_len, causal=causal, widths=widths),
+        Op(
+            "softmax",
+            "attention",
+            "heads",
+            reads=("qk_matmul",),
+            extra={"softmax_fp32": _upcast_bytes(shape, widths)},
+            returned=True,
+        ),
+        softmax,
     )
-    yield "sv_matmul", sv
+    yield Op("sv_matmul", "attention", "heads", reads=(*reads, "softmax", "repeated_kv")), sv
+
+
+def _upcast_bytes(shape: AttentionShape, widths: Widths) -> Array:
+    """Scratch of an fp32 softmax in a narrower model: its input cast up and its result, less the result cast back."""
+    width = widths.activations
+    scratch = 0.0 if width == SOFTMAX_BYTES else 2.0 * SOFTMAX_BYTES - width
+    return shape.batch * shape.heads * shape.square * scratch

@@ -36,6 +36,8 @@ class Cost:
         takes for an operation of this kind.
     read_weights, read_activations, read_kv, write_activations, write_kv
         Bytes between DRAM and the chip if every operand is moved once.
+    parameters
+        Stored weights (elements), whether read or not: of all experts, of a whole embedding table.
     """
 
     kind: str
@@ -48,6 +50,7 @@ class Cost:
     write_activations: Array = 0.0
     write_kv: Array = 0.0
     launches: Array | None = None
+    parameters: Array = 0.0
 
     @property
     def bytes(self) -> Array:

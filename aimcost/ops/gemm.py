@@ -44,6 +44,7 @@ def linear(
         read_activations=m * in_features * widths.activations,
         write_activations=0.0 if to_kv else out * widths.activations,
         write_kv=out * widths.kv if to_kv else 0.0,
+        parameters=weights,
     )
 
 
@@ -78,4 +79,5 @@ def grouped_linear(
         read_weights=loaded * in_features * out_features * widths.weights,
         read_activations=rows * in_features * widths.activations,
         write_activations=rows * out_features * widths.activations,
+        parameters=experts * in_features * out_features,
     )

@@ -42,6 +42,7 @@ def _norm(kind: str, rows: Array, width: float, flops: float, vectors: float, wi
         read_weights=vectors * width * widths.weights,
         read_activations=moved,
         write_activations=moved,
+        parameters=vectors * width,
     )
 
 
@@ -102,13 +103,14 @@ def pool(elements_in: Array, elements_out: Array, widths: Widths) -> Cost:
     )
 
 
-def embed(rows: Array, width: float, widths: Widths) -> Cost:
-    """Look up one row of the embedding table a token."""
+def embed(rows: Array, width: float, widths: Widths, *, vocab: float = 0.0) -> Cost:
+    """Look up one row a token of an embedding table; `vocab` of its rows are stored."""
     return Cost(
         kind="embed",
         dims={"rows": rows, "width": width},
         read_weights=rows * width * widths.weights,
         write_activations=rows * width * widths.activations,
+        parameters=vocab * width,
     )
 
 

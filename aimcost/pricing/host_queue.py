@@ -10,7 +10,6 @@ from .table import OpTable
 __all__ = ["execution_order", "with_host"]
 
 Floats = NDArray[np.float64]
-_LAST = ("final_norm", "lm_head", "post_norm")
 
 
 def with_host(table: OpTable, device: Floats, host: Floats, last: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -46,7 +45,7 @@ def execution_order(table: OpTable) -> tuple[NDArray[np.int64], NDArray[np.bool_
     stages: dict[str, int] = {}
     stage = table.spread([stages.setdefault(segment.stage, len(stages)) for segment in table.segments])
     decode = table.spread([segment.stage == "decode" for segment in table.segments])
-    last = table.spread([segment.name in _LAST for segment in table.segments])
+    last = table.spread([segment.place == "after" for segment in table.segments])
     layer = np.where(last, np.iinfo(np.int64).max, table.layer)
     # stable: a layer's operations stay in the order of their segments
     return np.lexsort((layer, stage)), decode

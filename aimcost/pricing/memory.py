@@ -17,9 +17,13 @@ from ..inputs.run import Run
 from ..methods.implementation import eager_layers, tower_kernel
 from ..methods.registry import find_scorer
 from ..models import decoder as decoder_ops
-from ..models import liveness, visual_tokens, vit
 from ..models import projector as projector_ops
-from ..models.parallel import rank_decoder, rank_vision, stage_layers
+from ..models import visual_tokens, vit
+from ..models.liveness import Step, layer_peak
+from ..models.parallel import decoder_ranks, stage_layers, tower_inputs, tower_ranks
+from ..ops.attention import EXPOSED
+from ..ops.cost import Array
+from ..ops.op import Ranks
 from ..ops.quantised import kv_scale_bytes, scale_bytes
 from ..ops.reduction import SCORE_BYTES
 from ..types import ModelSpec, Parallel, Precision, Schedule, Workload
@@ -152,113 +156,127 @@ class _Case:
     implementation: str
     parallel: Parallel
 
+    @property
+    def ranks(self) -> Ranks:
+        """Tensor-parallel ranks of the language model."""
+        return decoder_ranks(self.model.decoder, self.parallel)
+
+    @property
+    def widths(self) -> Widths:
+        return Widths.of(self.precision)
+
     def weights(self, layers: range) -> float:
         """Bytes of the weights of one rank of one pipeline stage, scales of 4-bit formats included.
 
         The tower and projector lie with the first stage; tied embeddings lie with the first and last.
         """
-        model, depth = self.model, self.model.decoder.layers
-        rank = rank_decoder(model.decoder, self.parallel.tp)
-        empty = decoder_ops.parameters(replace(rank, layers=0))
-        layer = decoder_ops.parameters(replace(rank, layers=1)) - empty
-        first, last = layers.start == 0, layers.stop == depth
-        table = float(rank.vocab * rank.hidden)
-        total = layer * len(layers)
+        decoder, ranks = self.model.decoder, self.ranks
+        first, last = layers.start == 0, layers.stop == decoder.layers
+        total = len(layers) * decoder_ops.layer_parameters(decoder, ranks=ranks)
         if first and last:
-            total += empty
+            total = decoder_ops.parameters(decoder, ranks=ranks)
         else:
-            total += table if first else 0.0
-            total += table + rank.hidden if last else 0.0
+            table = replace(decoder, extra_embeddings=0)
+            total += decoder_ops.outer_parameters(table, first=first, last=last, ranks=ranks)
         if first:
-            total += projector_ops.parameters(model)
-            if model.vision is not None:
+            total += projector_ops.parameters(self.model)
+            if self.model.vision is not None:
                 shared = self.parallel.tp if self.parallel.tower == "sharded" else 1
-                total += vit.parameters(model.vision) / shared
-        stored = self.precision.weights
-        return total * Widths.of(self.precision).weights + float(scale_bytes(stored, total))
+                total += vit.parameters(self.model.vision) / shared
+        return total * self.widths.weights + float(scale_bytes(self.precision.weights, total))
 
     def kv(self, new_tokens: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Bytes of the cache by layer: its live tokens, and every generated token but the last."""
-        rank = rank_decoder(self.model.decoder, self.parallel.tp)
+        decoder, width = self.model.decoder, self.widths.kv
         tokens = np.array(self.schedule.tokens, dtype=float) + max(0, new_tokens - 1)
         # cross-attention layers keep the tower's tokens, and none of the sequence
-        tokens[list(rank.cross_layers)] = self.workload.cross_tokens
-        elements = 2.0 * self.workload.batch * tokens * rank.kv_heads * rank.head_dim
-        scales = kv_scale_bytes(elements, rank.head_dim) if Widths.of(self.precision).kv <= 1 else 0.0
-        return np.asarray(elements * Widths.of(self.precision).kv + scales)
+        tokens[list(decoder.cross_layers)] = self.workload.cross_tokens
+        elements = 2.0 * self.workload.batch * tokens * self.ranks.kv_heads(decoder.kv_heads) * decoder.head_dim
+        scales = kv_scale_bytes(elements, decoder.head_dim) if width <= 1 else 0.0
+        return np.asarray(elements * width + scales)
 
     def stages(self, layers: range) -> Iterator[StageMemory]:
         """The request's way through one device."""
-        workload, width = self.workload, Widths.of(self.precision).activations
-        rank, prompt, after = (
-            rank_decoder(self.model.decoder, self.parallel.tp),
-            self.kv(0),
-            self.kv(workload.new_tokens),
-        )
+        workload, decoder = self.workload, self.model.decoder
+        prompt, after = self.kv(0), self.kv(workload.new_tokens)
         if layers.start == 0:
-            yield from self._before_decoder(width)
+            yield from self._before_decoder()
         held = np.cumsum(prompt[layers.start : layers.stop])
-        alive = np.broadcast_to(self._layers(width), len(self.schedule.tokens))
+        alive = self._layers()
         for index, layer in enumerate(layers):
             yield StageMemory(f"prefill layer {layer}", float(held[index]), float(alive[layer]))
-        if layers.stop == self.model.decoder.layers:
-            logits = liveness.head(
-                rows=workload.batch, hidden=rank.hidden, vocab=rank.vocab * self.parallel.tp, width=width
-            )
-            yield StageMemory("lm_head", float(held[-1]), float(liveness.peak_live(*logits)))
+        if layers.stop == decoder.layers:
+            # every rank gathers all logits
+            head = decoder_ops.head_ops(decoder, self.widths, batch=float(workload.batch))
+            logits = layer_peak(self._stream(1.0), head, held=())
+            yield StageMemory("lm_head", float(held[-1]), float(logits))
         if workload.new_tokens > 1:
-            scores = 0.0
-            if self.attention == "eager":
-                scores = float(workload.batch * rank.heads * (self.schedule.tokens[0] + workload.new_tokens))
-            step = liveness.decoder_layer(
-                rank, rows=float(workload.batch), scores=scores, score_matrix=0.0, width=width
-            )
             cache = float(after[layers.start : layers.stop].sum())
-            yield StageMemory("decode", cache, float(liveness.peak_live(*step)))
+            step = self._layer_peak(1.0, float(self.schedule.tokens[0] + workload.new_tokens), self.attention)
+            yield StageMemory("decode", cache, float(step))
 
-    def _layers(self, width: float) -> Any:
+    def _stream(self, tokens: Array) -> Array:
+        """Bytes of the residual stream of `tokens` tokens a request."""
+        return self.workload.batch * tokens * self.model.decoder.hidden * self.widths.activations
+
+    def _layer_peak(self, q_len: Array, kv_len: Array, kernel: str, *after: Step) -> Array:
+        ops = decoder_ops.layer_ops(
+            self.model.decoder,
+            self.widths,
+            batch=float(self.workload.batch),
+            q_len=q_len,
+            kv_len=kv_len,
+            kernel=kernel,
+            onchip_bytes=0.0,
+            ranks=self.ranks,
+        )
+        return layer_peak(self._stream(q_len), ops, *after)
+
+    def _layers(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Peak of each decoder layer's activations."""
-        rank = rank_decoder(self.model.decoder, self.parallel.tp)
         tokens = np.array(self.schedule.tokens, dtype=float)
-        square = self.workload.batch * rank.heads * tokens * tokens
         eager = eager_layers(self.schedule, self.implementation, self.attention)
-        ranked = np.zeros(len(tokens))
+        ranked = np.zeros(len(tokens), dtype=bool)
         if self.implementation != "fused":
             for event in self.schedule.layer_events:
                 if find_scorer(event.scorer).square_scores:
-                    ranked[event.charged_layer] = SCORE_BYTES
-        inputs, steps = liveness.decoder_layer(
-            rank,
-            rows=self.workload.batch * tokens,
-            scores=square * eager,
-            score_matrix=square * ranked,
-            width=width,
-        )
-        return liveness.peak_live(inputs, steps, held=("x2",))
+                    ranked[event.charged_layer] = True
+        peak = np.empty(len(tokens))
+        heads = self.ranks.heads(self.model.decoder.heads)
+        for kernel, here in (("flash", ~eager), ("eager", eager & ~ranked), ("eager", eager & ranked)):
+            if not here.any():
+                continue
+            n = tokens[here]
+            after = []
+            if ranked[here].any():
+                # a scorer makes an fp32 matrix of the logits, which outlive the softmax until then
+                matrix = self.workload.batch * heads * n * n * SCORE_BYTES
+                after.append(Step("ranking", EXPOSED, {"matrix": matrix}))
+            peak[here] = self._layer_peak(n, n, kernel, *after)
+        return peak
 
-    def _before_decoder(self, width: float) -> Iterator[StageMemory]:
-        workload, vision, linears = self.workload, self.model.vision, self.model.projector
+    def _before_decoder(self) -> Iterator[StageMemory]:
+        workload, vision, projector = self.workload, self.model.vision, self.model.projector
         load = visual_tokens.tower_load(self.model, workload)
-        if vision is None or linears is None or load is None:
+        if vision is None or projector is None or load is None:
             return
-        inputs = workload.batch * load.sequences
-        if self.parallel.tower == "data":
-            inputs = math.ceil(inputs / self.parallel.tp)
-        tokens = vit.sequence_tokens(vision, load)
-        rows = float(inputs * tokens)
-        heads = vision.heads / (self.parallel.tp if self.parallel.tower == "sharded" else 1)
-        eager = tower_kernel(self.schedule, self.implementation, self.attention) == "eager"
-        tower = liveness.tower_layer(
-            rank_vision(vision, self.parallel),
-            rows=rows,
-            scores=rows * tokens * heads if eager else 0.0,
-            width=width,
+        widths = self.widths
+        inputs = float(tower_inputs(load, workload.batch, self.parallel))
+        tower = vit.layer_ops(
+            vision,
+            widths,
+            inputs=inputs,
+            load=load,
+            kernel=tower_kernel(self.schedule, self.implementation, self.attention),
+            onchip_bytes=0.0,
+            ranks=tower_ranks(self.parallel),
         )
-        yield StageMemory("vision", 0.0, float(liveness.peak_live(*tower)))
-        out = float(workload.batch * workload.visual_tokens * self.model.decoder.hidden)
-        merged = float(inputs * vision.tiles * load.rows * load.columns) / linears.merge**2
-        if linears.resampler is not None:
-            path = liveness.resampler(linears.resampler, rows=merged, out=out, width=width)
-        else:
-            path = liveness.projector(linears.linears, rows=merged, out=out, width=width)
-        yield StageMemory("projector", 0.0, float(liveness.peak_live(*path)))
+        stream = inputs * vit.sequence_tokens(vision, load) * vision.hidden * widths.activations
+        yield StageMemory("vision", 0.0, float(layer_peak(stream, tower)))
+        features = inputs * vision.tiles * load.rows * load.columns / projector.merge**2
+        features *= projector_ops.input_width(projector) * widths.activations
+        embeddings = workload.batch * workload.visual_tokens * self.model.decoder.hidden * widths.activations
+        ops = projector_ops.ops(self.model, widths, inputs=inputs, load=load)
+        # the embeddings of all images are copied together
+        joined = Step("joined", (), {"embeddings": embeddings})
+        yield StageMemory("projector", 0.0, float(layer_peak(features, ops, joined, held=())))

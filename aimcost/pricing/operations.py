@@ -1,12 +1,12 @@
-"""Model, workload and schedule → operations: the one place where a request becomes an `OpTable`.
+"""Model, workload and schedule → ops: the one place where a request becomes an `OpTable`.
 
 It knows no machine but for the on-chip size that fused attention's traffic depends on.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,13 @@ from ..methods.registry import reduction_ops
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
 from ..models import visual_tokens, vit
-from ..models.parallel import rank_decoder
+from ..models.parallel import decoder_ranks, exchanged, rank_heads, stage_layers, tower_inputs, tower_ranks
 from ..ops import pointwise
+from ..ops.op import ONE, Op, Priced, Ranks
 from ..ops.reduction import Cut, ScoreContext
 from ..types import ModelSpec, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
 from ..types.formats import Widths
-from .derived import with_conversions, with_exchanges
+from .derived import reduction, stage_send, with_conversions, with_gathered_images
 from .table import OpTable, TableBuilder
 
 __all__ = ["build"]
@@ -31,29 +32,29 @@ Layers = NDArray[np.int64]
 
 
 def build(run: Run) -> OpTable:
-    """All operations of the request: tower, projector, merging, prefill, decode.
+    """All ops of the request: tower, projector, merging, prefill, decode.
 
-    With tensor-parallel ranks the rows are one rank's; with pipeline stages
-    they are those of all stages, one request's way.
+    With tensor-parallel ranks the rows are one rank's; with pipeline stages they are those of all
+    stages, one request's way.
     """
-    workload, schedule, precision, parallel = run.workload, run.computed, run.precision, run.parallel
+    model, workload, schedule, parallel = run.model, run.workload, run.computed, run.parallel
     attention, implementation = run.attention, run.implementation
-    model = replace(run.model, decoder=rank_decoder(run.model.decoder, parallel.tp))
     request = _Request(
         model=model,
         workload=workload,
         schedule=schedule,
-        widths=Widths.of(precision),
+        widths=Widths.of(run.precision),
         implementation=implementation,
         onchip_bytes=run.hardware.onchip_bytes if run.hardware else 0.0,
+        ranks=decoder_ranks(model.decoder, parallel),
+        stage_starts=np.array([stage.start for stage in stage_layers(model.decoder.layers, parallel.pp)][1:], int),
         builder=TableBuilder(),
     )
     load = visual_tokens.tower_load(model, workload)
     if load is not None and model.vision is not None:
-        inputs = float(workload.batch * load.sequences)
-        if parallel.tower == "data":
-            inputs = float(np.ceil(inputs / parallel.tp))
-        request.vision(model.vision, load, inputs, tower_kernel(schedule, implementation, attention))
+        inputs = float(tower_inputs(load, workload.batch, parallel))
+        kernel = tower_kernel(schedule, implementation, attention)
+        request.vision(model.vision, load, inputs, kernel, tower_ranks(parallel))
     request.merging()
     eager = eager_layers(schedule, implementation, attention)
     request.prefill(eager)
@@ -62,8 +63,8 @@ def build(run: Run) -> OpTable:
         # a model loaded for eager attention everywhere decodes with it too
         request.decode(steps, "eager" if eager.all() else attention)
     builder = request.builder
-    builder.parts = with_conversions(builder.parts, precision, float(model.decoder.head_dim))
-    builder.parts = with_exchanges(builder.parts, parallel, model.decoder.layers)
+    builder.parts = with_conversions(builder.parts, run.precision, float(model.decoder.head_dim))
+    builder.parts = with_gathered_images(builder.parts, parallel)
     return builder.finish(steps)
 
 
@@ -74,7 +75,15 @@ def decode_steps(workload: Workload) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
-    """One request on its way through the model; each step adds its rows to `builder`."""
+    """One request on its way through the model; each step adds its rows to `builder`.
+
+    Attributes
+    ----------
+    ranks
+        Tensor-parallel ranks of the language model.
+    stage_starts
+        First layer of every pipeline stage but the first.
+    """
 
     model: ModelSpec
     workload: Workload
@@ -82,6 +91,8 @@ class _Request:
     widths: Widths
     implementation: str
     onchip_bytes: float
+    ranks: Ranks
+    stage_starts: Layers
     builder: TableBuilder
 
     @property
@@ -91,37 +102,52 @@ class _Request:
     @property
     def context(self) -> ScoreContext:
         return ScoreContext(
-            model=self.model,
+            model=replace(self.model, decoder=rank_heads(self.model.decoder, self.ranks)),
             batch=self.workload.batch,
             widths=self.widths,
             text_tokens=self.schedule.text_tokens,
             implementation=self.implementation,
         )
 
-    def vision(self, vision: VisionSpec, load: TowerLoad, inputs: float, kernel: str) -> None:
+    def _add(
+        self, stage: str, ops: Iterable[Priced], layers: Layers | None, count: float = 1.0, ranks: Ranks = ONE
+    ) -> None:
+        """A run of ops, and the collectives between `ranks`."""
+        for op, cost in exchanged(ops, ranks):
+            self.builder.add(stage, op, cost, layers, count)
+
+    def vision(self, vision: VisionSpec, load: TowerLoad, inputs: float, kernel: str, ranks: Ranks) -> None:
         """The tower on `inputs` images, tiles or frames, what merges inside it, and the projector."""
-        add, widths, model = self.builder.add, self.widths, self.model
-        seen: dict[str, Any] = {"inputs": inputs, "load": load}
-        for name, cost in vit.patch_ops(vision, widths, **seen):
-            add("vision", name, cost, None)
+        widths, model = self.widths, self.model
+        self._add("vision", vit.patch_ops(vision, widths, inputs=inputs, load=load, ranks=ranks), None, ranks=ranks)
         left: float | None = None
-        counts: dict[str, Any] = {}
+        attend: NDArray[np.float64] | None = None
+        after: NDArray[np.float64] | None = None
         if self.schedule.tower_events:
             attend, after = tower_tokens(self.schedule, vision)
-            counts, left = {"tokens": attend, "mlp_tokens": after}, float(after[-1])
-        running: dict[str, Any] = {**seen, **counts, "kernel": kernel, "onchip_bytes": self.onchip_bytes}
+            left = float(after[-1])
         for layers, windowed, gated in vit.layer_groups(vision):
-            for name, cost in vit.layer_ops(vision, widths, windowed=windowed, gated=gated, **running):
-                add("vision", name, cost, layers)
+            ops = vit.layer_ops(
+                vision,
+                widths,
+                inputs=inputs,
+                load=load,
+                kernel=kernel,
+                onchip_bytes=self.onchip_bytes,
+                windowed=windowed,
+                gated=gated,
+                tokens=attend,
+                mlp_tokens=after,
+                ranks=ranks,
+            )
+            self._add("vision", ops, layers, ranks=ranks)
         self._events("vision", self.schedule.tower_events, groups=inputs / self.batch)
-        for name, cost in vit.post_ops(vision, widths, tokens=left, **seen):
-            add("vision", name, cost, None)
+        post = vit.post_ops(vision, widths, inputs=inputs, load=load, tokens=left, ranks=ranks)
+        self._add("vision", post, None, ranks=ranks)
         patches = None if left is None else left - vision.class_token
         deepstack = float(model.projector.deepstack) if model.projector else 0.0
-        for name, cost in projector_ops.deepstack_ops(model, widths, **seen):
-            add("projector", name, cost, None, deepstack)
-        for name, cost in projector_ops.ops(model, widths, patches=patches, **seen):
-            add("projector", name, cost, None)
+        self._add("projector", projector_ops.deepstack_ops(model, widths, inputs=inputs, load=load), None, deepstack)
+        self._add("projector", projector_ops.ops(model, widths, inputs=inputs, load=load, patches=patches), None)
 
     def merging(self) -> None:
         """Reduction between the projector and the language model."""
@@ -133,15 +159,14 @@ class _Request:
                     groups=event.groups,
                     counts=dict(event.counts),
                 )
-                for name, cost in reduction_ops(event.scorer, cut, self.context):
-                    self.builder.add("merge", name, cost, None)
+                self._add("merge", reduction(reduction_ops(event.scorer, cut, self.context), ONE), None)
 
     def prefill(self, eager: NDArray[np.bool_]) -> None:
         """The prompt through the language model; `eager` tells the layers that score attention eagerly."""
-        decoder, add = self.model.decoder, self.builder.add
+        decoder, ranks = self.model.decoder, self.ranks
         text = self.batch * self.schedule.text_tokens
         if text:
-            add("prefill", *decoder_ops.embed_op(decoder, self.widths, text), None)
+            self._add("prefill", [decoder_ops.embed_op(decoder, self.widths, text, ranks)], None, ranks=ranks)
         tokens = np.array(self.schedule.tokens, dtype=float)
         layers, cross = self._layers()
         if len(cross):
@@ -149,23 +174,28 @@ class _Request:
             self._crossing("prefill", cross, float(tokens[0]), "eager" if eager.all() else "flash")
         for kernel, runs in (("flash", ~eager), ("eager", eager)):
             if runs.any():
-                for name, cost in decoder_ops.layer_ops(
-                    decoder,
-                    self.widths,
-                    batch=self.batch,
-                    q_len=tokens[runs],
-                    kv_len=tokens[runs],
-                    kernel=kernel,
-                    onchip_bytes=self.onchip_bytes,
-                ):
-                    add("prefill", name, cost, layers[runs])
+                self._layer_rows(
+                    "prefill",
+                    decoder_ops.layer_ops(
+                        decoder,
+                        self.widths,
+                        batch=self.batch,
+                        q_len=tokens[runs],
+                        kv_len=tokens[runs],
+                        kernel=kernel,
+                        onchip_bytes=self.onchip_bytes,
+                        ranks=ranks,
+                    ),
+                    layers[runs],
+                )
         projector = self.model.projector
         if projector is not None and projector.deepstack and self.workload.tower:
             visual = self.batch * self.schedule.visual_tokens * decoder.hidden
-            add("prefill", "deepstack_add", pointwise.add(visual, self.widths), None, float(projector.deepstack))
-        self._events("prefill", self.schedule.layer_events)
-        for name, cost in decoder_ops.head_ops(decoder, self.widths, batch=self.batch):
-            add("prefill", name, cost, None)
+            op = Op("deepstack_add", "rest", "replicated")
+            self._add("prefill", [(op, pointwise.add(visual, self.widths))], None, float(projector.deepstack))
+        self._events("prefill", self.schedule.layer_events, ranks=ranks)
+        head = decoder_ops.head_ops(decoder, self.widths, batch=self.batch, ranks=ranks)
+        self._add("prefill", head, None, ranks=ranks)
 
     def decode(self, steps: int, kernel: str) -> None:
         """Step g attends to each layer's n + g + 1 tokens, g = 0 … steps − 1.
@@ -173,16 +203,15 @@ class _Request:
         Only attention depends on g: it gets a row a layer and step, everything else a row a layer
         that runs `steps` times.
         """
-        decoder, add, times = self.model.decoder, self.builder.add, float(steps)
+        decoder, times, ranks = self.model.decoder, float(steps), self.ranks
         layers, cross = self._layers()
         tokens = np.array(self.schedule.tokens, dtype=float)
         if len(cross):
             tokens = tokens[layers]
             self._crossing("decode", cross, 1.0, kernel, times)
         kv_len = (tokens[:, None] + np.arange(1.0, steps + 1.0)[None, :]).ravel()
-        layer_of_row = np.repeat(layers, steps)
-        add("decode", *decoder_ops.embed_op(decoder, self.widths, self.batch), None, times)
-        for name, cost in decoder_ops.layer_ops(
+        self._add("decode", [decoder_ops.embed_op(decoder, self.widths, self.batch, ranks)], None, times, ranks)
+        ops = decoder_ops.layer_ops(
             decoder,
             self.widths,
             batch=self.batch,
@@ -190,13 +219,31 @@ class _Request:
             kv_len=kv_len,
             kernel=kernel,
             onchip_bytes=self.onchip_bytes,
-        ):
-            if np.ndim(cost.flops) or np.ndim(cost.bytes):
-                add("decode", name, cost, layer_of_row)
+            ranks=ranks,
+        )
+        self._layer_rows("decode", ops, layers, times, layer_of_row=np.repeat(layers, steps))
+        head = decoder_ops.head_ops(decoder, self.widths, batch=self.batch, ranks=ranks)
+        self._add("decode", head, None, times, ranks)
+
+    def _layer_rows(
+        self, stage: str, ops: Iterable[Priced], layers: Layers, count: float = 1.0, layer_of_row: Layers | None = None
+    ) -> None:
+        """Decoder layers, and what enters those that begin a pipeline stage.
+
+        Parameters
+        ----------
+        layer_of_row
+            Layer indices of an op whose cost is another one each time it runs.
+        """
+        for position, (op, cost) in enumerate(exchanged(ops, self.ranks)):
+            if not position and len(self.stage_starts):
+                send = stage_send(stage, cost, layers, count, self.stage_starts)
+                if send is not None:
+                    self.builder.parts.append(send)
+            if layer_of_row is not None and (np.ndim(cost.flops) or np.ndim(cost.bytes)):
+                self.builder.add(stage, op, cost, layer_of_row)
             else:
-                add("decode", name, cost, layers, times)
-        for name, cost in decoder_ops.head_ops(decoder, self.widths, batch=self.batch):
-            add("decode", name, cost, None, times)
+                self.builder.add(stage, op, cost, layers, count)
 
     def _layers(self) -> tuple[Layers, Layers]:
         """Indices of the layers that attend to the sequence, and of those that attend across it."""
@@ -211,17 +258,25 @@ class _Request:
         """Cross-attention layers on `q_len` text tokens a request; keys and values in the prefill alone."""
         if not self.workload.cross_tokens:
             return
-        decoder, add = self.model.decoder, self.builder.add
-        seen: dict[str, Any] = {"batch": self.batch, "kv_len": float(self.workload.cross_tokens)}
+        decoder, ranks, kv_len = self.model.decoder, self.ranks, float(self.workload.cross_tokens)
         if stage == "prefill":
-            for name, cost in decoder_ops.cross_kv_ops(decoder, self.widths, **seen):
-                add(stage, name, cost, cross)
-        for name, cost in decoder_ops.cross_layer_ops(
-            decoder, self.widths, q_len=q_len, kernel=kernel, onchip_bytes=self.onchip_bytes, **seen
-        ):
-            add(stage, name, cost, cross, count)
+            keys = decoder_ops.cross_kv_ops(decoder, self.widths, batch=self.batch, kv_len=kv_len, ranks=ranks)
+            self._add(stage, keys, cross, ranks=ranks)
+        ops = decoder_ops.cross_layer_ops(
+            decoder,
+            self.widths,
+            batch=self.batch,
+            q_len=q_len,
+            kv_len=kv_len,
+            kernel=kernel,
+            onchip_bytes=self.onchip_bytes,
+            ranks=ranks,
+        )
+        self._layer_rows(stage, ops, cross, count)
 
-    def _events(self, stage: str, events: tuple[ReductionEvent, ...], *, groups: float = 1.0) -> None:
+    def _events(
+        self, stage: str, events: tuple[ReductionEvent, ...], *, groups: float = 1.0, ranks: Ranks = ONE
+    ) -> None:
         """Reduction inside the tower or the language model, charged to the layer that it follows: all
         events of a scorer at once."""
         priced = [event for event in events if event.priced]
@@ -234,5 +289,4 @@ class _Request:
                 groups=groups,
                 counts=dict(counts),
             )
-            for name, cost in reduction_ops(scorer, cut, self.context):
-                self.builder.add(stage, name, cost, layers)
+            self._add(stage, reduction(reduction_ops(scorer, cut, self.context), ranks), layers)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.parallel import bubble
-from ..ops.reduction import REDUCTION_OPS
 from ..types import Parallel
 from ..types.bounds import BOUNDS
 from ..types.stages import STAGES
@@ -18,7 +17,7 @@ from .table import COST_COLUMNS, NO_LAYER
 
 __all__ = ["layer_rows", "op_rows", "parallel_summary", "reduction_summary", "stage_sums"]
 
-_BEFORE_LAYERS = {"embed", "all_reduce_embed", "patch_embed", "pos_add", "pre_norm"}
+_AFTER_LAYERS = 1 << 30
 
 
 def layer_rows(priced: PricedTable, tokens: Sequence[int]) -> list[dict[str, Any]]:
@@ -51,12 +50,14 @@ def op_rows(priced: PricedTable) -> list[dict[str, Any]]:
     Beside FLOPs, time and its band: bytes in total and by tensor class, whether a dimension leaves
     the calibrated range, the full square of an attention, and what a collective puts on the wire.
     """
-    entries: list[dict[str, Any]] = []
-    for number in range(len(priced.table.segments)):
-        entries += _segment_rows(priced, number)
     order = {stage: index for index, stage in enumerate(STAGES)}
-    # stable: layers in order, operations in execution order within a layer
-    return sorted(entries, key=lambda e: (order[e["stage"]], _layer_key(e)))
+    entries: list[tuple[int, int, dict[str, Any]]] = []
+    for number, segment in enumerate(priced.table.segments):
+        outside = -1 if segment.place == "before" else _AFTER_LAYERS
+        for entry in _segment_rows(priced, number):
+            entries.append((order[segment.stage], outside if entry["layer"] is None else entry["layer"], entry))
+    # stable: layers in order, ops in execution order within a layer
+    return [entry for _, _, entry in sorted(entries, key=lambda item: item[:2])]
 
 
 def _segment_rows(priced: PricedTable, number: int) -> list[dict[str, Any]]:
@@ -101,13 +102,6 @@ def _segment_rows(priced: PricedTable, number: int) -> list[dict[str, Any]]:
     return entries
 
 
-def _layer_key(entry: dict[str, Any]) -> int:
-    """Operations outside layers come before the first or after the last one."""
-    if entry["layer"] is not None:
-        return int(entry["layer"])
-    return -1 if entry["name"] in _BEFORE_LAYERS or entry["stage"] in ("projector", "merge") else 1 << 30
-
-
 def stage_sums(priced: PricedTable, tpot_band_s: tuple[float, float | None]) -> dict[str, dict[str, Any]]:
     """Every stage, zeros where absent; decode with its steps and the time of one."""
     stages: dict[str, dict[str, Any]] = {}
@@ -135,7 +129,7 @@ def reduction_summary(priced: PricedTable, included: Collection[str], *, events:
     by_name: dict[str, float] = {}
     flops = size = 0.0
     for segment in table.segments:
-        if segment.name in REDUCTION_OPS and segment.stage in included:
+        if segment.group == "selection" and segment.kind != "collective" and segment.stage in included:
             rows = slice(segment.start, segment.stop)
             by_name[segment.name] = by_name.get(segment.name, 0.0) + float(priced.seconds[rows].sum())
             flops += float(table.flops[rows] @ table.count[rows])

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from ..ops import Cost
 from ..ops.cost import Array
-from .derived import Part
+from ..ops.op import Group, Op, Place
 
-__all__ = ["OpTable", "Segment", "TableBuilder"]
+__all__ = ["OpTable", "Part", "Segment", "TableBuilder"]
 
 COST_COLUMNS = (
     "flops",
@@ -28,12 +28,30 @@ NO_LAYER = -1
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One op of a stage before it is laid out: `layers` holds the layer index of each of its rows."""
+
+    stage: str
+    op: Op
+    cost: Cost
+    layers: NDArray[np.int64]
+    count: float = 1.0
+
+    @property
+    def key(self) -> tuple[str, bytes, float]:
+        """Equal for the ops of one run of layers."""
+        return self.stage, self.layers.tobytes(), self.count
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of rows that are one operation of one stage over layers and steps."""
+    """A run of rows that are one op of one stage over layers and steps."""
 
     stage: str
     name: str
     kind: str
+    group: Group
+    place: Place
     start: int
     stop: int
 
@@ -105,25 +123,26 @@ def _column(value: Array, length: int) -> NDArray[np.float64]:
 
 
 class TableBuilder:
-    """Collects segments; arrays are laid out once, at the end."""
+    """Collects parts; arrays are laid out once, at the end."""
 
     def __init__(self) -> None:
         self.parts: list[Part] = []
 
-    def add(self, stage: str, name: str, cost: Cost, layers: NDArray[np.int64] | None, count: float = 1.0) -> None:
-        """One operation; a layer index an entry, or None outside layers."""
-        index = np.array([NO_LAYER]) if layers is None else layers
-        self.parts.append((stage, name, cost, index, count, len(index)))
+    def add(self, stage: str, op: Op, cost: Cost, layers: NDArray[np.int64] | None, count: float = 1.0) -> None:
+        """Add one op: a layer index for each of its rows, or None outside layers."""
+        self.parts.append(Part(stage, op, cost, _OUTSIDE if layers is None else layers, count))
 
     def finish(self, steps: int) -> OpTable:
-        lengths = np.array([part[-1] for part in self.parts])
+        """Lay out the columns."""
+        lengths = np.array([len(part.layers) for part in self.parts])
         segments, dims = [], []
         # figures that are one for all rows of a segment are spread at once; the others are written one by one
         shared: list[list[float]] = []
         written: list[tuple[int, int, int, NDArray[np.float64]]] = []
         start = 0
-        for stage, name, cost, _, _, length in self.parts:
-            stop = start + length
+        for part in self.parts:
+            op, cost = part.op, part.cost
+            stop = start + len(part.layers)
             square = cost.flops if cost.flops_full_square is None else cost.flops_full_square
             moved = (cost.read_weights, cost.read_activations, cost.read_kv, cost.write_activations, cost.write_kv)
             row = []
@@ -134,16 +153,19 @@ class TableBuilder:
                 else:
                     row.append(values)
             shared.append(row)
-            segments.append(Segment(stage, name, cost.kind, start, stop))
+            segments.append(Segment(part.stage, op.name, cost.kind, op.group, op.place, start, stop))
             dims.append(cost.dims)
             start = stop
         costs = np.repeat(np.array(shared).T, lengths, axis=1)
         for column, start, stop, values in written:
             costs[column, start:stop] = values
-        layer = np.concatenate([part[3] for part in self.parts])
-        count = np.repeat([part[4] for part in self.parts], lengths)
+        layer = np.concatenate([part.layers for part in self.parts])
+        count = np.repeat([part.count for part in self.parts], lengths)
         launches = np.full(len(layer), np.nan)
-        for segment, (_, _, cost, *_) in zip(segments, self.parts, strict=True):
-            if cost.launches is not None:
-                launches[segment.start : segment.stop] = cost.launches
+        for segment, part in zip(segments, self.parts, strict=True):
+            if part.cost.launches is not None:
+                launches[segment.start : segment.stop] = part.cost.launches
         return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, launches, steps)
+
+
+_OUTSIDE = np.array([NO_LAYER])

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
-from ..ops.reduction import REDUCTION_OPS
 from ..pricing.result import Estimate
 from ..pricing.table import Segment
 from ..types.bounds import BOUNDS
@@ -17,7 +16,6 @@ from ..units import format_bytes, format_flops, format_seconds
 __all__ = ["Branch", "breakdown", "tree_rows"]
 
 _MATRIX_KINDS = ("gemm", "attention", "bmm")
-_HEAD_OPS = ("final_norm", "lm_head", "all_gather_logits")
 _STAGE_TITLES = {"vision": "vision tower", "projector": "projector", "merge": "merge"}
 
 
@@ -52,7 +50,9 @@ def breakdown(estimate: Estimate) -> list[Branch]:
         together = [segment for path in below for segment in groups[path]]
         branches.append(_branch(estimate, 1, title, together))
         inside = {path[2]: groups[path] for path in below if len(path) > 2}
-        branches += [_branch(estimate, 2, name, inside[name]) for name in _INSIDE if name in inside]
+        # what chooses tokens in execution order, between the layers and what devices exchange
+        order_inside = [*_FIRST_INSIDE, *(name for name in inside if name not in _NAMED), *_LAST_INSIDE]
+        branches += [_branch(estimate, 2, name, inside[name]) for name in order_inside if name in inside]
     steps = [segment for path in order if path[0] == "decode" for segment in groups[path]]
     if steps:
         branches.append(_branch(estimate, 0, f"decode, {estimate.table.steps} steps", steps))
@@ -63,7 +63,8 @@ def breakdown(estimate: Estimate) -> list[Branch]:
 
 _FIRST = "to first token"
 _ORDER = ("vision tower", "projector", "merge", "prefill", "lm_head", "decode")
-_INSIDE = ("embedding", "layers", "score", "select", "gather", "merge", "exchange between devices")
+_FIRST_INSIDE, _LAST_INSIDE = ("embedding", "layers"), ("exchange between devices",)
+_NAMED = (*_FIRST_INSIDE, *_LAST_INSIDE)
 
 
 def _path(estimate: Estimate, segment: Segment) -> tuple[str, ...]:
@@ -75,14 +76,14 @@ def _path(estimate: Estimate, segment: Segment) -> tuple[str, ...]:
         merging = estimate.run.schedule.tower_events and segment.stage == "vision"
         if not merging:
             return (_FIRST, title)
-        return (_FIRST, title, segment.name if segment.name in REDUCTION_OPS else "layers")
-    if segment.name in _HEAD_OPS:
+        return (_FIRST, title, segment.name if segment.group == "selection" else "layers")
+    if segment.place == "after":
         return (_FIRST, "lm_head")
     if segment.kind == "collective":
         return (_FIRST, "prefill", "exchange between devices")
-    if segment.name in REDUCTION_OPS:
+    if segment.group == "selection":
         return (_FIRST, "prefill", segment.name)
-    if segment.name == "embed":
+    if segment.place == "before":
         return (_FIRST, "prefill", "embedding")
     return (_FIRST, "prefill", "layers")
 

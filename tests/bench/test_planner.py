@@ -1,8 +1,7 @@
 """How fast the planner goes through schedules, and that its work does not grow with layers.
 
-The bar (1e6 candidates a second on one core, time to first token, memory, cache, FLOPs and the front
-included) is checked on thread CPU time and scaled by a matrix product timed in the same run, so
-that a slow or busy machine does not decide it.
+The bar on one chunk of candidates (time to first token, memory, cache, FLOPs and the front) is a number of
+element-wise passes over as many, in thread CPU time of the same run: no machine's speed decides it.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from aimcost.search.plan.budgets import Budgets
 from aimcost.search.plan.grids import LEVELS, FreeGrid, compositions, grids
 from aimcost.search.plan.search import Aim, search
 
-BAR = 1e6
-# Thread time of the reference below on the machine on which the bar was set.
-REFERENCE_SECONDS = 0.0086
+CHUNK = 16_384
+# A million candidates a second, where the passes of `reference` took 8.6 ms.
+BAR = 1.9
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +33,8 @@ def grid() -> FreeGrid:
 
 
 def reference() -> float:
-    """Element-wise passes of the size that the planner makes, seconds."""
-    values = np.random.default_rng(0).random((200, 16_384))
+    """Element-wise passes over a hundred rows of a chunk, seconds."""
+    values = np.random.default_rng(0).random((200, CHUNK))
     times = []
     for _ in range(5):
         start = time.thread_time()
@@ -44,7 +43,7 @@ def reference() -> float:
     return min(times)
 
 
-def test_a_million_candidates_a_second(benchmark, grid: FreeGrid) -> None:
+def test_candidates_cost_a_few_passes_over_them(benchmark, grid: FreeGrid) -> None:
     aim = Aim(budgets=Budgets(ttft=0.25, kv=1e9))
 
     def go() -> None:
@@ -53,10 +52,10 @@ def test_a_million_candidates_a_second(benchmark, grid: FreeGrid) -> None:
     benchmark.pedantic(go, rounds=2)
     start = time.thread_time()
     go()
-    rate = len(grid) / (time.thread_time() - start)
-    slowness = max(1.0, reference() / REFERENCE_SECONDS)
-    benchmark.extra_info.update(candidates_per_s=rate, slowness=slowness)
-    assert rate * slowness >= BAR, f"{rate:.3g} candidates/s, machine {slowness:.2f}x slower than the reference"
+    spent = time.thread_time() - start
+    passes = spent / (len(grid) / CHUNK) / reference()
+    benchmark.extra_info.update(candidates_per_s=len(grid) / spent, passes=passes)
+    assert passes <= BAR
 
 
 def test_work_goes_with_levels_and_not_with_layers(grid: FreeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +64,7 @@ def test_work_goes_with_levels_and_not_with_layers(grid: FreeGrid, monkeypatch: 
     one_run = evaluate._run
     monkeypatch.setattr(evaluate, "_run", lambda *given: calls.append(1) or one_run(*given))
     chunks = sum(1 for _ in grid.chunks())
-    assert chunks == -(-len(grid) // 16_384)
+    assert chunks == -(-len(grid) // CHUNK)
     assert len(calls) == chunks * len(LEVELS)
     # and the estimator runs once for all of them: pairs of levels, not schedules
     assert len(grid.prepare(band=False).pairs) == len(LEVELS) * (len(LEVELS) + 1) // 2

@@ -161,8 +161,8 @@ def test_a_changed_formula_is_found_by_elimination(place: Path, monkeypatch: pyt
     before = decoder.head_ops
 
     def dearer(*given: Any, **more: Any) -> Any:
-        for name, cost in before(*given, **more):
-            yield name, replace(cost, flops=cost.flops * 2) if name == "lm_head" else cost
+        for op, cost in before(*given, **more):
+            yield op, replace(cost, flops=cost.flops * 2) if op.name == "lm_head" else cost
 
     monkeypatch.setattr(decoder, "head_ops", dearer)
     run = checked(RUN)

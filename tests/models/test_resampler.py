@@ -10,6 +10,7 @@ import aimcost
 from aimcost.errors import InvalidValueError
 from aimcost.inputs.model import load_model, model_config
 from aimcost.models import projector, resampler, vit
+from aimcost.ops.op import stored_parameters
 from aimcost.types import Precision, ResamplerSpec
 from aimcost.types.formats import Widths
 
@@ -18,7 +19,7 @@ WIDTHS = Widths.of(Precision(weights="bf16", activations="bf16", kv="bf16"))
 
 
 def test_operations_by_hand() -> None:
-    costs = dict(resampler.ops(SPEC, WIDTHS, inputs=3, patches=9))
+    costs = {op.name: cost for op, cost in resampler.ops(SPEC, WIDTHS, inputs=3, patches=9)}
     assert costs["resampler_kv_in"].flops == 2 * 27 * 6 * 8
     assert costs["resampler_q_proj"].flops == 2 * 12 * 8 * 8
     assert costs["resampler_k_proj"].flops == costs["resampler_v_proj"].flops == 2 * 27 * 8 * 8
@@ -29,7 +30,7 @@ def test_operations_by_hand() -> None:
 
 def test_parameters_by_hand() -> None:
     # kv_in 48; q, k, v, o 64 + 8 each; proj 64; three norms of 16; four queries of 8
-    assert resampler.parameters(SPEC) == 48 + 4 * 72 + 64 + 3 * 16 + 32
+    assert stored_parameters(resampler.ops(SPEC, WIDTHS, inputs=3, patches=9)) == 48 + 4 * 72 + 64 + 3 * 16 + 32
 
 
 def test_sizes_are_those_of_the_report() -> None:

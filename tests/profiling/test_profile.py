@@ -46,8 +46,8 @@ TINY = Plan(
     pool_bytes=100_000,
     passes=2,
     repeats=2,
-    budget_s=0.05,
-    limit_s=60.0,
+    budget_s=60.0,
+    limit_s=3600.0,
 )
 
 
@@ -257,36 +257,37 @@ def test_the_gpu_way_runs_every_task(monkeypatch: pytest.MonkeyPatch) -> None:
     assert profile_mapping(record, "gpu")["sm_count"] == 132
 
 
-def spin(seconds: float) -> Callable[[int], None]:
-    def step(_: int) -> None:
-        end = time.thread_time() + seconds
-        while time.thread_time() < end:
-            pass
-
-    return step
-
-
 def test_tasks_take_turns_and_keep_their_own_times() -> None:
     order: list[str] = []
 
-    def task(name: str, seconds: float) -> Task:
-        run = spin(seconds)
-
-        def step(turn: int) -> None:
+    def task(name: str, rounds: int) -> Task:
+        def step(_: int) -> None:
             order.append(name)
-            run(turn)
+            sum(range(rounds))
 
         return Task(op="x", name=name, dims={}, dtype="fp32", make=lambda: Prepared(step), rows=1)
 
-    fast, slow = Bench("cpu", repeats=4, budget_s=10.0).time([task("fast", 1e-3), task("slow", 4e-3)])
-    assert fast.median_s == pytest.approx(1e-3, rel=0.5)
-    assert slow.median_s == pytest.approx(4e-3, rel=0.5)
+    fast, slow = Bench("cpu", repeats=4, budget_s=60.0).time([task("fast", 100_000), task("slow", 800_000)])
+    assert slow.median_s / fast.median_s == pytest.approx(8, rel=0.5)
     assert [set(order[i : i + 2]) for i in range(0, len(order), 2)] == [{"fast", "slow"}] * 5
 
 
+@pytest.mark.parametrize(("budget_s", "samples"), [(0.0, 2), (60.0, 5)])
+def test_a_budget_that_is_used_up_leaves_two_samples(budget_s: float, samples: int) -> None:
+    task = Task(op="x", dims={}, dtype="fp32", rows=1, make=lambda: Prepared(lambda _: sum(range(10_000))))
+    assert len(Bench("cpu", repeats=5, budget_s=budget_s).time([task])[0].samples_s) == samples
+
+
 def test_sleeping_costs_no_cpu_time() -> None:
-    sleeper = Task(op="x", dims={}, dtype="fp32", rows=1, make=lambda: Prepared(lambda _: time.sleep(0.02)))
-    assert Bench("cpu", repeats=3).time([sleeper])[0].median_s < 0.01
+    slept = []
+
+    def sleep(_: int) -> None:
+        began = time.perf_counter()
+        time.sleep(0.02)
+        slept.append(time.perf_counter() - began)
+
+    sleeper = Task(op="x", dims={}, dtype="fp32", rows=1, make=lambda: Prepared(sleep))
+    assert Bench("cpu", repeats=3).time([sleeper])[0].median_s < min(slept) / 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -335,12 +336,26 @@ def test_a_process_restarts_once_with_the_settings(tmp_path: Path) -> None:
     assert again.endswith("['a b', '--c'] True")
 
 
+def grid_flops(plan: Plan) -> int:
+    """Of all repeats of the GEMM grid in all formats, which are most of a profile."""
+    once = sum(2 * m * n * k for m in plan.rows for n in plan.outs for k in plan.ins)
+    return once * len(plan.dtypes) * plan.repeats * plan.passes
+
+
 @pytest.mark.slow
 def test_a_quick_profile_is_quick() -> None:
-    start = time.perf_counter()
+    """Fewer operations, of less work, none repeated past its budget; and it measures, more than it prepares."""
+    quick, full = (plan_for("cpu", quick=quick) for quick in (True, False))
+    began = time.thread_time()
     record = profile("cpu", quick=True)
-    assert time.perf_counter() - start < 30 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    spent = time.thread_time() - began
     assert record.settings["quick"] is True
+    assert len(record.samples) < 0.65 * sum(len(group) for _, group in _groups(Bench("cpu"), full))
+    assert grid_flops(quick) < 0.4 * grid_flops(full)
+    for sample in record.samples:
+        over = 2 * min(sample.samples_s) > quick.budget_s
+        assert len(sample.samples_s) <= quick.passes * (bench.LEAST if over else quick.repeats), sample
+    assert sum(sum(sample.samples_s) for sample in record.samples) > 0.4 * spent
     block = calibration_block(record)
     for entry in block["gemm"].values():
         # generous: a loaded machine shares its caches; a broken grid is off by factors

@@ -11,9 +11,11 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from aimcost.models import liveness
+from aimcost.models import decoder, vit
+from aimcost.models.liveness import layer_peak
 from aimcost.runtime.compat import cache_argument
-from aimcost.types import DecoderSpec, VisionSpec
+from aimcost.types import DecoderSpec, TowerLoad, VisionSpec
+from aimcost.types.formats import Widths
 
 pytestmark = pytest.mark.torch
 BATCH = 2
@@ -81,11 +83,11 @@ def test_a_decoder_layer(family, kv_heads, kernel, dtype, tokens):
             use_cache=True,
         )
     held = sum(t.numel() * t.element_size() for t in (cache.layers[0].keys, cache.layers[0].values))
-    scores = float(BATCH * spec.heads * tokens**2) if kernel == "eager" else 0.0
-    inputs, steps = liveness.decoder_layer(
-        spec, rows=float(BATCH * tokens), scores=scores, score_matrix=0.0, width=width
-    )
-    assert liveness.peak_live(inputs, steps) == seen.peak - held + inputs["x"]
+    widths, n = Widths(weights=width, activations=width, kv=width), float(tokens)
+    name = "eager" if kernel == "eager" else "flash"
+    ops = decoder.layer_ops(spec, widths, batch=BATCH, q_len=n, kv_len=n, kernel=name, onchip_bytes=0.0)
+    stream = float(BATCH * tokens * spec.hidden * width)
+    assert layer_peak(stream, ops) == seen.peak - held + stream
 
 
 @pytest.mark.parametrize("patches", [49, 400])
@@ -103,6 +105,9 @@ def test_a_tower_layer(kernel, dtype, patches):
     x = torch.randn(BATCH, patches, spec.hidden).to(dtype)
     with torch.no_grad(), LiveStorage([*layer.parameters(), x]) as seen:
         layer(x, attention_mask=None)
-    scores = float(BATCH * spec.heads * patches**2) if kernel == "eager" else 0.0
-    inputs, steps = liveness.tower_layer(spec, rows=float(BATCH * patches), scores=scores, width=dtype.itemsize)
-    assert liveness.peak_live(inputs, steps) == seen.peak + inputs["x"]
+    width, side = dtype.itemsize, int(patches**0.5)
+    widths, load = Widths(weights=width, activations=width, kv=width), TowerLoad(sequences=1, rows=side, columns=side)
+    name = "eager" if kernel == "eager" else "flash"
+    ops = vit.layer_ops(spec, widths, inputs=BATCH, load=load, kernel=name, onchip_bytes=0.0)
+    stream = float(BATCH * patches * spec.hidden * width)
+    assert layer_peak(stream, ops) == seen.peak + stream

@@ -246,8 +246,8 @@ def test_a_killed_process_is_resumed(tmp_path: Path, cli: Any) -> None:
     grid, out = put(tmp_path, many), tmp_path / "out.csv"
     command = [sys.executable, "-m", "aimcost", "sweep", str(grid), "-o", str(out)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
-    parts, deadline = tmp_path / "out.csv.parts", time.monotonic() + 60
-    while len(list(parts.glob("*.part"))) < 3 and time.monotonic() < deadline and process.poll() is None:
+    parts = tmp_path / "out.csv.parts"
+    while len(list(parts.glob("*.part"))) < 3 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -427,8 +427,12 @@ def test_text_that_a_csv_must_quote(tmp_path: Path) -> None:
         assert json.loads(line)["hardware"] == first["hardware"]
 
 
-def test_a_million_schedules_a_second(tmp_path: Path) -> None:
-    """On one core, thread CPU time: enumerating, gathering, summing; scaled as `tests/bench` does."""
+# Bare gathers and sums of as many schedules: a million schedules a second, where one takes 8 ms.
+GATHERS = 8.2
+
+
+def test_enumerating_costs_a_few_gathers(tmp_path: Path) -> None:
+    """Enumerating, gathering, summing, in thread CPU time against a bare gather of the same run."""
     grid = {
         "base": "llava_onevision_dense_a100",
         "schedules": {"levels": [1.0, 0.75, 0.5, 0.25, 0.1, 0.0], "select": "aim"},
@@ -437,6 +441,7 @@ def test_a_million_schedules_a_second(tmp_path: Path) -> None:
     assert sixth.points == math.comb(33, 5)
     chunks = list(sixth.chunks())[:4]
     columns_of(sixth, chunks[0])  # the table
+    points = chunks[1].stop - chunks[1].start
 
     def spent(work: Any) -> float:
         start = time.thread_time()
@@ -444,15 +449,9 @@ def test_a_million_schedules_a_second(tmp_path: Path) -> None:
         return time.thread_time() - start
 
     best = min(spent(lambda: columns_of(sixth, chunks[1])) for _ in range(5))
-    table, index = np.random.default_rng(0).random(6400), np.random.default_rng(1).integers(1, 6400, (65536, 28))
-    reference = min(spent(lambda: table.take(index.astype(np.uint16)).sum(axis=1)) for _ in range(5))
-    slowness = max(1.0, reference / REFERENCE_S)
-    rate = (chunks[1].stop - chunks[1].start) / best
-    assert rate * slowness >= 1e6, f"{rate:.3g} points/s, machine {slowness:.2f}x slower ({reference * 1e3:.2f} ms)"
-
-
-# The gather above on the machine on which the bar was set.
-REFERENCE_S = 8e-3
+    table, index = np.random.default_rng(0).random(6400), np.random.default_rng(1).integers(1, 6400, (points, 28))
+    gather = min(spent(lambda: table.take(index.astype(np.uint16)).sum(axis=1)) for _ in range(5))
+    assert best <= GATHERS * gather, f"{points / best:.3g} points/s"
 
 
 def test_the_command(cli: Any, tmp_path: Path) -> None:

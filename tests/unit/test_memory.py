@@ -8,9 +8,10 @@ import pytest
 
 import aimcost
 from aimcost.inputs.run import load_run
-from aimcost.models import liveness
-from aimcost.models.liveness import Step, peak_live
+from aimcost.models.decoder import layer_ops
+from aimcost.models.liveness import Step, layer_peak, peak_live
 from aimcost.pricing.pricing import estimate_run
+from aimcost.types.formats import Widths
 
 RUN = {
     "model": "llava-onevision-qwen2-7b",
@@ -35,9 +36,11 @@ def test_a_tensor_dies_with_its_last_reader() -> None:
 def test_a_gated_mlp_peaks_at_its_product() -> None:
     """Gate, up and their product, beside the stream, the layer's input and the MLP's: 3·h + 3·i a token."""
     decoder = load_run(RUN).model.decoder
-    inputs, steps = liveness.decoder_layer(decoder, rows=10.0, scores=0.0, score_matrix=0.0, width=2.0)
-    assert peak_live(inputs, steps) == 10 * 2.0 * (3 * 3584 + 3 * 18944)
-    assert sum(sum(step.writes.values()) for step in steps) > peak_live(inputs, steps)
+    widths = Widths(weights=2.0, activations=2.0, kv=2.0)
+    ops = list(layer_ops(decoder, widths, batch=1.0, q_len=10.0, kv_len=10.0, kernel="flash", onchip_bytes=0.0))
+    peak = layer_peak(10 * 3584 * 2.0, ops)
+    assert peak == 10 * 2.0 * (3 * 3584 + 3 * 18944)
+    assert sum(cost.write_activations for _, cost in ops) > peak
 
 
 def test_the_square_is_counted_where_attention_is_eager() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +15,8 @@ from aimcost.models import decoder as decoder_ops
 from aimcost.models import projector as projector_ops
 from aimcost.models import vit
 from aimcost.ops import Cost, attention, gemm, pointwise
+from aimcost.ops.attention import AttentionShape
+from aimcost.ops.op import Priced
 from aimcost.ops.reduction import Cut, ScoreContext
 from aimcost.types import DecoderSpec, ModelSpec, Precision, ProjectorSpec, TowerLoad, VisionSpec, Workload
 from aimcost.types.formats import Widths, bytes_per_element
@@ -32,6 +35,10 @@ MODEL = ModelSpec(
 )
 LOAD = TowerLoad(sequences=3, rows=2, columns=2)
 CONTEXT = ScoreContext(model=MODEL, batch=2, widths=W)
+
+
+def by_name(ops: Iterable[Priced]) -> dict[str, Cost]:
+    return {op.name: cost for op, cost in ops}
 
 
 def moved(cost: Cost) -> tuple[float, ...]:
@@ -119,11 +126,12 @@ def test_causal_pairs(q: int, kv: int, pairs: int) -> None:
     assert attention.causal_pairs(float(q), float(kv)) == pairs
 
 
-SHAPE = {"batch": 2.0, "heads": 4.0, "kv_heads": 2.0, "head_dim": 3.0, "widths": W}
+SHAPE = AttentionShape(batch=2.0, heads=4.0, kv_heads=2.0, head_dim=3.0, q_len=4.0, kv_len=4.0, causal=True)
+FULL = replace(SHAPE, causal=False)
 
 
 def test_fused_attention() -> None:
-    cost = attention.fused(**SHAPE, q_len=4.0, kv_len=4.0, causal=True, onchip_bytes=0.0)
+    cost = attention.fused(SHAPE, widths=W, onchip_bytes=0.0)
     # two products, 2·d each a pair: 4·3 FLOPs, 2·4 heads, 10 of 16 pairs
     assert cost.flops == 12 * 8 * 10
     assert cost.flops_full_square == 12 * 8 * 16
@@ -133,46 +141,40 @@ def test_fused_attention() -> None:
 
 def test_fused_attention_rereads_keys_when_queries_do_not_fit() -> None:
     # the queries of one group: 4 rows · 2 heads · 3 · 2 bytes = 48; 20 on chip make three passes
-    cost = attention.fused(**SHAPE, q_len=4.0, kv_len=4.0, causal=True, onchip_bytes=20.0)
+    cost = attention.fused(SHAPE, widths=W, onchip_bytes=20.0)
     assert cost.read_kv == 3 * 2 * 48 * 4
 
 
 def test_fused_attention_of_a_tower_caches_nothing() -> None:
-    cost = attention.fused(**SHAPE, q_len=4.0, kv_len=4.0, causal=False, onchip_bytes=0.0, kv_cached=False)
+    cost = attention.fused(FULL, widths=W, onchip_bytes=0.0, kv_cached=False)
     assert cost.flops == cost.flops_full_square == 12 * 8 * 16
     assert moved(cost) == (0, 192 + 2 * 48 * 2, 0, 192, 0)
 
 
 def test_eager_attention() -> None:
-    qk, sv = attention.eager_products(**SHAPE, q_len=4.0, kv_len=4.0, causal=True)
+    qk, sv = attention.eager_products(SHAPE, widths=W)
     assert qk.flops == sv.flops == 6 * 8 * 10
     assert qk.flops_full_square == sv.flops_full_square == 6 * 8 * 16
     # scores: 8 heads · 16 · 2 bytes, written by one and read by the other
     assert moved(qk) == (0, 192, 192, 256, 0)
     assert moved(sv) == (0, 256, 192, 192, 0)
-    softmax = attention.eager_softmax(batch=2.0, heads=4.0, q_len=4.0, kv_len=4.0, causal=True, widths=W)
+    softmax = attention.eager_softmax(SHAPE, widths=W)
     assert (softmax.flops, softmax.flops_full_square) == (5 * 8 * 10, 0)
     assert moved(softmax) == (0, 256, 0, 256, 0)
 
 
 def test_products_beyond_int64() -> None:
     """4·64·128·(1e8)² is 3.3e20, more than 2^63: columns are float64."""
-    big = attention.fused(
-        batch=1.0,
-        heads=64.0,
-        kv_heads=8.0,
-        head_dim=128.0,
-        q_len=np.array([1e8]),
-        kv_len=np.array([1e8]),
-        causal=False,
-        widths=W,
-        onchip_bytes=0.0,
+    tokens = np.array([1e8])
+    shape = AttentionShape(
+        batch=1.0, heads=64.0, kv_heads=8.0, head_dim=128.0, q_len=tokens, kv_len=tokens, causal=False
     )
+    big = attention.fused(shape, widths=W, onchip_bytes=0.0)
     assert big.flops == pytest.approx([4 * 64 * 128 * 1e16], rel=1e-12)
 
 
 def test_decoder_layer() -> None:
-    costs = dict(decoder_ops.layer_ops(DECODER, W, batch=2, q_len=5.0, kv_len=5.0, kernel="flash", onchip_bytes=0.0))
+    costs = by_name(decoder_ops.layer_ops(DECODER, W, batch=2, q_len=5.0, kv_len=5.0, kernel="flash", onchip_bytes=0.0))
     assert list(costs) == [
         "attn_norm",
         "q_proj",
@@ -206,9 +208,9 @@ def test_decoder_layer() -> None:
 
 
 def test_head_and_parameters() -> None:
-    norm, (name, head) = decoder_ops.head_ops(DECODER, W, batch=2)
-    assert norm[0] == "final_norm"
-    assert (name, head.flops) == ("lm_head", 2 * 2 * 8 * 50)
+    costs = by_name(decoder_ops.head_ops(DECODER, W, batch=2))
+    assert list(costs) == ["final_norm", "lm_head"]
+    assert costs["lm_head"].flops == 2 * 2 * 8 * 50
     # a layer: 8·(12 + 2·6) + 12·8 + 3·8·20 and two norms of 8; embedding and lm_head; the last norm
     layer = 192 + 96 + 480 + 16
     assert decoder_ops.parameters(DECODER) == 3 * layer + 2 * 50 * 8 + 8
@@ -238,10 +240,10 @@ def test_biases_norms_and_ties_in_parameters() -> None:
 
 def test_tower() -> None:
     assert (TOWER.patches, TOWER.tokens) == (4, 5)  # (28 / 14)², and a class token
-    patch = dict(vit.patch_ops(TOWER, W, inputs=3, load=LOAD))
+    patch = by_name(vit.patch_ops(TOWER, W, inputs=3, load=LOAD))
     # 12 patches of 3·14·14 = 588 pixels
     assert patch["patch_embed"].flops == 2 * 12 * 588 * 6
-    layer = dict(vit.layer_ops(TOWER, W, inputs=3, load=LOAD, kernel="flash", onchip_bytes=0.0))
+    layer = by_name(vit.layer_ops(TOWER, W, inputs=3, load=LOAD, kernel="flash", onchip_bytes=0.0))
     assert layer["q_proj"].flops == 2 * 15 * 6 * 6
     assert layer["up_proj"].flops == 2 * 15 * 6 * 10
     assert layer["fused_attention"].flops == 4 * 3 * 5 * 5 * 6  # images apart, nothing masked
@@ -251,11 +253,11 @@ def test_tower() -> None:
 
 
 def test_projector() -> None:
-    costs = dict(projector_ops.ops(MODEL, W, inputs=3, load=replace(LOAD, pooled_in=12, pooled_out=3)))
+    costs = by_name(projector_ops.ops(MODEL, W, inputs=3, load=replace(LOAD, pooled_in=12, pooled_out=3)))
     assert costs["proj_1"].flops == 2 * 12 * 6 * 8
     assert costs["proj_2"].flops == 2 * 12 * 8 * 8
     assert costs["pool"].flops == 8 * 3 * 8  # one token a frame
-    assert "pool" not in dict(projector_ops.ops(MODEL, W, inputs=3, load=LOAD))
+    assert "pool" not in by_name(projector_ops.ops(MODEL, W, inputs=3, load=LOAD))
     assert projector_ops.parameters(MODEL) == 6 * 8 + 8 + 8 * 8 + 8 + 8  # and the newline token
 
 

@@ -9,6 +9,7 @@ import aimcost
 from aimcost.errors import InvalidValueError
 from aimcost.inputs.run import load_run
 from aimcost.models.parallel import bubble, stage_layers
+from aimcost.pricing.host_queue import execution_order
 from aimcost.search.bulk import layer_table
 
 VIDEO = {
@@ -74,6 +75,15 @@ def test_all_reduce_bytes_are_the_textbooks(tp: int) -> None:
         assert {op["bound"] for op in ops} == {"network"}
         steps = wire(estimate, name, "decode")
         assert [op["bytes"] for op in steps] == [4 * 2.0 * 3584 * 2] * 28
+
+
+def test_logits_are_gathered_after_the_last_layer() -> None:
+    """In the order in which the host issues them, not before the first layer."""
+    table = split(VIDEO, tp=4).table
+    order, decode = execution_order(table)
+    names = np.array([segment.name for segment in table.segments])[table.spread(range(len(table.segments)))][order]
+    for mask in (decode[order], ~decode[order]):
+        assert list(names[mask][-3:]) == ["final_norm", "lm_head", "all_gather_logits"]
 
 
 def test_norms_are_on_every_rank_and_activations_split() -> None:

@@ -274,10 +274,8 @@ def test_a_killed_run_leaves_a_record_that_compares(folder: Path) -> None:
     path = folder / "record.json"
     process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
     try:
-        ends = time.monotonic() + 240
         while not (path.exists() and '"prefill"' in path.read_text(encoding="utf-8")):
             assert process.poll() is None
-            assert time.monotonic() < ends
             time.sleep(0.01)
     finally:
         process.send_signal(signal.SIGKILL)

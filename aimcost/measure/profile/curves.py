@@ -16,6 +16,7 @@ from ...machine.timemodels.measured import FORM, CurveSet
 from ...machine.timemodels.tables import Floats
 from ...methods.aim.price import BIPARTITE, pagerank_fused
 from ...ops import Cost, attention, pointwise
+from ...ops.attention import AttentionShape
 from ...ops.reduction import Cut, ScoreContext, gather, select
 from ...types import DecoderSpec, ModelSpec
 from ...types.formats import Widths, bytes_per_element
@@ -186,22 +187,19 @@ def _product_cost(sample: Sample, widths: Widths) -> Cost:
     """One of eager attention's two products: both halves of `eager_products`, by name."""
     dims = sample.dims
     head_dim = dims["k"] if sample.name == "qk" else dims["n"]
-    both = attention.eager_products(
-        batch=1.0,
-        heads=dims["groups"],
-        kv_heads=dims["groups"],
-        head_dim=head_dim,
-        q_len=dims["m"],
-        kv_len=dims["m"],
-        causal=True,
-        widths=widths,
-    )
-    return both[sample.name == "sv"]
+    qk, sv = attention.eager_products(_square(dims["groups"], head_dim, dims["m"]), widths=widths)
+    return sv if sample.name == "sv" else qk
 
 
 def _softmax_cost(sample: Sample, widths: Widths) -> Cost:
     rows, width = sample.dims["rows"], sample.dims["width"]
-    return attention.eager_softmax(batch=1.0, heads=rows / width, q_len=width, kv_len=width, causal=True, widths=widths)
+    return attention.eager_softmax(_square(rows / width, 1.0, width), widths=widths)
+
+
+def _square(heads: float, head_dim: float, tokens: float) -> AttentionShape:
+    return AttentionShape(
+        batch=1.0, heads=heads, kv_heads=heads, head_dim=head_dim, q_len=tokens, kv_len=tokens, causal=True
+    )
 
 
 def _on_rows(function: Callable[[Any, float, Widths], Cost]) -> Callable[[Sample, Widths], Cost]:

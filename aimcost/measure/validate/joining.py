@@ -7,7 +7,7 @@ neither torch nor the machine, and gives the same digits wherever it is made.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ...errors import AimcostError, FileFormatError
 from ...inputs.run import Run, load_run
-from ...ops.reduction import REDUCTION_OPS
 from ...pricing.priced import EXTRAPOLATED_SHARE
 from ...pricing.pricing import estimate_run, unreduced
 from ...pricing.result import Estimate
@@ -25,14 +24,6 @@ from .heldout import held_out_of
 from .points import PARTS, Comparison, MemoryPoint, Point, Speedup
 
 __all__ = ["compare_record"]
-
-_GROUPS: Mapping[str, tuple[str, ...]] = {
-    "projections": ("q_proj", "k_proj", "v_proj", "out_proj"),
-    "attention": ("q_norm", "k_norm", "rope", "fused_attention", "qk_matmul", "softmax", "sv_matmul"),
-    "norms": ("attn_norm", "mlp_norm"),
-    # beside the residual additions, what calling the modules takes is in this measurement
-    "rest": ("attn_add", "mlp_add"),
-}
 
 
 def compare_record(record: Record, *, where: str = "record") -> Comparison:
@@ -164,23 +155,17 @@ def _rows(estimate: Estimate, sample: Sample, layer: int | None) -> NDArray[np.b
     if sample.op == "layer":
         return np.asarray(inside & (estimate.table.layer == layer))
     if sample.op == "selection":
-        return np.asarray(inside & (estimate.table.layer == layer) & _named(estimate, REDUCTION_OPS.__contains__))
+        return np.asarray(inside & (estimate.table.layer == layer) & _grouped(estimate, "selection"))
     if sample.op == "group":
-        return inside & _named(estimate, lambda name: _group_of(name) == sample.name)
+        return inside & _grouped(estimate, sample.name)
     return np.zeros(len(estimate.table), dtype=bool)
 
 
-def _group_of(name: str) -> str:
-    """Which part of a layer an operation belongs to: the MLP's are all that no other part has."""
-    if name in REDUCTION_OPS:
-        return "selection"
-    return next((group for group, names in _GROUPS.items() if name in names), "mlp")
-
-
-def _named(estimate: Estimate, wanted: Callable[[str], bool]) -> NDArray[np.bool_]:
+def _grouped(estimate: Estimate, group: str) -> NDArray[np.bool_]:
+    """Rows of the ops that declare `group`. A timed "rest" includes the overhead of calling modules."""
     mask = np.zeros(len(estimate.table), dtype=bool)
     for segment in estimate.table.segments:
-        if wanted(segment.name):
+        if segment.group == group:
             mask[segment.start : segment.stop] = True
     return mask
 

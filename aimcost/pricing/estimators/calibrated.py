@@ -179,11 +179,9 @@ class _Pricing:
         if model is None:
             wire = dims["wire_bytes"] / (link * COLLECTIVE_SHARE)
             return COLLECTIVE_LAUNCH_S + wire, np.zeros(len(wire), dtype=bool)
-        message, ranks = dims["bytes"], float(dims["ranks"][0])
-        operation = "all_reduce" if segment.name.startswith("all_reduce") else "all_gather"
-        if segment.name.startswith("send"):
-            message = 2.0 * message  # each of two ranks gathers the other's half
-        message = message * (self.calibration.collective_link / self.hardware.interconnect_bytes_per_s)
+        ranks = float(dims["ranks"][0])
+        operation = "all_reduce" if dims["passes"][0] == 2.0 else "all_gather"
+        message = dims["ring_bytes"] * (self.calibration.collective_link / self.hardware.interconnect_bytes_per_s)
         return model.seconds(operation, ranks, message), model.outside(operation, ranks, message)
 
     def _memory_bound(self, seconds: Floats) -> None:

@@ -18,6 +18,7 @@ from ...inputs.schema import Strict
 from ...machine.peaks import require_hardware
 from ...ops import Cost
 from ...ops.cost import Array
+from ...ops.op import Group, Op, Priced
 from ...types import DecoderSpec, HardwareSpec, Precision
 from ...types.bounds import COMPUTE, MEMORY
 from ...types.formats import BITS, Widths
@@ -87,23 +88,24 @@ def _table(run: Run, hardware: HardwareSpec) -> OpTable:
     builder = TableBuilder()
     # QUIRK: in prefill the qk query load counts the KV heads; in decode it counts all heads.
     prefill = _layer(decoder, widths, hardware, batch, tokens, tokens, float(decoder.kv_heads), kernel)
-    for name, cost in prefill:
-        if not (skip and name == "mlp_add"):
-            builder.add("prefill", name, cost, layers)
-    builder.add("prefill", "lm_head", _lm_head(decoder, widths, batch), None)
+    for op, cost in prefill:
+        if not (skip and op.name == "mlp_add"):
+            builder.add("prefill", op, cost, layers)
+    head = Op("lm_head", "head", "replicated", place="after")
+    builder.add("prefill", head, _lm_head(decoder, widths, batch), None)
     # QUIRK: G steps, the first with the n prompt tokens cached and no entry for itself.
     steps = run.workload.new_tokens
     if steps:
         cached = (tokens[:, None] + np.arange(float(steps))[None, :]).ravel()
         decode = _layer(decoder, widths, hardware, batch, 1.0, cached, float(decoder.heads), kernel)
-        for name, cost in decode:
-            if skip and name == "mlp_add":
+        for op, cost in decode:
+            if skip and op.name == "mlp_add":
                 continue
             if np.ndim(cost.flops):
-                builder.add("decode", name, cost, np.repeat(layers, steps))
+                builder.add("decode", op, cost, np.repeat(layers, steps))
             else:
-                builder.add("decode", name, cost, layers, float(steps))
-        builder.add("decode", "lm_head", _lm_head(decoder, widths, batch), None, float(steps))
+                builder.add("decode", op, cost, layers, float(steps))
+        builder.add("decode", head, _lm_head(decoder, widths, batch), None, float(steps))
     return builder.finish(steps)
 
 
@@ -116,7 +118,7 @@ def _layer(
     n: Array,
     query_load_heads: float,
     kernel: str,
-) -> Iterator[tuple[str, Cost]]:
+) -> Iterator[Priced]:
     """One layer: `q` query tokens, `n` tokens attended to."""
     h, i, heads, kv_heads = decoder.hidden, decoder.intermediate, decoder.heads, decoder.kv_heads
     a, c = widths.activations, widths.kv
@@ -124,10 +126,10 @@ def _layer(
     d = h // heads  # QUIRK: a head_dim of its own is ignored
     if d < 1:
         raise InvalidValueError("num_attention_heads", f"at most hidden_size ({h}) under llm_viewer", heads)
-    yield "attn_norm", _norm(batch, h, q, a)
-    yield "q_proj", _linear(batch, q, h, h, widths)
-    yield "k_proj", _linear(batch, q, h, kv_width, widths, to_kv=True)
-    yield "v_proj", _linear(batch, q, h, kv_width, widths, to_kv=True)
+    yield _op("attn_norm", "norms"), _norm(batch, h, q, a)
+    yield _op("q_proj", "projections"), _linear(batch, q, h, h, widths)
+    yield _op("k_proj", "projections"), _linear(batch, q, h, kv_width, widths, to_kv=True)
+    yield _op("v_proj", "projections"), _linear(batch, q, h, kv_width, widths, to_kv=True)
     product = 2.0 * batch * q * n * d * heads  # QUIRK: no causal halving
     softmax = 5.0 * batch * heads * q * n
     keys = batch * n * d * kv_heads * c
@@ -136,7 +138,7 @@ def _layer(
     if kernel == "flash":
         r = min(math.ceil(hardware.onchip_bytes / (c * d)), d) if hardware.onchip_bytes else d
         yield (
-            "fused_attention",
+            _op("fused_attention", "attention"),
             Cost(
                 kind="attention",
                 flops=2.0 * product + softmax,
@@ -150,7 +152,7 @@ def _layer(
         )
     else:
         yield (
-            "qk_matmul",
+            _op("qk_matmul", "attention"),
             Cost(
                 kind="bmm",
                 flops=product,
@@ -161,7 +163,7 @@ def _layer(
             ),
         )
         yield (
-            "softmax",
+            _op("softmax", "attention"),
             Cost(
                 kind="softmax",
                 flops=softmax,
@@ -171,7 +173,7 @@ def _layer(
             ),
         )
         yield (
-            "sv_matmul",
+            _op("sv_matmul", "attention"),
             Cost(
                 kind="bmm",
                 flops=product,
@@ -181,16 +183,16 @@ def _layer(
                 read_kv=keys,
             ),
         )
-    yield "out_proj", _linear(batch, q, h, h, widths)
-    yield "attn_add", _add(batch, h, q, a)
-    yield "mlp_norm", _norm(batch, h, q, a)
+    yield _op("out_proj", "projections"), _linear(batch, q, h, h, widths)
+    yield _op("attn_add", "rest"), _add(batch, h, q, a)
+    yield _op("mlp_norm", "norms"), _norm(batch, h, q, a)
     if decoder.gated_mlp:
-        yield "gate_proj", _linear(batch, q, h, i, widths)
-    yield "up_proj", _linear(batch, q, h, i, widths)
+        yield _op("gate_proj", "mlp"), _linear(batch, q, h, i, widths)
+    yield _op("up_proj", "mlp"), _linear(batch, q, h, i, widths)
     # QUIRK: the activation is taken to be hidden wide, not intermediate
     elements = batch * h * q
     yield (
-        "mlp_act",
+        _op("mlp_act", "mlp"),
         Cost(
             kind="pointwise",
             flops=2.0 * elements,
@@ -198,8 +200,13 @@ def _layer(
             write_activations=elements * a,
         ),
     )
-    yield "down_proj", _linear(batch, q, i, h, widths)
-    yield "mlp_add", _add(batch, h, q, a)
+    yield _op("down_proj", "mlp"), _linear(batch, q, i, h, widths)
+    yield _op("mlp_add", "rest"), _add(batch, h, q, a)
+
+
+def _op(name: str, group: Group) -> Op:
+    """Its rows are priced on one device and hold no memory: nothing else is declared."""
+    return Op(name, group, "replicated")
 
 
 def _linear(

@@ -92,14 +92,11 @@ def queries_and_keys(batch, heads, kv_heads, tokens, width, dtype=torch.float32)
     return q, (torch.randn(batch, kv_heads, tokens, width, generator=generator) * 1.5).to(dtype)
 
 
-sizes = pytest.mark.parametrize(
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
     ("batch", "heads", "kv_heads", "tokens", "width"),
     [(1, 2, 1, 1, 64), (2, 4, 2, 50, 32), (1, 2, 2, 127, 80), (1, 4, 1, 33, 96), (1, 2, 1, 70, 256)],
 )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@sizes
 @pytest.mark.parametrize("padded", [False, True])
 def test_importance(dtype, batch, heads, kv_heads, tokens, width, padded):
     q, k = queries_and_keys(batch, heads, kv_heads, tokens, width, dtype)
@@ -127,8 +124,11 @@ def products_round_alike(monkeypatch):
 
 
 @pytest.mark.usefixtures("products_round_alike")
-@pytest.mark.parametrize("dtype", DTYPES)
-@sizes
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("batch", "heads", "kv_heads", "tokens", "width"),
+    [(2, 4, 2, 50, 32), (1, 4, 1, 33, 96), (1, 2, 1, 70, 256)],
+)
 def test_importance_of_products_that_round_alike(dtype, batch, heads, kv_heads, tokens, width):
     """What is left is the kernel's rounding, of which a sharp softmax passes on less."""
     q, k = queries_and_keys(batch, heads, kv_heads, tokens, width, dtype)

@@ -1,0 +1,166 @@
+"""An op as its layer declares it: everything that follows from an op without knowing its name.
+
+A layer yields ``(Op, Cost)`` pairs. How tensor parallelism splits the op, where collectives go, what is
+stored and what is alive in memory, and where reports file it are read off the `Op`; no list of
+operation names exists elsewhere. `Ranks.price` makes such a pair.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal, ParamSpec, TypeVar
+
+from .cost import Array, Cost
+
+__all__ = ["ONE", "Group", "Op", "Place", "Priced", "Ranks", "Split", "stored_parameters"]
+
+# What a validation times together, and what reports sum: the modules of a layer, then what is outside one.
+Group = Literal[
+    "projections",
+    "attention",
+    "norms",
+    "mlp",
+    "rest",  # residual additions and gates: a layer's own code, outside its modules
+    "selection",
+    "exchange",
+    "embedding",
+    "projector",
+    "head",
+]
+
+# Where an op that belongs to no layer stands: before the first one or after the last one.
+Place = Literal["before", "layer", "after"]
+
+# How tensor-parallel ranks divide an op, after Megatron-LM (arXiv 1909.08053).
+#   replicated  every rank does all of it
+#   linear      as replicated, but may run on partial sums: a reduction is due only after it
+#   column      output features; the result stays divided, and elementwise ops on it are too
+#   row         input features (of a table: its rows); every rank is left with partial sums
+#   heads       attention heads; kv_column and kv_heads: those of keys and values, of which several
+#               ranks hold the same one where there are more ranks than KV heads
+#   vocabulary  as column, but the result is gathered
+Split = Literal["replicated", "linear", "column", "kv_column", "row", "heads", "kv_heads", "vocabulary"]
+
+# The sizes of a formula, by parameter name, that each split divides.
+_DIVIDED: Mapping[Split, tuple[str, ...]] = {
+    "replicated": (),
+    "linear": (),
+    "column": ("out_features", "elements"),
+    "kv_column": ("out_features",),
+    "row": ("in_features", "vocab"),
+    "heads": ("heads", "kv_heads", "rows"),
+    "kv_heads": ("rows",),
+    "vocabulary": ("out_features",),
+}
+
+P = ParamSpec("P")
+Size = TypeVar("Size", bound=Array)
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """What an op declares beside its cost.
+
+    Attributes
+    ----------
+    name
+        As it is listed; its output is known to later ops by this name.
+    group, place
+        Where reports and validations file it.
+    split
+        How tensor-parallel ranks divide it.
+    exchange
+        What its collective is called after; by default its name.
+    reads
+        Tensors it reads: names of earlier ops, ``x`` for the input of the layer.
+    extra
+        Bytes of tensors it allocates beside its output, by name. One that no later op reads is scratch.
+    returned
+        Its output is held until the layer returns.
+    alive
+        Whether its output is counted among the tensors alive.
+    weight
+        Stored parameters that its formula does not read: a table, a gate, a learned token.
+    """
+
+    name: str
+    group: Group
+    split: Split
+    place: Place = "layer"
+    exchange: str = ""
+    reads: tuple[str, ...] = ()
+    extra: Mapping[str, Array] = field(default_factory=dict)
+    returned: bool = False
+    alive: bool = True
+    weight: float = 0.0
+
+
+Priced = tuple[Op, Cost]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Tensor-parallel ranks, of which one is priced.
+
+    Attributes
+    ----------
+    count
+        All ranks.
+    kv
+        Ranks that hold different KV heads: fewer than `count` where there are fewer KV heads.
+    """
+
+    count: int = 1
+    kv: int = 1
+
+    def heads(self, size: Size) -> Size:
+        """One rank's share of anything counted in heads, columns or rows of a weight."""
+        return _share(size, self.count)
+
+    def kv_heads(self, size: Size) -> Size:
+        """One rank's share of anything counted in KV heads."""
+        return _share(size, self.kv)
+
+    def price(self, op: Op, formula: Callable[P, Cost], *args: P.args, **kwargs: P.kwargs) -> Priced:
+        """`op` with one rank's cost: `formula` of the whole op's sizes, those that it splits divided.
+
+        Raises
+        ------
+        TypeError
+            The formula has no size that the op's split divides.
+        """
+        if self.count == 1 or not _DIVIDED[op.split]:
+            return op, formula(*args, **kwargs)
+        positional, named = list[Any](args), dict[str, Any](kwargs)
+        for name, position in _divided(formula, op.split):
+            share = self.kv_heads if op.split in ("kv_column", "kv_heads") or name == "kv_heads" else self.heads
+            if name in named:
+                named[name] = share(named[name])
+            elif position < len(positional):
+                positional[position] = share(positional[position])
+        return op, formula(*positional, **named)
+
+
+ONE = Ranks()
+
+
+def _share(size: Size, ranks: int) -> Size:
+    return size // ranks if isinstance(size, int) else size / ranks  # type: ignore[return-value]
+
+
+@cache
+def _divided(formula: Callable[..., Cost], split: Split) -> tuple[tuple[str, int], ...]:
+    """Name and position of the parameters of `formula` that `split` divides."""
+    parameters = list(inspect.signature(formula).parameters)
+    found = tuple((name, parameters.index(name)) for name in _DIVIDED[split] if name in parameters)
+    if not found:
+        raise TypeError(f"{formula.__name__} has none of the sizes that split {split!r} divides: {_DIVIDED[split]}")
+    return found
+
+
+def stored_parameters(ops: Iterable[Priced]) -> float:
+    """Parameters that a run of ops stores, whether it reads all of them or not."""
+    return float(sum(cost.parameters + op.weight for op, cost in ops))
