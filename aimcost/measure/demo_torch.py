@@ -13,6 +13,7 @@ from ..errors import UnsupportedModelError, argument
 from ..kernels.importance import importance_scores
 from ..kernels.select import gather_tokens, select_tokens
 from ..runtime.build import build_model
+from ..runtime.compat import video_features
 from ..runtime.executor import apply
 from ..runtime.masked import apply_masked, kept_overlap
 from ..runtime.timing import Timing, time_alternately, time_call
@@ -152,7 +153,7 @@ def _time_prefills(
             model(**inputs, logits_to_keep=1)
 
     def tower() -> None:
-        model.model.get_video_features(inputs["pixel_values_videos"])
+        video_features(model.model, inputs["pixel_values_videos"])
 
     timings = time_alternately(
         [dense, reduced, released, tower],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -18,7 +18,25 @@ from ..errors import UnknownNameError
 from ..ops.reduction import Cut, NamedCosts, ScoreContext
 from ..types import Schedule
 
-__all__ = ["Scorer", "all_scorers", "find_scorer", "reads_tower", "reduction_ops", "register"]
+__all__ = ["Launches", "Scorer", "all_scorers", "find_scorer", "reads_tower", "reduction_ops", "register"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launches:
+    """Kernels that a scorer launches one after another, besides ranking, gathering and merging.
+
+    Attributes
+    ----------
+    score
+        To score the tokens.
+    per_kept
+        For each token that stays, where tokens are chosen one by one and each choice waits for the one
+        before. Zero: tokens are ranked at once, with as many kernels as the software stack takes.
+    """
+
+    score: float = 1.0
+    per_kept: float = 0.0
+
 
 Reads = Literal["positions", "embeddings", "layer", "next_layer", "tower", "inside_tower"]
 
@@ -35,6 +53,8 @@ class Scorer:
         What the choice is made from: ``positions`` alone, the visual ``embeddings``, queries and keys of
         the ``layer`` that is cut or of the ``next_layer`` on the same tokens, the attention and keys of the
         vision ``tower``. ``inside_tower``: it merges within a tower layer, which the runtime does not do.
+    launches, eager_launches
+        Kernels of the fused form, and of the form that reads a materialised matrix (None: the same).
     exposes
         Where a stack that reads the attention matrix from memory must run eager attention: in the
         ``layer`` that is cut, in the whole ``decoder``, or in the whole ``tower``. None: it reads none.
@@ -51,6 +71,8 @@ class Scorer:
     name: str
     price: Callable[[Cut, ScoreContext], NamedCosts]
     reads: Reads
+    launches: Launches = Launches()
+    eager_launches: Launches | None = None
     exposes: Literal["layer", "decoder", "tower"] | None = None
     across_groups: bool = False
     merges: bool = False
@@ -104,8 +126,17 @@ def reads_tower(schedule: Schedule) -> bool:
 
 
 def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
-    """The operations of a cut, in execution order. Masking ranks, but moves nothing."""
-    named = find_scorer(name).price(cut, context)
-    if context.implementation == "masked":
-        return tuple((op, cost) for op, cost in named if cost.kind != "gather")
-    return named
+    """The operations of a cut, in execution order, with their launches. Masking ranks, but moves nothing."""
+    chosen = find_scorer(name)
+    launches = chosen.launches
+    if context.materialised and chosen.eager_launches is not None:
+        launches = chosen.eager_launches
+    named = []
+    for op, cost in chosen.price(cut, context):
+        if cost.kind == "score":
+            cost = replace(cost, launches=launches.score)
+        elif cost.kind == "select" and launches.per_kept:
+            cost = replace(cost, launches=launches.per_kept * cut.tokens_out)
+        if cost.kind != "gather" or context.implementation != "masked":
+            named.append((op, cost))
+    return tuple(named)

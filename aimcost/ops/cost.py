@@ -31,6 +31,9 @@ class Cost:
     flops_full_square
         Matrix-product FLOPs over the full q x kv square, masked half included: what
         `torch.utils.flop_counter` counts. None where it equals `flops`.
+    launches
+        Kernels that run one after another, each launched by itself. None: as many as the software stack
+        takes for an operation of this kind.
     read_weights, read_activations, read_kv, write_activations, write_kv
         Bytes between DRAM and the chip if every operand is moved once.
     parameters
@@ -46,6 +49,7 @@ class Cost:
     read_kv: Array = 0.0
     write_activations: Array = 0.0
     write_kv: Array = 0.0
+    launches: Array | None = None
     parameters: Array = 0.0
 
     @property

@@ -12,7 +12,7 @@ __all__ = ["execution_order", "with_host"]
 Floats = NDArray[np.float64]
 
 
-def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+def with_host(table: OpTable, device: Floats, host: Floats, last: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Row times once launches are issued by the host, and which rows wait for it.
 
     A kernel starts when it has been issued and the one before it has ended. Host and device start
@@ -22,6 +22,9 @@ def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDA
     ----------
     device, host
         Seconds a row [rows]: computing, and issuing.
+    last
+        Of `device`, what is left once all launches of the row are issued: its last kernel, where a row is
+        a long sequence of kernels, else all of it.
     """
     if not host.any():
         return device, np.zeros(len(device), dtype=bool)
@@ -30,8 +33,8 @@ def with_host(table: OpTable, device: Floats, host: Floats) -> tuple[Floats, NDA
     for rows in (order[~decode[order]], order[decode[order]]):
         issue, work = np.cumsum(host[rows]), device[rows]
         done = np.cumsum(work)
-        # end of row i: the latest over j ≤ i of issue(j) + the work from j to i
-        end = done + np.maximum.accumulate(issue - (done - work))
+        # end of row i: the latest over j ≤ i of issue(j) + what is left of j then + the work after j up to i
+        end = np.maximum(done, done + np.maximum.accumulate(issue - (done - last[rows])))
         spent = np.diff(end, prepend=0.0)
         seconds[rows], waiting[rows] = spent, spent > 1.05 * work
     return seconds, waiting

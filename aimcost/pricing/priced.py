@@ -79,6 +79,8 @@ class PricedTable:
         Per row, whether a dimension leaves the calibrated range.
     device_seconds, host_seconds
         Per row, the device's own time, and the host's for issuing it; None where not modelled.
+    last_kernel_seconds
+        Per row, the part of the device's time that is left once the host has issued all of its launches.
     notes
         What the reader must know about the times.
     """
@@ -90,6 +92,7 @@ class PricedTable:
     extrapolated: NDArray[np.bool_] | None = None
     device_seconds: NDArray[np.float64] | None = None
     host_seconds: NDArray[np.float64] | None = None
+    last_kernel_seconds: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
 
     @cached_property

@@ -72,6 +72,8 @@ class OpTable:
         Per segment, the dimensions that time models look at, aligned with its rows.
     lengths
         Rows of each segment.
+    launches
+        Kernels of each row, run one after another; NaN where the software stack says.
     steps
         Decode steps; 0 without decode.
     """
@@ -82,6 +84,7 @@ class OpTable:
     costs: NDArray[np.float64]
     dims: tuple[Mapping[str, Array], ...]
     lengths: NDArray[np.int64]
+    launches: NDArray[np.float64]
     steps: int = 0
 
     def spread(self, values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
@@ -158,7 +161,11 @@ class TableBuilder:
             costs[column, start:stop] = values
         layer = np.concatenate([part.layers for part in self.parts])
         count = np.repeat([part.count for part in self.parts], lengths)
-        return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, steps)
+        launches = np.full(len(layer), np.nan)
+        for segment, part in zip(segments, self.parts, strict=True):
+            if part.cost.launches is not None:
+                launches[segment.start : segment.stop] = part.cost.launches
+        return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, launches, steps)
 
 
 _OUTSIDE = np.array([NO_LAYER])

@@ -31,6 +31,7 @@ __all__ = [
     "sdpa_attention",
     "sdpa_mask",
     "takes_images",
+    "video_features",
     "without_initialization",
 ]
 
@@ -40,7 +41,7 @@ TESTED = ("4.57", "5.0", "5.12", "5.23", "5.24")
 # Newest first: transformers 5.24 renamed the argument of decoders and layers, and the field of outputs.
 CACHE_NAMES = ("cache", "past_key_values")
 CACHE_POSITIONS = "cache_position"
-"""(q,) places in the cache of the tokens of this pass: an argument of decoders before 5.2."""
+"""(q,) places in the cache of the tokens of this pass: an argument of decoders in 4.57 and 5.0, gone by 5.12."""
 
 
 def _refuse(what: str) -> NoReturn:
@@ -169,6 +170,22 @@ def _parameters(module: nn.Module) -> dict[str, Any]:
 def attention_name(module: nn.Module) -> str:
     """The registered attention function that `module` runs."""
     return str(module.config._attn_implementation)
+
+
+# Towers.
+
+
+def video_features(container: nn.Module, pixels: Any) -> Any:
+    """What the tower and projector of `container` make of (B, F, 3, h, w) pixels.
+
+    Releases before 5.0 ask for what the configuration says as arguments of their own.
+    """
+    required = [
+        parameter.name
+        for parameter in inspect.signature(container.get_video_features).parameters.values()
+        if parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+    ]
+    return container.get_video_features(pixels, **{name: getattr(container.config, name) for name in required[1:]})
 
 
 # Building models.

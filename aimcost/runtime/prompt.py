@@ -109,6 +109,7 @@ def start(plan: Plan, kwargs: dict[str, Any], placeholders: torch.Tensor | None)
     visual = _visual(plan, rows, real, tokens.device, placeholders)
     extras = _deepstack(kwargs, rows, prompt)
     origin = torch.arange(prompt, device=tokens.device).expand(rows, -1)
+    following = _next_position(kwargs.get("position_ids"), origin) if plan.family.mrope else None
     if plan.schedule.pre_llm_events:
         reduced = _reduce(plan, kwargs, visual, extras)
         origin, visual = reduced.origin, reduced.visual
@@ -116,7 +117,25 @@ def start(plan: Plan, kwargs: dict[str, Any], placeholders: torch.Tensor | None)
         real = None if real is None else gather_rows(real, origin, 1)
     protected = torch.ones(origin.shape, dtype=torch.bool, device=tokens.device).scatter(1, visual, False)
     alive = torch.arange(origin.shape[1], device=tokens.device).expand(rows, -1)
-    return Prefill(origin=origin, alive=alive, protected=protected, real=real, visual=~protected, extras=extras)
+    return Prefill(
+        origin=origin,
+        alive=alive,
+        protected=protected,
+        real=real,
+        visual=~protected,
+        extras=extras,
+        next_position=following,
+    )
+
+
+def _next_position(positions: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor:
+    """(B,) the position after the largest of a prompt's (3 or 4, B, P) positions, its places where none are given.
+
+    What releases store as ``rope_deltas`` counts padding in some and not in others.
+    """
+    if positions is None or positions.ndim != 3:
+        return (places if positions is None else positions.expand_as(places)).amax(1) + 1
+    return (positions[-3:].amax((0, 2)) + 1).expand(places.shape[0])
 
 
 def _visual(

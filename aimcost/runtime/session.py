@@ -131,9 +131,8 @@ class Session(ABC):
             wanted = torch.tensor(self.family.visual_ids, device=ids.device)
             self._local.placeholders = torch.isin(ids, wanted)
         notes = _notes_on(cache)
-        if notes is not None and notes.lost and self.family.mrope and kwargs.get("position_ids") is None:
-            past = cache.get_seq_length() + notes.lost
-            kwargs["position_ids"] = _mrope_positions(module, kwargs, past)
+        if notes is not None and notes.lost and notes.next_position is not None and kwargs.get("position_ids") is None:
+            kwargs["position_ids"] = _mrope_positions(notes, kwargs, cache.get_seq_length())
         return (), kwargs
 
     def _leave_container(self, *_: Any) -> None:
@@ -187,7 +186,13 @@ class Session(ABC):
         for cache in compat.caches_in((*kwargs.values(), *values)):
             lost = self.plan.expected.prompt - step.prompt
             held = tuple(cache.get_seq_length(layer) for layer in range(len(step.alive_at)))
-            notes = CacheNotes(origin=step.origin, alive_at=tuple(step.alive_at), lost=lost, held=held)
+            notes = CacheNotes(
+                origin=step.origin,
+                alive_at=tuple(step.alive_at),
+                lost=lost,
+                held=held,
+                next_position=step.next_position,
+            )
             # On the cache itself: generations may interleave, and copies of a cache keep it.
             setattr(cache, _NOTES, notes)
 
@@ -226,15 +231,17 @@ def _notes_on(cache: Any) -> CacheNotes | None:
     return notes if len(grown) == 1 and min(grown) >= 0 else None
 
 
-def _mrope_positions(module: nn.Module, kwargs: dict[str, Any], past: int) -> torch.Tensor:
-    """(3, B, q) positions that go on from the whole prompt, not from what the cache holds."""
+def _mrope_positions(notes: CacheNotes, kwargs: dict[str, Any], past: int) -> torch.Tensor:
+    """(3, B, q) positions that go on from the whole prompt, not from the `past` tokens that the cache holds."""
     tokens = kwargs["inputs_embeds"] if kwargs.get("input_ids") is None else kwargs["input_ids"]
     rows, count = tokens.shape[:2]
     mask = kwargs.get("attention_mask")
-    first = past if mask is None else mask.long().sum(1, keepdim=True) - count
-    positions = torch.arange(count, device=tokens.device) + first
-    deltas = 0 if module.rope_deltas is None else module.rope_deltas.to(tokens.device)
-    return (positions + deltas).expand(rows, count)[None].expand(3, -1, -1)
+    since = past - notes.held[0]
+    if isinstance(mask, torch.Tensor) and mask.ndim == 2:
+        since = mask[:, notes.prompt + notes.lost :].long().sum(1, keepdim=True) - count
+    first = notes.next_position.to(tokens.device)
+    first = first.repeat_interleave(rows // len(first))[:, None] + since  # beams share a prompt
+    return (first + torch.arange(count, device=tokens.device))[None].expand(3, -1, -1)
 
 
 def _checked(cache: Any) -> DynamicCache | None:

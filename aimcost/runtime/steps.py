@@ -55,6 +55,8 @@ class Prefill:
         (B, P): which tokens of layer 0 are visual.
     extras
         For each layer with visual features to add after it (DeepStack): a (B, P, D) tensor.
+    next_position
+        As in `CacheNotes`.
     """
 
     origin: torch.Tensor
@@ -63,6 +65,7 @@ class Prefill:
     real: torch.Tensor | None
     visual: torch.Tensor
     extras: list[torch.Tensor] = field(default_factory=list)
+    next_position: torch.Tensor | None = None
     shown: tuple[torch.Tensor, torch.Tensor, float] | None = None
     tokens: list[int] = field(default_factory=list)
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -138,12 +141,15 @@ class CacheNotes:
         Tokens that the prompt lost before layer 0.
     held
         Keys that each layer held after the prompt.
+    next_position
+        (B,) the mRoPE position that follows the whole prompt, None where that was not asked for.
     """
 
     origin: torch.Tensor
     alive_at: tuple[torch.Tensor, ...]
     lost: int
     held: tuple[int, ...]
+    next_position: torch.Tensor | None = None
 
     @property
     def prompt(self) -> int:

@@ -33,6 +33,15 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "two ranks": ("llava_onevision_aim_a100", {"parallel.tp": 2, "workload.new_tokens": 3}),
     "experts": ("llava15_aim_a100", {"model": "qwen3-vl-30b-a3b", "method": {"name": "fastv"}}),
+    "one token after another": (
+        "llava_onevision_aim_a100",
+        {
+            **SMALL_MODEL,
+            "workload.frames": 1,
+            "method": {"name": "divprune", "ratio": 0.9},
+            "include": ["merge", "prefill"],
+        },
+    ),
     "no reduction": ("llava_onevision_dense_a100", {}),
 }
 

@@ -12,7 +12,7 @@ import functools
 
 import pytest
 
-IMAGE, VIDEO, PAD = 101, 102, 0
+IMAGE, VIDEO, VISION_START, PAD = 101, 102, 103, 0
 VOCAB = 128
 
 
@@ -46,7 +46,7 @@ _QWEN_TOWER = {
     "temporal_patch_size": 2,
     "in_channels": 3,
 }
-_IDS = {"image_token_id": IMAGE, "video_token_id": VIDEO}
+_IDS = {"image_token_id": IMAGE, "video_token_id": VIDEO, "vision_start_token_id": VISION_START}
 _TOKENS = {"image_token_index": IMAGE}
 
 CONFIGS = {
@@ -267,6 +267,8 @@ def build_case(name, batch=1, padded=False, seed=0):
         parts.append((AFTER - pad, False))
         for length, is_visual in parts:
             drawn = torch.randint(3, 99, (length,), generator=generator).tolist()
+            if is_visual and "qwen" in name and "vl" in name:
+                tokens[-1] = VISION_START  # by which some releases tell where an image begins
             tokens += [ids] * length if is_visual and ids else drawn
             seen += [is_visual] * length
         rows.append([PAD] * pad + tokens)

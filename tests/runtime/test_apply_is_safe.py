@@ -187,9 +187,24 @@ def test_two_models_in_two_threads(toolbox):
         assert all(torch.equal(mine, logits) and seen == tokens for mine, seen in found)
 
 
-def test_two_threads_share_a_model(toolbox):
+def _swaps_forwards(case):
+    """Whether the stock model replaces the forward of its modules while it runs, so that threads cannot share it."""
+    found, handles = [], []
+    for module in case.model.modules():
+        hook = module.register_forward_pre_hook(lambda module, _: found.append("forward" in vars(module)))
+        handles.append(hook)
+    _logits(case)
+    for handle in handles:
+        handle.remove()
+    return any(found)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llava_onevision-video"])
+def test_two_threads_share_a_model(name, toolbox):
     """Different prompts run at once through one block, and each thread sees its own record."""
-    cases = [toolbox.build_case("llava_onevision-video", 1, seed=seed) for seed in (1, 2)]
+    cases = [toolbox.build_case(name, 1, seed=seed) for seed in (1, 2)]
+    if _swaps_forwards(cases[0]):
+        pytest.skip("this transformers captures a tower's outputs by patching shared modules (4.57 and 5.0 do)")
     schedule = cases[0].schedule([(1, 10), (2, 4)])
     with apply(cases[0].model, schedule) as applied:
 
@@ -447,7 +462,8 @@ def test_a_cache_that_was_refilled_is_as_good_as_new(toolbox):
         expected = case.follow(plain, input_ids=step, attention_mask=mask).logits
         with apply(case.model, case.schedule([(1, 10)])):
             cache = case.cache()
-        cache.reset()
+        for layer in cache.layers:
+            layer.crop(-layer.get_seq_length())
         case.follow(cache, **case.inputs)
         with apply(case.model, case.schedule([(1, 10)])):
             found = case.follow(cache, input_ids=step, attention_mask=mask).logits

@@ -154,17 +154,21 @@ def test_mrope_survivors_keep_their_positions(name, scorer, toolbox):
 
 
 def test_mrope_decoding_without_position_ids(toolbox):
-    """Positions go on from the whole prompt although the cache holds less."""
+    """Positions go on from the whole prompt although the cache holds less.
+
+    The prompt is 5 + 16 + 9 tokens. Its image of 4 x 4 takes positions 5 to 8 in height and width, the text
+    after it 9 to 17: the next token stands at 18.
+    """
     case = toolbox.build_case("qwen2_vl-image", 1)
     schedule = case.schedule([], pre_llm=[_event(1, 16, 8, "uniform")])
-    following = torch.tensor([[7]])
+    following, position = torch.tensor([[7]]), torch.full((3, 1, 1), 18)
     with torch.no_grad(), apply(case.model, schedule) as applied:
         cache = case.cache()
         step = case.follow(cache, input_ids=following).logits
     origin = applied.record.origin
     with torch.no_grad(), toolbox.hide_dead(case.decoder, {-1: origin}, case.real):
         cache = case.cache()
-        expected = case.follow(cache, input_ids=following).logits
+        expected = case.follow(cache, input_ids=following, position_ids=position).logits
     assert toolbox.relative_error(step, expected, torch.ones(1, 1, dtype=torch.bool)) < BAR
 
 

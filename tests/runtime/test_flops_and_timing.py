@@ -38,6 +38,16 @@ def _counted(model, ids, schedule=None, **inputs):
     return counter.get_total_flops() - rotary
 
 
+def _on_meta(config):
+    """A model without storage; in transformers 4.57 and 5.0 its rotary embedding does not run there."""
+    model = build_model(config, device="meta")
+    try:
+        model(input_ids=torch.zeros(1, 2, dtype=torch.long, device="meta"))
+    except RuntimeError as error:
+        pytest.skip(f"the stock model does not run on meta tensors: {error}")
+    return model
+
+
 def _schedule(scorer, prompt, cuts, before=10, after=90):
     tokens, live, events = [], prompt, []
     for layer in range(5):
@@ -60,7 +70,7 @@ def _schedule(scorer, prompt, cuts, before=10, after=90):
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
 def test_layers_compute_on_live_tokens_alone(family, batch, toolbox):
-    model = build_model(toolbox.configs[family], device="meta")
+    model = _on_meta(toolbox.configs[family])
     ids = torch.zeros(batch, 1700, dtype=torch.long, device="meta")
     head = batch * 2 * HIDDEN * VOCAB
     assert _counted(model, ids) == 5 * _layer_flops(1700, batch) + head
@@ -71,7 +81,7 @@ def test_layers_compute_on_live_tokens_alone(family, batch, toolbox):
 
 def test_a_last_query_costs_the_next_layers_projections(toolbox):
     """q, k and v of all live tokens, and one row of logits over them; nothing after that."""
-    model = build_model(toolbox.configs["llama"], device="meta")
+    model = _on_meta(toolbox.configs["llama"])
     ids = torch.zeros(1, 1700, dtype=torch.long, device="meta")
     plain, ranked = (_schedule(name, 1700, {1: 900}) for name in ("uniform", "last_query"))
     extra = _counted(model, ids, ranked) - _counted(model, ids, plain)
@@ -79,7 +89,7 @@ def test_a_last_query_costs_the_next_layers_projections(toolbox):
 
 
 def test_merged_tokens_cost_nothing_in_any_layer(toolbox):
-    model = build_model(toolbox.configs["llama"], device="meta")
+    model = _on_meta(toolbox.configs["llama"])
     ids = torch.zeros(1, 1700, dtype=torch.long, device="meta")
     merge = ReductionEvent(action="prune", scorer="uniform", after_layer=None, groups=8, tokens_in=200, tokens_out=50)
     schedule = Schedule(

@@ -103,8 +103,11 @@ def test_two_kinds_of_mask(toolbox):
 
 
 def test_hidden_states_may_be_asked_for(toolbox):
+    """What a layer hands on, without the tokens that are dropped after it or, in transformers 4.57 and 5.0, with them."""
     case = toolbox.build_case("llama", 1)
     schedule = case.schedule([(0, 20), (3, 5)])
     with torch.no_grad(), apply(case.model, schedule):
         hidden = case.model(**case.inputs, output_hidden_states=True).hidden_states
-    assert [state.shape[1] for state in hidden] == [38, *schedule.tokens[1:], schedule.tokens[-1]]
+    tokens = schedule.tokens
+    counts = [state.shape[1] for state in hidden]
+    assert counts in ([38, *tokens[1:], tokens[-1]], [38, *tokens[:-1], tokens[-1]])

@@ -6,6 +6,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
@@ -14,9 +15,12 @@ import pytest
 import aimcost
 from aimcost.errors import AimcostError, UnknownNameError
 from aimcost.inputs.discover import method_names
+from aimcost.inputs.hardware import load_hardware
+from aimcost.inputs.run import load_run
 from aimcost.methods import registry
 from aimcost.methods.registry import Scorer, all_scorers, find_scorer, reduction_ops, register
 from aimcost.ops.reduction import REDUCTION_OPS, Cut, ScoreContext, positional
+from aimcost.pricing.pricing import estimate_run
 from aimcost.types import DecoderSpec, ModelSpec, ReductionEvent
 from aimcost.types.formats import Widths
 
@@ -111,3 +115,70 @@ def test_an_estimate_loads_the_prices_of_its_own_method_alone() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['aimcost.methods.fastv.price']"
     assert registry.__name__ == "aimcost.methods.registry"
+
+
+def test_a_loop_over_the_kept_tokens_launches_its_kernels_one_after_another() -> None:
+    """DivPrune, 32 frames: 615 of 6,272 tokens, each chosen after the one before it.
+
+    Six launches a token (`methods/divprune/apply.py`: compare, mask, take the farthest, mark it, read its
+    row, lower the minima) are 3,690: 2.4 µs each on the device and 15 µs on the host.
+    """
+    run = {
+        "model": "llava-onevision-qwen2-7b",
+        "workload": {"frames": 32, "text_tokens": 100},
+        "method": {"name": "divprune"},
+        "hardware": "nvidia_a100_sxm_40gb",
+    }
+    estimate = aimcost.estimate(run)
+    assert estimate.run.schedule.events[0].tokens_out == 615
+    (row,) = (s.start for s in estimate.table.segments if (s.stage, s.name) == ("merge", "select"))
+    assert estimate.table.launches[row] == 3690
+    assert estimate.device_seconds is not None
+    assert estimate.host_seconds is not None
+    assert estimate.host_seconds[row] == pytest.approx(3690 * 15e-6)
+    assert 3690 * 2.4e-6 < estimate.device_seconds[row] < 1.02 * 3690 * 2.4e-6
+    # captured in a graph, the device still runs every kernel; the host issues none
+    graph = aimcost.estimate({**run, "execution": "cuda_graph"})
+    assert graph.seconds[row] == pytest.approx(estimate.device_seconds[row])
+
+
+def test_a_loop_that_waits_for_the_host_ends_one_kernel_after_its_last_launch() -> None:
+    """One frame on a small model: the tower is done long before 176 choices of six launches are issued."""
+    run = {
+        "model": "llava-onevision-qwen2-0.5b",
+        "workload": {"frames": 1, "text_tokens": 20},
+        "method": {"name": "divprune", "ratio": 0.9},
+        "hardware": "nvidia_a100_sxm_80gb",
+        "include": ["merge"],
+    }
+    estimate = aimcost.estimate(run)
+    (row,) = (s.start for s in estimate.table.segments if (s.stage, s.name) == ("merge", "select"))
+    assert estimate.table.launches[row] == 6 * 176
+    assert estimate.device_seconds is not None
+    device, host = float(estimate.device_seconds[row]), 6 * 176 * 15e-6
+    last = device / (6 * 176)
+    before = [s.start for s in estimate.table.segments if s.stage in ("vision", "projector") or s.name == "score"]
+    assert before
+    # the row ends at issue + last kernel; the row before it ended at its own issue + work
+    assert host - device < float(estimate.seconds[row]) <= host + last
+
+
+def test_a_machine_that_measured_itself_counts_each_kernel_as_its_shortest() -> None:
+    curve = {"form": "grid", "along": "bytes", "source": "test", "date": "2026-11-21", "band": [0.9, 1.1]}
+    times = {"curves": [{"flops_per_byte": 0.1, "bytes": [1e3, 1e9], "us": [4.0, 1000.0]}], **curve}
+    base = load_hardware("nvidia_a100_sxm_80gb")
+    assert base.calibration is not None
+    kinds = dict.fromkeys(("pointwise", "select", "score", "gather", "merge"), times)
+    block = {**base.calibration, "bandwidth": {**base.calibration["bandwidth"], **kinds}}
+    run = load_run(
+        {
+            "model": "llava-onevision-qwen2-7b",
+            "workload": {"frames": 32, "text_tokens": 100},
+            "method": {"name": "divprune"},
+            "hardware": "nvidia_a100_sxm_80gb",
+            "execution": "cuda_graph",
+        }
+    )
+    estimate = estimate_run(replace(run, hardware=replace(base, calibration=block)))
+    (row,) = (s.start for s in estimate.table.segments if (s.stage, s.name) == ("merge", "select"))
+    assert estimate.seconds[row] == pytest.approx(3690 * 4e-6)

@@ -231,6 +231,11 @@ class CurveSet:
             provenance=Provenance.of(data, where=where),
         )
 
+    @property
+    def shortest_s(self) -> float:
+        """The shortest time measured."""
+        return min(float(times[0]) for times in self.seconds_at)
+
     def seconds(
         self,
         bytes_moved: Floats,

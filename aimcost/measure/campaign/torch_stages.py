@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ...runtime.compat import cache_argument, cache_of
+from ...runtime.compat import cache_argument, cache_of, video_features
 from ...runtime.graph import capture, shallow
 from ..records import Sample
 from .torch_rig import Prefill, Rig
@@ -24,7 +24,7 @@ def tower(rig: Rig, case: Prefill, frames: int) -> list[Sample]:
     pixels = _pixels(rig, frames)
 
     def features(pixel_values: torch.Tensor) -> Any:
-        return rig.model.model.get_video_features(pixel_values)
+        return video_features(rig.model.model, pixel_values)
 
     samples = []
     captured = capture(features, {"pixel_values": pixels})

@@ -8,7 +8,7 @@ from ...ops.attention import causal_pairs
 from ...ops.cost import Array, Cost
 from ...ops.reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops, select
 from ...types.formats import Widths
-from ..registry import Scorer, register
+from ..registry import Launches, Scorer, register
 
 __all__ = [
     "BIPARTITE",
@@ -35,7 +35,7 @@ def pagerank_fused(
     vectors = batch * heads * tokens * SCORE_BYTES
     return Cost(
         kind="score",
-        dims={"launches": passes + 1.0, "tokens": tokens},
+        dims={"tokens": tokens},
         flops=pairs * (passes * (2.0 * head_dim + 2.0) + PAGERANK_ITERATIONS * 2.0),
         read_activations=passes * batch * tokens * (heads + kv_heads) * head_dim * widths.activations
         + 2.0 * PAGERANK_ITERATIONS * vectors,
@@ -64,7 +64,7 @@ def pagerank_eager(*, batch: float, heads: float, tokens: Array, widths: Widths)
     vectors = batch * heads * tokens * SCORE_BYTES
     return Cost(
         kind="score",
-        dims={"launches": PAGERANK_ITERATIONS + 5.0, "tokens": tokens},
+        dims={"tokens": tokens},
         flops=batch * pagerank_eager_flops(heads, tokens),
         read_activations=square * (widths.activations + PAGERANK_ITERATIONS * SCORE_BYTES)
         + PAGERANK_ITERATIONS * vectors,
@@ -104,7 +104,7 @@ def bipartite(cut: Cut, context: ScoreContext) -> NamedCosts:
     size = context.widths.activations
     score = Cost(
         kind="score",
-        dims={"launches": 2.0, "tokens": n},
+        dims={"tokens": n},
         flops=groups * bipartite_similarity_flops(n, width) - elements,
         read_activations=elements * size,
         write_activations=groups * evens * (SCORE_BYTES + INDEX_BYTES),
@@ -124,6 +124,17 @@ def bipartite(cut: Cut, context: ScoreContext) -> NamedCosts:
 
 
 PAGERANK = register(
-    Scorer(name="pagerank", price=pagerank, reads="layer", exposes="layer", masks_every_layer=True, square_scores=True)
+    Scorer(
+        name="pagerank",
+        price=pagerank,
+        reads="layer",
+        launches=Launches(score=PAGERANK_ITERATIONS + 2.0),
+        eager_launches=Launches(score=PAGERANK_ITERATIONS + 5.0),
+        exposes="layer",
+        masks_every_layer=True,
+        square_scores=True,
+    )
 )
-BIPARTITE = register(Scorer(name="bipartite_cosine", price=bipartite, reads="embeddings", merges=True))
+BIPARTITE = register(
+    Scorer(name="bipartite_cosine", price=bipartite, reads="embeddings", launches=Launches(score=2.0), merges=True)
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops
-from ..registry import Scorer, register
+from ..registry import Launches, Scorer, register
 
 __all__ = ["PIVOT_COSINE"]
 
@@ -23,7 +23,7 @@ def pivot_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
     keys = rows * decoder.kv_heads * decoder.head_dim
     score = Cost(
         kind="score",
-        dims={"launches": 4.0, "tokens": n},
+        dims={"tokens": n},
         flops=2.0 * keys + rows * decoder.hidden * (3.0 + 2.0 * DART_PIVOTS),
         read_activations=rows * decoder.hidden * widths.activations,
         read_kv=keys * widths.kv,
@@ -32,4 +32,4 @@ def pivot_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
     return (("score", score), *cut_ops(cut, context, ranked=True))
 
 
-PIVOT_COSINE = register(Scorer(name="pivot_cosine", price=pivot_cosine, reads="layer"))
+PIVOT_COSINE = register(Scorer(name="pivot_cosine", price=pivot_cosine, reads="layer", launches=Launches(score=4.0)))

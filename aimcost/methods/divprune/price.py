@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, gather
-from ..registry import Scorer, register
+from ..registry import Launches, Scorer, register
 
 __all__ = ["MAX_MIN_COSINE"]
 
@@ -14,13 +14,13 @@ def max_min_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
 
     Cosine of every pair once (2·n²·h). The fused selection keeps a running minimum: a row of the
     matrix a step, T·n. The released one takes the minimum over all chosen rows at each step,
-    T²·n / 2. Steps depend on each other, so each is a launch.
+    T²·n / 2. Steps depend on each other: their kernels run one after another.
     """
     width, n, kept = float(context.model.decoder.hidden), cut.tokens_in, cut.tokens_out
     rows, size = context.batch * cut.groups, context.widths.activations
     score = Cost(
         kind="score",
-        dims={"launches": 2.0, "tokens": n},
+        dims={"tokens": n},
         flops=rows * (2.0 * n * n * width + 3.0 * n * width),
         read_activations=rows * 2.0 * n * width * size,
         write_activations=rows * n * n * SCORE_BYTES,
@@ -29,7 +29,7 @@ def max_min_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
     minima = 0.0 if context.materialised else kept * n
     choose = Cost(
         kind="select",
-        dims={"rows": rows, "candidates": n, "kept": kept, "launches": kept},
+        dims={"rows": rows, "candidates": n, "kept": kept},
         flops=looked_at,
         read_activations=looked_at * SCORE_BYTES,
         write_activations=rows * (kept * INDEX_BYTES + minima * SCORE_BYTES),
@@ -38,4 +38,13 @@ def max_min_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
     return (("score", score), ("select", choose), ("gather", keep))
 
 
-MAX_MIN_COSINE = register(Scorer(name="max_min_cosine", price=max_min_cosine, reads="embeddings", across_groups=True))
+MAX_MIN_COSINE = register(
+    Scorer(
+        name="max_min_cosine",
+        price=max_min_cosine,
+        reads="embeddings",
+        # a step of the loop hides the chosen, takes the farthest, reads its row and lowers the minima
+        launches=Launches(score=2.0, per_kept=6.0),
+        across_groups=True,
+    )
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops
-from ..registry import Scorer, register
+from ..registry import Launches, Scorer, register
 
 __all__ = ["TEMPORAL_COSINE"]
 
@@ -17,7 +17,7 @@ def temporal_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
     elements = context.batch * cut.groups * cut.tokens_in * context.model.decoder.hidden
     score = Cost(
         kind="score",
-        dims={"launches": 2.0, "tokens": cut.tokens_in},
+        dims={"tokens": cut.tokens_in},
         flops=4.0 * elements,
         read_activations=elements * context.widths.activations,
         write_activations=context.batch * cut.groups * cut.tokens_in * SCORE_BYTES,
@@ -25,4 +25,6 @@ def temporal_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
     return (("score", score), *cut_ops(cut, context, ranked=True))
 
 
-TEMPORAL_COSINE = register(Scorer(name="evs", price=temporal_cosine, reads="embeddings", across_groups=True))
+TEMPORAL_COSINE = register(
+    Scorer(name="evs", price=temporal_cosine, reads="embeddings", launches=Launches(score=2.0), across_groups=True)
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops
-from ..registry import Scorer, register
+from ..registry import Launches, Scorer, register
 
 __all__ = ["LAST_ROW", "row_score"]
 
@@ -21,7 +21,7 @@ def row_score(cut: Cut, context: ScoreContext) -> Cost:
     keys = context.batch * n * decoder.kv_heads * decoder.head_dim * context.widths.kv
     return Cost(
         kind="score",
-        dims={"launches": 3.0, "tokens": n},
+        dims={"tokens": n},
         flops=entries * (2.0 * decoder.head_dim + 5.0 + 1.0),
         read_kv=keys,
         write_activations=context.batch * n * SCORE_BYTES,
@@ -34,11 +34,20 @@ def _row_of_matrix(cut: Cut, context: ScoreContext) -> Cost:
     entries = context.batch * context.model.decoder.heads * n
     return Cost(
         kind="score",
-        dims={"launches": 1.0, "tokens": n},
+        dims={"tokens": n},
         flops=entries,
         read_activations=entries * context.widths.activations,
         write_activations=context.batch * n * SCORE_BYTES,
     )
 
 
-LAST_ROW = register(Scorer(name="last_row", price=attention_row, reads="layer", exposes="layer"))
+LAST_ROW = register(
+    Scorer(
+        name="last_row",
+        price=attention_row,
+        reads="layer",
+        launches=Launches(score=3.0),
+        eager_launches=Launches(score=1.0),
+        exposes="layer",
+    )
+)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, select
-from ..registry import Scorer, register
+from ..registry import Launches, Scorer, register
 
 __all__ = ["CLASS_ATTENTION"]
 
@@ -21,7 +21,7 @@ def class_attention(cut: Cut, context: ScoreContext) -> NamedCosts:
     size = context.widths.activations
     score = Cost(
         kind="score",
-        dims={"launches": 4.0, "tokens": n},
+        dims={"tokens": n},
         flops=rows * (2.0 * n * n * width + 5.0 * n * n),
         read_activations=rows * 2.0 * n * width * size,
         write_activations=rows * n * SCORE_BYTES,
@@ -36,4 +36,6 @@ def class_attention(cut: Cut, context: ScoreContext) -> NamedCosts:
     return (("score", score), ("select", select(rows, n, kept)), ("merge", merge))
 
 
-CLASS_ATTENTION = register(Scorer(name="cls_attention", price=class_attention, reads="tower", merges=True))
+CLASS_ATTENTION = register(
+    Scorer(name="cls_attention", price=class_attention, reads="tower", launches=Launches(score=4.0), merges=True)
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ops.cost import Cost
 from ...ops.reduction import Cut, NamedCosts, ScoreContext, cut_ops
 from ..fastv.price import row_score
-from ..registry import Scorer, register
+from ..registry import Launches, Scorer, register
 
 __all__ = ["LAST_QUERY"]
 
@@ -19,7 +19,7 @@ def next_layer_row(cut: Cut, context: ScoreContext) -> NamedCosts:
     moved = rows * decoder.hidden * widths.activations
     score = Cost(
         kind="score",
-        dims={"launches": 7.0, "tokens": cut.tokens_in},
+        dims={"tokens": cut.tokens_in},
         flops=row.flops + 2.0 * rows * decoder.hidden * out + 4.0 * rows * decoder.hidden,
         read_weights=decoder.hidden * out * widths.weights,
         read_activations=2.0 * moved,
@@ -29,4 +29,4 @@ def next_layer_row(cut: Cut, context: ScoreContext) -> NamedCosts:
     return (("score", score), *cut_ops(cut, context, ranked=True))
 
 
-LAST_QUERY = register(Scorer(name="last_query", price=next_layer_row, reads="next_layer"))
+LAST_QUERY = register(Scorer(name="last_query", price=next_layer_row, reads="next_layer", launches=Launches(score=7.0)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops, select
-from ..registry import Scorer, register
+from ..registry import Launches, Scorer, register
 
 __all__ = ["TEXT_RATERS"]
 
@@ -30,7 +30,7 @@ def text_raters(cut: Cut, context: ScoreContext) -> NamedCosts:
     keys = 0.0 if context.materialised else batch * n * decoder.kv_heads * decoder.head_dim * widths.kv
     score = Cost(
         kind="score",
-        dims={"launches": 4.0, "tokens": n},
+        dims={"tokens": n},
         flops=entries * per_entry + 2.0 * batch * text * (n - text) * hidden,
         read_activations=rows_read + batch * n * hidden * size,
         read_kv=keys,
@@ -50,4 +50,6 @@ def text_raters(cut: Cut, context: ScoreContext) -> NamedCosts:
     return (("score", score), ranked[0], ("merge", merge), *ranked[1:])
 
 
-TEXT_RATERS = register(Scorer(name="text_raters", price=text_raters, reads="layer", exposes="decoder"))
+TEXT_RATERS = register(
+    Scorer(name="text_raters", price=text_raters, reads="layer", launches=Launches(score=4.0), exposes="decoder")
+)

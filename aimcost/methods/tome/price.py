@@ -6,7 +6,7 @@ import numpy as np
 
 from ...ops.cost import Cost
 from ...ops.reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, select
-from ..registry import Scorer, register
+from ..registry import Launches, Scorer, register
 
 __all__ = ["MEAN_KEY_BIPARTITE"]
 
@@ -25,7 +25,7 @@ def mean_key_bipartite(cut: Cut, context: ScoreContext) -> NamedCosts:
     evens, odds = np.ceil(n / 2), np.floor(n / 2)
     score = Cost(
         kind="score",
-        dims={"launches": 3.0, "tokens": n},
+        dims={"tokens": n},
         flops=rows * (n * width + (2.0 * evens * odds + 3.0 * n) * width / heads),
         read_activations=rows * n * width * size,
         write_activations=rows * evens * (SCORE_BYTES + INDEX_BYTES),
@@ -41,5 +41,11 @@ def mean_key_bipartite(cut: Cut, context: ScoreContext) -> NamedCosts:
 
 
 MEAN_KEY_BIPARTITE = register(
-    Scorer(name="mean_key_bipartite", price=mean_key_bipartite, reads="inside_tower", merges=True)
+    Scorer(
+        name="mean_key_bipartite",
+        price=mean_key_bipartite,
+        reads="inside_tower",
+        launches=Launches(score=3.0),
+        merges=True,
+    )
 )

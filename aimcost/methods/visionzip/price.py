@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, gather, select
-from ..registry import Scorer, register
+from ..registry import Launches, Scorer, register
 
 __all__ = ["CLASS_ATTENTION_CONTEXTUAL"]
 
@@ -29,7 +29,7 @@ def class_attention_contextual(cut: Cut, context: ScoreContext) -> NamedCosts:
     flops = entries if context.materialised else rows * queries * n * (2.0 * width + 6.0 * heads)
     score = Cost(
         kind="score",
-        dims={"launches": 2.0, "tokens": n},
+        dims={"tokens": n},
         flops=flops,
         read_activations=entries * size if context.materialised else rows * (queries + n) * width * size,
         write_activations=rows * n * SCORE_BYTES,
@@ -52,6 +52,7 @@ CLASS_ATTENTION_CONTEXTUAL = register(
         name="cls_attention_contextual",
         price=class_attention_contextual,
         reads="tower",
+        launches=Launches(score=2.0),
         exposes="tower",
         merges=True,
     )

@@ -50,7 +50,8 @@ def price(run: Run) -> PricedTable:
     pricing = _Pricing(run, hardware, table)
     device, extrapolated = pricing.device_seconds()
     host = pricing.host_seconds() if run.host_time else np.zeros(len(table))
-    seconds, host_bound = with_host(table, device, host)
+    last = pricing.last_kernel_seconds(device)
+    seconds, host_bound = with_host(table, device, host, last)
     _, bound, notes = roofline_seconds(table, hardware, run.precision)
     bound = np.where(pricing.launch_bound, LAUNCH, bound)
     return PricedTable(
@@ -61,6 +62,7 @@ def price(run: Run) -> PricedTable:
         extrapolated=extrapolated,
         device_seconds=device,
         host_seconds=host,
+        last_kernel_seconds=last,
         notes=(*precision_notes(run.precision), *notes, *pricing.notes()),
     )
 
@@ -94,8 +96,18 @@ class _Pricing:
         )
 
     def kernels(self, segment: Segment) -> float:
-        """Launches of one run of an operation."""
+        """Launches of one run of an operation, as the stack runs its kind."""
         return self.execution.kernels.get(segment.kind, 1.0)
+
+    @cached_property
+    def launches(self) -> Floats:
+        """Per row: launches of one run, the operation's own count where it states one."""
+        by_stack = self.table.spread([self.kernels(segment) for segment in self.table.segments])
+        return np.where(np.isnan(self.table.launches), by_stack, self.table.launches)
+
+    def last_kernel_seconds(self, device: Floats) -> Floats:
+        """Per row: what is left of its device seconds once all its launches are issued."""
+        return np.where(np.isnan(self.table.launches), device, device / self.launches)
 
     def device_seconds(self) -> tuple[Floats, NDArray[np.bool_]]:
         """Per row: device seconds of all its runs, and whether a dimension is extrapolated."""
@@ -187,12 +199,13 @@ class _Pricing:
             if isinstance(model, CurveSet):
                 measured.append((rows, segment.kind, model))
                 continue
-            launch_s, traffic = model.launch_s * self.kernels(segment), self.execution.traffic.get(segment.kind, 1.0)
-            coefficients[-1] = (model.share, model.compute_share, launch_s, traffic)
+            traffic = self.execution.traffic.get(segment.kind, 1.0)
+            coefficients[-1] = (model.share, model.compute_share, model.launch_s, traffic)
             if segment.kind == "bmm":
                 # eager score kernels compute the square that the causal count leaves out
                 flops[rows] = self.table.costs[1, rows]
         share, compute_share, launch, traffic_of = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
+        launch *= self.launches
         products = self.table.spread([segment.kind == "gemm" for segment in self.table.segments])
         moved = self.bytes * traffic_of
         priced = bandwidth_seconds(
@@ -208,15 +221,23 @@ class _Pricing:
             # timed as eager PyTorch runs them: every kernel and copy is in the curve, and bmm's whole square
             work = self.table.costs[1, rows] if kind == "bmm" else flops[rows]
             priced[rows] = curves.seconds(moved[rows], work)
+            stated = self.table.launches[rows]
+            if not np.isnan(stated).all():
+                # a curve holds the kernels of what was timed; a longer sequence takes at least the shortest for each
+                priced[rows] = np.fmax(priced[rows], stated * self._shortest_s())
         np.copyto(seconds, priced, where=~products)
         np.copyto(self.launch_bound, launch > 0.5 * priced, where=~products)
+
+    def _shortest_s(self) -> float:
+        """The shortest kernel measured on this machine."""
+        model = self.coefficients.memory_bound("pointwise")
+        return model.shortest_s if isinstance(model, CurveSet) else model.launch_s
 
     def host_seconds(self) -> Floats:
         """Per row: host seconds that issuing its launches takes; a CPU issues nothing."""
         if self.hardware.architecture == "cpu":
             return np.zeros(len(self.table))
-        launches = self.table.spread([self.kernels(segment) for segment in self.table.segments])
-        return launches * self.table.count * self.execution.host_s
+        return self.launches * self.table.count * self.execution.host_s
 
     def band(self, host_bound: NDArray[np.bool_], extrapolated: NDArray[np.bool_]) -> Band:
         """One group a kind (attention: a stage), and one for rows that wait for the host."""

@@ -26,8 +26,8 @@ class Rows:
 
     Attributes
     ----------
-    work, issue
-        Seconds of the device, and of the host.
+    work, issue, last
+        Seconds of the device, of the host, and of the device once the host has issued all.
     above, above_waiting
         What is added to a second of the operation at the upper end of the band: while it computes,
         and where it waits for the host.
@@ -39,6 +39,7 @@ class Rows:
 
     work: Floats
     issue: Floats
+    last: Floats
     above: Floats
     above_waiting: Floats
     group: NDArray[np.int64]
@@ -51,11 +52,13 @@ class Rows:
         return len(self.head_above) - 1
 
 
-def device_and_host(every: Estimate) -> tuple[Floats, Floats]:
-    """Seconds of each row: computing, and issuing; no host where the estimator knows none."""
+def device_and_host(every: Estimate) -> tuple[Floats, Floats, Floats]:
+    """Seconds of each row: computing, issuing, and computing what is left once all is issued; no host
+    where the estimator knows none."""
     device = every.device_seconds if every.device_seconds is not None else every.seconds
     host = every.host_seconds if every.host_seconds is not None else np.zeros(len(device))
-    return device, host
+    last = every.priced.last_kernel_seconds
+    return device, host, device if last is None else last
 
 
 def both_rows(
@@ -72,10 +75,10 @@ def both_rows(
     own = estimate_run(replace(every.run, host_time=False)) if band else every
     if not band or own.band is None or own.extrapolated is None or every.band is None:
         return {"rows": None, "tail_rows": None}
-    device, host = device_and_host(every)
+    device, host, last = device_and_host(every)
     groups = int(own.band.group.max()) + 2
     waiting = _waiting_high(every, own.extrapolated)
-    columns = np.stack([device, host, own.band.high - 1.0, waiting - 1.0])
+    columns = np.stack([device, host, last, own.band.high - 1.0, waiting - 1.0])
     inside = np.zeros(len(every.table), dtype=bool)
     inside[layers] = True
     segments = [segment for segment in every.table.segments if inside[segment.start]]
@@ -100,10 +103,11 @@ def _waiting_high(every: Estimate, extrapolated: NDArray[np.bool_]) -> Floats:
 
 
 def _as_rows(columns: Floats, group: NDArray[np.int64], head_s: float, head_above: Floats) -> Rows:
-    work, issue, above, above_waiting = columns
+    work, issue, last, above, above_waiting = columns
     return Rows(
         work=work,
         issue=issue,
+        last=last,
         above=above,
         above_waiting=above_waiting,
         group=group,

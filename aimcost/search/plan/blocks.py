@@ -213,7 +213,7 @@ def _split(every: Estimate, order: NDArray[np.int64]) -> tuple[NDArray[np.int64]
 
 def _blocks(every: Estimate, rows: NDArray[np.int64], count: int) -> Blocks:
     """Steps of `count` layers from their rows in execution order."""
-    device, host = device_and_host(every)
+    device, host, last = device_and_host(every)
     layer = every.table.layer[rows]
     starts = np.searchsorted(layer, np.arange(count))
     done, issued = np.cumsum(device[rows]), np.cumsum(host[rows])
@@ -221,15 +221,15 @@ def _blocks(every: Estimate, rows: NDArray[np.int64], count: int) -> Blocks:
     before_issued = np.concatenate([[0.0], issued])[starts]
     work, issue = np.diff(before_done, append=done[-1]), np.diff(before_issued, append=issued[-1])
     # end of the block if the device idles first: latest over rows of its issue + the work from it on
-    latest = np.maximum.reduceat(issued - (done - device[rows]), starts)
+    latest = np.maximum.reduceat(issued - (done - last[rows]), starts)
     wait = latest - before_issued + before_done + work
     return Blocks(work, issue, np.asarray(wait))
 
 
 def _one_block(every: Estimate, rows: NDArray[np.int64]) -> Blocks:
-    device, host = device_and_host(every)
+    device, host, last = device_and_host(every)
     done, issued = np.cumsum(device[rows]), np.cumsum(host[rows])
-    wait = np.max(issued - (done - device[rows])) + done[-1]
+    wait = np.max(issued - (done - last[rows])) + done[-1]
     return Blocks(np.array([done[-1]]), np.array([issued[-1]]), np.array([wait]))
 
 

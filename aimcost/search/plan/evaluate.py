@@ -241,7 +241,7 @@ def _upper_idle(t: Tables, rows: Rows, tail: Rows, blocks: Counts, spread: float
             for row, group in enumerate(part.group):
                 work = part.work[row][layer]
                 issued = issued + part.issue[row][layer]
-                later = np.maximum(end, issued) + work
+                later = np.maximum(end + work, issued + part.last[row][layer])
                 spent, end = later - end, later
                 waits = spent > 1.05 * work
                 middle += spent
