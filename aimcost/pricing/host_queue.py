@@ -35,7 +35,7 @@ def with_host(
     order, decode = execution_order(table)
     seconds, waiting = device.copy(), np.zeros(len(device), dtype=bool)
     for part in (order[~decode[order]], order[decode[order]]):
-        cuts = np.flatnonzero(sync[part]) + 1 if sync is not None else []
+        cuts = np.empty(0, np.int64) if sync is None else np.flatnonzero(sync[part]) + 1
         for rows in np.split(part, cuts) if len(cuts) else (part,):
             issue, work = np.cumsum(host[rows]), device[rows]
             done = np.cumsum(work)
