@@ -46,7 +46,7 @@ types: $(VENV)/.test
 light:
 	tests/light_core.sh py3.10 py3.12 py3.13 lowest
 
-# The runtime on releases of transformers, each installed beside the locked one: make test-versions VERSIONS="4.57 newest"
+# The runtime on each supported transformers, installed beside the locked one; VERSIONS="4.57 newest" picks some.
 test-versions: $(VENV)/.test
 	$(BIN)/python tests/versions.py $(VERSIONS)
 
