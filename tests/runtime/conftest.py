@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 
 import pytest
 
@@ -266,8 +267,6 @@ def build_case(name, batch=1, padded=False, seed=0):
     """A case; padded batches hold rows with 0, 2 and 3 tokens of left padding."""
     import torch
 
-    from aimcost.runtime.compat import accepts
-
     generator = torch.Generator().manual_seed(seed + 1)
     runs = CASES[name]
     ids, lengths = (None, [TEXT_ONLY_VISUAL]) if runs is None else runs
@@ -293,7 +292,7 @@ def build_case(name, batch=1, padded=False, seed=0):
     if runs is not None:
         inputs.update(_pixels(name, batch, generator))
     model = tiny_model(name.partition("-")[0])
-    if accepts(model, "mm_token_type_ids"):
+    if "mm_token_type_ids" in inspect.signature(model.forward).parameters:
         inputs["mm_token_type_ids"] = visual.int() * (1 if ids == IMAGE else 2)
     return Case(name, model, inputs, visual, inputs["attention_mask"].bool())
 
