@@ -148,7 +148,13 @@ def reads_tower(schedule: Schedule) -> bool:
 
 
 def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
-    """The operations of a cut, in execution order, with their launches. Masking ranks, but moves nothing."""
+    """The operations of a cut, in execution order, with their launches. Masking ranks, but moves nothing.
+
+    Raises
+    ------
+    UnknownNameError
+        Nobody priced the scorer.
+    """
     chosen = find_scorer(name)
     launches = chosen.launches
     if context.materialised and chosen.eager_launches is not None:
