@@ -29,6 +29,7 @@ Group = Literal[
     "embedding",
     "projector",
     "head",
+    "overhead",  # what a software stack adds beside the ops
 ]
 
 # Where an op that belongs to no layer stands: before the first one or after the last one.

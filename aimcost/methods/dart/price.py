@@ -32,4 +32,13 @@ def pivot_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
     return (("score", score), *cut_ops(cut, context, ranked=True))
 
 
-PIVOT_COSINE = register(Scorer(name="pivot_cosine", price=pivot_cosine, reads="layer", launches=Launches(score=4.0)))
+PIVOT_COSINE = register(
+    Scorer(
+        name="pivot_cosine",
+        price=pivot_cosine,
+        reads="layer",
+        launches=Launches(score=4.0),
+        # key norms, pivots, cosine and top-k for each of 8 pivots, set difference
+        eager_launches=Launches(total=90.0, syncs=9.0),
+    )
+)

@@ -40,5 +40,13 @@ def class_attention(cut: Cut, context: ScoreContext) -> NamedCosts:
 
 
 CLASS_ATTENTION = register(
-    Scorer(name="cls_attention", price=class_attention, reads="tower", launches=Launches(score=4.0), merges=True)
+    Scorer(
+        name="cls_attention",
+        price=class_attention,
+        reads="tower",
+        launches=Launches(score=4.0),
+        # outliers by quantile, one q·kᵀ, then a Python loop over kept tokens
+        eager_launches=Launches(total=30.0, per_kept=10.0, syncs=3.0),
+        merges=True,
+    )
 )

@@ -51,5 +51,13 @@ def text_raters(cut: Cut, context: ScoreContext) -> NamedCosts:
 
 
 TEXT_RATERS = register(
-    Scorer(name="text_raters", price=text_raters, reads="layer", launches=Launches(score=4.0), exposes="decoder")
+    Scorer(
+        name="text_raters",
+        price=text_raters,
+        reads="layer",
+        launches=Launches(score=4.0),
+        # raters, rank, top-k, recycling by clustering, merging
+        eager_launches=Launches(total=120.0, syncs=8.0),
+        exposes="decoder",
+    )
 )

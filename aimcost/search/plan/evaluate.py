@@ -47,7 +47,7 @@ def evaluate(t: Tables, text: int, blocks: Counts) -> Figures:
     held, peak = np.zeros(size), np.full(size, t.elsewhere_bytes)
     for layer in blocks.T:
         end = np.maximum(end + t.prefill.work[layer], issued + t.prefill.wait[layer])
-        issued += t.prefill.issue[layer]
+        issued = t.prefill.sent(layer, issued, end)
         held += t.prompt_kv[layer]
         peak = np.maximum(peak, held + t.alive[layer])
     tpot = np.zeros(size)
@@ -78,7 +78,7 @@ def _after(tail: Blocks | None, end: Floats, issued: Floats) -> Floats:
 
 
 def _decoded(t: Tables, end: Floats, issued: Floats) -> Floats:
-    return np.asarray(_after(t.decode_tail, end, issued) / t.steps)
+    return np.asarray((_after(t.decode_tail, end, issued) + t.decode_added_s) / t.steps)
 
 
 def _peak(t: Tables, peak: Floats, held: Floats, kv: Floats) -> Floats:
@@ -157,7 +157,7 @@ def evaluate_levels(levels: LevelTables, counts: Floats) -> Figures:
         last = levels.cut[i][after[i]]
         work, wait = t.prefill.work[last] * used[:, i], np.where(used[:, i], t.prefill.wait[last], -np.inf)
         end = np.maximum(end + work, issued + wait)
-        issued = issued + t.prefill.issue[last] * used[:, i]
+        issued = np.where(used[:, i], t.prefill.sent(last, issued, end), issued)
         held = held + counts[:, i] * t.prompt_kv[block]
         # within a level the cache only grows; a cut block may hold more activations than a plain one
         peak = np.maximum(peak, held + np.where(used[:, i], np.maximum(t.alive[last], 0.0), 0.0))
@@ -208,7 +208,7 @@ def upper_seconds(t: Tables, blocks: Counts, spread: float) -> Floats:
     figures_end, issued = np.full(len(blocks), t.start[1]), np.full(len(blocks), t.start[0])
     for layer in blocks.T:
         figures_end = np.maximum(figures_end + t.prefill.work[layer], issued + t.prefill.wait[layer])
-        issued += t.prefill.issue[layer]
+        issued = t.prefill.sent(layer, issued, figures_end)
     idle = _after(t.tail, figures_end, issued) > (work + t.tail.work[0]) * (1 + 1e-12)
     upper = np.empty(len(blocks))
     upper[~idle] = _upper_busy(rows, tail, blocks[~idle], spread)
@@ -226,6 +226,7 @@ def _upper_busy(rows: Rows, tail: Rows, blocks: Counts, spread: float) -> Floats
     squares = np.zeros(len(blocks))
     for group in range(groups):
         squares += np.square(above[group][blocks].sum(axis=1) + after[group] + rows.head_above[group])
+    squares += np.square(rows.scale_above * middle)
     return np.asarray(middle + spread * np.sqrt(squares))
 
 
@@ -236,7 +237,7 @@ def _upper_idle(t: Tables, rows: Rows, tail: Rows, blocks: Counts, spread: float
     middle = np.full(size, rows.head_s)
     above = np.repeat(rows.head_above[:, None], size, axis=1)
     last = np.zeros(size, dtype=np.int64)
-    for part, layers in ((rows, blocks.T), (tail, [last])):
+    for part, steps, layers in ((rows, t.prefill, blocks.T), (tail, t.tail, [last])):
         for layer in layers:
             for row, group in enumerate(part.group):
                 work = part.work[row][layer]
@@ -247,4 +248,6 @@ def _upper_idle(t: Tables, rows: Rows, tail: Rows, blocks: Counts, spread: float
                 middle += spent
                 above[group] += np.where(waits, 0.0, spent * part.above[row][layer])
                 above[rows.host_group] += np.where(waits, spent * part.above_waiting[row][layer], 0.0)
-    return np.asarray(middle + spread * np.sqrt(np.square(above).sum(axis=0)))
+            issued = np.where(steps.sync[layer], end, issued)
+    squares = np.square(above).sum(axis=0) + np.square(rows.scale_above * middle)
+    return np.asarray(middle + spread * np.sqrt(squares))

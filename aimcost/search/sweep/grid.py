@@ -18,7 +18,7 @@ from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.hardware import load_hardware
 from ...inputs.model import load_model
-from ...inputs.run import Run, load_run, merge_overrides
+from ...inputs.run import Run, load_run, varied
 from ...inputs.schema import RunFile, Strict, validate
 from ...inputs.strict_json import canonical, digest
 from ...pricing.facts import hardware_facts, model_facts
@@ -128,7 +128,7 @@ class Grid:
         """The run at a point of the axes, as a mapping."""
         data = dict(self.base)
         for key, value in self.overrides(context).items():
-            data = merge_overrides(data, {key: value})
+            data = varied(data, {key: value})
         return data
 
     def run(self, context: int) -> Run:
