@@ -405,7 +405,8 @@ class _Pricing:
         each = self.stack.host_s.value * self.stack.scale.get("all", 1.0)
         issued = self.table.spread([not self.stack.captured(segment.stage) for segment in self.table.segments])
         waits = self.table.syncs * self.stack.sync_s
-        return np.asarray((self.launches * each * issued + waits) * self.table.count)
+        seconds: Floats = (self.launches * each * issued + waits) * self.table.count
+        return seconds
 
     def band(
         self,
