@@ -107,7 +107,7 @@ def _stack(file: StackFile, data: Mapping[str, Any], architecture: str, where: s
         elementwise=frozenset(file.elementwise),
         products=file.products,
         fused=tuple(file.fused),
-        graph={False: "none", True: "all"}.get(file.graph, "decode"),  # type: ignore[arg-type]
+        graph="decode" if isinstance(file.graph, str) else "all" if file.graph else "none",
         scale=dict(file.scale),
         request_s=_fixed(request, "request_ms", where),
         per_image_s=request.per_image * _MS,
