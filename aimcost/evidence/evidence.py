@@ -174,7 +174,7 @@ def gather(paths: Sequence[Path] | None = None, *, leave_out: str | None = None)
         raise InvalidValueError(argument("leave_out"), "source", leave_out)
     timings = load_timings(paths)
     refits = held_out(timings.requests) if leave_out == "source" else []
-    files = {name: refit.file for refit in refits for name in refit.judged}
+    files = {name: refit.file for refit in refits if refit.figures for name in refit.judged}
     rows = join(timings.requests, files)
     return Evidence(
         rows=tuple(rows),

@@ -20,7 +20,16 @@ from ..errors import UnknownNameError
 from ..ops.reduction import Cut, NamedCosts, ScoreContext
 from ..types import Schedule
 
-__all__ = ["Launches", "Scorer", "all_scorers", "find_scorer", "launches_of", "reads_tower", "reduction_ops", "register"]
+__all__ = [
+    "Launches",
+    "Scorer",
+    "all_scorers",
+    "find_scorer",
+    "launches_of",
+    "reads_tower",
+    "reduction_ops",
+    "register",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -70,7 +70,8 @@ def with_overheads(table: OpTable, added: list[Overhead]) -> OpTable:
         return table
     count, size = len(added), len(table)
     segments = tuple(
-        Segment("overhead", each.name, "overhead", "overhead", "after", size + i, size + i + 1, each.beside) for i, each in enumerate(added)
+        Segment("overhead", each.name, "overhead", "overhead", "after", size + i, size + i + 1, each.beside)
+        for i, each in enumerate(added)
     )
     return replace(
         table,
