@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -224,15 +225,20 @@ def joined_dict(row: Joined) -> dict[str, Any]:
         "published_s": row.published,
         "predicted_s": row.predicted,
         "low_s": row.low,
-        "high_s": row.high,
+        "high_s": _finite(row.high),
         "error": row.error,
         "inside": row.inside,
         "card": row.card,
     }
 
 
+def _finite(value: float) -> float | None:
+    """None for the upper bound of an estimator without a band."""
+    return value if math.isfinite(value) else None
+
+
 def _speedup(pair: Speedup) -> dict[str, Any]:
-    values = {name: getattr(pair, name) for name in Speedup.__slots__ if name != "timing"}
+    values = {name: _finite(getattr(pair, name)) for name in Speedup.__slots__ if name != "timing"}
     return {
         "id": pair.timing.id,
         "group": pair.timing.group,
