@@ -13,14 +13,15 @@ from ..errors import AimcostError, UnknownNameError
 from ..inputs import discover
 from ..inputs.hardware import load_hardware
 from ..inputs.model import load_model
-from ..inputs.schema import HardwareFile, RunFile
+from ..inputs.schema import HardwareFile, RunFile, StackFile
+from ..inputs.stack import DEFAULT_STACK, load_stack
 from ..machine.inheritance import calibration_status
 from ..pricing.estimator import estimator_of, options_schema
-from ..units import GIGA, TERA
+from ..units import GIGA, KILO, MEGA, TERA
 
 __all__ = ["LISTINGS", "describe", "json_schema", "listing"]
 
-LISTINGS = ("models", "hardware", "methods", "estimators", "runs")
+LISTINGS = ("models", "hardware", "stacks", "methods", "estimators", "runs")
 
 
 def listing(what: str, *, hidden: bool = False, problems: list[str] | None = None) -> list[dict[str, Any]]:
@@ -43,6 +44,8 @@ def listing(what: str, *, hidden: bool = False, problems: list[str] | None = Non
     if what == "hardware":
         rows = _rows("hardware", _hardware_row, problems)
         return [row for row in rows if not row.pop("hidden") or hidden]
+    if what == "stacks":
+        return _rows("stack", _stack_row, problems)
     if what == "methods":
         return [{"name": name, "summary": _method(name).SUMMARY} for name in discover.method_names()]
     if what == "estimators":
@@ -100,8 +103,20 @@ def _hardware_row(name: str, path: Path) -> dict[str, Any]:
     }
 
 
+def _stack_row(name: str, path: Path) -> dict[str, Any]:
+    stack = load_stack(path)
+    return {
+        "name": name + (" (default)" if name == DEFAULT_STACK else ""),
+        "summary": stack.summary,
+        "graph": stack.graph,
+        "host us a launch": f"{stack.host_s.value * MEGA:g}",
+        "ms a request": f"{stack.request_s.value * KILO:g}",
+        "ms a step": f"{stack.step_s.value * KILO:g}",
+    }
+
+
 def describe(name: str) -> str:
-    """The file of a model, profile or run, or what a method or estimator takes.
+    """The file of a model, profile, stack or run, or what a method or estimator takes.
 
     Raises
     ------
@@ -158,7 +173,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schemas of a run file, each method's parameters, a hardware profile, and a sweep's grid."""
+    """JSON Schemas of a run file, each method's parameters, a hardware profile, a stack, and a sweep's grid."""
     from ..search.sweep.grid import GridFile
 
     run = RunFile.model_json_schema()
@@ -168,5 +183,6 @@ def json_schema() -> dict[str, Any]:
         "run": run,
         "methods": {name: _method(name).Params.model_json_schema() for name in discover.method_names()},
         "hardware": HardwareFile.model_json_schema(),
+        "stack": StackFile.model_json_schema(),
         "sweep": GridFile.model_json_schema(),
     }

@@ -9,14 +9,18 @@ from pydantic import BaseModel, ConfigDict
 
 from ..errors import InvalidValueError, ScheduleError
 from ..types import ModelSpec, ReductionEvent, Schedule, Workload
+from .registry import Scorer
 
 __all__ = [
     "MethodParams",
     "build_schedule",
     "check_schedule",
+    "event_before",
     "in_llm_event",
-    "keep_per_group",
+    "reduce_before",
+    "require_between",
     "scaled_layer",
+    "scaled_layers",
 ]
 
 
@@ -29,28 +33,29 @@ class MethodParams(BaseModel):
     convention: Literal["executed", "paper"] = "executed"
 
 
-def in_llm_event(scorer: str, first_reduced_layer: int, tokens_in: int, tokens_out: int) -> ReductionEvent:
+def in_llm_event(scorer: Scorer, first_reduced_layer: int, tokens_in: int, tokens_out: int) -> ReductionEvent:
     """A cut whose effect starts at `first_reduced_layer`."""
     return ReductionEvent(
         action="prune",
-        scorer=scorer,
+        scorer=scorer.name,
         after_layer=first_reduced_layer - 1,
         tokens_in=tokens_in,
         tokens_out=tokens_out,
     )
 
 
-def keep_per_group(workload: Workload, kept: int, *, action: str, scorer: str) -> ReductionEvent | None:
-    """An event before the language model that keeps `kept` of each group's tokens, if that is fewer."""
-    if kept >= workload.tokens_per_group:
-        return None
+def event_before(
+    scorer: Scorer, tokens_in: int, tokens_out: int, *, groups: int = 1, counts: Mapping[str, int] | None = None
+) -> ReductionEvent:
+    """A reduction between the tower and the language model, of each of `groups` groups."""
     return ReductionEvent(
-        action="merge" if action == "merge" else "prune",
-        scorer=scorer,
+        action="merge" if scorer.merges else "prune",
+        scorer=scorer.name,
         after_layer=None,
-        groups=workload.groups,
-        tokens_in=workload.tokens_per_group,
-        tokens_out=kept,
+        groups=groups,
+        tokens_in=tokens_in,
+        tokens_out=tokens_out,
+        counts=tuple((counts or {}).items()),
     )
 
 
@@ -63,7 +68,7 @@ def build_schedule(
     visual_tokens: int,
     pre_llm: Sequence[ReductionEvent] = (),
     cuts: Iterable[tuple[int, int]] = (),
-    scorer: str = "none",
+    scorer: Scorer | None = None,
     notes: Sequence[str] = (),
 ) -> Schedule:
     """A Schedule from its cuts.
@@ -75,6 +80,8 @@ def build_schedule(
     cuts
         (first layer that computes on less, tokens from there on: visual + text), in any order.
         Cuts at or past the last layer are no events.
+    scorer
+        What ranks the tokens of the cuts.
     """
     alive = visual_tokens + workload.text_tokens
     tokens: list[int] = []
@@ -83,6 +90,8 @@ def build_schedule(
     for layer in range(model.decoder.layers):
         wanted = at.get(layer, alive)
         if wanted != alive:
+            if scorer is None:
+                raise ValueError(f"{method}: cuts need a scorer")
             events.append(in_llm_event(scorer, layer, alive, wanted))
             alive = wanted
         tokens.append(alive)
@@ -98,6 +107,45 @@ def build_schedule(
         notes=tuple(notes),
     )
     return check_schedule(schedule, model)
+
+
+def reduce_before(
+    model: ModelSpec,
+    workload: Workload,
+    params: MethodParams,
+    *,
+    method: str,
+    scorer: Scorer,
+    per_group: int | None,
+    keep_tokens: int | None,
+    notes: tuple[str, ...] = (),
+    across_groups: bool = False,
+    counts: Mapping[str, int] | None = None,
+) -> Schedule:
+    """One event before the language model: `per_group` tokens of each group, or `keep_tokens` in all.
+
+    `across_groups`: tokens of all groups compete. `counts`: in place of the scorer's own.
+    """
+    n, groups = workload.tokens_per_group, workload.groups
+    total = groups * n
+    if keep_tokens is not None:
+        require_between("keep_tokens", keep_tokens, 0, workload.visual_tokens, "visual tokens")
+        kept = min(total, max(0, keep_tokens - workload.newline_tokens))
+        if across_groups or (groups and kept % groups):
+            groups, n = 1, total
+    else:
+        kept = min(total, (per_group or 0) * groups)
+    left = kept // groups if groups else 0
+    recorded = dict(scorer.counts(workload, left) if counts is None else counts)
+    return build_schedule(
+        model=model,
+        workload=workload,
+        params={**params.model_dump(), **recorded},
+        method=method,
+        visual_tokens=kept + workload.newline_tokens,
+        pre_llm=[event_before(scorer, n, left, groups=groups, counts=recorded)] if kept < total else [],
+        notes=notes,
+    )
 
 
 def check_schedule(schedule: Schedule, model: ModelSpec) -> Schedule:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import UnknownNameError
 from ..ops.reduction import Cut, NamedCosts, ScoreContext
-from ..types import Schedule
+from ..types import Schedule, Workload
 
 __all__ = [
     "Launches",
@@ -58,6 +58,10 @@ class Launches:
     counted: bool = False
 
 
+def _no_counts(workload: Workload, kept: int) -> Mapping[str, int]:
+    return {}
+
+
 Reads = Literal["positions", "embeddings", "layer", "next_layer", "tower", "inside_tower"]
 
 
@@ -82,6 +86,9 @@ class Scorer:
         Whether tokens of all groups compete, however the event groups them.
     merges
         Whether an event before the language model averages tokens rather than drops them.
+    counts
+        What price and run need beside the tokens before and after, from the workload and the tokens that a
+        group keeps. A plan records it in its event and in the schedule's parameters.
     masks_every_layer
         Whether its released code, which masks, scores in every decoder layer (AIM).
     square_scores
@@ -97,6 +104,7 @@ class Scorer:
     exposes: Literal["layer", "decoder", "tower"] | None = None
     across_groups: bool = False
     merges: bool = False
+    counts: Callable[[Workload, int], Mapping[str, int]] = _no_counts
     masks_every_layer: bool = False
     square_scores: bool = False
 

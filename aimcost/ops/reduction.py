@@ -5,8 +5,10 @@ The scorers themselves are priced by their methods, in ``aimcost/methods/<method
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+from ..errors import ScheduleError
 from ..types import ModelSpec
 from ..types.formats import Widths
 from .cost import Array, Cost
@@ -21,6 +23,7 @@ __all__ = [
     "cut_ops",
     "gather",
     "positional",
+    "required_count",
     "select",
 ]
 
@@ -37,12 +40,13 @@ class Cut:
     """Tokens before and after one reduction, or arrays of them for many.
 
     Before the language model the counts are those of one of `groups` groups, inside it all live
-    tokens of a request.
+    tokens of a request. `counts`: what the scorer needs beside them, by name.
     """
 
     tokens_in: Array
     tokens_out: Array
     groups: float = 1.0
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,19 @@ class ScoreContext:
     def materialised(self) -> bool:
         """Whether an n x n matrix of attention lies in memory for the scorer to read."""
         return self.implementation != "fused"
+
+
+def required_count(counts: Mapping[str, int], name: str, *, scorer: str) -> int:
+    """A number that a scorer needs beside the tokens before and after (`ReductionEvent.counts`).
+
+    Raises
+    ------
+    ScheduleError
+        It is not there.
+    """
+    if name not in counts:
+        raise ScheduleError(f"scorer {scorer!r} needs {name!r} among the counts of its event")
+    return counts[name]
 
 
 def select(rows: Array, candidates: Array, kept: Array) -> Cost:

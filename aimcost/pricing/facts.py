@@ -76,6 +76,7 @@ def stack_facts(stack: Stack) -> dict[str, Any]:
 def _schedule(schedule: Schedule) -> dict[str, Any]:
     events = [
         [e.action, e.scorer, e.after_layer, e.tower_layer, e.groups, e.tokens_in, e.tokens_out, e.priced]
+        + [list(count) for count in e.counts]
         for e in schedule.events
     ]
     return {"tokens": [list(run) for run in runs_of(schedule.tokens)], "events": events}

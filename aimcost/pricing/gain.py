@@ -15,10 +15,15 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ..machine.bands import OWN
+import numpy as np
+from numpy.typing import NDArray
+
+from ..machine.bands import OWN, OWN_FROM
 from .result import Estimate, Interval
 
 __all__ = ["Gain", "gain", "limit"]
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +44,25 @@ def gain(dense: Estimate, reduced: Estimate, what: str | Iterable[str] = "ttft")
     if dense.band is None or reduced.band is None:
         return Gain(speedup=Interval(d / r, d / r, None), saved=Interval(d - r, d - r, None))
     moves = list(_moves(dense.band.moves(before), reduced.band.moves(after)))
-    down, up = _quadrature([a / d - b / r for a, b in moves], OWN)
     ratio = d / r
-    less, more = _quadrature([a - b for a, b in moves], OWN * r)
+    own = OWN * min(1.0, _changed(dense, before, reduced, after) / (OWN_FROM * d))
+    down, up = _quadrature([a / d - b / r for a, b in moves], own)
+    less, more = _quadrature([a - b for a, b in moves], own * r)
     return Gain(
         speedup=Interval(ratio, ratio * math.exp(-down), ratio * math.exp(up)),
         saved=Interval(d - r, d - r - less, d - r + more),
     )
+
+
+def _changed(dense: Estimate, before: Floats, reduced: Estimate, after: Floats) -> float:
+    """Seconds of operations that the reduction changes; those that it adds and removes do not cancel."""
+    by_name: dict[tuple[str, str], float] = {}
+    for estimate, share, sign in ((dense, before, 1.0), (reduced, after, -1.0)):
+        spent = share * estimate.seconds
+        for segment in estimate.table.segments:
+            key = (segment.beside or segment.stage, segment.name)
+            by_name[key] = by_name.get(key, 0.0) + sign * float(spent[segment.start : segment.stop].sum())
+    return sum(map(abs, by_name.values()))
 
 
 _Moves = dict[str, tuple[float, float]]

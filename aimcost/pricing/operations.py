@@ -153,7 +153,12 @@ class _Request:
         """Reduction between the projector and the language model."""
         for event in self.schedule.pre_llm_events:
             if event.priced and event.tower_layer is None:
-                cut = Cut(tokens_in=event.tokens_in, tokens_out=event.tokens_out, groups=event.groups)
+                cut = Cut(
+                    tokens_in=event.tokens_in,
+                    tokens_out=event.tokens_out,
+                    groups=event.groups,
+                    counts=dict(event.counts),
+                )
                 self._add("merge", reduction(reduction_ops(event.scorer, cut, self.context), ONE), None)
 
     def prefill(self, eager: NDArray[np.bool_]) -> None:
@@ -275,12 +280,13 @@ class _Request:
         """Reduction inside the tower or the language model, charged to the layer that it follows: all
         events of a scorer at once."""
         priced = [event for event in events if event.priced]
-        for scorer in dict.fromkeys(event.scorer for event in priced):
-            some = [event for event in priced if event.scorer == scorer]
+        for scorer, counts in dict.fromkeys((event.scorer, event.counts) for event in priced):
+            some = [event for event in priced if (event.scorer, event.counts) == (scorer, counts)]
             layers = np.array([event.charged_layer for event in some])
             cut = Cut(
                 tokens_in=np.array([float(event.tokens_in) for event in some]),
                 tokens_out=np.array([float(event.tokens_out) for event in some]),
                 groups=groups,
+                counts=dict(counts),
             )
             self._add(stage, reduction(reduction_ops(scorer, cut, self.context), ranks), layers)

@@ -235,7 +235,9 @@ class Estimate:
         return reduction_summary(self.priced, self.included, events=len(self.run.schedule.events))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: schema_version, inputs by name, notes, totals, stages, layers, ops, memory."""
+        """The JSON form: inputs by name, notes, workload, summary, totals, stages, layers, ops, memory."""
+        from .summary import summary_of, workload_of  # prices the unreduced run as well
+
         run, totals = self.run, self.totals
         return {
             "schema_version": SCHEMA_VERSION,
@@ -243,6 +245,9 @@ class Estimate:
             "hardware": run.hardware.name if run.hardware else None,
             "estimator": self.estimator,
             "notes": list(self.notes),
+            "workload": workload_of(run),
+            "summary": summary_of(self),
+            "included": list(self.included),
             "totals": {
                 "flops": totals.flops,
                 "bytes": totals.bytes,

@@ -89,13 +89,14 @@ def _merge(
     features: list[torch.Tensor],
     places: torch.Tensor,
     *,
+    seed: int,
+    schedule: Schedule,
     tower: TowerAttention | None,
-    **_: object,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     rows, keep = places.shape[0], event.tokens_out
     x = _in_groups(features[0], event)
     context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
-    merged = [merging_policy(event.scorer)(x=x, keep=keep, **context)]
+    merged = [merging_policy(event.scorer)(x=x, keep=keep, counts=dict(event.counts), **context)]
     if len(features) > 1:
         weights = _merge_weights(x, keep)
         merged += [(weights @ _in_groups(extra, event).float()).to(extra.dtype) for extra in features[1:]]
@@ -137,8 +138,7 @@ def _prune(
     score = pruning_policy(event.scorer)
     x = features[0].reshape(rows, event.groups, event.tokens_in, width)
     context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
-    frames = schedule.params.get("frames")
-    scores = score(x=x, keep=event.tokens_out, seed=seed, frames=frames, **context)
+    scores = score(x=x, keep=event.tokens_out, seed=seed, counts=dict(event.counts), **context)
     groups = 1 if find_scorer(event.scorer).across_groups else event.groups
     size, keep = event.groups * event.tokens_in // groups, event.groups * event.tokens_out // groups
     flat = scores.reshape(rows * groups, size)

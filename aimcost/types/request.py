@@ -137,6 +137,9 @@ class ReductionEvent:
     tokens_in, tokens_out
         Counts before and after. Before the language model: visual tokens of one group;
         inside it: all live tokens of the request.
+    counts
+        What the scorer needs beside them, by name: VisionZip's ``contextual`` tokens of a group, EVS's
+        ``frames``.
     priced
         False where an estimate takes the selection as free (an explicit schedule that names no
         way of selecting).
@@ -150,6 +153,7 @@ class ReductionEvent:
     tokens_out: int
     priced: bool = True
     tower_layer: int | None = None
+    counts: tuple[tuple[str, int], ...] = ()
 
     @property
     def charged_layer(self) -> int | None:

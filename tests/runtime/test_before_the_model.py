@@ -255,14 +255,14 @@ def test_evs_keeps_the_first_frame_and_what_moves(toolbox):
     ids[0, 5:29] = frame.repeat(4)
     ids[0, [5 + 6 + 2, 5 + 12 + 4]] = torch.tensor([50, 51])
     # Patch 2 changes into and out of frame 1, patch 4 into and out of frame 2; nothing else moves.
-    schedule = case.schedule([], pre_llm=[_event(1, 24, 10, "evs")], frames=4)
+    schedule = case.schedule([], pre_llm=[dataclasses.replace(_event(1, 24, 10, "evs"), counts=(("frames", 4),))])
     with torch.no_grad(), apply(case.model, schedule) as applied:
         case.model(**case.inputs)
     kept = (applied.record.origin[0][applied.record.visual[0]] - 5).tolist()
     assert kept == [0, 1, 2, 3, 4, 5, 6 + 2, 12 + 2, 12 + 4, 18 + 4]
     with (
         pytest.raises(ScheduleError, match="'frames'"),
-        apply(case.model, dataclasses.replace(schedule, params={})),
+        apply(case.model, case.schedule([], pre_llm=[_event(1, 24, 10, "evs")])),
     ):
         case.model(**case.inputs)
 

@@ -52,11 +52,26 @@ def test_divprune_equals_a_plain_greedy_search():
         assert int((scores[row] > 0).sum()) == 6
 
 
+def test_visionzip_splits_as_its_event_says():
+    torch.manual_seed(3)
+    x, keys = torch.randn(1, 20, 5), torch.randn(1, 20, 4)
+    attention = torch.rand(1, 20)
+    order = attention[0].argsort(descending=True)
+    for contextual in (0, 1, 7, 8):
+        counts = {"contextual": contextual}
+        result = dominant_and_contextual(x=x, keep=8, attention=attention, keys=keys, counts=counts)
+        assert result.shape == (1, 8, 5)
+        dominant = sorted(order[: 8 - contextual].tolist())
+        assert torch.equal(result[0, : 8 - contextual], x[0, dominant])
+        for mean in result[0, 8 - contextual :]:
+            assert not (x[0, dominant] == mean).all(-1).any()
+
+
 def test_visionzip_keeps_the_attended_and_averages_the_rest():
     torch.manual_seed(2)
     x, keys = torch.randn(2, 20, 5), torch.randn(2, 20, 4)
     attention = torch.rand(2, 20)
-    result = dominant_and_contextual(x=x, keep=15, attention=attention, keys=keys)
+    result = dominant_and_contextual(x=x, keep=15, attention=attention, keys=keys, counts={"contextual": 2})
     assert result.shape == (2, 15, 5)
     for group in range(2):
         order = attention[group].argsort(descending=True)

@@ -111,3 +111,15 @@ def test_hidden_states_may_be_asked_for(toolbox):
     tokens = schedule.tokens
     counts = [state.shape[1] for state in hidden]
     assert counts in ([38, *tokens[1:], tokens[-1]], [38, *tokens[:-1], tokens[-1]])
+
+
+def test_visionzip_runs_the_split_that_it_plans(toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    logits = []
+    for dominant, contextual in ((7, 1), (5, 3)):
+        schedule = _schedule(case, {"name": "visionzip", "dominant": dominant, "contextual": contextual}, toolbox)
+        with torch.no_grad(), apply(case.model, schedule) as applied:
+            logits.append(case.model(**case.inputs).logits)
+        assert applied.record.tokens == schedule.tokens
+    assert logits[0].shape == logits[1].shape
+    assert not torch.allclose(logits[0], logits[1])

@@ -39,6 +39,35 @@ def test_visionzip_keeps_dominant_and_contextual() -> None:
     assert image("visionzip", dominant=54, contextual=10).run.schedule.visual_tokens == 64
 
 
+def test_visionzip_prices_the_split_that_it_plans() -> None:
+    """191 + 30 and 111 + 110 keep as many tokens, and average different numbers of others into them.
+
+    576 − 191 = 385 tokens are compared with 30 means over CLIP's 1024 elements (2 a pair and element), with
+    norms (3) and the sum (1); 576 − 111 = 465 tokens with 110.
+    """
+    flops = {}
+    for dominant, contextual in ((191, 30), (111, 110), (221, 0)):
+        estimate = image("visionzip", dominant=dominant, contextual=contextual)
+        (event,) = estimate.run.schedule.events
+        assert dict(event.counts) == {"dominant": dominant, "contextual": contextual}
+        assert estimate.run.schedule.params.items() >= dict(event.counts).items()
+        assert estimate.run.schedule.visual_tokens == 221
+        merges = [op["flops"] for op in estimate.ops() if (op["stage"], op["name"]) == ("merge", "merge")]
+        flops[contextual] = sum(merges)
+    assert flops == {30: 385 * 1024 * (2 * 30 + 4), 110: 465 * 1024 * (2 * 110 + 4), 0: 0}
+    # a total is split as published
+    assert dict(image("visionzip", keep_tokens=221).run.schedule.events[0].counts)["contextual"] == 30
+
+
+def test_a_sweep_tells_splits_of_one_total_apart() -> None:
+    run = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 40}, "method": {"name": "visionzip"}}
+    events = [
+        aimcost.schedule({**run, "method": {"name": "visionzip", "dominant": d, "contextual": c}}).pre_llm_events
+        for d, c in ((191, 30), (111, 110))
+    ]
+    assert events[0] != events[1]
+
+
 def test_divprune_selects_over_all_frames_together() -> None:
     assert image("divprune").run.schedule.visual_tokens == 56  # 0.098 of 576
     (event,) = aimcost.schedule({**VIDEO, "method": {"name": "divprune", "ratio": 0.1}}).events

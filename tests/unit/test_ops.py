@@ -10,7 +10,7 @@ import pytest
 
 from aimcost.errors import InvalidValueError
 from aimcost.methods.aim.price import bipartite_similarity_flops, pagerank_eager_flops, pagerank_fused
-from aimcost.methods.registry import all_scorers, reduction_ops
+from aimcost.methods.registry import all_scorers, find_scorer, reduction_ops
 from aimcost.models import decoder as decoder_ops
 from aimcost.models import projector as projector_ops
 from aimcost.models import vit
@@ -18,7 +18,7 @@ from aimcost.ops import Cost, attention, gemm, pointwise
 from aimcost.ops.attention import AttentionShape
 from aimcost.ops.op import Priced
 from aimcost.ops.reduction import Cut, ScoreContext
-from aimcost.types import DecoderSpec, ModelSpec, Precision, ProjectorSpec, TowerLoad, VisionSpec
+from aimcost.types import DecoderSpec, ModelSpec, Precision, ProjectorSpec, TowerLoad, VisionSpec, Workload
 from aimcost.types.formats import Widths, bytes_per_element
 
 W = Widths(weights=1.0, activations=2.0, kv=4.0)
@@ -351,7 +351,8 @@ def test_every_scorer(scorer: str, implementation: str) -> None:
 
     def total(batch: int, tokens: float) -> float:
         context = ScoreContext(model=MODEL, batch=batch, widths=W, text_tokens=5, implementation=implementation)
-        cut = Cut(tokens_in=tokens, tokens_out=tokens / 2, groups=3.0)
+        counts = find_scorer(scorer).counts(Workload(), int(tokens / 2))
+        cut = Cut(tokens_in=tokens, tokens_out=tokens / 2, groups=3.0, counts=counts)
         costs = [cost for _, cost in reduction_ops(scorer, cut, context)]
         for cost in costs:
             assert min(moved(cost)) >= 0

@@ -70,7 +70,12 @@ def test_plans_name_every_scorer_and_none_that_is_not_registered() -> None:
 
 def test_every_scorer_that_a_plan_names_is_priced() -> None:
     for event in planned().values():
-        cut = Cut(tokens_in=float(event.tokens_in), tokens_out=float(event.tokens_out), groups=float(event.groups))
+        cut = Cut(
+            tokens_in=float(event.tokens_in),
+            tokens_out=float(event.tokens_out),
+            groups=float(event.groups),
+            counts=dict(event.counts),
+        )
         costs = reduction_ops(event.scorer, cut, CONTEXT)
         assert {name for name, _ in costs} <= set(REDUCTION_OPS)
         assert sum(float(np.sum(cost.bytes)) for _, cost in costs) > 0

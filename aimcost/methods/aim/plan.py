@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
-from ..base import MethodParams, build_schedule, require_between
+from ..base import MethodParams, build_schedule, event_before, require_between
 from .price import BIPARTITE, PAGERANK
 
 SUMMARY = "AIM: merge per frame, prune from l1 to l2: merge_ratio | merge_r, l1, l2, decay, convention"
@@ -71,7 +71,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         visual_tokens=visual,
         pre_llm=merges,
         cuts=cuts,
-        scorer=PAGERANK.name,
+        scorer=PAGERANK,
         notes=notes,
     )
 
@@ -129,7 +129,7 @@ def _steps(workload: Workload, removals: list[int]) -> tuple[list[ReductionEvent
     for r in removals:
         left = n - min(r, n // 2)
         if left < n:
-            events.append(_merge_event(workload, n, left))
+            events.append(event_before(BIPARTITE, n, left, groups=workload.groups))
         n = left
     return events, n
 
@@ -143,17 +143,6 @@ def _paper_merge(workload: Workload, kept: int, ratio: float) -> tuple[list[Redu
         removals.append(min(n // 2, n - kept))
         n -= removals[-1]
     return _steps(workload, removals)
-
-
-def _merge_event(workload: Workload, tokens_in: int, tokens_out: int) -> ReductionEvent:
-    return ReductionEvent(
-        action="merge",
-        scorer=BIPARTITE.name,
-        after_layer=None,
-        groups=workload.groups,
-        tokens_in=tokens_in,
-        tokens_out=tokens_out,
-    )
 
 
 def _halvings(n: int, ratio: float) -> list[int]:

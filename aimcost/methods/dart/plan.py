@@ -45,5 +45,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="dart",
         visual_tokens=visual,
         cuts=[(params.k, kept + workload.text_tokens)],
-        scorer=PIVOT_COSINE.name,
+        scorer=PIVOT_COSINE,
     )

@@ -11,8 +11,7 @@ from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams
-from ..pre_llm.plan import reduce_before
+from ..base import MethodParams, reduce_before
 from .price import MAX_MIN_COSINE
 
 SUMMARY = "DivPrune: pre-LLM, max-min diverse subset of all visual tokens: ratio | keep_tokens"
@@ -41,7 +40,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         workload,
         params,
         method="divprune",
-        scorer=MAX_MIN_COSINE.name,
+        scorer=MAX_MIN_COSINE,
         per_group=None,
         keep_tokens=keep,
         across_groups=True,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ...errors import ScheduleError
+from ...ops.reduction import required_count
 from .price import TEMPORAL_COSINE
 
 __all__ = ["VISUAL_SCORERS"]
 
 
-def change_since_last_frame(*, x: torch.Tensor, frames: int | None, **_: Any) -> torch.Tensor:
+def change_since_last_frame(*, x: torch.Tensor, counts: Mapping[str, int], **_: Any) -> torch.Tensor:
     """1 − cosine to the same patch of the frame before; the first frame is kept first.
 
     `x` is (B, groups, n, D) with groups · n = frames · tokens a frame; the scores are (B, groups, n).
@@ -24,10 +26,10 @@ def change_since_last_frame(*, x: torch.Tensor, frames: int | None, **_: Any) ->
         The number of frames is unknown or does not divide the tokens.
     """
     rows, groups, tokens, width = x.shape
-    count = groups if groups > 1 else frames
+    count = groups if groups > 1 else required_count(counts, "frames", scorer=TEMPORAL_COSINE.name)
     if not count or groups * tokens % count:
         total = groups * tokens
-        raise ScheduleError(f"scorer 'evs' needs 'frames' in the method's parameters, dividing {total} tokens")
+        raise ScheduleError(f"scorer {TEMPORAL_COSINE.name!r}: {total} tokens are not those of {count} frames")
     per_frame = x.float().view(rows, count, -1, width)
     change = 1 - torch.nn.functional.cosine_similarity(per_frame[:, 1:], per_frame[:, :-1], dim=-1)
     # A cosine distance is at most 2: the first frame outranks every change.

@@ -12,8 +12,7 @@ from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams
-from ..pre_llm.plan import reduce_before
+from ..base import MethodParams, reduce_before
 from .price import TEMPORAL_COSINE
 
 SUMMARY = "EVS: pre-LLM, tokens that changed since the frame before: q (share dropped)"
@@ -49,10 +48,9 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         workload,
         params,
         method="evs",
-        scorer=TEMPORAL_COSINE.name,
+        scorer=TEMPORAL_COSINE,
         per_group=None,
         keep_tokens=kept + workload.newline_tokens,
         across_groups=True,
         notes=tuple(notes),
-        extra={"frames": groups},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops
+from ...types import Workload
 from ..registry import Launches, Scorer, register
 
 __all__ = ["TEMPORAL_COSINE"]
@@ -25,6 +26,10 @@ def temporal_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
     return (("score", score), *cut_ops(cut, context, ranked=True))
 
 
+def _counts(workload: Workload, kept: int) -> dict[str, int]:
+    return {"frames": workload.groups}
+
+
 TEMPORAL_COSINE = register(
     Scorer(
         name="evs",
@@ -32,6 +37,7 @@ TEMPORAL_COSINE = register(
         reads="embeddings",
         launches=Launches(score=2.0),
         eager_launches=Launches(total=12.0, syncs=2.0),
+        counts=_counts,
         across_groups=True,
     )
 )

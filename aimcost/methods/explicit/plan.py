@@ -11,7 +11,7 @@ from ...errors import InvalidValueError, ScheduleError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
 from ..aim.plan import merge_by_ratio
 from ..aim.price import PAGERANK
-from ..base import MethodParams, build_schedule
+from ..base import MethodParams, build_schedule, event_before
 from .price import RANDOM, UNIFORM
 
 SUMMARY = "token counts given layer by layer: tokens_per_layer, select, merge_ratio"
@@ -62,16 +62,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
                 "method.tokens_per_layer", f"{start} in layer 0, which is what merging leaves", counts[0]
             )
     elif counts[0] < prompt and visual:
-        pre_llm = [
-            ReductionEvent(
-                action="prune",
-                scorer=(RANDOM if params.select == "random" else UNIFORM).name,
-                after_layer=None,
-                tokens_in=workload.visual_tokens,
-                tokens_out=visual,
-                priced=priced,
-            )
-        ]
+        pre_llm = [event_before(RANDOM if params.select == "random" else UNIFORM, workload.visual_tokens, visual)]
     schedule = build_schedule(
         model=model,
         workload=replace(workload, newline_tokens=0) if counts[0] < prompt and not merged else workload,
@@ -80,7 +71,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         visual_tokens=counts[0] - workload.text_tokens,
         pre_llm=pre_llm,
         cuts=enumerate(counts),
-        scorer=scorer.name,
+        scorer=scorer,
     )
     return replace(
         schedule,

@@ -43,5 +43,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="fastv",
         visual_tokens=visual,
         cuts=[(params.k, kept + workload.text_tokens)],
-        scorer=LAST_ROW.name,
+        scorer=LAST_ROW,
     )

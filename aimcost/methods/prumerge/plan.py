@@ -11,8 +11,7 @@ from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams
-from ..pre_llm.plan import reduce_before
+from ..base import MethodParams, reduce_before
 from .price import CLASS_ATTENTION
 
 SUMMARY = "PruMerge: pre-LLM, int(N·ratio) + 1 tokens an image: ratio | keep_tokens"
@@ -39,7 +38,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         workload,
         params,
         method="prumerge",
-        scorer=CLASS_ATTENTION.name,
+        scorer=CLASS_ATTENTION,
         per_group=min(workload.tokens_per_group, int(workload.tokens_per_group * ratio) + 1),
         keep_tokens=params.keep_tokens,
         notes=() if params.keep_tokens is not None else (note,),

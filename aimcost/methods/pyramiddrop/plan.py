@@ -48,5 +48,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="pyramiddrop",
         visual_tokens=visual,
         cuts=cuts,
-        scorer=LAST_QUERY.name,
+        scorer=LAST_QUERY,
     )

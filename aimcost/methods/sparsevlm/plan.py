@@ -58,5 +58,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="sparsevlm",
         visual_tokens=visual,
         cuts=cuts,
-        scorer=TEXT_RATERS.name,
+        scorer=TEXT_RATERS,
     )

@@ -1,18 +1,16 @@
-"""VisionZip: the most attended tokens as they are, the others averaged into a few of their own."""
+"""VisionZip: the most attended tokens as they are, the others averaged into a few contextual ones."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ...kernels.select import select_tokens
-from .price import CLASS_ATTENTION_CONTEXTUAL
+from .price import CLASS_ATTENTION_CONTEXTUAL, contextual_tokens
 
 __all__ = ["VISUAL_MERGERS", "VISUAL_SCORERS", "dominant_and_contextual"]
-
-# 30 of 221 kept tokens are contextual in the published setting
-_CONTEXTUAL = 30 / 221
 
 
 def by_tower_attention(*, x: torch.Tensor, attention: torch.Tensor, **_: Any) -> torch.Tensor:
@@ -21,17 +19,26 @@ def by_tower_attention(*, x: torch.Tensor, attention: torch.Tensor, **_: Any) ->
 
 
 def dominant_and_contextual(
-    *, x: torch.Tensor, keep: int, attention: torch.Tensor, keys: torch.Tensor, **_: Any
+    *,
+    x: torch.Tensor,
+    keep: int,
+    attention: torch.Tensor,
+    keys: torch.Tensor,
+    counts: Mapping[str, int],
+    **_: Any,
 ) -> torch.Tensor:
     """(G, n, D) tokens to (G, keep, D): dominant ones in their order, then contextual ones.
 
     Contextual tokens start as evenly spaced ones of the rest; each other token joins the one whose
-    tower key is most similar (cosine), and each becomes the mean of its own. Shapes: `attention`
-    (G, n), `keys` (G, n, E). Source: dvlab-research/VisionZip.
+    tower key is most similar (cosine), and each becomes the mean of those that joined it. Shapes:
+    `attention` (G, n), `keys` (G, n, E); ``counts["contextual"]`` says how many there are. Source:
+    dvlab-research/VisionZip.
     """
     groups, tokens, width = x.shape
-    contextual = round(keep * _CONTEXTUAL)
-    dominant = select_tokens(attention.float(), keep - contextual)
+    contextual = contextual_tokens(counts, keep)
+    dominant = x.new_zeros(groups, 0, dtype=torch.long)
+    if contextual < keep:
+        dominant = select_tokens(attention.float(), keep - contextual)
     stays = x.gather(1, dominant[..., None].expand(-1, -1, width))
     if not contextual:
         return stays

@@ -11,13 +11,10 @@ from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams
-from ..pre_llm.plan import reduce_before
-from .price import CLASS_ATTENTION_CONTEXTUAL
+from ..base import MethodParams, reduce_before
+from .price import CLASS_ATTENTION_CONTEXTUAL, CONTEXTUAL, DOMINANT, OF
 
 SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens an image: dominant, contextual | keep_tokens"
-
-_DOMINANT, _CONTEXTUAL, _OF = 191, 30, 576
 
 
 class Params(MethodParams):
@@ -30,18 +27,19 @@ class Params(MethodParams):
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """dominant + contextual tokens of each image, constant over the layers; other group sizes than
-    576 take the published counts in proportion."""
+    576 take the published counts in proportion, as does `keep_tokens`."""
     n, given = workload.tokens_per_group, (params.dominant, params.contextual)
     if params.keep_tokens is not None and given != (None, None):
         raise InvalidValueError("method.keep_tokens", "absent where dominant or contextual is given", given)
-    dominant = params.dominant if params.dominant is not None else max(1, round(n * _DOMINANT / _OF))
-    contextual = params.contextual if params.contextual is not None else round(n * _CONTEXTUAL / _OF)
+    dominant = params.dominant if params.dominant is not None else max(1, round(n * DOMINANT / OF))
+    contextual = params.contextual if params.contextual is not None else round(n * CONTEXTUAL / OF)
     return reduce_before(
         model,
         workload,
         params,
         method="visionzip",
-        scorer=CLASS_ATTENTION_CONTEXTUAL.name,
+        scorer=CLASS_ATTENTION_CONTEXTUAL,
         per_group=min(n, dominant + contextual),
         keep_tokens=params.keep_tokens,
+        counts=None if params.keep_tokens is not None else {"dominant": dominant, "contextual": contextual},
     )

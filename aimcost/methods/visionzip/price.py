@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ...ops.cost import Cost
-from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, gather, select
+from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, gather, required_count, select
+from ...types import Workload
 from ..registry import Launches, Scorer, register
 
-__all__ = ["CLASS_ATTENTION_CONTEXTUAL"]
+__all__ = ["CLASS_ATTENTION_CONTEXTUAL", "CONTEXTUAL", "DOMINANT", "OF", "contextual_tokens"]
 
-# VisionZip (dvlab-research/VisionZip): of 221 kept tokens 30 are means of what the others hold.
-VISIONZIP_CONTEXTUAL = 30.0 / 221.0
+NAME = "cls_attention_contextual"
+# dvlab-research/VisionZip: 191 dominant tokens (the class token counted) and 30 contextual ones of 576
+DOMINANT, CONTEXTUAL, OF = 191, 30, 576
+
+
+def published_split(kept: int) -> tuple[int, int]:
+    """Dominant and contextual tokens among `kept`, in the published proportion."""
+    contextual = round(kept * CONTEXTUAL / (DOMINANT + CONTEXTUAL))
+    return kept - contextual, contextual
+
+
+def _counts(workload: Workload, kept: int) -> dict[str, int]:
+    dominant, contextual = published_split(kept)
+    return {"dominant": dominant, "contextual": contextual}
+
+
+def contextual_tokens(counts: Mapping[str, int], kept: int) -> int:
+    """Of the `kept` tokens of a group, those that are means of what the others hold."""
+    return min(kept, required_count(counts, "contextual", scorer=NAME))
 
 
 def class_attention_contextual(cut: Cut, context: ScoreContext) -> NamedCosts:
@@ -17,7 +37,7 @@ def class_attention_contextual(cut: Cut, context: ScoreContext) -> NamedCosts:
 
     With a class token the fused price is one attention row; without one (SigLIP) a token's score is
     the attention it receives from all, so the square is computed. Eager towers leave the matrix in
-    memory. Of the kept, 30 in 221 are contextual: cosine of the rest with them, then means.
+    memory. Contextual tokens: cosine of the rest with them, then means.
     """
     vision = context.model.vision
     width = float(vision.hidden if vision else context.model.decoder.hidden)
@@ -34,7 +54,11 @@ def class_attention_contextual(cut: Cut, context: ScoreContext) -> NamedCosts:
         read_activations=entries * size if context.materialised else rows * (queries + n) * width * size,
         write_activations=rows * n * SCORE_BYTES,
     )
-    contextual = kept * VISIONZIP_CONTEXTUAL
+    contextual = float(contextual_tokens(cut.counts, int(kept)))
+    keep = gather(rows * (kept - contextual), width, context.widths)
+    ranked = (("score", score), ("select", select(rows, n, kept)))
+    if not contextual:
+        return (*ranked, ("gather", keep))
     rest = n - (kept - contextual)
     merge = Cost(
         kind="merge",
@@ -43,19 +67,19 @@ def class_attention_contextual(cut: Cut, context: ScoreContext) -> NamedCosts:
         read_activations=rows * 2.0 * rest * width * size,
         write_activations=rows * contextual * width * size,
     )
-    keep = gather(rows * (kept - contextual), width, context.widths)
-    return (("score", score), ("select", select(rows, n, kept)), ("merge", merge), ("gather", keep))
+    return (*ranked, ("merge", merge), ("gather", keep))
 
 
 CLASS_ATTENTION_CONTEXTUAL = register(
     Scorer(
-        name="cls_attention_contextual",
+        name=NAME,
         price=class_attention_contextual,
         reads="tower",
         launches=Launches(score=2.0),
         # top-k, boolean masks, contextual matching
         eager_launches=Launches(total=35.0, syncs=3.0),
         exposes="tower",
+        counts=_counts,
         merges=True,
     )
 )

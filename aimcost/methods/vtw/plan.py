@@ -31,5 +31,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="vtw",
         visual_tokens=workload.visual_tokens,
         cuts=[(k, workload.text_tokens)],
-        scorer=WITHDRAW.name,
+        scorer=WITHDRAW,
     )
