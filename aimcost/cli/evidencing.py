@@ -80,6 +80,9 @@ def import_(
     tp: TensorFlag = None,
     pp: PipelineFlag = None,
     settings: SettingsOption = None,
+    quantity: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Take one clock alone: ttft, tpot or e2e.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the timings (.jsonl).")
     ] = None,
@@ -96,7 +99,7 @@ def import_(
 
     named = {key: context.params[key] for key in _KEYS}
     given = keys_of(settings or [], **{SHORT_KEYS.get(key, key): value for key, value in named.items()})
-    imported = import_file(file, given)
+    imported = import_file(file, given, quantity=quantity)
     rows = join(imported.timings)
     if output is not None:
         write_atomically(output, timing_lines(imported.timings))

@@ -46,7 +46,18 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
             cost = row["cost_per_1000_requests"]
             cell.append("" if cost is None else f"{cost:.3f}")
         cells.append(cell)
-    headers = ["hardware", *(["stack"] if stacks else []), "calibration", "TTFT", "80 % band", "bound", "MFU", "gain", "memory", "fits"]
+    headers = [
+        "hardware",
+        *(["stack"] if stacks else []),
+        "calibration",
+        "TTFT",
+        "80 % band",
+        "bound",
+        "MFU",
+        "gain",
+        "memory",
+        "fits",
+    ]
     if decoding:
         headers.insert(4 + stacks, "TPOT")
     named = "several stacks" if stacks else stack_label(run) if len(rows) and rows[0]["stack"] else "no stack"

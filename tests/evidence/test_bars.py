@@ -46,7 +46,7 @@ def test_in_sample() -> None:
     check(gather().bars, IN_SAMPLE)
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_held_out() -> None:
     """The bars are judged here: each source with stack figures that were fitted without it."""
     check(gather(leave_out="source").bars, HELD_OUT)

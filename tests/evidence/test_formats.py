@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from aimcost.errors import AimcostError
+from aimcost.errors import AimcostError, UnknownNameError
 from aimcost.evidence.formats import Imported, import_file
 from aimcost.evidence.joining import join
 from aimcost.evidence.timings import load_timings, timing_lines
 
 RUN: dict[str, Any] = {"model": "llama-3.1-8b", "hardware": "nvidia_h100_sxm", "stack": "vllm"}
-FIRST = ("vision", "projector", "merge", "prefill")
+FIRST = ("merge", "prefill")  # of a run without images
 
 # vllm/benchmarks/serve.py, --save-result: one request at a time, 4 requests of 500 + 101 tokens in 4.4 s
 SERVE: dict[str, Any] = {
@@ -224,6 +224,7 @@ def test_guidellm_with_images(tmp_path: Path) -> None:
     imported = read(tmp_path, {**GUIDE, "benchmarks": [benchmark(1.0, image=image)]}, model="llava-1.5-7b")
     expected = {"text_tokens": 124, "images": 1, "image_size": 336, "new_tokens": 65, "batch": 1}
     assert imported.timings[0].run["workload"] == expected
+    assert imported.timings[0].stages == ("vision", "projector", "merge", "prefill")
     assert any("576 visual tokens" in note for note in imported.notes)
 
 
@@ -301,6 +302,33 @@ def test_imported_rows_are_timing_files(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text(timing_lines(imported.timings))
     assert load_timings([path]).requests == imported.timings
+
+
+def test_one_clock_alone(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps(SERVE))
+    assert [timing.quantity for timing in import_file(path, RUN, quantity="tpot").timings] == ["tpot"]
+    with pytest.raises(UnknownNameError, match="unknown quantity 'prefill'"):
+        import_file(path, RUN, quantity="prefill")
+
+
+def test_imported_clocks_make_a_stack(tmp_path: Path, cli: Any) -> None:
+    """First tokens of 500 and of 16,000 tokens, slower than the stack `vllm` has them: a stack file of one's own."""
+    for name, seconds in (("short", 0.07), ("long", 0.6)):
+        tokens = 4000 * 500 if name == "short" else 4000 * 16000
+        data = {**SERVE, "completed": 4000, "total_input_tokens": tokens, "total_output_tokens": 4000 * 101}
+        data |= {"median_ttft_ms": seconds * 1e3, "median_e2el_ms": 2000.0, "duration": 4000 * 2.0}
+        (tmp_path / f"{name}.json").write_text(json.dumps(data))
+        flags = ("--model", "llama-3.1-8b", "--hardware", "nvidia_h100_sxm", "--stack", "vllm", "--quantity", "ttft")
+        assert cli("import", f"{name}.json", *flags, "-o", f"{name}.jsonl").returncode == 0
+    made = cli("calibrate-stack", "short.jsonl", "long.jsonl", "-o", "mine.yaml")
+    assert made.returncode == 0, made.stderr
+    flags = ("--model", "llama-3.1-8b", "--hardware", "nvidia_h100_sxm", "--text-tokens", "500", "--json")
+    before, after = (cli("estimate", *flags, "--stack", stack) for stack in ("vllm", "./mine.yaml"))
+    assert after.returncode == 0, after.stderr
+    first, second = (json.loads(done.stdout)["totals"]["time_s"] for done in (before, after))
+    assert second == pytest.approx(0.07, rel=0.15)
+    assert abs(second - 0.07) < abs(first - 0.07)
 
 
 def test_the_command(tmp_path: Path, cli: Any) -> None:

@@ -88,7 +88,7 @@ def test_a_stack_of_two_sources_is_halved() -> None:
     assert not first.judged & second.judged
 
 
-@pytest.mark.slow
+@pytest.mark.check
 def test_shipped_figures_are_those_of_the_fit() -> None:
     """`aimcost evidence --refit` prints them; the files hold two or three digits of them."""
     for each in refit(load_timings().requests):
