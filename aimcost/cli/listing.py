@@ -16,6 +16,7 @@ from ..inputs.model import load_model
 from ..inputs.schema import HardwareFile, RunFile, StackFile
 from ..inputs.stack import DEFAULT_STACK, load_stack
 from ..machine.inheritance import calibration_status
+from ..methods.registry import plan_module
 from ..pricing.estimator import estimator_of, options_schema
 from ..units import GIGA, KILO, MEGA, TERA
 
@@ -47,7 +48,7 @@ def listing(what: str, *, hidden: bool = False, problems: list[str] | None = Non
     if what == "stacks":
         return _rows("stack", _stack_row, problems)
     if what == "methods":
-        return [{"name": name, "summary": _method(name).SUMMARY} for name in discover.method_names()]
+        return [{"name": name, "summary": plan_module(name).SUMMARY} for name in discover.method_names()]
     if what == "estimators":
         return [{"name": name, "summary": estimator_of(name).summary} for name in discover.estimator_names()]
     return [{"name": name, "file": str(path)} for name, path in discover.names("run").items()]
@@ -63,10 +64,6 @@ def _rows(kind: str, row: Callable[[str, Path], dict[str, Any]], problems: list[
                 raise
             problems.append(str(error))
     return rows
-
-
-def _method(name: str) -> Any:
-    return importlib.import_module(f"aimcost.methods.{name}.plan")
 
 
 def _model_row(name: str, path: Path) -> dict[str, Any]:
@@ -129,7 +126,7 @@ def describe(name: str) -> str:
         if name in files and not (kind in ("paper", "timings") and name in discover.method_names()):
             return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
     if name in discover.method_names():
-        module = _method(name)
+        module = plan_module(name)
         properties = module.Params.model_json_schema()["properties"]
         fields = "".join(
             f"  {key}: {_in_words(properties[key])}; {_default(field)}\n"
@@ -181,7 +178,7 @@ def json_schema() -> dict[str, Any]:
     run["properties"]["estimator_options"] = options_schema().model_json_schema()
     return {
         "run": run,
-        "methods": {name: _method(name).Params.model_json_schema() for name in discover.method_names()},
+        "methods": {name: plan_module(name).Params.model_json_schema() for name in discover.method_names()},
         "hardware": HardwareFile.model_json_schema(),
         "stack": StackFile.model_json_schema(),
         "sweep": GridFile.model_json_schema(),

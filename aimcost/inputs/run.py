@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
 from ..methods.implementation import computed_schedule, implementation_notes
+from ..methods.registry import plan_module
 from ..models.parallel import check_parallel, parallel_notes
 from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Stack, Workload
 from . import discover
@@ -324,7 +324,7 @@ def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any
         raise InvalidValueError(
             "method.name", f"none: visual tokens of {model.name} do not enter its sequence", name, where=where
         )
-    module = importlib.import_module(f"aimcost.methods.{name}.plan")
+    module = plan_module(name)
     params = validate(module.Params, method, where=f"{where}: method")
     schedule: Schedule = module.plan(model, workload, params)
     return schedule

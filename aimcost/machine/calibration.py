@@ -49,6 +49,8 @@ class Calibration:
     measured
         What was timed on this card: ``gemm <format>``, ``attention``, ``encoder_attention``, ``decode_attention``,
         ``collective``, and kinds of memory-bound kernels.
+    encoder_lender
+        The card whose encoder attention a measured card without such tables takes; empty: none.
     collective, collective_link
         What ranks exchange, or None where it was not measured; bytes/s of the link of its curves.
     inherited_from
@@ -66,6 +68,7 @@ class Calibration:
     scale: Mapping[str, float]
     source: str
     measured: frozenset[str] = frozenset()
+    encoder_lender: str = ""
     collective: CollectiveModel | None = None
     collective_link: float = 0.0
     inherited_from: str | None = None
@@ -227,7 +230,7 @@ def _parse(hardware: HardwareSpec) -> Calibration:
         for dtype, values in section("gemm").items()
     }
     cuda_cores = attained_of(hardware).fp32
-    if "fp32" not in gemm and cuda_cores is not None:
+    if gemm and "fp32" not in gemm and cuda_cores is not None:
         formula = _read_shared(_beside(hardware, FP32_FILE), "products")
         model = GemmModel.of(formula["products"], {}, where=FP32_FILE)
         gemm["fp32"] = model.carried(cuda_cores.share / number(formula, "share", 0.01, 1.05, where=FP32_FILE), 1.0)
@@ -239,6 +242,7 @@ def _parse(hardware: HardwareSpec) -> Calibration:
         bandwidth=bandwidth,
         machine=machine,
         measured=_measured(hardware, section, bandwidth),
+        encoder_lender=str(section("encoder_attention").get("inherits", "")),
         scale={str(kind): float(value) for kind, value in section("scale").items()},
         source=str(block["source"]),
         collective=CollectiveModel.of(exchanges, where=f"{where}.collective") if exchanges else None,

@@ -102,6 +102,10 @@ class Coefficients:
         nearest = min(models, key=lambda known: (abs(known - width), -known))
         if nearest != width:
             self.substitutes.add(f"attention at head width {width} takes the efficiencies of width {nearest}")
+        if stage == "vision" and self.calibration.encoder_lender:
+            self.substitutes.add(
+                f"attention of the tower takes the encoder kernel of {self.calibration.encoder_lender}"
+            )
         if not own:
             name = "the tower" if stage == "vision" else stage
             self.substitutes.add(f"attention of {name} takes the efficiencies of causal prefill")
@@ -110,11 +114,13 @@ class Coefficients:
     def memory_bound(self, kind: str, stack: Stack | None = None) -> KernelModel | CurveSet:
         """Coefficients of a kind, or of the one that stands in for it.
 
-        A kind that a stack runs as a chain of elementwise kernels takes theirs, not the fused kernel's.
+        A kind that a stack runs as a chain of elementwise kernels takes theirs, not the fused kernel's; a machine
+        that timed the chain itself has its curve.
         """
-        if stack is not None and kind in stack.elementwise:
-            kind = "pointwise"
         models = self.calibration.bandwidth
+        chained = stack is not None and kind in stack.elementwise
+        if chained and not isinstance(models.get(kind), CurveSet):
+            kind = "pointwise"
         found = models.get(kind) or models.get(_STAND_IN.get(kind, "pointwise")) or models.get("pointwise")
         if found is None:
             raise CalibrationError(f"{self.hardware.name}: calibration has no coefficients for {kind}")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ __all__ = [
     "all_scorers",
     "find_scorer",
     "launches_of",
+    "plan_module",
     "reads_tower",
     "reduction_ops",
     "register",
@@ -147,6 +148,11 @@ def all_scorers() -> Mapping[str, Scorer]:
     for path in sorted(Path(__file__).resolve().parent.glob("*/price.py")):
         importlib.import_module(f"{__package__}.{path.parent.name}.price")
     return MappingProxyType(_registered)
+
+
+def plan_module(name: str) -> Any:
+    """``plan.py`` of a method: its SUMMARY, Params and plan, and the planner's candidates if it has any."""
+    return importlib.import_module(f"{__package__}.{name}.plan")
 
 
 def reads_tower(schedule: Schedule) -> bool:

@@ -279,10 +279,14 @@ def test_borrowed_coefficients_have_a_wider_band_and_are_named() -> None:
 
 
 def test_attention_borrowed_from_another_stage_is_named() -> None:
-    """No table holds an A100's tower attention: causal prefill of another width stands in."""
+    """No table holds tower attention of an Arc Pro B60: causal prefill stands in; an A100 takes an L40S's encoder."""
     run = {"model": "llava-onevision-qwen2-7b", "workload": {"frames": 8, "text_tokens": 50}}
-    notes = aimcost.estimate(run, hardware="nvidia_a100_sxm_80gb").notes
+    notes = aimcost.estimate(run, hardware="intel_arc_pro_b60").notes
     assert "attention of the tower takes the efficiencies of causal prefill" in notes
+    assert (
+        "attention of the tower takes the encoder kernel of nvidia_l40s"
+        in aimcost.estimate(run, hardware="nvidia_a100_sxm_80gb").notes
+    )
     assert not any("causal prefill" in note for note in aimcost.estimate(run, hardware="nvidia_h100_sxm").notes)
 
 

@@ -90,7 +90,9 @@ def test_a_run_gains_nothing_over_itself() -> None:
 
 def fake(seconds: list[float], above: list[float]) -> Any:
     """Two rows, of terms a and b, with upper ends alone."""
-    segments = [SimpleNamespace(stage="prefill", name=name, beside="", start=i, stop=i + 1) for i, name in enumerate("ab")]
+    segments = [
+        SimpleNamespace(stage="prefill", name=name, beside="", start=i, stop=i + 1) for i, name in enumerate("ab")
+    ]
     return SimpleNamespace(
         seconds=np.array(seconds),
         band=band(seconds, [0.0, 0.0], above),
@@ -114,9 +116,11 @@ def test_the_ratio_is_known_better_than_a_quotient_of_bands() -> None:
     reduced = aimcost.estimate({**IMAGE, "method": {"name": "divprune"}}, stack="llava")
     dense = estimate_run(unreduced(reduced.run))
     found = gain(dense, reduced)
-    assert found is not None and found.speedup.high is not None
+    assert found is not None
+    assert found.speedup.high is not None
     (low, high), (dense_low, dense_high) = reduced.ttft_band_s, dense.ttft_band_s
-    assert high is not None and dense_high is not None
+    assert high is not None
+    assert dense_high is not None
     assert dense_low / high < found.speedup.low < found.speedup.value < found.speedup.high < dense_high / low
     summary = reduced.to_dict()["summary"]
     assert summary["ttft_speedup"] == pytest.approx(dense.ttft_s / reduced.ttft_s)

@@ -34,10 +34,7 @@ def stacked(run: dict[str, Any], **keys: Any) -> Any:
 
 def rows_named(estimate: Any, stage: str, *names: str) -> list[slice]:
     return [
-        slice(s.start, s.stop)
-        for name in names
-        for s in estimate.table.segments
-        if (s.stage, s.name) == (stage, name)
+        slice(s.start, s.stop) for name in names for s in estimate.table.segments if (s.stage, s.name) == (stage, name)
     ]
 
 
@@ -45,10 +42,10 @@ def rows_named(estimate: Any, stage: str, *names: str) -> list[slice]:
 
 
 def test_the_contract_names_these() -> None:
-    assert NAMES == [
+    assert [
         *("aimcost_graph", "llava", "tensorrt_llm", "torch_compile", "transformers"),
         *("vllm", "vllm_2023", "vllm_v0"),
-    ]
+    ] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -228,7 +225,8 @@ def test_launches_and_traffic_by_kind() -> None:
     one = stacked(TEXT, host_us_per_launch=10)
     chain = stacked(TEXT, host_us_per_launch=10, kernels={"rms_norm": 7}, traffic={"rms_norm": 9})
     (rows,) = rows_named(one, "prefill", "attn_norm")
-    assert one.host_seconds is not None and chain.host_seconds is not None
+    assert one.host_seconds is not None
+    assert chain.host_seconds is not None
     assert one.host_seconds[rows] == pytest.approx(10e-6)
     assert chain.host_seconds[rows] == pytest.approx(70e-6)
     assert chain.priced.bytes[rows] == pytest.approx(9 * one.priced.bytes[rows])
@@ -258,7 +256,9 @@ def test_a_fused_product_is_priced_as_one_and_shared_by_width() -> None:
     one = model.seconds(
         *(m, n, k), bytes_moved=moved, peak=312e12, bandwidth=hardware.memory_bytes_per_s, sm_count=hardware.sm_count
     )[0]
-    assert fused.device_seconds is not None and fused.host_seconds is not None and apart.device_seconds is not None
+    assert fused.device_seconds is not None
+    assert fused.host_seconds is not None
+    assert apart.device_seconds is not None
     both = fused.device_seconds[gate] + fused.device_seconds[up]
     separate = apart.device_seconds[gate] + apart.device_seconds[up]
     assert both == pytest.approx(np.minimum(one, separate - model.launch_s))
@@ -281,7 +281,9 @@ def test_grouped_queries_share_a_fused_product_by_width() -> None:
 def test_a_residual_inside_the_norm_moves_two_thirds_and_launches_nothing() -> None:
     inside, own = stacked(TEXT, fused=["add_norm"], host_us_per_launch=10), stacked(TEXT, host_us_per_launch=10)
     (rows,) = rows_named(inside, "prefill", "attn_add")
-    assert inside.host_seconds is not None and inside.device_seconds is not None and own.device_seconds is not None
+    assert inside.host_seconds is not None
+    assert inside.device_seconds is not None
+    assert own.device_seconds is not None
     assert inside.host_seconds[rows] == pytest.approx(0.0)
     assert inside.priced.bytes[rows] == pytest.approx(own.priced.bytes[rows] * 2 / 3)
     assert (inside.device_seconds[rows] < own.device_seconds[rows]).all()
@@ -340,7 +342,8 @@ def test_windows_are_launched_one_by_one() -> None:
     looped = stacked(run, host_us_per_launch=10, kernels={"attention": 2}, tower={"loop": "window"})
     whole = stacked(run, host_us_per_launch=10, kernels={"attention": 2})
     attention = rows_named(looped, "vision", "fused_attention")
-    assert looped.host_seconds is not None and whole.host_seconds is not None
+    assert looped.host_seconds is not None
+    assert whole.host_seconds is not None
     found = {round(float(looped.host_seconds[rows][0]) * 1e6) for rows in attention}
     assert found == {20, 16 * 20}
     assert {round(float(whole.host_seconds[rows][0]) * 1e6) for rows in attention} == {20}

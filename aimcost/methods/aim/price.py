@@ -14,12 +14,14 @@ __all__ = [
     "BIPARTITE",
     "PAGERANK",
     "PAGERANK_ITERATIONS",
+    "PAGERANK_TEMPERATURE",
     "bipartite_similarity_flops",
     "pagerank_eager_flops",
     "pagerank_fused",
 ]
 
-PAGERANK_ITERATIONS = 5
+# of the sharpened softmax, and products with it (arXiv 2412.03248, as its released code executes them)
+PAGERANK_TEMPERATURE, PAGERANK_ITERATIONS = 0.1, 5
 
 
 def pagerank_fused(

@@ -443,7 +443,7 @@ class _Pricing:
         for each in added:
             names.setdefault(each.name, len(names))
         moves = np.array([(e.seconds.value, e.seconds.low, e.seconds.high) for e in added]).reshape(-1, 3)
-        scales = {} if self.stack.spread is None else {k: self.stack.spread for k in ("prompt_scale", "decode_scale")}
+        scales = {} if self.stack.spread is None else dict.fromkeys(("prompt_scale", "decode_scale"), self.stack.spread)
         return Band(
             names=tuple(names),
             group=np.append(group, np.array([names[e.name] for e in added], dtype=group.dtype)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import AimcostError, InvalidValueError, argument
+from ...inputs import discover
 from ...inputs.run import Run, plan_schedule
 from ...methods.aim.plan import reachable_ratios
+from ...methods.registry import plan_module
 from ...types import Schedule, runs_of
 from .blocks import Pair, Tables, tables
 from .evaluate import Figures, LevelTables, evaluate, evaluate_levels, level_blocks
@@ -31,7 +33,6 @@ LEVELS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.0)
 # The free form is enumerated: where single layers give more candidates than this, cuts fall every few layers.
 MOST_FREE = 6_800_000
 CHUNK = 16_384
-_RATIOS = (0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.1, 0.05, 0.02)
 Indices = NDArray[np.int64]
 
 
@@ -285,24 +286,21 @@ def _listed(stem: Run, methods: Sequence[Mapping[str, Any]], shape: str, label: 
         yield ListGrid(run=stem, shape=shape, label=label, family=family, methods=chosen, schedules=schedules)
 
 
+def _candidates(name: str) -> Callable[[int], list[dict[str, Any]]] | None:
+    """The parameters that a method's ``plan.py`` offers to a planner, by the model's layers; None: no grid."""
+    return getattr(plan_module(name), "candidates", None) if name in discover.method_names() else None
+
+
 def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:
     """A grid over another method's parameters, one stem for each way of reducing before layer 0."""
     layers = run.model.decoder.layers
-    cuts = range(1, layers + 1)
-    by_method: Mapping[str, list[dict[str, Any]]] = {
-        "none": [{}],
-        "vtw": [{"k": k} for k in cuts],
-        "fastv": [{"k": k, "ratio": ratio} for k in cuts for ratio in _RATIOS],
-        "dart": [{"k": k, "ratio": ratio} for k in cuts for ratio in _RATIOS],
-        "pyramiddrop": [{"ratios": [r, r * r, r * r * r]} for r in _RATIOS],
-        **{key: [{"ratio": r} for r in _RATIOS] for key in ("pre_llm", "divprune", "prumerge")},
-    }
-    if name not in by_method:
-        known = ", ".join(["aim", *sorted(by_method)])
+    candidates = _candidates(name)
+    if candidates is None:
+        known = ", ".join(["aim", *(method for method in discover.method_names() if _candidates(method))])
         raise InvalidValueError(argument("methods"), f"one that the planner has a grid for: {known}", name)
     stems: dict[Any, list[dict[str, Any]]] = {}
     runs: dict[Any, Run] = {}
-    for params in by_method[name]:
+    for params in candidates(layers):
         method = {"name": name, **params}
         try:
             schedule = plan_schedule(run.model, run.workload, method)
