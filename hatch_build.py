@@ -1,4 +1,4 @@
-"""Build hook: package data is the YAML of configs/ and hardware_profiles/, never raw measurements."""
+"""Build hook: package data is the YAML and the timings of configs/ and hardware_profiles/, never raw measurements."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ PATTERNS = (
     "configs/runs/*.yaml",
     "configs/papers/*.yaml",
     "configs/accuracy/*.yaml",
+    "configs/timings/*.jsonl",
+    "configs/stacks/*.yaml",
     "hardware_profiles/*.yaml",
     "hardware_profiles/tables/*.json",
 )

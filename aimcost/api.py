@@ -37,10 +37,12 @@ def estimate(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Estimate:
     return _pricing.estimate_run(load_run(run, overrides))
 
 
-def compare(run: Mapping[str, Any] | str | Path, hardware: Sequence[str], **overrides: Any) -> list[dict[str, Any]]:
-    """One run on several machines, fastest first; see `aimcost.pricing.comparison.compare_run`."""
+def compare(
+    run: Mapping[str, Any] | str | Path, hardware: Sequence[str] = (), stacks: Sequence[str] = (), **overrides: Any
+) -> list[dict[str, Any]]:
+    """One run on several machines and stacks, fastest first; see `aimcost.pricing.comparison.compare_run`."""
     comparison = importlib.import_module("aimcost.pricing.comparison")
-    rows: list[dict[str, Any]] = comparison.compare_run(load_run(run, overrides), hardware)
+    rows: list[dict[str, Any]] = comparison.compare_run(load_run(run, overrides), hardware, stacks)
     return rows
 
 

@@ -12,13 +12,13 @@ from tabulate import tabulate
 from aimcost.inputs import discover
 from aimcost.inputs.files import read_mapping
 from aimcost.inputs.hardware import load_hardware
+from aimcost.inputs.stack import load_stack
 from aimcost.machine.calibration import calibration_of
 from aimcost.machine.coefficients import COLLECTIVE_BAND, COLLECTIVE_SHARE
 from aimcost.machine.fitting.derive import machine_of
 from aimcost.machine.fitting.external import compare_external, read_external
 from aimcost.machine.inheritance import INHERITED_FILE
 from aimcost.machine.timemodels.attention import AttentionModel
-from aimcost.machine.timemodels.bandwidth import EXECUTIONS
 from aimcost.measure.records import Record, load_record
 from aimcost.measure.validate import compare_record
 from aimcost.ops.attention import single_pass
@@ -96,9 +96,9 @@ UNKNOWN = """## What is not known
 
 {timed}- Norms, activations, RoPE, look-ups, selection and merging are in no table. They take the share of bandwidth
   that public profiles of such kernels reach ({norms}, look-ups {lookups}), with a band that holds both ends;
-  `eager` execution multiplies launches and traffic as counted in transformers' layers.
-- Host time a launch is assumed ({eager:.0f} µs eager, {compiled:.0f} µs compiled, within {least:g} to {most:g} times);
-  `execution: cuda_graph` leaves it out.
+  eager stacks multiply launches and traffic as counted in transformers' layers.
+- Host time a launch, in µs, is that of the software stack: {stacks}. `configs/stacks/` says which of these
+  are fitted to published timings and which are assumed.
 - Attention takes the coefficients of the kernel that the profile names first. Where a card has those of a second
   one, that one takes {fastest:+.0%} to {slowest:+.0%} for a causal prefill of {tokens} tokens at head width {width}.
 - Collectives are NCCL's; serving stacks send small messages with faster kernels of their own. Machines whose
@@ -155,16 +155,13 @@ def band(ends: Sequence[float]) -> str:
 def unknown(blocks: Mapping[str, Any]) -> str:
     """What no table says, with the figures that stand in for it."""
     shares = calibration_of(load_hardware(next(iter(blocks)))).bandwidth
-    eager, compiled = EXECUTIONS["eager"], EXECUTIONS["compiled"]
+    stacks = [load_stack(name) for name in discover.names("stack")]
     others = list(second_kernels(blocks))
     return UNKNOWN.format(
         timed="" if any(record.environment.device == "cuda" for _, record in records()) else NOT_TIMED,
         norms=reached(shares["rms_norm"]),
         lookups=reached(shares["embed"]),
-        eager=eager.host_s * MEGA,
-        compiled=compiled.host_s * MEGA,
-        least=eager.host_band[0],
-        most=eager.host_band[1],
+        stacks=", ".join(f"`{stack.name}` {stack.host_s.value * MEGA:g}" for stack in stacks),
         tokens=TOKENS,
         width=WIDTH,
         fastest=min(others),

@@ -46,6 +46,7 @@ def call_in_process(
         patch.chdir(folder)
         patch.delenv("AIMCOST_PATH", raising=False)
         patch.setenv("OPENBLAS_NUM_THREADS", "1")  # the command sets it where it is not set
+        patch.setenv("AIMCOST_QUIET_PROCESS", "1")  # or a command that measures would take pytest's place
         for name, value in environment.items():
             patch.setenv(name, value)
         patch.setattr(sys, "argv", ["aimcost", *arguments])

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from ..errors import AimcostError
-from . import estimating, guarding, looking, measuring, planning  # noqa: F401 (each adds its commands)
+from . import estimating, evidencing, guarding, looking, measuring, planning  # noqa: F401 (each adds its commands)
 from .common import app, flag_of
 
 __all__ = ["app", "main"]

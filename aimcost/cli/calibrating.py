@@ -1,11 +1,17 @@
-"""What `aimcost calibrate` does."""
+"""What `aimcost calibrate` and `calibrate-stack` do."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+import yaml
+
 from ..errors import FileFormatError, InvalidValueError, UnknownNameError
+from ..evidence.calibrate_stack import calibrate_stack
+from ..evidence.timings import load_timings
 from ..inputs.files import read_mapping, write_atomically
 from ..inputs.hardware import load_hardware
 from ..machine.calibration import calibration_of
@@ -19,7 +25,7 @@ from ..report.export import to_json
 from ..report.text import table
 from ..units import format_seconds
 
-__all__ = ["derive_command", "inherited_command", "scale_command"]
+__all__ = ["derive_command", "inherited_command", "scale_command", "stack_command"]
 
 
 def derive_command(source: str, system: str | None, output: Path | None, *, as_json: bool) -> str:
@@ -42,6 +48,30 @@ def inherited_command(output: Path | None, *, as_json: bool) -> str:
     """Measure how far one card's products are from another's coefficients; write the bands where `output` says."""
     bands = inherited_bands() if output is None else write_inherited_bands(output)
     return to_json(bands) if as_json else inherited_text(bands, output)
+
+
+def stack_command(timings: Sequence[Path], base: str | None, output: Path | None, *, as_json: bool) -> str:
+    """Fit a stack to timings; write its file where `output` says."""
+    rows = load_timings(list(timings)).requests
+    found = calibrate_stack(rows, base, name=output.stem if output is not None else "my_stack")
+    text = yaml.safe_dump(found.file, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+    if output is not None:
+        write_atomically(output, text)
+    if as_json:
+        return to_json(asdict(found))
+    each = "a decode step" if found.key == "step_ms" else "a request"
+    lines = [
+        f"offset {format_seconds(found.offset_s)} {each}{_within(found.offset_error_s, format_seconds)}, "
+        f"scale {found.scale:.3f} on kernels{_within(found.scale_error, '{:.3f}'.format)}",
+        *(f"note: {note}" for note in found.notes),
+        table([[name, f"{error:+.1%}"] for name, error in found.residuals.items()], ["timing", "predicted now"]),
+        text if output is None else f"written: {output} (--stack {output})",
+    ]
+    return "\n".join(lines)
+
+
+def _within(error: float | None, form: Callable[[float], str]) -> str:
+    return "" if error is None else f" ± {form(error)}"
 
 
 def scale_command(timing: Path, hardware: str | None, output: Path | None, *, as_json: bool) -> str:

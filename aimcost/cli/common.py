@@ -27,11 +27,13 @@ __all__ = [
     "ReplicasFlag",
     "RunArgument",
     "SettingsOption",
+    "StackFlag",
     "TensorFlag",
     "TextTokensFlag",
     "VisualTokensFlag",
     "app",
     "flag_of",
+    "keys_of",
     "one_of",
     "overrides_of",
     "progress_bar",
@@ -70,13 +72,16 @@ VisualTokensFlag = Annotated[
 TextTokensFlag = Annotated[str | None, typer.Option("--text-tokens", metavar="N", help="Text tokens a request.")]
 NewTokensFlag = Annotated[str | None, typer.Option("--new-tokens", metavar="N", help="Tokens to generate.")]
 BatchFlag = Annotated[str | None, typer.Option("--batch", metavar="N", help="Requests computed together.")]
+StackFlag = Annotated[
+    str | None, typer.Option("--stack", help="The software: a stack's name or file (`aimcost list stacks`).")
+]
 ImplementationFlag = Annotated[str | None, typer.Option("--implementation", help="fused, eager or masked")]
 TensorFlag = Annotated[str | None, typer.Option("--tp", metavar="N", help="Tensor-parallel ranks.")]
 PipelineFlag = Annotated[str | None, typer.Option("--pp", metavar="N", help="Pipeline stages.")]
 ReplicasFlag = Annotated[str | None, typer.Option("--dp", metavar="N", help="Replicas.")]
 # Keys of a run that the commands take as flags.
 RUN_FLAGS = (
-    *("model", "estimator", "method", "attention", "implementation"),
+    *("model", "estimator", "method", "attention", "implementation", "stack"),
     *("frames", "images", "visual_tokens", "text_tokens", "new_tokens", "batch", "tp", "pp", "dp"),
 )
 
@@ -148,25 +153,34 @@ def overrides_of(settings: list[str]) -> dict[str, Any]:
 
 
 def resolve_flags(context: typer.Context, **more: Any) -> Any:
-    """A Run from the parameters of a command that takes every flag of `RUN_FLAGS`; `more` keys beside them."""
+    """A Run from the parameters of a command that takes every flag of `RUN_FLAGS`; `more` keys beside or over them."""
     from ..inputs.run import SHORT_KEYS
 
     given = context.params
     flags = {SHORT_KEYS.get(name, name): given[name] for name in RUN_FLAGS}
+    flags, more = {**flags, **more}, {}
     return resolve(given["run"], given["settings"] or [], **flags, **more)
 
 
 def resolve(run: str | None, settings: list[str], **flags: Any) -> Any:
     """A Run from a file and flags, or from flags alone; a dotted key reaches inside."""
     from ..errors import InvalidValueError
-    from ..inputs.run import load_run, merge_overrides
+    from ..inputs.run import load_run
+
+    overrides = keys_of(settings, **flags)
+    if run is None and "model" not in overrides:
+        raise InvalidValueError("RUN", "given, or --model", None)
+    return load_run(run if run is not None else {}, overrides)
+
+
+def keys_of(settings: list[str], **flags: Any) -> dict[str, Any]:
+    """The keys of a run that flags and ``--set`` give; a dotted key reaches inside."""
+    from ..inputs.run import merge_overrides
 
     overrides: dict[str, Any] = {}
     for key, value in _overrides(settings, **flags).items():
         overrides = merge_overrides(overrides, {key: value})
-    if run is None and "model" not in overrides:
-        raise InvalidValueError("RUN", "given, or --model", None)
-    return load_run(run if run is not None else {}, overrides)
+    return overrides
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from .common import (
     ReplicasFlag,
     RunArgument,
     SettingsOption,
+    StackFlag,
     TensorFlag,
     TextTokensFlag,
     VisualTokensFlag,
@@ -47,6 +48,7 @@ def estimate(
     new_tokens: NewTokensFlag = None,
     batch: BatchFlag = None,
     implementation: ImplementationFlag = None,
+    stack: StackFlag = None,
     tp: TensorFlag = None,
     pp: PipelineFlag = None,
     dp: ReplicasFlag = None,
@@ -87,8 +89,11 @@ def estimate(
 @app.command()
 def compare(
     context: typer.Context,
-    hardware: Annotated[str, typer.Option(help="Profiles, separated by commas.")],
     run: RunArgument = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="Profiles, separated by commas; the run's own without it.")
+    ] = None,
+    stack: Annotated[str | None, typer.Option(help="Software stacks, separated by commas.")] = None,
     model: ModelFlag = None,
     estimator: EstimatorFlag = None,
     method: MethodFlag = None,
@@ -107,18 +112,18 @@ def compare(
     as_csv: CsvOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare machines on one run: time to first token, bound, memory, gain, cost."""
+    """Compare machines and software stacks on one run: time to first token, bound, memory, gain, cost."""
     from ..errors import InvalidValueError
     from ..pricing.comparison import compare_run
     from ..report.compare import compare_text
     from ..report.export import to_csv, to_json
 
     one_of(csv=as_csv, json=as_json)
-    names = [name.strip() for name in hardware.split(",") if name.strip()]
-    if not names:
-        raise InvalidValueError("--hardware", "given: profiles separated by commas", None)
-    resolved = resolve_flags(context)
-    rows = compare_run(resolved, names)
+    names, stacks = ([name.strip() for name in (given or "").split(",") if name.strip()] for given in (hardware, stack))
+    if not names and not stacks:
+        raise InvalidValueError("--hardware", "given: profiles separated by commas (or --stack)", None)
+    resolved = resolve_flags(context, stack=stacks[0] if len(stacks) == 1 else None)
+    rows = compare_run(resolved, names, stacks)
     if as_json:
         print(to_json(rows))
     elif as_csv:

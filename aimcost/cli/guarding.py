@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .common import JsonOption, SettingsOption, app, overrides_of, progress_bar
+from .common import JsonOption, SettingsOption, StackFlag, app, overrides_of, progress_bar
 
 
 @app.command()
@@ -57,6 +57,7 @@ def check(
         list[str] | None,
         typer.Option(metavar="METRIC=SHARE", help="flops, ttft, tpot, kv, memory or all: ttft=1%. Default: exact."),
     ] = None,
+    stack: StackFlag = None,
     settings: SettingsOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="A figure that fell fails as well.")] = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
@@ -82,7 +83,7 @@ def check(
         update=update,
         tolerances=parse_tolerances(tolerance or []),
         strict=strict,
-        overrides=overrides_of(settings or []),
+        overrides=overrides_of([*(settings or []), *([f"stack={stack}"] if stack is not None else [])]),
     )
     if junit is not None:
         write_atomically(junit, check_junit(result))

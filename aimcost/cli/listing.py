@@ -13,14 +13,16 @@ from ..errors import AimcostError, UnknownNameError
 from ..inputs import discover
 from ..inputs.hardware import load_hardware
 from ..inputs.model import load_model
-from ..inputs.schema import HardwareFile, RunFile
+from ..inputs.schema import HardwareFile, RunFile, StackFile
+from ..inputs.stack import DEFAULT_STACK, load_stack
 from ..machine.inheritance import calibration_status
+from ..methods.registry import plan_module
 from ..pricing.estimator import estimator_of, options_schema
-from ..units import GIGA, TERA
+from ..units import GIGA, KILO, MEGA, TERA
 
 __all__ = ["LISTINGS", "describe", "json_schema", "listing"]
 
-LISTINGS = ("models", "hardware", "methods", "estimators", "runs")
+LISTINGS = ("models", "hardware", "stacks", "methods", "estimators", "runs")
 
 
 def listing(what: str, *, hidden: bool = False, problems: list[str] | None = None) -> list[dict[str, Any]]:
@@ -43,8 +45,10 @@ def listing(what: str, *, hidden: bool = False, problems: list[str] | None = Non
     if what == "hardware":
         rows = _rows("hardware", _hardware_row, problems)
         return [row for row in rows if not row.pop("hidden") or hidden]
+    if what == "stacks":
+        return _rows("stack", _stack_row, problems)
     if what == "methods":
-        return [{"name": name, "summary": _method(name).SUMMARY} for name in discover.method_names()]
+        return [{"name": name, "summary": plan_module(name).SUMMARY} for name in discover.method_names()]
     if what == "estimators":
         return [{"name": name, "summary": estimator_of(name).summary} for name in discover.estimator_names()]
     return [{"name": name, "file": str(path)} for name, path in discover.names("run").items()]
@@ -60,10 +64,6 @@ def _rows(kind: str, row: Callable[[str, Path], dict[str, Any]], problems: list[
                 raise
             problems.append(str(error))
     return rows
-
-
-def _method(name: str) -> Any:
-    return importlib.import_module(f"aimcost.methods.{name}.plan")
 
 
 def _model_row(name: str, path: Path) -> dict[str, Any]:
@@ -100,8 +100,20 @@ def _hardware_row(name: str, path: Path) -> dict[str, Any]:
     }
 
 
+def _stack_row(name: str, path: Path) -> dict[str, Any]:
+    stack = load_stack(path)
+    return {
+        "name": name + (" (default)" if name == DEFAULT_STACK else ""),
+        "summary": stack.summary,
+        "graph": stack.graph,
+        "host us a launch": f"{stack.host_s.value * MEGA:g}",
+        "ms a request": f"{stack.request_s.value * KILO:g}",
+        "ms a step": f"{stack.step_s.value * KILO:g}",
+    }
+
+
 def describe(name: str) -> str:
-    """The file of a model, profile or run, or what a method or estimator takes.
+    """The file of a model, profile, stack or run, or what a method or estimator takes.
 
     Raises
     ------
@@ -110,11 +122,11 @@ def describe(name: str) -> str:
     """
     for kind in discover.KINDS:
         files = discover.names(kind)
-        # a paper may be called as its method is; the method is what a run names
-        if name in files and not (kind == "paper" and name in discover.method_names()):
+        # a paper and its timings may be called as its method is; the method is what a run names
+        if name in files and not (kind in ("paper", "timings") and name in discover.method_names()):
             return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
     if name in discover.method_names():
-        module = _method(name)
+        module = plan_module(name)
         properties = module.Params.model_json_schema()["properties"]
         fields = "".join(
             f"  {key}: {_in_words(properties[key])}; {_default(field)}\n"
@@ -158,7 +170,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schemas of a run file, each method's parameters, a hardware profile, and a sweep's grid."""
+    """JSON Schemas of a run file, each method's parameters, a hardware profile, a stack, and a sweep's grid."""
     from ..search.sweep.grid import GridFile
 
     run = RunFile.model_json_schema()
@@ -166,7 +178,8 @@ def json_schema() -> dict[str, Any]:
     run["properties"]["estimator_options"] = options_schema().model_json_schema()
     return {
         "run": run,
-        "methods": {name: _method(name).Params.model_json_schema() for name in discover.method_names()},
+        "methods": {name: plan_module(name).Params.model_json_schema() for name in discover.method_names()},
         "hardware": HardwareFile.model_json_schema(),
+        "stack": StackFile.model_json_schema(),
         "sweep": GridFile.model_json_schema(),
     }

@@ -13,7 +13,7 @@ from .common import JsonOption, app
 @app.command("list")
 def list_(
     what: Annotated[
-        str | None, typer.Argument(metavar="[models|hardware|methods|estimators|runs]", show_default=False)
+        str | None, typer.Argument(metavar="[models|hardware|stacks|methods|estimators|runs]", show_default=False)
     ] = None,
     show_all: Annotated[bool, typer.Option("--all", help="Hidden profiles too.")] = False,
     as_json: JsonOption = False,
@@ -39,8 +39,8 @@ def list_(
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A model, profile, method, estimator or run.")]) -> None:
-    """Show one model, profile, method, estimator or run, with its sources."""
+def show(name: Annotated[str, typer.Argument(help="A model, profile, stack, method, estimator or run.")]) -> None:
+    """Show one model, profile, stack, method, estimator or run, with its sources."""
     from .listing import describe
 
     print(describe(name), end="")

@@ -61,6 +61,23 @@ def calibrate(
         print(derive_command(str(source), system, output, as_json=as_json))
 
 
+@app.command("calibrate-stack")
+def calibrate_stack(
+    timings: Annotated[list[Path], typer.Argument(metavar="TIMING...", help="JSON lines, as in configs/timings.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The stack to write; printed only without it.")
+    ] = None,
+    stack: Annotated[
+        str | None, typer.Option("--stack", help="The stack to start from; the timings' own without it.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a software stack of your own to a few timings: an offset, with two or more a scale."""
+    from .calibrating import stack_command
+
+    print(stack_command(timings, stack, output, as_json=as_json))
+
+
 @app.command()
 def profile(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import JsonOption, SettingsOption, app, one_of, progress_bar, resolve
+from .common import JsonOption, SettingsOption, StackFlag, app, one_of, progress_bar, resolve
 
 _BUDGETS = {
     "--ttft-ms": "max_ttft_ms",
@@ -56,13 +56,14 @@ def plan(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the best schedule as a run file.")
     ] = None,
+    stack: StackFlag = None,
     settings: SettingsOption = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print the front, or the answers, as CSV.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the schedule that keeps most under a budget: exit 1 where none does."""
     one_of(csv=as_csv, json=as_json)
-    resolved = resolve(run, settings or [])
+    resolved = resolve(run, settings or [], stack=stack)
     limits = {
         "--ttft-ms": ttft_ms,
         "--tpot-ms": tpot_ms,

@@ -24,7 +24,11 @@ KINDS: dict[str, str] = {
     "run": "configs/runs",
     "paper": "configs/papers",
     "accuracy": "configs/accuracy",
+    "timings": "configs/timings",
+    "stack": "configs/stacks",
 }
+# Every other kind is YAML.
+_SUFFIXES = {"timings": ".jsonl"}
 
 
 @lru_cache(maxsize=1)
@@ -66,7 +70,7 @@ def names(kind: str) -> dict[str, Path]:
     for root in search_path():
         folder = root / KINDS[kind]
         if folder.is_dir():
-            for path in sorted(folder.glob("*.yaml")):
+            for path in sorted(folder.glob(f"*{_SUFFIXES.get(kind, '.yaml')}")):
                 found.setdefault(path.stem, path)
     return dict(sorted(found.items()))
 
@@ -81,7 +85,7 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
     """
     if "/" not in name and "\\" not in name and name not in {"", ".", ".."}:
         for root in search_path():
-            path = f"{root}/{KINDS[kind]}/{name}.yaml"
+            path = f"{root}/{KINDS[kind]}/{name}{_SUFFIXES.get(kind, '.yaml')}"
             if os.path.isfile(path):
                 return Path(path)
     elif name:

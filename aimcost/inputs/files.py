@@ -17,7 +17,16 @@ import yaml
 from ..errors import FileFormatError
 from ..units import MEGA
 
-__all__ = ["MAX_FILE_BYTES", "Stamp", "read_mapping", "read_once", "replacing", "stamp_of", "write_atomically"]
+__all__ = [
+    "MAX_FILE_BYTES",
+    "Stamp",
+    "read_mapping",
+    "read_once",
+    "read_text",
+    "replacing",
+    "stamp_of",
+    "write_atomically",
+]
 
 # Run files, profiles and config.json are kilobytes; this stops a weights file named by mistake.
 MAX_FILE_BYTES = 8_000_000
@@ -77,15 +86,15 @@ def _check_depth(text: str) -> None:
             depth -= 1
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path, *, limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
     """The mapping that a YAML or JSON file holds.
 
     Raises
     ------
     FileFormatError
-        Missing, unreadable, over `MAX_FILE_BYTES`, binary, malformed, a key twice, or no mapping.
+        Missing, unreadable, over `limit` bytes, binary, malformed, a key twice, or no mapping.
     """
-    text = _read_text(path)
+    text = read_text(path, limit=limit)
     try:
         if path.suffix == ".json":
             data = _parse_json(text)
@@ -134,13 +143,20 @@ def _read_once(path: Path, _: Stamp) -> dict[str, Any]:
     return read_mapping(path)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path, *, limit: int = MAX_FILE_BYTES) -> str:
+    """A text file.
+
+    Raises
+    ------
+    FileFormatError
+        Missing, unreadable, over `limit` bytes, binary, or not UTF-8.
+    """
     try:
         if path.is_dir():
             raise FileFormatError(f"{path}: is a folder, not a file")
         size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            most = f"at most {MAX_FILE_BYTES / MEGA:.0f} MB"
+        if size > limit:
+            most = f"at most {limit / MEGA:.0f} MB"
             raise FileFormatError(f"{path}: {size / MEGA:.0f} MB is too big for a configuration ({most})")
         raw = path.read_bytes()
     except OSError as error:

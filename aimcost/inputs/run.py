@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,19 +10,23 @@ from typing import Any
 
 from ..errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
 from ..methods.implementation import computed_schedule, implementation_notes
+from ..methods.registry import plan_module
 from ..models.parallel import check_parallel, parallel_notes
-from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Workload
+from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Stack, Workload
 from . import discover
 from .files import read_once
 from .hardware import load_hardware
 from .model import load_model, model_config
 from .plain import plain
 from .schema import RunFile, WorkloadFile, validate
+from .stack import DEFAULT_STACK, EXECUTIONS, load_stack
 from .workload import resolve_workload
 
-__all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "plan_schedule"]
+__all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "plan_schedule", "varied"]
 
 DEFAULT_ESTIMATOR = "calibrated"
+# The one estimator in which a stack acts: under another, what the run leaves open is not the stack's to say.
+STACKED = "calibrated"
 # Decode is priced by layer and step: more rows than this do not fit a laptop.
 MAX_DECODE_ROWS = 10_000_000
 _BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
@@ -44,8 +47,12 @@ class Run:
         Which tokens remain; `computed` has the counts that layers compute on.
     method
         The ``method:`` mapping that `schedule` was planned from.
+    attention, tower_attention
+        Attention of the language model, and of the vision tower.
     hardware
         None where only a schedule is asked for.
+    stack, stack_given
+        The software that runs it, and whether the run names one.
     budgets
         Limits by the keys of ``budgets:``, in the units of those keys; only those given.
     host_time
@@ -60,11 +67,13 @@ class Run:
     method: Mapping[str, Any]
     precision: Precision
     attention: str
+    tower_attention: str = "flash"
     hardware: HardwareSpec | None
     estimator: str
     estimator_options: Mapping[str, Any] = field(default_factory=dict)
     include: tuple[str, ...] | None = None
-    execution: str = "eager"
+    stack: Stack
+    stack_given: bool = False
     implementation: str = "fused"
     parallel: Parallel = field(default_factory=Parallel)
     budgets: Mapping[str, float] = field(default_factory=dict)
@@ -97,7 +106,7 @@ class Run:
             As `load_run`.
         """
         given = {SHORT_KEYS.get(key, key): value for key, value in {**(overrides or {}), **changes}.items()}
-        return _resolve(merge_overrides(self.document(), plain(given)), self.source, before=self)
+        return _resolve(varied(self.document(), plain(given)), self.source, before=self)
 
     def with_method(self, method: Mapping[str, Any]) -> Run:
         """The run with another ``method:`` mapping; `with_` would merge two mappings of one name."""
@@ -120,6 +129,12 @@ class Run:
         """Deprecated: the fields of `Run`, or `document`."""
         warnings.warn("Run.file goes in 0.3: use the fields of Run, or document()", DeprecationWarning, stacklevel=2)
         return self._file
+
+    @property
+    def execution(self) -> str:
+        """Deprecated: `stack`; the name of ``execution:`` that stands for it, or its own."""
+        warnings.warn("Run.execution goes in 0.3: use Run.stack", DeprecationWarning, stacklevel=2)
+        return next((old for old, new in EXECUTIONS.items() if new == self.stack.name), self.stack.name)
 
     @property
     def skip_mlp_add(self) -> bool:
@@ -149,7 +164,7 @@ def load_run(given: Mapping[str, Any] | str | Path, overrides: Mapping[str, Any]
     else:
         path = _run_path(given)
         data, source = plain(read_once(path)), str(path)
-    data = merge_overrides(data, plain(overrides or {}))
+    data = varied(data, plain(overrides or {}))
     try:
         return _resolve(data, source)
     except AimcostError as error:
@@ -190,6 +205,12 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         hardware = before.hardware
     else:
         hardware = load_hardware(file.hardware) if file.hardware is not None else None
+    stack = _stack_of(file, hardware, where)
+    # what a run says wins; what it leaves open is the stack's
+    acting = stack if estimator == STACKED else None
+    attention = file.attention or (acting.attention if acting else "flash")
+    tower_attention = file.attention or (acting.tower_attention if acting else "flash")
+    implementation = file.implementation or (acting.implementation if acting else "fused")
     return Run(
         model=model,
         workload=workload,
@@ -200,13 +221,15 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
             activations=_dtype(file.precision.activations),
             kv=_dtype(file.precision.kv),
         ),
-        attention=file.attention,
+        attention=attention,
+        tower_attention=tower_attention,
         hardware=hardware,
         estimator=estimator,
         estimator_options=file.estimator_options,
         include=tuple(file.include) if file.include is not None else None,
-        execution=file.execution,
-        implementation=file.implementation,
+        stack=stack,
+        stack_given=file.stack is not None or file.execution is not None,
+        implementation=implementation,
         parallel=parallel,
         budgets=file.budgets.model_dump(exclude_none=True),
         price_per_hour=file.price_per_hour,
@@ -217,12 +240,19 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
             *model.notes,
             *notes,
             *schedule.notes,
-            *implementation_notes(schedule, file.implementation, file.attention),
+            *implementation_notes(schedule, implementation, attention, tower_attention),
             *parallel_notes(model, parallel, workload.batch),
         ),
         _file=file,
         _workload_notes=notes,
     )
+
+
+def _stack_of(file: RunFile, hardware: HardwareSpec | None, where: str) -> Stack:
+    if file.stack is not None and file.execution is not None:
+        raise InvalidValueError("execution", "absent with 'stack': it names one too", file.execution, where=where)
+    given = file.stack if file.stack is not None else EXECUTIONS[file.execution] if file.execution else DEFAULT_STACK
+    return load_stack(given, hardware.architecture if hardware is not None else "")
 
 
 def _is_paper(method: Mapping[str, Any]) -> bool:
@@ -239,6 +269,16 @@ def _run_path(given: str | Path) -> Path:
     raise FileFormatError(f"run: no such file: {str(given)[:200]}")
 
 
+def varied(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a run with `overrides` laid over it; a stack replaces an ``execution:``, and the reverse."""
+    data = dict(data)
+    given = {key.partition(".")[0] for key, value in overrides.items() if value is not None}
+    for one, other in (("stack", "execution"), ("execution", "stack")):
+        if one in given and other not in given:
+            data.pop(other, None)
+    return merge_overrides(data, overrides)
+
+
 def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """`data` with `overrides` laid over it; dotted keys and nested mappings reach inside."""
     merged = dict(data)
@@ -250,7 +290,9 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
         if head == "method":
             value, inner = ({"name": each} if isinstance(each, str) else each for each in (value, inner))
         # a model or a machine given whole replaces the one before; a dotted key changes an inline one
-        if isinstance(value, Mapping) and (head not in ("model", "hardware") or (rest and isinstance(inner, Mapping))):
+        if isinstance(value, Mapping) and (
+            head not in ("model", "hardware", "stack") or (rest and isinstance(inner, Mapping))
+        ):
             if (
                 head == "method"
                 and isinstance(inner, Mapping)
@@ -282,7 +324,7 @@ def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any
         raise InvalidValueError(
             "method.name", f"none: visual tokens of {model.name} do not enter its sequence", name, where=where
         )
-    module = importlib.import_module(f"aimcost.methods.{name}.plan")
+    module = plan_module(name)
     params = validate(module.Params, method, where=f"{where}: method")
     schedule: Schedule = module.plan(model, workload, params)
     return schedule

@@ -14,6 +14,7 @@ __all__ = [
     "Positive",
     "PrecisionFile",
     "RunFile",
+    "StackFile",
     "Strict",
     "TextTokens",
     "WorkloadFile",
@@ -36,6 +37,7 @@ Method = Annotated[
         json_schema_input_type=str | dict[str, Any],
     ),
 ]
+Stage = Literal["preprocess", "vision", "projector", "merge", "prefill", "decode", "overhead"]
 Bits = Literal[32, 16, 8, 4] | Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
 
 
@@ -106,13 +108,15 @@ class RunFile(Strict):
     workload: WorkloadFile = Field(default_factory=WorkloadFile)
     method: Method = Field(default_factory=lambda: {"name": "none"})
     precision: PrecisionFile = Field(default_factory=PrecisionFile)
-    attention: Literal["flash", "eager"] = "flash"
+    attention: Literal["flash", "eager"] | None = None
     hardware: str | dict[str, Any] | None = None
     estimator: str | None = None
     estimator_options: dict[str, Any] = Field(default_factory=dict)
-    include: list[Literal["vision", "projector", "merge", "prefill", "decode"]] | None = None
-    execution: Literal["eager", "compiled", "cuda_graph"] = "eager"
-    implementation: Literal["fused", "eager", "masked"] = "fused"
+    include: list[Stage] | None = None
+    stack: str | dict[str, Any] | None = None
+    # the name of a stack before there were stacks
+    execution: Literal["eager", "compiled", "cuda_graph"] | None = None
+    implementation: Literal["fused", "eager", "masked"] | None = None
     parallel: ParallelFile = Field(default_factory=ParallelFile)
     budgets: BudgetsFile = Field(default_factory=BudgetsFile)
     # of one device; a run on tp x pp of them costs as many times
@@ -144,6 +148,105 @@ class HardwareFile(Strict):
     sources: dict[str, str] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     calibration: dict[str, Any] | None = None
+    attained: dict[str, dict[str, Any]] | None = None
+
+
+class FigureFile(Strict):
+    """A number with the ends of its 80 % band."""
+
+    value: NonNegative
+    low: NonNegative | None = None
+    high: NonNegative | None = None
+    source: str | None = None
+
+
+class RequestFile(Strict):
+    """Milliseconds that a request costs beside its kernels; `low` and `high` are those of `fixed`."""
+
+    fixed: NonNegative = 0.0
+    per_image: NonNegative = 0.0
+    per_frame: NonNegative = 0.0
+    low: NonNegative | None = None
+    high: NonNegative | None = None
+    at: Literal["vision", "prefill"] = "vision"
+    source: str | None = None
+
+
+class StepFile(Strict):
+    """Milliseconds that an engine step costs beside its kernels; `low` and `high` are those of `fixed`."""
+
+    fixed: NonNegative = 0.0
+    per_sequence: NonNegative = 0.0
+    low: NonNegative | None = None
+    high: NonNegative | None = None
+    source: str | None = None
+
+
+class TowerFile(Strict):
+    """How the vision tower runs, where it differs from the language model."""
+
+    attention: Literal["flash", "eager"] | None = None
+    loop: Literal["none", "window"] = "none"
+
+
+class CollectivesFile(Strict):
+    """All-reduces: their kind, and a factor on large ones among many ranks."""
+
+    kind: Literal["nccl", "one_shot"] = "nccl"
+    large_mb: Positive | None = None
+    large_ranks: Annotated[int, Field(ge=2, le=1024)] = 2
+    large_factor: Annotated[float, Field(ge=1, le=100)] = 1.0
+
+
+class SelectionFile(Strict):
+    """What selecting tokens costs beside the launches of each scorer."""
+
+    sync_us: NonNegative = 0.0
+    attention_map_ms: NonNegative | FigureFile = 0.0
+
+
+Factor = Annotated[float, Field(gt=0, le=1000)]
+
+
+class ArchitectureFile(Strict):
+    """Keys of a stack that differ on one GPU architecture."""
+
+    attention: Literal["flash", "eager"] | None = None
+    implementation: Literal["fused", "eager", "masked"] | None = None
+    host_us_per_launch: NonNegative | FigureFile | None = None
+    kernels: dict[str, Factor] | None = None
+    traffic: dict[str, Factor] | None = None
+    products: str | None = None
+    scale: dict[str, Factor] | None = None
+    request_ms: RequestFile | None = None
+    step_ms: StepFile | None = None
+
+
+class StackFile(Strict):
+    """A software stack. Units are in the keys."""
+
+    name: Annotated[str, Field(min_length=1)]
+    summary: str = ""
+    # one sentence for all figures, or by key
+    sources: list[str] | dict[str, str] = Field(default_factory=dict)
+    implementation: Literal["fused", "eager", "masked"] = "fused"
+    attention: Literal["flash", "eager"] | dict[str, Literal["flash", "eager"]] = "flash"
+    host_us_per_launch: NonNegative | FigureFile
+    kernels: dict[str, Factor] = Field(default_factory=dict)
+    traffic: dict[str, Factor] = Field(default_factory=dict)
+    elementwise: list[str] = Field(default_factory=list)
+    products: str = ""
+    fused: list[Literal["qkv", "gate_up", "add_norm"]] = Field(default_factory=list)
+    graph: bool | Literal["decode"] = False
+    scale: dict[str, Factor] = Field(default_factory=dict)
+    request_ms: RequestFile = Field(default_factory=RequestFile)
+    step_ms: StepFile = Field(default_factory=StepFile)
+    tower: TowerFile = Field(default_factory=TowerFile)
+    collectives: Literal["nccl", "one_shot"] | CollectivesFile = "nccl"
+    selection: SelectionFile = Field(default_factory=SelectionFile)
+    spread: Annotated[list[Factor], Field(min_length=2, max_length=2)] | None = None
+    architectures: dict[str, ArchitectureFile] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -188,8 +291,14 @@ def _keys(detail: Any) -> list[str]:
     return [str(part) for part in detail["loc"] if not _is_branch(str(part))]
 
 
+# models that are a branch of a union, by the name that pydantic puts into the location
+_UNION_MODELS: dict[str, type[BaseModel]] = {
+    model.__name__: model for model in (TextTokens, FigureFile, CollectivesFile)
+}
+
+
 def _is_branch(part: str) -> bool:
-    named = {"int", "str", "float", "constrained-int", "TextTokens"}
+    named = {"int", "str", "float", "bool", "constrained-int", "constrained-float", *_UNION_MODELS}
     return part in named or part.startswith(("literal[", "dict[", "list["))
 
 
@@ -197,8 +306,7 @@ def _model_at(model: type[BaseModel], parts: list[str]) -> type[BaseModel] | Non
     current: type[BaseModel] | None = model
     for part in parts:
         if _is_branch(part):
-            if part == "TextTokens":
-                current = TextTokens
+            current = _UNION_MODELS.get(part, current)
             continue
         if current is None or part not in current.model_fields:
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,25 @@ from ..errors import CalibrationError, FileFormatError
 from ..inputs.files import MAX_FILE_BYTES, Stamp, stamp_of
 from ..inputs.hardware import load_hardware
 from ..types import HardwareSpec
+from .attained import Attained, attained_of
 from .inheritance import BUS_PARENT, kinship_of, parent_of, widening
 from .timemodels.attention import AttentionModel
-from .timemodels.bandwidth import BandwidthModel
 from .timemodels.collective import CollectiveModel
 from .timemodels.gemm import GemmModel
 from .timemodels.measured import FORM, AttentionGrid, CurveSet, GemmGrid
+from .timemodels.memory_bound import KernelModel, Machine
+from .timemodels.tables import Provenance, number
 
-__all__ = ["Calibration", "calibration_of"]
+__all__ = ["FP32_FILE", "MEMORY_BOUND_FILE", "Calibration", "calibration_of", "timed_kinds"]
+
+MEMORY_BOUND_FILE = "tables/memory_bound.json"
+FP32_FILE = "tables/products_fp32.json"
+# Blackwell cards without a printed clock: another of the same chip family.
+CLOCK_OF = {
+    "nvidia_b300_sxm": "nvidia_b200_sxm",
+    "nvidia_gb300": "nvidia_gb200",
+    "nvidia_rtx_pro_6000_blackwell_server": "nvidia_rtx_5090",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +44,13 @@ class Calibration:
         By number format.
     attention, encoder_attention, decode_attention
         By head width, of the kernel that the profile names as its default.
-    bandwidth
-        By kind of operation.
+    bandwidth, machine
+        Memory-bound kernels by kind of operation, and what they know of the card.
+    measured
+        What was timed on this card: ``gemm <format>``, ``attention``, ``encoder_attention``, ``decode_attention``,
+        ``collective``, and kinds of memory-bound kernels.
+    encoder_lender
+        The card whose encoder attention a measured card without such tables takes; empty: none.
     collective, collective_link
         What ranks exchange, or None where it was not measured; bytes/s of the link of its curves.
     inherited_from
@@ -46,9 +63,12 @@ class Calibration:
     attention: Mapping[int, AttentionModel | AttentionGrid]
     encoder_attention: Mapping[int, AttentionModel | AttentionGrid]
     decode_attention: Mapping[int, AttentionModel | AttentionGrid]
-    bandwidth: Mapping[str, BandwidthModel | CurveSet]
+    bandwidth: Mapping[str, KernelModel | CurveSet]
+    machine: Machine
     scale: Mapping[str, float]
     source: str
+    measured: frozenset[str] = frozenset()
+    encoder_lender: str = ""
     collective: CollectiveModel | None = None
     collective_link: float = 0.0
     inherited_from: str | None = None
@@ -68,18 +88,7 @@ def calibration_of(hardware: HardwareSpec) -> Calibration:
         Coefficients that cannot be true, or that name no source.
     """
     if not hardware.calibration:
-        parent = load_hardware(parent_of(hardware))
-        own = calibration_of(parent)
-        # a switchless bus is no slow NVLink: its curves come from a card on such a bus
-        alike = hardware.interconnect.startswith("pcie") == parent.interconnect.startswith("pcie")
-        links = own if alike or not hardware.interconnect else calibration_of(load_hardware(BUS_PARENT))
-        return replace(
-            own,
-            inherited_from=parent.name,
-            widen=widening(parent, kinship_of(hardware, parent)),
-            collective=links.collective,
-            collective_link=links.collective_link,
-        )
+        return _inherited(hardware)
     held, stamp = _parsed.get(id(hardware.calibration)), _tables_stamp(hardware)
     if held is None or held[0] is not hardware.calibration or held[1] != stamp:
         held = (hardware.calibration, stamp, _parse(hardware))
@@ -96,6 +105,86 @@ def _tables_stamp(hardware: HardwareSpec) -> Stamp | None:
         return None  # reading it says what is wrong
 
 
+def _inherited(hardware: HardwareSpec) -> Calibration:
+    """A relative's coefficients, carried by the shares of their datasheets that both cards attain."""
+    parent = load_hardware(parent_of(hardware))
+    own, theirs, mine = calibration_of(parent), attained_of(parent), attained_of(hardware)
+    rate = _ratio(mine, theirs, "tensor")
+    # a mean over cards of the design tells its boards apart no better than one of them does
+    own_memory = mine.memory is not None and (
+        mine.memory.basis == "timed" or hardware.architecture != parent.architecture
+    )
+    memory = _ratio(mine, theirs, "memory") if own_memory else 1.0
+    # a switchless bus is no slow NVLink: its curves come from a card on such a bus
+    alike = hardware.interconnect.startswith("pcie") == parent.interconnect.startswith("pcie")
+    links = own if alike or not hardware.interconnect else calibration_of(load_hardware(BUS_PARENT))
+    prefill = {width: _carried(model, rate, memory) for width, model in own.attention.items()}
+    if _without_flash(hardware):
+        prefill = {width: _memory_efficient(model, own.attention[width]) for width, model in prefill.items()}
+    return replace(
+        own,
+        gemm={
+            dtype: _carried(model, _ratio(mine, theirs, "fp32") if dtype == "fp32" else rate, memory)
+            for dtype, model in own.gemm.items()
+        },
+        attention=prefill,
+        encoder_attention={width: _carried(model, rate, memory) for width, model in own.encoder_attention.items()}
+        if not _without_flash(hardware)
+        else prefill,
+        decode_attention={width: _carried(model, 1.0, memory) for width, model in own.decode_attention.items()},
+        machine=_machine(hardware, parent, own.machine.reuse),
+        inherited_from=parent.name,
+        widen=widening(parent, kinship_of(hardware, parent)),
+        measured=_timed(hardware),
+        collective=links.collective,
+        collective_link=links.collective_link,
+    )
+
+
+def _ratio(mine: Attained, theirs: Attained, name: str) -> float:
+    first, second = getattr(mine, name), getattr(theirs, name)
+    return float(first.share / second.share) if first is not None and second is not None else 1.0
+
+
+def _carried(model: Any, rate: float, memory: float) -> Any:
+    return model.carried(rate, memory) if isinstance(model, GemmModel | AttentionModel) else model
+
+
+# FlashAttention needs compute capability 8.0. Below it PyTorch's memory-efficient kernel runs: about 0.3 of the tensor
+# peak on the pairs that the mask lets through. Assumed: no table holds it; InfoMerge's V100 prefill is what it was held
+# against.
+MEMORY_EFFICIENT, MEMORY_EFFICIENT_BAND = 0.30, (0.6, 1.7)
+
+
+def _without_flash(hardware: HardwareSpec) -> bool:
+    major = hardware.compute_capability.split(".")[0]
+    return hardware.architecture in ("volta", "turing") or (major.isdigit() and int(major) < 8)
+
+
+def _memory_efficient(model: Any, parent: Any) -> Any:
+    if not isinstance(model, AttentionModel):
+        return model
+    low, high = MEMORY_EFFICIENT_BAND
+    evidence = Provenance("assumed: PyTorch's memory-efficient attention", "", low, high, 0.0)
+    return replace(model, efficiency=MEMORY_EFFICIENT, provenance=evidence)
+
+
+def _machine(hardware: HardwareSpec, parent: HardwareSpec | None, reuse: float) -> Machine:
+    """What memory-bound kernels know of a card; clock and multiprocessors of its relative where it states none."""
+    memory = attained_of(hardware).memory
+    # a profile without calibration and shares of its own attains what its relative does
+    if memory is None and parent is not None:
+        memory = attained_of(parent).memory
+    clock = hardware.boost_clock_hz or (parent.boost_clock_hz if parent is not None else 0.0) or 1.8e9
+    return Machine(
+        bandwidth=hardware.memory_bytes_per_s * (memory.share if memory is not None else 1.0),
+        cycles_per_s=clock,
+        sm_count=hardware.sm_count or (parent.sm_count if parent is not None else 0) or 1,
+        l2_bytes=hardware.l2_bytes,
+        reuse=reuse,
+    )
+
+
 def _parse(hardware: HardwareSpec) -> Calibration:
     block, where = hardware.calibration or {}, f"{hardware.name}: calibration"
     if not str(block.get("source", "")).strip():
@@ -110,6 +199,8 @@ def _parse(hardware: HardwareSpec) -> Calibration:
 
     def attention(name: str) -> dict[int, AttentionModel | AttentionGrid]:
         kernels = section(name)
+        if "inherits" in kernels:
+            return _borrowed_encoder(kernels, where=f"{where}.{name}")
         chosen = kernels.get("default")
         widths = kernels.get(chosen, {}) if chosen is not None else {}
         if chosen is not None and not isinstance(widths, Mapping):
@@ -122,25 +213,103 @@ def _parse(hardware: HardwareSpec) -> Calibration:
         }
 
     exchanges = section("collective")
+    shared = _read_shared(_beside(hardware, MEMORY_BOUND_FILE), "kinds") if hardware.architecture != "cpu" else {}
+    machine = _machine(hardware, _relative(hardware), float(shared.get("reuse", 0.0)))
+    kernels = section("bandwidth")
+    place = f"{where}.bandwidth" if kernels else MEMORY_BOUND_FILE
+    bandwidth: dict[str, KernelModel | CurveSet] = {
+        kind: CurveSet.of(values, where=f"{place}.{kind}")
+        if _form(values, True, False)
+        else KernelModel.of(values, where=f"{place}.{kind}", clock_hz=machine.cycles_per_s)
+        for kind, values in (kernels or shared.get("kinds", {})).items()
+    }
+    gemm = {
+        dtype: _form(values, GemmGrid, GemmModel).of(
+            values, tables.get(f"gemm/{dtype}", {}), where=f"{where}.gemm.{dtype}"
+        )
+        for dtype, values in section("gemm").items()
+    }
+    cuda_cores = attained_of(hardware).fp32
+    if gemm and "fp32" not in gemm and cuda_cores is not None:
+        formula = _read_shared(_beside(hardware, FP32_FILE), "products")
+        model = GemmModel.of(formula["products"], {}, where=FP32_FILE)
+        gemm["fp32"] = model.carried(cuda_cores.share / number(formula, "share", 0.01, 1.05, where=FP32_FILE), 1.0)
     return Calibration(
-        gemm={
-            dtype: _form(values, GemmGrid, GemmModel).of(
-                values, tables.get(f"gemm/{dtype}", {}), where=f"{where}.gemm.{dtype}"
-            )
-            for dtype, values in section("gemm").items()
-        },
+        gemm=gemm,
         attention=attention("attention"),
         encoder_attention=attention("encoder_attention"),
         decode_attention=attention("decode_attention"),
-        bandwidth={
-            kind: _form(values, CurveSet, BandwidthModel).of(values, where=f"{where}.bandwidth.{kind}")
-            for kind, values in section("bandwidth").items()
-        },
+        bandwidth=bandwidth,
+        machine=machine,
+        measured=_measured(hardware, section, bandwidth),
+        encoder_lender=str(section("encoder_attention").get("inherits", "")),
         scale={str(kind): float(value) for kind, value in section("scale").items()},
         source=str(block["source"]),
         collective=CollectiveModel.of(exchanges, where=f"{where}.collective") if exchanges else None,
         collective_link=hardware.interconnect_bytes_per_s,
     )
+
+
+def _borrowed_encoder(data: Mapping[str, Any], *, where: str) -> dict[int, AttentionModel | AttentionGrid]:
+    """Encoder attention of a card that ran the same kernel, times the ratio of that kernel's causal rate."""
+    rate = number(data, "rate", 0.1, 10.0, where=where)
+    evidence = Provenance.of(data, where=where)
+    lender = calibration_of(load_hardware(str(data["inherits"])))
+    return {
+        width: replace(model.carried(rate, 1.0), provenance=evidence)
+        for width, model in lender.encoder_attention.items()
+        if isinstance(model, AttentionModel)
+    }
+
+
+def _relative(hardware: HardwareSpec) -> HardwareSpec | None:
+    """A card that lends a clock where the profile states none; none to itself, none to other makers' cards."""
+    if hardware.boost_clock_hz or hardware.vendor != "nvidia":
+        return None
+    parent = parent_of(hardware)
+    return load_hardware(CLOCK_OF.get(hardware.name, parent)) if parent != hardware.name else None
+
+
+def _measured(hardware: HardwareSpec, section: Any, bandwidth: Mapping[str, KernelModel | CurveSet]) -> frozenset[str]:
+    """What was timed on this card: formats of products, stages of attention, kinds of kernels."""
+    found = {f"gemm {dtype}" for dtype in section("gemm")}
+    for name in ("attention", "encoder_attention", "decode_attention"):
+        if section(name) and "inherits" not in section(name):
+            found.add(name)
+    if section("collective"):
+        found.add("collective")
+    found |= {kind for kind, model in bandwidth.items() if isinstance(model, CurveSet)}
+    return frozenset(found) | _timed(hardware)
+
+
+def _timed(hardware: HardwareSpec) -> frozenset[str]:
+    """What published kernels timed on this card, beside any tables."""
+    cuda_cores = attained_of(hardware).fp32
+    return frozenset(timed_kinds(hardware)) | (
+        {"gemm fp32"} if cuda_cores is not None and cuda_cores.basis == "timed" else frozenset()
+    )
+
+
+def timed_kinds(hardware: HardwareSpec) -> list[str]:
+    """Kinds of memory-bound kernels that were timed on this card."""
+    return [str(kind) for kind in ((hardware.attained or {}).get("memory") or {}).get("kinds", [])]
+
+
+def _beside(hardware: HardwareSpec, name: str) -> str:
+    """A file that all cards share: beside the profile, else beside the shipped ones."""
+    own = Path(hardware.folder) / name
+    return str(own if hardware.folder and own.is_file() else Path(load_hardware(BUS_PARENT).folder) / name)
+
+
+@lru_cache(maxsize=8)
+def _read_shared(path: str, key: str) -> Mapping[str, Any]:
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"{path}: not a table that cards share: {error}") from None
+    if not isinstance(data, Mapping) or not isinstance(data.get(key), Mapping):
+        raise FileFormatError(f"{path}: holds no {key!r}")
+    return data
 
 
 def _form(values: Any, grid: Any, formula: Any) -> Any:

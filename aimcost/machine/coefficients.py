@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..errors import CalibrationError
 from ..inputs.hardware import load_hardware
-from ..types import HardwareSpec, Precision
+from ..types import HardwareSpec, Precision, Stack
 from ..types.formats import Widths
 from .bands import Ends, ends_of
 from .calibration import Calibration, calibration_of
 from .inheritance import parent_of
 from .peaks import compute_dtypes, computed_in
 from .timemodels.attention import AttentionModel
-from .timemodels.bandwidth import BandwidthModel
 from .timemodels.gemm import GemmModel
 from .timemodels.measured import AttentionGrid, CurveSet, GemmGrid
+from .timemodels.memory_bound import KernelModel
 from .timemodels.tables import Provenance
 
-__all__ = ["COLLECTIVE_BAND", "COLLECTIVE_LAUNCH_S", "COLLECTIVE_SHARE", "Coefficients"]
+Basis = Literal["measured", "inherited", "assumed"]
+BASES: tuple[Basis, ...] = ("measured", "inherited", "assumed")
+
+__all__ = ["BASES", "COLLECTIVE_BAND", "COLLECTIVE_LAUNCH_S", "COLLECTIVE_SHARE", "Basis", "Coefficients"]
 
 # Where no collective was measured: NCCL all-reduces on NVLink reach about this share of the link once
 # large, after a start-up of about 10 µs. Assumed, with the widest band.
@@ -59,16 +64,23 @@ class Coefficients:
             self.sm_count = max(1, parent.sm_count)
             self.substitutes.add(f"sm_count not given: {self.sm_count} taken from {parent.name}")
 
-    def products(self) -> tuple[GemmModel | GemmGrid, bool]:
-        """Coefficients for the run's formats, and whether they are those of the nearest format measured."""
+    def products(self, computed: str | None = None) -> tuple[GemmModel | GemmGrid, bool]:
+        """Coefficients for the run's formats, and whether they are those of the nearest format measured.
+
+        Parameters
+        ----------
+        computed
+            Of products without weights: the format of both operands.
+        """
         models, precision = self.calibration.gemm, self.precision
         widths = Widths.of(precision)
-        wanted = self.gemm_dtype
-        if widths.weights < widths.activations:
+        wanted = self.gemm_dtype if computed is None else computed
+        if computed is None and widths.weights < widths.activations:
             wanted = f"{precision.weights}_weight_only"
         # 8-bit products feed their units twice as fast as 16-bit ones, and reach less of the peak
-        eight = ("fp8", "int8") if self.gemm_dtype in ("fp8", "int8") else ()
-        for name in (wanted, self.gemm_dtype, *eight, "bf16" if self.gemm_dtype != "fp32" else "fp32", *models):
+        dtype = self.gemm_dtype if computed is None else computed
+        eight = ("fp8", "int8") if dtype in ("fp8", "int8") else ()
+        for name in (wanted, dtype, *eight, "bf16" if dtype != "fp32" else "fp32", *models):
             if name in models:
                 borrowed = name != wanted and not (name == "bf16" and wanted == "fp16")
                 if borrowed:
@@ -90,18 +102,61 @@ class Coefficients:
         nearest = min(models, key=lambda known: (abs(known - width), -known))
         if nearest != width:
             self.substitutes.add(f"attention at head width {width} takes the efficiencies of width {nearest}")
+        if stage == "vision" and self.calibration.encoder_lender:
+            self.substitutes.add(
+                f"attention of the tower takes the encoder kernel of {self.calibration.encoder_lender}"
+            )
         if not own:
             name = "the tower" if stage == "vision" else stage
             self.substitutes.add(f"attention of {name} takes the efficiencies of causal prefill")
         return models[nearest], nearest != width or not own
 
-    def memory_bound(self, kind: str) -> BandwidthModel | CurveSet:
-        """Coefficients of a kind, or of the one that stands in for it."""
+    def memory_bound(self, kind: str, stack: Stack | None = None) -> KernelModel | CurveSet:
+        """Coefficients of a kind, or of the one that stands in for it.
+
+        A kind that a stack runs as a chain of elementwise kernels takes theirs, not the fused kernel's; a machine
+        that timed the chain itself has its curve.
+        """
         models = self.calibration.bandwidth
+        chained = stack is not None and kind in stack.elementwise
+        if chained and not isinstance(models.get(kind), CurveSet):
+            kind = "pointwise"
         found = models.get(kind) or models.get(_STAND_IN.get(kind, "pointwise")) or models.get("pointwise")
         if found is None:
             raise CalibrationError(f"{self.hardware.name}: calibration has no coefficients for {kind}")
         return found
+
+    def basis(self, kind: str, stage: str, width: int, stack: Stack | None = None) -> Basis:
+        """What the time of a kind rests on: measured on this card, on another card, format or kind, or assumed.
+
+        Products and attention are measured where the card has tables of that format, stage and head width;
+        memory-bound kernels where that kind was timed on it; an exchange where its link was.
+        """
+        measured = self.calibration.measured
+        if kind == "collective":
+            if self.calibration.collective is None:
+                return "assumed"
+            return "measured" if "collective" in measured else "inherited"
+        if kind in ("gemm", "bmm"):
+            model, borrowed = self.products(None if kind == "gemm" else self.other_dtype)
+            own = [
+                name for name, known in self.calibration.gemm.items() if known is model and f"gemm {name}" in measured
+            ]
+            grid = isinstance(model, GemmGrid)
+            return "measured" if own and not borrowed and (kind == "gemm" or grid) else "inherited"
+        if kind == "attention":
+            chosen = self.attention(stage, width)
+            if chosen is None or chosen[0].provenance.source.startswith("assumed"):
+                return "assumed"
+            section = {"vision": "encoder_attention", "decode": "decode_attention"}.get(stage, "attention")
+            return "measured" if section in measured and not chosen[1] else "inherited"
+        kernel = self.memory_bound(kind, stack)
+        if kernel.provenance.source.startswith("assumed"):
+            return "assumed"
+        if isinstance(kernel, CurveSet):
+            return "measured"
+        name = next(known for known, other in self.calibration.bandwidth.items() if other is kernel)
+        return "measured" if name in measured else "inherited"
 
     def ends(self, kind: str, stage: str, width: int) -> Ends:
         """The ends of a kind's band; `stage` and head `width` are looked at for attention."""
@@ -110,8 +165,10 @@ class Coefficients:
         if kind == "collective":
             model = self.calibration.collective
             evidence = COLLECTIVE_BAND if model is None else model.provenance
-        elif kind == "gemm":
-            products, borrowed = self.products()
+        elif kind in ("gemm", "bmm"):
+            products, borrowed = self.products(None if kind == "gemm" else self.other_dtype)
+            # no batched product was timed
+            borrowed = borrowed or kind == "bmm"
             evidence = products.provenance
         elif kind == "attention":
             chosen = self.attention(stage, width)

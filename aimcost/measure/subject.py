@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import InvalidValueError, UnsupportedModelError
+from ..inputs.stack import DEFAULT_STACK
 from ..runtime.build import build_model
 from ..runtime.executor import apply
 from ..runtime.layout import Boundaries
@@ -52,8 +53,8 @@ def check_run(run: Run, device: str) -> None:
         raise InvalidValueError("parallel", "one device, to be run", run.parallel.devices)
     if run.attention != "flash" or run.implementation == "eager":
         raise InvalidValueError("attention", "flash, with implementation fused or masked, to be run", run.attention)
-    if run.execution != "eager":
-        raise InvalidValueError("execution", "eager, to be run", run.execution)
+    if run.stack.name != DEFAULT_STACK:
+        raise InvalidValueError("stack", f"{DEFAULT_STACK} (execution: eager), to be run", run.stack.name)
     if run.schedule.tower_events:
         raise UnsupportedModelError(
             f"method {run.schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"

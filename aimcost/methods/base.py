@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import InvalidValueError, ScheduleError
 from ..types import ModelSpec, ReductionEvent, Schedule, Workload
 from .registry import Scorer
 
 __all__ = [
+    "RATIOS",
+    "DroppedParams",
+    "KeptParams",
     "MethodParams",
     "build_schedule",
     "check_schedule",
+    "cuts_by_ratio",
+    "drop_after",
     "event_before",
     "in_llm_event",
     "reduce_before",
+    "require_absent",
     "require_between",
     "scaled_layer",
     "scaled_layers",
 ]
+
+
+# Shares that a planner's grid over a method's own parameters tries.
+RATIOS = (0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.1, 0.05, 0.02)
 
 
 class MethodParams(BaseModel):
@@ -31,6 +41,27 @@ class MethodParams(BaseModel):
 
     name: str
     convention: Literal["executed", "paper"] = "executed"
+
+
+class KeptParams(MethodParams):
+    """Share of the visual tokens that stays, or their number."""
+
+    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    keep_tokens: Annotated[int, Field(ge=0)] | None = None
+
+
+class DroppedParams(MethodParams):
+    """`k` full layers, then a share (`ratio`) of the visual tokens dropped, or `keep_tokens` of them kept."""
+
+    k: Annotated[int, Field(ge=1)] = 2
+    ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
+    keep_tokens: Annotated[int, Field(ge=0)] | None = None
+
+
+def require_absent(key: str, value: object, other: str, given: object) -> None:
+    """Raise where a parameter is given beside another that says the same."""
+    if value is not None and given is not None:
+        raise InvalidValueError(f"method.{key}", f"absent where {other} is given", value)
 
 
 def in_llm_event(scorer: Scorer, first_reduced_layer: int, tokens_in: int, tokens_out: int) -> ReductionEvent:
@@ -115,6 +146,34 @@ def build_schedule(
     return check_schedule(schedule, model)
 
 
+def drop_after(
+    model: ModelSpec, workload: Workload, params: DroppedParams, *, method: str, scorer: Scorer, default_ratio: float
+) -> Schedule:
+    """Layers 0 … k−1 on all tokens, the others on round(V·(1−ratio)) + T."""
+    require_between("k", params.k, 1, model.decoder.layers, f"the model has {model.decoder.layers} layers")
+    require_absent("keep_tokens", params.keep_tokens, "ratio", params.ratio)
+    visual = workload.visual_tokens
+    if params.keep_tokens is not None:
+        require_between("keep_tokens", params.keep_tokens, 0, visual, "visual tokens")
+        kept = params.keep_tokens
+    else:
+        kept = round(visual * (1 - (default_ratio if params.ratio is None else params.ratio)))
+    return build_schedule(
+        model=model,
+        workload=workload,
+        params=params.model_dump(),
+        method=method,
+        visual_tokens=visual,
+        cuts=[(params.k, kept + workload.text_tokens)],
+        scorer=scorer,
+    )
+
+
+def cuts_by_ratio(layers: int) -> list[dict[str, Any]]:
+    """A planner's grid over `DroppedParams`."""
+    return [{"k": k, "ratio": ratio} for k in range(1, layers + 1) for ratio in RATIOS]
+
+
 def reduce_before(
     model: ModelSpec,
     workload: Workload,
@@ -125,22 +184,22 @@ def reduce_before(
     per_group: int | None,
     keep_tokens: int | None,
     notes: tuple[str, ...] = (),
-    across_groups: bool = False,
     counts: Mapping[str, int] | None = None,
 ) -> Schedule:
     """One event before the language model: `per_group` tokens of each group, or `keep_tokens` in all.
 
-    `across_groups`: tokens of all groups compete. `counts`: in place of the scorer's own.
+    Tokens of all groups compete where the scorer compares across groups, or where `keep_tokens` does not
+    divide by the groups. `counts`: in place of the scorer's own.
     """
     n, groups = workload.tokens_per_group, workload.groups
     total = groups * n
     if keep_tokens is not None:
         require_between("keep_tokens", keep_tokens, 0, workload.visual_tokens, "visual tokens")
         kept = min(total, max(0, keep_tokens - workload.newline_tokens))
-        if across_groups or (groups and kept % groups):
-            groups, n = 1, total
     else:
         kept = min(total, (per_group or 0) * groups)
+    if scorer.across_groups or (groups and kept % groups):
+        groups, n = 1, total
     left = kept // groups if groups else 0
     recorded = dict(scorer.counts(workload, left) if counts is None else counts)
     return build_schedule(

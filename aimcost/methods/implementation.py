@@ -70,14 +70,16 @@ def tower_tokens(schedule: Schedule, vision: VisionSpec) -> tuple[NDArray[np.flo
     return np.array(attend), np.array(after)
 
 
-def implementation_notes(schedule: Schedule, implementation: str, attention: str) -> tuple[str, ...]:
+def implementation_notes(
+    schedule: Schedule, implementation: str, attention: str, tower_attention: str
+) -> tuple[str, ...]:
     """What the implementation costs beside the fused one, in words; nothing for ``fused``."""
     if implementation == "fused" or not schedule.events:
         return ()
     eager = int(eager_layers(schedule, implementation, attention).sum())
     where = "every layer" if eager == len(schedule.tokens) else f"{eager} of {len(schedule.tokens)} layers"
     notes = [f"implementation {implementation}: eager attention in {where}"] if eager else []
-    if tower_kernel(schedule, implementation, attention) == "eager":
+    if tower_kernel(schedule, implementation, tower_attention) == "eager":
         notes.append(f"implementation {implementation}: eager attention in the vision tower")
     if implementation == "masked" and schedule.layer_events:
         notes.append(

@@ -12,30 +12,51 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from ..errors import UnknownNameError
 from ..ops.reduction import Cut, NamedCosts, ScoreContext
 from ..types import Schedule, Workload
 
-__all__ = ["Launches", "Scorer", "all_scorers", "find_scorer", "reads_tower", "reduction_ops", "register"]
+__all__ = [
+    "Launches",
+    "Scorer",
+    "all_scorers",
+    "find_scorer",
+    "launches_of",
+    "plan_module",
+    "reads_tower",
+    "reduction_ops",
+    "register",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launches:
-    """Kernels that a scorer launches one after another, besides ranking, gathering and merging.
+    """Kernels that one cut launches one after another, and where Python waits for them.
 
     Attributes
     ----------
     score
-        To score the tokens.
+        To score the tokens; ranking, gathering and merging take as many kernels as the software stack takes.
+    total
+        In place of `score`: of the whole cut, as released code executes it.
     per_kept
-        For each token that stays, where tokens are chosen one by one and each choice waits for the one
-        before. Zero: tokens are ranked at once, with as many kernels as the software stack takes.
+        More for each token that stays (of each group), where tokens are chosen one by one and each choice waits
+        for the one before: a Python loop.
+    syncs
+        Points at which Python reads a tensor's value: ``.item()``, ``nonzero``, boolean indexing, ``tolist``.
+    counted
+        Whether the counts were taken from the released code; estimated from the algorithm otherwise.
     """
 
     score: float = 1.0
+    total: float | None = None
     per_kept: float = 0.0
+    syncs: float = 0.0
+    counted: bool = False
 
 
 def _no_counts(workload: Workload, kept: int) -> Mapping[str, int]:
@@ -57,8 +78,8 @@ class Scorer:
         What the choice is made from: ``positions`` alone, the visual ``embeddings``, queries and keys of
         the ``layer`` that is cut or of the ``next_layer`` on the same tokens, the attention and keys of the
         vision ``tower``. ``inside_tower``: it merges within a tower layer, which the runtime does not do.
-    launches, eager_launches
-        Kernels of the fused form, and of the form that reads a materialised matrix (None: the same).
+    launches, eager_launches, masked_launches
+        Of the fused form, of released eager code (None: as fused), and of code that masks (None: as eager).
     exposes
         Where a stack that reads the attention matrix from memory must run eager attention: in the
         ``layer`` that is cut, in the whole ``decoder``, or in the whole ``tower``. None: it reads none.
@@ -80,6 +101,7 @@ class Scorer:
     reads: Reads
     launches: Launches = Launches()
     eager_launches: Launches | None = None
+    masked_launches: Launches | None = None
     exposes: Literal["layer", "decoder", "tower"] | None = None
     across_groups: bool = False
     merges: bool = False
@@ -128,23 +150,47 @@ def all_scorers() -> Mapping[str, Scorer]:
     return MappingProxyType(_registered)
 
 
+def plan_module(name: str) -> Any:
+    """``plan.py`` of a method: its SUMMARY, Params and plan, and the planner's candidates if it has any."""
+    return importlib.import_module(f"{__package__}.{name}.plan")
+
+
 def reads_tower(schedule: Schedule) -> bool:
     """Whether tokens are ranked by the vision tower's own attention before the language model."""
     return any(find_scorer(event.scorer).reads == "tower" for event in schedule.pre_llm_events)
 
 
+def launches_of(scorer: Scorer, implementation: str) -> Launches:
+    """The launches of a cut in an implementation."""
+    if implementation == "fused":
+        return scorer.launches
+    eager = scorer.eager_launches or scorer.launches
+    return scorer.masked_launches or eager if implementation == "masked" else eager
+
+
 def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
-    """The operations of a cut, in execution order, with their launches. Masking ranks, but moves nothing."""
+    """The operations of a cut, in execution order, with their launches. Masking ranks, but moves nothing.
+
+    Raises
+    ------
+    UnknownNameError
+        Nobody priced the scorer.
+    """
     chosen = find_scorer(name)
-    launches = chosen.launches
-    if context.materialised and chosen.eager_launches is not None:
-        launches = chosen.eager_launches
-    priced = []
-    for op, cost in chosen.price(cut, context):
-        if cost.kind == "score":
-            cost = replace(cost, launches=launches.score)
-        elif cost.kind == "select" and launches.per_kept:
-            cost = replace(cost, launches=launches.per_kept * cut.tokens_out)
-        if cost.kind != "gather" or context.implementation != "masked":
-            priced.append((op, cost))
-    return tuple(priced)
+    launches = launches_of(chosen, context.implementation)
+    named = [
+        (op, cost)
+        for op, cost in chosen.price(cut, context)
+        if cost.kind != "gather" or context.implementation != "masked"
+    ]
+    loop = launches.per_kept * cut.tokens_out * (1.0 if chosen.across_groups else cut.groups)
+    if launches.total is None:
+        stated = {"score": launches.score, **({"select": loop} if launches.per_kept else {})}
+        return tuple((op, replace(cost, launches=stated.get(cost.kind, cost.launches))) for op, cost in named)
+    # all but one launch for each operation before it stand with the last one
+    (*before, (last, cost)) = named
+    rest = np.maximum(1.0, launches.total + loop - len(before))
+    return (
+        *((op, replace(each, launches=1.0)) for op, each in before),
+        (last, replace(cost, launches=rest, syncs=launches.syncs)),
+    )

@@ -34,6 +34,8 @@ class Cost:
     launches
         Kernels that run one after another, each launched by itself. None: as many as the software stack
         takes for an operation of this kind.
+    syncs
+        Points after its launches at which the host waits for the device.
     read_weights, read_activations, read_kv, write_activations, write_kv
         Bytes between DRAM and the chip if every operand is moved once.
     parameters
@@ -50,6 +52,7 @@ class Cost:
     write_activations: Array = 0.0
     write_kv: Array = 0.0
     launches: Array | None = None
+    syncs: Array = 0.0
     parameters: Array = 0.0
 
     @property

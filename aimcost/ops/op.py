@@ -29,6 +29,7 @@ Group = Literal[
     "embedding",
     "projector",
     "head",
+    "overhead",  # what a software stack adds beside the ops
 ]
 
 # Where an op that belongs to no layer stands: before the first one or after the last one.
@@ -80,8 +81,6 @@ class Op:
         Bytes of tensors it allocates beside its output, by name. One that no later op reads is scratch.
     returned
         Its output is held until the layer returns.
-    alive
-        Whether its output is counted among the tensors alive.
     weight
         Stored parameters that its formula does not read: a table, a gate, a learned token.
     """
@@ -94,7 +93,6 @@ class Op:
     reads: tuple[str, ...] = ()
     extra: Mapping[str, Array] = field(default_factory=dict)
     returned: bool = False
-    alive: bool = True
     weight: float = 0.0
 
 

@@ -6,6 +6,8 @@ addition, multiplication, division, exponential or root.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..types.formats import Widths
 from .cost import Array, Cost
 
@@ -52,7 +54,7 @@ def rope(*, batch: float, q_len: Array, heads: float, kv_heads: float, head_dim:
     keys = batch * q_len * kv_heads * head_dim
     return Cost(
         kind="rope",
-        dims={"elements": queries + keys},
+        dims={"elements": queries + keys, "width": (heads + kv_heads) * head_dim},
         flops=3.0 * (queries + keys),
         # cos and sin are shared by the heads and by the batch
         read_activations=(queries + keys + 2.0 * q_len * head_dim) * widths.activations,
@@ -68,7 +70,7 @@ def add(elements: Array, widths: Widths) -> Cost:
 
 def gated_silu(elements: Array, widths: Widths) -> Cost:
     """silu(gate) · up: negate, exp, add, divide, multiply: 5 FLOPs; read two, write one."""
-    return _pointwise(elements, 5.0, 2.0, widths)
+    return replace(_pointwise(elements, 5.0, 2.0, widths), kind="gated_act")
 
 
 def gelu(elements: Array, widths: Widths) -> Cost:

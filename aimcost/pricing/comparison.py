@@ -13,6 +13,7 @@ from ..types.bounds import BOUNDS
 from ..types.stages import STAGES
 from ..units import KILO
 from .estimator import estimator_of
+from .gain import gain
 from .pricing import estimate_run, unreduced
 from .result import Estimate
 
@@ -21,13 +22,18 @@ __all__ = ["compare_run", "mfu"]
 SECONDS_PER_HOUR = 3600.0
 
 
-def compare_run(run: Run, hardware: Sequence[str]) -> list[dict[str, Any]]:
-    """The run on each of `hardware`, by time to first token, fastest first.
+def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The run on each of `hardware` under each of `stacks`, by time to first token, fastest first.
+
+    Parameters
+    ----------
+    hardware, stacks
+        Names of profiles and of stacks; without any, the run's own.
 
     Returns
     -------
     list of dict
-        hardware, calibration, flops, ttft_s and (of a run that decodes) tpot_s with their bands, bound
+        hardware, stack, calibration, flops, ttft_s and (of a run that decodes) tpot_s with their bands, bound
         (of the largest share of the time), mfu, memory, speedup over the unreduced run on the same
         machine, and the cost of 1000 requests where the run or the profile has a price.
 
@@ -38,7 +44,9 @@ def compare_run(run: Run, hardware: Sequence[str]) -> list[dict[str, Any]]:
     """
     if not any(stage != "decode" for stage in (run.include or STAGES)):
         raise InvalidValueError("include", "a stage before decode too: machines are sorted by time to first token", "")
-    rows = [_row(run.with_(hardware=name)) for name in dict.fromkeys(hardware)]
+    runs = [run.with_(hardware=name) for name in dict.fromkeys(hardware)] or [run]
+    runs = [each.with_(stack=name) for each in runs for name in dict.fromkeys(stacks)] or runs
+    rows = [_row(each) for each in runs]
     return sorted(rows, key=lambda row: (not row["fits"], row["ttft_s"]))
 
 
@@ -47,9 +55,12 @@ def _row(run: Run) -> dict[str, Any]:
     result = estimate_run(run)
     plain = estimate_run(unreduced(run)) if run.schedule.events else result
     low, high = result.ttft_band_s
+    found = gain(plain, result) if run.schedule.events else None
+    banded = found.speedup if found is not None and found.speedup.high is not None else None
     price = run.price_per_hour if run.price_per_hour is not None else machine.price_per_hour
     return {
         "hardware": machine.name,
+        "stack": run.stack.name if estimator_of(result.estimator).uses_stack else None,
         "calibration": calibration_label(result),
         "flops": result.totals.flops,
         "ttft_s": result.ttft_s,
@@ -63,6 +74,9 @@ def _row(run: Run) -> dict[str, Any]:
         "usable_bytes": result.memory.usable_bytes,
         "fits": result.memory.fits is not False,
         "speedup": plain.ttft_s / result.ttft_s if result.ttft_s else None,
+        "speedup_low": banded.low if banded else None,
+        "speedup_high": banded.high if banded else None,
+        "ttft_saved_s": found.saved.value if found is not None else None,
         "cost_per_1000_requests": None if price is None else _cost(run, price, result.totals.time_s),
         "notes": [note for note in result.notes if note not in run.notes],
     }

@@ -40,6 +40,8 @@ class Estimator:
         Whether times have an uncertainty band; ``confidence`` needs one.
     uses_calibration
         Whether times rest on coefficients measured on the machine or on a relative of it.
+    uses_stack
+        Whether the software stack acts; where it does not, a stack that the run names is noted and ignored.
     has_host_time
         Whether waiting for launches is priced, and `Run.host_time` has an effect.
     stages
@@ -56,6 +58,7 @@ class Estimator:
     price: Callable[[Run], PricedTable]
     has_band: bool = False
     uses_calibration: bool = False
+    uses_stack: bool = False
     has_host_time: bool = False
     stages: tuple[str, ...] = STAGES
     prices_parallel: bool = True
@@ -75,6 +78,8 @@ class Estimator:
                 "parallel", f"absent: {self.name} prices one device", asdict(run.parallel), where=where
             )
         ignored = self._ignored(run.estimator_options, where or "run")
+        if run.stack_given and not self.uses_stack:
+            ignored = (*ignored, f"stack {run.stack.name} ignored by {self.name}: it prices no software stack")
         priced = self.price(run)
         return Estimate(
             run=run,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from ..inputs.hardware import load_hardware
 from ..inputs.run import Run
 from ..inputs.strict_json import digest, digest_bytes
 from ..machine.inheritance import parent_of
-from ..types import HardwareSpec, ModelSpec, Schedule, runs_of
+from ..types import HardwareSpec, ModelSpec, Schedule, Stack, runs_of
+from .estimator import estimator_of
 
-__all__ = ["hardware_facts", "model_facts", "rounded", "run_facts"]
+__all__ = ["hardware_facts", "model_facts", "rounded", "run_facts", "stack_facts"]
 
 DIGITS = 9
 # Longer lists are shown by their digest.
@@ -42,8 +44,9 @@ def run_facts(run: Run) -> dict[str, dict[str, Any]]:
     settings = {
         "estimator": run.estimator,
         "attention": run.attention,
+        "tower_attention": run.tower_attention if run.tower_attention != run.attention else None,
         "implementation": run.implementation,
-        "execution": run.execution,
+        "stack": stack_facts(run.stack) if estimator_of(run.estimator).uses_stack else {},
         "include": list(run.include) if run.include is not None else None,
         "precision": asdict(run.precision),
         "parallel": asdict(run.parallel),
@@ -58,6 +61,16 @@ def run_facts(run: Run) -> dict[str, dict[str, Any]]:
         "card": {"name": run.hardware.name} if run.hardware is not None else {},
         "settings": _flat(settings),
     }
+
+
+def stack_facts(stack: Stack) -> dict[str, Any]:
+    """The figures of a stack."""
+    values = asdict(stack)
+    del values["data"], values["summary"]
+    values["elementwise"] = sorted(stack.elementwise)
+    if not isfinite(stack.large_bytes):
+        del values["large_bytes"]
+    return values
 
 
 def _schedule(schedule: Schedule) -> dict[str, Any]:

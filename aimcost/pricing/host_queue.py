@@ -12,7 +12,9 @@ __all__ = ["execution_order", "with_host"]
 Floats = NDArray[np.float64]
 
 
-def with_host(table: OpTable, device: Floats, host: Floats, last: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+def with_host(
+    table: OpTable, device: Floats, host: Floats, last: Floats, sync: NDArray[np.bool_] | None = None
+) -> tuple[Floats, NDArray[np.bool_]]:
     """Row times once launches are issued by the host, and which rows wait for it.
 
     A kernel starts when it has been issued and the one before it has ended. Host and device start
@@ -25,27 +27,38 @@ def with_host(table: OpTable, device: Floats, host: Floats, last: Floats) -> tup
     last
         Of `device`, what is left once all launches of the row are issued: its last kernel, where a row is
         a long sequence of kernels, else all of it.
+    sync
+        By row: after it the host waits for the device, so that they start level again.
     """
     if not host.any():
         return device, np.zeros(len(device), dtype=bool)
     order, decode = execution_order(table)
-    seconds, waiting = np.empty_like(device), np.zeros(len(device), dtype=bool)
-    for rows in (order[~decode[order]], order[decode[order]]):
-        issue, work = np.cumsum(host[rows]), device[rows]
-        done = np.cumsum(work)
-        # end of row i: the latest over j ≤ i of issue(j) + what is left of j then + the work after j up to i
-        end = np.maximum(done, done + np.maximum.accumulate(issue - (done - last[rows])))
-        spent = np.diff(end, prepend=0.0)
-        seconds[rows], waiting[rows] = spent, spent > 1.05 * work
+    seconds, waiting = device.copy(), np.zeros(len(device), dtype=bool)
+    for part in (order[~decode[order]], order[decode[order]]):
+        for rows in (part,) if sync is None else np.split(part, np.flatnonzero(sync[part]) + 1):
+            if not len(rows):
+                continue
+            issue, work = np.cumsum(host[rows]), device[rows]
+            done = np.cumsum(work)
+            # end of row i: the latest over j ≤ i of issue(j) + what is left of j then + the work after j up to i
+            end = np.maximum(done, done + np.maximum.accumulate(issue - (done - last[rows])))
+            spent = np.diff(end, prepend=0.0)
+            seconds[rows], waiting[rows] = spent, spent > 1.05 * work
     return seconds, waiting
 
 
 def execution_order(table: OpTable) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Rows in the order in which they run (stage, layer, operation), and by row whether it is decode."""
+    """Rows in the order in which they run (stage, layer, operation), and by row whether it is decode.
+
+    What a stack adds beside the operations is in no queue and has no place in it.
+    """
     stages: dict[str, int] = {}
     stage = table.spread([stages.setdefault(segment.stage, len(stages)) for segment in table.segments])
     decode = table.spread([segment.stage == "decode" for segment in table.segments])
     last = table.spread([segment.place == "after" for segment in table.segments])
     layer = np.where(last, np.iinfo(np.int64).max, table.layer)
     # stable: a layer's operations stay in the order of their segments
-    return np.lexsort((layer, stage)), decode
+    order = np.lexsort((layer, stage))
+    if "overhead" in stages:
+        order = order[stage[order] != stages["overhead"]]
+    return order, decode

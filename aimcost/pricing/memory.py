@@ -129,7 +129,16 @@ class Memory:
 def memory_of(run: Run) -> Memory:
     """Memory of a request. Fragmentation and library workspaces are not counted."""
     model, workload, hardware, parallel = run.model, run.workload, run.hardware, run.parallel
-    case = _Case(model, workload, run.computed, run.precision, run.attention, run.implementation, parallel)
+    case = _Case(
+        model=model,
+        workload=workload,
+        schedule=run.computed,
+        precision=run.precision,
+        attention=run.attention,
+        tower_attention=run.tower_attention,
+        implementation=run.implementation,
+        parallel=parallel,
+    )
     devices = []
     for layers in stage_layers(model.decoder.layers, parallel.pp):
         devices.append(
@@ -153,6 +162,7 @@ class _Case:
     schedule: Schedule
     precision: Precision
     attention: str
+    tower_attention: str
     implementation: str
     parallel: Parallel
 
@@ -267,7 +277,7 @@ class _Case:
             widths,
             inputs=inputs,
             load=load,
-            kernel=tower_kernel(self.schedule, self.implementation, self.attention),
+            kernel=tower_kernel(self.schedule, self.implementation, self.tower_attention),
             onchip_bytes=0.0,
             ranks=tower_ranks(self.parallel),
         )

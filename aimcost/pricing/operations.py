@@ -53,7 +53,7 @@ def build(run: Run) -> OpTable:
     load = visual_tokens.tower_load(model, workload)
     if load is not None and model.vision is not None:
         inputs = float(tower_inputs(load, workload.batch, parallel))
-        kernel = tower_kernel(schedule, implementation, attention)
+        kernel = tower_kernel(schedule, implementation, run.tower_attention)
         request.vision(model.vision, load, inputs, kernel, tower_ranks(parallel))
     request.merging()
     eager = eager_layers(schedule, implementation, attention)

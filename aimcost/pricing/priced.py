@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,43 +22,76 @@ EXTRAPOLATED_SHARE = 0.05
 
 @dataclass(frozen=True, slots=True)
 class StageSum:
-    """FLOPs, bytes and seconds of one stage; `steps` is that of decode."""
+    """FLOPs, bytes and seconds of one stage.
+
+    `steps` is that of decode, `beside_s` what a stack adds to all of them.
+    """
 
     flops: float
     bytes: float
     time_s: float
     steps: int = 0
+    beside_s: float = 0.0
 
     @property
     def tpot_s(self) -> float:
-        """Mean seconds per decode step, zero without decode."""
-        return self.time_s / self.steps if self.steps else 0.0
+        """Mean seconds per decode step, with what the stack adds to one; zero without decode."""
+        return (self.time_s + self.beside_s) / self.steps if self.steps else 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """Uncertainty of row times.
+    """Uncertainty of row times, in seconds: a term may be one-sided, and of a time that is zero.
 
     Attributes
     ----------
-    group
-        Per row, the group that shares its error (one per kind of operation): errors are fully
-        correlated within a group and independent between groups.
-    low, high
-        Per row, factors on its time at the two ends of the band.
+    names, group
+        The terms, and by row the one that shares its error (a kind of operation, the host's pace, what the
+        stack adds): errors are fully correlated within a term and independent between terms.
+    seconds, below, above
+        By row: its time, and what the ends of its own band take off and add.
+    decode
+        By row: whether it belongs to the decode steps.
+    prompt_scale, decode_scale
+        (low, high) factors that all rows of the prompt, and of the decode steps, share.
+    width
+        How far a term moves a sum of rows, as a share of its rows' own bands.
     """
 
+    names: tuple[str, ...]
     group: NDArray[np.int64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    below: NDArray[np.float64]
+    above: NDArray[np.float64]
+    decode: NDArray[np.bool_]
+    prompt_scale: tuple[float, float] = (1.0, 1.0)
+    decode_scale: tuple[float, float] = (1.0, 1.0)
+    width: float = 1.0
 
-    def around(self, seconds: NDArray[np.float64]) -> tuple[float, float]:
-        """Band of a sum of row times (zero for rows that are left out)."""
-        total = float(seconds.sum())
-        below, above = (
-            math.sqrt(float(np.square(np.bincount(self.group, weights=seconds * distance)).sum()))
-            for distance in (1.0 - self.low, self.high - 1.0)
-        )
+    def moves(self, share: NDArray[Any]) -> dict[str, tuple[float, float]]:
+        """Seconds that each term takes off and adds to a sum of rows.
+
+        Parameters
+        ----------
+        share
+            By row, how much of it counts: a mask, or factors.
+        """
+        ends = [np.bincount(self.group, weights=share * each) * self.width for each in (self.below, self.above)]
+        moves = {name: (float(low), float(high)) for name, low, high in zip(self.names, *ends, strict=False)}
+        spent = share * self.seconds
+        later = float(spent[self.decode].sum())
+        for name, total, (low, high) in (
+            ("prompt", float(spent.sum()) - later, self.prompt_scale),
+            ("decode", later, self.decode_scale),
+        ):
+            moves[name] = (total * (1.0 - low), total * (high - 1.0))
+        return moves
+
+    def around(self, share: NDArray[Any]) -> tuple[float, float]:
+        """Band of a sum of row times; `share` as in `moves`."""
+        total = float((share * self.seconds).sum())
+        moves = self.moves(share).values()
+        below, above = (math.sqrt(sum(move[end] ** 2 for move in moves)) for end in (0, 1))
         return max(0.0, total - below), total + above
 
 
@@ -81,6 +115,8 @@ class PricedTable:
         Per row, the device's own time, and the host's for issuing it; None where not modelled.
     last_kernel_seconds
         Per row, the part of the device's time that is left once the host has issued all of its launches.
+    syncs
+        Per row, whether the host then waits for the device; None where it never does.
     notes
         What the reader must know about the times.
     """
@@ -93,6 +129,7 @@ class PricedTable:
     device_seconds: NDArray[np.float64] | None = None
     host_seconds: NDArray[np.float64] | None = None
     last_kernel_seconds: NDArray[np.float64] | None = None
+    syncs: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
 
     @cached_property
@@ -106,11 +143,20 @@ class PricedTable:
         return self.table.bytes * self.table.count
 
     def rows(self, stages: Iterable[str]) -> NDArray[np.bool_]:
-        """Which rows belong to `stages`."""
+        """Which rows belong to `stages`; overhead only where the stage that it stands beside is among them."""
         mask = np.zeros(len(self.table), dtype=bool)
         wanted = set(stages)
         for segment in self.table.segments:
-            if segment.stage in wanted:
+            if segment.stage in wanted and (not segment.beside or segment.beside in wanted):
+                mask[segment.start : segment.stop] = True
+        return mask
+
+    def overhead(self, stages: Iterable[str]) -> NDArray[np.bool_]:
+        """Rows that a stack adds beside `stages`."""
+        mask = np.zeros(len(self.table), dtype=bool)
+        wanted = set(stages)
+        for segment in self.table.segments:
+            if segment.beside in wanted:
                 mask[segment.start : segment.stop] = True
         return mask
 
@@ -125,18 +171,19 @@ class PricedTable:
         """One sum per stage; zeros where a stage is absent."""
         sums = {}
         for stage in STAGES:
-            mask = self.rows([stage])
+            mask = self.overhead(STAGES) if stage == "overhead" else self.rows([stage])
             sums[stage] = StageSum(
                 flops=float(self.flops[mask].sum()),
                 bytes=float(self.bytes[mask].sum()),
                 time_s=float(self.seconds[mask].sum()),
                 steps=self.table.steps if stage == "decode" else 0,
+                beside_s=float(self.seconds[self.overhead(["decode"])].sum()) if stage == "decode" else 0.0,
             )
         return sums
 
     @cached_property
     def tpot_range_s(self) -> tuple[float, float]:
-        """Seconds of the first and of the last decode step: each attends to one token more than the last."""
+        """Seconds of the operations of the first and of the last decode step: each attends to one token more."""
         table, steps = self.table, self.table.steps
         if not steps:
             return 0.0, 0.0

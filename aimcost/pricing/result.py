@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InvalidValueError
 from ..inputs.run import Run
-from ..types.stages import STAGES
+from ..types.stages import DEFAULT_INCLUDE, STAGES
 from .memory import Memory, memory_of
 from .priced import Band, PricedTable, StageSum
 from .rows import layer_rows, op_rows, parallel_summary, reduction_summary, stage_sums
 from .table import OpTable
 
-__all__ = ["SCHEMA_VERSION", "Band", "Estimate", "StageSum", "Totals"]
+__all__ = ["SCHEMA_VERSION", "Band", "Estimate", "Interval", "StageSum", "Totals"]
 
 SCHEMA_VERSION = 1
 
@@ -32,6 +33,14 @@ class Totals:
     time_low_s: float
     time_high_s: float | None
     extrapolated: bool
+
+
+class Interval(NamedTuple):
+    """A figure with the ends of its 80 % band; no upper end from an estimator without a band."""
+
+    value: float
+    low: float
+    high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +103,10 @@ class Estimate:
     @property
     def stages(self) -> dict[str, StageSum]:
         """One sum per stage; zeros where a stage is absent."""
-        return self.priced.stages
+        stages = self.priced.stages
+        if "overhead" not in self.included:
+            return {**stages, "decode": replace(stages["decode"], beside_s=0.0)}
+        return stages
 
     def rows(self, stages: Iterable[str]) -> NDArray[np.bool_]:
         """Which rows belong to `stages`."""
@@ -106,8 +118,8 @@ class Estimate:
 
     @cached_property
     def included(self) -> tuple[str, ...]:
-        """Stages in `totals`: those asked for, else all that were priced."""
-        wanted = self.run.include if self.run.include is not None else STAGES
+        """Stages in `totals`: those asked for, else all that were priced but `preprocess`."""
+        wanted = self.run.include if self.run.include is not None else DEFAULT_INCLUDE
         return tuple(stage for stage in STAGES if stage in wanted and stage in self.stages_priced)
 
     @cached_property
@@ -119,42 +131,79 @@ class Estimate:
     def totals(self) -> Totals:
         """Sums over the included stages."""
         mask = self.rows(self.included)
-        seconds = np.where(mask, self.seconds, 0.0)
-        time_s = float(seconds.sum())
-        low, high = (time_s, None) if self.band is None else self.band.around(seconds)
+        time_s = float(self.seconds[mask].sum())
+        low, high = self._band(mask)
         return Totals(
             flops=float(self.priced.flops[mask].sum()),
             bytes=float(self.priced.bytes[mask].sum()),
             time_s=time_s,
             time_low_s=low,
             time_high_s=high,
-            extrapolated=self.priced.is_extrapolated(seconds),
+            extrapolated=self.priced.is_extrapolated(np.where(mask, self.seconds, 0.0)),
         )
 
-    @property
+    def _band(self, share: NDArray[Any]) -> tuple[float, float | None]:
+        """Band of a sum of rows: the sum itself and no upper end where the estimator has none."""
+        return (float((share * self.seconds).sum()), None) if self.band is None else self.band.around(share)
+
+    @cached_property
+    def first_token_rows(self) -> NDArray[np.bool_]:
+        """Rows to the first token, of what is included: neither decode nor what a stack adds beside it."""
+        return self.rows(stage for stage in self.included if stage != "decode")
+
+    @cached_property
+    def step_rows(self) -> NDArray[np.bool_]:
+        """Rows of the decode steps with what the stack adds to them, of what is included."""
+        decode = self.rows(["decode"])
+        return decode | self.priced.overhead(["decode"]) if "overhead" in self.included else decode
+
+    @cached_property
     def ttft_s(self) -> float:
         """Time to first token: everything but decode, of what is included."""
-        return sum(self.stages[stage].time_s for stage in self.included if stage != "decode")
+        return float(self.seconds[self.first_token_rows].sum())
 
     @cached_property
     def ttft_band_s(self) -> tuple[float, float | None]:
         """Band of `ttft_s`."""
-        return (self.ttft_s, None) if self.band is None else self.band.around(self._to_first_token)
+        return self._band(self.first_token_rows)
 
     @cached_property
     def ttft_extrapolated(self) -> bool:
         """Whether `ttft_s` rests on rows outside the calibrated range."""
-        return self.priced.is_extrapolated(self._to_first_token)
+        return self.priced.is_extrapolated(np.where(self.first_token_rows, self.seconds, 0.0))
 
-    @cached_property
-    def _to_first_token(self) -> NDArray[np.float64]:
-        mask = self.rows(stage for stage in self.included if stage != "decode")
-        return np.where(mask, self.seconds, 0.0)
+    def rows_of(self, what: str | Iterable[str]) -> NDArray[np.float64]:
+        """How much of each row a quantity holds.
+
+        Parameters
+        ----------
+        what
+            ``ttft``, ``tpot`` (a mean decode step) and ``request`` of what is included, or stages: their
+            operations and what the stack adds beside them.
+        """
+        if what == "ttft":
+            return self.first_token_rows.astype(float)
+        if what == "tpot":
+            return self.step_rows / max(1, self.table.steps)
+        if what == "request":
+            return self.rows(self.included).astype(float)
+        if isinstance(what, str):
+            raise InvalidValueError("what", "ttft, tpot, request or a list of stages", what)
+        return self.rows({*what, "overhead"}).astype(float)
+
+    def interval(self, what: str | Iterable[str]) -> Interval:
+        """A quantity with its band; `what` as in `rows_of`."""
+        share = self.rows_of(what)
+        low, high = self._band(share)
+        return Interval(float((share * self.seconds).sum()), low, high)
 
     @property
     def tpot_range_s(self) -> tuple[float, float]:
         """Seconds of the first and of the last decode step."""
-        return self.priced.tpot_range_s
+        decode = self.stages["decode"]
+        each = decode.beside_s / decode.steps if decode.steps else 0.0
+        first, last = self.priced.tpot_range_s
+        return first + each, last + each
 
     @cached_property
     def tpot_band_s(self) -> tuple[float, float | None]:
@@ -162,8 +211,8 @@ class Estimate:
         decode = self.stages["decode"]
         if self.band is None or not decode.steps:
             return decode.tpot_s, (None if self.band is None else decode.tpot_s)
-        low, high = self.band.around(np.where(self.rows(["decode"]), self.seconds, 0.0))
-        return low / decode.steps, high / decode.steps
+        low, high = self.band.around(self.step_rows / decode.steps)
+        return low, high
 
     def decode_step(self) -> dict[str, float | None]:
         """``tpot_s`` and its band as columns of a table; None where nothing is decoded."""
@@ -186,7 +235,9 @@ class Estimate:
         return reduction_summary(self.priced, self.included, events=len(self.run.schedule.events))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: schema_version, inputs by name, notes, totals, stages, layers, ops, memory."""
+        """The JSON form: inputs by name, notes, workload, summary, totals, stages, layers, ops, memory."""
+        from .summary import summary_of, workload_of  # prices the unreduced run as well
+
         run, totals = self.run, self.totals
         return {
             "schema_version": SCHEMA_VERSION,
@@ -194,6 +245,9 @@ class Estimate:
             "hardware": run.hardware.name if run.hardware else None,
             "estimator": self.estimator,
             "notes": list(self.notes),
+            "workload": workload_of(run),
+            "summary": summary_of(self),
+            "included": list(self.included),
             "totals": {
                 "flops": totals.flops,
                 "bytes": totals.bytes,
@@ -202,7 +256,7 @@ class Estimate:
                 "time_high_s": totals.time_high_s,
                 "extrapolated": totals.extrapolated,
             },
-            "stages": stage_sums(self.priced, self.tpot_band_s),
+            "stages": stage_sums(self.priced, self.stages, self.tpot_band_s, self.tpot_range_s),
             "layers": self.layers(),
             "ops": self.ops(),
             "memory": self.memory.to_dict(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..models.parallel import bubble
 from ..types import Parallel
 from ..types.bounds import BOUNDS
 from ..types.stages import STAGES
-from .priced import PricedTable
+from .priced import PricedTable, StageSum
 from .table import COST_COLUMNS, NO_LAYER
 
 __all__ = ["layer_rows", "op_rows", "parallel_summary", "reduction_summary", "stage_sums"]
@@ -68,8 +68,8 @@ def _segment_rows(priced: PricedTable, number: int) -> list[dict[str, Any]]:
     columns = np.concatenate(
         [
             table.costs[:, rows] * table.count[rows],
-            [seconds, seconds if band is None else seconds * band.low[rows]],
-            [seconds if band is None else seconds * band.high[rows]],
+            [seconds, seconds if band is None else np.maximum(0.0, seconds - band.below[rows])],
+            [seconds if band is None else seconds + band.above[rows]],
             [np.zeros(len(seconds)) if priced.extrapolated is None else priced.extrapolated[rows]],
         ]
     )
@@ -102,16 +102,21 @@ def _segment_rows(priced: PricedTable, number: int) -> list[dict[str, Any]]:
     return entries
 
 
-def stage_sums(priced: PricedTable, tpot_band_s: tuple[float, float | None]) -> dict[str, dict[str, Any]]:
+def stage_sums(
+    priced: PricedTable,
+    sums: Mapping[str, StageSum],
+    tpot_band_s: tuple[float, float | None],
+    tpot_range_s: tuple[float, float],
+) -> dict[str, dict[str, Any]]:
     """Every stage, zeros where absent; decode with its steps and the time of one."""
     stages: dict[str, dict[str, Any]] = {}
-    for name, stage in priced.stages.items():
+    for name, stage in sums.items():
         stages[name] = {"flops": stage.flops, "bytes": stage.bytes, "time_s": stage.time_s}
         if priced.device_seconds is not None and priced.host_seconds is not None:
             mask = priced.rows([name])
             stages[name]["device_s"] = float(priced.device_seconds[mask].sum())
             stages[name]["host_s"] = float(priced.host_seconds[mask].sum())
-    decode, (first, last) = priced.stages["decode"], priced.tpot_range_s
+    decode, (first, last) = sums["decode"], tpot_range_s
     stages["decode"].update(
         steps=decode.steps,
         tpot_s=decode.tpot_s,

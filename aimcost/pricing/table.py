@@ -45,7 +45,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of rows that are one op of one stage over layers and steps."""
+    """A run of rows that are one op of one stage over layers and steps.
+
+    `beside`: of overhead, the stage that it comes with.
+    """
 
     stage: str
     name: str
@@ -54,6 +57,7 @@ class Segment:
     place: Place
     start: int
     stop: int
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,9 @@ class OpTable:
         Per segment, the dimensions that time models look at, aligned with its rows.
     lengths
         Rows of each segment.
-    launches
-        Kernels of each row, run one after another; NaN where the software stack says.
+    launches, syncs
+        Kernels of each row, run one after another (NaN where the software stack says), and how often the host
+        then waits for the device.
     steps
         Decode steps; 0 without decode.
     """
@@ -85,6 +90,7 @@ class OpTable:
     dims: tuple[Mapping[str, Array], ...]
     lengths: NDArray[np.int64]
     launches: NDArray[np.float64]
+    syncs: NDArray[np.float64]
     steps: int = 0
 
     def spread(self, values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
@@ -161,11 +167,12 @@ class TableBuilder:
             costs[column, start:stop] = values
         layer = np.concatenate([part.layers for part in self.parts])
         count = np.repeat([part.count for part in self.parts], lengths)
-        launches = np.full(len(layer), np.nan)
+        launches, syncs = np.full(len(layer), np.nan), np.zeros(len(layer))
         for segment, part in zip(segments, self.parts, strict=True):
             if part.cost.launches is not None:
                 launches[segment.start : segment.stop] = part.cost.launches
-        return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, launches, steps)
+                syncs[segment.start : segment.stop] = part.cost.syncs
+        return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, launches, syncs, steps)
 
 
 _OUTSIDE = np.array([NO_LAYER])

@@ -8,13 +8,14 @@ from typing import Any
 from ..inputs.run import Run
 from ..pricing.estimator import estimator_of
 from ..units import format_bytes, format_flops, format_seconds
-from .text import table
+from .text import stack_label, table
 
 __all__ = ["compare_text"]
 
 
 def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a machine, fastest first; machines that the run does not fit come last."""
+    stacks = len({row["stack"] for row in rows}) > 1
     decoding = any(row["tpot_s"] is not None for row in rows)
     priced = any(row["cost_per_1000_requests"] is not None for row in rows)
     cells = []
@@ -29,6 +30,7 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
         memory = format_bytes(row["peak_bytes"]) + ("" if usable is None else f" / {format_bytes(usable)}")
         cell = [
             row["hardware"],
+            *([row["stack"] or "-"] if stacks else []),
             row["calibration"],
             format_seconds(row["ttft_s"]),
             band + (" *" if row["extrapolated"] else ""),
@@ -39,27 +41,40 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
             "yes" if row["fits"] else "no",
         ]
         if decoding:
-            cell.insert(4, format_seconds(row["tpot_s"]))
+            cell.insert(4 + stacks, format_seconds(row["tpot_s"]))
         if priced:
             cost = row["cost_per_1000_requests"]
             cell.append("" if cost is None else f"{cost:.3f}")
         cells.append(cell)
-    headers = ["hardware", "calibration", "TTFT", "80 % band", "bound", "MFU", "gain", "memory", "fits"]
+    headers = [
+        "hardware",
+        *(["stack"] if stacks else []),
+        "calibration",
+        "TTFT",
+        "80 % band",
+        "bound",
+        "MFU",
+        "gain",
+        "memory",
+        "fits",
+    ]
     if decoding:
-        headers.insert(4, "TPOT")
+        headers.insert(4 + stacks, "TPOT")
+    named = "several stacks" if stacks else stack_label(run) if len(rows) and rows[0]["stack"] else "no stack"
     flops = format_flops(rows[0]["flops"]) if rows else ""
     each = " a rank" if run.parallel.tp > 1 else ""
     lines = [
-        f"{run.model.name}, method {run.schedule.method}, {flops}{each}, estimator {run.estimator}; "
-        "gain is over no reduction on the same machine",
-        table(cells, headers + (["per 1000 requests"] if priced else []), left=2),
+        f"{run.model.name}, method {run.schedule.method}, {named}, {flops}{each}, estimator {run.estimator}; "
+        "gain is over no reduction on the same machine and stack",
+        table(cells, headers + (["per 1000 requests"] if priced else []), left=2 + stacks),
     ]
     if any(row["extrapolated"] for row in rows):
         lines.append("* extrapolated beyond the calibrated range")
     said: dict[str, list[str]] = {}
     for row in rows:
         for note in row["notes"]:
-            said.setdefault(note, []).append(row["hardware"])
+            where = f"{row['hardware']} under {row['stack']}" if stacks else row["hardware"]
+            said.setdefault(note, []).append(where)
     for note, names in said.items():
         lines.append(f"note: {note}" + ("" if len(names) == len(rows) else f" ({', '.join(names)})"))
     lines += [f"note: {note}" for note in run.notes]

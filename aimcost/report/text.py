@@ -7,14 +7,16 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..inputs.run import Run
 from ..pricing.estimator import estimator_of
+from ..pricing.gain import gain, limit
 from ..pricing.memory import Memory
 from ..pricing.result import Estimate
 from ..types import HardwareSpec, Schedule, runs_of
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .tree import breakdown, tree_rows
 
-__all__ = ["estimate_text", "layers_text", "ops_text", "table", "token_runs"]
+__all__ = ["estimate_text", "layers_text", "ops_text", "stack_label", "table", "token_runs"]
 
 
 def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: int = 1) -> str:
@@ -54,8 +56,21 @@ def _headline(estimate: Estimate) -> str:
     means = estimator_of(estimate.estimator).time_means
     return (
         f"{run.model.name} on {hardware}: {', '.join(seen)}\n"
-        f"method {run.schedule.method}, attention {run.attention}, estimator {estimate.estimator} ({means})"
+        f"method {run.schedule.method}, {stack_label(run)}, implementation {run.implementation}, "
+        f"attention {_attention(run)}, estimator {estimate.estimator} ({means})"
     )
+
+
+def stack_label(run: Run) -> str:
+    """The software that a run is priced under, and whether nobody chose it."""
+    if not estimator_of(run.estimator).uses_stack:
+        return "no stack"
+    return f"stack {run.stack.name}" + ("" if run.stack_given else " (default)")
+
+
+def _attention(run: Run) -> str:
+    tower = run.tower_attention
+    return run.attention if tower == run.attention or run.model.vision is None else f"{run.attention} (tower {tower})"
 
 
 def _stages(estimate: Estimate) -> str:
@@ -85,31 +100,46 @@ def _stages(estimate: Estimate) -> str:
 
 
 def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None) -> str:
-    """Speedup over the unreduced run, of what is included: to the first token, the prefill alone, a decode step."""
+    """Speedup over the unreduced run, of what is included: to the first token, the prefill alone, a decode step.
+
+    The band of a ratio is its own; under the table, what no reduction can touch.
+    """
 
     def ratio(before: float, after: float) -> str:
         return f"{before / after:.2f}x" if after else "-"
 
-    def timed(name: str, after: Estimate, stages: Sequence[str]) -> list[str]:
-        flops, seconds = (
-            [sum(getattr(each.stages[stage], what) for stage in stages) for each in (baseline, after)]
-            for what in ("flops", "time_s")
-        )
-        return [name, ratio(*flops), ratio(*seconds), *map(format_seconds, seconds)]
+    def timed(name: str, after: Estimate, what: str | Sequence[str]) -> list[str]:
+        flops = [float(each.rows_of(what) @ each.priced.flops) for each in (baseline, after)]
+        seconds = [each.interval(what).value for each in (baseline, after)]
+        row = [name, ratio(*flops), ratio(*seconds), "", *map(format_seconds, seconds), ""]
+        found = gain(baseline, after, what)
+        if found is not None:
+            row[6] = _signed_seconds(found.saved.value)
+            if found.speedup.high is not None and found.saved.high is not None:
+                row[3] = f"{found.speedup.low:.2f}–{found.speedup.high:.2f}x"
+                row[6] += f" ({_signed_seconds(found.saved.low)} to {_signed_seconds(found.saved.high)})"
+        return row
 
-    first = [stage for stage in estimate.included if stage != "decode"]
-    rows = [timed("to first token", estimate, first)] if first else []
+    first = [stage for stage in estimate.included if stage not in ("decode", "overhead")]
+    rows = [timed("to first token", estimate, "ttft")] if first else []
     if first and fused is not None:
-        rows.append(timed("the same, if fused", fused, first))
+        rows.append(timed("the same, if fused", fused, "ttft"))
     if "prefill" in first:
         rows.append(timed("LLM prefill alone", estimate, ["prefill"]))
     if "decode" in estimate.included and estimate.stages["decode"].steps:
-        before, after = baseline.stages["decode"], estimate.stages["decode"]
-        step = [before.tpot_s, after.tpot_s]
-        rows.append(["an output token", ratio(before.flops, after.flops), ratio(*step), *map(format_seconds, step)])
+        rows.append(timed("an output token", estimate, "tpot"))
     cache = [baseline.memory.kv_bytes, estimate.memory.kv_bytes]
-    rows.append(["KV cache", "-", ratio(*cache), *map(format_bytes, cache)])
-    return table(rows, ["gain over no reduction", "FLOPs", "time or size", "before", "after"])
+    rows.append(["KV cache", "-", ratio(*cache), "", *map(format_bytes, cache), format_bytes(cache[0] - cache[1])])
+    headers = ["gain over no reduction", "FLOPs", "time or size", "80 % band", "before", "after", "saved (80 % band)"]
+    if baseline.band is None:
+        rows = [[cell for at, cell in enumerate(row) if at != 3] for row in rows]
+        headers = [*headers[:3], *headers[4:-1], "saved"]
+    bound = limit(baseline) if first else ""
+    return table(rows, headers) + (f"\n{bound}" if bound else "")
+
+
+def _signed_seconds(seconds: float) -> str:
+    return format_seconds(seconds) if seconds >= 0 else f"−{format_seconds(-seconds)}"
 
 
 def _details(estimate: Estimate) -> str:
@@ -126,6 +156,10 @@ def _details(estimate: Estimate) -> str:
     towered = estimate.run.model.vision is not None and estimate.run.workload.visual_tokens > 0
     if towered and "vision" not in estimate.included:
         lines.append("note             memory is that of the whole request, its vision tower included")
+    if estimate.run.include is None:
+        lines.append("included         every stage but preprocess: CPU work on images is not priced")
+    else:
+        lines.append(f"included         {', '.join(estimate.included)}")
     lines += [f"note             {note}" for note in estimate.notes]
     return "\n".join(lines)
 

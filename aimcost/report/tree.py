@@ -39,8 +39,10 @@ class Branch:
 def breakdown(estimate: Estimate) -> list[Branch]:
     """The tree in reading order; stages that are absent or left out are not listed."""
     groups: dict[tuple[str, ...], list[Segment]] = {}
+    counted = estimate.rows(estimate.included)
     for segment in estimate.table.segments:
-        if segment.stage in estimate.included:
+        # overhead that is one-sided, and so without a value, is in the band alone
+        if counted[segment.start] and (not segment.beside or estimate.seconds[segment.start]):
             groups.setdefault(_path(estimate, segment), []).append(segment)
     order = sorted(groups, key=lambda path: _ORDER.index(path[1] if len(path) > 1 else path[0]))
     first = [segment for path in order if path[0] == _FIRST for segment in groups[path]]
@@ -62,15 +64,17 @@ def breakdown(estimate: Estimate) -> list[Branch]:
 
 
 _FIRST = "to first token"
-_ORDER = ("vision tower", "projector", "merge", "prefill", "lm_head", "decode")
+_ORDER = ("vision tower", "projector", "merge", "prefill", "lm_head", "stack overhead", "decode")
 _FIRST_INSIDE, _LAST_INSIDE = ("embedding", "layers"), ("exchange between devices",)
 _NAMED = (*_FIRST_INSIDE, *_LAST_INSIDE)
 
 
 def _path(estimate: Estimate, segment: Segment) -> tuple[str, ...]:
     """Where an operation hangs in the tree."""
-    if segment.stage == "decode":
+    if "decode" in (segment.stage, segment.beside):
         return ("decode",)
+    if segment.beside:
+        return (_FIRST, "stack overhead")
     if segment.stage in _STAGE_TITLES:
         title = _STAGE_TITLES[segment.stage]
         merging = estimate.run.schedule.tower_events and segment.stage == "vision"

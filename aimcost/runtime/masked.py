@@ -17,6 +17,7 @@ from torch import nn
 
 from ..errors import ScheduleError
 from ..kernels.select import select_tokens
+from ..methods.aim.price import PAGERANK, PAGERANK_ITERATIONS, PAGERANK_TEMPERATURE
 from ..types import Schedule
 from . import compat
 from .executor import Applied
@@ -27,9 +28,6 @@ from .steps import Continuation, Prefill, Record
 
 __all__ = ["apply_masked", "kept_overlap"]
 
-TEMPERATURE = 0.1
-ITERATIONS = 5
-
 
 class MaskingSession(Session):
     """Hides what a schedule drops."""
@@ -38,7 +36,7 @@ class MaskingSession(Session):
         super().__init__(plan)
         self._kept = kept
         for layer, event in self.events.items():
-            if kept is None and event.scorer != "pagerank":
+            if kept is None and event.scorer != PAGERANK.name:
                 raise ScheduleError(f"masking scorer {event.scorer!r} needs kept sets: pass kept=record.kept")
             if kept is not None and (layer not in kept or kept[layer].shape[1] != event.tokens_out):
                 raise ScheduleError(f"kept needs {event.tokens_out} positions after layer {layer}")
@@ -114,11 +112,11 @@ def _released_importance(logits: torch.Tensor, real: torch.Tensor | None) -> tor
     """(B, N) scores from masked (B, H, N, N) logits, over all rows but padding, of which the released
     code knows nothing."""
     # A row that sees nothing (padding) would be −inf throughout after the division, and NaN after softmax.
-    matrix = (logits / TEMPERATURE).clamp(min=torch.finfo(logits.dtype).min).softmax(-1)
+    matrix = (logits / PAGERANK_TEMPERATURE).clamp(min=torch.finfo(logits.dtype).min).softmax(-1)
     rows, heads, tokens, _ = logits.shape
     start = logits.new_ones(rows, tokens) if real is None else real.to(logits.dtype)
     mass = (start / start.sum(1, keepdim=True))[:, None, None].expand(-1, heads, -1, -1)
-    for _ in range(ITERATIONS):
+    for _ in range(PAGERANK_ITERATIONS):
         mass = mass @ matrix
     return mass.square().mean(1).sqrt()[:, 0]
 

@@ -8,9 +8,11 @@ from .hardware import HardwareSpec
 from .model import DecoderSpec, ModelSpec, MoeSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, VisionSpec
 from .request import Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload
 from .runs import runs_of
+from .stack import Figure, Stack
 
 __all__ = [
     "DecoderSpec",
+    "Figure",
     "HardwareSpec",
     "ModelSpec",
     "MoeSpec",
@@ -21,6 +23,7 @@ __all__ = [
     "ResamplerSpec",
     "ResolutionSpec",
     "Schedule",
+    "Stack",
     "TowerLoad",
     "VisionSpec",
     "Workload",

@@ -25,11 +25,15 @@ class HardwareSpec:
         NVIDIA's, as text ("9.0"); empty elsewhere.
     onchip_bytes, l2_bytes, sm_count
         Register file of all SMs, last-level cache, multiprocessors (CPU: cores).
+    boost_clock_hz
+        Cycles a second that the peaks assume (0: not known).
     interconnect, interconnect_bytes_per_s
         Its name (nvlink4, pcie5, …), and what it carries to the peers of one node, both directions added
         as datasheets print it.
     calibration
         The raw ``calibration`` mapping of the profile, or None.
+    attained
+        The raw ``attained`` mapping: shares of the datasheet's figures, or None.
     folder
         Where the profile lies; its tables are beside it.
     sources
@@ -47,12 +51,14 @@ class HardwareSpec:
     onchip_bytes: float = 0.0
     l2_bytes: float = 0.0
     sm_count: int = 0
+    boost_clock_hz: float = 0.0
     compute_capability: str = ""
     interconnect: str = ""
     interconnect_bytes_per_s: float = 0.0
     tdp_w: float = 0.0
     price_per_hour: float | None = None
     calibration: Mapping[str, Any] | None = None
+    attained: Mapping[str, Any] | None = None
     folder: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-__all__ = ["STAGES"]
+__all__ = ["DEFAULT_INCLUDE", "STAGES"]
 
-STAGES = ("vision", "projector", "merge", "prefill", "decode")
+# preprocess: CPU work before the tower. overhead: what a software stack adds beside the operations of other stages.
+STAGES = ("preprocess", "vision", "projector", "merge", "prefill", "decode", "overhead")
+DEFAULT_INCLUDE = tuple(stage for stage in STAGES if stage != "preprocess")

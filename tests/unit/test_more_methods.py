@@ -72,6 +72,10 @@ def test_divprune_selects_over_all_frames_together() -> None:
     assert image("divprune").run.schedule.visual_tokens == 56  # 0.098 of 576
     (event,) = aimcost.schedule({**VIDEO, "method": {"name": "divprune", "ratio": 0.1}}).events
     assert (event.groups, event.tokens_in, event.tokens_out) == (1, 6272, 627)
+    # the generic form prices the comparison that the runtime makes: 6272² pairs, not 32 times 196²
+    generic = {"name": "pre_llm", "ratio": 0.1, "scorer": "max_min_cosine"}
+    (event,) = aimcost.schedule({**VIDEO, "method": generic}).events
+    assert (event.groups, event.tokens_in, event.tokens_out) == (1, 6272, 19 * 32)
 
 
 def test_evs_keeps_at_least_one_frame() -> None:

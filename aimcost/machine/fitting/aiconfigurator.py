@@ -28,6 +28,7 @@ __all__ = [
     "read_attention",
     "read_collectives",
     "read_gemm",
+    "read_one_shot",
     "systems",
 ]
 
@@ -175,6 +176,31 @@ def read_attention(system: str, stack: str, table: str) -> dict[tuple[str, int],
         origin = f"{stack} {path.parent.name}, kernel {kernel}"
         result[str(kernel), int(width)] = Timings(dims, part["latency"].to_numpy(float) / 1e3, origin)
     return result
+
+
+# A stack's own all-reduce, captured in a graph; each stack's newest table.
+ONE_SHOT = {"vllm": "vllm_graph", "sglang": "sglang_graph"}
+
+
+def read_one_shot(system: str) -> dict[int, Timings]:
+    """All-reduces of one kernel (peers read each other's memory), by ranks; bytes as in `read_collectives`."""
+    for stack, backend in ONE_SHOT.items():
+        path = _newest(system, "comm", stack, "custom_allreduce_perf")
+        if path is None:
+            continue
+        frame = _read(path, ("num_gpus", "message_size"))
+        if "backend" not in frame:
+            continue
+        frame = frame[frame["backend"] == backend]
+        result = {}
+        for ranks, part in frame.groupby("num_gpus"):
+            ordered = part.sort_values("message_size")
+            dims = {"bytes": 2.0 * ordered["message_size"].to_numpy(float)}
+            seconds = ordered["latency"].to_numpy(float) / 1e3
+            result[int(ranks)] = Timings(dims, seconds, f"{stack} {path.parent.name}, captured")
+        if result:
+            return result
+    return {}
 
 
 def read_collectives(system: str, *, before: int = 0) -> dict[tuple[str, int], Timings]:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from ...errors import CalibrationError, UnknownNameError
 from ...inputs.hardware import load_hardware
+from ...ops.attention import single_pass
 from ...types import HardwareSpec
 from ...types.formats import bytes_per_element
+from ..calibration import calibration_of
 from ..peaks import peak_flops_per_s
 from ..timemodels.attention import AttentionModel
-from ..timemodels.collective import OPERATIONS, CollectiveModel
+from ..timemodels.collective import ONE_SHOT, OPERATIONS, CollectiveModel
 from ..timemodels.gemm import GemmModel
 from ..timemodels.tables import Floats
 from .aiconfigurator import (
@@ -26,9 +29,10 @@ from .aiconfigurator import (
     read_attention,
     read_collectives,
     read_gemm,
+    read_one_shot,
     systems,
 )
-from .fit import fit_attention, fit_gemm, halves, mape, pool, predict_attention, predict_gemm
+from .fit import BF16, fit_attention, fit_gemm, halves, mape, pool, predict_attention, predict_gemm
 
 __all__ = ["Derived", "derive", "machine_of"]
 
@@ -41,31 +45,20 @@ _DTYPES: Mapping[str, tuple[str, str, str]] = {
     "sq": ("int8", "int8", "int8"),
 }
 _HEAD_WIDTHS = (64, 72, 80, 128)
-_VIDUR = (
-    "inherited: share of bandwidth that {what} kernels reach on A100 and H100 in microsoft/vidur's profiles "
-    "(commit 7d47513, MIT); the band is their spread"
-)
-_LIKE = "assumed: like elementwise kernels (microsoft/vidur, commit 7d47513), with a wider band"
 # Extrapolation is tried from the first number of rows to the second and up: eight times as far and more.
 NEAR_TO, FAR_FROM = 1024, 8192
-_LAUNCH_US = 2.4  # the shortest product in the tables: 2.4–2.5 µs on A100, H100, H200
 
-
-def _inherited(share: float, low: float, high: float, source: str) -> dict[str, Any]:
-    return {"share": share, "launch_us": _LAUNCH_US, "band": [low, high], "source": source}
-
-
-# No table holds these kernels. 0.36–0.62 of bandwidth for norms, activations and RoPE, 0.15–0.18 for
-# look-ups: geometric means, and the band that holds both ends.
-ASSUMED_BANDWIDTH: Mapping[str, Mapping[str, Any]] = {
-    **{
-        kind: _inherited(0.472, 0.76, 1.31, _VIDUR.format(what="norm, activation and RoPE"))
-        for kind in ("rms_norm", "layer_norm", "rope", "pointwise")
-    },
-    "embed": _inherited(0.164, 0.91, 1.1, _VIDUR.format(what="embedding")),
-    **{kind: _inherited(0.472, 0.6, 1.7, _LIKE) for kind in ("softmax", "select", "gather", "merge")},
-    "score": {**_inherited(0.472, 0.5, 2.0, _LIKE), "compute_share": 0.3},
-    "bmm": {**_inherited(0.6, 0.5, 2.0, _LIKE), "compute_share": 0.5},
+# A card without encoder tables takes those of one that ran the same kernel (here FlashAttention-2).
+ENCODER_LENDERS = {"a100_sxm": "l40s"}
+# What tells how well that does: the kernel's encoder tables on one of these cards, predicted from the other's.
+_SAME_KERNEL = ("l40s", "rtx_pro_6000_server")
+_PROMPTS = {
+    "batch": np.array([1.0, 4.0, 16.0]),
+    "heads": np.full(3, 32.0),
+    "kv_heads": np.full(3, 32.0),
+    "head_dim": np.full(3, 128.0),
+    "q_len": np.array([4096.0, 2048.0, 1024.0]),
+    "kv_len": np.array([4096.0, 2048.0, 1024.0]),
 }
 
 
@@ -119,9 +112,10 @@ def derive(system: str, *, date: str, progress: Callable[[str], None] = lambda _
     for table, causal in (("context", True), ("encoder", False), ("generation", True)):
         progress(f"{system}: {table} attention")
         _attention(result, hardware, table, causal, source, date)
+    if "encoder_attention" not in block and system in ENCODER_LENDERS:
+        block["encoder_attention"] = _lent_encoder(result, hardware)
     progress(f"{system}: collectives")
     _collectives(result, source, date)
-    block["bandwidth"] = {kind: dict(values) for kind, values in ASSUMED_BANDWIDTH.items()}
     block["errors"] = result.errors
     return result
 
@@ -218,6 +212,59 @@ def _attention(result: Derived, hardware: HardwareSpec, table: str, causal: bool
             result.tables[f"{section}/{kernel}/{width}"] = _tables(model)
 
 
+def causal_rate(model: AttentionModel, hardware: HardwareSpec) -> float:
+    """FLOP/s of causal prompts of 1024 to 4096 tokens at head width 128, over the peak."""
+    timings = Timings(_PROMPTS, np.ones(3), "")
+    machine = machine_of(hardware, "bf16")
+    seconds = predict_attention(model, timings, machine, causal=True)
+    return float(np.exp(np.mean(np.log(causal_flops(_PROMPTS) / seconds)))) / machine["peak"]
+
+
+def causal_flops(dims: Mapping[str, Floats]) -> Floats:
+    """FLOPs of causal prompts."""
+    return np.asarray(single_pass(dims, causal=True, widths=BF16).flops)
+
+
+def _lent_encoder(result: Derived, hardware: HardwareSpec) -> dict[str, Any]:
+    """Encoder attention of another card, times the ratio of their causal rates with that kernel."""
+    lender = load_hardware(SYSTEM_PROFILES[ENCODER_LENDERS[result.system]])
+    kernels = result.block["attention"]
+    default = kernels["default"]
+    own = AttentionModel.of(kernels[default][128], result.tables[f"attention/{default}/128"], where=result.system)
+    theirs = calibration_of(lender).attention[128]
+    assert isinstance(theirs, AttentionModel)
+    rate = causal_rate(own, hardware) / causal_rate(theirs, lender)
+    ratios = np.concatenate([_lent_ratios(one, other) for one, other in permutations(_SAME_KERNEL)])
+    error = float(np.mean(np.abs(1.0 / ratios - 1.0)))
+    return {
+        "inherits": lender.name,
+        "rate": round(rate, 3),
+        "band": _band(ratios),
+        "held_out_mape": round(error, 4),
+        "source": (
+            f"no encoder table of this card: that of {lender.name}, which ran FlashAttention-2 too, times the ratio of "
+            f"their causal rates at width 128; error and band: {' and '.join(_SAME_KERNEL)} from each other"
+        ),
+    }
+
+
+def _lent_ratios(parent: str, card: str) -> Floats:
+    """Measured over predicted of a card's encoder tables, sequences of 196 patches and more."""
+    theirs, mine = (load_hardware(SYSTEM_PROFILES[system]) for system in (parent, card))
+    models, own = calibration_of(theirs), calibration_of(mine)
+    causal = (own.attention[128], models.attention[128])
+    assert all(isinstance(model, AttentionModel) for model in causal)
+    rate = causal_rate(causal[0], mine) / causal_rate(causal[1], theirs)  # type: ignore[arg-type]
+    parts = []
+    for (_, width), timings in read_attention(card, FITTED_STACKS[0], "encoder").items():
+        model = models.encoder_attention.get(width)
+        if isinstance(model, AttentionModel):
+            long = timings.where(timings.dims["q_len"] >= 196)
+            carried = model.carried(rate, 1.0)
+            parts.append(long.seconds / predict_attention(carried, long, machine_of(mine, "bf16"), causal=False))
+    return np.concatenate(parts)
+
+
 def _collectives(result: Derived, source: str, date: str) -> None:
     """Every second size of the newest NCCL is a node; the sizes between, and an older NCCL, are the checks."""
     measured = _exchanges(result.system, 0)
@@ -225,16 +272,18 @@ def _collectives(result: Derived, source: str, date: str) -> None:
         return
     curves: dict[str, Any] = {operation: {} for operation in OPERATIONS}
     for (operation, ranks), timings in measured.items():
-        curves[operation][ranks] = {
-            "bytes": [int(size) for size in timings.dims["bytes"][::2]],
-            "us": [round(float(t) * 1e6, 2) for t in timings.seconds[::2]],
-        }
+        curves[operation][ranks] = _curve(timings)
     evidence: dict[str, Any] = {"source": f"{source}, {next(iter(measured.values())).origin}", "date": date}
+    one_shot = read_one_shot(result.system)
+    if one_shot:
+        evidence["one_shot_source"] = f"{source}, {next(iter(one_shot.values())).origin}"
+        curves[ONE_SHOT] = {ranks: _curve(timings) for ranks, timings in one_shot.items()}
     model = CollectiveModel.of({**curves, **evidence, "band": [1.0, 1.0]}, where="collective")
-    between = {key: timings.where(np.arange(len(timings)) % 2 == 1) for key, timings in measured.items()}
+    everything = {**measured, **{(ONE_SHOT, ranks): timings for ranks, timings in one_shot.items()}}
+    between = {key: timings.where(np.arange(len(timings)) % 2 == 1) for key, timings in everything.items()}
     checks = []
     for name, parts in (("sizes between the nodes", between), ("an older NCCL", _exchanges(result.system, 1))):
-        parts = {key: part for key, part in parts.items() if key in measured}
+        parts = {key: part for key, part in parts.items() if key in everything}
         if parts:
             predicted = [model.seconds(operation, ranks, t.dims["bytes"]) for (operation, ranks), t in parts.items()]
             timings = pool(list(parts.values()))
@@ -243,6 +292,14 @@ def _collectives(result: Derived, source: str, date: str) -> None:
     _record(result, "collectives", next(iter(measured.values())).origin, checks, band)
     error = round(mape(checks[0][2], checks[0][1].seconds), 4)
     result.block["collective"] = {**curves, "held_out_mape": error, "band": band, **evidence}
+
+
+def _curve(timings: Timings) -> dict[str, Any]:
+    """Every second size is a node."""
+    return {
+        "bytes": [int(size) for size in timings.dims["bytes"][::2]],
+        "us": [round(float(t) * 1e6, 2) for t in timings.seconds[::2]],
+    }
 
 
 def _exchanges(system: str, before: int) -> dict[tuple[str, int], Timings]:

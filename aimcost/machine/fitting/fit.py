@@ -21,12 +21,12 @@ from ..timemodels import gemm as gemm_model
 from ..timemodels.tables import Floats, LogTable, Provenance, bracket
 from .aiconfigurator import Timings
 
-__all__ = ["fit_attention", "fit_gemm", "halves", "mape", "pool", "predict_attention", "predict_gemm"]
+__all__ = ["BF16", "fit_attention", "fit_gemm", "halves", "mape", "pool", "predict_attention", "predict_gemm"]
 
 SEED = 0
 FIT_ROWS = 20000  # rows for the formula; the tables take all
 RIDGE = 1.0  # pulls corrections that few rows support to the formula
-_BF16 = Widths(weights=2.0, activations=2.0, kv=2.0)  # attention was measured in it alone
+BF16 = Widths(weights=2.0, activations=2.0, kv=2.0)  # attention was measured in it alone
 _NOWHERE = Provenance("fit", "", 1.0, 1.0, 0.0)
 
 
@@ -186,7 +186,7 @@ def predict_gemm(
 
 
 def _attention_arguments(timings: Timings, machine: Mapping[str, float], causal: bool) -> dict[str, Any]:
-    cost = single_pass(timings.dims, causal=causal, widths=_BF16)
+    cost = single_pass(timings.dims, causal=causal, widths=BF16)
     return {"dims": timings.dims, "bytes_moved": cost.bytes, "flops": cost.flops, **machine}
 
 

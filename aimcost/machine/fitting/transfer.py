@@ -12,11 +12,13 @@ import numpy as np
 
 from ...inputs.files import write_atomically
 from ...inputs.hardware import load_hardware
+from ..attained import design_share, sibling_share
 from ..calibration import calibration_of
-from ..inheritance import DESIGNS, PARENTS, Kinship
+from ..inheritance import DESIGNS, PARENTS, Kinship, kinship_of
 from ..timemodels.gemm import GemmModel
 from ..timemodels.tables import Floats
 from .aiconfigurator import FITTED_STACKS, SYSTEM_PROFILES, Timings, package_version, read_gemm, systems
+from .attained import tensor_share
 from .derive import machine_of
 from .fit import pool, predict_gemm
 
@@ -91,7 +93,17 @@ def _transfer(pairs: list[Pair], samples: dict[str, Timings]) -> dict[str, Any]:
 
 
 def _ratios(parent: str, card: str, sample: Timings) -> Floats:
-    """Measured over what the parent's coefficients say on the card's own peak and bandwidth."""
-    model = calibration_of(load_hardware(parent)).gemm["bf16"]
+    """Measured over what the parent's coefficients say on the card's own peak, bandwidth and rate by the rules."""
+    theirs, mine = load_hardware(parent), load_hardware(card)
+    model = calibration_of(theirs).gemm["bf16"]
     assert isinstance(model, GemmModel)  # shipped cards carry coefficients, not a machine's own grid
-    return np.asarray(sample.seconds / predict_gemm(model, sample, machine_of(load_hardware(card), "bf16")))
+    share = tensor_share(model, theirs)
+    kinship = kinship_of(mine, theirs)
+    clock = calibration_of(mine).machine.cycles_per_s
+    by_rule = {
+        "sibling": lambda: sibling_share(mine, theirs, share),
+        "architecture": lambda: design_share(mine, clock),
+        "vendor": lambda: share,
+    }
+    carried = model.carried(by_rule[kinship]() / share, 1.0)
+    return np.asarray(sample.seconds / predict_gemm(carried, sample, machine_of(mine, "bf16")))

@@ -11,7 +11,7 @@ waves and keys, by batch and query group, by K/V heads in flight and keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,6 +88,10 @@ class AttentionModel:
         log = total_log(self.corrections, coordinates(dims, sm_count), len(plain))
         floor = np.maximum(flops / peak, bytes_moved / bandwidth) / 1.05
         return np.maximum(plain * np.exp(log), floor)
+
+    def carried(self, rate: float, memory: float) -> AttentionModel:
+        """The model of a card that attains `rate` and `memory` times these shares of its peak and its bandwidth."""
+        return replace(self, efficiency=self.efficiency * rate, memory_share=self.memory_share * memory)
 
     def outside(self, dims: Mapping[str, Floats]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Where a dimension leaves the measured range."""

@@ -15,9 +15,11 @@ import numpy as np
 from ...errors import CalibrationError
 from .tables import Floats, Provenance
 
-__all__ = ["OPERATIONS", "CollectiveModel"]
+__all__ = ["ONE_SHOT", "OPERATIONS", "CollectiveModel"]
 
 OPERATIONS = ("all_reduce", "all_gather")
+# An all-reduce that is one kernel, peers reading each other's memory; where a profile has none, the ring stands in.
+ONE_SHOT = "one_shot"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class CollectiveModel:
             Sizes that do not rise, times that are not above zero, or no source.
         """
         curves: dict[str, dict[int, tuple[Floats, Floats]]] = {}
-        for operation in OPERATIONS:
+        for operation in (*OPERATIONS, *((ONE_SHOT,) if ONE_SHOT in data else ())):
             by_ranks = data.get(operation)
             if not isinstance(by_ranks, Mapping) or not by_ranks:
                 raise CalibrationError(f"{where}: {operation} must hold curves by number of ranks")
@@ -54,12 +56,16 @@ class CollectiveModel:
 
     def seconds(self, operation: str, ranks: float, message: Floats) -> Floats:
         """Seconds of messages of so many bytes, shape (rows,)."""
+        if operation == ONE_SHOT and ONE_SHOT not in self.curves:
+            operation = "all_reduce"
         sizes, times = self.curves[operation][self._nearest(operation, ranks)]
         inside = np.exp(np.interp(np.log(np.maximum(message, 1.0)), np.log(sizes), np.log(times)))
         return np.asarray(np.where(message > sizes[-1], times[-1] * message / sizes[-1], inside))
 
     def outside(self, operation: str, ranks: float, message: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Where the number of ranks was not measured, or no message was as large."""
+        if operation == ONE_SHOT and ONE_SHOT not in self.curves:
+            operation = "all_reduce"
         nearest = self._nearest(operation, ranks)
         if nearest != ranks:
             return np.ones(np.shape(message), dtype=bool)

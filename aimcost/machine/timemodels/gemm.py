@@ -15,7 +15,7 @@ shapes, by m with n or k for small m, and by n with k. Beyond their nodes the co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -185,6 +185,10 @@ class GemmModel:
             log = total_log(self.corrections, coordinates(*shape, sm_count), len(plain))
             result[rows] = plain * np.exp(log)
         return result
+
+    def carried(self, rate: float, memory: float) -> GemmModel:
+        """The model of a card that attains `rate` and `memory` times these shares of its peak and its bandwidth."""
+        return replace(self, tile_efficiency=self.tile_efficiency * rate, memory_share=self.memory_share * memory)
 
     def outside(self, m: Floats, n: Floats, k: Floats) -> NDArray[np.bool_]:
         """Where a dimension leaves the measured range."""

@@ -71,7 +71,8 @@ def _point(sample: Sample, cost: Cost, seconds: float) -> _Point:
     if cost.kind == "bmm" and cost.flops_full_square is not None:
         flops = float(cost.flops_full_square)
     return _Point(
-        kind=cost.kind,
+        # a machine that times itself tells a gated activation from an addition by its FLOPs a byte
+        kind="pointwise" if cost.kind == "gated_act" else cost.kind,
         # without arithmetic nothing tells number formats apart but the bytes; scores are fp32 in all
         group=("", "") if flops == 0 or cost.kind == "score" else (sample.name, sample.dtype),
         amount=flops if cost.kind in BY_FLOPS else moved,

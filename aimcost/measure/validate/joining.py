@@ -125,7 +125,7 @@ def _point(label: str, sample: Sample, estimate: Estimate) -> Point | None:
     measured = sample.median_s
     if not predicted or not measured:
         return None
-    low, high = (predicted, None) if estimate.band is None else estimate.band.around(seconds)
+    low, high = (predicted, None) if estimate.band is None else estimate.band.around(mask * share)
     outside = estimate.extrapolated
     return Point(
         run=label,

@@ -8,7 +8,7 @@ import torch
 
 from ...kernels.importance import importance_scores
 from ...kernels.merge import merge_tokens
-from .price import BIPARTITE, PAGERANK
+from .price import BIPARTITE, PAGERANK, PAGERANK_ITERATIONS, PAGERANK_TEMPERATURE
 
 __all__ = ["LAYER_SCORERS", "VISUAL_MERGERS", "pagerank"]
 
@@ -21,7 +21,7 @@ def pagerank(
     `live` (B, n) is False on padding, which then neither gets nor gives mass. Unlike the released
     code, PageRank starts uniformly over the live tokens alone. Source: arXiv 2412.03248.
     """
-    return importance_scores(query, key, scale=scale, live=live)
+    return importance_scores(query, key, scale=scale, tau=PAGERANK_TEMPERATURE, steps=PAGERANK_ITERATIONS, live=live)
 
 
 def bipartite_cosine(*, x: torch.Tensor, keep: int, **_: Any) -> torch.Tensor:

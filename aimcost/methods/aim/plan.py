@@ -6,14 +6,14 @@ Source: arXiv 2412.03248; the released code (LaVi-Lab/AIM, commit edc24e9) for w
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
-from ..base import MethodParams, build_schedule, event_before, require_between, tokens_by_layer
+from ..base import MethodParams, build_schedule, event_before, require_absent, require_between, tokens_by_layer
 from .price import BIPARTITE, PAGERANK
 
 SUMMARY = "AIM: merge per frame, prune from l1 to l2: merge_ratio | merge_r, l1, l2, decay, convention"
@@ -110,8 +110,7 @@ def _boundaries(params: Params, layers: int) -> tuple[int, int]:
 
 def _merges(workload: Workload, params: Params, paper: bool) -> tuple[list[ReductionEvent], int]:
     """Merge events and the tokens they leave of each group."""
-    if params.merge_r is not None and params.merge_ratio is not None:
-        raise InvalidValueError("method.merge_ratio", "absent where merge_r is given", params.merge_ratio)
+    require_absent("merge_ratio", params.merge_ratio, "merge_r", params.merge_r)
     if params.merge_r is not None:
         return _steps(workload, params.merge_r)
     return merge_by_ratio(workload, params.merge_ratio if params.merge_ratio is not None else 0.25, paper=paper)
@@ -130,19 +129,34 @@ def merge_by_ratio(workload: Workload, ratio: float, *, paper: bool) -> tuple[li
         return [], n
     if paper:
         return _paper_merge(workload, math.floor(n * ratio), ratio)
-    return _steps(workload, _halvings(n, ratio))
+    return _steps(workload, _steps_to(workload, ratio))
+
+
+def _halvings(n: int) -> Iterator[tuple[int, int]]:
+    """The released steps r = n/2, n/4, … (rounded down), each with the tokens of a group that it leaves."""
+    left, step = n, n >> 1
+    while min(step, left // 2) >= 1:
+        left -= min(step, left // 2)
+        yield step, left
+        step >>= 1
 
 
 def reachable_ratios(workload: Workload) -> dict[float, int]:
     """Powers of two that halving reaches, and the tokens of a group that each leaves."""
-    found, left = {1.0: workload.tokens_per_group}, workload.tokens_per_group
-    for step in range(1, 64):
-        taken = min(workload.tokens_per_group >> step, left // 2)
-        if taken < 1:
-            break
-        left -= taken
-        found[2.0**-step] = left
-    return found
+    n = workload.tokens_per_group
+    return {1.0: n, **{2.0**-count: left for count, (_, left) in enumerate(_halvings(n), 1)}}
+
+
+def _steps_to(workload: Workload, ratio: float) -> list[int]:
+    """The halvings that reach `ratio`: a power of two (0.125), or the share that they leave (25/196)."""
+    n, steps = workload.tokens_per_group, list[int]()
+    for count, (step, left) in enumerate(_halvings(n), 1):
+        steps.append(step)
+        # 0.063, 0.031 and 0.016 are how the paper prints 1/16, 1/32 and 1/64
+        if abs(ratio * 2**count - 1) <= 0.03 or abs(ratio * n - left) < 1e-3 * n:
+            return steps
+    reachable = ", ".join(f"{power:g} ({left} of {n})" for power, left in reachable_ratios(workload).items())
+    raise InvalidValueError("method.merge_ratio", f"one that halving reaches: {reachable}", ratio)
 
 
 def _steps(workload: Workload, removals: list[int]) -> tuple[list[ReductionEvent], int]:
@@ -165,31 +179,3 @@ def _paper_merge(workload: Workload, kept: int, ratio: float) -> tuple[list[Redu
         removals.append(min(n // 2, n - kept))
         n -= removals[-1]
     return _steps(workload, removals)
-
-
-def _halvings(n: int, ratio: float) -> list[int]:
-    """The released steps r = n/2, n/4, … (rounded down) that reach `ratio`.
-
-    A ratio names a step by its power of two (0.125) or by the count that it leaves (25/196).
-    """
-    removals: list[int] = []
-    reachable = {1.0: n}
-    left = n
-    while True:
-        step = n >> (len(removals) + 1)
-        taken = min(step, left // 2)
-        if taken < 1:
-            break
-        removals.append(step)
-        left -= taken
-        reachable[2.0 ** -len(removals)] = left
-        # 0.063, 0.031 and 0.016 are how the paper prints 1/16, 1/32 and 1/64
-        if abs(ratio * 2 ** len(removals) - 1) <= 0.03 or abs(ratio * n - left) < 1e-3 * n:
-            return removals
-    shown = ", ".join(f"{power:g} ({count} of {n})" for power, count in reachable.items())
-    raise InvalidValueError("method.merge_ratio", f"one that halving reaches: {shown}", ratio)
-
-
-def without_newline(workload: Workload) -> Workload:
-    """The paper's counts leave out the newline token."""
-    return replace(workload, newline_tokens=0)

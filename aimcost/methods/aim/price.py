@@ -14,12 +14,14 @@ __all__ = [
     "BIPARTITE",
     "PAGERANK",
     "PAGERANK_ITERATIONS",
+    "PAGERANK_TEMPERATURE",
     "bipartite_similarity_flops",
     "pagerank_eager_flops",
     "pagerank_fused",
 ]
 
-PAGERANK_ITERATIONS = 5
+# of the sharpened softmax, and products with it (arXiv 2412.03248, as its released code executes them)
+PAGERANK_TEMPERATURE, PAGERANK_ITERATIONS = 0.1, 5
 
 
 def pagerank_fused(
@@ -129,12 +131,21 @@ PAGERANK = register(
         price=pagerank,
         reads="layer",
         launches=Launches(score=PAGERANK_ITERATIONS + 2.0),
-        eager_launches=Launches(score=PAGERANK_ITERATIONS + 5.0),
+        # eager softmax and the products, sort, masks, gathers
+        eager_launches=Launches(total=25.0, syncs=1.0),
+        masked_launches=Launches(total=20.0),
         exposes="layer",
         masks_every_layer=True,
         square_scores=True,
     )
 )
 BIPARTITE = register(
-    Scorer(name="bipartite_cosine", price=bipartite, reads="embeddings", launches=Launches(score=2.0), merges=True)
+    Scorer(
+        name="bipartite_cosine",
+        price=bipartite,
+        reads="embeddings",
+        launches=Launches(score=2.0),
+        eager_launches=Launches(total=14.0),
+        merges=True,
+    )
 )

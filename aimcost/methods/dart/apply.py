@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 
-from .price import PIVOT_COSINE
+from .price import PIVOT_COSINE, PIVOTS_A_SIDE
 
 __all__ = ["LAYER_SCORERS", "unlike_pivots"]
-
-PIVOTS = 4
 
 
 def unlike_pivots(*, key: torch.Tensor, protected: torch.Tensor, live: torch.Tensor | None, **_: Any) -> torch.Tensor:
@@ -26,7 +24,7 @@ def unlike_pivots(*, key: torch.Tensor, protected: torch.Tensor, live: torch.Ten
     pivot = torch.zeros_like(protected)
     for side in (protected & alive, ~protected & alive):
         # the count is fixed: where a side has fewer, what else is found does not become a pivot
-        best = norms.masked_fill(~side, -1.0).topk(min(PIVOTS, side.shape[1]), dim=1).indices
+        best = norms.masked_fill(~side, -1.0).topk(min(PIVOTS_A_SIDE, side.shape[1]), dim=1).indices
         pivot |= torch.zeros_like(pivot).scatter(1, best, side.gather(1, best))
     unit = torch.nn.functional.normalize(tokens, dim=-1)
     cosine = (unit @ unit.transpose(1, 2)).masked_fill(~pivot[:, None], -2.0)

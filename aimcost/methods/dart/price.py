@@ -6,10 +6,10 @@ from ...ops.cost import Cost
 from ...ops.reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops
 from ..registry import Launches, Scorer, register
 
-__all__ = ["PIVOT_COSINE"]
+__all__ = ["PIVOTS_A_SIDE", "PIVOT_COSINE"]
 
-# DART (ZichenWen1/DART): four visual and four text tokens are its pivots.
-DART_PIVOTS = 8.0
+# ZichenWen1/DART: four visual and four text tokens are its pivots.
+PIVOTS_A_SIDE = 4
 
 
 def pivot_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
@@ -19,17 +19,26 @@ def pivot_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
     is looked at, so nothing needs to run eager.
     """
     decoder, widths, n = context.model.decoder, context.widths, cut.tokens_in
-    rows = context.batch * n
+    rows, pivots = context.batch * n, 2.0 * PIVOTS_A_SIDE
     keys = rows * decoder.kv_heads * decoder.head_dim
     score = Cost(
         kind="score",
         dims={"tokens": n},
-        flops=2.0 * keys + rows * decoder.hidden * (3.0 + 2.0 * DART_PIVOTS),
+        flops=2.0 * keys + rows * decoder.hidden * (3.0 + 2.0 * pivots),
         read_activations=rows * decoder.hidden * widths.activations,
         read_kv=keys * widths.kv,
-        write_activations=rows * DART_PIVOTS * SCORE_BYTES + context.batch * DART_PIVOTS * INDEX_BYTES,
+        write_activations=rows * pivots * SCORE_BYTES + context.batch * pivots * INDEX_BYTES,
     )
     return (("score", score), *cut_ops(cut, context, ranked=True))
 
 
-PIVOT_COSINE = register(Scorer(name="pivot_cosine", price=pivot_cosine, reads="layer", launches=Launches(score=4.0)))
+PIVOT_COSINE = register(
+    Scorer(
+        name="pivot_cosine",
+        price=pivot_cosine,
+        reads="layer",
+        launches=Launches(score=4.0),
+        # key norms, pivots, cosine and top-k for each of 8 pivots, set difference
+        eager_launches=Launches(total=90.0, syncs=9.0),
+    )
+)

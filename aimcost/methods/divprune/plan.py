@@ -5,13 +5,10 @@ Source: vbdi/divprune; a share of 0.098 of the visual tokens stays, rounded.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any
 
-from pydantic import Field
-
-from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams, reduce_before
+from ..base import RATIOS, KeptParams, reduce_before, require_absent
 from .price import MAX_MIN_COSINE
 
 SUMMARY = "DivPrune: pre-LLM, max-min diverse subset of all visual tokens: ratio | keep_tokens"
@@ -19,17 +16,13 @@ SUMMARY = "DivPrune: pre-LLM, max-min diverse subset of all visual tokens: ratio
 DEFAULT_RATIO = 0.098
 
 
-class Params(MethodParams):
+class Params(KeptParams):
     """Share of the visual tokens that stays, or their number."""
-
-    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
-    keep_tokens: Annotated[int, Field(ge=0)] | None = None
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """round(V·ratio) visual tokens, constant over the layers; frames compete with each other."""
-    if params.ratio is not None and params.keep_tokens is not None:
-        raise InvalidValueError("method.keep_tokens", "absent where ratio is given", params.keep_tokens)
+    require_absent("keep_tokens", params.keep_tokens, "ratio", params.ratio)
     grouped = workload.groups * workload.tokens_per_group
     ratio = params.ratio if params.ratio is not None else DEFAULT_RATIO
     keep = params.keep_tokens
@@ -43,5 +36,9 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         scorer=MAX_MIN_COSINE,
         per_group=None,
         keep_tokens=keep,
-        across_groups=True,
     )
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries."""
+    return [{"ratio": ratio} for ratio in RATIOS]

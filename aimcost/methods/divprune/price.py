@@ -45,6 +45,7 @@ MAX_MIN_COSINE = register(
         reads="embeddings",
         # a step of the loop hides the chosen, takes the farthest, reads its row and lowers the minima
         launches=Launches(score=2.0, per_kept=6.0),
+        eager_launches=Launches(total=8.0, per_kept=6.0),
         across_groups=True,
     )
 )

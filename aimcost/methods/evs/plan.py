@@ -51,6 +51,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         scorer=TEMPORAL_COSINE,
         per_group=None,
         keep_tokens=kept + workload.newline_tokens,
-        across_groups=True,
         notes=tuple(notes),
     )

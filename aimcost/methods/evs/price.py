@@ -36,6 +36,7 @@ TEMPORAL_COSINE = register(
         price=temporal_cosine,
         reads="embeddings",
         launches=Launches(score=2.0),
+        eager_launches=Launches(total=12.0, syncs=2.0),
         counts=_counts,
         across_groups=True,
     )

@@ -47,7 +47,9 @@ LAST_ROW = register(
         price=attention_row,
         reads="layer",
         launches=Launches(score=3.0),
-        eager_launches=Launches(score=1.0),
+        # head mean, row, top-k, two offsets, three concatenations, sort, gather, position ids, new causal mask
+        eager_launches=Launches(total=25.0, syncs=1.0),
+        masked_launches=Launches(total=15.0, syncs=1.0),
         exposes="layer",
     )
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams, build_schedule
 
@@ -21,3 +23,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="none",
         visual_tokens=workload.visual_tokens,
     )
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries in a model of that many layers."""
+    return [{}]

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams, reduce_before
+from ..base import RATIOS, KeptParams, reduce_before
 from ..registry import find_scorer
 
 SUMMARY = "any reduction before the language model: ratio | keep_tokens, scorer"
 
 
-class Params(MethodParams):
+class Params(KeptParams):
     """`ratio` of each group's tokens stay, or `keep_tokens` of all visual tokens."""
 
-    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
-    keep_tokens: Annotated[int, Field(ge=0)] | None = None
     scorer: Literal["uniform", "random", "cls_attention", "cls_attention_contextual", "max_min_cosine", "evs"] = (
         "uniform"
     )
@@ -37,3 +33,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         per_group=None if params.ratio is None else max(1, int(workload.tokens_per_group * params.ratio)),
         keep_tokens=params.keep_tokens,
     )
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries."""
+    return [{"ratio": ratio} for ratio in RATIOS]

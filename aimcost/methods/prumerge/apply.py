@@ -7,11 +7,9 @@ from typing import Any
 import torch
 
 from ...kernels.select import select_tokens
-from .price import CLASS_ATTENTION
+from .price import CLASS_ATTENTION, NEIGHBOURS
 
 __all__ = ["VISUAL_MERGERS", "VISUAL_SCORERS"]
-
-NEIGHBOURS = 32
 
 
 def by_class_attention(*, x: torch.Tensor, attention: torch.Tensor, **_: Any) -> torch.Tensor:

@@ -5,13 +5,10 @@ Source: 42Shawn/LLaVA-PruMerge. The real share follows from each image; here it 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any
 
-from pydantic import Field
-
-from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams, reduce_before
+from ..base import RATIOS, KeptParams, reduce_before, require_absent
 from .price import CLASS_ATTENTION
 
 SUMMARY = "PruMerge: pre-LLM, int(N·ratio) + 1 tokens an image: ratio | keep_tokens"
@@ -20,17 +17,13 @@ SUMMARY = "PruMerge: pre-LLM, int(N·ratio) + 1 tokens an image: ratio | keep_to
 DEFAULT_RATIO = 0.0694
 
 
-class Params(MethodParams):
+class Params(KeptParams):
     """Share of each image's tokens that stays, or the number of visual tokens in all."""
-
-    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
-    keep_tokens: Annotated[int, Field(ge=0)] | None = None
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """int(N·ratio) + 1 tokens of each image, constant over the layers."""
-    if params.ratio is not None and params.keep_tokens is not None:
-        raise InvalidValueError("method.keep_tokens", "absent where ratio is given", params.keep_tokens)
+    require_absent("keep_tokens", params.keep_tokens, "ratio", params.ratio)
     ratio = params.ratio if params.ratio is not None else DEFAULT_RATIO
     note = f"the share of tokens that PruMerge keeps depends on the image: {ratio:g} of them is assumed"
     return reduce_before(
@@ -43,3 +36,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         keep_tokens=params.keep_tokens,
         notes=() if params.keep_tokens is not None else (note,),
     )
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries."""
+    return [{"ratio": ratio} for ratio in RATIOS]

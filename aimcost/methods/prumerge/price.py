@@ -6,7 +6,10 @@ from ...ops.cost import Cost
 from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, select
 from ..registry import Launches, Scorer, register
 
-__all__ = ["CLASS_ATTENTION"]
+__all__ = ["CLASS_ATTENTION", "NEIGHBOURS"]
+
+# 42Shawn/LLaVA-PruMerge: a kept token takes in the 32 whose keys are nearest.
+NEIGHBOURS = 32
 
 
 def class_attention(cut: Cut, context: ScoreContext) -> NamedCosts:
@@ -29,7 +32,7 @@ def class_attention(cut: Cut, context: ScoreContext) -> NamedCosts:
     merge = Cost(
         kind="merge",
         dims={"rows": rows * n, "width": width},
-        flops=rows * kept * width * (2.0 * n + 2.0 * 32),
+        flops=rows * kept * width * (2.0 * n + 2.0 * NEIGHBOURS),
         read_activations=rows * 2.0 * n * width * size,
         write_activations=rows * kept * width * size,
     )
@@ -37,5 +40,13 @@ def class_attention(cut: Cut, context: ScoreContext) -> NamedCosts:
 
 
 CLASS_ATTENTION = register(
-    Scorer(name="cls_attention", price=class_attention, reads="tower", launches=Launches(score=4.0), merges=True)
+    Scorer(
+        name="cls_attention",
+        price=class_attention,
+        reads="tower",
+        launches=Launches(score=4.0),
+        # outliers by quantile, one q·kᵀ, then a Python loop over kept tokens
+        eager_launches=Launches(total=30.0, per_kept=10.0, syncs=3.0),
+        merges=True,
+    )
 )

@@ -5,13 +5,13 @@ Source: Cooperx521/PyramidDrop; layers 8, 16, 24 of 32 and shares 1/2, 1/4, 1/8 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams, build_schedule, require_between, scaled_layers
+from ..base import RATIOS, MethodParams, build_schedule, require_between, scaled_layers
 from .price import LAST_QUERY
 
 SUMMARY = "PyramidDrop: visual tokens cut to ratios[i] before layer layers[i]: layers, ratios"
@@ -50,3 +50,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         cuts=cuts,
         scorer=LAST_QUERY,
     )
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries in a model of that many layers."""
+    return [{"ratios": [ratio, ratio * ratio, ratio * ratio * ratio]} for ratio in RATIOS]

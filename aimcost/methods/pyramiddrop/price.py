@@ -29,4 +29,13 @@ def next_layer_row(cut: Cut, context: ScoreContext) -> NamedCosts:
     return (("score", score), *cut_ops(cut, context, ranked=True))
 
 
-LAST_QUERY = register(Scorer(name="last_query", price=next_layer_row, reads="next_layer", launches=Launches(score=7.0)))
+LAST_QUERY = register(
+    Scorer(
+        name="last_query",
+        price=next_layer_row,
+        reads="next_layer",
+        launches=Launches(score=7.0),
+        # norm, q, k, rope of all tokens, a row, top-k, sort, and a loop over the batch that rebuilds inputs
+        eager_launches=Launches(total=60.0, syncs=4.0),
+    )
+)

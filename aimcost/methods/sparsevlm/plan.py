@@ -12,7 +12,7 @@ from pydantic import Field
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams, build_schedule, require_between, scaled_layers
-from .price import TEXT_RATERS
+from .price import PER_CLUSTER, RECYCLED_SHARE, TEXT_RATERS
 
 SUMMARY = "SparseVLM: visual tokens cut to keep[i] (+ merged ones) after layer layers[i]: layers, keep"
 
@@ -29,7 +29,7 @@ class Params(MethodParams):
 
 def recycled(pruned: int) -> int:
     """Tokens that `pruned` ones are merged into: a tenth of the best-rated 30 %."""
-    return int((int(0.3 * pruned) + 1) / 10) + 1 if pruned > 0 else 0
+    return int((int(RECYCLED_SHARE * pruned) + 1) / PER_CLUSTER) + 1 if pruned > 0 else 0
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:

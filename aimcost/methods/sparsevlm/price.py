@@ -6,10 +6,10 @@ from ...ops.cost import Cost
 from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops, select
 from ..registry import Launches, Scorer, register
 
-__all__ = ["TEXT_RATERS"]
+__all__ = ["PER_CLUSTER", "RECYCLED_SHARE", "TEXT_RATERS"]
 
-# SparseVLM (Gumpest/SparseVLMs): 30 % of what it prunes is clustered, ten tokens to one.
-SPARSEVLM_RECYCLED, SPARSEVLM_PER_CLUSTER = 0.3, 10.0
+# Gumpest/SparseVLMs: 30 % of what it prunes is clustered, ten tokens to one.
+RECYCLED_SHARE, PER_CLUSTER = 0.3, 10.0
 
 
 def text_raters(cut: Cut, context: ScoreContext) -> NamedCosts:
@@ -23,8 +23,8 @@ def text_raters(cut: Cut, context: ScoreContext) -> NamedCosts:
     decoder, widths, batch = context.model.decoder, context.widths, context.batch
     n, text, hidden = cut.tokens_in, float(context.text_tokens), float(decoder.hidden)
     size, entries = widths.activations, batch * decoder.heads * context.text_tokens * n
-    recycled = SPARSEVLM_RECYCLED * (n - cut.tokens_out) / (1 - SPARSEVLM_RECYCLED / SPARSEVLM_PER_CLUSTER)
-    clusters = recycled / SPARSEVLM_PER_CLUSTER
+    recycled = RECYCLED_SHARE * (n - cut.tokens_out) / (1 - RECYCLED_SHARE / PER_CLUSTER)
+    clusters = recycled / PER_CLUSTER
     per_entry = 1.0 if context.materialised else 2.0 * decoder.head_dim + 5.0 + 1.0
     rows_read = entries * size if context.materialised else 0.0
     keys = 0.0 if context.materialised else batch * n * decoder.kv_heads * decoder.head_dim * widths.kv
@@ -51,5 +51,13 @@ def text_raters(cut: Cut, context: ScoreContext) -> NamedCosts:
 
 
 TEXT_RATERS = register(
-    Scorer(name="text_raters", price=text_raters, reads="layer", launches=Launches(score=4.0), exposes="decoder")
+    Scorer(
+        name="text_raters",
+        price=text_raters,
+        reads="layer",
+        launches=Launches(score=4.0),
+        # raters, rank, top-k, recycling by clustering, merging
+        eager_launches=Launches(total=120.0, syncs=8.0),
+        exposes="decoder",
+    )
 )

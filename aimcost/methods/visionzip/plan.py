@@ -9,9 +9,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams, reduce_before
+from ..base import MethodParams, reduce_before, require_absent
 from .price import CLASS_ATTENTION_CONTEXTUAL, CONTEXTUAL, DOMINANT, OF
 
 SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens an image: dominant, contextual | keep_tokens"
@@ -28,9 +27,9 @@ class Params(MethodParams):
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """dominant + contextual tokens of each image, constant over the layers; other group sizes than
     576 take the published counts in proportion, as does `keep_tokens`."""
-    n, given = workload.tokens_per_group, (params.dominant, params.contextual)
-    if params.keep_tokens is not None and given != (None, None):
-        raise InvalidValueError("method.keep_tokens", "absent where dominant or contextual is given", given)
+    n = workload.tokens_per_group
+    for key in ("dominant", "contextual"):
+        require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))
     dominant = params.dominant if params.dominant is not None else max(1, round(n * DOMINANT / OF))
     contextual = params.contextual if params.contextual is not None else round(n * CONTEXTUAL / OF)
     return reduce_before(

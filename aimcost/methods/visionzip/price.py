@@ -76,6 +76,8 @@ CLASS_ATTENTION_CONTEXTUAL = register(
         price=class_attention_contextual,
         reads="tower",
         launches=Launches(score=2.0),
+        # top-k, boolean masks, contextual matching
+        eager_launches=Launches(total=35.0, syncs=3.0),
         exposes="tower",
         counts=_counts,
         merges=True,

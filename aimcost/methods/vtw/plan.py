@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -33,3 +33,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         cuts=[(k, workload.text_tokens)],
         scorer=WITHDRAW,
     )
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries in a model of that many layers."""
+    return [{"k": k} for k in range(1, layers + 1)]

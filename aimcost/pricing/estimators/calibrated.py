@@ -8,6 +8,8 @@ product says much about the next), independent between kinds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -15,30 +17,38 @@ from numpy.typing import NDArray
 
 from ...inputs.hardware import load_hardware
 from ...inputs.run import Run
-from ...machine.bands import Ends, host_ends
-from ...machine.coefficients import COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Coefficients
+from ...machine.bands import SPREAD_DECODE, SPREAD_PROMPT, WIDTH, Ends
+from ...machine.coefficients import BASES, COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Basis, Coefficients
 from ...machine.inheritance import inheritance_note
+from ...machine.libraries import library_factor
 from ...machine.peaks import link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
 from ...machine.timemodels.attention import AttentionModel
-from ...machine.timemodels.bandwidth import Execution, bandwidth_seconds, execution_of
+from ...machine.timemodels.collective import ONE_SHOT, CollectiveModel
+from ...machine.timemodels.gemm import GemmModel
 from ...machine.timemodels.measured import AttentionGrid, CurveSet
-from ...types import HardwareSpec
+from ...machine.timemodels.memory_bound import KernelModel
+from ...machine.timemodels.memory_bound import seconds as kernel_seconds
+from ...types import HardwareSpec, Stack
 from ...types.bounds import LAUNCH
 from ..estimator import Estimator
 from ..host_queue import with_host
 from ..operations import build
+from ..overhead import Overhead, overheads, with_overheads
 from ..priced import Band, PricedTable
-from ..table import OpTable, Segment
+from ..table import COST_COLUMNS, OpTable, Segment
 from .roofline import roofline_seconds
 
 __all__ = ["ESTIMATOR"]
 
 Floats = NDArray[np.float64]
 _Priced = tuple[Floats, NDArray[np.bool_]]
+READ_ACTIVATIONS = COST_COLUMNS.index("read_activations")
+_LIBRARY_FORMATS = ("bf16", "fp16")  # other formats' kernels are not of cuBLAS's 16-bit products
+_ENDS = ("beyond", "inside")
 
 
 def price(run: Run) -> PricedTable:
-    """Predict a run on its hardware.
+    """Predict a run on its hardware, as its software stack runs it.
 
     Raises
     ------
@@ -51,19 +61,23 @@ def price(run: Run) -> PricedTable:
     device, extrapolated = pricing.device_seconds()
     host = pricing.host_seconds() if run.host_time else np.zeros(len(table))
     last = pricing.last_kernel_seconds(device)
-    seconds, host_bound = with_host(table, device, host, last)
+    seconds, waiting = with_host(table, device, host, last, pricing.sync)
     _, bound, notes = roofline_seconds(table, hardware, run.precision)
-    bound = np.where(pricing.launch_bound, LAUNCH, bound)
+    bound = np.where(waiting | pricing.launch_bound, LAUNCH, bound)
+    added = list(overheads(run, table.steps))
+    beside = np.array([each.seconds.value for each in added])
+    none = np.zeros(len(added))
     return PricedTable(
-        table=table,
-        seconds=seconds,
-        bound=np.where(host_bound, LAUNCH, bound),
-        band=pricing.band(host_bound, extrapolated),
-        extrapolated=extrapolated,
-        device_seconds=device,
-        host_seconds=host,
-        last_kernel_seconds=last,
-        notes=(*precision_notes(run.precision), *notes, *pricing.notes()),
+        table=with_overheads(replace(table, costs=pricing.costs), added),
+        seconds=np.append(seconds, beside),
+        bound=np.append(bound, np.full(len(added), LAUNCH)),
+        band=pricing.band(seconds, device, waiting, extrapolated, added),
+        extrapolated=np.append(extrapolated, none > 0),
+        device_seconds=np.append(device, none),
+        host_seconds=np.append(host, none),
+        last_kernel_seconds=np.append(last, none),
+        syncs=None if pricing.sync is None else np.append(pricing.sync, none > 0),
+        notes=(*precision_notes(run.precision), *notes, *pricing.notes(device)),
     )
 
 
@@ -76,16 +90,36 @@ def _shape_key(*dims: Floats) -> NDArray[np.uint64]:
     return key
 
 
+# Projections of a decoder layer that a stack may run as one product, by the name of the fusion.
+FUSED_PRODUCTS: Mapping[str, tuple[str, ...]] = {
+    "qkv": ("q_proj", "k_proj", "v_proj"),
+    "gate_up": ("gate_proj", "up_proj"),
+}
+_DECODER_STAGES = ("prefill", "decode")
+# Residuals that a stack may add inside the norm behind them: the sum stays in registers, one operand is read and
+# one written, where a kernel of its own reads two and writes one.
+_ADDS, _ADD_TRAFFIC = ("attn_add", "mlp_add"), 2.0 / 3.0
+
+
 class _Pricing:
-    """Seconds of a table's rows on one machine."""
+    """Seconds of a table's rows on one machine under one stack.
+
+    Attributes
+    ----------
+    costs
+        The table's costs with the traffic that the stack's kernels cause: what is priced.
+    """
 
     def __init__(self, run: Run, hardware: HardwareSpec, table: OpTable) -> None:
         self.run, self.hardware, self.table = run, hardware, table
-        self.bytes = table.bytes
+        self.stack: Stack = run.stack
         self.coefficients = Coefficients(hardware, run.precision)
         self.calibration = self.coefficients.calibration
-        self.execution: Execution = execution_of(run.execution)
         self.launch_bound = np.zeros(len(table), dtype=bool)
+        self.sync = table.syncs > 0 if table.syncs.any() else None
+        self.groups = self._fused_groups()
+        self.costs = self._priced_costs()
+        self.bytes: Floats = np.add.reduce(self.costs[2:], axis=0)
 
     @cached_property
     def peaks(self) -> tuple[float, float]:
@@ -95,19 +129,70 @@ class _Pricing:
             peak_flops_per_s(self.hardware, self.coefficients.other_dtype)[0],
         )
 
+    def _rows(self, index: int) -> slice:
+        segment = self.table.segments[index]
+        return slice(segment.start, segment.stop)
+
+    def _fused_groups(self) -> list[list[int]]:
+        """Segments whose products run as one: the parts of a fusion on the same layers of one stage."""
+        found: dict[tuple[str, str, bytes], list[int]] = {}
+        for index, segment in enumerate(self.table.segments):
+            if segment.kind == "gemm" and segment.stage in _DECODER_STAGES:
+                for name in self.stack.fused:
+                    if segment.name in FUSED_PRODUCTS.get(name, ()):
+                        layers = self.table.layer[self._rows(index)].tobytes()
+                        found.setdefault((segment.stage, name, layers), []).append(index)
+        return [parts for (_, name, _), parts in found.items() if len(parts) == len(FUSED_PRODUCTS[name])]
+
+    def inside_norm(self, segment: Segment) -> bool:
+        """Whether this residual is added inside the next norm's kernel."""
+        return segment.name in _ADDS and segment.stage in _DECODER_STAGES and "add_norm" in self.stack.fused
+
+    def _priced_costs(self) -> Floats:
+        """Traffic by the stack's kernels: chains of them move more, fused ones less."""
+        factors = [
+            _ADD_TRAFFIC if self.inside_norm(segment) else self.stack.traffic.get(segment.kind, 1.0)
+            for segment in self.table.segments
+        ]
+        costs: Floats = self.table.costs.copy()
+        costs[2:] *= self.table.spread(factors)
+        for parts in self.groups:
+            for index in parts[1:]:
+                costs[READ_ACTIVATIONS, self._rows(index)] = 0.0  # the first part has read them
+        return costs
+
     def kernels(self, segment: Segment) -> float:
         """Launches of one run of an operation, as the stack runs its kind."""
-        return self.execution.kernels.get(segment.kind, 1.0)
+        return self.stack.kernels.get(segment.kind, 1.0)
 
     @cached_property
     def launches(self) -> Floats:
-        """Per row: launches of one run, the operation's own count where it states one."""
-        by_stack = self.table.spread([self.kernels(segment) for segment in self.table.segments])
+        """Per row: launches of one run, the operation's own count where it states one.
+
+        The parts of a fused product share one launch, attention windows may have one each.
+        """
+        counts = [0.0 if self.inside_norm(s) else self.kernels(s) for s in self.table.segments]
+        for parts in self.groups:
+            for index in parts:
+                counts[index] /= len(parts)
+        launches: Floats = self.table.spread(counts).astype(float)
+        load = self.run.workload
+        if self.stack.tower_loop == "window" and load.tower is not None:
+            for index, segment in enumerate(self.table.segments):
+                if segment.stage == "vision" and segment.kind == "attention":
+                    windows = self.table.columns(index)["batch"] / (load.batch * load.tower.sequences)
+                    launches[self._rows(index)] *= np.maximum(1.0, windows)
+        return np.where(np.isnan(self.table.launches), launches, self.table.launches)
+
+    @cached_property
+    def kernel_counts(self) -> Floats:
+        """Per row: kernels of one run that take a launch's latency each on the device."""
+        by_stack = self.table.spread([1.0 if self.inside_norm(s) else self.kernels(s) for s in self.table.segments])
         return np.where(np.isnan(self.table.launches), by_stack, self.table.launches)
 
     def last_kernel_seconds(self, device: Floats) -> Floats:
         """Per row: what is left of its device seconds once all its launches are issued."""
-        return np.where(np.isnan(self.table.launches), device, device / self.launches)
+        return np.where(np.isnan(self.table.launches), device, device / self.kernel_counts)
 
     def device_seconds(self) -> tuple[Floats, NDArray[np.bool_]]:
         """Per row: device seconds of all its runs, and whether a dimension is extrapolated."""
@@ -126,32 +211,57 @@ class _Pricing:
                 seconds[rows], outside[rows] = self._collective(index, segment)
             if segment.kind in self.calibration.scale and segment.kind != "gemm":
                 seconds[rows] *= self.calibration.scale[segment.kind]
+            if self.stack.scale:
+                seconds[rows] *= self.stack.scale_of(segment.kind, segment.stage)
         return seconds * self.table.count, outside
 
     def _products(self, indices: list[int], seconds: Floats, outside: NDArray[np.bool_]) -> None:
-        """All products at once; equal shapes are computed once."""
+        """All products at once; equal shapes are computed once.
+
+        The parts of a fused product share its time by width. It is never slower than its parts, launches
+        saved: an engine that found it slower would run them.
+        """
         here = np.zeros(len(self.table), dtype=bool)
-        shape = np.empty((3, len(self.table)))
+        shape = np.empty((4, len(self.table)))
+        shape[3] = self.table.bytes
         for index in indices:
-            segment, dims = self.table.segments[index], self.table.dims[index]
-            rows = slice(segment.start, segment.stop)
+            dims, rows = self.table.dims[index], self._rows(index)
             here[rows] = True
             shape[0, rows], shape[1, rows], shape[2, rows] = dims["m"], dims["n"], dims["k"]
-        m, n, k = shape[:, here]
+        whole = []
+        for parts in self.groups:
+            each = [shape[:, self._rows(index)] for index in parts]
+            width, moved = sum(part[1] for part in each), sum(self.bytes[self._rows(index)] for index in parts)
+            whole.append(np.stack([each[0][0], width, each[0][2], moved]))
+        m, n, k, moved = np.concatenate([shape[:, here], *whole], axis=1)
         _, first, back = np.unique(_shape_key(m, n, k), return_index=True, return_inverse=True)
         model, _ = self.coefficients.products()
         shapes = (m[first], n[first], k[first])
-        moved = self.bytes[here][first]
         distinct = model.seconds(
             *shapes,
-            bytes_moved=moved,
+            bytes_moved=moved[first],
             peak=self.peaks[0],
             bandwidth=self.hardware.memory_bytes_per_s,
             sm_count=self.coefficients.sm_count,
         )
-        seconds[here] = (distinct * self.calibration.scale.get("gemm", 1.0))[back]
-        outside[here] = model.outside(*shapes)[back]
-        self.launch_bound[here] = (model.launch_s > 0.5 * distinct)[back]
+        library = None
+        if self.run.precision.weights in _LIBRARY_FORMATS:
+            library = library_factor(self.stack.products, self.hardware.architecture, shapes[0])
+        distinct = distinct * self.calibration.scale.get("gemm", 1.0)
+        own = distinct if library is None else distinct * library
+        count = int(here.sum())
+        seconds[here] = own[back[:count]]
+        outside[here] = model.outside(*shapes)[back[:count]]
+        self.launch_bound[here] = (model.launch_s > 0.5 * distinct)[back[:count]]
+        start = count
+        for parts, (_, width, _, _) in zip(self.groups, whole, strict=True):
+            one = own[back[start : start + len(width)]]
+            start += len(width)
+            apart = sum(seconds[self._rows(index)] for index in parts) - (len(parts) - 1) * model.launch_s
+            together = np.minimum(one, apart)
+            for index in parts:
+                rows = self._rows(index)
+                seconds[rows] = together * shape[1, rows] / width
 
     def _width(self, index: int) -> int:
         """Head width of an attention."""
@@ -168,7 +278,7 @@ class _Pricing:
             sm_count=self.coefficients.sm_count,
         )
         # around the kernel, an eager stack copies its result into place
-        extra = (self.kernels(segment) - 1.0) * self.coefficients.memory_bound("pointwise").launch_s
+        extra = (self.kernels(segment) - 1.0) * self._launch_s("pointwise")
         self.launch_bound[rows] = model.launch_s + extra > 0.5 * out
         return out + extra, model.outside(dims)
 
@@ -182,91 +292,187 @@ class _Pricing:
         ranks = float(dims["ranks"][0])
         operation = "all_reduce" if dims["passes"][0] == 2.0 else "all_gather"
         message = dims["ring_bytes"] * (self.calibration.collective_link / self.hardware.interconnect_bytes_per_s)
-        return model.seconds(operation, ranks, message), model.outside(operation, ranks, message)
+        seconds, outside = model.seconds(operation, ranks, message), model.outside(operation, ranks, message)
+        if operation == "all_reduce":
+            seconds, outside = self._all_reduce(dims, model, ranks, message, seconds, outside)
+        return seconds, outside
+
+    def _all_reduce(
+        self,
+        dims: Mapping[str, Floats],
+        model: CollectiveModel,
+        ranks: float,
+        message: Floats,
+        seconds: Floats,
+        outside: NDArray[np.bool_],
+    ) -> _Priced:
+        """NCCL's ring, or where the stack has it the one-shot kernel as long as that is faster."""
+        if self.stack.collectives == ONE_SHOT:
+            one = model.seconds(ONE_SHOT, ranks, message)
+            outside, seconds = outside & (seconds < one), np.minimum(seconds, one)
+        large = (dims["bytes"] >= self.stack.large_bytes) & (dims["ranks"] >= self.stack.large_ranks)
+        return np.where(large, self.stack.large_factor * seconds, seconds), outside
+
+    def _launch_s(self, kind: str) -> float:
+        model = self.coefficients.memory_bound(kind)
+        return model.launch_s(self.calibration.machine) if isinstance(model, KernelModel) else model.launch_s
 
     def _memory_bound(self, seconds: Floats) -> None:
         """Everything but products, in one pass: each row with its kind's coefficients."""
-        flops = self.table.flops.copy()
+        machine, bandwidth = self.calibration.machine, self.hardware.memory_bytes_per_s
         measured: list[tuple[slice, str, CurveSet]] = []
-        # by segment: share, compute share, launch, traffic over one fused kernel's
+        width = np.zeros(len(self.table))
+        # by segment: launch and row cycles, bytes a cycle, compute share, bandwidth, whether launches add up
         coefficients = []
-        for segment in self.table.segments:
+        for index, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
-            coefficients.append((1.0, 1.0, 0.0, 1.0))
-            if segment.kind == "gemm":
-                continue
-            model = self.coefficients.memory_bound(segment.kind)
+            coefficients.append((0.0, 0.0, np.inf, 1.0, machine.bandwidth, False))
+            if segment.kind == "gemm" or self.inside_norm(segment):
+                continue  # a residual inside the norm's kernel is its traffic alone
+            model = self.coefficients.memory_bound(segment.kind, self.stack)
             if isinstance(model, CurveSet):
                 measured.append((rows, segment.kind, model))
                 continue
-            traffic = self.execution.traffic.get(segment.kind, 1.0)
-            coefficients[-1] = (model.share, model.compute_share, model.launch_s, traffic)
-            if segment.kind == "bmm":
-                # eager score kernels compute the square that the causal count leaves out
-                flops[rows] = self.table.costs[1, rows]
-        share, compute_share, launch, traffic_of = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
-        launch *= self.launches
+            own = machine.bandwidth if model.share is None else bandwidth * model.share
+            coefficients[-1] = (
+                model.launch_cycles,
+                model.row_cycles,
+                model.bytes_per_cycle,
+                model.compute_share,
+                own,
+                model.serial,
+            )
+            if model.row_cycles:
+                width[rows] = self.table.dims[index].get("width", model.typical_width)
+        spread = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
+        launch, row, rate, compute_share, bandwidth_of, serial = spread
         products = self.table.spread([segment.kind == "gemm" for segment in self.table.segments])
-        moved = self.bytes * traffic_of
-        priced = bandwidth_seconds(
+        kernels = self.kernel_counts
+        moved, ideal, flops = self.bytes, self.table.bytes, self.table.flops
+        priced = kernel_seconds(
             moved,
-            flops,
-            launch_s=launch,
-            share=share,
-            compute_share=compute_share,
-            peak=self.peaks[1],
-            bandwidth=self.hardware.memory_bytes_per_s,
+            machine,
+            launch_cycles=launch,
+            row_cycles=row,
+            width=width,
+            bytes_per_cycle=rate,
+            kernels=kernels,
+            compute_s=flops / (self.peaks[1] * compute_share),
+            bandwidth=bandwidth_of,
+            serial=serial > 0,
         )
         for rows, kind, curves in measured:
             # timed as eager PyTorch runs them: every kernel and copy is in the curve, and bmm's whole square
             work = self.table.costs[1, rows] if kind == "bmm" else flops[rows]
-            priced[rows] = curves.seconds(moved[rows], work)
+            priced[rows] = curves.seconds(ideal[rows], work)
             stated = self.table.launches[rows]
             if not np.isnan(stated).all():
                 # a curve holds the kernels of what was timed; a longer sequence takes at least the shortest for each
                 priced[rows] = np.fmax(priced[rows], stated * self._shortest_s())
         np.copyto(seconds, priced, where=~products)
-        np.copyto(self.launch_bound, launch > 0.5 * priced, where=~products)
+        latency = kernels * (launch + row * width) / machine.cycles_per_s
+        np.copyto(self.launch_bound, latency > 0.5 * priced, where=~products)
+        self._score_products(seconds)
+
+    def _score_products(self, seconds: Floats) -> None:
+        """q·kᵀ and p·v of an eager attention: products of all heads at once, the whole square."""
+        model, _ = self.coefficients.products(self.coefficients.other_dtype)
+        if not isinstance(model, GemmModel):
+            return  # timed by the machine itself, as eager PyTorch runs them
+        for index, segment in enumerate(self.table.segments):
+            if segment.kind != "bmm":
+                continue
+            rows, dims = slice(segment.start, segment.stop), self.table.columns(index)
+            seconds[rows] = model.seconds(
+                dims["groups"] * dims["m"],
+                dims["n"],
+                dims["k"],
+                bytes_moved=self.bytes[rows],
+                peak=self.peaks[1],
+                bandwidth=self.hardware.memory_bytes_per_s,
+                sm_count=self.coefficients.sm_count,
+            )
 
     def _shortest_s(self) -> float:
         """The shortest kernel measured on this machine."""
         model = self.coefficients.memory_bound("pointwise")
-        return model.shortest_s if isinstance(model, CurveSet) else model.launch_s
+        return model.shortest_s if isinstance(model, CurveSet) else model.launch_s(self.calibration.machine)
 
     def host_seconds(self) -> Floats:
         """Per row: host seconds that issuing its launches takes; a CPU issues nothing."""
         if self.hardware.architecture == "cpu":
             return np.zeros(len(self.table))
-        return self.launches * self.table.count * self.execution.host_s
+        each = self.stack.host_s.value * self.stack.scale.get("all", 1.0)
+        issued = self.table.spread([not self.stack.captured(segment.stage) for segment in self.table.segments])
+        waits = self.table.syncs * self.stack.sync_s
+        seconds: Floats = (self.launches * each * issued + waits) * self.table.count
+        return seconds
 
-    def band(self, host_bound: NDArray[np.bool_], extrapolated: NDArray[np.bool_]) -> Band:
-        """One group a kind (attention: a stage), and one for rows that wait for the host."""
-        groups: dict[str, int] = {}
+    def band(
+        self,
+        seconds: Floats,
+        device: Floats,
+        waiting: NDArray[np.bool_],
+        extrapolated: NDArray[np.bool_],
+        added: list[Overhead],
+    ) -> Band:
+        """One term a kind of operation (attention: a stage), one for rows that wait for the host, one an overhead."""
+        names: dict[str, int] = {}
         ends: list[Ends] = []
         of_segment = []
         for index, segment in enumerate(self.table.segments):
             name = f"{segment.kind} {segment.stage}" if segment.kind == "attention" else segment.kind
-            if name not in groups:
-                groups[name] = len(groups)
+            if name not in names:
+                names[name] = len(names)
                 width = self._width(index) if segment.kind == "attention" else 0
                 ends.append(self.coefficients.ends(segment.kind, segment.stage, width))
-            of_segment.append(groups[name])
+            of_segment.append(names[name])
         group = self.table.spread(of_segment)
-        group[host_bound] = len(ends)
-        ends.append(host_ends(self.execution, self.calibration))
-        inside = np.array([end.inside for end in ends])[group]
-        beyond = np.array([end.beyond for end in ends])[group]
-        factors = np.where(extrapolated[:, None], beyond, inside)
-        return Band(group, factors[:, 0], factors[:, 1])
+        low, high = (
+            np.where(extrapolated, *(np.array([getattr(end, where)[i] for end in ends])[group] for where in _ENDS))
+            for i in (0, 1)
+        )
+        below, above = seconds * (1.0 - low), seconds * (high - 1.0)
+        group[waiting] = names["host"] = len(names)
+        host = self.stack.host_s
+        if host.value:
+            # a faster host is held up by the device
+            fastest = np.maximum(device, seconds * (host.low / host.value))
+            below = np.where(waiting, np.maximum(0.0, seconds - fastest), below)
+            above = np.where(waiting, seconds * (host.high / host.value - 1.0), above)
+        decode = self.table.spread([segment.stage == "decode" for segment in self.table.segments])
+        for each in added:
+            names.setdefault(each.name, len(names))
+        moves = np.array([(e.seconds.value, e.seconds.low, e.seconds.high) for e in added]).reshape(-1, 3)
+        scales = {} if self.stack.spread is None else dict.fromkeys(("prompt_scale", "decode_scale"), self.stack.spread)
+        return Band(
+            names=tuple(names),
+            group=np.append(group, np.array([names[e.name] for e in added], dtype=group.dtype)),
+            seconds=np.append(seconds, moves[:, 0]),
+            below=np.append(below, moves[:, 0] - moves[:, 1]),
+            above=np.append(above, moves[:, 2] - moves[:, 0]),
+            decode=np.append(decode, np.array([e.beside == "decode" for e in added], dtype=bool)),
+            width=WIDTH,
+            **{"prompt_scale": SPREAD_PROMPT, "decode_scale": SPREAD_DECODE, **scales},
+        )
 
-    def notes(self) -> tuple[str, ...]:
+    def shares(self, device: Floats) -> dict[Basis, float]:
+        """Shares of the device time that rest on measured, inherited and assumed efficiencies."""
+        sums = dict.fromkeys(BASES, 0.0)
+        for index, segment in enumerate(self.table.segments):
+            width = self._width(index) if segment.kind == "attention" else 0
+            basis = self.coefficients.basis(segment.kind, segment.stage, width, self.stack)
+            sums[basis] += float(device[segment.start : segment.stop].sum())
+        total = sum(sums.values()) or 1.0
+        return {basis: value / total for basis, value in sums.items()}
+
+    def notes(self, device: Floats) -> tuple[str, ...]:
         """What a reader must know about where the times come from."""
-        notes = []
+        rests = ", ".join(f"{share:.0%} {basis}" for basis, share in self.shares(device).items() if share >= 0.005)
+        notes = [f"device time rests on efficiencies: {rests}"]
         if self.calibration.inherited_from:
             notes.append(inheritance_note(self.hardware, load_hardware(self.calibration.inherited_from)))
         notes += sorted(self.coefficients.substitutes)
-        if self.execution.host_s and self.hardware.architecture != "cpu":
-            notes.append(f"host time: {self.execution.source}")
         return tuple(notes)
 
 
@@ -277,5 +483,6 @@ ESTIMATOR = Estimator(
     price=price,
     has_band=True,
     uses_calibration=True,
+    uses_stack=True,
     has_host_time=True,
 )

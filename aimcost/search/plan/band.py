@@ -8,12 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...machine.bands import host_ends
-from ...machine.calibration import calibration_of
-from ...machine.peaks import require_hardware
-from ...machine.timemodels.bandwidth import execution_of
 from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
+from ...types.stages import STAGES
 
 __all__ = ["Rows", "both_rows", "device_and_host"]
 
@@ -31,10 +28,12 @@ class Rows:
     above, above_waiting
         What is added to a second of the operation at the upper end of the band: while it computes,
         and where it waits for the host.
-    group
-        Of each operation: errors are shared inside a group; the last one is of what waits for the host.
+    group, host_group
+        Of each operation, and of what waits for the host: errors are shared inside a group.
     head_s, head_above
-        Seconds before the first layer, and what their upper end adds by group.
+        Seconds before the first layer and beside the operations, and what their upper end adds by group.
+    scale_above
+        What is added to a second of the whole by the scale that all of it shares.
     """
 
     work: Floats
@@ -45,11 +44,8 @@ class Rows:
     group: NDArray[np.int64]
     head_s: float
     head_above: Floats
-
-    @property
-    def host_group(self) -> int:
-        """Of what waits for the host."""
-        return len(self.head_above) - 1
+    host_group: int
+    scale_above: float
 
 
 def device_and_host(every: Estimate) -> tuple[Floats, Floats, Floats]:
@@ -75,10 +71,13 @@ def both_rows(
     own = estimate_run(replace(every.run, host_time=False)) if band else every
     if not band or own.band is None or own.extrapolated is None or every.band is None:
         return {"rows": None, "tail_rows": None}
+    band_of, width = every.band, every.band.width
     device, host, last = device_and_host(every)
-    groups = int(own.band.group.max()) + 2
-    waiting = _waiting_high(every, own.extrapolated)
-    columns = np.stack([device, host, last, own.band.high - 1.0, waiting - 1.0])
+    groups = len(band_of.names)
+    pace = every.run.stack.host_s
+    waiting = np.full(len(device), width * (pace.high / pace.value - 1.0) if pace.value else 0.0)
+    above = width * np.divide(own.band.above, own.seconds, out=np.zeros(len(device)), where=own.seconds > 0)
+    columns = np.stack([device, host, last, above, waiting])
     inside = np.zeros(len(every.table), dtype=bool)
     inside[layers] = True
     segments = [segment for segment in every.table.segments if inside[segment.start]]
@@ -86,31 +85,38 @@ def both_rows(
     for position, segment in enumerate(segments):
         rows = slice(segment.start, segment.stop)
         side_by_side[:, position, every.table.layer[rows]] = columns[:, rows]
-    spent = np.where(every.rows(every.included)[head], every.seconds[head], 0.0)
-    added = spent * (every.band.high[head] - 1.0)
-    before = np.bincount(every.band.group[head], added, groups).astype(np.float64)
-    return {
-        "rows": _as_rows(side_by_side, own.band.group[[s.start for s in segments]], float(spent.sum()), before),
-        "tail_rows": _as_rows(columns[:, tail, None], own.band.group[tail], 0.0, np.zeros(groups)),
+    # what the stack adds is in no queue: it stands with what comes before the layers
+    head = np.concatenate([head, np.flatnonzero(every.priced.overhead(STAGES))])
+    counted = every.first_token_rows[head]
+    before = np.bincount(band_of.group[head], width * band_of.above[head] * counted, groups).astype(np.float64)
+    spent = float(every.seconds[head][counted].sum())
+    shared: dict[str, Any] = {
+        "host_group": band_of.names.index("host"),
+        "scale_above": band_of.prompt_scale[1] - 1.0,
     }
-
-
-def _waiting_high(every: Estimate, extrapolated: NDArray[np.bool_]) -> Floats:
-    """Factors at the upper end of rows that wait for the host."""
-    calibration = calibration_of(require_hardware(every.run.hardware))
-    ends = host_ends(execution_of(every.run.execution), calibration)
-    return np.where(extrapolated, ends.beyond[1], ends.inside[1])
-
-
-def _as_rows(columns: Floats, group: NDArray[np.int64], head_s: float, head_above: Floats) -> Rows:
-    work, issue, last, above, above_waiting = columns
-    return Rows(
-        work=work,
-        issue=issue,
-        last=last,
-        above=above,
-        above_waiting=above_waiting,
-        group=group,
-        head_s=head_s,
-        head_above=head_above,
-    )
+    work, issue, left, more, late = side_by_side
+    ends = columns[:, tail, None]
+    return {
+        "rows": Rows(
+            work=work,
+            issue=issue,
+            last=left,
+            above=more,
+            above_waiting=late,
+            group=own.band.group[[s.start for s in segments]],
+            head_s=spent,
+            head_above=before,
+            **shared,
+        ),
+        "tail_rows": Rows(
+            work=ends[0],
+            issue=ends[1],
+            last=ends[2],
+            above=ends[3],
+            above_waiting=ends[4],
+            group=own.band.group[tail],
+            head_s=0.0,
+            head_above=np.zeros(groups),
+            **shared,
+        ),
+    }

@@ -22,6 +22,7 @@ from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
 from ...pricing.table import NO_LAYER
 from ...types import ReductionEvent
+from ...types.stages import STAGES
 from .band import Rows, both_rows, device_and_host
 
 __all__ = ["Blocks", "Pair", "Tables", "tables"]
@@ -40,11 +41,19 @@ class Blocks:
         Seconds of the device, and of the host issuing the block's launches.
     wait
         Latest end of the block where the device idles at its start, counted from then.
+    sync
+        Whether the host waits for the device at the block's end.
     """
 
     work: Floats
     issue: Floats
     wait: Floats
+    sync: NDArray[np.bool_]
+
+    def sent(self, block: Any, issued: Floats, end: Floats) -> Floats:
+        """When the host is done with a block that was issued from `issued` on and ends at `end`."""
+        later: Floats = issued + self.issue[block]
+        return np.where(self.sync[block], end, later) if self.sync.any() else later
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +67,13 @@ class Tables:
     start, tail
         State (issued, end) before layer 0; work, issue, wait of what follows the last layer.
     left_out_s
-        Seconds before layer 0 that belong to stages the run does not include.
+        Seconds before layer 0 that belong to stages the run does not include, less what its stack adds.
     flops, kv, prompt_kv, alive
         By block: FLOPs, cache bytes at the end and after the prompt, activation bytes.
     fixed_flops, weights_bytes, elsewhere_bytes, head_bytes, decode_bytes
         What lies outside the layers; bytes are activations of other stages.
-    decode, decode_start, decode_tail, decode_flops
-        The same for all decode steps together; None where there are none.
+    decode, decode_start, decode_tail, decode_added_s
+        The same for all decode steps together, and what the stack adds to them; None where there are none.
     rows, tail_rows
         For the band, in the layers and after the last one; None where it was not asked for.
     """
@@ -87,6 +96,7 @@ class Tables:
     decode: Blocks | None
     decode_start: tuple[float, float]
     decode_tail: Blocks | None
+    decode_added_s: float
     rows: Rows | None
     tail_rows: Rows | None
 
@@ -140,7 +150,7 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         prefill=blocks,
         start=_state(every, head),
         tail=_one_block(every, tail),
-        left_out_s=float(every.seconds[head][~included[head]].sum()),
+        left_out_s=float(every.seconds[head][~included[head]].sum()) - _added(every, every.first_token_rows),
         flops=np.bincount(every.table.layer[layers], flops[layers], len(ordered)) + fields.pop("flops", 0.0),
         fixed_flops=float(flops[np.concatenate([head, tail])] @ included[np.concatenate([head, tail])])
         + fields.pop("fixed_flops", 0.0),
@@ -152,8 +162,20 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         head_bytes=next((s.activation_bytes for s in stages if s.stage == "lm_head"), 0.0),
         decode_bytes=next((s.activation_bytes for s in own.stages if s.stage == "decode"), None),
         **both_rows(every, head, layers, tail, len(ordered), band=band),
-        **{"steps": 0, "decode": None, "decode_start": (0.0, 0.0), "decode_tail": None, **fields},
+        **{
+            "steps": 0,
+            "decode": None,
+            "decode_start": (0.0, 0.0),
+            "decode_tail": None,
+            "decode_added_s": 0.0,
+            **fields,
+        },
     )
+
+
+def _added(every: Estimate, rows: NDArray[np.bool_]) -> float:
+    """Of these rows, seconds that the stack adds beside the operations: in no queue."""
+    return float(every.seconds[rows & every.priced.overhead(STAGES)].sum())
 
 
 def _with_layers(run: Run, pairs: tuple[Pair, ...], scorer: str, priced: bool) -> Run:
@@ -192,9 +214,10 @@ def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
     return {
         "kv": kv,
         "steps": every.table.steps,
-        "decode": Blocks(blocks.work[where], blocks.issue[where], blocks.wait[where]),
+        "decode": Blocks(blocks.work[where], blocks.issue[where], blocks.wait[where], blocks.sync[where]),
         "decode_start": _state(every, head),
         "decode_tail": _one_block(every, tail),
+        "decode_added_s": _added(every, every.step_rows),
         "flops": np.bincount(every.table.layer[layers], flops[layers], len(counts))[where],
         "fixed_flops": float(flops[outside].sum()),
     }
@@ -223,22 +246,31 @@ def _blocks(every: Estimate, rows: NDArray[np.int64], count: int) -> Blocks:
     # end of the block if the device idles first: latest over rows of its issue + the work from it on
     latest = np.maximum.reduceat(issued - (done - last[rows]), starts)
     wait = latest - before_issued + before_done + work
-    return Blocks(work, issue, np.asarray(wait))
+    return Blocks(work, issue, np.asarray(wait), _syncs(every, rows)[np.append(starts[1:], len(rows)) - 1])
+
+
+def _syncs(every: Estimate, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows after which the host waits: the last of a cut, and so of its layer."""
+    return np.zeros(len(rows), dtype=bool) if every.priced.syncs is None else every.priced.syncs[rows]
 
 
 def _one_block(every: Estimate, rows: NDArray[np.int64]) -> Blocks:
     device, host, last = device_and_host(every)
     done, issued = np.cumsum(device[rows]), np.cumsum(host[rows])
     wait = np.max(issued - (done - last[rows])) + done[-1]
-    return Blocks(np.array([done[-1]]), np.array([issued[-1]]), np.array([wait]))
+    sync = _syncs(every, rows)[-1:]
+    return Blocks(np.array([done[-1]]), np.array([issued[-1]]), np.array([wait]), sync)
 
 
 def _state(every: Estimate, rows: NDArray[np.int64]) -> tuple[float, float]:
     """(issued, end) after `rows`."""
-    if not len(rows):
-        return 0.0, 0.0
-    block = _one_block(every, rows)
-    return float(block.issue[0]), float(max(block.work[0], block.wait[0]))
+    issued = end = 0.0
+    for part in np.split(rows, np.flatnonzero(_syncs(every, rows)) + 1):
+        if len(part):
+            block = _one_block(every, part)
+            end = float(max(end + block.work[0], issued + block.wait[0]))
+            issued = end if block.sync[0] else issued + float(block.issue[0])
+    return issued, end
 
 
 def _memory(run: Run) -> Any:

@@ -47,7 +47,7 @@ def evaluate(t: Tables, text: int, blocks: Counts) -> Figures:
     held, peak = np.zeros(size), np.full(size, t.elsewhere_bytes)
     for layer in blocks.T:
         end = np.maximum(end + t.prefill.work[layer], issued + t.prefill.wait[layer])
-        issued += t.prefill.issue[layer]
+        issued = t.prefill.sent(layer, issued, end)
         held += t.prompt_kv[layer]
         peak = np.maximum(peak, held + t.alive[layer])
     tpot = np.zeros(size)
@@ -79,7 +79,7 @@ def after_tail(tail: Blocks | None, end: Floats, issued: Floats) -> Floats:
 
 
 def _decoded(t: Tables, end: Floats, issued: Floats) -> Floats:
-    return np.asarray(after_tail(t.decode_tail, end, issued) / t.steps)
+    return np.asarray((after_tail(t.decode_tail, end, issued) + t.decode_added_s) / t.steps)
 
 
 def highest_memory(t: Tables, peak: Floats, held: Floats, kv: Floats) -> Floats:
@@ -124,9 +124,10 @@ def upper_seconds(t: Tables, blocks: Counts, spread: float) -> Floats:
             if len(waits):
                 above[:, waits] += queue.waiting(layer[waits], lead[waits])
             end = np.maximum(end + step.work[layer], issued + step.wait[layer])
-            issued = issued + step.issue[layer]
+            issued = step.sent(layer, issued, end)
     middle = middle + end
-    return np.asarray(middle + spread * np.sqrt(np.square(above).sum(axis=0)))
+    squares = np.square(above).sum(axis=0) + np.square(rows.scale_above * middle)
+    return np.asarray(middle + spread * np.sqrt(squares))
 
 
 def _times(blocks: Counts, count: int) -> Floats:

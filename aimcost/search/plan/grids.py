@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import AimcostError, InvalidValueError, argument
+from ...inputs import discover
 from ...inputs.run import Run, plan_schedule
 from ...methods.aim.plan import Params as AimParams
 from ...methods.aim.plan import pruned, reachable_ratios
 from ...methods.aim.price import PAGERANK
+from ...methods.registry import plan_module
 from ...types import ReductionEvent, Schedule, runs_of
 from ..compositions import Compositions, compositions
 from .blocks import Pair, Tables, tables
@@ -34,7 +36,6 @@ LEVELS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.0)
 # The free form is enumerated: where single layers give more candidates than this, cuts fall every few layers.
 MOST_FREE = 6_800_000
 CHUNK = 16_384
-_RATIOS = (0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.1, 0.05, 0.02)
 Indices = NDArray[np.int64]
 # The ``method:`` mapping, and tokens by layer.
 Candidate = tuple[Mapping[str, Any], tuple[int, ...]]
@@ -291,25 +292,21 @@ def _listed(
         )
 
 
+def _candidates(name: str) -> Callable[[int], list[dict[str, Any]]] | None:
+    """The parameters that a method's ``plan.py`` offers to a planner, by the model's layers; None: no grid."""
+    return getattr(plan_module(name), "candidates", None) if name in discover.method_names() else None
+
+
 def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:
     """A grid over another method's parameters, one stem for each way of reducing before layer 0."""
-    layers = run.model.decoder.layers
-    cuts = range(1, layers + 1)
-    by_method: Mapping[str, list[dict[str, Any]]] = {
-        "none": [{}],
-        "vtw": [{"k": k} for k in cuts],
-        "fastv": [{"k": k, "ratio": ratio} for k in cuts for ratio in _RATIOS],
-        "dart": [{"k": k, "ratio": ratio} for k in cuts for ratio in _RATIOS],
-        "pyramiddrop": [{"ratios": [r, r * r, r * r * r]} for r in _RATIOS],
-        **{key: [{"ratio": r} for r in _RATIOS] for key in ("pre_llm", "divprune", "prumerge")},
-    }
-    if name not in by_method:
-        known = ", ".join(["aim", *sorted(by_method)])
+    offered = _candidates(name)
+    if offered is None:
+        known = ", ".join(["aim", *(method for method in discover.method_names() if _candidates(method))])
         raise InvalidValueError(argument("methods"), f"one that the planner has a grid for: {known}", name)
     stems: dict[tuple[tuple[ReductionEvent, ...], int], list[Candidate]] = {}
     runs: dict[tuple[tuple[ReductionEvent, ...], int], Run] = {}
     scorer = "none"
-    for params in by_method[name]:
+    for params in offered(run.model.decoder.layers):
         method = {"name": name, **params}
         try:
             schedule = plan_schedule(run.model, run.workload, method)

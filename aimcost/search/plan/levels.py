@@ -1,8 +1,9 @@
 """The free form, evaluated in halves: the upper levels from the start, the lower ones up to the end.
 
 A layer takes the state (end, issued) of device and host to ``end' = max(end + work, issued + wait)``,
-``issued' = issued + issue``. Two such steps in a row are one again, so whole stretches of layers are
-priced once: C(25, 4) ways through each half in place of C(28, 7) schedules of eight levels.
+``issued' = issued + issue``, or to ``issued' = end'`` where the host waits for the device. Two such
+steps in a row are one again, so whole stretches of layers are priced once: C(25, 4) ways through each
+half in place of C(28, 7) schedules of eight levels.
 """
 
 from __future__ import annotations
@@ -59,10 +60,16 @@ class _Step:
 
 
 def _repeated(blocks: Blocks, index: Indices, times: Floats) -> _Step:
-    """Each block as often as `times` says; idle first, k of them end ``wait + (k − 1) · max(work, issue)`` later."""
-    work, issue = blocks.work[index], blocks.issue[index]
-    wait = np.where(times > 0, blocks.wait[index] + (times - 1) * np.maximum(work, issue), -np.inf)
-    return _Step(times * work, wait, np.full(len(times), -np.inf), times * issue)
+    """Each block as often as `times` says.
+
+    Idle first, k of them end ``wait + (k − 1) · max(work, issue)`` after the first is issued; where each
+    waits for the one before, ``wait + (k − 1) · max(work, wait)``.
+    """
+    work, issue, wait, sync = blocks.work[index], blocks.issue[index], blocks.wait[index], blocks.sync[index]
+    some, more = times > 0, times - 1
+    end = np.where(sync & some, work + more * np.maximum(work, wait), times * work)
+    idle = np.where(some, wait + more * np.maximum(work, np.where(sync, wait, issue)), -np.inf)
+    return _Step(end, idle, np.where(sync & some, end, -np.inf), np.where(sync & some, idle, times * issue))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +182,8 @@ class LevelTables:
         tpot = np.zeros(len(low))
         if t.decode is not None:
             issued, end = up.decode.after(t.decode_start, halves)
-            tpot = np.maximum(both(end, down.decode.end_end), both(issued, down.decode.issued_end)) / t.steps
+            late = np.maximum(both(end, down.decode.end_end), both(issued, down.decode.issued_end))
+            tpot = (late + t.decode_added_s) / t.steps
         held, kv = both(up.held[halves], down.held), both(up.kv[halves], down.kv)
         peak = np.maximum(np.repeat(up.peak[halves], sizes), both(up.held[halves], down.peak))
         return Figures(

@@ -18,7 +18,7 @@ from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.hardware import load_hardware
 from ...inputs.model import load_model
-from ...inputs.run import Run, load_run, merge_overrides
+from ...inputs.run import Run, load_run, varied
 from ...inputs.schema import RunFile, Strict, validate
 from ...inputs.strict_json import canonical, digest
 from ...pricing.facts import hardware_facts, model_facts
@@ -128,7 +128,7 @@ class Grid:
         """The run at a point of the axes, as a mapping."""
         data = dict(self.base)
         for key, value in self.overrides(context).items():
-            data = merge_overrides(data, {key: value})
+            data = varied(data, {key: value})
         return data
 
     def run(self, context: int) -> Run:
@@ -182,13 +182,13 @@ class Grid:
     def digest(self) -> str:
         """Stands for all that the output follows from: grid, models, profiles, and aimcost's own code."""
         values = [self.base, *(dict(zip(axes, v, strict=True)) for axes in self.axes for v in _edges(axes))]
-        seen: dict[str, str] = {}
+        facts: dict[str, str] = {}
         for value in values:
-            for key, facts in (("model", _model_facts), ("hardware", _hardware_facts)):
+            for key, facts_of in (("model", _model_facts), ("hardware", _hardware_facts)):
                 name = canonical([key, value.get(key)])
-                if value.get(key) is not None and name not in seen:
-                    seen[name] = digest(facts(value[key]))
-        return digest([self.to_json(), seen, __version__, _program()])
+                if value.get(key) is not None and name not in facts:
+                    facts[name] = digest(facts_of(value[key]))
+        return digest([self.to_json(), facts, __version__, _program()])
 
 
 def _edges(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:

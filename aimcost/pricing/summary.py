@@ -1,0 +1,93 @@
+"""A run's headline figures as one flat mapping; None where a figure has no meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from ..inputs.run import Run
+from ..models import decoder as decoder_ops
+from ..models import projector as projector_ops
+from ..models import vit
+from ..types import ModelSpec
+from .estimator import estimator_of
+from .gain import gain
+from .pricing import estimate_run, unreduced
+from .result import Estimate
+
+__all__ = ["summary_of", "workload_of"]
+
+# where HF configurations hold the language model
+_TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
+
+
+def summary_of(estimate: Estimate) -> dict[str, Any]:
+    """Stack, times with their bands, tokens, parameters, and the gain over the same run unreduced."""
+    run = estimate.run
+    first = estimate.ttft_s > 0.0
+    low, high = estimate.ttft_band_s
+    total = estimate.totals.time_s
+    decodes = "decode" in estimate.included and run.workload.new_tokens > 0
+    computed = run.schedule.tokens
+    ratio = saved = None
+    if run.schedule.events and first:
+        found = gain(estimate_run(unreduced(run)), estimate)
+        ratio, saved = (found.speedup, found.saved) if found is not None else (None, None)
+    stored, active = _parameters(run.model)
+    return {
+        "stack": run.stack.name if estimator_of(estimate.estimator).uses_stack else None,
+        "method": run.schedule.method,
+        "ttft_s": estimate.ttft_s if first else None,
+        "ttft_low_s": low if first else None,
+        "ttft_high_s": high if first else None,
+        **estimate.decode_step(),
+        "request_s": total or None,
+        "tokens_per_s": run.workload.batch * run.workload.new_tokens / total if decodes and total else None,
+        "visual_tokens": run.workload.visual_tokens,
+        "mean_visual_tokens": sum(computed) / len(computed) - run.schedule.text_tokens,
+        "parameters": stored,
+        "active_parameters": active,
+        "context_limit": _context_limit(run),
+        "concurrent_requests": estimate.memory.largest_batch,
+        "ttft_saved_s": saved.value if saved is not None else None,
+        "ttft_speedup": ratio.value if ratio is not None else None,
+        "ttft_speedup_low": ratio.low if ratio is not None and ratio.high is not None else None,
+        "ttft_speedup_high": ratio.high if ratio is not None else None,
+    }
+
+
+def workload_of(run: Run) -> dict[str, Any]:
+    """The workload as it was resolved against the model."""
+    workload = run.workload
+    return {
+        **asdict(workload),
+        "visual_tokens": workload.visual_tokens,
+        "text_tokens": workload.text_tokens,
+        "prompt_tokens": workload.prompt_tokens,
+    }
+
+
+def _parameters(model: ModelSpec) -> tuple[float, float]:
+    """Stored parameters of the whole model, and those that one token passes through."""
+    decoder, moe = model.decoder, model.decoder.moe
+    outside = projector_ops.parameters(model) if model.projector is not None else 0.0
+    outside += vit.parameters(model.vision) if model.vision is not None else 0.0
+    stored = decoder_ops.parameters(decoder)
+    if moe is None:
+        return stored + outside, stored + outside
+    chosen = decoder_ops.parameters(replace(decoder, moe=replace(moe, experts=moe.active)))
+    # the router scores all experts
+    router = decoder.layers * decoder.hidden * (moe.experts - moe.active)
+    return stored + outside, chosen + router + outside
+
+
+def _context_limit(run: Run) -> int | None:
+    """Positions that the configuration states."""
+    config: Mapping[str, Any] = run.hf_config()
+    sections = [config.get(name) for name in _TEXT_CONFIGS]
+    for section in (*sections, config):
+        limit = section.get("max_position_embeddings") if isinstance(section, Mapping) else None
+        if isinstance(limit, int) and limit > 0:
+            return limit
+    return None
