@@ -90,6 +90,16 @@ def event_before(
     )
 
 
+def tokens_by_layer(whole: int, cuts: Iterable[tuple[int, int]], layers: int) -> tuple[int, ...]:
+    """What each layer computes on: `whole` up to the first cut (first layer that computes on less, tokens there)."""
+    at, alive = dict(cuts), whole
+    tokens = []
+    for layer in range(layers):
+        alive = at.get(layer, alive)
+        tokens.append(alive)
+    return tuple(tokens)
+
+
 def build_schedule(
     *,
     model: ModelSpec,
@@ -114,21 +124,17 @@ def build_schedule(
     scorer
         What ranks the tokens of the cuts.
     """
-    alive = visual_tokens + workload.text_tokens
-    tokens: list[int] = []
+    whole = visual_tokens + workload.text_tokens
+    tokens = tokens_by_layer(whole, cuts, model.decoder.layers)
     events = list(pre_llm)
-    at = dict(cuts)
-    for layer in range(model.decoder.layers):
-        wanted = at.get(layer, alive)
-        if wanted != alive:
+    for layer, (before, after) in enumerate(zip((whole, *tokens), tokens, strict=False)):
+        if after != before:
             if scorer is None:
                 raise ValueError(f"{method}: cuts need a scorer")
-            events.append(in_llm_event(scorer, layer, alive, wanted))
-            alive = wanted
-        tokens.append(alive)
+            events.append(in_llm_event(scorer, layer, before, after))
     schedule = Schedule(
         method=method,
-        tokens=tuple(tokens),
+        tokens=tokens,
         visual_tokens=visual_tokens,
         newline_tokens=workload.newline_tokens,
         text_before=workload.text_before,

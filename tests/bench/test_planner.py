@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from aimcost.inputs.run import load_run
-from aimcost.search.plan import evaluate
+from aimcost.search.plan import blocks, levels
 from aimcost.search.plan.budgets import Budgets
-from aimcost.search.plan.grids import LEVELS, FreeGrid, compositions, grids
-from aimcost.search.plan.search import Aim, search
+from aimcost.search.plan.grids import LEVELS, FreeGrid, chunks, grids
+from aimcost.search.plan.search import Objective, search
 
 CHUNK = 16_384
 # A million candidates a second, where the passes of `reference` took 8.6 ms.
@@ -27,8 +27,6 @@ def grid() -> FreeGrid:
     found = grids(load_run("llava_onevision_aim_a100"), ["aim"], ["free"], first=7, levels=LEVELS)[2]
     assert isinstance(found, FreeGrid)
     assert len(found) > 1e6
-    found.prepare(band=False)
-    compositions(21, 8)
     return found
 
 
@@ -44,10 +42,10 @@ def reference() -> float:
 
 
 def test_candidates_cost_a_few_passes_over_them(benchmark, grid: FreeGrid) -> None:
-    aim = Aim(budgets=Budgets(ttft=0.25, kv=1e9))
+    goal = Objective(budgets=Budgets(ttft=0.25, kv=1e9))
 
     def go() -> None:
-        search([grid], aim)
+        search([grid], goal)
 
     benchmark.pedantic(go, rounds=2)
     start = time.thread_time()
@@ -59,12 +57,18 @@ def test_candidates_cost_a_few_passes_over_them(benchmark, grid: FreeGrid) -> No
 
 
 def test_work_goes_with_levels_and_not_with_layers(grid: FreeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls a chunk: one step a level for a run of equal layers, however many they are."""
-    calls = []
-    one_run = evaluate._run
-    monkeypatch.setattr(evaluate, "_run", lambda *given: calls.append(1) or one_run(*given))
-    chunks = sum(1 for _ in grid.chunks())
-    assert chunks == -(-len(grid) // CHUNK)
-    assert len(calls) == chunks * len(LEVELS)
-    # and the estimator runs once for all of them: pairs of levels, not schedules
-    assert len(grid.prepare(band=False).pairs) == len(LEVELS) * (len(LEVELS) + 1) // 2
+    """One estimate prices all schedules; every half is one step a level and one for its cut, and a candidate two."""
+    estimates, steps = [], []
+    estimate, repeated = blocks.estimate_run, levels._repeated
+    monkeypatch.setattr(blocks, "estimate_run", lambda *given: estimates.append(1) or estimate(*given))
+    monkeypatch.setattr(levels, "_repeated", lambda *given: steps.append(1) or repeated(*given))
+    prices = grid.prices(band=False)
+    # pairs of levels, not schedules
+    assert len(estimates) == 1
+    assert len(prices.tables.pairs) == len(LEVELS) * (len(LEVELS) + 1) // 2
+    # and what leaves the last level, and what follows the last layer
+    assert len(steps) == 2 * len(LEVELS) + 2
+    assert len(prices.upper.kept) + len(prices.lower.kept) < 0.1 * len(grid)
+    steps.clear()
+    assert sum(1 for _ in chunks(prices)) == -(-len(grid) // 16_384)
+    assert not steps

@@ -53,7 +53,7 @@ def test_writes_a_run_file_that_estimate_takes(command: Any, tmp_path: Path) -> 
 
 def test_the_front_shows_the_chosen_schedule_among_its_neighbours(command: Any) -> None:
     """The last point within the budget, though every tenth is shown."""
-    done = command("plan", RUN, "--ttft-ms", "240", "--shape", "free")
+    done = command("plan", RUN, "--ttft-ms", "250", "--shape", "free")
     lines = done.stdout[done.stdout.index("front of TTFT") :].splitlines()[3:]
     marks = [line.split()[-1] for line in lines[: lines.index("")]]
     assert marks.count("best") == 1

@@ -9,9 +9,10 @@ import pytest
 
 from aimcost.inputs.run import load_run
 from aimcost.pricing.pricing import estimate_run
+from aimcost.search.compositions import compositions
 from aimcost.search.plan.blocks import tables
-from aimcost.search.plan.evaluate import evaluate, evaluate_levels, level_blocks, upper_seconds
-from aimcost.search.plan.grids import FreeGrid, compositions, grids, pairs_of
+from aimcost.search.plan.evaluate import evaluate, upper_seconds
+from aimcost.search.plan.grids import FreeGrid, chunks, grids, pairs_of
 
 SMALL_MODEL = {"model": "llava-onevision-qwen2-0.5b", "workload.frames": 2}
 RUNS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -77,22 +78,25 @@ def test_levels_equal_layers(changes: dict[str, Any]) -> None:
     free = [grid for grid in grids(run, ["aim"], ["free"], first=7, levels=(1, 0.5, 0.25, 0.1, 0)) if len(grid) > 1]
     grid = free[1]
     assert isinstance(grid, FreeGrid)
-    t = grid.prepare(band=True)
+    prices = grid.prices(band=True)
     positions = np.random.default_rng(0).integers(0, len(grid), 200)
-    blocks = grid.blocks(positions)
-    by_layer = evaluate(t, grid.text, blocks)
-    by_level = evaluate_levels(level_blocks(t, grid.levels, grid.text), grid._counts(positions))
+    blocks = prices.blocks(positions)
+    by_layer = evaluate(prices.tables, grid.text, blocks)
+    by_level = list(chunks(prices))
+    assert len(prices) == len(grid) == sum(len(figures.ttft) for _, figures in by_level)
     for field in ("ttft", "tpot", "flops", "kv", "peak", "kept", "depth"):
-        np.testing.assert_allclose(getattr(by_level, field), getattr(by_layer, field), rtol=1e-12, err_msg=field)
+        every = np.concatenate([getattr(figures, field) for _, figures in by_level])
+        np.testing.assert_allclose(every[positions], getattr(by_layer, field), rtol=1e-12, err_msg=field)
     for position, row in zip(positions[:20], blocks, strict=False):
-        assert [t.pairs[block] for block in row] == pairs_of(grid.tokens(int(position)))
+        assert [prices.tables.pairs[block] for block in row] == pairs_of(grid.tokens(int(position)))
 
 
 def test_the_free_form_is_whole() -> None:
-    ways = compositions(5, 4)
+    ways = compositions(5, 4).all()
     assert len(ways) == 56  # C(8, 3)
     assert len({tuple(way) for way in ways.tolist()}) == 56
     assert (ways.sum(axis=1) == 5).all()
+    assert ways.tolist() == sorted(ways.tolist())
     # eight levels over the 27 layers behind the first of 28
     run = load_run("llava_onevision_aim_a100")
     sizes = {len(grid) for grid in grids(run, ["aim"], ["free"], first=1, levels=(1, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0))}

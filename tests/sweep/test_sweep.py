@@ -128,14 +128,14 @@ def test_every_choice_of_levels_appears_once(tmp_path: Path) -> None:
     grid = load_grid(put(tmp_path, LEVELS))
     schedules = grid.schedules_in(0)
     assert schedules.count == math.comb(6 + 4 - 1, 3) == grid.per_context
-    counts = schedules.counts(0, schedules.count)
+    counts = schedules.points(0, schedules.count).counts
     assert len({tuple(row) for row in counts.tolist()}) == schedules.count
     assert (np.diff(counts.astype(int), axis=1) <= 0).all()
     assert set(counts.ravel().tolist()) == {220, 120, 60, 20}
     assert counts[0].tolist() == [220] * 6
     assert counts[-1].tolist() == [20] * 6
     # pieces fit together
-    assert (np.concatenate([schedules.counts(i, i + 7) for i in range(0, schedules.count, 7)]) == counts).all()
+    assert (np.concatenate([schedules.points(i, i + 7).counts for i in range(0, schedules.count, 7)]) == counts).all()
 
 
 @pytest.mark.parametrize("estimator", ["roofline", "calibrated"])
@@ -147,7 +147,7 @@ def test_a_schedule_costs_what_an_estimate_of_it_says(tmp_path: Path, select: st
     rows = rows_of(tmp_path / "out.csv")
     schedules = load_grid(put(tmp_path, given)).schedules_in(0)
     for point in (0, 1, 17, 40, 83, 84, 120):
-        counts = schedules.counts(point % 84, point % 84 + 1)[0].tolist()
+        counts = schedules.points(point % 84, point % 84 + 1).counts[0].tolist()
         method = {"name": "explicit", "tokens_per_layer": counts, **({"select": select} if select else {})}
         run = load_run({**base, "method": method, "workload": {**BASE["workload"], "batch": [1, 4][point // 84]}})
         one = estimate_run(replace(run, host_time=False))

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
-from ..base import MethodParams, build_schedule, event_before, require_absent, require_between
+from ..base import MethodParams, build_schedule, event_before, require_absent, require_between, tokens_by_layer
 from .price import BIPARTITE, PAGERANK
 
 SUMMARY = "AIM: merge per frame, prune from l1 to l2: merge_ratio | merge_r, l1, l2, decay, convention"
@@ -50,17 +50,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     l1, l2 = _boundaries(params, layers)
     merges, per_group = _merges(workload, params, paper)
     visual = workload.groups * per_group + workload.newline_tokens
-    decay = params.decay if params.decay is not None else 1 / (l2 - l1)
-    if paper and params.decay is None:
-        decay = round(decay, 4)
-    text = workload.text_tokens
-    cuts = []
-    for layer in range(l1, layers):
-        rate = max(0.0, 1.0 - (layer - l1 + 1) * decay)
-        count = int(visual * rate + text)
-        if count < 1:
-            raise InvalidValueError("workload.text_tokens", "at least 1: AIM prunes every visual token", text)
-        cuts.append((layer if paper else layer + 1, count))
+    decay = _decay(params, l1, l2)
+    cuts = _cuts(visual, workload.text_tokens, layers, l1, decay, paper=paper)
     filled: dict[str, Any] = {**params.model_dump(), "l1": l1, "l2": l2, "decay": decay}
     notes = () if visual else ("the workload has no visual tokens: there is nothing for AIM to reduce",)
     return build_schedule(
@@ -74,6 +65,37 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         scorer=PAGERANK,
         notes=notes,
     )
+
+
+def pruned(visual: int, text: int, layers: int, params: Params) -> tuple[int, ...]:
+    """Tokens by layer where `visual` tokens are left after merging: the pruning half of `plan`.
+
+    Raises
+    ------
+    InvalidValueError
+        Boundaries that fit no model, or no text where every visual token is pruned.
+    """
+    l1, l2 = _boundaries(params, layers)
+    cuts = _cuts(visual, text, layers, l1, _decay(params, l1, l2), paper=params.convention == "paper")
+    return tokens_by_layer(visual + text, cuts, layers)
+
+
+def _decay(params: Params, l1: int, l2: int) -> float:
+    if params.decay is not None:
+        return params.decay
+    return round(1 / (l2 - l1), 4) if params.convention == "paper" else 1 / (l2 - l1)
+
+
+def _cuts(visual: int, text: int, layers: int, l1: int, decay: float, *, paper: bool) -> list[tuple[int, int]]:
+    """(first layer that computes on less, tokens from there on), as `plan` defines them."""
+    cuts = []
+    for layer in range(l1, layers):
+        rate = max(0.0, 1.0 - (layer - l1 + 1) * decay)
+        count = int(visual * rate + text)
+        if count < 1:
+            raise InvalidValueError("workload.text_tokens", "at least 1: AIM prunes every visual token", text)
+        cuts.append((layer if paper else layer + 1, count))
+    return cuts
 
 
 def _boundaries(params: Params, layers: int) -> tuple[int, int]:

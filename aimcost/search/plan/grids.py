@@ -6,13 +6,12 @@ model. All candidates of a stem are priced from one set of tables.
 
 from __future__ import annotations
 
-import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,15 @@ from numpy.typing import NDArray
 from ...errors import AimcostError, InvalidValueError, argument
 from ...inputs import discover
 from ...inputs.run import Run, plan_schedule
-from ...methods.aim.plan import reachable_ratios
+from ...methods.aim.plan import Params as AimParams
+from ...methods.aim.plan import pruned, reachable_ratios
+from ...methods.aim.price import PAGERANK
 from ...methods.registry import plan_module
-from ...types import Schedule, runs_of
+from ...types import ReductionEvent, Schedule, runs_of
+from ..compositions import Compositions, compositions
 from .blocks import Pair, Tables, tables
-from .evaluate import Figures, LevelTables, evaluate, evaluate_levels, level_blocks
+from .evaluate import Figures, evaluate
+from .levels import LevelTables, level_tables
 
 __all__ = ["LEVELS", "FreeGrid", "Grid", "grids", "pairs_of"]
 
@@ -34,6 +37,8 @@ LEVELS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.0)
 MOST_FREE = 6_800_000
 CHUNK = 16_384
 Indices = NDArray[np.int64]
+# The ``method:`` mapping, and tokens by layer.
+Candidate = tuple[Mapping[str, Any], tuple[int, ...]]
 
 
 def pairs_of(tokens: Sequence[int]) -> list[Pair]:
@@ -54,16 +59,8 @@ class Grid(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def prepare(self, *, band: bool) -> Tables:
-        """Price the stem; called once, before the others."""
-
-    @abstractmethod
-    def chunks(self) -> Iterator[tuple[int, Figures]]:
-        """(position of the first, figures) of all candidates, in order."""
-
-    @abstractmethod
-    def blocks(self, positions: Indices) -> Indices:
-        """Blocks layer by layer of some candidates."""
+    def prices(self, *, band: bool) -> Prices:
+        """The grid with its stem priced."""
 
     @abstractmethod
     def method(self, position: int) -> dict[str, Any]:
@@ -75,37 +72,69 @@ class Grid(ABC):
         return self.run.schedule.text_tokens
 
 
+class Prices(Protocol):
+    """A grid whose stem is priced."""
+
+    @property
+    def tables(self) -> Tables:
+        """Prices of the stem's blocks."""
+
+    def __len__(self) -> int: ...
+
+    def figures(self, start: int, stop: int) -> Figures:
+        """Figures of the candidates from `start` up to `stop`."""
+
+    def blocks(self, positions: Indices) -> Indices:
+        """Blocks layer by layer of some candidates."""
+
+
+def chunks(prices: Prices) -> Iterator[tuple[int, Figures]]:
+    """(position of the first, figures) of all candidates, in order."""
+    for start in range(0, len(prices), CHUNK):
+        yield start, prices.figures(start, start + CHUNK)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListPrices:
+    """Candidates written out, as blocks layer by layer."""
+
+    tables: Tables
+    text: int
+    layers: Indices
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def figures(self, start: int, stop: int) -> Figures:
+        """Figures of the candidates from `start` up to `stop`."""
+        return evaluate(self.tables, self.text, self.layers[start:stop])
+
+    def blocks(self, positions: Indices) -> Indices:
+        """Blocks layer by layer of some candidates."""
+        return self.layers[positions]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ListGrid(Grid):
-    """Candidates written out: a method's own parameters, and the schedules that it plans."""
+    """Candidates written out: a method's own parameters, the tokens by layer that it plans, and what ranks tokens."""
 
     methods: Sequence[Mapping[str, Any]]
-    schedules: Sequence[Schedule]
-    _made: dict[str, Any] = field(default_factory=dict)
+    tokens: Sequence[tuple[int, ...]]
+    scorer: str
 
     def __len__(self) -> int:
         return len(self.methods)
 
-    def prepare(self, *, band: bool) -> Tables:
-        events = [event for s in self.schedules for event in s.layer_events]
-        every = [pairs_of(schedule.tokens) for schedule in self.schedules]
-        scorer = events[0].scorer if events else "none"
-        t = tables(self.run, {p for pairs in every for p in pairs}, scorer, band=band)
+    def prices(self, *, band: bool) -> ListPrices:
+        """The grid with its stem priced."""
+        every = [pairs_of(tokens) for tokens in self.tokens]
+        t = tables(self.run, {pair for pairs in every for pair in pairs}, self.scorer, band=band)
         index = t.index
-        self._made["blocks"] = np.array([[index[pair] for pair in pairs] for pairs in every])
-        self._made["tables"] = t
-        return t
-
-    def chunks(self) -> Iterator[tuple[int, Figures]]:
-        blocks = self._made["blocks"]
-        for start in range(0, len(blocks), CHUNK):
-            yield start, evaluate(self._made["tables"], self.text, blocks[start : start + CHUNK])
-
-    def blocks(self, positions: Indices) -> Indices:
-        chosen: Indices = self._made["blocks"][positions]
-        return chosen
+        layers = np.array([[index[pair] for pair in pairs] for pairs in every])
+        return ListPrices(tables=t, text=self.text, layers=layers)
 
     def method(self, position: int) -> dict[str, Any]:
+        """The ``method:`` mapping of a candidate."""
         return dict(self.methods[position])
 
 
@@ -120,63 +149,37 @@ class FreeGrid(Grid):
     levels: tuple[int, ...]
     first: int
     stride: int
-    _made: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ways(self) -> Compositions:
+        """How the layers behind the first ones, `stride` at a time, are shared out over the levels."""
+        return compositions((len(self.run.schedule.tokens) - self.first) // self.stride, len(self.levels))
 
     def __len__(self) -> int:
-        free = (len(self.run.schedule.tokens) - self.first) // self.stride
-        return math.comb(free + len(self.levels) - 1, free)
+        return len(self.ways)
 
-    def prepare(self, *, band: bool) -> Tables:
+    def prices(self, *, band: bool) -> LevelTables:
+        """The grid with its stem priced."""
         numbers = self.levels
         pairs = {(a, b) for i, a in enumerate(numbers) for b in numbers[i:]}
-        t = tables(self.run, pairs, "pagerank", band=band)
-        self._made["levels"] = level_blocks(t, numbers, self.text)
-        return t
-
-    def _counts(self, rows: slice | Indices) -> NDArray[np.float64]:
-        free = (len(self.run.schedule.tokens) - self.first) // self.stride
-        counts = compositions(free, len(self.levels))[rows].astype(np.float64) * self.stride
-        counts[:, 0] += self.first
-        return counts
-
-    def chunks(self) -> Iterator[tuple[int, Figures]]:
-        for start in range(0, len(self), CHUNK):
-            yield start, evaluate_levels(self._made["levels"], self._counts(slice(start, start + CHUNK)))
+        t = tables(self.run, pairs, PAGERANK.name, band=band)
+        layers = len(self.run.schedule.tokens)
+        return level_tables(t, numbers, self.text, layers=layers, first=self.first, stride=self.stride)
 
     def tokens(self, position: int) -> list[int]:
         """Token counts layer by layer of one candidate."""
-        counts = self._counts(np.array([position]))[0].astype(int)
+        counts = self.ways.rows([position])[0] * self.stride
+        counts[0] += self.first
         return [int(count) for count in np.repeat(self.levels, counts)]
 
-    def blocks(self, positions: Indices) -> Indices:
-        made: LevelTables = self._made["levels"]
-        layers = len(self.run.schedule.tokens)
-        counts = self._counts(positions).astype(np.int64)
-        flat = np.repeat(np.tile(np.arange(len(self.levels)), len(positions)), counts.ravel())
-        level = flat.reshape(len(positions), layers)
-        after = np.concatenate([level[:, 1:], np.full((len(level), 1), len(self.levels))], axis=1)
-        return np.asarray(made.cut[level, np.where(after == level, len(self.levels), after)])
-
     def method(self, position: int) -> dict[str, Any]:
+        """The ``method:`` mapping of a candidate."""
         return {
             "name": "explicit",
             "tokens_per_layer": [list(run) for run in runs_of(self.tokens(position))],
             "select": "aim",
             **self.merge,
         }
-
-
-@functools.lru_cache(maxsize=2)
-def compositions(total: int, parts: int) -> NDArray[np.uint8]:
-    """All ways to write `total` as `parts` whole numbers ≥ 0 in order: shape (ways, parts)."""
-    left, columns = np.array([total]), list[NDArray[np.uint8]]()
-    for _ in range(parts - 1):
-        times = left + 1
-        parent = np.repeat(np.arange(len(left)), times)
-        taken = np.arange(len(parent)) - np.repeat(np.cumsum(times) - times, times)
-        columns = [column[parent] for column in columns] + [taken.astype(np.uint8)]
-        left = left[parent] - taken
-    return np.stack([*columns, left.astype(np.uint8)], axis=1)
 
 
 def grids(
@@ -215,42 +218,41 @@ def _aim(run: Run, shapes: Sequence[str], first: int, levels: Sequence[float]) -
     layers = run.model.decoder.layers
     for ratio in reachable_ratios(run.workload):
         merge = {"merge_ratio": ratio, **convention}
-        every = []
         try:
             whole = plan_schedule(run.model, run.workload, {"name": "aim", **merge, "l1": layers, "l2": layers + 1})
         except AimcostError:  # the paper's floor leaves nothing of a group
             continue
-        stem = replace(run, schedule=whole)
+        stem, label = replace(run, schedule=whole), f"aim, merge {ratio:g}"
         if "linear" in shapes:
-            # of equal schedules the latest boundaries are named
-            for l1 in range(layers, -1, -1):
-                for l2 in range(layers + 1, l1, -1):
-                    every.append({"name": "aim", **merge, "l1": l1, "l2": l2})
-            yield from _listed(stem, every, "linear", f"aim, merge {ratio:g}", first)
+            yield from _listed(stem, _linear(whole, merge), PAGERANK.name, "linear", label, first)
         numbers = _level_counts(whole, levels)
         if "step" in shapes and len(numbers) > 1:
-            steps = [
-                {
-                    "name": "explicit",
-                    "tokens_per_layer": [[numbers[0], cut], [left, layers - cut]],
-                    "select": "aim",
-                    **merge,
-                }
-                for cut in range(max(1, first), layers)
-                for left in numbers[1:]
-            ]
-            yield from _listed(stem, steps, "step", f"aim, merge {ratio:g}", first)
+            yield from _listed(stem, _steps(numbers, merge, layers, first), PAGERANK.name, "step", label, first)
         if "free" in shapes and len(numbers) > 1:
             start, stride = _stride(layers, first, len(numbers))
-            yield FreeGrid(
-                run=stem,
-                shape="free",
-                label=f"aim, merge {ratio:g}",
-                merge=merge,
-                levels=numbers,
-                first=start,
-                stride=stride,
-            )
+            yield FreeGrid(run=stem, shape="free", label=label, merge=merge, levels=numbers, first=start, stride=stride)
+
+
+def _linear(whole: Schedule, merge: Mapping[str, Any]) -> Iterator[Candidate]:
+    """AIM's own shape at all boundaries; of equal schedules the latest ones are named."""
+    layers = len(whole.tokens)
+    for l1 in range(layers, -1, -1):
+        for l2 in range(layers + 1, l1, -1):
+            method = {"name": "aim", **merge, "l1": l1, "l2": l2}
+            try:
+                tokens = pruned(whole.visual_tokens, whole.text_tokens, layers, AimParams(**method))
+            except AimcostError:  # no text, and every visual token gone: no model could run it
+                continue
+            yield method, tokens
+
+
+def _steps(numbers: Sequence[int], merge: Mapping[str, Any], layers: int, first: int) -> Iterator[Candidate]:
+    """One cut from the fullest level to another."""
+    for cut in range(max(1, first), layers):
+        for left in numbers[1:]:
+            runs = [[numbers[0], cut], [left, layers - cut]]
+            method = {"name": "explicit", "tokens_per_layer": runs, "select": "aim", **merge}
+            yield method, (numbers[0],) * cut + (left,) * (layers - cut)
 
 
 def _level_counts(schedule: Schedule, levels: Sequence[float]) -> tuple[int, ...]:
@@ -270,20 +272,24 @@ def _stride(layers: int, first: int, levels: int) -> tuple[int, int]:
     return layers, 1
 
 
-def _listed(stem: Run, methods: Sequence[Mapping[str, Any]], shape: str, label: str, first: int) -> Iterator[ListGrid]:
+def _listed(
+    stem: Run, candidates: Iterable[Candidate], scorer: str, shape: str, label: str, first: int
+) -> Iterator[ListGrid]:
     """The candidates that leave the first layers whole; of equal schedules, the first."""
-    kept: dict[tuple[int, ...], tuple[Mapping[str, Any], Schedule]] = {}
-    for method in methods:
-        try:
-            schedule = plan_schedule(stem.model, stem.workload, method)
-        except AimcostError:  # no text, and every visual token gone: no model could run it
-            continue
-        if all(count == schedule.tokens[0] for count in schedule.tokens[: max(1, first)]):
-            kept.setdefault(schedule.tokens, (method, schedule))
-    if kept:
-        chosen, schedules = zip(*kept.values(), strict=True)
-        family = label if shape == "own" else "aim"
-        yield ListGrid(run=stem, shape=shape, label=label, family=family, methods=chosen, schedules=schedules)
+    found: dict[tuple[int, ...], Mapping[str, Any]] = {}
+    for method, tokens in candidates:
+        if all(count == tokens[0] for count in tokens[: max(1, first)]):
+            found.setdefault(tokens, method)
+    if found:
+        yield ListGrid(
+            run=stem,
+            shape=shape,
+            label=label,
+            family=label if shape == "own" else "aim",
+            methods=tuple(found.values()),
+            tokens=tuple(found),
+            scorer=scorer,
+        )
 
 
 def _candidates(name: str) -> Callable[[int], list[dict[str, Any]]] | None:
@@ -293,21 +299,22 @@ def _candidates(name: str) -> Callable[[int], list[dict[str, Any]]] | None:
 
 def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:
     """A grid over another method's parameters, one stem for each way of reducing before layer 0."""
-    layers = run.model.decoder.layers
-    candidates = _candidates(name)
-    if candidates is None:
+    offered = _candidates(name)
+    if offered is None:
         known = ", ".join(["aim", *(method for method in discover.method_names() if _candidates(method))])
         raise InvalidValueError(argument("methods"), f"one that the planner has a grid for: {known}", name)
-    stems: dict[Any, list[dict[str, Any]]] = {}
-    runs: dict[Any, Run] = {}
-    for params in candidates(layers):
+    stems: dict[tuple[tuple[ReductionEvent, ...], int], list[Candidate]] = {}
+    runs: dict[tuple[tuple[ReductionEvent, ...], int], Run] = {}
+    scorer = "none"
+    for params in offered(run.model.decoder.layers):
         method = {"name": name, **params}
         try:
             schedule = plan_schedule(run.model, run.workload, method)
         except AimcostError:
             continue
         key = (schedule.pre_llm_events, schedule.visual_tokens)
-        stems.setdefault(key, []).append(method)
+        stems.setdefault(key, []).append((method, schedule.tokens))
         runs.setdefault(key, replace(run, schedule=schedule))
-    for key, methods in stems.items():
-        yield from _listed(runs[key], methods, "own", name, first)
+        scorer = next((event.scorer for event in schedule.layer_events), scorer)
+    for key, candidates in stems.items():
+        yield from _listed(runs[key], candidates, scorer, "own", name, first)

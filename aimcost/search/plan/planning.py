@@ -16,7 +16,7 @@ from .budgets import Budgets, no_budget
 from .choice import Choice, choice_of
 from .grids import LEVELS, Grid, grids
 from .result import Plan, Setting, best_of
-from .search import Aim, Found, Group, Progress, search
+from .search import Found, Group, Objective, Progress, search
 
 __all__ = ["SHAPES", "plan_run", "spread_of"]
 
@@ -85,18 +85,18 @@ def plan_run(
     if not 0 <= first <= run.model.decoder.layers:
         raise InvalidValueError(argument("earliest_cut"), f"from 0 to {run.model.decoder.layers}", first)
     surrogate = surrogate_for(run, accuracy)
-    goal = _objective(objective, surrogate, run, frames)
+    maximize = _objective(objective, surrogate, run, frames)
     spread = spread_of(confidence, run)
-    aim = Aim(budgets=limits, objective=goal, surrogate=surrogate, spread=spread, extrapolate=extrapolate)
+    goal = Objective(budgets=limits, maximize=maximize, surrogate=surrogate, spread=spread, extrapolate=extrapolate)
     settings = []
     for name, batch, found in _grids(run, hardware, methods, shapes, batches, frames, first, levels):
-        settings.append(Setting(hardware=name, batch=batch, outcome=search(found, aim, progress)))
+        settings.append(Setting(hardware=name, batch=batch, outcome=search(found, goal, progress)))
     groups = [group for setting in settings for group in setting.outcome.groups]
     best = best_of(groups)
     plan = Plan(
         run=run,
         budgets=limits,
-        objective=goal,
+        objective=maximize,
         confidence=confidence,
         earliest_cut=first,
         best=None if best is None else choice_of(best, limits, spread),

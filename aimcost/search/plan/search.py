@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from ...types import Workload
 from .accuracy import Surrogate
-from .blocks import Tables
 from .budgets import Budgets
 from .evaluate import Figures, upper_seconds
-from .grids import Grid
+from .grids import Grid, Prices, chunks
 
-__all__ = ["Aim", "Found", "Group", "search"]
+__all__ = ["Found", "Group", "Objective", "search"]
 
 Floats = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
@@ -24,13 +23,13 @@ _BATCH = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Aim:
+class Objective:
     """What is asked: budgets, what to keep most of, and how sure to be.
 
     Attributes
     ----------
-    objective
-        ``tokens``: visual tokens kept, summed over layers. ``accuracy``: the expected score, then tokens.
+    maximize
+        ``tokens``: visual tokens, summed over layers. ``accuracy``: the expected score, then tokens.
     spread
         Times the band's upper half that the time to first token is held to; None: its middle.
     extrapolate
@@ -38,7 +37,7 @@ class Aim:
     """
 
     budgets: Budgets
-    objective: str = "tokens"
+    maximize: str = "tokens"
     surrogate: Surrogate | None = None
     spread: float | None = None
     extrapolate: bool = False
@@ -86,7 +85,8 @@ class Front:
 
     def add(self, times: Floats, values: Floats, within: NDArray[np.bool_], grid: int, start: int) -> None:
         """Take in a chunk of candidates."""
-        known = np.searchsorted(self.times, times, side="right") - 1
+        # a schedule that is known from another grid is no better for its rounding
+        known = np.searchsorted(self.times, times * (1 + 1e-12), side="right") - 1
         bar = np.concatenate([self.values, [-np.inf]])[known]
         new = np.flatnonzero(values > bar)
         if not len(new):
@@ -121,7 +121,7 @@ class Outcome:
     candidates: int = 0
 
 
-def search(grids: Sequence[Grid], aim: Aim, progress: Progress | None = None) -> Outcome:
+def search(grids: Sequence[Grid], goal: Objective, progress: Progress | None = None) -> Outcome:
     """Evaluate every candidate of every grid."""
     outcome = Outcome([], Front(), Front())
     total = sum(len(grid) for grid in grids)
@@ -130,64 +130,66 @@ def search(grids: Sequence[Grid], aim: Aim, progress: Progress | None = None) ->
     for number, grid in enumerate(grids):
         group = Group(grid)
         outcome.groups.append(group)
-        t = grid.prepare(band=aim.spread is not None)
-        priced.append(t)
-        for start, figures in grid.chunks():
-            _chunk(outcome, group, number, start, figures, t, aim)
+        prices = grid.prices(band=goal.spread is not None)
+        priced.append(prices)
+        for start, figures in chunks(prices):
+            _chunk(outcome, group, number, start, figures, prices, goal)
             group.candidates += len(figures.ttft)
             if progress is not None:
                 progress(outcome.candidates + group.candidates, total, f"{grid.label}, {grid.shape}")
         outcome.candidates += group.candidates
-        _hold_upper_end_of_miss(group, t, aim)
+        _hold_upper_end_of_miss(group, prices, goal)
         if group.best is not None and (best is None or group.best.rank > best.rank):
             best = group.best
     for front in (outcome.tokens, outcome.accuracy):
-        _hold_upper_ends(front, grids, priced, aim)
+        _hold_upper_ends(front, priced, goal)
     return outcome
 
 
-def _hold_upper_end_of_miss(group: Group, t: Tables, aim: Aim) -> None:
+def _hold_upper_end_of_miss(group: Group, prices: Prices, goal: Objective) -> None:
     """Say by how much a group's nearest miss is over at the confidence asked for."""
-    limit = aim.budgets.ttft
-    if aim.spread is None or limit is None or t.rows is None:
+    limit = goal.budgets.ttft
+    if goal.spread is None or limit is None or prices.tables.rows is None:
         return
     if group.best is None and group.miss is not None:
-        upper = upper_seconds(t, group.grid.blocks(np.array([group.miss.position])), aim.spread)
+        upper = upper_seconds(prices.tables, prices.blocks(np.array([group.miss.position])), goal.spread)
         group.miss_excess = max(group.miss_excess, float(upper[0]) / limit)
 
 
-def _hold_upper_ends(front: Front, grids: Sequence[Grid], priced: Sequence[Tables], aim: Aim) -> None:
+def _hold_upper_ends(front: Front, priced: Sequence[Prices], goal: Objective) -> None:
     """Take the points whose band ends over the time budget out of those `within`; bands cost too much for more."""
-    limit = aim.budgets.ttft
-    if aim.spread is None or limit is None:
+    limit = goal.budgets.ttft
+    if goal.spread is None or limit is None:
         return
     for number in np.unique(front.grids[front.within]):
-        t = priced[number]
-        if t.rows is not None:
+        prices = priced[number]
+        if prices.tables.rows is not None:
             own = np.flatnonzero(front.within & (front.grids == number))
-            blocks = grids[number].blocks(front.positions[own])
-            front.within[own] = upper_seconds(t, blocks, aim.spread) <= limit
+            blocks = prices.blocks(front.positions[own])
+            front.within[own] = upper_seconds(prices.tables, blocks, goal.spread) <= limit
 
 
-def _chunk(outcome: Outcome, group: Group, number: int, start: int, figures: Figures, t: Tables, aim: Aim) -> None:
-    grid, surrogate = group.grid, aim.surrogate
+def _chunk(
+    outcome: Outcome, group: Group, number: int, start: int, figures: Figures, prices: Prices, goal: Objective
+) -> None:
+    grid, surrogate = group.grid, goal.surrogate
     layers, hardware = len(grid.run.schedule.tokens), grid.run.hardware
     score, known = None, np.ones(len(figures.ttft), dtype=bool)
-    excess = aim.budgets.excess(figures, hardware.usable_memory_bytes if hardware else None)
+    excess = goal.budgets.excess(figures, hardware.usable_memory_bytes if hardware else None)
     kept = excess <= 1.0
     if surrogate is not None:
         x1, x2 = _merged(grid.run.workload, grid.run.schedule.visual_tokens), figures.depth / layers
         score = surrogate.score(x1, x2)
         known = surrogate.known(x1, x2, grid.run.workload) & surrogate.measured(grid.family)
         group.beyond += int((~known).sum())
-        worth = score if aim.extrapolate else np.where(known, score, -np.inf)
+        worth = score if goal.extrapolate else np.where(known, score, -np.inf)
         outcome.accuracy.add(figures.ttft, worth, kept, number, start)
     outcome.tokens.add(figures.ttft, figures.kept, kept, number, start)
-    eligible = known if aim.objective == "accuracy" and not aim.extrapolate else np.ones(len(known), dtype=bool)
-    first = score if aim.objective == "accuracy" and score is not None else figures.kept
+    eligible = known if goal.maximize == "accuracy" and not goal.extrapolate else np.ones(len(known), dtype=bool)
+    first = score if goal.maximize == "accuracy" and score is not None else figures.kept
 
     def found(index: int) -> Found:
-        own = None if score is None or not (known[index] or aim.extrapolate) else float(score[index])
+        own = None if score is None or not (known[index] or goal.extrapolate) else float(score[index])
         # eleven digits: the same schedule of another grid is no better for its rounding
         rank = (float(first[index]), float(figures.kept[index]), -float(f"{figures.ttft[index]:.10e}"))
         return Found(grid, start + index, rank, float(figures.ttft[index]), float(figures.kept[index]), own)
@@ -195,7 +197,7 @@ def _chunk(outcome: Outcome, group: Group, number: int, start: int, figures: Fig
     within = eligible & kept
     if group.best is not None:
         within &= (first > group.best.rank[0]) | ((first == group.best.rank[0]) & (figures.kept >= group.best.rank[1]))
-    chosen = _first_feasible(np.flatnonzero(within), first, figures, grid, start, t, aim)
+    chosen = _first_feasible(np.flatnonzero(within), first, figures, start, prices, goal)
     if chosen is not None and (group.best is None or found(chosen).rank > group.best.rank):
         group.best = found(chosen)
     if group.best is None and eligible.any():
@@ -210,20 +212,20 @@ def _merged(workload: Workload, visual: int) -> float:
 
 
 def _first_feasible(
-    within: NDArray[np.int64], first: Floats, figures: Figures, grid: Grid, start: int, t: Tables, aim: Aim
+    within: NDArray[np.int64], first: Floats, figures: Figures, start: int, prices: Prices, goal: Objective
 ) -> int | None:
     """The best ranked of the candidates `within` that holds the time at the upper end of its band too."""
     if not len(within):
         return None
-    limit = aim.budgets.ttft
-    if aim.spread is None or limit is None or t.rows is None:
+    limit = goal.budgets.ttft
+    if goal.spread is None or limit is None or prices.tables.rows is None:
         top = within[first[within] == first[within].max()]
         top = top[figures.kept[top] == figures.kept[top].max()]
         return int(top[figures.ttft[top].argmin()])
     order = within[np.lexsort((figures.ttft[within], -figures.kept[within], -first[within]))]
     for at in range(0, len(order), _BATCH):
         some = order[at : at + _BATCH]
-        upper = upper_seconds(t, grid.blocks(some + start), aim.spread)
+        upper = upper_seconds(prices.tables, prices.blocks(some + start), goal.spread)
         if (upper <= limit).any():
             return int(some[int(np.argmax(upper <= limit))])
     return None

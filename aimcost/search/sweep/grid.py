@@ -182,13 +182,13 @@ class Grid:
     def digest(self) -> str:
         """Stands for all that the output follows from: grid, models, profiles, and aimcost's own code."""
         values = [self.base, *(dict(zip(axes, v, strict=True)) for axes in self.axes for v in _edges(axes))]
-        seen: dict[str, str] = {}
+        facts: dict[str, str] = {}
         for value in values:
-            for key, facts in (("model", _model_facts), ("hardware", _hardware_facts)):
+            for key, facts_of in (("model", _model_facts), ("hardware", _hardware_facts)):
                 name = canonical([key, value.get(key)])
-                if value.get(key) is not None and name not in seen:
-                    seen[name] = digest(facts(value[key]))
-        return digest([self.to_json(), seen, __version__, _program()])
+                if value.get(key) is not None and name not in facts:
+                    facts[name] = digest(facts_of(value[key]))
+        return digest([self.to_json(), facts, __version__, _program()])
 
 
 def _edges(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:

@@ -184,8 +184,8 @@ def _schedules(grid: Grid, chunk: Chunk) -> list[Column]:
     start, stop = chunk.start - chunk.context * each, chunk.stop - chunk.context * each
     schedules = grid.schedules_in(chunk.context)
     context = _context(grid.to_json(), chunk.context)
-    own = schedules.columns(start, stop)
-    counts = schedules.counts(start, stop)
+    points = schedules.points(start, stop)
+    counts, error = points.counts, points.errors
     prefill = context.table.prefill_seconds(counts)
     layers = counts.shape[1]
     tokens = counts.sum(axis=1, dtype=np.int64)
@@ -196,7 +196,6 @@ def _schedules(grid: Grid, chunk: Chunk) -> list[Column]:
         "kv_bytes": context.kv_one + (tokens - layers) * (context.kv_token / layers),
         "mean_tokens": tokens / layers,
     }
-    error = own.pop("error")
     if error is not None:
         bad = np.array([text is not None for text in error])
         figures = {key: np.where(bad, np.nan, values) for key, values in figures.items()}
@@ -204,7 +203,7 @@ def _schedules(grid: Grid, chunk: Chunk) -> list[Column]:
     columns += [
         Column(key, kind, _shown(axes.get(key), kind), constant=True) for key, kind in _axis_kinds(grid).items()
     ]
-    for name, values in own.items():
+    for name, values in points.columns.items():
         kind = "int" if isinstance(values, np.ndarray) else _kind(_all_values(grid, name))
         columns.append(Column(name, kind, values if kind != "text" else [_shown(v, kind) for v in values]))
     columns += [Column(key, kind, figures[key]) for key, kind in BULK_FIGURES.items()]

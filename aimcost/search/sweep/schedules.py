@@ -9,7 +9,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Protocol
 
@@ -22,12 +22,31 @@ from ...inputs.run import Run, plan_schedule
 from ...inputs.schema import Strict, validate
 from ...inputs.strict_json import canonical
 from ...types import Schedule
+from ..compositions import compositions
 
-__all__ = ["Levels", "Planned", "Schedules", "schedules_of"]
+__all__ = ["Levels", "Planned", "Points", "Schedules", "schedules_of"]
 
 MAX_SCHEDULES = 10**9
 MAX_PLANNED = 100_000
-Columns = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Points:
+    """Some of a context's schedules.
+
+    Attributes
+    ----------
+    counts
+        Tokens by layer, (n, L); a row of ones for a schedule that cannot be.
+    columns
+        Values of `Schedules.names`.
+    errors
+        Why a schedule cannot be; None where all can.
+    """
+
+    counts: NDArray[np.integer[Any]]
+    columns: dict[str, NDArray[np.int64] | list[Any]]
+    errors: list[str | None] | None = None
 
 
 class Schedules(Protocol):
@@ -41,11 +60,8 @@ class Schedules(Protocol):
     def names(self) -> tuple[str, ...]:
         """Columns that tell them apart."""
 
-    def counts(self, start: int, stop: int) -> NDArray[np.integer[Any]]:
-        """Tokens by layer, (n, L); a row of ones for a schedule that cannot be."""
-
-    def columns(self, start: int, stop: int) -> Columns:
-        """Values of `names` for these points, and ``error``: text, or None where all can be."""
+    def points(self, start: int, stop: int) -> Points:
+        """The schedules from `start` up to `stop`."""
 
     def heads(self) -> tuple[NDArray[np.int64] | None, tuple[Schedule, ...]]:
         """What happens before the language model: one schedule of each kind, and which kind each is
@@ -72,9 +88,6 @@ class Levels:
     given: tuple[int | float, ...]
     tokens: NDArray[np.int64]
     select: str | None
-    ways: tuple[NDArray[np.int64], ...] = field(repr=False)
-    # counts and columns of one chunk are asked for one after the other
-    _last: list[tuple[tuple[int, int], NDArray[np.int64]]] = field(default_factory=list, repr=False, compare=False)
 
     @staticmethod
     def of(file: _LevelsFile, run: Run) -> Levels:
@@ -95,11 +108,8 @@ class Levels:
         layers, k = run.model.decoder.layers, len(counts)
         if math.comb(layers + k - 1, k - 1) > MAX_SCHEDULES:
             raise InvalidValueError("schedules.levels", f"few enough for {MAX_SCHEDULES:.0e} schedules", k)
-        # ways[j][r, a]: choices of the j-th level's layers that come before `a` of r remaining ones,
-        # largest first, times the ways in which the other levels share the rest
-        ways = tuple(_before(layers, k - 1 - j) for j in range(k - 1))
         tokens = np.array(counts, dtype=np.int64)
-        return Levels(run=run, given=tuple(pair[1] for pair in pairs), tokens=tokens, select=file.select, ways=ways)
+        return Levels(run=run, given=tuple(pair[1] for pair in pairs), tokens=tokens, select=file.select)
 
     @property
     def layers(self) -> int:
@@ -109,8 +119,7 @@ class Levels:
     @property
     def count(self) -> int:
         """C(L + K − 1, K − 1)."""
-        k = len(self.tokens)
-        return math.comb(self.layers + k - 1, k - 1)
+        return len(compositions(self.layers, len(self.tokens)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,27 +128,10 @@ class Levels:
 
     def shares(self, start: int, stop: int) -> NDArray[np.int64]:
         """How many layers are at each level, (n, K): the `start`-th choice and those that follow."""
-        if self._last and self._last[0][0] == (start, stop):
-            return self._last[0][1]
-        rank = np.arange(start, stop, dtype=np.int64)
-        left = np.full(len(rank), self.layers, dtype=np.int64)
-        shares = np.empty((len(rank), len(self.tokens)), dtype=np.int64)
-        width, apart = self.layers + 1, self.count + 1
-        for j, table in enumerate(self.ways):
-            # all rows as one ascending list: row r is moved up by r times more than any rank
-            moved = (np.minimum(table, self.count) + apart * np.arange(width)[:, None]).ravel()
-            found = np.searchsorted(moved, rank + apart * left, side="right") - 1
-            rank -= moved[found] - apart * left
-            place = found - width * left
-            shares[:, j] = left - place
-            left = place
-        shares[:, -1] = left
-        self._last[:] = [((start, stop), shares)]
-        return shares
-
-    def counts(self, start: int, stop: int) -> NDArray[np.integer[Any]]:
-        """Tokens by layer, (n, L)."""
-        return self.counts_of(self.shares(start, stop))
+        # most layers at the most tokens first: the compositions from the last one on
+        return compositions(self.layers, len(self.tokens)).rows(
+            np.arange(self.count - 1 - start, self.count - 1 - stop, -1)
+        )
 
     def counts_of(self, shares: NDArray[np.int64]) -> NDArray[np.integer[Any]]:
         """Tokens by layer from layers by level."""
@@ -147,10 +139,11 @@ class Levels:
         tiled = np.tile(self.tokens.astype(kind), len(shares))
         return np.repeat(tiled, shares.ravel()).reshape(len(shares), self.layers)
 
-    def columns(self, start: int, stop: int) -> Columns:
-        """Layers at each level; every choice can be."""
+    def points(self, start: int, stop: int) -> Points:
+        """Every choice can be; their columns are the layers at each level."""
         shares = self.shares(start, stop)
-        return {**{name: shares[:, j] for j, name in enumerate(self.names)}, "error": None}
+        columns: dict[str, NDArray[np.int64] | list[Any]] = {name: shares[:, j] for j, name in enumerate(self.names)}
+        return Points(counts=self.counts_of(shares), columns=columns)
 
     def heads(self) -> tuple[None, tuple[Schedule, ...]]:
         """One schedule for each count that the first layer may have."""
@@ -166,17 +159,6 @@ class Levels:
     def _explicit(self, runs: list[list[int]]) -> Schedule:
         method = {"name": "explicit", "tokens_per_layer": runs, "select": self.select}
         return plan_schedule(self.run.model, self.run.workload, method)
-
-
-def _before(layers: int, others: int) -> NDArray[np.int64]:
-    """[r, i]: compositions of r into one part and `others` more whose first part is above r − i."""
-    table = np.full((layers + 1, layers + 1), np.iinfo(np.int64).max, dtype=np.int64)
-    for r in range(layers + 1):
-        passed = 0
-        for i in range(r + 1):
-            table[r, i] = passed
-            passed += math.comb(i + others - 1, others - 1)
-    return table
 
 
 @dataclass(frozen=True)
@@ -198,19 +180,17 @@ class Planned:
         """The parameters."""
         return tuple(f"method.{key}" for key in self.keys)
 
-    def counts(self, start: int, stop: int) -> NDArray[np.integer[Any]]:
-        """Tokens by layer, (n, L)."""
+    def points(self, start: int, stop: int) -> Points:
+        """Their columns are the parameters."""
         ones = (1,) * self.layers
         rows = [ones if isinstance(s, str) else s.tokens for s in self.planned[start:stop]]
         counts = np.array(rows, dtype=np.int64).reshape(len(rows), self.layers)
-        return counts.astype(np.uint16 if counts.max(initial=0) < 1 << 16 else np.uint32)
-
-    def columns(self, start: int, stop: int) -> Columns:
-        """The parameters, and why a combination cannot be."""
-        some = self.params[start:stop]
         errors = [s if isinstance(s, str) else None for s in self.planned[start:stop]]
-        values: Columns = {f"method.{key}": [one.get(key) for one in some] for key in self.keys}
-        return {**values, "error": errors if any(errors) else None}
+        return Points(
+            counts=counts.astype(np.uint16 if counts.max(initial=0) < 1 << 16 else np.uint32),
+            columns={f"method.{key}": [one.get(key) for one in self.params[start:stop]] for key in self.keys},
+            errors=errors if any(errors) else None,
+        )
 
     def heads(self) -> tuple[NDArray[np.int64], tuple[Schedule, ...]]:
         """One schedule for each way of reducing before the language model."""
