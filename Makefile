@@ -16,7 +16,7 @@ define pytest
 	$(BIN)/python -m pytest $(1) $(TIMED)
 endef
 
-.PHONY: run test check check-all lint types light bench docs update-locks clean
+.PHONY: run test check check-all test-versions lint types light bench docs update-locks clean
 
 run: $(VENV)/.light
 	@$(BIN)/aimcost reproduce
@@ -45,6 +45,10 @@ types: $(VENV)/.test
 # The light core on every other Python, and on the lowest version of every dependency.
 light:
 	tests/light_core.sh py3.10 py3.12 py3.13 lowest
+
+# The runtime on each supported transformers, installed beside the locked one; VERSIONS="4.57 newest" picks some.
+test-versions: $(VENV)/.test
+	$(BIN)/python tests/versions.py $(VERSIONS)
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest tests/bench --benchmark-enable

@@ -80,6 +80,9 @@ class AimcostError(Exception):
 class UnknownNameError(AimcostError):
     """A name that nothing answers to. Names are looked up exactly; the nearest are offered."""
 
+    # no command lists these: the message names them all
+    UNLISTED = frozenset({"scorer"})
+
     def __init__(self, what: str, found: str, allowed: Iterable[str], *, where: str = "") -> None:
         names = sorted(allowed)
         self.what, self.found, self.allowed = what, found, tuple(names)
@@ -88,7 +91,7 @@ class UnknownNameError(AimcostError):
             hint = "did you mean " + " or ".join(repr(name) for name in close) + "?"
             if len(names) <= 6:
                 hint += " (known: " + ", ".join(names) + ")"
-        elif len(names) <= 12:
+        elif len(names) <= 12 or what in self.UNLISTED:
             hint = "known: " + ", ".join(names)
         else:
             hint = f"{len(names)} are known: `aimcost {'schema' if what == 'key' else 'list'}` shows them"

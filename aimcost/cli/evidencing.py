@@ -24,6 +24,7 @@ from .common import (
     VisualTokensFlag,
     app,
     keys_of,
+    one_of,
 )
 
 
@@ -37,6 +38,9 @@ def evidence(
         str | None,
         typer.Option("--leave-out", metavar="source", help="Judge each source with figures fitted without it."),
     ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Print the stacks' figures fitted to all rows, beside those shipped.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compare published timings of others with predictions: errors, coverage of the bands, speed-ups."""
@@ -44,6 +48,15 @@ def evidence(
     from ..report.evidence import evidence_dict, evidence_text
     from ..report.export import to_json
 
+    if refit:
+        from ..evidence.held_out import refit as fitted
+        from ..evidence.timings import load_timings
+        from ..report.evidence import figures_text, refit_dict
+
+        one_of(**{"refit": refit, "leave-out": leave_out is not None})
+        refits = fitted(load_timings(timings or None).requests)
+        print(to_json([refit_dict(each) for each in refits]) if as_json else figures_text(refits))
+        return
     found = gather(timings or None, leave_out=leave_out)
     print(to_json(evidence_dict(found)) if as_json else evidence_text(found))
 
@@ -67,6 +80,9 @@ def import_(
     tp: TensorFlag = None,
     pp: PipelineFlag = None,
     settings: SettingsOption = None,
+    quantity: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Take one clock alone: ttft, tpot or e2e.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the timings (.jsonl).")
     ] = None,
@@ -83,7 +99,7 @@ def import_(
 
     named = {key: context.params[key] for key in _KEYS}
     given = keys_of(settings or [], **{SHORT_KEYS.get(key, key): value for key, value in named.items()})
-    imported = import_file(file, given)
+    imported = import_file(file, given, quantity=quantity)
     rows = join(imported.timings)
     if output is not None:
         write_atomically(output, timing_lines(imported.timings))

@@ -3,8 +3,8 @@
     measured = scale · kernels + others + offset
 
 Kernels are what the base stack predicts of them, waiting for the host included; others is the overhead of the base
-that is not fitted. The offset is what a request (or, of decode steps, a step) costs beside its kernels. One timing fixes
-the offset alone; two of nearly the same length do not tell an offset from a scale.
+that is not fitted. The offset is what a request (or, of decode steps, a step) costs beside its kernels. One timing
+fixes the offset alone; two of nearly the same length do not tell an offset from a scale.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def calibrate_stack(timings: Sequence[Timing], base: str | None = None, *, name:
     if spare <= 0:
         count = "1 timing" if len(timings) == 1 else f"{len(timings)} timings"
         notes.append(f"{count} for as many figures: nothing is left that tests them")
-    at = "vision" if all("vision" in timing.stages for timing in timings) else "prefill"
+    at = "vision" if all(map(_has_tower, rows)) else "prefill"
     rest = BAND * (math.sqrt(float(residuals @ residuals) / spare) if spare > 0 else UNTESTED_SPREAD)
     file = _file(original, name, key, fit, offset_error, rest, at, f"fit: {', '.join(t.id for t in timings)}")
     load_stack(file)  # as strict as any other
@@ -114,6 +114,11 @@ def calibrate_stack(timings: Sequence[Timing], base: str | None = None, *, name:
         residuals={timing.id: float(r) for timing, r in zip(timings, residuals, strict=True)},
         notes=tuple(notes),
     )
+
+
+def _has_tower(row: Joined) -> bool:
+    """Whether the interval holds an image path: a run of text alone has none, whatever its stages say."""
+    return "vision" in row.timing.stages and bool(row.estimate.rows(["vision"]).any())
 
 
 def _parts(row: Joined) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,8 @@ class Evidence:
         ``source`` where every row is judged with stack figures fitted without it; empty where they are as shipped.
     refits
         The fits of a held-out account.
+    given
+        The rows are of files that were named, not all of ``configs/timings``.
     """
 
     rows: tuple[Joined, ...]
@@ -71,6 +73,7 @@ class Evidence:
     left_out: str = ""
     refits: tuple[Refit, ...] = ()
     notes: tuple[str, ...] = ()
+    given: bool = False
 
     @property
     def sources(self) -> tuple[Score, ...]:
@@ -152,7 +155,7 @@ class Evidence:
             rows = [row for row in self.rows if row.timing.group == source]
             if rows:
                 bars.append(_bar(f"long prefill, {source}: MAPE", _over_rows(rows), before, None, before, rows))
-        return tuple(bars)
+        return tuple(replace(bar, before=None) for bar in bars) if self.given else tuple(bars)
 
 
 def gather(paths: Sequence[Path] | None = None, *, leave_out: str | None = None) -> Evidence:
@@ -174,7 +177,7 @@ def gather(paths: Sequence[Path] | None = None, *, leave_out: str | None = None)
         raise InvalidValueError(argument("leave_out"), "source", leave_out)
     timings = load_timings(paths)
     refits = held_out(timings.requests) if leave_out == "source" else []
-    files = {name: refit.file for refit in refits for name in refit.judged}
+    files = {name: refit.file for refit in refits if refit.figures for name in refit.judged}
     rows = join(timings.requests, files)
     return Evidence(
         rows=tuple(rows),
@@ -183,6 +186,7 @@ def gather(paths: Sequence[Path] | None = None, *, leave_out: str | None = None)
         left_out=leave_out or "",
         refits=tuple(refits),
         notes=tuple(_notes(timings, rows, refits)),
+        given=paths is not None,
     )
 
 

@@ -44,16 +44,17 @@ class Refit:
     ----------
     left_out
         A source, ``half A`` or ``half B`` (of the sizes); empty where all rows were fitted.
-    figures
+    shipped, figures
         By path in the stack file, in its units; empty for a stack without fitted figures.
     file
-        The stack file with these figures.
+        The stack file with `figures`; empty where there are none.
     judged
         Ids of the rows that were left out.
     """
 
     stack: str
     left_out: str
+    shipped: Mapping[str, float]
     figures: Mapping[str, float]
     file: Mapping[str, Any]
     judged: frozenset[str]
@@ -97,20 +98,19 @@ class _Model:
 
     def __init__(self, stack: str, rows: Sequence[Timing]) -> None:
         self.stack, self.rows = stack, rows
-        self.data = read_mapping(discover.find("stack", stack))
-        self.data.setdefault("name", stack)
-        self.start = figures_of(stack, self.data) if FITTED.get(stack) else np.zeros(0)
-        self.parts = _decomposed(stack, self.data, rows) if len(self.start) else []
+        self.figures = FITTED.get(stack, ())
+        self.data = {"name": stack, **read_mapping(discover.find("stack", stack))} if self.figures else {}
+        self.start = figures_of(stack, self.data)
+        self.parts = _decomposed(stack, self.data, rows) if self.figures else []
 
     def fit(self, name: str, out: NDArray[np.bool_]) -> Refit:
         """Without the rows that `out` marks."""
-        figures = FITTED.get(self.stack, ())
         x = self.start
-        if figures and not out.all():
+        if self.figures and not out.all():
             fitted = [row for row, left in zip(self.rows, out, strict=True) if not left]
             parts = [part for part, left in zip(self.parts, out, strict=True) if not left]
             x = fit_figures(
-                figures,
+                self.figures,
                 self.start,
                 lambda x: np.array([part.seconds(x - self.start) for part in parts]),
                 np.array([row.value_s for row in fitted]),
@@ -120,7 +120,8 @@ class _Model:
         return Refit(
             stack=self.stack,
             left_out=name,
-            figures={figure.path: float(value) for figure, value in zip(figures, x, strict=True)},
+            shipped={figure.path: float(value) for figure, value in zip(self.figures, self.start, strict=True)},
+            figures={figure.path: float(value) for figure, value in zip(self.figures, x, strict=True)},
             file=with_figures(self.stack, self.data, x),
             judged=frozenset(row.id for row, left in zip(self.rows, out, strict=True) if left),
         )

@@ -15,7 +15,18 @@ from ..pricing.pricing import estimate_run
 from ..pricing.result import Estimate
 from ..units import GIGA, TERA
 from .baseline import load_baseline, save_baseline, unchanged
-from .compare import METRICS, Cause, Change, Moved, causes_of, changes_of, moved_ops
+from .compare import (
+    METRICS,
+    Cause,
+    Change,
+    Moved,
+    causes_of,
+    changes_of,
+    moved_ops,
+    not_judged,
+    without_stacks,
+    written_before_stacks,
+)
 from .facts import entry_of
 
 __all__ = ["Budget", "CheckResult", "RunCheck", "check", "parse_tolerances"]
@@ -45,6 +56,8 @@ class RunCheck:
         The five figures; empty where no baseline was given.
     moved, causes
         Operations that moved, largest first, and why; also where no figure moved.
+    notes
+        What the reader must know about the comparison.
     strict
         A figure that fell fails as well.
     """
@@ -54,6 +67,7 @@ class RunCheck:
     budgets: tuple[Budget, ...] = ()
     moved: tuple[Moved, ...] = ()
     causes: tuple[Cause, ...] = ()
+    notes: tuple[str, ...] = ()
     strict: bool = False
     updated: bool = False
 
@@ -154,11 +168,26 @@ def _compared(
     held: Mapping[str, Any], name: str, entry: Mapping[str, Any], tolerances: Mapping[str, float]
 ) -> dict[str, Any]:
     before = held["runs"].get(name)
-    changes = tuple(changes_of(before, entry, tolerances))
+    changes = changes_of(before, entry, tolerances)
     if before is None:
-        return {"changes": changes}
+        return {"changes": tuple(changes)}
+    notes: tuple[str, ...] = ()
+    if written_before_stacks(before):
+        changes = not_judged(changes, before, entry)
+        if any(change.status == "repriced" for change in changes):
+            notes = (
+                f"{held['written_by']} wrote this baseline before there were software stacks: times under "
+                f"{entry['facts']['settings']['stack.name']} are shown, not judged; FLOPs, cache and memory are. "
+                "`--update` writes it anew",
+            )
+        before, entry = without_stacks(before, entry)
     causes = causes_of(before, entry, held["written_by"], f"aimcost {__version__}")
-    return {"changes": changes, "moved": tuple(moved_ops(before, entry)), "causes": tuple(causes)}
+    return {
+        "changes": tuple(changes),
+        "moved": tuple(moved_ops(before, entry)),
+        "causes": tuple(causes),
+        "notes": notes,
+    }
 
 
 def _update(path: str | Path, held: Mapping[str, Any], entries: Mapping[str, Any]) -> None:

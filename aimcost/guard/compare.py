@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from ..inputs.strict_json import digest
 from ..ops.reduction import REDUCTION_OPS
 from .facts import FIGURES
 
-__all__ = ["METRICS", "Cause", "Change", "Moved", "causes_of", "changes_of", "moved_ops"]
+__all__ = [
+    "METRICS",
+    "Cause",
+    "Change",
+    "Moved",
+    "causes_of",
+    "changes_of",
+    "moved_ops",
+    "not_judged",
+    "without_stacks",
+    "written_before_stacks",
+]
 
 # What a metric is called on the command line and in reports, and its unit.
 METRICS = {"flops": "flops", "ttft": "ttft_s", "tpot": "tpot_s", "kv": "kv_bytes", "memory": "peak_bytes"}
@@ -27,7 +39,8 @@ Rows = dict[int | None, Row]
 class Change:
     """One figure before and after. `before` is None for a run that the baseline does not have.
 
-    `status` is ``same``, ``better`` (it fell by more than the tolerance), ``worse`` or ``new``.
+    `status` is ``same``, ``better`` (it fell by more than the tolerance), ``worse``, ``new``, or ``repriced``:
+    a time under a software stack beside one from before there were stacks.
     """
 
     metric: str
@@ -90,6 +103,52 @@ def changes_of(
             Change(metric=metric, before=old, after=new, tolerance=tolerance, status=_status(old, new, tolerance))
         )
     return changes
+
+
+def written_before_stacks(entry: Mapping[str, Any]) -> bool:
+    """Whether a baseline's entry is from before there were software stacks: its settings name an ``execution``."""
+    return "execution" in entry["facts"]["settings"]
+
+
+def without_stacks(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both entries with what they share, for a `before` from before there were stacks.
+
+    Settings without ``execution`` and stack. Where a stack acts, the times of both are of different models and say
+    nothing about the run, and so does the profile that they rest on unless it is another card's: FLOPs, the
+    cache and memory are what is left to compare.
+    """
+    repriced = _stack_keys(after["facts"]["settings"]) != set()
+    pair = []
+    for entry in (before, after):
+        settings = entry["facts"]["settings"]
+        dropped = {"execution", "tower_attention", *_stack_keys(settings)}
+        facts = {**entry["facts"], "settings": {key: v for key, v in settings.items() if key not in dropped}}
+        digests = {**entry["digests"], "settings": digest(facts["settings"])}
+        operations, figures = entry["operations"], entry["figures"]
+        if repriced:
+            figures = {**figures, **{name: after["figures"][name] for name in ("ttft_s", "tpot_s")}}
+            digests["hardware"] = digest(entry["facts"].get("card", {}))
+            operations = {
+                key: [[first, last, flops, 0.0, 0.0] for first, last, flops, _, _ in rows]
+                for key, rows in operations.items()
+                if not key.startswith("overhead/")
+            }
+        pair.append({**entry, "facts": facts, "digests": digests, "figures": figures, "operations": operations})
+    return pair[0], pair[1]
+
+
+def _stack_keys(settings: Mapping[str, Any]) -> set[str]:
+    return {key for key in settings if key.startswith("stack.")}
+
+
+def not_judged(changes: Iterable[Change], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """Changes with times ``repriced`` where a stack acts now and did not when `before` was written."""
+    if not (written_before_stacks(before) and _stack_keys(after["facts"]["settings"])):
+        return list(changes)
+    return [
+        replace(change, status="repriced") if change.metric in ("ttft", "tpot") and change.status != "same" else change
+        for change in changes
+    ]
 
 
 def _status(before: float | None, after: float, tolerance: float) -> str:

@@ -169,7 +169,13 @@ def launches_of(scorer: Scorer, implementation: str) -> Launches:
 
 
 def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
-    """The operations of a cut, in execution order, with their launches. Masking ranks, but moves nothing."""
+    """The operations of a cut, in execution order, with their launches. Masking ranks, but moves nothing.
+
+    Raises
+    ------
+    UnknownNameError
+        Nobody priced the scorer.
+    """
     chosen = find_scorer(name)
     launches = launches_of(chosen, context.implementation)
     named = [

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from ..evidence.evidence import Bar, Evidence
 from ..evidence.formats import Imported
+from ..evidence.held_out import Refit
 from ..evidence.joining import Joined, Speedup
 from ..evidence.scores import Interval, Score
 from ..units import KILO, format_seconds
 from .text import table
 
-__all__ = ["evidence_dict", "evidence_text", "figures_text", "imported_text", "pairs_text", "scores_text"]
+__all__ = [
+    "bars_text",
+    "evidence_dict",
+    "evidence_text",
+    "figures_text",
+    "imported_text",
+    "joined_dict",
+    "kernels_text",
+    "pairs_text",
+    "refit_dict",
+    "scores_text",
+]
 
 
 def evidence_text(evidence: Evidence) -> str:
@@ -37,7 +50,7 @@ def evidence_text(evidence: Evidence) -> str:
     if evidence.speedups:
         parts.append(pairs_text(evidence.speedups))
     if evidence.refits:
-        parts.append(figures_text(evidence))
+        parts.append(figures_text(evidence.refits))
     if evidence.notes:
         parts.append("\n".join(f"note: {note}" for note in evidence.notes))
     return "\n\n".join(parts)
@@ -126,14 +139,13 @@ def pairs_text(pairs: Sequence[Speedup]) -> str:
     return f"{table(cells, headers)}\n{counts}"
 
 
-def figures_text(evidence: Evidence) -> str:
-    """The fitted figures of each stack, by what was left out."""
-    cells = [
-        [refit.stack, refit.left_out, ", ".join(f"{path} {value:.4g}" for path, value in refit.figures.items())]
-        for refit in evidence.refits
-        if refit.figures
-    ]
-    return table(cells, ["stack", "fitted without", "figures"], left=3)
+def figures_text(refits: Sequence[Refit]) -> str:
+    """The fitted figures of each stack, by what was left out, beside those of its file."""
+    cells = []
+    for refit in refits:
+        for path, value in refit.figures.items():
+            cells.append([refit.stack, path, f"{refit.shipped[path]:.4g}", refit.left_out or "nothing", f"{value:.4g}"])
+    return table(cells, ["stack", "figure", "shipped", "fitted without", ""], left=2)
 
 
 def imported_text(imported: Imported, rows: Sequence[Joined]) -> str:
@@ -182,11 +194,18 @@ def evidence_dict(evidence: Evidence) -> dict[str, Any]:
         "kernels": [asdict(score) for score in evidence.kernels],
         "speedups": [_speedup(pair) for pair in evidence.speedups],
         "rows": [joined_dict(row) for row in evidence.rows],
-        "figures": [
-            {"stack": refit.stack, "left_out": refit.left_out, "figures": dict(refit.figures)}
-            for refit in evidence.refits
-        ],
+        "figures": [refit_dict(refit) for refit in evidence.refits],
         "notes": list(evidence.notes),
+    }
+
+
+def refit_dict(refit: Refit) -> dict[str, Any]:
+    """Fitted figures of one stack."""
+    return {
+        "stack": refit.stack,
+        "left_out": refit.left_out or None,
+        "shipped": dict(refit.shipped),
+        "figures": dict(refit.figures),
     }
 
 
@@ -206,15 +225,20 @@ def joined_dict(row: Joined) -> dict[str, Any]:
         "published_s": row.published,
         "predicted_s": row.predicted,
         "low_s": row.low,
-        "high_s": row.high,
+        "high_s": _finite(row.high),
         "error": row.error,
         "inside": row.inside,
         "card": row.card,
     }
 
 
+def _finite(value: float) -> float | None:
+    """None for the upper bound of an estimator without a band."""
+    return value if math.isfinite(value) else None
+
+
 def _speedup(pair: Speedup) -> dict[str, Any]:
-    values = {name: getattr(pair, name) for name in Speedup.__slots__ if name != "timing"}
+    values = {name: _finite(getattr(pair, name)) for name in Speedup.__slots__ if name != "timing"}
     return {
         "id": pair.timing.id,
         "group": pair.timing.group,

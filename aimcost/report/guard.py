@@ -48,6 +48,7 @@ def _run_text(run: RunCheck) -> str:
         lines.append(table(_figure_rows(run), _FIGURE_HEADERS, left=1))
     lines += [_budget_line(budget) for budget in run.budgets]
     lines += [f"why      {cause.text}" for cause in run.causes]
+    lines += [f"note     {note}" for note in run.notes]
     if run.moved:
         more = len(run.moved) - _MOST_OPS
         lines.append(table([_op_row(op) for op in run.moved[:_MOST_OPS]], _OP_HEADERS, left=3))
@@ -137,6 +138,7 @@ def check_markdown(result: CheckResult) -> str:
             lines += [*_markdown_table(_figure_rows(run), _FIGURE_HEADERS), ""]
         lines += [f"- {_budget_line(budget)}" for budget in run.budgets]
         lines += [f"- why: {cause.text}" for cause in run.causes]
+        lines += [f"- note: {note}" for note in run.notes]
         if run.moved:
             rows = [_op_row(op) for op in run.moved[: 3 * _MOST_OPS]]
             head = f"<details><summary>{len(run.moved)} operations moved</summary>"
@@ -191,6 +193,7 @@ def check_json(result: CheckResult) -> dict[str, Any]:
                 ],
                 "budgets": [{**asdict(budget), "ok": budget.ok} for budget in run.budgets],
                 "causes": [asdict(cause) for cause in run.causes],
+                "notes": list(run.notes),
                 "operations": [{**asdict(op), "delta_s": op.delta_s} for op in run.moved],
             }
         )

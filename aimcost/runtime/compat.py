@@ -20,7 +20,6 @@ from ..errors import UnsupportedModelError
 __all__ = [
     "CACHE_POSITIONS",
     "TESTED",
-    "accepts",
     "attention_name",
     "by_name",
     "cache_argument",
@@ -55,7 +54,6 @@ try:
         AttentionMaskInterface,
         Cache,
         LlamaConfig,
-        PretrainedConfig,
     )
 
     sdpa_attention = AttentionInterface()["sdpa"]
@@ -72,11 +70,6 @@ def by_name(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any])
     if not args:
         return dict(kwargs)
     return {**dict(zip(_parameters(module), args, strict=False)), **kwargs}
-
-
-def accepts(module: nn.Module, name: str) -> bool:
-    """Whether the forward pass of `module` declares an argument `name`."""
-    return name in _parameters(module)
 
 
 def caches_in(values: Iterable[Any]) -> list[Cache]:
@@ -203,7 +196,7 @@ def without_initialization() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def takes_images(config: PretrainedConfig) -> bool:
+def takes_images(config: object) -> bool:
     """Whether the model of a configuration is an image-text-to-text one."""
     return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 

@@ -77,13 +77,29 @@ def fixed_tower_flops(model: torch.nn.Module, *, inputs: int, size: int) -> int:
     return counted(lambda: model.model.get_image_features(pixel_values=pixels), unused=unused)
 
 
+def _segments(tower: torch.nn.Module, grid: torch.Tensor, patches: int, pixels: int) -> list[torch.Tensor]:
+    """Where the segments of attention end, in a windowed block and in a full one: told by a thin twin on a CPU."""
+    thin = dict.fromkeys(("embed_dim", "hidden_size", "intermediate_size", "out_hidden_size"), 16)
+    thin |= {"depth": 2, "num_heads": 1, "fullatt_block_indexes": [1], "deepstack_visual_indexes": []}
+    twin = type(tower)(type(tower.config)(**{**tower.config.to_dict(), **thin}))
+    ends: list[torch.Tensor] = []
+
+    def record(states: torch.Tensor, cu_seqlens: torch.Tensor, **_: Any) -> torch.Tensor:
+        ends.append(cu_seqlens)
+        return states
+
+    for block in twin.blocks:
+        block.forward = record
+    with torch.no_grad():
+        twin(torch.zeros(patches, pixels), grid_thw=grid)
+    return ends
+
+
 def dynamic_tower_flops(model: torch.nn.Module, *, steps: int, rows: int, columns: int) -> int:
     """Tower and mergers of Qwen-VL on `steps` grids of patches (of one image or video each).
 
     What it derives from the grids' values is handed to it: numbers are not known on the meta device.
     """
-    from transformers.vision_utils import get_vision_cu_seqlens, get_vision_window_index
-
     config = model.config.vision_config
     grid = torch.tensor([[steps, rows, columns]])
     patches = steps * rows * columns
@@ -92,11 +108,11 @@ def dynamic_tower_flops(model: torch.nn.Module, *, steps: int, rows: int, column
     def empty(*shape: int, dtype: torch.dtype = torch.long) -> torch.Tensor:
         return torch.zeros(*shape, dtype=dtype, device="meta")
 
-    given = {"position_ids": empty(patches, 2), "cu_seqlens": get_vision_cu_seqlens(grid)}
+    windows, frames = _segments(model.model.visual, grid, patches, pixels)
+    given = {"position_ids": empty(patches, 2), "cu_seqlens": frames}
     if hasattr(config, "window_size"):
-        _, ends = get_vision_window_index(grid, config.spatial_merge_size, config.window_size, config.patch_size)
         order = empty(patches // config.spatial_merge_size**2)
-        given.update(window_index=order, cu_window_seqlens=ends)
+        given.update(window_index=order, cu_window_seqlens=windows)
     if hasattr(config, "num_position_embeddings"):
         taps = empty(patches, 4, dtype=torch.float32)
         given.update(interp_indices=empty(patches, 4), interp_weights=taps)

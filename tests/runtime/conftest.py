@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import inspect
 
 import pytest
 
@@ -139,10 +140,24 @@ BEFORE, BETWEEN, AFTER = 5, 2, 9
 TEXT_ONLY_VISUAL = 24
 
 
+def pytest_collection_modifyitems(items):
+    """Note in the JUnit report which columns and which family of `tests/versions.py` a test belongs to."""
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        family = parameters.get("name", parameters.get("family", "any"))
+        for marker in item.iter_markers("versions"):
+            item.user_properties.append(("family", str(family).partition("-")[0]))
+            item.user_properties += [("column", column) for column in marker.args]
+
+
 @functools.cache
 def tiny_model(family, seed=0):
+    from transformers import CONFIG_MAPPING
+
     from aimcost.runtime import build_model
 
+    if CONFIGS[family]["model_type"] not in CONFIG_MAPPING:
+        pytest.skip(f"absent: this transformers has no {family}")
     return build_model(CONFIGS[family], seed=seed)
 
 
@@ -252,8 +267,6 @@ def build_case(name, batch=1, padded=False, seed=0):
     """A case; padded batches hold rows with 0, 2 and 3 tokens of left padding."""
     import torch
 
-    from aimcost.runtime.compat import accepts
-
     generator = torch.Generator().manual_seed(seed + 1)
     runs = CASES[name]
     ids, lengths = (None, [TEXT_ONLY_VISUAL]) if runs is None else runs
@@ -279,7 +292,7 @@ def build_case(name, batch=1, padded=False, seed=0):
     if runs is not None:
         inputs.update(_pixels(name, batch, generator))
     model = tiny_model(name.partition("-")[0])
-    if accepts(model, "mm_token_type_ids"):
+    if "mm_token_type_ids" in inspect.signature(model.forward).parameters:
         inputs["mm_token_type_ids"] = visual.int() * (1 if ids == IMAGE else 2)
     return Case(name, model, inputs, visual, inputs["attention_mask"].bool())
 

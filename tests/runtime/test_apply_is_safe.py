@@ -16,7 +16,7 @@ from aimcost.runtime import apply, apply_masked, build_model, kept_overlap
 from aimcost.runtime.compat import attention_name
 from aimcost.types import ReductionEvent
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.versions("safety")]
 
 HOOKS = (
     "_forward_pre_hooks",

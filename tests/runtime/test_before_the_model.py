@@ -16,7 +16,7 @@ from aimcost.runtime import apply
 from aimcost.runtime.compat import attention_name
 from aimcost.types import ReductionEvent
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.versions("before the model")]
 
 BAR = 1e-5
 

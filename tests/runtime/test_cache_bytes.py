@@ -13,6 +13,8 @@ import aimcost
 from aimcost.runtime import build_model
 from aimcost.runtime.compat import cache_of
 
+pytestmark = [pytest.mark.torch, pytest.mark.versions("cache bytes")]
+
 CONFIG = {
     "model_type": "qwen2",
     "hidden_size": 64,
@@ -33,7 +35,6 @@ def cache_bytes(cache: object) -> list[int]:
     ]
 
 
-@pytest.mark.torch
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("new_tokens", [1, 7])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
@@ -82,3 +83,36 @@ def test_kv_bytes_equal_a_real_cache(method: dict, dtype: str, new_tokens: int, 
     assert memory.kv_bytes == sum(held)
     if method["name"] != "none":
         assert len(set(held)) > 1  # the cache is ragged
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "llama",
+        "qwen2",
+        "qwen3",
+        "mistral",
+        "llava-image",
+        "llava_next-image",
+        "llava_onevision-video",
+        "qwen2_vl-image",
+        "qwen2_5_vl-video",
+        "qwen3_vl-image",
+        "internvl-image",
+    ],
+)
+def test_a_generation_fills_the_cache_of_live_tokens_alone(name, toolbox):
+    """Layer by layer 2 (keys, values) x 2 heads x 16 numbers x 4 bytes, for the live tokens and 3 of the 4 new ones."""
+    case = toolbox.build_case(name, 3, True)
+    schedule = case.schedule([(1, 10), (2, 4)])
+    with aimcost.apply(case.model, schedule):
+        result = case.model.generate(
+            **case.inputs,
+            max_new_tokens=4,
+            min_new_tokens=4,
+            do_sample=False,
+            return_dict_in_generate=True,
+            pad_token_id=0,
+            eos_token_id=None,
+        )
+    assert cache_bytes(cache_of(result)) == [3 * 256 * (tokens + 3) for tokens in schedule.tokens]

@@ -68,6 +68,7 @@ def _compare(case, schedule, toolbox, bar=FP32_BAR):
     return record
 
 
+@pytest.mark.versions("drop = mask", "generate")
 @pytest.mark.parametrize(("batch", "padded"), BATCHES)
 @pytest.mark.parametrize("name", CASES)
 def test_live_tokens_are_as_if_the_others_were_masked(name, batch, padded, toolbox):
@@ -80,6 +81,7 @@ def test_live_tokens_are_as_if_the_others_were_masked(name, batch, padded, toolb
         assert (stays | case.visual).all()
 
 
+@pytest.mark.versions("drop = mask", "generate")
 @pytest.mark.parametrize("scorer", ["last_row", "last_query", "uniform", "random"])
 @pytest.mark.parametrize("name", ["qwen2", "qwen3_vl-video", "qwen2_5_vl-image", "llava_onevision-video"])
 def test_every_policy_drops_soundly(name, scorer, toolbox):
@@ -87,6 +89,7 @@ def test_every_policy_drops_soundly(name, scorer, toolbox):
     _compare(case, case.schedule([(1, 10), (2, 4)], scorer=scorer, seed=3), toolbox)
 
 
+@pytest.mark.versions("drop = mask", "generate")
 @pytest.mark.parametrize("name", ["llama", "qwen3_vl-image"])
 def test_withdrawing_every_visual_token(name, toolbox):
     case = toolbox.build_case(name, 3, True)
@@ -94,6 +97,7 @@ def test_withdrawing_every_visual_token(name, toolbox):
     assert not record.visual.gather(1, record.kept[1]).any()
 
 
+@pytest.mark.versions("generate")
 @pytest.mark.parametrize("name", CASES)
 def test_keeping_all_is_the_model_itself(name, toolbox):
     """Also shows that visual features added between layers (DeepStack) arrive where they should."""
@@ -106,6 +110,7 @@ def test_keeping_all_is_the_model_itself(name, toolbox):
             assert torch.equal(case.generate(), expected_tokens)
 
 
+@pytest.mark.versions("kept sets")
 @pytest.mark.parametrize("name", ["qwen2", "llava_onevision-video"])
 def test_padding_changes_no_row(name, toolbox):
     """A padded row keeps the tokens, and gives the logits, that it has when it is alone."""
@@ -125,6 +130,7 @@ def test_padding_changes_no_row(name, toolbox):
         assert torch.allclose(logits[row, -1], single[0, -1], rtol=0, atol=1e-5 * float(single.abs().max()))
 
 
+@pytest.mark.versions("drop = mask")
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_half_precision(family, dtype, toolbox):
@@ -142,6 +148,7 @@ def test_half_precision(family, dtype, toolbox):
     assert toolbox.relative_error(logits, _rows(expected, index), case.real.gather(1, index)) < bar
 
 
+@pytest.mark.versions("drop = mask", "generate")
 @pytest.mark.parametrize("name", ["qwen2", "llava_onevision-video", "qwen3_vl-image"])
 def test_masked_baseline_equals_the_oracle(name, toolbox):
     """fp32 eager attention under `apply_masked` against stock SDPA under the oracle."""
@@ -158,8 +165,9 @@ def test_masked_baseline_equals_the_oracle(name, toolbox):
     assert torch.equal(tokens, expected_tokens)
 
 
+@pytest.mark.versions("kept sets")
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("name", ["qwen2", "llava_onevision-video"])
+@pytest.mark.parametrize("name", CASES)
 def test_kept_sets_overlap_with_the_released_semantics(name, padded, toolbox):
     """The first cut sees the same live rows, hence the same ranking; later ones may differ."""
     case = toolbox.build_case(name, 3, padded)

@@ -19,7 +19,7 @@ from aimcost.runtime.compat import cache_of
 from aimcost.runtime.host_syncs import HostSyncs
 from aimcost.types import ReductionEvent
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.versions("graphs")]
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "llava_onevision-video", "llava-image", "internvl-image"]
 

@@ -11,7 +11,7 @@ import aimcost
 from aimcost.inputs.discover import method_names
 from aimcost.runtime import apply, build_model
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.versions("methods")]
 
 # Parameters that a method cannot do without, or that suit five layers better than its defaults.
 PARAMS = {

@@ -106,6 +106,23 @@ def test_an_unknown_scorer_is_named_with_the_nearest() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("scorer", "hint"),
+    [("pagerank_v2", "did you mean 'pagerank'?"), ("zzzz", "known: bipartite_cosine, cls_attention, ")],
+)
+@pytest.mark.parametrize("layer", [13, None])
+def test_a_scorer_that_nobody_priced_is_one_line(scorer: str, hint: str, layer: int | None) -> None:
+    """As a method without its price.py, or a schedule made by hand, would have it."""
+    run = load_run("llava15_aim_a100", {"method": {"name": "none"}})
+    event = ReductionEvent(action="prune", scorer=scorer, after_layer=layer, tokens_in=640, tokens_out=320)
+    schedule = replace(run.schedule, events=(event,))
+    for estimator in ("calibrated", "roofline"):
+        with pytest.raises(AimcostError) as caught:
+            estimate_run(replace(run, schedule=schedule, estimator=estimator))
+        assert str(caught.value).startswith(f"unknown scorer {scorer!r}; {hint}")
+        assert "\n" not in str(caught.value)
+
+
 def test_an_estimate_loads_the_prices_of_its_own_method_alone() -> None:
     run = {
         "model": "llava-onevision-qwen2-7b",

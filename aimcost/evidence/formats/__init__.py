@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import FileFormatError, InvalidValueError, argument
+from ...errors import FileFormatError, InvalidValueError, UnknownNameError, argument
 from ...inputs.discover import names
 from ...inputs.files import read_mapping
 from ...inputs.plain import plain
@@ -33,7 +33,7 @@ class Imported:
     notes: tuple[str, ...]
 
 
-def import_file(path: Path, given: Mapping[str, Any]) -> Imported:
+def import_file(path: Path, given: Mapping[str, Any], *, quantity: str | None = None) -> Imported:
     """Timings of a result file.
 
     Parameters
@@ -41,6 +41,8 @@ def import_file(path: Path, given: Mapping[str, Any]) -> Imported:
     given
         What the file does not say, as keys of a run (``model``, ``hardware``, ``stack``, ``workload`` …); wins over
         what it says.
+    quantity
+        The one clock to take (``ttft``, ``tpot`` or ``e2e``); all of them without it.
 
     Raises
     ------
@@ -63,6 +65,11 @@ def import_file(path: Path, given: Mapping[str, Any]) -> Imported:
     except (FileFormatError, InvalidValueError) as error:
         error.prefix(f"{path}: {tool.name}")
         raise
+    if quantity is not None:
+        found = {timing.quantity for timing in timings}
+        if quantity not in found:
+            raise UnknownNameError("quantity", quantity, found, where=str(path))
+        timings = [timing for timing in timings if timing.quantity == quantity]
     notes = dict.fromkeys(note for result in results for note in result.notes)
     return Imported(tool=tool.name, timings=tuple(timings), notes=tuple(notes))
 
@@ -86,6 +93,8 @@ def _timings(path: Path, tool: str, result: Result, given: Mapping[str, Any]) ->
     if decodes and int(workload.get("new_tokens", 0)) < 2:
         raise InvalidValueError(argument("new_tokens"), "at least 2: these clocks hold decode steps", None)
     run.setdefault("method", {"name": "none"})
+    # a run of text alone, or from visual tokens on, has no tower: its clocks do not cover one
+    absent = () if any(workload.get(key) for key in ("images", "frames", "seconds")) else ("vision", "projector")
     stack = run["stack"]
     return [
         Timing(
@@ -94,7 +103,7 @@ def _timings(path: Path, tool: str, result: Result, given: Mapping[str, Any]) ->
             source=f"{tool}: {path.name}",
             quantity=clock.quantity,
             value_s=clock.seconds,
-            stages=clock.stages,
+            stages=clock.stages if isinstance(clock.stages, str) else tuple(s for s in clock.stages if s not in absent),
             run=run,
             stack=stack if isinstance(stack, str) else str(stack.get("name", "inline")),
             trust=clock.trust,
