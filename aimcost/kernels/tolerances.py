@@ -65,10 +65,10 @@ def importance_error(
     """Bound on the error of each importance score, shape (B, N), fp64.
 
     With logits z = scale/τ·q·k of variance v (`_dot_variance`, the exponent's and its exp2's roundings)
-    and M = softmax(z), the relative error R of an entry has the variance Σₖ (δⱼₖ - Mᵢₖ)²·vᵢₖ: the
-    sharper τ makes a row, the larger z and v, and the less of it passes. That takes numerator and
-    denominator to share z's roundings. Where each forms the `products` 2 times, from q·k and from k·q,
-    a machine may round them differently, and the variance is vᵢⱼ + Σₖ Mᵢₖ²·vᵢₖ. A step d ← d·M carries
+    and M = softmax(z), the relative error R of an entry has the variance Σₖ (δⱼₖ - Mᵢₖ)²·vᵢₖ: a small τ
+    makes z and v larger, and the row sharper, which passes on less of them. That holds for one product
+    in numerator and denominator, as the PyTorch path has it. The Triton path forms two `products`, q·k
+    and k·q, which a machine may round differently: their variance is vᵢⱼ + Σₖ Mᵢₖ²·vᵢₖ. A step carries
     errors on as e ← e·M + λ·√(d²·(M²∘var R)) + λ·u·√(N/3)·d.
     """
     u = _roundoff(q.dtype)

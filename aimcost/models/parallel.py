@@ -88,15 +88,16 @@ def rank_heads(decoder: DecoderSpec, ranks: Ranks) -> DecoderSpec:
     return replace(decoder, heads=ranks.heads(decoder.heads), kv_heads=ranks.kv_heads(decoder.kv_heads))
 
 
-def exchanged(ops: Iterable[Priced], ranks: Ranks) -> Iterator[Priced]:
+def exchanged(ops: Iterable[Priced], ranks: Ranks) -> Iterable[Priced]:
     """One rank's ops with the collectives that their splits imply.
 
     Partial sums are reduced before the first op that reads them whole, or after the last one; what
     is split by vocabulary is gathered at once.
     """
-    if ranks.count == 1:
-        yield from ops
-        return
+    return ops if ranks.count == 1 else _with_collectives(ops, ranks)
+
+
+def _with_collectives(ops: Iterable[Priced], ranks: Ranks) -> Iterator[Priced]:
     sums: dict[str, tuple[Op, Array]] = {}  # tensors of partial sums: the op named in the collective, and bytes
     count = float(ranks.count)
     for op, cost in ops:

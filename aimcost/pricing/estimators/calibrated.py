@@ -144,15 +144,17 @@ class _Pricing:
                         found.setdefault((segment.stage, name, layers), []).append(index)
         return [parts for (_, name, _), parts in found.items() if len(parts) == len(FUSED_PRODUCTS[name])]
 
-    def inside_norm(self, segment: Segment) -> bool:
-        """Whether this residual is added inside the next norm's kernel."""
-        return segment.name in _ADDS and segment.stage in _DECODER_STAGES and "add_norm" in self.stack.fused
+    @cached_property
+    def inside_norm(self) -> list[bool]:
+        """By segment: whether it is a residual that is added inside the next norm's kernel."""
+        fused = "add_norm" in self.stack.fused
+        return [fused and s.name in _ADDS and s.stage in _DECODER_STAGES for s in self.table.segments]
 
     def _priced_costs(self) -> Floats:
         """Traffic by the stack's kernels: chains of them move more, fused ones less."""
         factors = [
-            _ADD_TRAFFIC if self.inside_norm(segment) else self.stack.traffic.get(segment.kind, 1.0)
-            for segment in self.table.segments
+            _ADD_TRAFFIC if inside else self.stack.traffic.get(segment.kind, 1.0)
+            for segment, inside in zip(self.table.segments, self.inside_norm, strict=True)
         ]
         costs: Floats = self.table.costs.copy()
         costs[2:] *= self.table.spread(factors)
@@ -161,9 +163,15 @@ class _Pricing:
                 costs[READ_ACTIVATIONS, self._rows(index)] = 0.0  # the first part has read them
         return costs
 
-    def kernels(self, segment: Segment) -> float:
-        """Launches of one run of an operation, as the stack runs its kind."""
-        return self.stack.kernels.get(segment.kind, 1.0)
+    @cached_property
+    def kernels(self) -> list[float]:
+        """By segment: launches of one run of an operation, as the stack runs its kind."""
+        return [self.stack.kernels.get(segment.kind, 1.0) for segment in self.table.segments]
+
+    @cached_property
+    def issued(self) -> list[float]:
+        """By segment: `kernels`, none of them for what runs inside another's."""
+        return [0.0 if inside else count for inside, count in zip(self.inside_norm, self.kernels, strict=True)]
 
     @cached_property
     def launches(self) -> Floats:
@@ -171,7 +179,7 @@ class _Pricing:
 
         The parts of a fused product share one launch, attention windows may have one each.
         """
-        counts = [0.0 if self.inside_norm(s) else self.kernels(s) for s in self.table.segments]
+        counts = list(self.issued)
         for parts in self.groups:
             for index in parts:
                 counts[index] /= len(parts)
@@ -187,7 +195,8 @@ class _Pricing:
     @cached_property
     def kernel_counts(self) -> Floats:
         """Per row: kernels of one run that take a launch's latency each on the device."""
-        by_stack = self.table.spread([1.0 if self.inside_norm(s) else self.kernels(s) for s in self.table.segments])
+        counts = [1.0 if inside else count for inside, count in zip(self.inside_norm, self.kernels, strict=True)]
+        by_stack = self.table.spread(counts)
         return np.where(np.isnan(self.table.launches), by_stack, self.table.launches)
 
     def last_kernel_seconds(self, device: Floats) -> Floats:
@@ -278,7 +287,7 @@ class _Pricing:
             sm_count=self.coefficients.sm_count,
         )
         # around the kernel, an eager stack copies its result into place
-        extra = (self.kernels(segment) - 1.0) * self._launch_s("pointwise")
+        extra = (self.kernels[index] - 1.0) * self._launch_s("pointwise")
         self.launch_bound[rows] = model.launch_s + extra > 0.5 * out
         return out + extra, model.outside(dims)
 
@@ -327,7 +336,7 @@ class _Pricing:
         for index, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
             coefficients.append((0.0, 0.0, np.inf, 1.0, machine.bandwidth, False))
-            if segment.kind == "gemm" or self.inside_norm(segment):
+            if segment.kind == "gemm" or self.inside_norm[index]:
                 continue  # a residual inside the norm's kernel is its traffic alone
             model = self.coefficients.memory_bound(segment.kind, self.stack)
             if isinstance(model, CurveSet):
@@ -459,9 +468,10 @@ class _Pricing:
     def shares(self, device: Floats) -> dict[Basis, float]:
         """Shares of the device time that rest on measured, inherited and assumed efficiencies."""
         sums = dict.fromkeys(BASES, 0.0)
+        known: dict[tuple[str, str, int], Basis] = {}
         for index, segment in enumerate(self.table.segments):
-            width = self._width(index) if segment.kind == "attention" else 0
-            basis = self.coefficients.basis(segment.kind, segment.stage, width, self.stack)
+            key = segment.kind, segment.stage, self._width(index) if segment.kind == "attention" else 0
+            basis = known.get(key) or known.setdefault(key, self.coefficients.basis(*key, self.stack))
             sums[basis] += float(device[segment.start : segment.stop].sum())
         total = sum(sums.values()) or 1.0
         return {basis: value / total for basis, value in sums.items()}
