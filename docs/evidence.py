@@ -94,8 +94,8 @@ No fit can be better than this; nothing was fitted per paper.
 
 - LLaVA-1.5-7B, one image, dense, A100 class: {flowcut:.0f} ms (FlowCut) and {fastv:.0f} ms (FastV, attention maps
   exposed). The LLaVA repository's runs differ by 35 % among themselves.
-- LLaVA-NeXT-7B dense on an A800: {next_whole:.0f} ms for tower *and* language model (FlowCut), {next_llm:.0f} ms for the
-  language model *alone* (MSDG).
+- LLaVA-NeXT-7B dense on an A800: {next_whole:.0f} ms for tower *and* language model (FlowCut), {next_llm:.0f} ms for
+  the language model *alone* (MSDG).
 - Beside the kernels the same code costs, by source: FastV 77–94 ms, FlowCut 38–61 (one image) and 23–29 (five crops),
   ApET on an RTX 3090 10–26, MSDG −7 (dense) and 25–37 (reduced), SimpleCluster 269 (32 frames). `llava` has 40, with a
   band of 12 to 75.
@@ -198,7 +198,8 @@ def page(evidence: Evidence) -> Iterator[str]:
         f"saved are the difference of the two runs.\n\n![Speed-ups with their bands]({picture})"
     )
     yield fenced(pairs_text(evidence.speedups))
-    yield "## Memory-bound kernels\n\nMAPE by kind and card, as shipped (bias in brackets); 4 sources of kernel timings."
+    yield "## Memory-bound kernels"
+    yield "MAPE by kind and card, as shipped (bias in brackets); 4 sources of kernel timings."
     yield fenced(kernels_text(evidence))
     yield contradictions(rows)
     yield "## Figures of the stacks, by what was left out"

@@ -50,7 +50,7 @@ def _headline(comparison: Comparison) -> tuple[str, str]:
     )
     clock = "one thread's CPU time" if environment.device == "cpu" else "CUDA events"
     profile = record.settings.get("profile_from", "in the record")
-    steady = "the machine was DISTURBED while measuring" if comparison.disturbed else "the machine was steady"
+    steady = "DISTURBED: repeats of a prefill differ widely" if comparison.disturbed else "repeats of a prefill agree"
     device = f"{environment.device_name}, {record.date} ({versions}; {clock}); profile: {profile}; {steady}"
     speedups = [abs(speedup.error) for speedup in comparison.speedups]
     gain = f"; speedup by reduction within {max(speedups):.1%}" if speedups else ""
