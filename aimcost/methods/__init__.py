@@ -1,1 +1,5 @@
-"""Token reduction methods. ``<method>/plan.py`` makes a Schedule; ``apply.py`` (torch) runs it."""
+"""Token reduction methods, one folder each.
+
+``plan.py`` makes the Schedule, ``price.py`` registers what its selection costs, ``apply.py`` (torch) runs it.
+A folder with these files is a method: nothing else lists it.
+"""

@@ -1,4 +1,4 @@
-"""What the methods' plans share: parameters, and cuts turned into a Schedule."""
+"""What the methods' plans share: parameters, events, and the Schedule built from them."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def reduce_before(
 
 
 def check_schedule(schedule: Schedule, model: ModelSpec) -> Schedule:
-    """The schedule itself, if a model could run it.
+    """Return the schedule if the model can run it.
 
     Raises
     ------

@@ -93,7 +93,7 @@ class Scorer:
     masks_every_layer
         Whether its released code, which masks, scores in every decoder layer (AIM).
     square_scores
-        Whether its eager form holds an fp32 matrix of its own beside the layer's attention.
+        Whether its eager form holds a second fp32 matrix, beside the layer's attention.
     """
 
     name: str

@@ -143,7 +143,7 @@ def test_a_loop_over_the_kept_tokens_launches_its_kernels_one_after_another() ->
     """DivPrune, 32 frames: 615 of 6,272 tokens, each chosen after the one before it.
 
     Six launches a token (`methods/divprune/apply.py`: compare, mask, take the farthest, mark it, read its
-    row, lower the minima) are 3,690: 2.4 µs each on the device and 15 µs on the host.
+    row, lower the minima) are 3,690, each with its latency on the device and its launch on the host.
     """
     run = {
         "model": "llava-onevision-qwen2-7b",
@@ -157,11 +157,16 @@ def test_a_loop_over_the_kept_tokens_launches_its_kernels_one_after_another() ->
     assert estimate.table.launches[row] == 3690
     assert estimate.device_seconds is not None
     assert estimate.host_seconds is not None
-    assert estimate.host_seconds[row] == pytest.approx(3690 * 15e-6)
-    assert 3690 * 2.4e-6 < estimate.device_seconds[row] < 1.02 * 3690 * 2.4e-6
+    assert estimate.host_seconds[row] == pytest.approx(3690 * estimate.run.stack.host_s.value)
+    # no kernel of a GPU takes less than a microsecond, and none of these moves enough to take five
+    assert 3690 * 1e-6 < estimate.device_seconds[row] < 3690 * 5e-6
     # captured in a graph, the device still runs every kernel; the host issues none
     graph = aimcost.estimate({**run, "execution": "cuda_graph"})
-    assert graph.seconds[row] == pytest.approx(estimate.device_seconds[row])
+    (row,) = (s.start for s in graph.table.segments if (s.stage, s.name) == ("merge", "select"))
+    assert graph.table.launches[row] == 3690
+    assert graph.host_seconds is not None
+    assert graph.host_seconds[row] == 0
+    assert graph.seconds[row] > 3690 * 1e-6
 
 
 def test_a_loop_that_waits_for_the_host_ends_one_kernel_after_its_last_launch() -> None:
@@ -177,12 +182,11 @@ def test_a_loop_that_waits_for_the_host_ends_one_kernel_after_its_last_launch() 
     (row,) = (s.start for s in estimate.table.segments if (s.stage, s.name) == ("merge", "select"))
     assert estimate.table.launches[row] == 6 * 176
     assert estimate.device_seconds is not None
-    device, host = float(estimate.device_seconds[row]), 6 * 176 * 15e-6
-    last = device / (6 * 176)
-    before = [s.start for s in estimate.table.segments if s.stage in ("vision", "projector") or s.name == "score"]
-    assert before
-    # the row ends at issue + last kernel; the row before it ended at its own issue + work
-    assert host - device < float(estimate.seconds[row]) <= host + last
+    assert estimate.host_seconds is not None
+    device, host = float(estimate.device_seconds[row]), float(estimate.host_seconds[row])
+    assert device < host / 2
+    # the row ends at its last launch + the last kernel; the row before it ended at its own launch + its work
+    assert host - device < float(estimate.seconds[row]) <= host + device / (6 * 176)
 
 
 def test_a_machine_that_measured_itself_counts_each_kernel_as_its_shortest() -> None:
@@ -191,7 +195,7 @@ def test_a_machine_that_measured_itself_counts_each_kernel_as_its_shortest() -> 
     base = load_hardware("nvidia_a100_sxm_80gb")
     assert base.calibration is not None
     kinds = dict.fromkeys(("pointwise", "select", "score", "gather", "merge"), times)
-    block = {**base.calibration, "bandwidth": {**base.calibration["bandwidth"], **kinds}}
+    block = {**base.calibration, "bandwidth": {**base.calibration.get("bandwidth", {}), **kinds}}
     run = load_run(
         {
             "model": "llava-onevision-qwen2-7b",

@@ -1,4 +1,4 @@
-"""DART: after K full layers, drop what resembles a few pivots. No attention is looked at.
+"""DART: after K full layers, drop what resembles a few pivots. Needs no attention scores.
 
 Source: ZichenWen1/DART; K = 2, and a share of 77.8 % dropped (128 of 576 tokens stay).
 """

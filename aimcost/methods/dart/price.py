@@ -16,7 +16,7 @@ def pivot_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
     """DART: pivots by the norm of their keys, the other tokens by cosine with each pivot.
 
     Key norms (2 an element), norms of the hidden states (3), and one product a pivot: no attention
-    is looked at, so nothing needs to run eager.
+    scores are read, so nothing needs to run eager.
     """
     decoder, widths, n = context.model.decoder, context.widths, cut.tokens_in
     rows, pivots = context.batch * n, 2.0 * PIVOTS_A_SIDE

@@ -26,8 +26,8 @@ def farthest_first(*, x: torch.Tensor, keep: int, **_: Any) -> torch.Tensor:
     for order in range(min(keep, groups * tokens)):
         chosen = nearest.masked_fill(scores > 0, float("-inf")).argmax(1, keepdim=True)
         scores.scatter_(1, chosen, float(keep - order))
-        seen = distance.gather(1, chosen[..., None].expand(-1, -1, groups * tokens))[:, 0]
-        nearest = seen if order == 0 else torch.minimum(nearest, seen)
+        to_chosen = distance.gather(1, chosen[..., None].expand(-1, -1, groups * tokens))[:, 0]
+        nearest = to_chosen if order == 0 else torch.minimum(nearest, to_chosen)
     return scores.view(rows, groups, tokens)
 
 

@@ -25,13 +25,13 @@ def max_min_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
         read_activations=rows * 2.0 * n * width * size,
         write_activations=rows * n * n * SCORE_BYTES,
     )
-    looked_at = rows * n * (kept * (kept + 1.0) / 2.0 if context.materialised else 3.0 * kept)
+    compared = rows * n * (kept * (kept + 1.0) / 2.0 if context.materialised else 3.0 * kept)
     minima = 0.0 if context.materialised else kept * n
     choose = Cost(
         kind="select",
         dims={"rows": rows, "candidates": n, "kept": kept},
-        flops=looked_at,
-        read_activations=looked_at * SCORE_BYTES,
+        flops=compared,
+        read_activations=compared * SCORE_BYTES,
         write_activations=rows * (kept * INDEX_BYTES + minima * SCORE_BYTES),
     )
     keep = gather(rows * kept, width, context.widths)

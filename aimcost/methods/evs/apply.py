@@ -15,7 +15,7 @@ __all__ = ["VISUAL_SCORERS"]
 
 
 def change_since_last_frame(*, x: torch.Tensor, counts: Mapping[str, int], **_: Any) -> torch.Tensor:
-    """1 − cosine to the same patch of the frame before; the first frame is kept first.
+    """1 − cosine to the same patch of the frame before; the first frame outranks all others.
 
     `x` is (B, groups, n, D) with groups · n = frames · tokens a frame; the scores are (B, groups, n).
     Tokens of all frames compete, whatever the grouping. Source: vLLM ``multimodal/evs.py``.

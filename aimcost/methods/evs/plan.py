@@ -30,7 +30,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     Raises
     ------
     InvalidValueError
-        Visual tokens that are not said to be of frames.
+        Visual tokens without a number of frames.
     """
     n, groups = workload.tokens_per_group, workload.groups
     if workload.visual_tokens and not (workload.frames or workload.images):

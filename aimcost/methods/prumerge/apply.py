@@ -23,8 +23,8 @@ def merge_by_class_attention(
     """Keep the most attended tokens of each group, each the weighted mean of its neighbourhood.
 
     A kept token's neighbourhood is itself and the 32 tokens whose tower keys are most similar to
-    its own (cosine); weights are the attention received. The number kept is given by the schedule,
-    not by outlier detection. Shapes: `x` (G, n, D), `attention` (G, n), `keys` (G, n, E); the result
+    its own (cosine); weights are the attention received. The schedule says how many stay,
+    not outlier detection. Shapes: `x` (G, n, D), `attention` (G, n), `keys` (G, n, E); the result
     is (G, keep, D) in original order. Source: LLaVA-PruMerge (42Shawn/LLaVA-PruMerge), simplified.
     """
     kept = select_tokens(attention, keep)

@@ -33,12 +33,12 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     UnsupportedModelError
         The projector needs the grid of patches that merging dissolves.
     """
-    vision, seen = model.vision, workload.frames or workload.images
-    if vision is None or not seen:
+    vision = model.vision
+    if vision is None or not (workload.frames or workload.images):
         found = "visual_tokens" if workload.visual_tokens else "text alone"
         raise InvalidValueError("workload.images", "given, or frames: ToMe merges in the vision tower", found)
     if workload.tokens_per_group != vision.patches:
-        # a tower whose patches follow the image's size has none of its own
+        # the patches of such a tower follow from the image's size
         patches = str(vision.patches) if vision.patches else "as many patches as the image's size gives"
         raise UnsupportedModelError(
             f"{model.name}: ToMe needs a projector that makes one token of each patch, since merging dissolves the "

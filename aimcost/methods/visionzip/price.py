@@ -33,7 +33,7 @@ def contextual_tokens(counts: Mapping[str, int], kept: int) -> int:
 
 
 def class_attention_contextual(cut: Cut, context: ScoreContext) -> NamedCosts:
-    """VisionZip: the most attended tokens stay, the others are averaged into a few of their own.
+    """VisionZip: the most attended tokens stay, the others are averaged into a few contextual ones.
 
     With a class token the fused price is one attention row; without one (SigLIP) a token's score is
     the attention it receives from all, so the square is computed. Eager towers leave the matrix in
