@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ NOTABLE_MAPE, NOTABLE_COVERAGE = 0.15, 0.60
 HEAD = """# Predicted against published
 
 This page is written by `make docs` (`docs/evidence.py`) from `configs/timings/`: {rows} GPU timings that others
-published, from {sources} sources, each priced as its run says. No figure in its tables is typed. None of them is this
-project's: **no AIM prefill has been timed on a GPU by this project**. What it has timed (random weights, on a CPU) is
-in [validation.md](validation.md).
+published, from {sources} sources, each priced as its run says. No figure in its tables is typed; the reasons are. None
+of the timings is this project's: **no AIM prefill has been timed on a GPU by this project**. What it has timed (random
+weights, on a CPU) is in [validation.md](validation.md).
 
     aimcost evidence                       # stacks as shipped: what a user gets
     aimcost evidence --leave-out source    # what this page shows
@@ -94,8 +94,8 @@ No fit can be better than this; nothing was fitted per paper.
 
 - LLaVA-1.5-7B, one image, dense, A100 class: {flowcut:.0f} ms (FlowCut) and {fastv:.0f} ms (FastV, attention maps
   exposed). The LLaVA repository's runs differ by 35 % among themselves.
-- LLaVA-NeXT-7B dense on an A800: {next_whole:.0f} ms for tower *and* language model (FlowCut), {next_llm:.0f} ms for the
-  language model *alone* (MSDG).
+- LLaVA-NeXT-7B dense on an A800: {next_whole:.0f} ms for tower *and* language model (FlowCut), {next_llm:.0f} ms for
+  the language model *alone* (MSDG).
 - Beside the kernels the same code costs, by source: FastV 77–94 ms, FlowCut 38–61 (one image) and 23–29 (five crops),
   ApET on an RTX 3090 10–26, MSDG −7 (dense) and 25–37 (reduced), SimpleCluster 269 (32 frames). `llava` has 40, with a
   band of 12 to 75.
@@ -157,7 +157,7 @@ def picture_of_speedups(pairs: Sequence[Speedup]) -> Figure:
     axes.minorticks_off()
     axes.set_yticks(places, [pair.timing.id for pair in pairs], fontsize=8)
     axes.grid(axis="x", color="#dddddd", linewidth=0.5)
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -198,7 +198,7 @@ def page(evidence: Evidence) -> Iterator[str]:
         f"saved are the difference of the two runs.\n\n![Speed-ups with their bands]({picture})"
     )
     yield fenced(pairs_text(evidence.speedups))
-    yield "## Memory-bound kernels\n\nMAPE by kind and card, as shipped (bias in brackets); 4 sources of kernel timings."
+    yield "## Memory-bound kernels\n\nMAPE by kind and card, as shipped (bias in brackets)."
     yield fenced(kernels_text(evidence))
     yield contradictions(rows)
     yield "## Figures of the stacks, by what was left out"
@@ -257,9 +257,8 @@ def contradictions(rows: Sequence[Joined]) -> str:
 
 def origins(rows: Sequence[Joined]) -> Iterator[tuple[str, str]]:
     """(group, where it was published), rows counted."""
-    key: Callable[[Joined], str] = lambda row: row.timing.group  # noqa: E731
-    for name in sorted({key(row) for row in rows}):
-        own = [row for row in rows if key(row) == name]
+    for name in sorted({row.timing.group for row in rows}):
+        own = [row for row in rows if row.timing.group == name]
         sources = {row.timing.source.split(" row ")[0] for row in own}
         cards = sorted({str(row.timing.run["hardware"]).removeprefix("nvidia_") for row in own})
         yield name, f"{'; '.join(sorted(sources))}. {len(own)} rows, {', '.join(cards)}, stack `{own[0].timing.stack}`."
