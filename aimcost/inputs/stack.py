@@ -74,8 +74,9 @@ def _laid_over(data: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     over = (data.get("architectures") or {}).get(architecture) or {}
     for key, value in over.items():
         inner = result.get(key)
-        merges = isinstance(inner, Mapping) and isinstance(value, Mapping) and key != "host_us_per_launch"
-        result[key] = {**inner, **value} if merges else value
+        if isinstance(inner, Mapping) and isinstance(value, Mapping) and key != "host_us_per_launch":
+            value = {**inner, **value}
+        result[key] = value
     return result
 
 
@@ -106,7 +107,7 @@ def _stack(file: StackFile, data: Mapping[str, Any], architecture: str, where: s
         elementwise=frozenset(file.elementwise),
         products=file.products,
         fused=tuple(file.fused),
-        graph={False: "none", True: "all"}.get(file.graph, "decode"),  # type: ignore[arg-type, call-overload]
+        graph="decode" if isinstance(file.graph, str) else "all" if file.graph else "none",
         scale=dict(file.scale),
         request_s=_fixed(request, "request_ms", where),
         per_image_s=request.per_image * _MS,

@@ -24,8 +24,8 @@ WIDTH = 0.7
 SPREAD_PROMPT: Factors = (0.895, 1.175)
 SPREAD_DECODE: Factors = (0.965, 1.042)
 # What two runs of one stack on one card do not share, as a relative half-width of their ratio: wide, since published
-# pairs leave the schedule of a method partly open. In full where the reduction changes this share of the time, below it in
-# proportion, so that a run has no uncertain gain over itself. Not held out.
+# pairs leave the schedule of a method partly open. In full where the reduction changes this share of the time, below
+# it in proportion, so that a run has no uncertain gain over itself. Not held out.
 OWN, OWN_FROM = 0.20, 0.1
 
 

@@ -217,18 +217,19 @@ def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array, ranks
     price, hidden, inner = ranks.price, spec.hidden, moe.intermediate
     experts, active = float(moe.experts), float(moe.active)
     router, route, dispatch = (
-        Op(name, "mlp", "replicated", reads=reads, alive=False)
+        Op(name, "mlp", "replicated", reads=reads)
         for name, reads in (("router", ("mlp_norm",)), ("route", ("router",)), ("dispatch", ("mlp_norm", "route")))
     )
     yield price(router, gemm.linear, rows, hidden, moe.experts, widths)
     yield price(route, select, rows, moe.experts, moe.active)
     yield price(dispatch, gather, rows * moe.active, hidden, widths)
-    for op in (_mlp("gate_proj", "mlp_norm"), _mlp("up_proj", "mlp_norm")):
+    for op in (_mlp("gate_proj", "dispatch"), _mlp("up_proj", "dispatch")):
         yield price(op, gemm.grouped_linear, rows, hidden, inner, widths, experts=experts, active=active)
     yield price(_mlp("mlp_act", "gate_proj", "up_proj"), pointwise.gated_silu, rows * moe.active * inner, widths)
-    down = Op("down_proj", "mlp", "row", exchange="mlp", reads=("mlp_act", "mlp_norm"), alive=False)
-    yield price(down, gemm.grouped_linear, rows, inner, hidden, widths, experts=experts, active=active)
-    combine = Op("combine", "mlp", "linear", reads=("down_proj", "mlp_act", "mlp_norm"))
+    yield price(
+        _down("down_proj", "mlp_act"), gemm.grouped_linear, rows, inner, hidden, widths, experts=experts, active=active
+    )
+    combine = Op("combine", "mlp", "linear", reads=("down_proj", "route", "mlp_norm"))
     yield price(combine, pointwise.weighted_sum, rows, moe.active, hidden, widths)
     if moe.shared_intermediate:
         shared = moe.shared_intermediate

@@ -57,8 +57,7 @@ def layer_peak(x: Array, ops: Iterable[Priced], *after: Step, held: tuple[str, .
     """
     steps, returned = [], list(held)
     for op, cost in ops:
-        written = {op.name: cost.write_activations} if op.alive else {}
-        steps.append(Step(op.name, op.reads, {**written, **op.extra}))
+        steps.append(Step(op.name, op.reads, {op.name: cost.write_activations, **op.extra}))
         if op.returned:
             returned.append(op.name)
     if steps:

@@ -107,8 +107,9 @@ def layer_ops(
         q, k = "q_norm", "k_norm"
     if vision.rope:
         heads, head_dim = float(vision.heads), vision.hidden / vision.heads
-        op = Op("rope", "attention", "heads", reads=(q, k), alive=False)
+        op = Op("rope", "attention", "heads", reads=(q, k))
         yield price(op, _rope, rows=rows, heads=heads, head_dim=head_dim, widths=widths)
+        q, k = "rope", "rope"
     shapes: list[tuple[float, Array]] = _windows(vision, load) if windowed else [(1.0, n)]
     yield from _attention(vision, widths, inputs, shapes, kernel, onchip_bytes, (q, k, v), ranks)
     out = Op("out_proj", "projections", "row", exchange="attn", reads=("fused_attention", "sv_matmul", "attn_norm"))

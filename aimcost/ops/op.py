@@ -81,8 +81,6 @@ class Op:
         Bytes of tensors it allocates beside its output, by name. One that no later op reads is scratch.
     returned
         Its output is held until the layer returns.
-    alive
-        Whether its output is counted among the tensors alive.
     weight
         Stored parameters that its formula does not read: a table, a gate, a learned token.
     """
@@ -95,7 +93,6 @@ class Op:
     reads: tuple[str, ...] = ()
     extra: Mapping[str, Array] = field(default_factory=dict)
     returned: bool = False
-    alive: bool = True
     weight: float = 0.0
 
 

@@ -56,7 +56,7 @@ def _row(run: Run) -> dict[str, Any]:
     plain = estimate_run(unreduced(run)) if run.schedule.events else result
     low, high = result.ttft_band_s
     found = gain(plain, result) if run.schedule.events else None
-    banded = found is not None and found.speedup.high is not None
+    banded = found.speedup if found is not None and found.speedup.high is not None else None
     price = run.price_per_hour if run.price_per_hour is not None else machine.price_per_hour
     return {
         "hardware": machine.name,
@@ -74,8 +74,8 @@ def _row(run: Run) -> dict[str, Any]:
         "usable_bytes": result.memory.usable_bytes,
         "fits": result.memory.fits is not False,
         "speedup": plain.ttft_s / result.ttft_s if result.ttft_s else None,
-        "speedup_low": found.speedup.low if banded else None,
-        "speedup_high": found.speedup.high if banded else None,
+        "speedup_low": banded.low if banded else None,
+        "speedup_high": banded.high if banded else None,
         "ttft_saved_s": found.saved.value if found is not None else None,
         "cost_per_1000_requests": None if price is None else _cost(run, price, result.totals.time_s),
         "notes": [note for note in result.notes if note not in run.notes],

@@ -35,8 +35,9 @@ def with_host(
     order, decode = execution_order(table)
     seconds, waiting = device.copy(), np.zeros(len(device), dtype=bool)
     for part in (order[~decode[order]], order[decode[order]]):
-        cuts = np.flatnonzero(sync[part]) + 1 if sync is not None else []
-        for rows in np.split(part, cuts) if len(cuts) else (part,):
+        for rows in (part,) if sync is None else np.split(part, np.flatnonzero(sync[part]) + 1):
+            if not len(rows):
+                continue
             issue, work = np.cumsum(host[rows]), device[rows]
             done = np.cumsum(work)
             # end of row i: the latest over j ≤ i of issue(j) + what is left of j then + the work after j up to i

@@ -131,8 +131,8 @@ class Estimate:
     def totals(self) -> Totals:
         """Sums over the included stages."""
         mask = self.rows(self.included)
-        time_s = float(self.seconds[mask].sum())
-        low, high = self._band(mask)
+        time_s = float(np.where(mask, self.seconds, 0.0).sum())
+        low, high = self._band(mask, time_s)
         return Totals(
             flops=float(self.priced.flops[mask].sum()),
             bytes=float(self.priced.bytes[mask].sum()),
@@ -142,9 +142,9 @@ class Estimate:
             extrapolated=self.priced.is_extrapolated(np.where(mask, self.seconds, 0.0)),
         )
 
-    def _band(self, share: NDArray[Any]) -> tuple[float, float | None]:
-        """Band of a sum of rows: the sum itself and no upper end where the estimator has none."""
-        return (float((share * self.seconds).sum()), None) if self.band is None else self.band.around(share)
+    def _band(self, share: NDArray[Any], value: float) -> tuple[float, float | None]:
+        """Band of a sum of rows: `value` itself and no upper end where the estimator has none."""
+        return (value, None) if self.band is None else self.band.around(share)
 
     @cached_property
     def first_token_rows(self) -> NDArray[np.bool_]:
@@ -160,12 +160,14 @@ class Estimate:
     @cached_property
     def ttft_s(self) -> float:
         """Time to first token: everything but decode, of what is included."""
-        return float(self.seconds[self.first_token_rows].sum())
+        operations = sum(self.stages[stage].time_s for stage in self.included if stage not in ("decode", "overhead"))
+        added = self.first_token_rows & self.priced.overhead(STAGES)
+        return operations + float(self.seconds[added].sum())
 
     @cached_property
     def ttft_band_s(self) -> tuple[float, float | None]:
         """Band of `ttft_s`."""
-        return self._band(self.first_token_rows)
+        return self._band(self.first_token_rows, self.ttft_s)
 
     @cached_property
     def ttft_extrapolated(self) -> bool:
@@ -194,8 +196,9 @@ class Estimate:
     def interval(self, what: str | Iterable[str]) -> Interval:
         """A quantity with its band; `what` as in `rows_of`."""
         share = self.rows_of(what)
-        low, high = self._band(share)
-        return Interval(float((share * self.seconds).sum()), low, high)
+        value = float((share * self.seconds).sum())
+        low, high = self._band(share, value)
+        return Interval(value, low, high)
 
     @property
     def tpot_range_s(self) -> tuple[float, float]:

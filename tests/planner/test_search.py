@@ -23,7 +23,7 @@ FIGURES = {
     "max_memory_gb": lambda c: c.estimate.memory.peak_bytes / 1e9,
     "max_tflops": lambda c: c.estimate.totals.flops / 1e12,
 }
-# Each budget as a quantile of its figure over the whole grid; sure: the upper end of the band. Launched
+# Each budget as a quantile of its figure over the whole grid; sure: of the upper end of the band. Launched
 # one by one (eager), this small model waits for the host, and all decode steps take the same time.
 CASES: list[tuple[dict[str, float], bool, str]] = [
     ({"max_ttft_ms": 0.1}, False, "eager"),
@@ -40,17 +40,17 @@ CASES: list[tuple[dict[str, float], bool, str]] = [
 ]
 
 
-def limits(case: dict[str, float], brute: list[Candidate]) -> dict[str, float]:
-    return {key: float(np.quantile([FIGURES[key](c) for c in brute], share)) for key, share in case.items()}
+def figure(candidate: Candidate, key: str, sure: bool) -> float:
+    return candidate.upper * 1e3 if key == "max_ttft_ms" and sure else FIGURES[key](candidate)
+
+
+def limits(case: dict[str, float], brute: list[Candidate], sure: bool = False) -> dict[str, float]:
+    return {key: float(np.quantile([figure(c, key, sure) for c in brute], share)) for key, share in case.items()}
 
 
 def keeps(candidate: Candidate, budgets: dict[str, float], sure: bool) -> bool:
-    for key, limit in budgets.items():
-        found = candidate.upper * 1e3 if key == "max_ttft_ms" and sure else FIGURES[key](candidate)
-        # a limit that is a candidate's own figure is kept by it, whatever the last bit says
-        if found > limit * (1 + 1e-12):
-            return False
-    return True
+    # a limit that is a candidate's own figure is kept by it, whatever the last bit says
+    return all(figure(candidate, key, sure) <= limit * (1 + 1e-12) for key, limit in budgets.items())
 
 
 def planned(budgets: dict[str, float], execution: str = "eager", **options: Any) -> Any:
@@ -63,7 +63,7 @@ def planned(budgets: dict[str, float], execution: str = "eager", **options: Any)
 @pytest.mark.parametrize(("case", "sure", "execution"), CASES)
 def test_equals_brute_force(case: dict[str, float], sure: bool, execution: str) -> None:
     brute = brute_force(execution)
-    budgets = limits(case, brute)
+    budgets = limits(case, brute, sure)
     fitting = [candidate for candidate in brute if keeps(candidate, budgets, sure)]
     assert 0 < len(fitting) < len(brute)
     expected = max(fitting, key=lambda c: (c.kept, -c.ttft))
@@ -102,7 +102,7 @@ def test_the_front_is_that_of_brute_force(brute: list[Candidate]) -> None:
 
 @pytest.mark.parametrize(("case", "sure", "execution"), CASES)
 def test_the_front_says_which_keep_every_budget(case: dict[str, float], sure: bool, execution: str) -> None:
-    budgets = limits(case, brute_force(execution))
+    budgets = limits(case, brute_force(execution), sure)
     plan = planned(budgets, execution, confidence=0.9 if sure else None, objective="tokens")
     rows = plan.front()
     assert rows

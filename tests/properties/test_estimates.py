@@ -187,6 +187,8 @@ def test_keeping_all_equals_no_reduction(method: dict[str, Any], estimator: str)
     kept, plain = aimcost.estimate({**run, "method": method}), aimcost.estimate(run)
     assert kept.run.schedule.events == ()
     found, expected = kept.to_dict(), plain.to_dict()
+    assert found["summary"].pop("method") == method["name"]
+    assert expected["summary"].pop("method") == "none"
     assert {**found, "notes": []} == {**expected, "notes": []}
 
 

@@ -111,3 +111,37 @@ def test_a_tower_layer(kernel, dtype, patches):
     ops = vit.layer_ops(spec, widths, inputs=BATCH, load=load, kernel=name, onchip_bytes=0.0)
     stream = float(BATCH * patches * spec.hidden * width)
     assert layer_peak(stream, ops) == seen.peak + stream
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tower_layer_with_rope(dtype):
+    """Qwen2-VL, eager: q, k, v are views of one product, which lives on beside the rotated q and k."""
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+    from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLVisionBlock
+
+    side = 20
+    spec = VisionSpec(
+        hidden=96,
+        intermediate=192,
+        layers=1,
+        stored_layers=1,
+        heads=4,
+        image_size=14 * side,
+        patch_size=14,
+        fused_qkv=True,
+        rope=True,
+    )
+    config = Qwen2VLVisionConfig(depth=1, embed_dim=96, num_heads=4, mlp_ratio=2, hidden_size=96)
+    config._attn_implementation = "eager"
+    layer = Qwen2VLVisionBlock(config).to(dtype).eval()
+    x, angles = torch.randn(side**2, 96).to(dtype), torch.randn(side**2, 24)
+    rotation = (angles.cos().to(dtype), angles.sin().to(dtype))
+    ends = torch.tensor([0, side**2], dtype=torch.int32)
+    with torch.no_grad(), LiveStorage([*layer.parameters(), x, ends, *rotation]) as seen:
+        layer(x, cu_seqlens=ends, position_embeddings=rotation)
+    width = dtype.itemsize
+    widths, load = Widths(weights=width, activations=width, kv=width), TowerLoad(sequences=1, rows=side, columns=side)
+    ops = vit.layer_ops(spec, widths, inputs=1.0, load=load, kernel="eager", onchip_bytes=0.0)
+    stream = float(side**2 * spec.hidden * width)
+    # the lengths of the windows, a few integers, are alive as well
+    assert 0 <= seen.peak + stream - layer_peak(stream, ops) < 64

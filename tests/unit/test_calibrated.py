@@ -103,7 +103,8 @@ def test_less_gain_than_llm_viewer_promises() -> None:
 
 
 def test_executions_are_ordered_and_few_tokens_wait_for_the_host() -> None:
-    times = [prefill(100, execution=e) for e in ("cuda_graph", "compiled", "eager")]
+    # a captured transformers model has its chains of kernels still; a compiler fuses them
+    times = [prefill(100, execution=e) for e in ("compiled", "cuda_graph", "eager")]
     assert times[0].totals.time_s < times[1].totals.time_s < times[2].totals.time_s
     card = {"hardware": "nvidia_h200_sxm"}
     few, many = (prefill(n, **card).to_dict()["stages"]["prefill"] for n in (100, 6000))
@@ -119,10 +120,14 @@ def test_inherited_is_said_and_wider() -> None:
     assert parent_of(load_hardware("nvidia_a100_pcie_80gb")) == "nvidia_a100_sxm_80gb"
     assert any("inherited from nvidia_a100_sxm_80gb" in note for note in heir.notes)
 
-    def width(estimate: aimcost.pricing.result.Estimate) -> float:
-        return (estimate.totals.time_high_s - estimate.totals.time_low_s) / estimate.totals.time_s
+    assert heir.totals.time_high_s / heir.totals.time_low_s > own.totals.time_high_s / own.totals.time_low_s
+    assert product_width(heir) > 1.5 * product_width(own)
 
-    assert width(heir) > 1.5 * width(own)
+
+def product_width(estimate: aimcost.pricing.result.Estimate) -> float:
+    """Both ends of the products' term, as a share of their time."""
+    products = estimate.table.spread([segment.kind == "gemm" for segment in estimate.table.segments])
+    return sum(estimate.band.moves(products)["gemm"]) / estimate.seconds[products].sum()
 
 
 def test_an_inline_machine_inherits_by_balance() -> None:
@@ -274,8 +279,7 @@ def test_borrowed_coefficients_have_a_wider_band_and_are_named() -> None:
     assert any("int8 take the efficiencies measured in fp8" in note for note in eight.notes)
     assert any("all activations are int8" in note for note in eight.notes)
     assert eight.ttft_s == pytest.approx(measured.ttft_s, rel=0.02)
-    width = [high / low for low, high in (eight.ttft_band_s, measured.ttft_band_s)]
-    assert width[0] > 1.2 * width[1]
+    assert product_width(eight) > 1.2 * product_width(measured)
 
 
 def test_attention_borrowed_from_another_stage_is_named() -> None:

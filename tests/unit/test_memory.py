@@ -43,6 +43,16 @@ def test_a_gated_mlp_peaks_at_its_product() -> None:
     assert sum(cost.write_activations for _, cost in ops) > peak
 
 
+def test_what_is_dispatched_to_experts_is_alive() -> None:
+    """Qwen3-30B-A3B, 8 experts a token: x, its sum and norm, 8 copies of the norm for gate and up, and their choice.
+
+    2048 wide, experts 768 wide, bf16; the route lists 8 experts of 8 bytes each.
+    """
+    run = {**RUN, "model": "qwen3-30b-a3b", "workload": {"text_tokens": 1000}, "method": {"name": "none"}}
+    prefill = aimcost.estimate(run).memory.stages[0]
+    assert prefill.activation_bytes == 1000 * (2.0 * (3 * 2048 + 8 * 2048 + 2 * 8 * 768) + 8 * 8)
+
+
 def test_the_square_is_counted_where_attention_is_eager() -> None:
     dense = {**RUN, "method": {"name": "none"}}
     flash, eager = (aimcost.estimate({**dense, "attention": kind}).memory for kind in ("flash", "eager"))

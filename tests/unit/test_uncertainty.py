@@ -100,8 +100,9 @@ def test_an_extrapolated_product_has_its_cards_own_band() -> None:
         beyond = np.concatenate(products)
         beyond = beyond[found.extrapolated[beyond]]
         assert len(beyond) >= 28 * 4
-        assert set(found.band.low[beyond]) == {entry["extrapolation_band"][0]}
-        assert set(found.band.high[beyond]) == {entry["extrapolation_band"][1]}
+        low, high = entry["extrapolation_band"]
+        assert found.band.below[beyond] == pytest.approx((1.0 - low) * found.seconds[beyond])
+        assert found.band.above[beyond] == pytest.approx((high - 1.0) * found.seconds[beyond])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from aimcost.machine.fitting.published import price_kernels
 
 TIMINGS = Path(__file__).parents[2] / "configs" / "timings"

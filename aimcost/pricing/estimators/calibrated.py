@@ -154,7 +154,7 @@ class _Pricing:
             _ADD_TRAFFIC if self.inside_norm(segment) else self.stack.traffic.get(segment.kind, 1.0)
             for segment in self.table.segments
         ]
-        costs = self.table.costs.copy()
+        costs: Floats = self.table.costs.copy()
         costs[2:] *= self.table.spread(factors)
         for parts in self.groups:
             for index in parts[1:]:
@@ -405,7 +405,8 @@ class _Pricing:
         each = self.stack.host_s.value * self.stack.scale.get("all", 1.0)
         issued = self.table.spread([not self.stack.captured(segment.stage) for segment in self.table.segments])
         waits = self.table.syncs * self.stack.sync_s
-        return (self.launches * each * issued + waits) * self.table.count
+        seconds: Floats = (self.launches * each * issued + waits) * self.table.count
+        return seconds
 
     def band(
         self,
