@@ -55,6 +55,7 @@ bench: $(VENV)/.test
 
 docs: $(VENV)/.test
 	$(BIN)/python docs/validation.py
+	$(BIN)/python docs/evidence.py
 	$(BIN)/python docs/build.py
 
 # UV_ARGUMENTS='--upgrade-package rich' renews one package.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,9 @@ NOTABLE_MAPE, NOTABLE_COVERAGE = 0.15, 0.60
 HEAD = """# Predicted against published
 
 This page is written by `make docs` (`docs/evidence.py`) from `configs/timings/`: {rows} GPU timings that others
-published, from {sources} sources, each priced as its run says. No figure in its tables is typed. None of them is this
-project's: **no AIM prefill has been timed on a GPU by this project**. What it has timed (random weights, on a CPU) is
-in [validation.md](validation.md).
+published, from {sources} sources, each priced as its run says. No figure in its tables is typed; the reasons are. None
+of the timings is this project's: **no AIM prefill has been timed on a GPU by this project**. What it has timed (random
+weights, on a CPU) is in [validation.md](validation.md).
 
     aimcost evidence                       # stacks as shipped: what a user gets
     aimcost evidence --leave-out source    # what this page shows
@@ -157,7 +157,7 @@ def picture_of_speedups(pairs: Sequence[Speedup]) -> Figure:
     axes.minorticks_off()
     axes.set_yticks(places, [pair.timing.id for pair in pairs], fontsize=8)
     axes.grid(axis="x", color="#dddddd", linewidth=0.5)
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -198,8 +198,7 @@ def page(evidence: Evidence) -> Iterator[str]:
         f"saved are the difference of the two runs.\n\n![Speed-ups with their bands]({picture})"
     )
     yield fenced(pairs_text(evidence.speedups))
-    yield "## Memory-bound kernels"
-    yield "MAPE by kind and card, as shipped (bias in brackets); 4 sources of kernel timings."
+    yield "## Memory-bound kernels\n\nMAPE by kind and card, as shipped (bias in brackets)."
     yield fenced(kernels_text(evidence))
     yield contradictions(rows)
     yield "## Figures of the stacks, by what was left out"
@@ -258,9 +257,8 @@ def contradictions(rows: Sequence[Joined]) -> str:
 
 def origins(rows: Sequence[Joined]) -> Iterator[tuple[str, str]]:
     """(group, where it was published), rows counted."""
-    key: Callable[[Joined], str] = lambda row: row.timing.group  # noqa: E731
-    for name in sorted({key(row) for row in rows}):
-        own = [row for row in rows if key(row) == name]
+    for name in sorted({row.timing.group for row in rows}):
+        own = [row for row in rows if row.timing.group == name]
         sources = {row.timing.source.split(" row ")[0] for row in own}
         cards = sorted({str(row.timing.run["hardware"]).removeprefix("nvidia_") for row in own})
         yield name, f"{'; '.join(sorted(sources))}. {len(own)} rows, {', '.join(cards)}, stack `{own[0].timing.stack}`."

@@ -3,8 +3,8 @@
     measured = scale · kernels + others + offset
 
 Kernels are what the base stack predicts of them, waiting for the host included; others is the overhead of the base
-that is not fitted. The offset is what a request (or, of decode steps, a step) costs beside its kernels. One timing
-fixes the offset alone; two of nearly the same length do not tell an offset from a scale.
+that is not fitted. The offset is what a request (or, of decode steps, a step) costs beside its kernels. One
+timing fixes the offset alone; two of nearly the same length do not tell an offset from a scale.
 """
 
 from __future__ import annotations

@@ -151,12 +151,13 @@ class TableBuilder:
             stop = start + len(part.layers)
             square = cost.flops if cost.flops_full_square is None else cost.flops_full_square
             moved = (cost.read_weights, cost.read_activations, cost.read_kv, cost.write_activations, cost.write_kv)
-            row = [cost.flops, square, *moved]
-            # compared by type: isinstance would be a seventh of all calls of an estimate
-            arrays = [column for column, values in enumerate(row) if type(values) is np.ndarray]
-            for column in arrays:
-                written.append((column, start, stop, row[column]))
-                row[column] = 0.0
+            row = list[float](7 * [0.0])
+            for column, values in enumerate((cost.flops, square, *moved)):
+                # compared by type: isinstance would be a seventh of all calls of an estimate
+                if type(values) is np.ndarray:
+                    written.append((column, start, stop, values))
+                else:
+                    row[column] = values  # type: ignore[assignment]
             shared.append(row)
             segments.append(Segment(part.stage, op.name, cost.kind, op.group, op.place, start, stop))
             dims.append(cost.dims)
