@@ -14,24 +14,25 @@ __all__ = ["library_factor"]
 
 Floats = NDArray[np.float64]
 
-# library → architecture → (up to so many rows, factor)
+# library → architecture → (rows, factor): the bias of a range of rows, at its middle. Linear in the logarithm of the rows
+# between two of them, so that a product of one row more takes no less time.
 _FACTORS: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
     "2023": {
         "ampere": (
-            (16, 1 / 1.11),
-            (64, 1 / 1.07),
-            (255, 1 / 1.03),
-            (1024, 1 / 1.01),
-            (2400, 1 / 0.94),
-            (np.inf, 1 / 0.92),
+            (8, 1 / 1.11),
+            (32, 1 / 1.07),
+            (128, 1 / 1.03),
+            (512, 1 / 1.01),
+            (1600, 1 / 0.94),
+            (3600, 1 / 0.92),
         ),
         "hopper": (
-            (16, 1 / 0.96),
-            (64, 1 / 0.94),
-            (255, 1 / 0.88),
-            (1024, 1 / 0.80),
-            (2400, 1 / 0.90),
-            (np.inf, 1 / 0.93),
+            (8, 1 / 0.96),
+            (32, 1 / 0.94),
+            (128, 1 / 0.88),
+            (512, 1 / 0.80),
+            (1600, 1 / 0.90),
+            (3600, 1 / 0.93),
         ),
     }
 }
@@ -39,8 +40,8 @@ _FACTORS: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
 
 def library_factor(library: str, architecture: str, rows: Floats) -> Floats | None:
     """Time over the tables' of products with so many rows, shape (products,); None where it is 1."""
-    steps = _FACTORS.get(library, {}).get(architecture)
-    if steps is None:
+    nodes = _FACTORS.get(library, {}).get(architecture)
+    if nodes is None:
         return None
-    limits, factors = zip(*steps, strict=True)
-    return np.asarray(factors)[np.searchsorted(limits, rows)]
+    counts, factors = zip(*nodes, strict=True)
+    return np.asarray(np.interp(np.log(rows), np.log(counts), factors))

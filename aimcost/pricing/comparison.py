@@ -76,7 +76,7 @@ def _row(run: Run) -> dict[str, Any]:
         "speedup": plain.ttft_s / result.ttft_s if result.ttft_s else None,
         "speedup_low": banded.low if banded else None,
         "speedup_high": banded.high if banded else None,
-        "ttft_saved_s": found.saved.value if found is not None else None,
+        "ttft_saved_s": found.saved.value if found is not None and found.saved.value >= 0 else None,
         "cost_per_1000_requests": None if price is None else _cost(run, price, result.totals.time_s),
         "notes": [note for note in result.notes if note not in run.notes],
     }

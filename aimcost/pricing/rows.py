@@ -53,6 +53,8 @@ def op_rows(priced: PricedTable) -> list[dict[str, Any]]:
     order = {stage: index for index, stage in enumerate(STAGES)}
     entries: list[tuple[int, int, dict[str, Any]]] = []
     for number, segment in enumerate(priced.table.segments):
+        if segment.beside and not priced.seconds[segment.start]:
+            continue  # one-sided: in the band alone
         outside = -1 if segment.place == "before" else _AFTER_LAYERS
         for entry in _segment_rows(priced, number):
             entries.append((order[segment.stage], outside if entry["layer"] is None else entry["layer"], entry))

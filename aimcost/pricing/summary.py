@@ -23,7 +23,10 @@ _TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 
 
 def summary_of(estimate: Estimate) -> dict[str, Any]:
-    """Stack, times with their bands, tokens, parameters, and the gain over the same run unreduced."""
+    """Stack, times with their bands, tokens, parameters, and the gain over the same run unreduced.
+
+    A reduction that saves nothing has a speed-up below 1 and no time saved.
+    """
     run = estimate.run
     first = estimate.ttft_s > 0.0
     low, high = estimate.ttft_band_s
@@ -50,7 +53,7 @@ def summary_of(estimate: Estimate) -> dict[str, Any]:
         "active_parameters": active,
         "context_limit": _context_limit(run),
         "concurrent_requests": estimate.memory.largest_batch,
-        "ttft_saved_s": saved.value if saved is not None else None,
+        "ttft_saved_s": saved.value if saved is not None and saved.value >= 0 else None,
         "ttft_speedup": ratio.value if ratio is not None else None,
         "ttft_speedup_low": ratio.low if ratio is not None and ratio.high is not None else None,
         "ttft_speedup_high": ratio.high if ratio is not None else None,

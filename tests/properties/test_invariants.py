@@ -221,9 +221,9 @@ def test_no_faster_than_the_lower_bound(run: dict[str, Any]) -> None:
 @FIXED
 @given(runs())
 def test_a_host_that_does_less_is_never_slower(run: dict[str, Any]) -> None:
-    times = [aimcost.estimate({**run, "execution": mode}).totals.time_s for mode in ("cuda_graph", "compiled", "eager")]
+    """Captured, a transformers model runs the same kernels without its host; a compiler runs other kernels."""
+    times = [aimcost.estimate({**run, "execution": mode}).totals.time_s for mode in ("cuda_graph", "eager")]
     assert times[0] <= times[1] * (1 + 1e-9)
-    assert times[1] <= times[2] * (1 + 1e-9)
 
 
 @FIXED

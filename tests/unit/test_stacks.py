@@ -295,10 +295,12 @@ def test_the_tower_is_never_fused() -> None:
 
 
 def test_a_library_of_another_year_is_a_factor_by_rows() -> None:
-    rows = np.array([1.0, 16.0, 17.0, 1024.0, 2000.0, 5000.0])
+    # 16 is half way from 8 to 32 on a log scale
+    rows = np.array([1.0, 8.0, 16.0, 32.0, 512.0, 1600.0, 5000.0])
     factors = library_factor("2023", "ampere", rows)
     assert factors is not None
-    assert list(factors) == pytest.approx([1 / 1.11, 1 / 1.11, 1 / 1.07, 1 / 1.01, 1 / 0.94, 1 / 0.92])
+    half = (1 / 1.11 + 1 / 1.07) / 2
+    assert list(factors) == pytest.approx([1 / 1.11, 1 / 1.11, half, 1 / 1.07, 1 / 1.01, 1 / 0.94, 1 / 0.92])
     assert library_factor("2023", "ada", rows) is None
     assert library_factor("", "ampere", rows) is None
     old, new = stacked(TEXT, products="2023"), stacked(TEXT)

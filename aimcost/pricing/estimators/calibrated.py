@@ -129,6 +129,13 @@ class _Pricing:
             peak_flops_per_s(self.hardware, self.coefficients.other_dtype)[0],
         )
 
+    @cached_property
+    def _architecture(self) -> str:
+        """The machine's, or where it states none that of the card whose coefficients it takes."""
+        if self.hardware.architecture or not self.calibration.inherited_from:
+            return self.hardware.architecture
+        return load_hardware(self.calibration.inherited_from).architecture
+
     def _rows(self, index: int) -> slice:
         segment = self.table.segments[index]
         return slice(segment.start, segment.stop)
@@ -255,7 +262,7 @@ class _Pricing:
         )
         library = None
         if self.run.precision.weights in _LIBRARY_FORMATS:
-            library = library_factor(self.stack.products, self.hardware.architecture, shapes[0])
+            library = library_factor(self.stack.products, self._architecture, shapes[0])
         distinct = distinct * self.calibration.scale.get("gemm", 1.0)
         own = distinct if library is None else distinct * library
         count = int(here.sum())
