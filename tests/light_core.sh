@@ -27,7 +27,7 @@ for name in "$@"; do
   if [ ! -f "$venv/.done" ] || [ pyproject.toml -nt "$venv/.done" ] || [ "$lock" -nt "$venv/.done" ]; then
     "$python" -m venv "$venv"
     PIP_CONSTRAINT="$lock" PIP_BUILD_CONSTRAINT="$lock" \
-      "$venv/bin/python" -m pip install --quiet --editable ".[$extras]"
+      "$venv/bin/python" -m pip install --quiet --no-compile --editable ".[$extras]"
     touch "$venv/.done"
   fi
   echo "light core, $name: $("$python" --version)"

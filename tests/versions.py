@@ -2,8 +2,8 @@
 
     python tests/versions.py [RELEASE …]
 
-A release is a series (``4.57``: its newest patch), or ``newest`` on the index; by default all that
-`aimcost.runtime.compat.TESTED` names, and the newest. Each is installed into a small environment of its own
+A release is a series (``4.57``: its newest patch), ``oldest`` that is supported, or ``newest`` on the index; by
+default all that `aimcost.runtime.compat.TESTED` names, and the newest. Each is installed into a small environment
 that sees everything else, torch included, in the environment this runs in, and changes nothing there.
 Exit status 1 if a test fails, or if nothing ran where the table has a place for it.
 """
@@ -20,12 +20,12 @@ import time
 import venv
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NEWEST = "newest"
+OLDEST, NEWEST = "oldest", "newest"
 # What tests/runtime/conftest.py says where a release has no such family.
 ABSENT = "absent"
 Place = tuple[str, str]  # family, column
@@ -104,7 +104,7 @@ def prepare(release: str, folder: Path) -> tuple[Path, str]:
     own = Path(_ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
     (own / "around.pth").write_text("\n".join({here["purelib"], here["platlib"]}) + "\n", encoding="utf-8")
     wanted = "transformers" if release == NEWEST else f"transformers=={release}.*"
-    command = ["-m", "pip", "--python", str(python), "install", "--quiet", "--upgrade", wanted]
+    command = ["-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile", "--upgrade", wanted]
     # a lock's constraints are for the environment around
     environment = {key: value for key, value in os.environ.items() if key != "PIP_CONSTRAINT"}
     done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
@@ -140,7 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("releases", nargs="*", metavar="RELEASE")
     parser.add_argument("--into", type=Path, default=Path(sys.prefix, "versions"), help="where they are installed")
     given = parser.parse_args(arguments)
-    prepared = {release: prepare(release, given.into) for release in given.releases or _tested()}
+    releases = [_tested()[0] if release == OLDEST else release for release in given.releases or _tested()]
+    prepared = {release: prepare(release, given.into) for release in releases}
     reports: dict[str, Report] = {}
     for version in dict.fromkeys(version for _, version in prepared.values()):
         names = [release for release, (_, found) in prepared.items() if found == version]
@@ -156,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if green else 1
 
 
-def _tested() -> Iterable[str]:
+def _tested() -> Sequence[str]:
     sys.path.insert(0, str(ROOT))
     from aimcost.runtime.compat import TESTED
 
