@@ -14,8 +14,8 @@ __all__ = ["library_factor"]
 
 Floats = NDArray[np.float64]
 
-# library → architecture → (rows, factor): the bias of a range of rows, at its middle. Linear in the logarithm of the rows
-# between two of them, so that a product of one row more takes no less time.
+# library → architecture → (rows, factor): the bias of a range of rows, at its middle. Linear in the logarithm of the
+# rows between two of them, so that a product of one row more takes no less time.
 _FACTORS: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
     "2023": {
         "ampere": (
