@@ -97,7 +97,7 @@ def test_a_best_schedule_that_is_off_the_front_is_said_to_be(command: Any) -> No
     front = done.stdout[done.stdout.index("front of TTFT") :]
     assert not any(line.endswith(" best") for line in front.splitlines())
     assert "the best is not among them" in front
-    assert "the best is not among them" not in command("plan", RUN, "--ttft-ms", "222", "--shape", "linear").stdout
+    assert "the best is not among them" not in command("plan", RUN, "--ttft-ms", "185", "--shape", "linear").stdout
 
 
 def test_none_scores_as_the_same_schedule_of_aim(command: Any) -> None:
