@@ -131,8 +131,9 @@ def test_a_tower_layer_with_rope(dtype):
         fused_qkv=True,
         rope=True,
     )
-    config = Qwen2VLVisionConfig(depth=1, embed_dim=96, num_heads=4, mlp_ratio=2, hidden_size=96)
-    config._attn_implementation = "eager"
+    config = Qwen2VLVisionConfig(
+        depth=1, embed_dim=96, num_heads=4, mlp_ratio=2, hidden_size=96, attn_implementation="eager"
+    )
     layer = Qwen2VLVisionBlock(config).to(dtype).eval()
     x, angles = torch.randn(side**2, 96).to(dtype), torch.randn(side**2, 24)
     rotation = (angles.cos().to(dtype), angles.sin().to(dtype))
