@@ -166,6 +166,14 @@ ELSEWHERE = {
     ("measure/profile/curves.py", "reduction"),
     ("report/campaign.py", "reduction"),
     ("search/plan/blocks.py", "lm_head"),
+    # kinds of kernels in published timings
+    ("machine/fitting/attained.py", "reduction"),
+    ("machine/fitting/memory_bound.py", "mlp_act"),
+    # what a software stack fuses: named there until ops declare it
+    *(
+        ("pricing/estimators/calibrated.py", name)
+        for name in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "attn_add", "mlp_add")
+    ),
 }
 
 

@@ -44,13 +44,13 @@ def change(path: Path, old: str, new: str) -> None:
 
 def test_a_run_file_is_parsed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = list[Path]()
-    whole = files._read_text
+    whole = files.read_text
 
-    def counting(path: Path) -> str:
+    def counting(path: Path, **options: Any) -> str:
         read.append(path)
-        return whole(path)
+        return whole(path, **options)
 
-    monkeypatch.setattr(files, "_read_text", counting)
+    monkeypatch.setattr(files, "read_text", counting)
     first = aimcost.estimate("run.yaml").to_dict()
     assert read
     read.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,12 +50,25 @@ def test_extrapolated_from_a_twentieth_of_the_time(estimate: Estimate, share: fl
     assert with_columns(estimate, extrapolated=rows).totals.extrapolated == flagged
 
 
+def a_band(group: Any, below: Any, above: Any) -> Band:
+    """Bands of rows of a second each: what their terms take off and add."""
+    rows = len(group)
+    return Band(
+        names=("first", "second"),
+        group=np.asarray(group, dtype=np.int64),
+        seconds=np.ones(rows),
+        below=below,
+        above=above,
+        decode=np.zeros(rows, dtype=bool),
+    )
+
+
 def test_a_band_adds_up_inside_a_group_and_in_quadrature_between(estimate: Estimate) -> None:
     """Two groups of n and 2n rows of a second, −10 % and +20 %, −30 % and +50 %."""
     n = len(estimate.table) // 3
     group = np.minimum(np.arange(len(estimate.table)) // n, 1)
     sizes = np.bincount(group)
-    band = Band(group, np.array([0.9, 0.7])[group], np.array([1.2, 1.5])[group])
+    band = a_band(group, np.array([0.1, 0.3])[group], np.array([0.2, 0.5])[group])
     totals = with_columns(estimate, band=band).totals
     assert totals.time_low_s == pytest.approx(sizes.sum() - math.hypot(0.1 * sizes[0], 0.3 * sizes[1]))
     assert totals.time_high_s == pytest.approx(sizes.sum() + math.hypot(0.2 * sizes[0], 0.5 * sizes[1]))
@@ -99,7 +113,7 @@ def test_the_first_and_last_step(estimate: Estimate) -> None:
 def test_the_band_of_a_decode_step_is_that_of_all_steps_over_their_number(estimate: Estimate) -> None:
     """One group: every decode row −10 % and +20 %, so is their mean; prefill rows, far wider, do not matter."""
     decode = estimate.rows(["decode"])
-    band = Band(np.zeros(len(decode), dtype=int), np.where(decode, 0.9, 0.1), np.where(decode, 1.2, 9.0))
+    band = a_band(np.zeros(len(decode), dtype=int), np.where(decode, 0.1, 0.9), np.where(decode, 0.2, 8.0))
     step = decode.sum() / 3
     assert with_columns(estimate, band=band).tpot_band_s == pytest.approx((0.9 * step, 1.2 * step))
     assert estimate.tpot_band_s == (step, None)
@@ -109,7 +123,7 @@ def test_the_band_of_a_decode_step_is_that_of_all_steps_over_their_number(estima
 
 def test_operations_carry_their_bytes_by_class_and_their_band(estimate: Estimate) -> None:
     rows = len(estimate.table)
-    band = Band(np.zeros(rows, dtype=int), np.full(rows, 0.5), np.full(rows, 2.0))
+    band = a_band(np.zeros(rows, dtype=int), np.full(rows, 0.5), np.full(rows, 1.0))
     outside = np.zeros(rows, dtype=bool)
     outside[0] = True
     ops = with_columns(estimate, band=band, extrapolated=outside).ops()

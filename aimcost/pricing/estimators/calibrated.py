@@ -21,7 +21,7 @@ from ...machine.bands import SPREAD_DECODE, SPREAD_PROMPT, WIDTH, Ends
 from ...machine.coefficients import BASES, COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Basis, Coefficients
 from ...machine.inheritance import inheritance_note
 from ...machine.libraries import library_factor
-from ...machine.peaks import link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
+from ...machine.peaks import computed_in, link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
 from ...machine.timemodels.attention import AttentionModel
 from ...machine.timemodels.collective import ONE_SHOT, CollectiveModel
 from ...machine.timemodels.gemm import GemmModel
@@ -261,7 +261,10 @@ class _Pricing:
             sm_count=self.coefficients.sm_count,
         )
         library = None
-        if self.run.precision.weights in _LIBRARY_FORMATS:
+        weights, activations = self.run.precision.weights, self.run.precision.activations
+        # a format without units of its own is computed in the next wider one, by that one's kernels
+        computed = computed_in(self.hardware, weights) if weights == activations else weights
+        if computed in _LIBRARY_FORMATS:
             library = library_factor(self.stack.products, self._architecture, shapes[0])
         distinct = distinct * self.calibration.scale.get("gemm", 1.0)
         own = distinct if library is None else distinct * library
