@@ -12,7 +12,7 @@ from pydantic import Field
 from ..errors import FileFormatError
 from ..types import ModelSpec
 from . import discover
-from .files import Stamp, read_mapping, stamp_of
+from .files import Stamp, read_mapping, read_once, stamp_of
 from .hf.from_hf import model_spec
 from .schema import Strict, validate
 
@@ -46,7 +46,7 @@ def model_config(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """The HF-style configuration itself, for building the real model."""
     if isinstance(given, Mapping):
         return dict(given)
-    data = read_mapping(_path(given))
+    data = read_once(_path(given))
     return dict(data.get("config", data))
 
 
