@@ -125,12 +125,11 @@ def rows_kernel(
     d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
     base = x_ptr + frame * stride_f + d
     list_at = frame * tokens_a
-    out = out_ptr + (frame * (tokens_a - r + tokens_b) + row) * width + d
     inside = d < width
     stay = tokens_a - r
     if row < stay:
         a = tl.load(order_ptr + list_at + r + row)
-        tl.store(out, tl.load(base + 2 * a * stride_n, mask=inside), mask=inside)
+        merged = tl.load(base + 2 * a * stride_n, mask=inside)
     else:
         b = row - stay
         total = tl.load(base + (2 * b + 1) * stride_n, mask=inside, other=0.0).to(tl.float32)
@@ -146,7 +145,10 @@ def rows_kernel(
                 a = tl.load(order_ptr + list_at + at)
                 total += tl.load(base + 2 * a * stride_n, mask=inside, other=0.0).to(tl.float32)
             count += found.to(tl.float32)
-        tl.store(out, tl.div_rn(total, tl.zeros_like(total) + count).to(out_ptr.dtype.element_ty), mask=inside)
+        merged = tl.div_rn(total, tl.zeros_like(total) + count).to(out_ptr.dtype.element_ty)
+    # The address is worked out here: held through the loop, it made one ptxas spill.
+    out = out_ptr + (frame * (tokens_a - r + tokens_b) + row) * width + d
+    tl.store(out, merged, mask=inside)
 
 
 def merge(x: torch.Tensor, r: int) -> torch.Tensor:
