@@ -11,9 +11,9 @@ from .. import __version__
 from ..errors import InvalidValueError, UnknownNameError, argument
 from ..inputs.run import load_run
 from ..machine.peaks import require_hardware
+from ..pricing.budgets import FIGURES, figures_of
 from ..pricing.pricing import estimate_run
 from ..pricing.result import Estimate
-from ..units import GIGA, TERA
 from .baseline import load_baseline, save_baseline, unchanged
 from .compare import (
     METRICS,
@@ -211,13 +211,7 @@ def _budgets(estimate: Estimate) -> list[Budget]:
     if "max_ttft_ms" in limits and not estimate.ttft_s:
         what = "absent, or a stage before decode included: nothing leads to a first token"
         raise InvalidValueError("budgets.max_ttft_ms", what, limits["max_ttft_ms"])
-    values = {
-        "max_ttft_ms": estimate.ttft_s * 1e3,
-        "max_tpot_ms": estimate.stages["decode"].tpot_s * 1e3,
-        "max_kv_gb": estimate.memory.kv_bytes / GIGA,
-        "max_memory_gb": estimate.memory.peak_bytes / GIGA,
-        "max_tflops": estimate.totals.flops / TERA,
-    }
+    values = {FIGURES[name].key: FIGURES[name].in_unit(value) for name, value in figures_of(estimate).items()}
     return [Budget(key=key, limit=limits[key], value=value) for key, value in values.items() if key in limits]
 
 

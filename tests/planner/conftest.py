@@ -13,7 +13,7 @@ from aimcost.inputs.run import load_run
 from aimcost.methods.aim.plan import reachable_ratios
 from aimcost.pricing.pricing import estimate_run
 from aimcost.pricing.result import Estimate
-from aimcost.search.plan.choice import upper_end
+from aimcost.search.plan.budgets import upper_end
 
 LAYERS, FIRST = 6, 2
 LEVELS = (1.0, 0.5, 0.25, 0.0)

@@ -9,7 +9,7 @@ import pytest
 import aimcost
 from aimcost.errors import InvalidValueError
 from aimcost.inputs.run import load_run
-from aimcost.search.plan.choice import upper_end
+from aimcost.search.plan.budgets import upper_end
 from aimcost.search.plan.questions import ask
 
 VIDEO, IMAGE = "llava_onevision_aim_a100", "llava15_aim_a100"

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InvalidValueError, argument
 from ...inputs.run import Run
-from ...units import GIGA, KILO, TERA, format_bytes, format_flops, format_seconds
+from ...pricing.budgets import FIGURES
+from ...pricing.result import Estimate
 from .evaluate import Figures
 
-__all__ = ["Budgets", "no_budget"]
+__all__ = ["Budgets", "Shortfall", "no_budget", "upper_end"]
 
-# name of the figure: key in a run file, units of the key per unit of the figure, how it is printed
-_KEYS = {
-    "ttft": ("max_ttft_ms", KILO, "TTFT", format_seconds),
-    "tpot": ("max_tpot_ms", KILO, "TPOT", format_seconds),
-    "kv": ("max_kv_gb", 1 / GIGA, "KV cache", format_bytes),
-    "peak": ("max_memory_gb", 1 / GIGA, "peak memory", format_bytes),
-    "flops": ("max_tflops", 1 / TERA, "FLOPs", format_flops),
-}
+
+class Shortfall(TypedDict):
+    """A limit that is missed: by its name in `Budgets`, in seconds, bytes or FLOPs, and in words."""
+
+    budget: str
+    limit: float
+    found: float
+    text: str
+
+
+def upper_end(result: Estimate, spread: float) -> float:
+    """The time to first token at `spread` times the band's upper half above the middle."""
+    high = result.ttft_band_s[1]
+    return result.ttft_s if high is None else result.ttft_s + spread * (high - result.ttft_s)
 
 
 def no_budget() -> InvalidValueError:
     """The error of a search without any limit."""
-    *keys, last = (argument(key) for key, *_ in _KEYS.values())
+    *keys, last = (argument(figure.key) for figure in FIGURES.values())
     return InvalidValueError(argument("budgets"), f"given: {', '.join(keys)} or {last}", None)
 
 
@@ -54,7 +61,7 @@ class Budgets:
 
     def items(self) -> Iterator[tuple[str, float]]:
         """The limits there are, by name."""
-        for name in _KEYS:
+        for name in FIGURES:
             limit = getattr(self, name)
             if limit is not None:
                 yield name, limit
@@ -68,38 +75,39 @@ class Budgets:
             ratio = np.maximum(ratio, figures.peak / card_bytes)
         return ratio
 
-    def shortfalls(self, found: Mapping[str, float], card_bytes: float | None) -> list[dict[str, Any]]:
+    def shortfalls(self, found: Mapping[str, float], card_bytes: float | None) -> list[Shortfall]:
         """Which limits `found` (values by name) misses, and by how much, in words as well."""
-        missed = []
+        missed: list[Shortfall] = []
         limits = dict(self.items())
         if card_bytes is not None and card_bytes < limits.get("peak", np.inf):
             limits["peak"] = card_bytes
         for name, limit in limits.items():
             if found[name] > limit:
-                _, _, label, shown = _KEYS[name]
+                figure, over = FIGURES[name], found[name] - limit
                 missed.append(
                     {
                         "budget": name,
                         "limit": limit,
                         "found": found[name],
-                        "text": f"{label} {shown(found[name])} is {shown(found[name] - limit)} over {shown(limit)}",
+                        "text": f"{figure.label} {figure.shown(found[name])} is {figure.shown(over)} over "
+                        f"{figure.shown(limit)}",
                     }
                 )
         return missed
 
     def describe(self) -> str:
         """``TTFT ≤ 80.00 ms, KV cache ≤ 1.000 GB``."""
-        return ", ".join(f"{_KEYS[name][2]} ≤ {_KEYS[name][3](limit)}" for name, limit in self.items())
+        return ", ".join(f"{FIGURES[name].label} ≤ {FIGURES[name].shown(limit)}" for name, limit in self.items())
 
     def to_file(self) -> dict[str, float]:
         """The ``budgets:`` mapping of a run file."""
-        return {_KEYS[name][0]: float(f"{limit * _KEYS[name][1]:.12g}") for name, limit in self.items()}
+        return {FIGURES[name].key: float(f"{FIGURES[name].in_unit(limit):.12g}") for name, limit in self.items()}
 
     @classmethod
     def of(cls, run: Run, given: Mapping[str, float | None]) -> Budgets:
         """Limits given in the units of a run file's keys, over those of the run itself."""
         values = {}
-        for name, (key, factor, _, _) in _KEYS.items():
-            value = given.get(key) if given.get(key) is not None else run.budgets.get(key)
-            values[name] = None if value is None else value / factor
+        for name, figure in FIGURES.items():
+            value = given.get(figure.key) if given.get(figure.key) is not None else run.budgets.get(figure.key)
+            values[name] = None if value is None else figure.from_unit(value)
         return cls(**values)

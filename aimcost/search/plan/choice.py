@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...inputs.run import Run, load_run
+from ...pricing.budgets import figures_of
 from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
-from .budgets import Budgets
+from .budgets import Budgets, upper_end
 from .search import Found
 
 __all__ = ["Choice", "choice_of", "run_mapping"]
@@ -43,14 +44,8 @@ class Choice:
     @property
     def figures(self) -> dict[str, float]:
         """What budgets are held against, by `Budgets` name."""
-        result = self.estimate
-        return {
-            "ttft": result.ttft_s if self.ttft_upper_s is None else self.ttft_upper_s,
-            "tpot": result.stages["decode"].tpot_s,
-            "flops": result.totals.flops,
-            "kv": result.memory.kv_bytes,
-            "peak": result.memory.peak_bytes,
-        }
+        found = figures_of(self.estimate)
+        return found if self.ttft_upper_s is None else {**found, "ttft": self.ttft_upper_s}
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -90,6 +85,7 @@ def choice_of(found: Found, budgets: Budgets, spread: float | None) -> Choice:
     """A candidate of the search, run through the estimator on its own."""
     grid = found.grid
     mapping = run_mapping(grid.run, grid.method(found.position), budgets)
+    # not `with_method`: the grid's run holds the schedule of its stem, which would be reused for the run's own method
     result = estimate_run(load_run(mapping))
     schedule, workload = result.run.schedule, result.run.workload
     kept = sum(max(0, count - schedule.text_tokens) for count in schedule.tokens)
@@ -103,9 +99,3 @@ def choice_of(found: Found, budgets: Budgets, spread: float | None) -> Choice:
         kept_share=kept / max(1, workload.visual_tokens * len(schedule.tokens)),
         expected_score=found.score,
     )
-
-
-def upper_end(result: Estimate, spread: float) -> float:
-    """The time to first token at `spread` times the band's upper half above the middle."""
-    high = result.ttft_band_s[1]
-    return result.ttft_s if high is None else result.ttft_s + spread * (high - result.ttft_s)

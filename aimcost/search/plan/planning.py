@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 from ...errors import InvalidValueError, UnknownNameError, argument
-from ...inputs.hardware import load_hardware
-from ...inputs.run import Run, load_run
+from ...inputs.run import Run
 from ...pricing.estimator import estimator_of
 from .accuracy import Surrogate, surrogate_for
 from .budgets import Budgets, no_budget
@@ -20,6 +20,8 @@ from .search import Found, Group, Objective, Progress, search
 
 __all__ = ["SHAPES", "plan_run", "spread_of"]
 
+# Keys of a workload that say how much is seen: at most one is given.
+VISUALS = ("frames", "images", "visual_tokens", "seconds", "fps")
 SHAPES = ("linear", "step", "free")
 # The smallest l1 that was measured is 7 of 28 layers; before it visual tokens matter most.
 EARLIEST_SHARE = 0.25
@@ -148,26 +150,20 @@ def _grids(
     levels: Sequence[float],
 ) -> list[tuple[str, int, list[Grid]]]:
     """One list of grids for each machine and batch."""
-    plain = run.document()
     found = []
-    machines: list[str | None] = [*dict.fromkeys(hardware)] or [None]
-    numbers: list[int | None] = [*frames] or [None]
-    for name in machines:
-        mapping = dict(plain) if name is None else {**plain, "hardware": name}
+    machines: list[str | None] = [*dict.fromkeys(hardware)]
+    numbers: list[int | None] = [*frames]
+    for name in machines or [None]:
+        machine = run if name is None else run.with_(hardware=name)
         for batch in batches or [run.workload.batch]:
             some: list[Grid] = []
-            for count in numbers:
-                workload = {**plain.get("workload", {}), "batch": batch}
+            for count in numbers or [None]:
+                changes: dict[str, Any] = {"workload.batch": batch}
                 if count is not None:
-                    workload = {k: v for k, v in workload.items() if k not in _OTHER_VISUALS} | {"frames": count}
-                candidate = load_run({**mapping, "workload": workload})
-                some += grids(candidate, methods, shapes, first=first, levels=levels)
-            machine = load_hardware(name) if name is not None else run.hardware
-            found.append((machine.name if machine else "no hardware", batch, some))
+                    changes |= {**{f"workload.{key}": None for key in VISUALS}, "workload.frames": count}
+                some += grids(machine.with_(changes), methods, shapes, first=first, levels=levels)
+            found.append((machine.hardware.name if machine.hardware else "no hardware", batch, some))
     return found
-
-
-_OTHER_VISUALS = ("images", "visual_tokens", "seconds", "fps", "frames")
 
 
 def _missed(plan: Plan, groups: Sequence[Group], spread: float | None) -> Plan:

@@ -7,18 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...errors import AimcostError, InvalidValueError, argument
-from ...inputs.run import Run, load_run
+from ...inputs.run import Run
 from ...methods.aim.plan import reachable_ratios
+from ...pricing.budgets import figures_of
 from ...pricing.pricing import estimate_run, unreduced
 from ...pricing.result import Estimate
-from .budgets import Budgets, no_budget
-from .choice import upper_end
-from .planning import spread_of
+from .budgets import Budgets, Shortfall, no_budget, upper_end
+from .planning import VISUALS, spread_of
 
 __all__ = ["Answer", "ask"]
 
 QUESTIONS = ("frames", "batch", "break-even")
-_VISUALS = ("frames", "images", "visual_tokens", "seconds", "fps")
 # A video of 4096 frames or a batch of 4096 is beyond any context or card.
 _MOST = 4096
 Progress = Callable[[int, int, str], None]
@@ -94,7 +93,7 @@ def ask(
     for number, (label, method) in enumerate(methods):
         if progress is not None:
             progress(number, len(methods), label)
-        case = _Case(run, method, key, limits, spread)
+        case = _Case(run.with_method(method), key, limits, spread)
         rows.append({"method": label, **(_break_even(case) if question == "break-even" else _most(case))})
     return Answer(question=question, run=run, budgets=limits, confidence=confidence, rows=rows)
 
@@ -125,20 +124,18 @@ class _Case:
     """One method at any number of frames, images or requests."""
 
     run: Run
-    method: dict[str, Any]
     key: str
     budgets: Budgets
     spread: float | None
 
     def at(self, number: int) -> Estimate | None:
         """The estimate; None where the method cannot reduce so few tokens."""
-        mapping = self.run.document()
-        workload = mapping.get("workload", {})
+        changes: dict[str, int | None] = {}
         if self.key != "batch":
-            workload = {k: v for k, v in workload.items() if k not in _VISUALS}
-        mapping.update(method=self.method, workload={**workload, self.key: number})
+            changes = {f"workload.{key}": None for key in VISUALS}
+        changes[f"workload.{self.key}"] = number
         try:
-            return estimate_run(load_run(mapping))
+            return estimate_run(self.run.with_(changes))
         except InvalidValueError as error:
             if error.key.startswith("method."):
                 return None
@@ -146,15 +143,10 @@ class _Case:
 
     def figures(self, result: Estimate) -> dict[str, float]:
         """What the budgets are held against."""
-        return {
-            "ttft": result.ttft_s if self.spread is None else upper_end(result, self.spread),
-            "tpot": result.stages["decode"].tpot_s,
-            "flops": result.totals.flops,
-            "kv": result.memory.kv_bytes,
-            "peak": result.memory.peak_bytes,
-        }
+        found = figures_of(result)
+        return found if self.spread is None else {**found, "ttft": upper_end(result, self.spread)}
 
-    def misses(self, number: int) -> list[dict[str, Any]] | None:
+    def misses(self, number: int) -> list[Shortfall] | None:
         """Budgets missed at `number`; None where the method cannot run at all."""
         result = self.at(number)
         if result is None:

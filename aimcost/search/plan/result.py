@@ -8,7 +8,7 @@ from typing import Any
 
 from ...inputs.run import Run
 from .accuracy import Surrogate
-from .budgets import Budgets
+from .budgets import Budgets, Shortfall
 from .choice import Choice
 from .search import Found, Front, Group, Outcome
 
@@ -57,7 +57,7 @@ class Plan:
     earliest_cut: int
     best: Choice | None
     nearest: Choice | None
-    shortfalls: list[dict[str, Any]]
+    shortfalls: list[Shortfall]
     runner_up: Choice | None
     runner_up_lost: str | None
     settings: tuple[Setting, ...]
