@@ -22,7 +22,7 @@ from ..types import ReductionEvent, Schedule
 
 __all__ = ["LayerTable", "layer_table"]
 
-# Gathers are written to a buffer that stays in the L2 cache; larger or smaller is slower.
+# Gathers are written to a buffer that stays in the L2 cache; larger or smaller is slower. At most 2^16.
 _CHUNK = 8192
 
 
@@ -184,32 +184,47 @@ def _sum_with_cuts(
 ) -> NDArray[np.float64]:
     """Σ over layers of table[count], and over the falls from a to b of cut_from[a] + cut_to[b].
 
-    Only where the count falls are the two gathered one by one. Where it falls more often than not,
-    every step is taken for a cut (one gather of the sum of the tables) and the others are taken out again.
+    Layers of one count are priced together, once for each such run. Where the count changes more often than
+    not, every step is taken for a cut (one gather of the sum of the tables) and the others are taken out again.
     """
     schedules, layers = counts.shape
     total = np.empty(schedules)
     every = table + cut_from + cut_to
     buffer, ones = np.empty((_CHUNK, layers)), np.ones(layers)
-    marks, schedule = np.empty(_CHUNK * layers, dtype=bool), np.repeat(np.arange(_CHUNK), layers)
+    # 16 bits a row: the chunk's numbers stay in the L2 cache
+    marks, schedule = np.empty(_CHUNK * layers, dtype=bool), np.repeat(np.arange(_CHUNK, dtype=np.uint16), layers)
     for start in range(0, schedules, _CHUNK):
         part = counts[start : start + _CHUNK]
         size, flat = len(part), part.reshape(-1)
-        values, mark, out = buffer[:size], marks[: flat.size], total[start : start + size]
-        # [i, l]: whether the count falls after layer l; one comparison of the flat array is the fastest
-        np.greater(flat[:-1], flat[1:], out=mark[:-1])
+        mark, out = marks[: flat.size], total[start : start + size]
+        # [i, l]: whether layer l is the last of its run; one comparison of the flat array is the fastest
+        np.not_equal(flat[:-1], flat[1:], out=mark[:-1])
         after = mark.reshape(size, layers)
-        after[:, -1] = False
-        mostly = 2 * np.count_nonzero(mark) > size * (layers - 1)
-        (every if mostly else table).take(part, out=values, mode="clip")
-        np.dot(values, ones, out=out)
-        if mostly:
+        after[:, -1] = True
+        if 2 * np.count_nonzero(mark) > size * (layers + 1):
+            values = buffer[:size]
+            every.take(part, out=values, mode="clip")
+            np.dot(values, ones, out=out)
             out -= cut_to.take(part[:, 0]) + cut_from.take(part[:, -1])
-            np.logical_not(mark, out=mark)
+            np.less_equal(flat[:-1], flat[1:], out=mark[:-1])
             after[:, -1] = False
-        step = np.flatnonzero(mark)
-        cost = cut_from.take(flat.take(step))
-        cost += cut_to.take(flat.take(step + 1))
-        cuts = np.bincount(schedule.take(step), cost, size)
-        np.subtract(out, cuts, out=out) if mostly else np.add(out, cuts, out=out)
+            step = np.flatnonzero(mark)
+            cost = cut_from.take(flat.take(step))
+            cost += cut_to.take(flat.take(step + 1))
+            out -= np.bincount(schedule.take(step), cost, size)
+        else:
+            last = np.flatnonzero(mark)  # the last layer of each run, in the flat array
+            count, row = flat.take(last).astype(np.intp), schedule.take(last)
+            length = last.copy()
+            length[1:] -= last[:-1]
+            length[0] += 1
+            cost = table.take(count)
+            cost *= length
+            falls = np.greater(count[:-1], count[1:])
+            falls &= row[:-1] == row[1:]
+            cut = cut_from.take(count[:-1])
+            cut += cut_to.take(count[1:])
+            cut *= falls
+            cost[:-1] += cut
+            out[:] = np.bincount(row, cost, size)
     return total

@@ -127,11 +127,10 @@ def draws(kind: str, top: int) -> np.ndarray:
     return np.ascontiguousarray(np.sort(tokens, axis=1)[:, ::-1])
 
 
-# Thread time over that of the C loop, measured 1.4, 1.6 and 2.8 to 3.1; half as much again is left for noise. Where
-# almost nothing is cut, the loop's branches cost nothing and finding the cuts is half of the time here.
-@pytest.mark.parametrize(("kind", "bar"), [("every layer", 3.0), ("levels", 3.0), ("few", 4.5)])
+# Thread time over that of the C loop, measured 1.3, 1.3 and 2.3 on an AMD EPYC.
+@pytest.mark.parametrize("kind", ["every layer", "levels", "few"])
 def test_priced_cuts_within_three_times_a_plain_c_loop(
-    benchmark, cutting: LayerTable, c_loop: Callable[[np.ndarray], np.ndarray], kind: str, bar: float
+    benchmark, cutting: LayerTable, c_loop: Callable[[np.ndarray], np.ndarray], kind: str
 ) -> None:
     tokens = draws(kind, cutting.max_tokens)
     np.testing.assert_allclose(cutting.prefill_seconds(tokens), c_loop(tokens), rtol=1e-12)
@@ -143,4 +142,4 @@ def test_priced_cuts_within_three_times_a_plain_c_loop(
     ratio = min(ours) / min(theirs)
     benchmark.extra_info.update(schedules_per_s=len(tokens) / min(ours), over_c_loop=ratio)
     print(f"{kind}: {ratio:.2f} times the C loop")
-    assert ratio <= bar
+    assert ratio <= 3.0

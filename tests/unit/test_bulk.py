@@ -8,7 +8,7 @@ import pytest
 import aimcost
 from aimcost.errors import InvalidValueError
 from aimcost.inputs.run import load_run
-from aimcost.search.bulk import layer_table
+from aimcost.search.bulk import LayerTable, layer_table
 
 
 def run_with(method: dict, **changes) -> dict:
@@ -70,3 +70,17 @@ def test_many_at_once_equal_one_by_one() -> None:
     picked = rng.integers(0, len(tokens), 50)
     alone = [table.prefill_seconds(tokens[i : i + 1])[0] for i in picked]
     np.testing.assert_allclose(together[picked], alone, rtol=1e-12)
+
+
+@pytest.mark.parametrize("counts", [3, 40, 800], ids="of {} counts".format)
+@pytest.mark.parametrize("layers", [1, 2, 28])
+def test_a_cut_costs_where_the_count_falls_and_nowhere_else(counts: int, layers: int) -> None:
+    """Runs of equal counts, falls and rises in any order: the definition, layer by layer."""
+    rng = np.random.default_rng(2)
+    seconds, cut_from, cut_to = rng.random((3, 801))
+    table = LayerTable(seconds=seconds, flops=seconds, fixed_s=0.25, fixed_flops=0.0, cut_from=cut_from, cut_to=cut_to)
+    tokens = rng.integers(1, counts + 1, (9_000, layers))  # more than one chunk
+    falls = tokens[:, :-1] > tokens[:, 1:]
+    cuts = falls * (cut_from[tokens[:, :-1]] + cut_to[tokens[:, 1:]])
+    expected = 0.25 + seconds[tokens].sum(axis=1) + cuts.sum(axis=1)
+    np.testing.assert_allclose(table.prefill_seconds(tokens), expected, rtol=1e-13)
