@@ -170,7 +170,7 @@ def _residual(name: str, stream: str, branch: str) -> Op:
 
 def _gate(name: str, branch: str) -> Op:
     """A learned scalar on a branch, which is linear: partial sums may be scaled."""
-    return Op(name, "mlp", "linear", reads=(branch,), weight=1.0)
+    return Op(name, "rest", "linear", reads=(branch,), weight=1.0)
 
 
 def _mlp_block(

@@ -143,7 +143,7 @@ def _residual(name: str, stream: str, branch: str) -> Op:
 def _scale(vision: VisionSpec, name: str, branch: str, gated: bool) -> Op:
     """A learned vector (InternViT) or gate (Llama-3.2-Vision) on a branch; partial sums may be scaled."""
     weight = (vision.hidden if vision.layer_scale else 0) + (1 if gated else 0)
-    return Op(name, "mlp", "linear", reads=(branch,), weight=float(weight))
+    return Op(name, "rest", "linear", reads=(branch,), weight=float(weight))
 
 
 def _mlp_ops(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:

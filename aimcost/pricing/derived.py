@@ -23,33 +23,39 @@ __all__ = ["reduction", "stage_send", "with_conversions", "with_gathered_images"
 
 def with_conversions(parts: list[Part], precision: Precision, head_dim: float) -> list[Part]:
     """Weights and cache that are stored narrower than computed: one row for each layer's products,
-    one for each attention."""
+    one for each attention. They are filed with the op they serve, weights with the largest."""
     gemm, attention = compute_dtypes(precision)
     widths = Widths.of(precision)
     of_weights = quantised.narrower(precision.weights, gemm)
     of_kv = quantised.narrower(precision.kv, attention)
     if not (of_weights or of_kv):
         return parts
-    elements: dict[tuple[str, bytes, float], Array] = {}
+    products: dict[tuple[str, bytes, float], list[Part]] = {}
     if of_weights:
         for part in parts:
             if part.cost.kind == "gemm":
-                elements[part.key] = elements.get(part.key, 0.0) + part.cost.read_weights / widths.weights
+                products.setdefault(part.key, []).append(part)
     result: list[Part] = []
     for part in parts:
         cost = part.cost
-        if cost.kind == "gemm" and part.key in elements:
-            size = elements.pop(part.key)
+        if cost.kind == "gemm" and part.key in products:
+            together = products.pop(part.key)
+            size: Array = sum(product.cost.read_weights / widths.weights for product in together)
             weights = quantised.dequantise(size, scales=quantised.scale_bytes(precision.weights, size))
-            op = Op("dequantize_weights", "mlp", "replicated")
-            result.append(Part(part.stage, op, weights, part.layers, part.count))
+            largest = max(together, key=lambda product: float(np.max(product.cost.read_weights)))
+            result.append(_beside(part, "dequantize_weights", weights, largest.op))
         if of_kv and cost.kind in ("attention", "bmm") and np.any(np.asarray(cost.read_kv)):
             cached = cost.read_kv / widths.kv
             scales = quantised.kv_scale_bytes(cached, head_dim)
             cache = quantised.dequantise(cached, scales=scales, kv=True)
-            result.append(Part(part.stage, Op("dequantize_kv", "mlp", "replicated"), cache, part.layers, part.count))
+            result.append(_beside(part, "dequantize_kv", cache, part.op))
         result.append(part)
     return result
+
+
+def _beside(part: Part, name: str, cost: Cost, served: Op) -> Part:
+    op = Op(name, served.group, "replicated", place=served.place)
+    return Part(part.stage, op, cost, part.layers, part.count)
 
 
 def reduction(named: Iterable[tuple[str, Cost]], ranks: Ranks) -> Iterator[Priced]:

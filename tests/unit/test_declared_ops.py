@@ -17,6 +17,7 @@ from aimcost.models import decoder as decoder_ops
 from aimcost.models.parallel import decoder_ranks
 from aimcost.ops import gemm, pointwise
 from aimcost.ops.op import ONE, Op, Priced, Ranks
+from aimcost.pricing.host_queue import execution_order
 from aimcost.pricing.result import Estimate
 from aimcost.report.tree import breakdown
 from aimcost.types import DecoderSpec, Parallel
@@ -120,6 +121,31 @@ def test_a_new_op_is_filed_where_it_says() -> None:
     # and before the last residual of its layer in the listing
     names = [op["name"] for op in estimate.ops() if op["stage"] == "prefill" and op["layer"] == 0]
     assert names.index("mlp_norm") < names.index("adapter_in") < names.index("mlp_add")
+
+
+def test_conversions_are_filed_with_the_op_they_serve() -> None:
+    estimate = aimcost.estimate({**RUN, "precision": {"weights": "int4", "kv": "fp8"}})
+    table = estimate.table
+    groups = {(s.stage, s.name, int(table.layer[s.start]) >= 0): (s.group, s.place) for s in table.segments}
+    for stage in ("prefill", "decode"):
+        assert groups[stage, "dequantize_weights", True] == ("mlp", "layer")
+        assert groups[stage, "dequantize_weights", False] == ("head", "after")
+        assert groups[stage, "dequantize_kv", True] == ("attention", "layer")
+    assert groups["vision", "dequantize_weights", False] == ("embedding", "before")
+    # lm_head's weights are unpacked after the last layer, and shown with it
+    order, decode = execution_order(table)
+    names = np.array([s.name for s in table.segments])[table.spread(range(len(table.segments)))][order]
+    assert list(names[~decode[order]][-3:]) == ["final_norm", "dequantize_weights", "lm_head"]
+    head = next(branch for branch in breakdown(estimate) if branch.name == "lm_head")
+    outside = [op for op in estimate.ops() if op["stage"] == "prefill" and op["layer"] is None and op["name"] != "embed"]
+    assert head.bytes == pytest.approx(sum(op["bytes"] for op in outside), rel=1e-12)
+    assert [op["name"] for op in estimate.ops() if op["stage"] == "vision"][:2] == ["dequantize_weights", "patch_embed"]
+
+
+def test_gates_are_outside_the_modules_that_are_timed() -> None:
+    run = {**RUN, "model": "llama-3.2-11b-vision", "workload": {"images": 1, "text_tokens": 50}}
+    table = aimcost.estimate(run).table
+    assert {s.group for s in table.segments if s.name in ("attn_gate", "mlp_gate") and s.stage == "prefill"} == {"rest"}
 
 
 def test_a_split_that_divides_nothing_is_refused() -> None:
