@@ -20,7 +20,6 @@ __all__ = [
     "head_ops",
     "layer_ops",
     "layer_parameters",
-    "outer_parameters",
     "parameters",
 ]
 
@@ -275,21 +274,24 @@ def layer_parameters(decoder: DecoderSpec, *, cross: bool = False, ranks: Ranks 
     return stored_parameters(keys) + stored_parameters(crossed)
 
 
-def outer_parameters(decoder: DecoderSpec, *, first: bool = True, last: bool = True, ranks: Ranks = ONE) -> float:
-    """Stored parameters outside the layers: the embedding (`first`), norm and lm_head (`last`); a tied table once."""
-    total = 0.0
+def parameters(decoder: DecoderSpec, layers: range | None = None, *, ranks: Ranks = ONE) -> float:
+    """Stored parameters of all layers, the embedding and the head; a tied table counts once.
+
+    Parameters
+    ----------
+    layers
+        Of these layers alone, those of one pipeline stage: the embedding lies with the first layer,
+        norm and head with the last.
+    """
+    here = range(decoder.layers) if layers is None else layers
+    crossing = sum(layer in here for layer in decoder.cross_layers)
+    total = (len(here) - crossing) * layer_parameters(decoder, ranks=ranks)
+    if crossing:
+        total += crossing * layer_parameters(decoder, cross=True, ranks=ranks)
+    first, last = here.start == 0, here.stop == decoder.layers
     if first:
         total += stored_parameters([embed_op(decoder, _ANY, 1.0, ranks)])
     if last:
         norm, head = head_ops(decoder, _ANY, batch=1.0, ranks=ranks)
         total += stored_parameters([norm] if first and decoder.tied_embeddings else [norm, head])
     return total
-
-
-def parameters(decoder: DecoderSpec, *, ranks: Ranks = ONE) -> float:
-    """Stored parameters of all layers, the embedding and the head."""
-    crossing = len(decoder.cross_layers)
-    total = (decoder.layers - crossing) * layer_parameters(decoder, ranks=ranks)
-    if crossing:
-        total += crossing * layer_parameters(decoder, cross=True, ranks=ranks)
-    return total + outer_parameters(decoder, ranks=ranks)

@@ -180,19 +180,11 @@ class _Case:
 
         The tower and projector lie with the first stage; tied embeddings lie with the first and last.
         """
-        decoder, ranks = self.model.decoder, self.ranks
-        first, last = layers.start == 0, layers.stop == decoder.layers
-        total = len(layers) * decoder_ops.layer_parameters(decoder, ranks=ranks)
-        if first and last:
-            total = decoder_ops.parameters(decoder, ranks=ranks)
-        else:
-            table = replace(decoder, extra_embeddings=0)
-            total += decoder_ops.outer_parameters(table, first=first, last=last, ranks=ranks)
-        if first:
+        total = decoder_ops.parameters(self.model.decoder, layers, ranks=self.ranks)
+        if layers.start == 0:
             total += projector_ops.parameters(self.model)
             if self.model.vision is not None:
-                shared = self.parallel.tp if self.parallel.tower == "sharded" else 1
-                total += vit.parameters(self.model.vision) / shared
+                total += vit.parameters(self.model.vision, ranks=tower_ranks(self.parallel))
         return total * self.widths.weights + float(scale_bytes(self.precision.weights, total))
 
     def kv(self, new_tokens: int) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -8,8 +8,11 @@ import pytest
 
 import aimcost
 from aimcost.inputs.run import load_run
+from aimcost.models import decoder as decoder_ops
+from aimcost.models import projector, vit
 from aimcost.models.decoder import layer_ops
 from aimcost.models.liveness import Step, layer_peak, peak_live
+from aimcost.models.parallel import stage_layers
 from aimcost.pricing.pricing import estimate_run
 from aimcost.types.formats import Widths
 
@@ -120,3 +123,31 @@ def test_without_a_size_nothing_is_claimed() -> None:
     bare = {"name": "bare", "memory_gb_per_s": 1000, "dense_tflops": {"fp16": 100}}
     memory = aimcost.estimate({**RUN, "hardware": bare}).memory
     assert (memory.fits, memory.largest_batch, memory.usable_bytes) == (None, None, None)
+
+
+def test_a_sharded_tower_divides_its_products_alone() -> None:
+    """SigLIP-so400m, 1152 wide, MLP 4304: of a layer's 15.24 M parameters the ranks share all but two layer norms
+    and the biases of out_proj and down_proj; patches, positions and the last norm are on every rank."""
+    model = load_run(RUN).model
+    whole, vision = aimcost.estimate({**RUN, "parallel": {"tp": 4}}).memory.weights_bytes, model.vision
+    sharded = aimcost.estimate({**RUN, "parallel": {"tp": 4, "tower": "sharded"}}).memory.weights_bytes
+    products = vision.stored_layers * (4 * 1152 * 1152 + 3 * 1152 + 2 * 1152 * 4304 + 4304)
+    assert whole - sharded == 2 * products * 3 / 4
+
+
+@pytest.mark.parametrize("pp", [2, 5])
+def test_pipeline_stages_hold_every_weight(pp: int) -> None:
+    """Llama-3.2-11B-Vision: eight of 40 layers attend across, each with two 128-wide head norms and two gates; the
+    embedding holds eight rows more than lm_head."""
+    split = {"model": "llama-3.2-11b-vision", "method": {"name": "none"}, "parallel": {"pp": pp}}
+    run = load_run({**RUN, **split, "workload": {"text_tokens": 50}})
+    decoder = run.model.decoder
+    stages = [decoder_ops.parameters(decoder, layers) for layers in stage_layers(40, pp)]
+    table, own, crossing = 128256 * 4096, decoder_ops.layer_parameters(decoder), len(decoder.cross_layers)
+    assert decoder_ops.layer_parameters(decoder, cross=True) - own == 2 * 128 + 2
+    assert sum(stages) == 40 * own + crossing * (2 * 128 + 2) + 2 * table + 8 * 4096 + 4096
+    layers_of_first = 40 // pp
+    first = layers_of_first * own + sum(layer < layers_of_first for layer in decoder.cross_layers) * (2 * 128 + 2)
+    assert stages[0] == first + table + 8 * 4096
+    beside = vit.parameters(run.model.vision) + projector.parameters(run.model)
+    assert estimate_run(run).memory.weights_bytes == 2 * (stages[0] + beside)
