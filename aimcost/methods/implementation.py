@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 from ..types import Schedule, VisionSpec
 from .registry import find_scorer
 
-__all__ = ["computed_schedule", "eager_layers", "implementation_notes", "tower_kernel", "tower_tokens"]
+__all__ = [
+    "computed_schedule",
+    "decode_kernel",
+    "eager_layers",
+    "implementation_notes",
+    "tower_kernel",
+    "tower_tokens",
+]
 
 
 def computed_schedule(schedule: Schedule, implementation: str) -> Schedule:
@@ -51,6 +58,11 @@ def eager_layers(schedule: Schedule, implementation: str, attention: str) -> NDA
         elif where == "layer":
             eager[event.charged_layer] = True
     return eager
+
+
+def decode_kernel(schedule: Schedule, implementation: str, attention: str) -> str:
+    """The attention of decode steps: a model loaded for eager attention in every layer decodes with it too."""
+    return "eager" if eager_layers(schedule, implementation, attention).all() else attention
 
 
 def tower_kernel(schedule: Schedule, implementation: str, attention: str) -> str:

@@ -217,8 +217,9 @@ def core(
         yield op, fused(shape, widths=widths, onchip_bytes=onchip_bytes, kv_cached=kv_cached)
         return
     qk, sv = eager_products(shape, widths=widths)
-    # the products want as many keys and values as queries
-    repeated = 2.0 * qk.read_activations if shape.kv_heads < shape.heads else 0.0
+    # the products want keys and values for every query head: `repeat_kv` copies all of them, the cached ones too
+    every_head = shape.batch * shape.kv_len * shape.heads * shape.head_dim * widths.activations
+    repeated = 2.0 * every_head if shape.kv_heads < shape.heads else 0.0
     yield Op("qk_matmul", "attention", "heads", reads=reads, extra={"repeated_kv": repeated}), qk
     softmax = eager_softmax(shape, widths=widths)
     yield (

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..inputs.run import Run
-from ..methods.implementation import eager_layers, tower_kernel
+from ..methods.implementation import decode_kernel, eager_layers, tower_kernel
 from ..methods.registry import find_scorer
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
@@ -214,7 +214,8 @@ class _Case:
             yield StageMemory("lm_head", float(held[-1]), float(logits))
         if workload.new_tokens > 1:
             cache = float(after[layers.start : layers.stop].sum())
-            step = self._layer_peak(1.0, float(self.schedule.tokens[0] + workload.new_tokens), self.attention)
+            kernel = decode_kernel(self.schedule, self.implementation, self.attention)
+            step = self._layer_peak(1.0, float(self.schedule.tokens[0] + workload.new_tokens), kernel)
             yield StageMemory("decode", cache, float(step))
 
     def _stream(self, tokens: Array) -> Array:

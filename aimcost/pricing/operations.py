@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inputs.run import Run
-from ..methods.implementation import eager_layers, tower_kernel, tower_tokens
+from ..methods.implementation import decode_kernel, eager_layers, tower_kernel, tower_tokens
 from ..methods.registry import reduction_ops
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
@@ -56,12 +56,10 @@ def build(run: Run) -> OpTable:
         kernel = tower_kernel(schedule, implementation, run.tower_attention)
         request.vision(model.vision, load, inputs, kernel, tower_ranks(parallel))
     request.merging()
-    eager = eager_layers(schedule, implementation, attention)
-    request.prefill(eager)
+    request.prefill(eager_layers(schedule, implementation, attention))
     steps = decode_steps(workload)
     if steps:
-        # a model loaded for eager attention everywhere decodes with it too
-        request.decode(steps, "eager" if eager.all() else attention)
+        request.decode(steps, decode_kernel(schedule, implementation, attention))
     builder = request.builder
     builder.parts = with_conversions(builder.parts, run.precision, float(model.decoder.head_dim))
     builder.parts = with_gathered_images(builder.parts, parallel)

@@ -151,3 +151,19 @@ def test_pipeline_stages_hold_every_weight(pp: int) -> None:
     assert stages[0] == first + table + 8 * 4096
     beside = vit.parameters(run.model.vision) + projector.parameters(run.model)
     assert estimate_run(run).memory.weights_bytes == 2 * (stages[0] + beside)
+
+
+def test_eager_decode_repeats_the_whole_cache_of_a_layer() -> None:
+    """`repeat_kv` copies keys and values of all n + g tokens for every query head, whatever the number of queries."""
+    run = {**RUN, "method": {"name": "none"}, "attention": "eager"}
+    step = aimcost.estimate(run).memory.stages[-1]
+    n, batch, width = 6373 + 65, 2, 2.0
+    repeated = 2 * batch * n * 28 * 128 * width
+    # logits of one query in bf16 and fp32 and their fp32 softmax; the stream, its norm and the rotated query
+    logits = batch * 28 * n * (2 + 4 + 4)
+    assert step.stage == "decode"
+    assert step.activation_bytes == repeated + logits + 2 * batch * 3584 * width + batch * 28 * 128 * width
+    # and where the scorer has every layer expose its attention (SparseVLM), as the time of decode says
+    sparse = {**RUN, "method": {"name": "sparsevlm"}, "implementation": "eager"}
+    exposed, asked = (aimcost.estimate({**sparse, "attention": kind}).memory.stages[-1] for kind in ("flash", "eager"))
+    assert exposed == asked
