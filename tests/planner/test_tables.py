@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from aimcost.inputs.run import load_run
+from aimcost.methods.sparsevlm import plan as sparsevlm
 from aimcost.pricing.pricing import estimate_run
 from aimcost.search.compositions import compositions
 from aimcost.search.plan.blocks import tables
@@ -28,6 +29,10 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
     "llm_viewer decode": ("llava_onevision_aim_a100", {"estimator": "llm_viewer", "workload.new_tokens": 4}),
     "some stages": ("llava_onevision_aim_a100", {"estimator": "roofline", "include": ["prefill", "merge"]}),
     "eager implementation": ("llava_onevision_aim_a100", {"implementation": "eager"}),
+    "attention exposed in every layer": (
+        "llava_onevision_aim_a100",
+        {**SMALL_MODEL, "method": {"name": "sparsevlm"}, "implementation": "eager", "workload.new_tokens": 4},
+    ),
     "eager attention, narrow formats": (
         "llava_onevision_aim_a100",
         {"precision": {"weights": 4, "kv": 8}, "workload.batch": 3, "workload.new_tokens": 8, "attention": "eager"},
@@ -70,6 +75,25 @@ def test_equal_to_the_estimate(name: str) -> None:
         np.testing.assert_allclose(upper_seconds(t, blocks, 1.0), expected.ttft_band_s[1], rtol=1e-12)
     else:
         assert t.rows is None
+
+
+def test_a_schedule_without_a_cut_exposes_no_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method that has every layer run eager attention as soon as it cuts: each candidate as by itself."""
+    offered = [{"layers": [2], "keep": [keep]} for keep in (1152, 300, 100)]  # 1152 of 1152: no cut
+    monkeypatch.setattr(sparsevlm, "candidates", lambda layers: offered, raising=False)
+    given = {"model": "llava-onevision-qwen2-0.5b", "workload": {"visual_tokens": 1152, "text_tokens": 50}}
+    run = load_run({**given, "hardware": "nvidia_a100_sxm_80gb", "implementation": "eager"})
+    run = run.with_(new_tokens=4)
+    found = {}
+    for grid in grids(run, ["sparsevlm"], ["linear"], first=2, levels=(1.0,)):
+        for start, figures in chunks(grid.prices(band=False)):
+            for index in range(len(figures.ttft)):
+                found[grid.method(start + index)["keep"][0]] = figures.ttft[index], figures.tpot[index]
+    assert found.keys() == {1152, 300, 100}
+    for keep, (ttft, tpot) in found.items():
+        alone = estimate_run(run.with_method({"name": "sparsevlm", "layers": [2], "keep": [keep]}))
+        assert ttft == pytest.approx(alone.ttft_s, rel=1e-12)
+        assert tpot == pytest.approx(alone.stages["decode"].tpot_s, rel=1e-12)
 
 
 @pytest.mark.parametrize("changes", [{}, {**SMALL_MODEL, "workload.new_tokens": 3}], ids=["device", "host"])

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import InvalidValueError, ScheduleError
 from ...inputs.run import Run
+from ...methods.implementation import decode_kernel
 from ...pricing.host_queue import execution_order
 from ...pricing.memory import StageMemory
 from ...pricing.pricing import estimate_run
@@ -142,7 +143,8 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
     stages, prompt_kv, alive = _stage_memory(every, len(ordered))
     fields: dict[str, Any] = {}
     if run.workload.new_tokens:
-        fields = _decode(run, ordered, scorer)
+        kernel = decode_kernel(priced_run.schedule, run.implementation, run.attention)
+        fields = _decode(replace(run, attention=kernel), ordered, scorer)
     flops = every.table.flops * every.table.count
     included = every.rows(every.included)
     return Tables(

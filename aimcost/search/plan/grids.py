@@ -22,7 +22,7 @@ from ...inputs.run import Run, plan_schedule
 from ...methods.aim.plan import Params as AimParams
 from ...methods.aim.plan import pruned, reachable_ratios
 from ...methods.aim.price import PAGERANK
-from ...methods.registry import plan_module
+from ...methods.registry import find_scorer, plan_module
 from ...types import ReductionEvent, Schedule, runs_of
 from ..compositions import Compositions, compositions
 from .blocks import Pair, Tables, tables
@@ -298,13 +298,14 @@ def _candidates(name: str) -> Callable[[int], list[dict[str, Any]]] | None:
 
 
 def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:
-    """A grid over another method's parameters, one stem for each way of reducing before layer 0."""
+    """A grid over another method's parameters, one stem for each way of reducing before layer 0 and, where a cut
+    has every layer run eager attention, apart from schedules without one."""
     offered = _candidates(name)
     if offered is None:
         known = ", ".join(["aim", *(method for method in discover.method_names() if _candidates(method))])
         raise InvalidValueError(argument("methods"), f"one that the planner has a grid for: {known}", name)
-    stems: dict[tuple[tuple[ReductionEvent, ...], int], list[Candidate]] = {}
-    runs: dict[tuple[tuple[ReductionEvent, ...], int], Run] = {}
+    stems: dict[tuple[tuple[ReductionEvent, ...], int, bool], list[Candidate]] = {}
+    runs: dict[tuple[tuple[ReductionEvent, ...], int, bool], Run] = {}
     scorer = "none"
     for params in offered(run.model.decoder.layers):
         method = {"name": name, **params}
@@ -312,7 +313,8 @@ def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:
             schedule = plan_schedule(run.model, run.workload, method)
         except AimcostError:
             continue
-        key = (schedule.pre_llm_events, schedule.visual_tokens)
+        exposing = any(find_scorer(event.scorer).exposes == "decoder" for event in schedule.layer_events)
+        key = (schedule.pre_llm_events, schedule.visual_tokens, exposing)
         stems.setdefault(key, []).append((method, schedule.tokens))
         runs.setdefault(key, replace(run, schedule=schedule))
         scorer = next((event.scorer for event in schedule.layer_events), scorer)
