@@ -55,8 +55,13 @@ def test_visionzip_prices_the_split_that_it_plans() -> None:
         merges = [op["flops"] for op in estimate.ops() if (op["stage"], op["name"]) == ("merge", "merge")]
         flops[contextual] = sum(merges)
     assert flops == {30: 385 * 1024 * (2 * 30 + 4), 110: 465 * 1024 * (2 * 110 + 4), 0: 0}
-    # a total is split as published
-    assert dict(image("visionzip", keep_tokens=221).run.schedule.events[0].counts)["contextual"] == 30
+
+
+@pytest.mark.parametrize(("kept", "contextual"), [(64, 10), (128, 20), (192, 30)])
+def test_visionzip_splits_a_total_as_its_published_budgets(kept: int, contextual: int) -> None:
+    """54 + 10, 108 + 20 and 162 + 30 (arXiv 2412.04467; the first in the README of dvlab-research/VisionZip)."""
+    (event,) = image("visionzip", keep_tokens=kept).run.schedule.events
+    assert dict(event.counts) == {"dominant": kept - contextual, "contextual": contextual}
 
 
 def test_a_sweep_tells_splits_of_one_total_apart() -> None:

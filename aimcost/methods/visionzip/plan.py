@@ -1,6 +1,6 @@
 """VisionZip: the tower's most attended tokens stay, the rest is averaged into a few contextual ones.
 
-Source: dvlab-research/VisionZip; 191 dominant (class token counted) and 30 contextual of 576.
+Source: dvlab-research/VisionZip; by default 191 dominant (class token counted) and 30 contextual of 576.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Params(MethodParams):
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """dominant + contextual tokens of each image, constant over the layers; other group sizes than
-    576 take the published counts in proportion, as does `keep_tokens`."""
+    576 take the default counts in proportion. `keep_tokens` splits as published budgets do: 27 to 5."""
     n = workload.tokens_per_group
     for key in ("dominant", "contextual"):
         require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))

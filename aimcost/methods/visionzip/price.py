@@ -17,8 +17,12 @@ DOMINANT, CONTEXTUAL, OF = 191, 30, 576
 
 
 def published_split(kept: int) -> tuple[int, int]:
-    """Dominant and contextual tokens among `kept`, in the published proportion."""
-    contextual = round(kept * CONTEXTUAL / (DOMINANT + CONTEXTUAL))
+    """Dominant and contextual tokens among `kept`: five in 32 are contextual.
+
+    Published budgets: 54 + 10 of 64 (README), 108 + 20 of 128, 162 + 30 of 192 (arXiv 2412.04467). The
+    released code's default, 191 + 30, is none of them.
+    """
+    contextual = round(kept * 30 / (162 + 30))
     return kept - contextual, contextual
 
 
