@@ -20,6 +20,9 @@ from .result import Estimate
 __all__ = ["compare_run", "mfu"]
 
 SECONDS_PER_HOUR = 3600.0
+# Share of the time to first token below which waiting for launches does not count.
+HIDDEN = 1e-3
+HIDDEN_NOTE = "no kernel before the first token waits for its launch: capturing launches in a graph saves nothing here"
 
 
 def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -> list[dict[str, Any]]:
@@ -34,7 +37,7 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
     -------
     list of dict
         hardware, stack, calibration, flops, ttft_s and (of a run that decodes) tpot_s with their bands, bound
-        (of the largest share of the time), mfu, memory, speedup over the unreduced run on the same
+        (of the largest share of the time), launch_wait_s (seconds to the first token that the device waits for launches), mfu, memory, speedup over the unreduced run on the same
         machine, and the cost of 1000 requests where the run or the profile has a price.
 
     Raises
@@ -47,7 +50,18 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
     runs = [run.with_(hardware=name) for name in dict.fromkeys(hardware)] or [run]
     runs = [each.with_(stack=name) for each in runs for name in dict.fromkeys(stacks)] or runs
     rows = [_row(each) for each in runs]
+    _note_hidden_launches(runs, rows)
     return sorted(rows, key=lambda row: (not row["fits"], row["ttft_s"]))
+
+
+def _note_hidden_launches(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> None:
+    """Note why stacks that do and do not capture launches agree, where no kernel waits for its launch."""
+    for machine in dict.fromkeys(row["hardware"] for row in rows):
+        here = [(run, row) for run, row in zip(runs, rows, strict=True) if row["hardware"] == machine]
+        graphs = {run.stack.graph == "all" for run, row in here if row["stack"] is not None}
+        if len(graphs) == 2 and all(row["launch_wait_s"] <= HIDDEN * row["ttft_s"] for _, row in here):
+            for _, row in here:
+                row["notes"].append(HIDDEN_NOTE)
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -69,6 +83,7 @@ def _row(run: Run) -> dict[str, Any]:
         "extrapolated": result.ttft_extrapolated,
         **result.decode_step(),
         "bound": _bound(result),
+        "launch_wait_s": _launch_wait(result),
         "mfu": mfu(result),
         "peak_bytes": result.memory.peak_bytes,
         "usable_bytes": result.memory.usable_bytes,
@@ -100,6 +115,15 @@ def _bound(result: Estimate) -> str:
     mask = result.rows(stage for stage in result.included if stage != "decode")
     shares = [float(result.seconds[mask & (result.bound == code)].sum()) for code in range(len(BOUNDS))]
     return BOUNDS[shares.index(max(shares))]
+
+
+def _launch_wait(result: Estimate) -> float:
+    """Seconds to the first token that the device waits for launches."""
+    device = result.priced.device_seconds
+    if device is None:
+        return 0.0
+    mask = result.rows(stage for stage in result.included if stage not in ("decode", "overhead"))
+    return float((result.seconds - device)[mask].sum())
 
 
 def mfu(result: Estimate) -> float:

@@ -137,7 +137,9 @@ def test_conversions_are_filed_with_the_op_they_serve() -> None:
     names = np.array([s.name for s in table.segments])[table.spread(range(len(table.segments)))][order]
     assert list(names[~decode[order]][-3:]) == ["final_norm", "dequantize_weights", "lm_head"]
     head = next(branch for branch in breakdown(estimate) if branch.name == "lm_head")
-    outside = [op for op in estimate.ops() if op["stage"] == "prefill" and op["layer"] is None and op["name"] != "embed"]
+    outside = [
+        op for op in estimate.ops() if op["stage"] == "prefill" and op["layer"] is None and op["name"] != "embed"
+    ]
     assert head.bytes == pytest.approx(sum(op["bytes"] for op in outside), rel=1e-12)
     assert [op["name"] for op in estimate.ops() if op["stage"] == "vision"][:2] == ["dequantize_weights", "patch_embed"]
 
