@@ -85,7 +85,7 @@ def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextMana
     """
     if schedule.tower_events:
         raise UnsupportedModelError(
-            f"method {schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"
+            f"method {schedule.method!r} merges inside the vision tower, which can be priced but not run yet"
         )
     context: AbstractContextManager[Any] = torch_module("aimcost.runtime.executor").apply(model, schedule, **options)
     return context

@@ -182,7 +182,7 @@ class LatencyGate:
         shown = ", ".join(f"{ratio:.4f}" for ratio in verdict.ratios)
         if not verdict.ok:
             pytest.fail(
-                f"prefill is {verdict.slowdown:.1%} slower than its band: {shown} times the yardstick, "
+                f"prefill is {verdict.slowdown:.1%} slower than its band: {shown} times the reference kernel, "
                 f"normal {verdict.center:.4f}, limit {verdict.limit:.4f}",
                 pytrace=False,
             )
@@ -191,7 +191,7 @@ class LatencyGate:
             off = prediction.deviation(min(verdict.ratios))
             if abs(off) > within:
                 pytest.fail(
-                    f"prefill is {off:+.1%} off the prediction ({shown} times the yardstick, "
+                    f"prefill is {off:+.1%} off the prediction ({shown} times the reference kernel, "
                     f"predicted {prediction.ratio:.4f}), allowed {within:.0%}",
                     pytrace=False,
                 )

@@ -29,9 +29,9 @@ __all__ = ["derive_command", "inherited_command", "scale_command", "stack_comman
 
 
 def derive_command(source: str, system: str | None, output: Path | None, *, as_json: bool) -> str:
-    """Fit a system's tables; write its profile's block and tables where `output` names the profile."""
+    """Fit coefficients to a system's tables; with `output`, write them into that profile."""
     if source != "aiconfigurator":
-        raise UnknownNameError("source of tables", source, ["aiconfigurator"], where="--from")
+        raise UnknownNameError("table source", source, ["aiconfigurator"], where="--from")
     if system is None:
         raise InvalidValueError("--system", f"given: {', '.join(systems())}", None)
     derived = derive(system, date=datetime.date.today().isoformat())
@@ -40,18 +40,18 @@ def derive_command(source: str, system: str | None, output: Path | None, *, as_j
         write_calibration(output, derived.block)
     if as_json:
         return to_json({"system": system, "profile": derived.profile, "errors": derived.errors})
-    saved = f"\n\nwritten: {output}" if output is not None else "\n\nnothing written: name the profile with -o"
+    saved = f"\n\nwritten: {output}" if output is not None else "\n\nnothing written (-o PROFILE writes it)"
     return errors_text(derived.errors) + saved
 
 
 def inherited_command(output: Path | None, *, as_json: bool) -> str:
-    """Measure how far one card's products are from another's coefficients; write the bands where `output` says."""
+    """Compare each card's GEMMs with other cards' coefficients; with `output`, write the bands."""
     bands = inherited_bands() if output is None else write_inherited_bands(output)
     return to_json(bands) if as_json else inherited_text(bands, output)
 
 
 def stack_command(timings: Sequence[Path], base: str | None, output: Path | None, *, as_json: bool) -> str:
-    """Fit a stack to timings; write its file where `output` says."""
+    """Fit a stack to timings; with `output`, write its file."""
     rows = load_timings(list(timings)).requests
     found = calibrate_stack(rows, base, name=output.stem if output is not None else "my_stack")
     text = yaml.safe_dump(found.file, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
@@ -59,12 +59,12 @@ def stack_command(timings: Sequence[Path], base: str | None, output: Path | None
         write_atomically(output, text)
     if as_json:
         return to_json(asdict(found))
-    each = "a decode step" if found.key == "step_ms" else "a request"
+    each = "per decode step" if found.key == "step_ms" else "per request"
     lines = [
         f"offset {format_seconds(found.offset_s)} {each}{_within(found.offset_error_s, format_seconds)}, "
-        f"scale {found.scale:.3f} on kernels{_within(found.scale_error, '{:.3f}'.format)}",
+        f"scale {found.scale:.3f} on kernel times{_within(found.scale_error, '{:.3f}'.format)}",
         *(f"note: {note}" for note in found.notes),
-        table([[name, f"{error:+.1%}"] for name, error in found.residuals.items()], ["timing", "predicted now"]),
+        table([[name, f"{error:+.1%}"] for name, error in found.residuals.items()], ["timing", "error"]),
         text if output is None else f"written: {output} (--stack {output})",
     ]
     return "\n".join(lines)
@@ -75,7 +75,7 @@ def _within(error: float | None, form: Callable[[float], str]) -> str:
 
 
 def scale_command(timing: Path, hardware: str | None, output: Path | None, *, as_json: bool) -> str:
-    """Scale a profile to measured points, and say what changed."""
+    """Scale a profile to measured points and tabulate the errors before and after."""
     if hardware is None:
         raise InvalidValueError("--hardware", "given: the profile to scale", None)
     timings, spec = read_timings(timing), load_hardware(hardware)
@@ -96,14 +96,14 @@ def scale_command(timing: Path, hardware: str | None, output: Path | None, *, as
         for row in result["rows"]
     ]
     headers = ["point", "measured", "predicted", "error", "scaled", "error"]
-    return f"{table(rows, headers)}\nscale {result['scale']:.4f} on every device time of {spec.name}"
+    return f"{table(rows, headers)}\nscale {result['scale']:.4f} on all device times of {spec.name}"
 
 
 def _write_scaled(output: Path, hardware: str, scale: float, source: str) -> None:
-    """A copy of the profile with its scale set; its tables go inline, so that it stands alone."""
+    """Write a copy of the profile with its scale set and its tables inlined, so that it is self-contained."""
     spec = load_hardware(hardware)
     if not spec.calibration:
-        raise FileFormatError(f"{hardware}: has no calibration of its own to scale (it inherits one)")
+        raise FileFormatError(f"{hardware}: has no calibration to scale (it inherits another card's)")
     kinds = ["gemm", "attention", *calibration_of(spec).bandwidth]
     block = with_scale(spec.calibration, scale, source, kinds)
     if isinstance(block.get("tables"), str):

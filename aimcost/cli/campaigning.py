@@ -41,7 +41,7 @@ def campaign_command(
         Neither or both of an output folder and a folder to read.
     """
     if (output is None) == (source is None):
-        raise InvalidValueError("campaign", "given one of -o DIR and --from DIR", None)
+        raise InvalidValueError("campaign", "given either -o DIR or --from DIR", None)
     if output is not None:
         check_minutes(minutes)
         if device == "cpu":
@@ -65,7 +65,10 @@ def _watchdog(seconds: float) -> Iterator[None]:
     """End the process when the time is over and something still hangs; records on disk are whole."""
 
     def stop() -> None:
-        print(f"aimcost: a measurement did not return in time: see {SUMMARY} for what is done", file=sys.stderr)
+        print(
+            f"aimcost: a measurement did not return within the time limit; {SUMMARY} lists the completed steps",
+            file=sys.stderr,
+        )
         sys.stderr.flush()
         os._exit(1)
 

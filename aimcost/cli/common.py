@@ -43,50 +43,56 @@ __all__ = [
 
 app = typer.Typer(
     name="aimcost",
-    help="What dropping visual tokens really buys: FLOPs, bytes, memory and latency, per layer.",
+    help="Predict the FLOPs, DRAM traffic, memory and latency of multi-modal LLM requests, "
+    "and what dropping visual tokens buys.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
-RunArgument = Annotated[
-    str | None, typer.Argument(metavar="[RUN]", help="A run file, or the name of one in configs/runs.")
-]
+RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="Run file, or the name of one in configs/runs.")]
 SettingsOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the run: method.l1=14.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the run file, e.g. method.l1=14. Repeatable."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 
-# Keys of a run as flags of their own. Counts are text here: the run's own schema reads them.
-ModelFlag = Annotated[str | None, typer.Option("--model", help="A model's name, config.json or folder.")]
-EstimatorFlag = Annotated[str | None, typer.Option("--estimator", help=", ".join(estimator_names()))]
-MethodFlag = Annotated[str | None, typer.Option("--method", help="none, aim, fastv, … (`aimcost list methods`)")]
-AttentionFlag = Annotated[str | None, typer.Option("--attention", help="flash or eager")]
-FramesFlag = Annotated[str | None, typer.Option("--frames", metavar="N", help="Video frames a request.")]
-ImagesFlag = Annotated[str | None, typer.Option("--images", metavar="N", help="Images a request.")]
+# Keys of a run that have a flag. Counts stay text here: the schema of run files parses them.
+ModelFlag = Annotated[
+    str | None, typer.Option("--model", help="Model name, or path of an HF config.json or its folder.")
+]
+EstimatorFlag = Annotated[str | None, typer.Option("--estimator", help=", ".join(estimator_names()) + ".")]
+MethodFlag = Annotated[
+    str | None, typer.Option("--method", help="Reduction method: none, aim, fastv, … (see `aimcost list methods`).")
+]
+AttentionFlag = Annotated[str | None, typer.Option("--attention", help="flash or eager; default: the stack's.")]
+FramesFlag = Annotated[str | None, typer.Option("--frames", metavar="N", help="Video frames per request.")]
+ImagesFlag = Annotated[str | None, typer.Option("--images", metavar="N", help="Images per request.")]
 VisualTokensFlag = Annotated[
-    str | None, typer.Option("--visual-tokens", metavar="N", help="Visual tokens before any method.")
+    str | None, typer.Option("--visual-tokens", metavar="N", help="Visual tokens per request, before reduction.")
 ]
-TextTokensFlag = Annotated[str | None, typer.Option("--text-tokens", metavar="N", help="Text tokens a request.")]
+TextTokensFlag = Annotated[str | None, typer.Option("--text-tokens", metavar="N", help="Text tokens per request.")]
 NewTokensFlag = Annotated[str | None, typer.Option("--new-tokens", metavar="N", help="Tokens to generate.")]
-BatchFlag = Annotated[str | None, typer.Option("--batch", metavar="N", help="Requests computed together.")]
+BatchFlag = Annotated[str | None, typer.Option("--batch", metavar="N", help="Batch size.")]
 StackFlag = Annotated[
-    str | None, typer.Option("--stack", help="The software: a stack's name or file (`aimcost list stacks`).")
+    str | None, typer.Option("--stack", help="Software stack: name or file (see `aimcost list stacks`).")
 ]
-ImplementationFlag = Annotated[str | None, typer.Option("--implementation", help="fused, eager or masked")]
-TensorFlag = Annotated[str | None, typer.Option("--tp", metavar="N", help="Tensor-parallel ranks.")]
-PipelineFlag = Annotated[str | None, typer.Option("--pp", metavar="N", help="Pipeline stages.")]
-ReplicasFlag = Annotated[str | None, typer.Option("--dp", metavar="N", help="Replicas.")]
-# Keys of a run that the commands take as flags.
+ImplementationFlag = Annotated[
+    str | None, typer.Option("--implementation", help="How the reduction runs: fused, eager or masked.")
+]
+TensorFlag = Annotated[str | None, typer.Option("--tp", metavar="N", help="Tensor-parallel degree.")]
+PipelineFlag = Annotated[str | None, typer.Option("--pp", metavar="N", help="Pipeline-parallel degree.")]
+ReplicasFlag = Annotated[str | None, typer.Option("--dp", metavar="N", help="Data-parallel replicas.")]
+# Parameters of a command that map to a key of the run.
 RUN_FLAGS = (
     *("model", "estimator", "method", "attention", "implementation", "stack"),
     *("frames", "images", "visual_tokens", "text_tokens", "new_tokens", "batch", "tp", "pp", "dp"),
 )
 
 
-# Arguments of Python functions whose flag has another name.
+# Python arguments whose flag is spelled differently.
 _FLAGS = {
     "budgets": "budget",
     "max_ttft_ms": "--ttft-ms",
@@ -111,7 +117,7 @@ def flag_of(name: str) -> str:
 
 
 def one_of(**given: bool) -> None:
-    """Raise InvalidValueError where more than one of these flags is given: none is dropped in silence."""
+    """Raise InvalidValueError when more than one of these mutually exclusive flags is given."""
     from ..errors import InvalidValueError
 
     names = [f"--{name}" for name, value in given.items() if value]
@@ -122,7 +128,7 @@ def one_of(**given: bool) -> None:
 def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:
     """Flags and ``--set key=value`` as overrides of a run; values are YAML.
 
-    Counts are text until the run's own schema reads them, so that one message serves both ways.
+    Counts stay text until the schema of run files parses them, so that both routes fail with the same message.
     """
     import yaml
 
@@ -143,7 +149,7 @@ def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:
 
 
 def overrides_of(settings: list[str]) -> dict[str, Any]:
-    """``--set`` options laid over each other, in order."""
+    """``--set`` options merged in order."""
     from ..inputs.run import merge_overrides
 
     overrides: dict[str, Any] = {}
@@ -153,7 +159,7 @@ def overrides_of(settings: list[str]) -> dict[str, Any]:
 
 
 def resolve_flags(context: typer.Context, **more: Any) -> Any:
-    """A Run from the parameters of a command that takes every flag of `RUN_FLAGS`; `more` keys beside or over them."""
+    """A Run from the parameters of a command that takes every flag of `RUN_FLAGS`; keys in `more` take precedence."""
     from ..inputs.run import SHORT_KEYS
 
     given = context.params
@@ -185,7 +191,7 @@ def keys_of(settings: list[str], **flags: Any) -> dict[str, Any]:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A bar on a terminal's stderr, nothing elsewhere; gives a function of (done, total, what is next)."""
+    """Show a progress bar where stderr is a terminal; yields a function of (done, total, description)."""
     from rich.console import Console
     from rich.progress import Progress
 

@@ -37,7 +37,7 @@ def estimate(
     context: typer.Context,
     run: RunArgument = None,
     model: ModelFlag = None,
-    hardware: Annotated[str | None, typer.Option(help="A profile's name or path.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="Hardware profile: name or path.")] = None,
     estimator: EstimatorFlag = None,
     method: MethodFlag = None,
     attention: AttentionFlag = None,
@@ -54,11 +54,16 @@ def estimate(
     dp: ReplicasFlag = None,
     settings: SettingsOption = None,
     layers: Annotated[bool, typer.Option("--layers", help="Show the prefill layer by layer.")] = False,
-    ops: Annotated[bool, typer.Option("--ops", help="Show every operation.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: operations, or layers with --layers.")] = False,
+    ops: Annotated[bool, typer.Option("--ops", help="Show every op.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV: one row per op, or per layer with --layers.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Estimate a run: FLOPs, bytes, time and memory, by stage, layer and operation."""
+    """Estimate the FLOPs, bytes, time and memory of a run.
+
+    By stage, by layer (--layers) and by op (--ops), beside the gain over the same run without reduction.
+    """
     from ..pricing.pricing import estimate_run
 
     one_of(csv=as_csv, json=as_json)
@@ -91,9 +96,9 @@ def compare(
     context: typer.Context,
     run: RunArgument = None,
     hardware: Annotated[
-        str | None, typer.Option(help="Profiles, separated by commas; the run's own without it.")
+        str | None, typer.Option(help="Hardware profiles, comma-separated. Default: the run's.")
     ] = None,
-    stack: Annotated[str | None, typer.Option(help="Software stacks, separated by commas.")] = None,
+    stack: Annotated[str | None, typer.Option(help="Software stacks, comma-separated. Default: the run's.")] = None,
     model: ModelFlag = None,
     estimator: EstimatorFlag = None,
     method: MethodFlag = None,
@@ -112,7 +117,10 @@ def compare(
     as_csv: CsvOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare machines and software stacks on one run: time to first token, bound, memory, gain, cost."""
+    """Compare GPUs and software stacks on one run.
+
+    Time to first token with its band, bound, MFU, gain over no reduction, memory and cost.
+    """
     from ..errors import InvalidValueError
     from ..pricing.comparison import compare_run
     from ..report.compare import compare_text
@@ -121,7 +129,7 @@ def compare(
     one_of(csv=as_csv, json=as_json)
     names, stacks = ([name.strip() for name in (given or "").split(",") if name.strip()] for given in (hardware, stack))
     if not names and not stacks:
-        raise InvalidValueError("--hardware", "given: profiles separated by commas (or --stack)", None)
+        raise InvalidValueError("--hardware", "given: comma-separated profiles (or --stack)", None)
     resolved = resolve_flags(context, stack=stacks[0] if len(stacks) == 1 else None)
     rows = compare_run(resolved, names, stacks)
     if as_json:
@@ -134,7 +142,10 @@ def compare(
 
 @app.command()
 def reproduce(as_json: JsonOption = False) -> None:
-    """Recompute every row of AIM's published tables, and name the slips with corrected figures."""
+    """Recompute AIM's published tables.
+
+    Slips in the paper are listed with the corrected figures.
+    """
     from ..pricing.reproduce import reproduce as recompute
     from ..report.export import to_json
     from ..report.reproduce import reproduce_text

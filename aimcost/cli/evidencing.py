@@ -1,4 +1,4 @@
-"""Commands about timings of others: evidence, import."""
+"""Commands on third-party timings: evidence, import."""
 
 from __future__ import annotations
 
@@ -32,18 +32,23 @@ from .common import (
 def evidence(
     timings: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FILE]...", help="Timing files (.jsonl); all of configs/timings without one."),
+        typer.Argument(metavar="FILE...", help="Timing files (.jsonl). Default: all of configs/timings."),
     ] = None,
     leave_out: Annotated[
         str | None,
-        typer.Option("--leave-out", metavar="source", help="Judge each source with figures fitted without it."),
+        typer.Option(
+            "--leave-out", metavar="source", help="Refit the stacks without each source, then predict that source."
+        ),
     ] = None,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Print the stacks' figures fitted to all rows, beside those shipped.")
+        bool, typer.Option("--refit", help="Print stack coefficients refitted to all rows, beside the shipped ones.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare published timings of others with predictions: errors, coverage of the bands, speed-ups."""
+    """Compare predictions with published GPU timings.
+
+    Errors by source, stack, quantity and card; coverage of the 80 % band; speed-ups.
+    """
     from ..evidence.evidence import gather
     from ..report.evidence import evidence_dict, evidence_text
     from ..report.export import to_json
@@ -64,10 +69,12 @@ def evidence(
 @app.command("import")
 def import_(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A result file of another benchmark (JSON).")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Result file of another benchmark (JSON).")],
     model: ModelFlag = None,
-    hardware: Annotated[str | None, typer.Option(help="The machine that was timed.")] = None,
-    stack: Annotated[str | None, typer.Option(help="The software that ran it (`aimcost list stacks`).")] = None,
+    hardware: Annotated[str | None, typer.Option(help="Hardware profile of the machine that was timed.")] = None,
+    stack: Annotated[
+        str | None, typer.Option(help="Software stack that was timed (see `aimcost list stacks`).")
+    ] = None,
     images: ImagesFlag = None,
     frames: FramesFlag = None,
     visual_tokens: VisualTokensFlag = None,
@@ -81,14 +88,17 @@ def import_(
     pp: PipelineFlag = None,
     settings: SettingsOption = None,
     quantity: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Take one clock alone: ttft, tpot or e2e.")
+        str | None, typer.Option(metavar="NAME", help="Import one quantity only: ttft, tpot or e2e.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the timings (.jsonl).")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Read results of vllm bench, guidellm, aiperf or optimum-benchmark, and compare them with predictions."""
+    """Import results of other benchmarks as timings.
+
+    Reads vllm bench, guidellm, aiperf and optimum-benchmark, and compares each timing with its prediction.
+    """
     from ..evidence.formats import import_file
     from ..evidence.joining import join
     from ..evidence.timings import timing_lines

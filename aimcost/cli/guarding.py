@@ -13,19 +13,18 @@ from .common import JsonOption, SettingsOption, StackFlag, app, overrides_of, pr
 
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID", help="A YAML file: base, axes, schedules.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="OUT.csv, OUT.jsonl or OUT.parquet.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a sweep that was cut short.")] = False,
-    engine: Annotated[str, typer.Option(help="local or dask")] = "local",
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes on this machine.")] = 1,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler whose workers compute.")
-    ] = None,
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="Grid file (YAML): base, axes, schedules.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .csv, .jsonl or .parquet.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted sweep.")] = False,
+    engine: Annotated[str, typer.Option(help="local or dask.")] = "local",
+    workers: Annotated[int, typer.Option(metavar="N", help="Local processes.")] = 1,
+    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address of a Dask scheduler.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Price a grid of models, machines, methods, workloads or schedules into one file.
+    """Price a grid of runs into one file.
 
-    Points that cannot be priced keep their row, with the reason in the column error.
+    The grid varies models, GPUs, methods, workloads or schedules. A point that cannot be priced gets a row too,
+    with the reason in its `error` column.
     """
     from dataclasses import asdict
 
@@ -49,27 +48,32 @@ def sweep(
 @app.command()
 def check(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUNS]...", help="Run files or names; none: those of the baseline.")
+        list[str] | None,
+        typer.Argument(metavar="RUNS...", help="Run files or names. Default: those in the baseline."),
     ] = None,
-    baseline: Annotated[Path | None, typer.Option(help="The baseline file (JSON).")] = None,
-    update: Annotated[bool, typer.Option("--update", help="Write the present figures to the baseline.")] = False,
+    baseline: Annotated[Path | None, typer.Option(help="Baseline file (JSON).")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Write the current figures to the baseline.")] = False,
     tolerance: Annotated[
         list[str] | None,
-        typer.Option(metavar="METRIC=SHARE", help="flops, ttft, tpot, kv, memory or all: ttft=1%. Default: exact."),
+        typer.Option(
+            metavar="METRIC=SHARE",
+            help="Allowed rise, e.g. ttft=1%, of flops, ttft, tpot, kv, memory or all. Default: none.",
+        ),
     ] = None,
     stack: StackFlag = None,
     settings: SettingsOption = None,
-    strict: Annotated[bool, typer.Option("--strict", help="A figure that fell fails as well.")] = False,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML.")] = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write Markdown.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail on figures that fell, too.")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a JUnit XML report.")] = None,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Markdown report.")] = None,
     summary: Annotated[
-        bool, typer.Option("--summary", help="Append Markdown to the job summary ($GITHUB_STEP_SUMMARY).")
+        bool, typer.Option("--summary", help="Append the Markdown report to $GITHUB_STEP_SUMMARY.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check predicted FLOPs, TTFT, TPOT, KV and memory against a baseline and the runs' budgets.
+    """Check predictions against a baseline and budgets.
 
-    Exit status 0, 1 where a figure rose or a budget is missed, 2 for bad input.
+    Compares FLOPs, TTFT, TPOT, KV cache and peak memory. Exit status: 0 pass, 1 a figure rose or a budget is exceeded,
+    2 bad input.
     """
     from ..guard.check import check as run_check
     from ..guard.check import parse_tolerances

@@ -1,4 +1,4 @@
-"""What `aimcost list`, `show` and `schema` say."""
+"""What `aimcost list`, `show` and `schema` print."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def listing(what: str, *, hidden: bool = False, problems: list[str] | None = Non
     Parameters
     ----------
     problems
-        Takes a line for each file that cannot be read; without it, the first one ends the listing.
+        Collects one line per unreadable file; if None, the first one raises.
 
     Raises
     ------
     UnknownNameError
-        `what` is none of `LISTINGS`.
+        `what` is not one of `LISTINGS`.
     """
     if what not in LISTINGS:
         raise UnknownNameError("listing", what, LISTINGS)
@@ -81,7 +81,7 @@ def _model_row(name: str, path: Path) -> dict[str, Any]:
 
 
 def _tokens(fixed: int) -> int | str:
-    """Tokens of one input; none are fixed where its size decides."""
+    """Tokens per input, or "by size" where they depend on its size."""
     return fixed or "by size"
 
 
@@ -122,7 +122,7 @@ def describe(name: str) -> str:
     """
     for kind in discover.KINDS:
         files = discover.names(kind)
-        # a paper and its timings may be called as its method is; the method is what a run names
+        # a paper or a timing file may share its name with a method; the method wins
         if name in files and not (kind in ("paper", "timings") and name in discover.method_names()):
             return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
     if name in discover.method_names():
@@ -142,7 +142,7 @@ def describe(name: str) -> str:
 
 
 def _in_words(schema: Mapping[str, Any]) -> str:
-    """What a key takes: ``integer, at least 1``."""
+    """What a key takes, e.g. ``integer at least 1``."""
     if "anyOf" in schema:
         options = [_in_words(option) for option in schema["anyOf"] if option.get("type") != "null"]
         return ", or ".join(dict.fromkeys(options))
@@ -154,7 +154,7 @@ def _in_words(schema: Mapping[str, Any]) -> str:
         kind = f"list of {items[0]}" if "prefixItems" not in schema else f"[{', '.join(items)}]"
     limits = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most", "exclusiveMaximum": "under"}
     # pydantic before 2.11 writes a bound of 0 on a float as 0.0
-    bounds = [f"{said} {_whole(schema[key]):,}" for key, said in limits.items() if key in schema]
+    bounds = [f"{limit} {_whole(schema[key]):,}" for key, limit in limits.items() if key in schema]
     return kind + (" " + " and ".join(bounds) if bounds else "")
 
 

@@ -9,16 +9,39 @@ import typer
 
 from .common import JsonOption, app
 
+# Headers of the printed listings; the keys of the JSON stay as they are.
+_HEADERS = {
+    "tokens an image": "tokens per image",
+    "tokens a frame": "tokens per frame",
+    "host us a launch": "host µs per launch",
+    "ms a request": "ms per request",
+    "ms a step": "ms per step",
+}
+
+# Headers of the printed listings; the keys of the JSON stay as they are.
+_HEADERS = {
+    "tokens an image": "tokens per image",
+    "tokens a frame": "tokens per frame",
+    "host us a launch": "host µs per launch",
+    "ms a request": "ms per request",
+    "ms a step": "ms per step",
+}
+
 
 @app.command("list")
 def list_(
     what: Annotated[
-        str | None, typer.Argument(metavar="[models|hardware|stacks|methods|estimators|runs]", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="KIND",
+            help="models, hardware, stacks, methods, estimators or runs. Default: all.",
+            show_default=False,
+        ),
     ] = None,
-    show_all: Annotated[bool, typer.Option("--all", help="Hidden profiles too.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Include hidden profiles.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List what there is by name."""
+    """List models, hardware, stacks, methods, …"""
     from ..report.export import to_json
     from ..report.text import table
     from .listing import LISTINGS, listing
@@ -35,12 +58,15 @@ def list_(
         headers = list(rows[0]) if rows else ["name"]
         left = sum(1 for key in headers if not isinstance(rows[0][key], int | float)) if rows else 1
         cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
-        print(f"{name} ({len(rows)})\n{table(cells, headers, left=left)}\n")
+        shown = [_HEADERS.get(header, header) for header in headers]
+        print(f"{name} ({len(rows)})\n{table(cells, shown, left=left)}\n")
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="A model, profile, stack, method, estimator or run.")]) -> None:
-    """Show one model, profile, stack, method, estimator or run, with its sources."""
+def show(
+    name: Annotated[str, typer.Argument(help="Model, hardware profile, stack, method, estimator or run.")],
+) -> None:
+    """Show one item of a listing, with its sources."""
     from .listing import describe
 
     print(describe(name), end="")
@@ -48,7 +74,10 @@ def show(name: Annotated[str, typer.Argument(help="A model, profile, stack, meth
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of run files, hardware profiles and grids."""
+    """Print the JSON Schema of the input files.
+
+    Run files, method parameters, hardware profiles, software stacks and sweep grids.
+    """
     from ..report.export import to_json
     from .listing import json_schema
 

@@ -16,25 +16,28 @@ TIMED = frozenset({"calibrate", "profile", "validate", "campaign", "demo"})  # t
 @app.command()
 def calibrate(
     source: Annotated[
-        str | None, typer.Option("--from", metavar="aiconfigurator", help="Derive coefficients from tables.")
+        str | None, typer.Option("--from", metavar="aiconfigurator", help="Fit coefficients to these operation tables.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="A system of the tables: a100_sxm, h100_sxm, …")] = None,
+    system: Annotated[str | None, typer.Option(help="System in the tables: a100_sxm, h100_sxm, …")] = None,
     timing: Annotated[
-        Path | None, typer.Option("--from-timing", metavar="FILE", help="Scale a profile to measured points.")
+        Path | None, typer.Option("--from-timing", metavar="FILE", help="Scale a profile to your own measurements.")
     ] = None,
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="CSV", help="Compare with GEMM timings of others.")
+        Path | None, typer.Option("--check", metavar="CSV", help="Compare predictions with third-party GEMM timings.")
     ] = None,
     inherited: Annotated[
-        bool, typer.Option("--inherited", help="Measure how far cards are from the coefficients of others.")
+        bool, typer.Option("--inherited", help="Fit the bands of cards that inherit another's coefficients.")
     ] = False,
-    hardware: Annotated[str | None, typer.Option(help="The profile to scale, with --from-timing.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="Profile to scale, with --from-timing.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The profile (or bands) to write; printed only without it.")
+        Path | None, typer.Option("-o", "--output", help="Profile (or bands) to write. Default: print only.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Derive a profile's coefficients from measured tables, or scale it to your own clock."""
+    """Fit or scale a hardware profile.
+
+    Fits coefficients to public operation tables, or scales a profile to your own measurements.
+    """
     from ..errors import InvalidValueError
     from ..report.export import to_json
 
@@ -63,16 +66,21 @@ def calibrate(
 
 @app.command("calibrate-stack")
 def calibrate_stack(
-    timings: Annotated[list[Path], typer.Argument(metavar="TIMING...", help="JSON lines, as in configs/timings.")],
+    timings: Annotated[
+        list[Path], typer.Argument(metavar="TIMING...", help="Timings (.jsonl), in the format of configs/timings.")
+    ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The stack to write; printed only without it.")
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Stack file to write. Default: print only.")
     ] = None,
     stack: Annotated[
-        str | None, typer.Option("--stack", help="The stack to start from; the timings' own without it.")
+        str | None, typer.Option("--stack", help="Stack to start from. Default: the one the timings name.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Fit a software stack of your own to a few timings: an offset, with two or more a scale."""
+    """Fit a software stack to a few timings.
+
+    One timing fits an offset, two or more fit a scale as well.
+    """
     from .calibrating import stack_command
 
     print(stack_command(timings, stack, output, as_json=as_json))
@@ -80,16 +88,19 @@ def calibrate_stack(
 
 @app.command()
 def profile(
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
-    quick: Annotated[bool, typer.Option("--quick", help="A smaller grid: some 20 s on a CPU.")] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller grid: about 20 s on a CPU.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="The profile to write; printed only without it.")
+        Path | None, typer.Option("-o", "--output", help="Profile to write. Default: print only.")
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(help="Where the raw samples go; beside the profile without it.")
+        Path | None, typer.Option(help="Record of raw samples to write. Default: beside the profile.")
     ] = None,
 ) -> None:
-    """Measure this machine: a hardware profile for `calibrated`, and the raw record behind it."""
+    """Measure this machine into a hardware profile.
+
+    Writes a profile for the calibrated estimator and the record of raw samples behind it.
+    """
     profiling = import_module("aimcost.measure.profile")
     profiling.quiet_process()
     from ..inputs.files import write_atomically
@@ -111,27 +122,30 @@ def profile(
 @app.command()
 def validate(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="[RUN]...", help="Run files, or names in configs/runs.")
+        list[str] | None, typer.Argument(metavar="RUN...", help="Run files, or names of some in configs/runs.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     profile: Annotated[
-        str | None, typer.Option("--profile", help="A profile of this machine; measured in between without it.")
+        str | None, typer.Option("--profile", help="Profile of this machine. Default: measured along with the runs.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="The record to write.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Record to write.")] = None,
     from_record: Annotated[
-        Path | None, typer.Option("--from-record", metavar="FILE", help="Compare again from a record, offline.")
+        Path | None, typer.Option("--from-record", metavar="FILE", help="Redo the comparison from a record, offline.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw predicted against measured (png, svg, pdf).")
+        Path | None, typer.Option("--plot", metavar="FILE", help="Plot predicted against measured (.png, .svg, .pdf).")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, max=100, help="Passes of each variant in each of two rounds.")] = 2,
+    repeats: Annotated[int, typer.Option(min=1, max=100, help="Passes per variant and round (two rounds).")] = 2,
     as_json: JsonOption = False,
 ) -> None:
-    """Run runs for real, dense and reduced, and compare their times with the prediction."""
+    """Execute runs and compare with their predictions.
+
+    Each run is timed with and without reduction, prefill by prefill and layer by layer.
+    """
     from ..errors import InvalidValueError
 
     if bool(runs) == (from_record is not None):
-        raise InvalidValueError("RUN", "given, or --from-record, one of the two", None)
+        raise InvalidValueError("RUN", "given, or else --from-record (not both)", None)
     if from_record is None:
         import_module("aimcost.measure.profile").quiet_process()
     from ..measure.validate import compare_record
@@ -162,17 +176,22 @@ def validate(
 
 @app.command()
 def campaign(
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Where records go.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cuda",
-    minutes: Annotated[float, typer.Option(help="It ends in this time, whatever is left.")] = 8.0,
-    tiny: Annotated[bool, typer.Option("--tiny", help="A dry run: the same steps on a tiny model.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Keep the steps that DIR holds complete.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the records.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda",
+    minutes: Annotated[float, typer.Option(help="Time limit; steps that do not fit are skipped.")] = 8.0,
+    tiny: Annotated[bool, typer.Option("--tiny", help="Dry run: the same steps on a tiny model.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip the steps that DIR already holds complete.")] = False,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR", help="Print a campaign's summary again; needs no GPU.")
+        Path | None, typer.Option("--from", metavar="DIR", help="Summarise an existing campaign; needs no GPU.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a GPU in one call: profile, kernels, the paper's schedules for real, tower, decode, memory."""
+    """Measure a GPU in one call.
+
+    Profile, kernels, the paper's schedules executed, vision tower, decode, memory.
+    """
     from .campaigning import campaign_command
 
     text = campaign_command(output, source, device=device, minutes=minutes, tiny=tiny, resume=resume, as_json=as_json)
@@ -181,11 +200,14 @@ def campaign(
 
 @app.command()
 def demo(
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     frames: Annotated[int, typer.Option(min=1, max=64, help="Video frames.")] = 6,
     layers: Annotated[int, typer.Option(min=2, max=64, help="Decoder layers.")] = 8,
 ) -> None:
-    """Run a small model dense and reduced on this machine, and print what dropping tokens bought."""
+    """Time a small model on this machine, dense and reduced.
+
+    Random weights; prints the measured gain beside the predicted one.
+    """
     from ..errors import UnknownNameError
     from ..measure.demo import demonstrate
     from ..report.demo import demo_text

@@ -1,4 +1,4 @@
-"""The command that plans: which schedule keeps most under a budget, and inverse questions."""
+"""``aimcost plan``: the best schedule within a budget, and the inverse questions."""
 
 from __future__ import annotations
 
@@ -21,47 +21,57 @@ _BUDGETS = {
 
 @app.command()
 def plan(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run file, or the name of one in configs/runs.")],
-    ttft_ms: Annotated[float | None, typer.Option(help="Longest time to first token.")] = None,
-    tpot_ms: Annotated[float | None, typer.Option(help="Longest mean decode step.")] = None,
-    kv_gb: Annotated[float | None, typer.Option(help="Largest KV cache, in 10^9 bytes.")] = None,
-    flops: Annotated[float | None, typer.Option(metavar="TFLOP", help="Most FLOPs of all included stages.")] = None,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Run file, or the name of one in configs/runs.")],
+    ttft_ms: Annotated[float | None, typer.Option(help="Budget: time to first token.")] = None,
+    tpot_ms: Annotated[float | None, typer.Option(help="Budget: mean time per output token.")] = None,
+    kv_gb: Annotated[float | None, typer.Option(help="Budget: KV cache, in 10^9 bytes.")] = None,
+    flops: Annotated[
+        float | None, typer.Option(metavar="TFLOP", help="Budget: FLOPs over all included stages.")
+    ] = None,
     memory_gb: Annotated[
-        float | None, typer.Option(help="Largest peak memory, in 10^9 bytes; at most what the card can allocate.")
+        float | None, typer.Option(help="Budget: peak memory, in 10^9 bytes; at most the card's usable memory.")
     ] = None,
-    hardware: Annotated[str | None, typer.Option(help="Profiles to search, separated by commas.")] = None,
-    method: Annotated[str | None, typer.Option(help="Methods to search, separated by commas; aim without it.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="Hardware profiles to search, comma-separated.")] = None,
+    method: Annotated[str | None, typer.Option(help="Methods to search, comma-separated. Default: aim.")] = None,
     shape: Annotated[
-        str | None, typer.Option(help="linear, step, free or all (without it): how AIM's pruning falls.")
+        str | None, typer.Option(help="Shape of AIM's pruning schedule: linear, step, free or all. Default: all.")
     ] = None,
-    frames: Annotated[str | None, typer.Option(metavar="N,N", help="Numbers of frames to search.")] = None,
+    frames: Annotated[str | None, typer.Option(metavar="N,N", help="Frame counts to search.")] = None,
     batch: Annotated[str | None, typer.Option(metavar="N,N", help="Batch sizes to search.")] = None,
     confidence: Annotated[
-        float | None, typer.Option(help="Hold the TTFT with this probability: 0.9 is the upper end of the band.")
+        float | None,
+        typer.Option(help="Probability of meeting the TTFT budget; 0.9 is the upper edge of the 80 % band."),
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="accuracy or tokens: what to keep most of; accuracy where it was measured.")
+        str | None, typer.Option(help="Maximise accuracy or tokens. Default: accuracy where scores are known.")
     ] = None,
     accuracy: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Your own scores, with columns schedule and score.")
     ] = None,
     extrapolate: Annotated[
-        bool | None, typer.Option("--extrapolate", help="Count accuracies beyond the measured points.")
+        bool | None, typer.Option("--extrapolate", help="Extrapolate accuracy beyond the measured points.")
     ] = None,
     earliest_cut: Annotated[
-        int | None, typer.Option(metavar="LAYERS", help="Layers that keep what they are given; a quarter without it.")
+        int | None, typer.Option(metavar="LAYERS", help="Layers before the first cut. Default: a quarter of them.")
     ] = None,
-    question: Annotated[str | None, typer.Option(help="frames, batch or break-even, in place of a schedule.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the fronts (png, svg, pdf).")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Answer frames, batch or break-even instead of searching for a schedule.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Plot the Pareto fronts (.png, .svg, .pdf).")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the best schedule as a run file.")
     ] = None,
     stack: StackFlag = None,
     settings: SettingsOption = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the front, or the answers, as CSV.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the Pareto front (or the answers) as CSV.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Find the schedule that keeps most under a budget: exit 1 where none does."""
+    """Find the best token schedule within a budget.
+
+    Maximises expected accuracy, or the tokens kept. Exit status 1 if no schedule meets the budget.
+    """
     one_of(csv=as_csv, json=as_json)
     resolved = resolve(run, settings or [], stack=stack)
     limits = {
@@ -78,7 +88,7 @@ def plan(
         written = {"--earliest-cut": earliest_cut, "--plot": plot, "--output": output}
         _absent({**searched, **scored, **written}, "--question")
         if question == "break-even":
-            _absent({**limits, "--confidence": confidence}, "--question break-even, which has no budget")
+            _absent({**limits, "--confidence": confidence}, "--question break-even, which takes no budget")
         _answer(resolved, question, budgets, confidence, as_json=as_json, as_csv=as_csv)
         return
     from ..errors import CheckFailedError
@@ -113,7 +123,7 @@ def plan(
     else:
         print(front_csv(found) if as_csv else plan_text(found), end="" if as_csv else "\n")
     if found.best is None:
-        raise CheckFailedError("no schedule keeps the budget: " + "; ".join(m["text"] for m in found.shortfalls))
+        raise CheckFailedError("no schedule meets the budget: " + "; ".join(m["text"] for m in found.shortfalls))
 
 
 def _answer(
@@ -145,14 +155,14 @@ def _absent(flags: Mapping[str, object], beside: str) -> None:
 
     for flag, value in flags.items():
         if value is not None:
-            raise InvalidValueError(flag, f"absent with {beside}", str(value))
+            raise InvalidValueError(flag, f"omitted with {beside}", str(value))
 
 
 def _positive(flag: str, value: float | None) -> float | None:
     from ..errors import InvalidValueError
 
     if value is not None and not 1e-12 <= value <= 1e30:
-        raise InvalidValueError(flag, "a number above zero", value)
+        raise InvalidValueError(flag, "a positive number", value)
     return value
 
 
@@ -166,6 +176,6 @@ def _numbers(flag: str, given: str | None) -> list[int]:
     numbers = []
     for text in _names(given):
         if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 1_000_000:
-            raise InvalidValueError(flag, "whole numbers above zero, separated by commas", given)
+            raise InvalidValueError(flag, "comma-separated positive integers", given)
         numbers.append(int(text))
     return numbers

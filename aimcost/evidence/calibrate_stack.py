@@ -81,7 +81,7 @@ def calibrate_stack(timings: Sequence[Timing], base: str | None = None, *, name:
         raise InvalidValueError("timings", "at least one request", 0)
     kinds = {timing.stages == TPOT for timing in timings}
     if len(kinds) > 1:
-        raise InvalidValueError("timings", "all of decode steps, or none", "both: calibrate a stack from each apart")
+        raise InvalidValueError("timings", "all decode steps or none", "both: calibrate a stack from each apart")
     named = sorted({timing.stack for timing in timings})
     if base is None and len(named) > 1:
         raise InvalidValueError("stack", "given: the timings name several", ", ".join(named))
@@ -99,7 +99,7 @@ def calibrate_stack(timings: Sequence[Timing], base: str | None = None, *, name:
     notes = [*fit.notes]
     if spare <= 0:
         count = "1 timing" if len(timings) == 1 else f"{len(timings)} timings"
-        notes.append(f"{count} for as many figures: nothing is left that tests them")
+        notes.append(f"{count} for as many coefficients: no timing is left to test them")
     at = "vision" if all(map(_has_tower, rows)) else "prefill"
     rest = BAND * (math.sqrt(float(residuals @ residuals) / spare) if spare > 0 else UNTESTED_SPREAD)
     file = _file(original, name, key, fit, offset_error, rest, at, f"fit: {', '.join(t.id for t in timings)}")
@@ -153,12 +153,14 @@ def _fitted(kernels: Floats, others: Floats, measured: Floats) -> _Fit:
         (scale, offset), *_ = np.linalg.lstsq(matrix, np.append(left * weights, prior), rcond=None)
         if offset >= 0 and scale > 0:
             return _Fit(offset=float(offset), scale=float(scale), scaled=True, placed=True)
-        return _scale_alone(kernels, left, "the best offset is below zero: a scale alone is fitted")
+        return _scale_alone(kernels, left, "the best offset is negative: fitted a scale only")
     offset = float(np.average(left - kernels, weights=weights**2))
     if offset < 0:
-        return _scale_alone(kernels, left, "faster than the base's kernels alone: a scale in place of an offset")
-    told = f"predictions lie within {apart:.2f}x of each other, which does not tell a scale from an offset"
-    notes = (f"{told}: the offset alone is fitted",) if len(kernels) >= 2 else ()
+        return _scale_alone(
+            kernels, left, "faster than the base stack's kernels alone: fitted a scale in place of an offset"
+        )
+    told = f"predictions lie within {apart:.2f}x of each other, too close to separate a scale from an offset"
+    notes = (f"{told}: fitted the offset only",) if len(kernels) >= 2 else ()
     return _Fit(offset=offset, scale=1.0, scaled=False, placed=True, notes=notes)
 
 

@@ -174,7 +174,11 @@ def gather(paths: Sequence[Path] | None = None, *, leave_out: str | None = None)
         Nothing else can be left out of timings.
     """
     if leave_out not in (None, "source"):
-        raise InvalidValueError(argument("leave_out"), "source", leave_out)
+        raise InvalidValueError(
+            argument("leave_out"),
+            "source (timings are held out by source; cell and model apply to accuracy scores)",
+            leave_out,
+        )
     timings = load_timings(paths)
     refits = held_out(timings.requests) if leave_out == "source" else []
     files = {name: refit.file for refit in refits if refit.figures for name in refit.judged}
@@ -244,9 +248,9 @@ def _notes(timings: Timings, rows: Sequence[Joined], refits: Sequence[Refit]) ->
     if halves:
         notes.append(
             f"{', '.join(halves)}: fewer than {SOURCES_TO_LEAVE_OUT} sources, so fitted on half of the batch and "
-            "prompt sizes and judged on the other half; that says nothing of another source"
+            "prompt sizes and tested on the other half; this says nothing about another source"
         )
     if refits:
-        notes.append("held out are the stacks' figures; which terms there are was decided with every row in view")
-        notes.append("kernel times are as shipped, fitted with all kernel rows")
+        notes.append("only the stacks' coefficients are held out; their terms were chosen with every row in view")
+        notes.append("kernel times are as shipped, fitted to all kernel rows")
     return notes

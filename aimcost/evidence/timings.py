@@ -141,12 +141,12 @@ def load_timings(paths: Sequence[Path] | None = None) -> Timings:
     places: dict[str, str] = {}
     files = list(discover.names("timings").values()) if paths is None else paths
     if not files:
-        raise FileFormatError("no timings: configs/timings/*.jsonl is neither here nor in this installation")
+        raise FileFormatError("no timings found: no configs/timings/*.jsonl here or in this installation")
     for path in files:
         for where, data in _lines(path):
             row = _kernel(data, where) if "kernel" in data else _request(data, where)
             if row.id in places:
-                raise InvalidValueError("id", f"unique (it stands in {places[row.id]} too)", row.id, where=where)
+                raise InvalidValueError("id", f"unique (also used in {places[row.id]})", row.id, where=where)
             places[row.id] = where
             if isinstance(row, Timing):
                 requests.append(row)

@@ -102,7 +102,7 @@ def load_bands(path: str | Path) -> dict[str, Band]:
     except OSError as error:
         raise FileFormatError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: is no file of noise bands: {error}") from None
+        raise FileFormatError(f"{path}: not a file of noise bands: {error}") from None
     if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
         raise FileFormatError(f"{path}: 'schema_version' must be {SCHEMA_VERSION} in a file of noise bands")
     try:

@@ -110,8 +110,7 @@ def _check_entry(entry: Mapping[str, Any], where: str) -> None:
     validate(_Entry, shaped, where=where)
     if entry["sha"] != digest({key: value for key, value in entry.items() if key != "sha"}):
         raise FileFormatError(
-            f"{where}: was edited or damaged: its content does not match its digest "
-            f"(delete the entry and {argument('update')})"
+            f"{where}: edited or damaged: content does not match its digest (delete the entry and {argument('update')})"
         )
 
 
@@ -163,22 +162,22 @@ def _close(before: float, after: float) -> bool:
 def _parse(path: Path) -> dict[str, Any]:
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
-            raise FileFormatError(f"{path}: is too big for a baseline ({path.stat().st_size} bytes)")
+            raise FileFormatError(f"{path}: too big for a baseline ({path.stat().st_size} bytes)")
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise FileFormatError(f"{path}: no such baseline ({argument('update')} with run files writes it)") from None
     except OSError as error:
         raise FileFormatError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
-        raise FileFormatError(f"{path}: is not a baseline: not UTF-8 text") from None
+        raise FileFormatError(f"{path}: not a baseline: not UTF-8 text") from None
     try:
         data = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
     except FileFormatError as error:
-        raise FileFormatError(f"{path}: is not a baseline: {error}") from None
+        raise FileFormatError(f"{path}: not a baseline: {error}") from None
     except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: is not a baseline: truncated or not JSON: {error}") from None
+        raise FileFormatError(f"{path}: not a baseline: truncated or not JSON: {error}") from None
     if not isinstance(data, dict):
-        raise FileFormatError(f"{path}: is not a baseline: must hold one JSON object (got {type(data).__name__})")
+        raise FileFormatError(f"{path}: not a baseline: must hold one JSON object (got {type(data).__name__})")
     return data
 
 
@@ -192,4 +191,4 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(name: str) -> None:
-    raise FileFormatError(f"{name} is no figure")
+    raise FileFormatError(f"{name} is not a finite number")

@@ -128,7 +128,7 @@ def check(
     if update and overrides:
         raise InvalidValueError(
             argument("overrides"),
-            f"absent with {argument('update')}: a baseline is of the run files themselves",
+            f"omitted with {argument('update')}: a baseline records the run files as they are",
             dict(overrides),
         )
     held: dict[str, Any] = {"written_by": f"aimcost {__version__}", "runs": {}}
@@ -136,13 +136,11 @@ def check(
         held = load_baseline(baseline)
     names = list(dict.fromkeys(Path(run).as_posix() for run in runs)) or sorted(held["runs"])
     if not names:
-        raise InvalidValueError(
-            argument("runs"), f"given: run files, or a {argument('baseline')} that holds some", None
-        )
+        raise InvalidValueError(argument("runs"), f"given: run files, or a {argument('baseline')} with entries", None)
     estimates = {name: _priced(name, overrides or {}) for name in names}
     entries = {name: entry_of(estimate) for name, estimate in estimates.items()}
     if baseline is None and not any(_budgets(estimate) for estimate in estimates.values()):
-        raise InvalidValueError(argument("baseline"), "given where no run has budgets", None)
+        raise InvalidValueError(argument("baseline"), "given when no run has budgets", None)
     checked = tuple(
         RunCheck(
             run=name,
@@ -177,8 +175,8 @@ def _compared(
         if any(change.status == "repriced" for change in changes):
             notes = (
                 f"{held['written_by']} wrote this baseline before there were software stacks: times under "
-                f"{entry['facts']['settings']['stack.name']} are shown, not judged; FLOPs, cache and memory are. "
-                "`--update` writes it anew",
+                f"{entry['facts']['settings']['stack.name']} are shown but not judged; FLOPs, KV cache and memory are. "
+                "`--update` rewrites it",
             )
         before, entry = without_stacks(before, entry)
     causes = causes_of(before, entry, held["written_by"], f"aimcost {__version__}")
@@ -206,10 +204,10 @@ def _budgets(estimate: Estimate) -> list[Budget]:
     limits = estimate.run.budgets
     # a limit on what the run does not have would always hold
     if "max_tpot_ms" in limits and estimate.decode_step()["tpot_s"] is None:
-        what = "absent, or workload.new_tokens at least 2 and decode included: nothing is decoded"
+        what = "omitted, or workload.new_tokens at least 2 and decode included: the run decodes nothing"
         raise InvalidValueError("budgets.max_tpot_ms", what, limits["max_tpot_ms"])
     if "max_ttft_ms" in limits and not estimate.ttft_s:
-        what = "absent, or a stage before decode included: nothing leads to a first token"
+        what = "omitted, or a stage before decode included: the run has no time to first token"
         raise InvalidValueError("budgets.max_ttft_ms", what, limits["max_ttft_ms"])
     values = {FIGURES[name].key: FIGURES[name].in_unit(value) for name, value in figures_of(estimate).items()}
     return [Budget(key=key, limit=limits[key], value=value) for key, value in values.items() if key in limits]

@@ -250,12 +250,12 @@ def causes_of(before: Mapping[str, Any], after: Mapping[str, Any], written_by: s
     versions = written_by if written_by == now else f"{written_by} → {now}"
     figures = any(_status(float(before["figures"][f]), float(after["figures"][f]), 0.0) != "same" for f in FIGURES)
     if not causes and (figures or moved_ops(before, after)):
-        inputs = "model, workload, schedule, profile and settings are the same"
+        inputs = "model, workload, schedule, profile and settings are unchanged"
         causes.append(Cause(kind="formula", details=(f"{inputs}; {versions}",)))
     unexplained = _unexplained(before, after, {cause.kind for cause in causes})
     if unexplained:
         names = ", ".join(unexplained[:_SHOWN])
-        causes.append(Cause(kind="formula", details=(f"FLOPs of {names} moved for no other reason; {versions}",)))
+        causes.append(Cause(kind="formula", details=(f"FLOPs of {names} moved with unchanged inputs; {versions}",)))
     return causes
 
 
@@ -317,7 +317,7 @@ def _schedule_details(before: Mapping[str, Any], after: Mapping[str, Any]) -> li
         return [*details, f"{len(ours)} → {len(theirs)} layers"]
     differ = [(layer, a, b) for layer, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
     if not differ:
-        return [*details, "the same tokens in every layer, other reduction events"]
+        return [*details, "same tokens in every layer, different reduction events"]
     layer, old, new = max(differ, key=lambda item: abs(item[2] - item[1]))
     many = _ranges(item[0] for item in differ)
     word = "layers" if len(differ) > 1 else "layer"

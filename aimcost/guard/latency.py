@@ -55,7 +55,7 @@ def median_ratio(prefill: Sequence[float], yardstick: Sequence[float]) -> float:
         Not the same number of samples, none, or a yardstick that took no time.
     """
     if len(prefill) != len(yardstick) or not prefill:
-        raise InvalidValueError("samples", "as many of the yardstick as of the prefill", len(prefill))
+        raise InvalidValueError("samples", "of the same number for the reference kernel and the prefill", len(prefill))
     if min(yardstick) <= 0:
         raise InvalidValueError("yardstick", "long enough for the clock", min(yardstick))
     return statistics.median(a / b for a, b in zip(prefill, yardstick, strict=True))

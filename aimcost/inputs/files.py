@@ -157,7 +157,7 @@ def read_text(path: Path, *, limit: int = MAX_FILE_BYTES) -> str:
         size = path.stat().st_size
         if size > limit:
             most = f"at most {limit / MEGA:.0f} MB"
-            raise FileFormatError(f"{path}: {size / MEGA:.0f} MB is too big for a configuration ({most})")
+            raise FileFormatError(f"{path}: {size / MEGA:.0f} MB is too large for a configuration ({most})")
         raw = path.read_bytes()
     except OSError as error:
         raise FileFormatError(f"{path}: {error.strerror or error}") from None

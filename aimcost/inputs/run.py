@@ -250,7 +250,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
 
 def _stack_of(file: RunFile, hardware: HardwareSpec | None, where: str) -> Stack:
     if file.stack is not None and file.execution is not None:
-        raise InvalidValueError("execution", "absent with 'stack': it names one too", file.execution, where=where)
+        raise InvalidValueError("execution", "omitted with 'stack', which it also selects", file.execution, where=where)
     given = file.stack if file.stack is not None else EXECUTIONS[file.execution] if file.execution else DEFAULT_STACK
     return load_stack(given, hardware.architecture if hardware is not None else "")
 
@@ -322,7 +322,7 @@ def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any
         raise UnknownNameError("method", name, discover.method_names(), where=where)
     if model.decoder.cross_layers and name not in ("none", "explicit"):
         raise InvalidValueError(
-            "method.name", f"none: visual tokens of {model.name} do not enter its sequence", name, where=where
+            "method.name", f"none: the visual tokens of {model.name} do not enter its sequence", name, where=where
         )
     module = plan_module(name)
     params = validate(module.Params, method, where=f"{where}: method")

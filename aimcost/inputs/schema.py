@@ -341,7 +341,7 @@ def _expected(detail: Mapping[str, Any], details: list[Any]) -> str:
         "less_than": f"less than {context.get('lt')}",
         "less_than_equal": f"at most {context.get('le')}",
         "literal_error": f"one of {context.get('expected')}",
-        "string_too_short": "text that is not empty",
+        "string_too_short": "non-empty text",
         "too_short": "not empty",
     }
     same_key = [d for d in details if _keys(d) == _keys(detail) and _is_branch(str(d["loc"][-1]))]

@@ -142,7 +142,7 @@ def _fixed(given: RequestFile | StepFile, key: str, where: str) -> Figure:
 def _banded(value: float, low: float | None, high: float | None, unit: float, key: str, where: str) -> Figure:
     low, high = value if low is None else low, value if high is None else high
     if not low <= value <= high:
-        raise InvalidValueError(key, "with low at most the value, and high at least", [low, value, high], where=where)
+        raise InvalidValueError(key, "low ≤ value ≤ high", [low, value, high], where=where)
     return Figure(value=value * unit, low=low * unit, high=high * unit)
 
 
@@ -172,4 +172,4 @@ def _check_sources(file: StackFile, data: Mapping[str, Any], where: str) -> None
     for key, value, default in sections:
         own = getattr(value, "source", None)
         if value != default and not (own or "").strip() and not known.get(key, "").strip():
-            raise InvalidValueError(f"sources.{key}", "given: where its figures come from", None, where=where)
+            raise InvalidValueError(f"sources.{key}", "given: the sources of its figures", None, where=where)

@@ -33,7 +33,7 @@ def resolve_workload(
     text = file.text_tokens
     if text is None:
         text = DEFAULT_TEXT_TOKENS
-        notes.append(f"workload.text_tokens not given: {DEFAULT_TEXT_TOKENS} assumed")
+        notes.append(f"workload.text_tokens not given: assuming {DEFAULT_TEXT_TOKENS}")
     before, after = (text.system, text.question) if isinstance(text, TextTokens) else (0, text)
     frames = _frames(file)
     layout = VisualLayout(groups=0, tokens_per_group=0)
@@ -46,10 +46,10 @@ def resolve_workload(
         layout = _seen(file, model, frames, given, without_newline=without_newline)
         notes.extend(layout.notes)
     elif file.newline:
-        raise InvalidValueError("workload.newline", "absent where there are no visual tokens", file.newline)
+        raise InvalidValueError("workload.newline", "omitted without visual tokens", file.newline)
     visual = layout.groups * layout.tokens_per_group + layout.newline_tokens
     if visual + before + after < 1:
-        raise InvalidValueError("workload.text_tokens", "at least 1 where there are no visual tokens", 0)
+        raise InvalidValueError("workload.text_tokens", "at least 1 without visual tokens", 0)
     workload = Workload(
         batch=file.batch,
         frames=frames,
@@ -71,15 +71,13 @@ def _source(file: WorkloadFile) -> str | None:
     keys = ("images", "frames", "visual_tokens", "seconds")
     given = [key for key in keys if getattr(file, key) is not None]
     if len(given) > 1:
-        raise InvalidValueError(f"workload.{given[1]}", f"absent where {given[0]} is given", getattr(file, given[1]))
+        raise InvalidValueError(f"workload.{given[1]}", f"omitted when {given[0]} is given", getattr(file, given[1]))
     if file.seconds is not None and file.fps is None:
-        raise InvalidValueError("workload.fps", "given beside seconds", None)
+        raise InvalidValueError("workload.fps", "given together with seconds", None)
     if file.fps is not None and file.seconds is None:
-        raise InvalidValueError("workload.fps", "absent where seconds is not given", file.fps)
+        raise InvalidValueError("workload.fps", "omitted without seconds", file.fps)
     if file.image_size is not None and (not given or given[0] == "visual_tokens"):
-        raise InvalidValueError(
-            "workload.image_size", "absent where there are no images, frames or seconds", file.image_size
-        )
+        raise InvalidValueError("workload.image_size", "omitted without images, frames or seconds", file.image_size)
     return given[0] if given else None
 
 
@@ -88,7 +86,7 @@ def _frames(file: WorkloadFile) -> int:
         return file.frames or 0
     frames = int(file.seconds * file.fps)
     if frames < 1:
-        raise InvalidValueError("workload.fps", "at least one frame in the given seconds", file.fps)
+        raise InvalidValueError("workload.fps", "high enough for one frame in the given seconds", file.fps)
     return frames
 
 
@@ -97,7 +95,7 @@ def _seen(file: WorkloadFile, model: ModelSpec, frames: int, given: str, *, with
     if model.projector is None:
         raise InvalidValueError(
             f"workload.{given}",
-            f"absent: {model.name} has no vision tower (visual_tokens works)",
+            f"omitted: {model.name} has no vision tower (use visual_tokens)",
             getattr(file, given),
         )
     size = file.image_size

@@ -188,7 +188,7 @@ def _machine(hardware: HardwareSpec, parent: HardwareSpec | None, reuse: float) 
 def _parse(hardware: HardwareSpec) -> Calibration:
     block, where = hardware.calibration or {}, f"{hardware.name}: calibration"
     if not str(block.get("source", "")).strip():
-        raise CalibrationError(f"{where}: names no 'source'")
+        raise CalibrationError(f"{where}: has no 'source'")
     tables = _tables(hardware, block, where)
 
     def section(name: str) -> Mapping[str, Any]:
@@ -306,7 +306,7 @@ def _read_shared(path: str, key: str) -> Mapping[str, Any]:
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FileFormatError(f"{path}: not a table that cards share: {error}") from None
+        raise FileFormatError(f"{path}: not a table shared by cards: {error}") from None
     if not isinstance(data, Mapping) or not isinstance(data.get(key), Mapping):
         raise FileFormatError(f"{path}: holds no {key!r}")
     return data
@@ -325,7 +325,7 @@ def _tables(hardware: HardwareSpec, block: Mapping[str, Any], where: str) -> Map
     path = Path(hardware.folder) / str(given)
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise CalibrationError(f"{where}: {path} is too big for correction tables")
+            raise CalibrationError(f"{where}: {path} is too large for correction tables")
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise FileFormatError(f"{where}: {path}: {error.strerror or error}") from None

@@ -62,7 +62,7 @@ class Coefficients:
         if not self.sm_count:
             parent = load_hardware(self.calibration.inherited_from or parent_of(hardware))
             self.sm_count = max(1, parent.sm_count)
-            self.substitutes.add(f"sm_count not given: {self.sm_count} taken from {parent.name}")
+            self.substitutes.add(f"sm_count not given: {self.sm_count} assumed, as on {parent.name}")
 
     def products(self, computed: str | None = None) -> tuple[GemmModel | GemmGrid, bool]:
         """Coefficients for the run's formats, and whether they are those of the nearest format measured.
@@ -84,9 +84,9 @@ class Coefficients:
             if name in models:
                 borrowed = name != wanted and not (name == "bf16" and wanted == "fp16")
                 if borrowed:
-                    self.substitutes.add(f"products in {wanted} take the efficiencies measured in {name}")
+                    self.substitutes.add(f"GEMMs in {wanted} use efficiencies measured in {name}")
                 return models[name], borrowed
-        raise CalibrationError(f"{self.hardware.name}: calibration has no product coefficients")
+        raise CalibrationError(f"{self.hardware.name}: calibration has no GEMM coefficients")
 
     def attention(self, stage: str, width: int) -> tuple[AttentionModel | AttentionGrid, bool] | None:
         """The coefficients of an attention, and whether they are another width's or another stage's.
@@ -101,14 +101,14 @@ class Coefficients:
         # of two that are as near the wider one: kernels pad
         nearest = min(models, key=lambda known: (abs(known - width), -known))
         if nearest != width:
-            self.substitutes.add(f"attention at head width {width} takes the efficiencies of width {nearest}")
+            self.substitutes.add(f"attention at head width {width} uses the efficiencies of width {nearest}")
         if stage == "vision" and self.calibration.encoder_lender:
             self.substitutes.add(
-                f"attention of the tower takes the encoder kernel of {self.calibration.encoder_lender}"
+                f"tower attention uses the encoder kernel coefficients of {self.calibration.encoder_lender}"
             )
         if not own:
-            name = "the tower" if stage == "vision" else stage
-            self.substitutes.add(f"attention of {name} takes the efficiencies of causal prefill")
+            name = "tower" if stage == "vision" else stage
+            self.substitutes.add(f"{name} attention uses the efficiencies of causal prefill")
         return models[nearest], nearest != width or not own
 
     def memory_bound(self, kind: str, stack: Stack | None = None) -> KernelModel | CurveSet:

@@ -90,13 +90,13 @@ def inheritance_note(hardware: HardwareSpec, parent: HardwareSpec) -> str:
     if kinship == "architecture":
         design = f"{hardware.architecture or 'an unknown architecture'} {hardware.compute_capability}".rstrip()
         return (
-            f"calibration inherited from {parent.name}: no card of its design ({design}) was measured; "
-            "band of coefficients across architectures"
+            f"calibration inherited from {parent.name}: no card of its design ({design}) was measured, "
+            "band as across architectures"
         )
-    maker = hardware.vendor or "an unknown maker"
+    maker = hardware.vendor or "an unknown vendor"
     return (
-        f"calibration inherited from {parent.name}: no such card of {maker} was measured; band assumed, "
-        "that of NVIDIA cards' coefficients on an Intel Arc Pro B60"
+        f"calibration inherited from {parent.name}: no such card of {maker} was measured, band "
+        "assumed to be that of NVIDIA coefficients on an Intel Arc Pro B60"
     )
 
 

@@ -96,14 +96,14 @@ def precision_notes(precision: Precision) -> tuple[str, ...]:
     if narrower(precision.weights, gemm):
         scales = f", with one 16-bit scale in {SCALE_GROUP:.0f}" if BITS[precision.weights] <= 4 else ""
         notes.append(
-            f"weights are read in {precision.weights}{scales} and converted to {gemm} inside each product; "
-            "embeddings, tower and lm_head are taken to be in it too"
+            f"weights are read in {precision.weights}{scales} and dequantized to {gemm} inside each GEMM; "
+            "embeddings, tower and lm_head are assumed to use it too"
         )
     if narrower(precision.kv, attention):
-        notes.append(f"the KV cache is read in {precision.kv} and converted to {attention} inside attention")
+        notes.append(f"the KV cache is read in {precision.kv} and dequantized to {attention} inside attention")
     if BITS[precision.activations] < 16:
         notes.append(
-            f"all activations are {precision.activations}, norms, residuals and attention too; stacks that keep those "
-            "in 16 bit move twice the bytes there"
+            f"all activations are {precision.activations}, including norms, residuals and attention; stacks that "
+            "keep those in 16 bit move twice the bytes there"
         )
     return tuple(notes)

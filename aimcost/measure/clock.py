@@ -67,7 +67,7 @@ def scale_from(timings: TimingFile, hardware: HardwareSpec) -> dict[str, Any]:
     ratio = np.array(measured) / np.array(predicted)
     if ratio.max() > MAX_SCALE or ratio.min() < 1 / MAX_SCALE:
         worst = float(ratio[np.argmax(np.abs(np.log(ratio)))])
-        raise CalibrationError(f"a point is {worst:.2g} times its prediction: not the run that was measured")
+        raise CalibrationError(f"a point is {worst:.2g} times its prediction: check that its run is the one measured")
     scale = float(np.exp(np.mean(np.log(ratio))))
     rows = [
         {

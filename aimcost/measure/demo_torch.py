@@ -78,7 +78,7 @@ def measure(
         CUDA is asked for and not there.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedModelError(f"no CUDA device is there: run the demonstration with {argument('device')} cpu")
+        raise UnsupportedModelError(f"no CUDA device found: use {argument('device')} cpu")
     steps, done = repeats + 4, itertools.count(1)
     dtype = _DTYPES[device]
     progress(next(done), steps, "building the model")

@@ -45,7 +45,7 @@ def check_run(run: Run, device: str) -> None:
     if device not in ("cpu", "cuda"):
         raise InvalidValueError("device", "'cpu' or 'cuda'", device)
     if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidValueError("device", "'cpu' here, since no GPU is usable", device)
+        raise InvalidValueError("device", "'cpu': no usable GPU found", device)
     formats = {run.precision.weights, run.precision.activations, run.precision.kv}
     if len(formats) > 1 or not formats <= set(_DTYPES):
         raise InvalidValueError("precision", f"one of {', '.join(_DTYPES)} throughout, to be run", sorted(formats))
@@ -57,7 +57,7 @@ def check_run(run: Run, device: str) -> None:
         raise InvalidValueError("stack", f"{DEFAULT_STACK} (execution: eager), to be run", run.stack.name)
     if run.schedule.tower_events:
         raise UnsupportedModelError(
-            f"method {run.schedule.method!r} merges inside the vision tower: it is priced, but cannot be run yet"
+            f"method {run.schedule.method!r} merges inside the vision tower, which can be priced but not run yet"
         )
 
 

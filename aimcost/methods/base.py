@@ -61,7 +61,7 @@ class DroppedParams(MethodParams):
 def require_absent(key: str, value: object, other: str, given: object) -> None:
     """Raise where a parameter is given beside another that says the same."""
     if value is not None and given is not None:
-        raise InvalidValueError(f"method.{key}", f"absent where {other} is given", value)
+        raise InvalidValueError(f"method.{key}", f"omitted when {other} is given", value)
 
 
 def in_llm_event(scorer: Scorer, first_reduced_layer: int, tokens_in: int, tokens_out: int) -> ReductionEvent:

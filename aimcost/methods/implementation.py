@@ -95,6 +95,6 @@ def implementation_notes(
         notes.append(f"implementation {implementation}: eager attention in the vision tower")
     if implementation == "masked" and schedule.layer_events:
         notes.append(
-            f"implementation masked: tokens are hidden, never removed: every layer computes on {schedule.tokens[0]}"
+            f"implementation masked: tokens are hidden, not removed; every layer computes on {schedule.tokens[0]}"
         )
     return tuple(notes)

@@ -142,9 +142,9 @@ def parallel_notes(model: ModelSpec, parallel: Parallel, batch: int) -> tuple[st
     notes = []
     tp, pp, kv = parallel.tp, parallel.pp, model.decoder.kv_heads
     if tp > 1:
-        notes.append(f"tensor parallel: FLOPs, bytes and memory are one rank's of {tp}")
+        notes.append(f"tensor parallel: FLOPs, bytes and memory are those of one of {tp} ranks")
         if tp > kv:
-            notes.append(f"{kv} KV heads on {tp} ranks: each is held by {tp // kv} of them")
+            notes.append(f"{kv} KV heads on {tp} ranks: each is replicated on {tp // kv} of them")
         if model.vision is not None:
             what = {
                 "replicated": "every rank runs the whole vision tower",
@@ -154,15 +154,15 @@ def parallel_notes(model: ModelSpec, parallel: Parallel, batch: int) -> tuple[st
             notes.append(what[parallel.tower])
     if pp > 1:
         notes.append(
-            f"pipeline of {pp} stages: times are one batch's way through all of them; each device idles "
+            f"pipeline of {pp} stages: times are one batch's latency through all stages; each device idles "
             f"{bubble(pp, 1):.0%} of it, {bubble(pp, batch):.0%} with {batch} micro-batches"
             if batch > 1
-            else f"pipeline of {pp} stages: times are one request's way through all of them; each device "
+            else f"pipeline of {pp} stages: times are one request's latency through all stages; each device "
             f"idles {bubble(pp, 1):.0%} of it unless other requests fill the others"
         )
         notes.append(
             "pipeline: memory and KV cache are those of the fullest device, FLOPs and traffic those of all stages"
         )
     if parallel.dp > 1:
-        notes.append(f"{parallel.dp} replicas: the workload's batch runs on each, latency is one's")
+        notes.append(f"{parallel.dp} replicas: each runs the workload's batch, latency is that of one")
     return tuple(notes)

@@ -72,7 +72,7 @@ def image_layout(model: ModelSpec, images: int, size: Size | None) -> VisualLayo
     if size is None:
         assert rule.default_size is not None
         size = rule.default_size
-        notes = (f"workload.image_size not given: images of {size[0]} x {size[1]} assumed",)
+        notes = (f"workload.image_size not given: assuming images of {size[0]} x {size[1]}",)
     layout = _IMAGES[rule.kind](projector, vision, rule, images, size)
     return VisualLayout(
         groups=images,
@@ -94,7 +94,7 @@ def video_layout(model: ModelSpec, frames: int, size: Size | None, *, newline: b
     projector, vision, rule = model.projector, model.vision, model.resolution
     assert projector is not None
     if model.decoder.cross_layers:
-        raise InvalidValueError("workload.frames", f"absent: {model.name} takes images only", frames)
+        raise InvalidValueError("workload.frames", f"omitted: {model.name} takes images only", frames)
     if vision is not None and rule is not None and rule.kind == "dynamic":
         if newline == "row":
             raise InvalidValueError("workload.newline", "true or false: its frames have no fixed rows", newline)
@@ -124,7 +124,7 @@ def _resized(size: Size, side: int) -> tuple[str, ...]:
     """Said where a tower of one size is given an image of more pixels."""
     if max(size) <= side:
         return ()
-    return (f"an image of {size[0]} x {size[1]} is more than the model takes: it sees {side} x {side}",)
+    return (f"an image of {size[0]} x {size[1]} exceeds the model's input size: resized to {side} x {side}",)
 
 
 def _crossed(vision: VisionSpec, images: int, size: Size | None) -> VisualLayout:
@@ -132,10 +132,10 @@ def _crossed(vision: VisionSpec, images: int, size: Size | None) -> VisualLayout
     side = vision.image_size // vision.patch_size
     tokens = vision.tiles * vision.tokens
     most = vision.tiles * vision.image_size
-    notes = [f"{tokens} tower tokens an image ({vision.tiles} tiles, filled up) feed cross-attention layers alone"]
+    notes = [f"{tokens} tower tokens per image ({vision.tiles} tiles, padded) feed the cross-attention layers only"]
     if size is not None and (max(size) > most or size[0] * size[1] > vision.tiles * vision.image_size**2):
         notes.append(
-            f"an image of {size[0]} x {size[1]} is more than the model takes: it sees at most "
+            f"an image of {size[0]} x {size[1]} exceeds the model's input size: resized to at most "
             f"{vision.tiles} tiles of {vision.image_size} x {vision.image_size}"
         )
     return VisualLayout(
@@ -165,7 +165,7 @@ def _dynamic(
 
 
 def _shrunk(size: Size, to: Size, most: int) -> str:
-    return f"{size[0]} x {size[1]} is more than the model takes ({most} pixels): resized to {to[0]} x {to[1]}"
+    return f"{size[0]} x {size[1]} exceeds the model's limit ({most} pixels): resized to {to[0]} x {to[1]}"
 
 
 def _dynamic_video(
@@ -175,7 +175,7 @@ def _dynamic_video(
     if size is None:
         assert rule.default_size is not None
         size = rule.default_size
-        notes = (f"workload.image_size not given: frames of {size[0]} x {size[1]} assumed",)
+        notes = (f"workload.image_size not given: assuming frames of {size[0]} x {size[1]}",)
     factor = vision.patch_size * projector.merge
     if rule.video_volume and min(size) < factor:
         scale = max(factor / size[0], factor / size[1])
@@ -188,7 +188,7 @@ def _dynamic_video(
     if frames % vision.temporal_patch:
         notes = (
             *notes,
-            f"the last frame is repeated: the tower takes {vision.temporal_patch} frames a patch",
+            f"the last frame is repeated to fill a temporal patch of {vision.temporal_patch} frames",
         )
     rows, columns = high // vision.patch_size, wide // vision.patch_size
     steps = math.ceil(frames / vision.temporal_patch)
@@ -225,12 +225,12 @@ def _anyres(
     side = vision.image_size // vision.patch_size
     if rule.max_tiles and images > 1:
         # OneVision cuts an image into tiles only where it is the only one
-        note = "several images: each at the base resolution and a newline, without tiles"
+        note = "several images: each counted at the base resolution with a newline, without tiles"
         load = TowerLoad(sequences=images, rows=side, columns=side)
         return VisualLayout(groups=images, tokens_per_group=side * side + 1, load=load, notes=(note,))
     if not rule.grids:
         raise InvalidValueError(
-            "workload.image_size", "absent: the model's image_grid_pinpoints are no whole tiles of its tower", size
+            "workload.image_size", "omitted: the model's image_grid_pinpoints are not whole tiles of its tower", size
         )
     grid = best_grid(size, rule.grids)
     tile_rows, tile_columns = grid[0] // vision.image_size, grid[1] // vision.image_size

@@ -37,8 +37,8 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
     -------
     list of dict
         hardware, stack, calibration, flops, ttft_s and (of a run that decodes) tpot_s with their bands, bound
-        (of the largest share of the time), launch_wait_s (seconds to the first token that the device waits for launches), mfu, memory, speedup over the unreduced run on the same
-        machine, and the cost of 1000 requests where the run or the profile has a price.
+        (of the largest share of the time), launch_wait_s (seconds to the first token that the device waits for
+        launches), mfu, memory, speedup over the unreduced run on the same machine, and the cost of 1000 requests where the run or the profile has a price.
 
     Raises
     ------
@@ -46,7 +46,9 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
         No such profile.
     """
     if not any(stage != "decode" for stage in (run.include or STAGES)):
-        raise InvalidValueError("include", "a stage before decode too: machines are sorted by time to first token", "")
+        raise InvalidValueError(
+            "include", "at least one stage before decode: machines are sorted by time to first token", ""
+        )
     runs = [run.with_(hardware=name) for name in dict.fromkeys(hardware)] or [run]
     runs = [each.with_(stack=name) for each in runs for name in dict.fromkeys(stacks)] or runs
     rows = [_row(each) for each in runs]

@@ -75,11 +75,11 @@ class Estimator:
         where = run.source
         if run.parallel.devices > 1 and not self.prices_parallel:
             raise InvalidValueError(
-                "parallel", f"absent: {self.name} prices one device", asdict(run.parallel), where=where
+                "parallel", f"omitted: {self.name} prices one device", asdict(run.parallel), where=where
             )
         ignored = self._ignored(run.estimator_options, where or "run")
         if run.stack_given and not self.uses_stack:
-            ignored = (*ignored, f"stack {run.stack.name} ignored by {self.name}: it prices no software stack")
+            ignored = (*ignored, f"stack {run.stack.name} ignored: {self.name} prices no software stack")
         priced = self.price(run)
         return Estimate(
             run=run,
@@ -124,7 +124,7 @@ def options_schema() -> type[Strict]:
     return schema
 
 
-_OPTIONS_DOC = "Options of single estimators; those of another than the chosen one are noted and ignored."
+_OPTIONS_DOC = "Options per estimator; those of an estimator that is not selected are ignored with a note."
 
 
 def _options_file() -> type[Strict]:

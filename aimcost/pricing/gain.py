@@ -1,4 +1,4 @@
-"""What a reduction gains over the same run unreduced: the speed-up and the time saved, with bands of their own.
+"""What a reduction gains over the same run unreduced: the speed-up and the time saved, each with the ratio's own band.
 
 Both runs share most errors (`aimcost.pricing.priced.Band`): the card's kernels, the host's pace, what the stack adds.
 With d and r the move of a term in the dense and in the reduced run:
@@ -84,7 +84,7 @@ def _quadrature(moves: list[float], own: float) -> tuple[float, float]:
 
 
 def limit(dense: Estimate) -> str:
-    """In one line what a reduction of tokens cannot touch, and so the most it can gain.
+    """Upper bound on the gain, in one line: the time that no token reduction can touch.
 
     Outside is everything to the first token but the language model's own operations; a method that merges inside the
     tower saves there too, which the line does not count.
@@ -95,9 +95,9 @@ def limit(dense: Estimate) -> str:
     if not total:
         return ""
     if outside < 0.02 * total:
-        return f"of {_ms(total)}, all but {_ms(outside)} are in the language model"
+        return f"{_ms(outside)} of {_ms(total)} are outside the language model"
     return (
-        f"of {_ms(total)}, {outside * 1e3:.0f} are outside the language model: "
+        f"{outside * 1e3:.0f} of {_ms(total)} are outside the language model: "
         f"no reduction can beat {total / outside:.1f}x here"
     )
 

@@ -12,11 +12,11 @@ from ..machine.inheritance import KINSHIPS
 
 __all__ = ["errors_text", "external_text", "inherited_text"]
 
-_KINSHIPS = {"sibling": "the same architecture", "architecture": "another architecture", "vendor": "another maker"}
+_KINSHIPS = {"sibling": "the same architecture", "architecture": "another architecture", "vendor": "another vendor"}
 
 
 def errors_text(errors: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple") -> str:
-    """One row a check: what was fitted, what it was checked on, and the error."""
+    """One row per check: what was fitted, what it was checked on, and the error."""
     rows = [
         [
             e["what"],
@@ -36,7 +36,7 @@ def errors_text(errors: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple"
 
 
 def external_text(rows: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple") -> str:
-    """One row a source and GPU: calibrated against roofline, and after a scale of one's own."""
+    """One row per source and GPU: calibrated against roofline, and after fitting one scale."""
     cells = [
         [
             row["source"],
@@ -67,7 +67,7 @@ def external_text(rows: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple"
 
 
 def inherited_text(bands: Mapping[str, Any], output: Path | None = None, *, tablefmt: str = "simple") -> str:
-    """One row a kinship: how far a card's products are from another's coefficients."""
+    """One row per kinship: error of a card's GEMMs under another card's coefficients."""
     rows = [
         [
             _KINSHIPS[kinship],
@@ -77,7 +77,7 @@ def inherited_text(bands: Mapping[str, Any], output: Path | None = None, *, tabl
         ]
         for kinship in KINSHIPS
     ]
-    headers = ["coefficients of a card of", "pairs", "MAPE", "80 % of measured / predicted"]
+    headers = ["coefficients from a card of", "pairs", "MAPE", "measured / predicted, 80 % interval"]
     table = tabulate(
         rows, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=("left", *("right",) * 3)
     )

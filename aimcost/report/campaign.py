@@ -34,7 +34,7 @@ def _head(found: Mapping[str, Any]) -> str:
     ended = found["finished"] or "not ended"
     lines = [f"{found['device_name']}, {found['dtype']}, {found['started']} to {ended}"]
     if found["tiny"]:
-        lines.append("a dry run with a tiny model: its times say nothing about the machine")
+        lines.append("dry run on a tiny model: its times say nothing about the machine")
     if found["peaks"]:
         peaks = found["peaks"]
         lines.append(

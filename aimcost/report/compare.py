@@ -60,22 +60,22 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     if decoding:
         headers.insert(4 + stacks, "TPOT")
-    named = "several stacks" if stacks else stack_label(run) if len(rows) and rows[0]["stack"] else "no stack"
+    named = "stacks as listed" if stacks else stack_label(run) if len(rows) and rows[0]["stack"] else "no stack"
     flops = format_flops(rows[0]["flops"]) if rows else ""
-    each = " a rank" if run.parallel.tp > 1 else ""
+    each = " per rank" if run.parallel.tp > 1 else ""
     lines = [
         f"{run.model.name}, method {run.schedule.method}, {named}, {flops}{each}, estimator {run.estimator}; "
-        "gain is over no reduction on the same machine and stack",
-        table(cells, headers + (["per 1000 requests"] if priced else []), left=2 + stacks),
+        "gain over no reduction on the same machine and stack",
+        table(cells, headers + (["cost per 1000 requests"] if priced else []), left=2 + stacks),
     ]
     if any(row["extrapolated"] for row in rows):
         lines.append("* extrapolated beyond the calibrated range")
-    said: dict[str, list[str]] = {}
+    noted: dict[str, list[str]] = {}
     for row in rows:
         for note in row["notes"]:
             where = f"{row['hardware']} under {row['stack']}" if stacks else row["hardware"]
-            said.setdefault(note, []).append(where)
-    for note, names in said.items():
+            noted.setdefault(note, []).append(where)
+    for note, names in noted.items():
         lines.append(f"note: {note}" + ("" if len(names) == len(rows) else f" ({', '.join(names)})"))
     lines += [f"note: {note}" for note in run.notes]
     return "\n".join(lines)

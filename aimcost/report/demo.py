@@ -21,7 +21,7 @@ def demo_text(result: Demonstration) -> str:
         for name, timing in (
             ("dense", measured.dense),
             ("reduced", measured.reduced),
-            ("as released: masked, eager", measured.released),
+            ("as released (masked, eager)", measured.released),
         )
     ]
     clock = "one thread's CPU time" if measured.device == "cpu" else "CUDA events"
@@ -29,7 +29,9 @@ def demo_text(result: Demonstration) -> str:
     cuts = ", ".join(f"after {e.after_layer}: {e.tokens_in} → {e.tokens_out}" for e in schedule.layer_events)
     share = measured.selection_s / measured.reduced.median
     masked = measured.dense.median / measured.released.median
-    shares = ", ".join(f"{share:.0%} after {layer}" for layer, share in measured.overlap.items()) or "none are visual"
+    shares = (
+        ", ".join(f"{share:.0%} after {layer}" for layer, share in measured.overlap.items()) or "no visual tokens left"
+    )
     return "\n".join(
         [
             f"{result.frames} frames, {len(schedule.tokens)} layers of Qwen2-0.5B's shape, random weights, "
@@ -39,11 +41,11 @@ def demo_text(result: Demonstration) -> str:
             "",
             table(rows, ["LLM prefill", "median", "spread", "repeats"]),
             "",
-            f"measured speedup {result.speedup:.2f}x; FLOPs alone give {result.flop_ratio:.2f}x "
+            f"measured speed-up {result.speedup:.2f}x; by FLOPs alone {result.flop_ratio:.2f}x "
             f"({result.speedup / result.flop_ratio - 1:+.1%})",
-            f"as released (merging removes tokens, pruning only masks them): {masked:.2f}x",
-            f"kept tokens that the released code keeps too: {shares}",
-            f"selection (score, select, gather), timed alone: {format_seconds(measured.selection_s)}, "
+            f"speed-up as released (merging removes tokens, pruning only masks them): {masked:.2f}x",
+            f"tokens kept by the released code as well: {shares}",
+            f"selection (score, select, gather), timed separately: {format_seconds(measured.selection_s)}, "
             f"{share:.1%} of the reduced prefill",
         ]
     )

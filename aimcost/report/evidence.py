@@ -32,13 +32,9 @@ __all__ = [
 def evidence_text(evidence: Evidence) -> str:
     """Bars, then every breakdown, then the speed-ups."""
     rows, sources = evidence.rows, evidence.sources
-    how = (
-        "each source predicted with stack figures fitted without it"
-        if evidence.left_out
-        else "stacks as shipped, in sample"
-    )
+    how = "each source predicted by stacks fitted without it" if evidence.left_out else "stacks as shipped, in-sample"
     parts = [
-        f"{len(rows)} published timings of {len(sources)} sources against predictions ({how})",
+        f"{len(rows)} published timings from {len(sources)} sources against predictions ({how})",
         bars_text(evidence.bars),
         scores_text("by source", sources, mean=True),
         scores_text("by stack", evidence.stacks),
@@ -57,7 +53,7 @@ def evidence_text(evidence: Evidence) -> str:
 
 
 def bars_text(bars: Sequence[Bar]) -> str:
-    """One row a bar: the figure with its bootstrap interval, before stacks, the bar and the aim."""
+    """One row per bar: the figure with its bootstrap interval, its value before stacks, the bar and the target."""
     cells = [
         [
             bar.name,
@@ -70,7 +66,7 @@ def bars_text(bars: Sequence[Bar]) -> str:
         ]
         for bar in bars
     ]
-    return table(cells, ["figure", "rows", "before", "now (80 % interval)", "bar", "aim", ""])
+    return table(cells, ["figure", "rows", "before", "now (80 % interval)", "bar", "target", ""])
 
 
 def _interval(figure: Interval) -> str:
@@ -85,7 +81,7 @@ def _bounds(bar: Bar) -> str:
 def scores_text(
     title: str, scores: Sequence[Score], *, mean: bool = False, balanced: dict[str, float] | None = None
 ) -> str:
-    """One row a group: MAPE, bias, coverage of the 80 % band, and its mean bounds over the prediction."""
+    """One row per group: MAPE, bias, coverage of the 80 % band, and its mean edges over the prediction."""
     cells = [
         [
             score.name,
@@ -102,9 +98,9 @@ def scores_text(
         count = len(scores)
         means = [sum(getattr(score, name) for score in scores) / count for name in ("mape", "bias", "coverage")]
         total = str(sum(score.rows for score in scores))
-        cells.append(["mean over these", total, f"{means[0]:.1%}", f"{means[1]:+.1%}", f"{means[2]:.0%}", ""])
+        cells.append(["mean over sources", total, f"{means[0]:.1%}", f"{means[1]:+.1%}", f"{means[2]:.0%}", ""])
     headers = [title, "rows", "MAPE", "bias", "in band", "band"]
-    return table(cells, headers if balanced is None else [*headers, "in band, sources balanced"])
+    return table(cells, headers if balanced is None else [*headers, "in band, per source"])
 
 
 def kernels_text(evidence: Evidence) -> str:
@@ -135,21 +131,21 @@ def pairs_text(pairs: Sequence[Speedup]) -> str:
     ]
     headers = ["speed-up", "published", "predicted", "80 % band", "error", "", "ms saved", "predicted"]
     inside, saved = (sum(getattr(pair, name) for pair in pairs) for name in ("inside", "saved_inside"))
-    counts = f"inside their band: {inside} of {len(pairs)} ratios, {saved} of the milliseconds saved"
+    counts = f"inside the band: {inside} of {len(pairs)} speed-ups, {saved} of {len(pairs)} savings in ms"
     return f"{table(cells, headers)}\n{counts}"
 
 
 def figures_text(refits: Sequence[Refit]) -> str:
-    """The fitted figures of each stack, by what was left out, beside those of its file."""
+    """Fitted coefficients of each stack by what was left out, beside the shipped ones."""
     cells = []
     for refit in refits:
         for path, value in refit.figures.items():
             cells.append([refit.stack, path, f"{refit.shipped[path]:.4g}", refit.left_out or "nothing", f"{value:.4g}"])
-    return table(cells, ["stack", "figure", "shipped", "fitted without", ""], left=2)
+    return table(cells, ["stack", "coefficient", "shipped", "left out", "fitted"], left=2)
 
 
 def imported_text(imported: Imported, rows: Sequence[Joined]) -> str:
-    """One row a clock of a result file."""
+    """One row per timing of a result file."""
     cells = [
         [
             row.timing.id,
@@ -165,7 +161,7 @@ def imported_text(imported: Imported, rows: Sequence[Joined]) -> str:
     stacks = ", ".join(sorted({row.timing.stack for row in rows}))
     headers = ["timing", "quantity", "measured", "predicted", "80 % band", "error", ""]
     notes = [f"note: {note}" for note in imported.notes]
-    return "\n".join([f"{imported.tool}, priced under the stack {stacks}", "", table(cells, headers, left=2), *notes])
+    return "\n".join([f"{imported.tool}, priced under stack {stacks}", "", table(cells, headers, left=2), *notes])
 
 
 def evidence_dict(evidence: Evidence) -> dict[str, Any]:

@@ -29,15 +29,15 @@ _OP_HEADERS = ["stage", "operation", "layers", "time before", "now", "change", "
 
 
 def sweep_text(result: SweepResult) -> str:
-    """What a sweep wrote, in one line."""
+    """One line on what a sweep wrote."""
     chunks = f"{result.chunks} chunk" + ("s" if result.chunks != 1 else "")
-    left = f" ({result.resumed} from before)" if result.resumed else ""
-    bad = f"; {result.errors:,} could not be priced: column error says why" if result.errors else ""
+    left = f" ({result.resumed} resumed)" if result.resumed else ""
+    bad = f"; {result.errors:,} could not be priced (see column error)" if result.errors else ""
     return f"{result.output}: {result.points:,} points in {chunks}{left}{bad}"
 
 
 def check_text(result: CheckResult) -> str:
-    """Each run's figures, budgets, and where it moved: which operations, which layers, why."""
+    """For each run its figures, budgets, the ops and layers that moved, and why."""
     parts = [_run_text(run) for run in result.runs]
     return "\n\n".join([*parts, _verdict(result)])
 
@@ -52,7 +52,7 @@ def _run_text(run: RunCheck) -> str:
     if run.moved:
         more = len(run.moved) - _MOST_OPS
         lines.append(table([_op_row(op) for op in run.moved[:_MOST_OPS]], _OP_HEADERS, left=3))
-        lines += [f"and {more} more operations"] if more > 0 else []
+        lines += [f"and {more} more ops"] if more > 0 else []
     return "\n".join(lines)
 
 
@@ -63,10 +63,10 @@ def _state(run: RunCheck) -> str:
         return "FAILED: " + ", ".join([*failed, *over])
     if run.updated:
         moved = any(change.status != "same" for change in run.changes)
-        return "baseline updated" if moved or run.causes else "baseline holds"
+        return "baseline updated" if moved or run.causes else "baseline unchanged"
     if any(change.status == "better" for change in run.changes):
-        return "ok, better than the baseline: --update keeps it"
-    return "ok, but what it follows from changed" if run.causes else "ok"
+        return "ok, better than the baseline (--update records it)"
+    return "ok: same figures from changed inputs" if run.causes else "ok"
 
 
 def _verdict(result: CheckResult) -> str:
@@ -75,7 +75,7 @@ def _verdict(result: CheckResult) -> str:
     against = "their budgets" if result.baseline is None else result.baseline
     if result.updated:
         return f"{runs} written to {against}" + (f", {bad} over budget" if bad else "")
-    return f"{runs} checked against {against}: " + (f"{bad} failed" if bad else "all hold")
+    return f"{runs} checked against {against}: " + (f"{bad} failed" if bad else "all pass")
 
 
 def _figure_rows(run: RunCheck) -> list[list[str]]:
@@ -141,7 +141,7 @@ def check_markdown(result: CheckResult) -> str:
         lines += [f"- note: {note}" for note in run.notes]
         if run.moved:
             rows = [_op_row(op) for op in run.moved[: 3 * _MOST_OPS]]
-            head = f"<details><summary>{len(run.moved)} operations moved</summary>"
+            head = f"<details><summary>{len(run.moved)} ops moved</summary>"
             lines += ["", head, "", *_markdown_table(rows, _OP_HEADERS), "", "</details>"]
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["profile_text"]
 
 
-def profile_text(record: Record, profile: Path, kept: Path | None) -> str:
-    """What a profile holds, by operation, and where it went."""
+def profile_text(record: Record, profile: Path, samples: Path | None) -> str:
+    """The samples of a profile by op, and the files written."""
     groups: dict[tuple[str, str], list[float]] = {}
     for sample in record.samples:
         groups.setdefault((sample.op, sample.dtype), []).append(sample.spread)
@@ -24,10 +24,10 @@ def profile_text(record: Record, profile: Path, kept: Path | None) -> str:
         for (op, dtype), spreads in groups.items()
     ]
     lines = [
-        f"{record.environment.device_name}, {len(record.samples)} operations in "
+        f"{record.environment.device_name}, {len(record.samples)} ops timed in "
         f"{format_seconds(record.settings['seconds'])}",
         table(rows, ["operation", "format", "sizes", "median spread"], left=2),
         *(f"note: {note}" for note in record.notes),
         f"profile: {profile}",
     ]
-    return "\n".join(lines + ([f"raw samples: {kept}"] if kept is not None else []))
+    return "\n".join(lines + ([f"raw samples: {samples}"] if samples is not None else []))

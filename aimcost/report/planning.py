@@ -25,7 +25,7 @@ _FRONT_LINES = 10
 
 
 def plan_text(plan: Plan) -> str:
-    """What was asked, the best schedule, what came second, every kind's best, and the front."""
+    """Objective and budget, the best schedule, the runner-up, the best of each group, and the Pareto front."""
     parts = [_headline(plan), ""]
     parts += _best(plan)
     parts += ["", _groups(plan)]
@@ -40,9 +40,9 @@ def _headline(plan: Plan) -> str:
     where = f" at {plan.confidence:.0%} confidence" if plan.confidence is not None else ""
     machines = ", ".join(dict.fromkeys(setting.hardware for setting in plan.settings))
     return (
-        f"{plan.run.model.name} on {machines}: most {goal}, under {plan.budgets.describe()}{where}\n"
-        f"{format_count(plan.candidates)} schedules searched, all of the grid; the first {plan.earliest_cut} of "
-        f"{plan.run.model.decoder.layers} layers keep what they are given, text is never pruned"
+        f"{plan.run.model.name} on {machines}: highest {goal} with {plan.budgets.describe()}{where}\n"
+        f"searched all {format_count(plan.candidates)} schedules of the grid; first {plan.earliest_cut} of "
+        f"{plan.run.model.decoder.layers} layers uncut, text never pruned"
     )
 
 
@@ -53,7 +53,7 @@ def _best(plan: Plan) -> Iterator[str]:
             second = plan.runner_up
             yield f"runner-up: {_name(second)}: {plan.runner_up_lost}"
     elif plan.nearest is not None:
-        yield "no schedule keeps the budget: " + "; ".join(miss["text"] for miss in plan.shortfalls)
+        yield "no schedule meets the budget: " + "; ".join(miss["text"] for miss in plan.shortfalls)
         yield from _choice("closest", plan.nearest, plan)
 
 
@@ -70,9 +70,9 @@ def _choice(title: str, choice: Choice, plan: Plan) -> Iterator[str]:
     band = "" if high is None else f", 80 % band {format_seconds(low)} to {format_seconds(high)}"
     upper = ""
     if plan.confidence is not None and choice.ttft_upper_s is not None:
-        upper = f", {format_seconds(choice.ttft_upper_s)} at {plan.confidence:.0%}"
-    seen = f"{workload.frames} frames, " if workload.frames else ""
-    yield f"{title}: {_name(choice)}, {seen}batch {workload.batch}"
+        upper = f"; {format_seconds(choice.ttft_upper_s)} at {plan.confidence:.0%} confidence"
+    frames = f"{workload.frames} frames, " if workload.frames else ""
+    yield f"{title}: {_name(choice)}, {frames}batch {workload.batch}"
     yield f"  tokens by layer: {token_runs(result.run.schedule)}"
     yield f"  TTFT {format_seconds(result.ttft_s)}{band}{upper}"
     decode = result.stages["decode"]
@@ -88,12 +88,12 @@ def _expected(plan: Plan, choice: Choice) -> str:
     if plan.surrogate is None:
         return ""
     if choice.expected_score is None:
-        return "; expected accuracy: beyond the measured points"
+        return "; no expected accuracy: outside the range of measured points"
     return f"; expected {plan.surrogate.metric}: {choice.expected_score:.1f} (surrogate, not measured)"
 
 
 def _groups(plan: Plan) -> str:
-    """The best of every way to reduce before the language model, whatever its shape."""
+    """The best schedule for each reduction before the language model, over all shapes."""
     several = len(plan.settings) > 1
     frames = len({group.grid.run.workload.frames for s in plan.settings for group in s.outcome.groups}) > 1
     rows = []
@@ -111,15 +111,15 @@ def _groups(plan: Plan) -> str:
 
 
 def _kind(groups: list[Group]) -> list[str]:
-    """Shape, time, tokens and score of the best; or why there is none."""
+    """Shape, time, tokens and score of the best schedule, or the reason why none qualifies."""
     best = max((group.best for group in groups if group.best is not None), key=lambda found: found.rank, default=None)
     if best is not None:
         score = "" if best.score is None else f"{best.score:.1f}"
         return [best.grid.shape, format_seconds(best.ttft), format_count(best.kept), score]
     excess = min(group.miss_excess for group in groups)
     if excess == float("inf"):
-        return ["no score: beyond the measured points", "", "", ""]
-    return [f"no schedule: {excess - 1:.1%} over", "", "", ""]
+        return ["no score: outside the measured points", "", "", ""]
+    return [f"none: {excess - 1:.1%} over budget", "", "", ""]
 
 
 def _front(plan: Plan, setting: Setting) -> str:
@@ -136,16 +136,16 @@ def _front(plan: Plan, setting: Setting) -> str:
     headers = ["TTFT", "expected" if name == "accuracy" else "kept tokens", "schedule", "budget"]
     where = f" on {setting.hardware}, batch {setting.batch}" if len(plan.settings) > 1 else ""
     value = "expected accuracy" if name == "accuracy" else "kept tokens"
-    title = f"front of TTFT against {value}{where}: {len(shown)} of {len(rows)} schedules that none beats in both"
+    title = f"Pareto front, TTFT against {value}{where} ({len(shown)} of {len(rows)} points)"
     absent = "\n" + _off_front(name) if best is not None and not chosen else ""
     return title + "\n" + _table_right(cells, headers) + absent
 
 
 def _off_front(name: str) -> str:
-    """Why the best schedule is no point of the front."""
+    """Why the best schedule is not on the front."""
     if name == "tokens":
-        return "the best is not among them: what is faster and keeps as many tokens is over a budget"
-    return "the best is not among them: what is faster and scores as much is over a budget or keeps fewer tokens"
+        return "best is off the front: schedules that are faster with as many tokens exceed another budget"
+    return "best is off the front: faster schedules with its score exceed another budget or keep fewer tokens"
 
 
 def _table_right(cells: list[list[str]], headers: list[str]) -> str:
@@ -184,7 +184,7 @@ def _thinned(length: int, count: int, always: Sequence[int]) -> list[int]:
 
 
 def _short(method: Mapping[str, Any]) -> str:
-    """A method in a line: its name and parameters, counts as runs."""
+    """A method on one line: its name and parameters, token counts run-length encoded."""
     parts = []
     for key, value in method.items():
         if key == "tokens_per_layer":
@@ -198,27 +198,27 @@ def _remarks(plan: Plan) -> Iterator[str]:
     if plan.surrogate is not None:
         yield plan.surrogate.describe()
         if plan.objective == "accuracy" and plan.best is not None and plan.best.shape in ("step", "free"):
-            yield "the measured points are of AIM's linear shape: another shape's score rests on the features alone"
+            yield "scores were measured for AIM's linear shape only; other shapes are scored by the same features"
         if plan.beyond:
-            yield f"beyond the measured points: {format_count(plan.beyond)} schedules, of which no accuracy is expected"
+            yield f"{format_count(plan.beyond)} schedules lie outside the measured points and have no expected accuracy"
     yield from plan.notes
 
 
 def run_yaml(plan: Plan, choice: Choice) -> str:
-    """A run file of a plan's schedule, with what it was planned for."""
-    lines = [f"# Planned under {plan.budgets.describe()}: {_name(choice)}."]
+    """A planned schedule as a run file; comments state the budget and the expected figures."""
+    lines = [f"# Planned for {plan.budgets.describe()}: {_name(choice)}."]
     lines.append(f"# Expected: TTFT {format_seconds(choice.estimate.ttft_s)}{_expected(plan, choice)}.")
     body = yaml.safe_dump(choice.run, sort_keys=False, default_flow_style=None, allow_unicode=True, width=110)
     return "\n".join(lines) + "\n" + body
 
 
 def front_csv(plan: Plan) -> str:
-    """All points of all fronts; a method is JSON."""
+    """All points of all fronts; the method column is JSON."""
     return to_csv({**row, "method": json.dumps(row["method"])} for row in plan.front())
 
 
 def save_plot(plan: Plan, path: Path) -> None:
-    """The fronts as a picture; the file's ending says which format.
+    """Plot the fronts; the file extension selects the format.
 
     Raises
     ------
@@ -244,13 +244,13 @@ def save_plot(plan: Plan, path: Path) -> None:
         axes.set_ylabel(_axis(plan, name))
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize="small")
-    figure.suptitle(f"{plan.run.model.name}: schedules that none beats in both", fontsize="medium")
+    figure.suptitle(f"{plan.run.model.name}: Pareto fronts", fontsize="medium")
     try:
         figure.savefig(path, dpi=150)
     except ValueError as error:
         from ..errors import InvalidValueError, argument
 
-        raise InvalidValueError(argument("path"), f"a picture's name ({error})", str(path)) from None
+        raise InvalidValueError(argument("path"), f"an image file name ({error})", str(path)) from None
 
 
 def _legend(plan: Plan, setting: Setting) -> str:
@@ -274,14 +274,14 @@ def _mark(axes: Any, plan: Plan, name: str) -> None:
 
 
 def answer_text(answer: Answer) -> str:
-    """One line a method."""
+    """One line per method."""
     run = answer.run
     hardware = run.hardware.name if run.hardware else "no hardware"
     sure = f" at {answer.confidence:.0%} confidence" if answer.confidence is not None else ""
     if answer.question == "break-even":
         cells = [[row["method"], *_window(row)] for row in answer.rows]
         headers = ["method", "pays from", "visual tokens", "TTFT", "TTFT unreduced"]
-        return f"{run.model.name} on {hardware}: where reduction starts to pay\n{table(cells, headers)}"
+        return f"{run.model.name} on {hardware}: size from which reduction pays\n{table(cells, headers)}"
     cells = [
         [
             row["method"],
@@ -292,9 +292,9 @@ def answer_text(answer: Answer) -> str:
         ]
         for row in answer.rows
     ]
-    headers = ["method", f"most {answer.question if answer.question == 'frames' else 'requests'}", "TTFT", "KV cache"]
-    headers.append("one more")
-    title = f"{run.model.name} on {hardware}, under {answer.budgets.describe()}{sure}"
+    headers = ["method", f"max {answer.question if answer.question == 'frames' else 'requests'}", "TTFT", "KV cache"]
+    headers.append("limited by (at one more)")
+    title = f"{run.model.name} on {hardware} with {answer.budgets.describe()}{sure}"
     from tabulate import tabulate
 
     align = ["left", "right", "right", "right", "left"]
@@ -302,7 +302,7 @@ def answer_text(answer: Answer) -> str:
 
 
 def _window(row: Mapping[str, Any]) -> list[str]:
-    """Where reduction starts to pay, and what it buys there."""
+    """The size from which reduction pays, and TTFT with and without it there."""
     if row["from"] is None:
         return ["nowhere", "", "", ""]
     until = "" if row["until"] is None else f" to {row['until']}"

@@ -21,7 +21,7 @@ def reproduce_text(result: Mapping[str, Any]) -> str:
     for name, group in groupby(result["rows"], key=lambda row: row["table"]):
         parts.append(f"{result['tables'].get(name, name)}\n{_rows(list(group))}")
     parts.append(f"{result['tables'].get('overhead', 'overhead')}\n{_overhead(result['overhead'])}")
-    parts.append("Slips, each with what is true\n" + _slips(result["slips"]))
+    parts.append("Slips in the paper, with corrections\n" + _slips(result["slips"]))
     parts += [_end_to_end(entry) for entry in result["end_to_end"]]
     parts.append(_summary(result["summary"]))
     return "\n\n".join(parts)
@@ -73,14 +73,14 @@ def _overhead(entries: Sequence[Mapping[str, Any]]) -> str:
 def _slips(slips: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for slip in slips:
-        text = f"{slip['id']}: {slip['what_was_done']}. True: {slip['what_is_true']}."
+        text = f"{slip['id']}: {slip['what_was_done']}. Correct: {slip['what_is_true']}."
         lines.append(textwrap.fill(text, _WIDTH, initial_indent="- ", subsequent_indent="  "))
     return "\n".join(lines)
 
 
 def _end_to_end(entry: Mapping[str, Any]) -> str:
     return (
-        f"End to end, vision tower counted ({entry['tower_tflops']:.2f} TFLOP): "
+        f"End to end, vision tower included ({entry['tower_tflops']:.2f} TFLOP): "
         f"{entry['ratio_full_square']:.2f}x fewer FLOPs with full-square attention, "
         f"{entry['ratio_causal']:.2f}x causal;\n"
         f"the language model alone {entry['llm_tflops_before']:.2f} → {entry['llm_tflops_after']:.2f} TFLOP, "
@@ -90,7 +90,7 @@ def _end_to_end(entry: Mapping[str, Any]) -> str:
 
 def _summary(summary: Mapping[str, Any]) -> str:
     equal, total = summary["equal_to_the_printed_digits"], summary["rows"]
-    lines = [f"{equal} of {total} rows equal the printed digits."]
+    lines = [f"{equal} of {total} rows match the printed digits."]
     for row in summary["unequal"]:
         lines.append(textwrap.fill(f"{row['id']}: {row['reason']}", _WIDTH, subsequent_indent="  "))
     return "\n".join(lines)

@@ -45,24 +45,24 @@ def estimate_text(estimate: Estimate, baseline: Estimate | None = None, fused: E
 
 def _headline(estimate: Estimate) -> str:
     run, workload = estimate.run, estimate.run.workload
-    seen = []
+    inputs = []
     if workload.frames:
-        seen.append(f"{workload.frames} frames")
+        inputs.append(f"{workload.frames} frames")
     if workload.images:
-        seen.append(f"{workload.images} image" + ("s" if workload.images > 1 else ""))
-    seen.append(f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens")
-    seen.append(f"batch {workload.batch}")
+        inputs.append(f"{workload.images} image" + ("s" if workload.images > 1 else ""))
+    inputs.append(f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens")
+    inputs.append(f"batch {workload.batch}")
     hardware = run.hardware.name if run.hardware else "no hardware"
     means = estimator_of(estimate.estimator).time_means
     return (
-        f"{run.model.name} on {hardware}: {', '.join(seen)}\n"
+        f"{run.model.name} on {hardware}: {', '.join(inputs)}\n"
         f"method {run.schedule.method}, {stack_label(run)}, implementation {run.implementation}, "
         f"attention {_attention(run)}, estimator {estimate.estimator} ({means})"
     )
 
 
 def stack_label(run: Run) -> str:
-    """The software that a run is priced under, and whether nobody chose it."""
+    """The software stack of a run; marked where it is the default."""
     if not estimator_of(run.estimator).uses_stack:
         return "no stack"
     return f"stack {run.stack.name}" + ("" if run.stack_given else " (default)")
@@ -78,7 +78,9 @@ def _stages(estimate: Estimate) -> str:
     branches = breakdown(estimate)
     if not branches:
         priced = dict.fromkeys(s.stage for s in estimate.table.segments if s.stage in estimate.stages_priced)
-        return f"nothing is included of what {estimate.estimator} prices here: {', '.join(priced)}"
+        return (
+            f"nothing to price: `include` leaves out every stage that {estimate.estimator} prices ({', '.join(priced)})"
+        )
     lines = [table(tree_rows(branches), headers)]
     if estimate.ttft_s > 0:
         low, high = estimate.ttft_band_s
@@ -94,7 +96,7 @@ def _stages(estimate: Estimate) -> str:
         lines.append(
             f"time per output token {format_seconds(decode.tpot_s)}"
             + ("" if high is None else f", 80 % band {format_seconds(low)} to {format_seconds(high)}")
-            + (f"; {_range(first, last, ' rising to ')}" if decode.steps > 1 and last > first else "")
+            + (f", rising from {shown}" if (shown := _range(first, last, " to ")) != format_seconds(first) else "")
         )
     return "\n".join(lines)
 
@@ -123,11 +125,11 @@ def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None) -> str
     first = [stage for stage in estimate.included if stage not in ("decode", "overhead")]
     rows = [timed("to first token", estimate, "ttft")] if first else []
     if first and fused is not None:
-        rows.append(timed("the same, if fused", fused, "ttft"))
+        rows.append(timed("same, if fused", fused, "ttft"))
     if "prefill" in first:
         rows.append(timed("LLM prefill alone", estimate, ["prefill"]))
     if "decode" in estimate.included and estimate.stages["decode"].steps:
-        rows.append(timed("an output token", estimate, "tpot"))
+        rows.append(timed("per output token", estimate, "tpot"))
     cache = [baseline.memory.kv_bytes, estimate.memory.kv_bytes]
     rows.append(["KV cache", "-", ratio(*cache), "", *map(format_bytes, cache), format_bytes(cache[0] - cache[1])])
     headers = ["gain over no reduction", "FLOPs", "time or size", "80 % band", "before", "after", "saved (80 % band)"]
@@ -155,9 +157,9 @@ def _details(estimate: Estimate) -> str:
     lines += _memory(memory, hardware)
     towered = estimate.run.model.vision is not None and estimate.run.workload.visual_tokens > 0
     if towered and "vision" not in estimate.included:
-        lines.append("note             memory is that of the whole request, its vision tower included")
+        lines.append("note             memory covers the whole request, vision tower included")
     if estimate.run.include is None:
-        lines.append("included         every stage but preprocess: CPU work on images is not priced")
+        lines.append("included         all stages but preprocess (CPU image preprocessing is not priced)")
     else:
         lines.append(f"included         {', '.join(estimate.included)}")
     lines += [f"note             {note}" for note in estimate.notes]
@@ -165,12 +167,12 @@ def _details(estimate: Estimate) -> str:
 
 
 def _memory(memory: Memory, hardware: HardwareSpec | None) -> list[str]:
-    """The peak and where it is, what fits, and the cache at the end."""
+    """Peak memory and the stage that sets it, what fits, and the KV cache after the last token."""
     peak = memory.peak_stage
     parts = (
         f"weights {format_bytes(memory.weights_bytes)} + KV {format_bytes(peak.kv_bytes)} + "
         f"activations {format_bytes(peak.activation_bytes)} = {format_bytes(memory.peak_bytes)} "
-        f"at its fullest ({peak.stage})"
+        f"at peak ({peak.stage})"
     )
     lines = [
         f"memory           {parts}",

@@ -65,12 +65,12 @@ def breakdown(estimate: Estimate) -> list[Branch]:
 
 _FIRST = "to first token"
 _ORDER = ("vision tower", "projector", "merge", "prefill", "lm_head", "stack overhead", "decode")
-_FIRST_INSIDE, _LAST_INSIDE = ("embedding", "layers"), ("exchange between devices",)
+_FIRST_INSIDE, _LAST_INSIDE = ("embedding", "layers"), ("inter-device transfers",)
 _NAMED = (*_FIRST_INSIDE, *_LAST_INSIDE)
 
 
 def _path(estimate: Estimate, segment: Segment) -> tuple[str, ...]:
-    """Where an operation hangs in the tree."""
+    """Position of an operation in the tree."""
     if "decode" in (segment.stage, segment.beside):
         return ("decode",)
     if segment.beside:
@@ -84,7 +84,7 @@ def _path(estimate: Estimate, segment: Segment) -> tuple[str, ...]:
     if segment.place == "after":
         return (_FIRST, "lm_head")
     if segment.kind == "collective":
-        return (_FIRST, "prefill", "exchange between devices")
+        return (_FIRST, "prefill", "inter-device transfers")
     if segment.group == "selection":
         return (_FIRST, "prefill", segment.name)
     if segment.place == "before":

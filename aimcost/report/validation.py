@@ -22,7 +22,7 @@ def validation_text(comparison: Comparison) -> str:
 
 
 def validation_section(comparison: Comparison, path: str) -> str:
-    """For the documentation: the same in Markdown, under the device's name."""
+    """The same in Markdown for the documentation, headed by the device name."""
     device, summary = _headline(comparison)
     environment, date = comparison.record.environment, comparison.record.date
     notes = "\n".join(f"- {note}" for note in (_held_out(comparison), *comparison.notes))
@@ -42,7 +42,7 @@ def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], left: int, tab
 
 
 def _headline(comparison: Comparison) -> tuple[str, str]:
-    """What was measured with what, and the errors of whole prefills."""
+    """Device, versions and profile; and the errors over whole prefills."""
     record, errors = comparison.record, comparison.prefill
     environment = record.environment
     versions = ", ".join(
@@ -53,7 +53,7 @@ def _headline(comparison: Comparison) -> tuple[str, str]:
     steady = "DISTURBED: repeats of a prefill differ widely" if comparison.disturbed else "repeats of a prefill agree"
     device = f"{environment.device_name}, {record.date} ({versions}; {clock}); profile: {profile}; {steady}"
     speedups = [abs(speedup.error) for speedup in comparison.speedups]
-    gain = f"; speedup by reduction within {max(speedups):.1%}" if speedups else ""
+    gain = f"; speed-up within {max(speedups):.1%}" if speedups else ""
     return device, (
         f"prefill MAPE {errors.mape:.1%} over {errors.count}, worst {errors.worst:+.1%}, bias {errors.bias:+.1%}{gain}"
     )
@@ -91,7 +91,7 @@ def _parts(comparison: Comparison, tablefmt: str) -> str:
 
 
 def _share(comparison: Comparison, name: str, whole: float) -> str:
-    """Of the time of all prefills, what a part inside them takes."""
+    """Share of a part in the time of all prefills."""
     part, _, group = name.partition(" ")
     if part not in ("layer", "selection", "group"):
         return ""
@@ -108,7 +108,7 @@ def _speedups(comparison: Comparison, tablefmt: str) -> str:
         [speedup.run, speedup.dtype, f"{speedup.predicted:.3f}x", f"{speedup.measured:.3f}x", f"{speedup.error:+.1%}"]
         for speedup in comparison.speedups
     ]
-    return _table(rows, ["speedup of the prefill", "format", "predicted", "measured", "error"], 2, tablefmt)
+    return _table(rows, ["prefill speed-up", "format", "predicted", "measured", "error"], 2, tablefmt)
 
 
 def _memory(comparison: Comparison, tablefmt: str) -> str:
@@ -128,14 +128,14 @@ def _memory(comparison: Comparison, tablefmt: str) -> str:
 def _held_out(comparison: Comparison) -> str:
     held = comparison.held_out
     if not held.grid:
-        return "held out: the profile holds fitted coefficients, no grid whose nodes could be compared"
+        return "held out: not applicable, the profile holds fitted coefficients and no grid"
     if held.clean:
         return (
-            f"held out: none of the {held.products} products and {held.lengths} attention lengths of these runs "
+            f"held out: none of the {held.products} GEMM shapes and {held.lengths} attention lengths of these runs "
             "is a node of the profile's grid"
         )
-    seen = len(held.seen_products) + len(held.seen_lengths)
+    on_nodes = len(held.seen_products) + len(held.seen_lengths)
     shapes = ", ".join(str(tuple(int(value) for value in shape)) for shape in held.seen_products[:4])
     lengths = ", ".join(f"{stage} {int(length)}" for stage, _, length in held.seen_lengths[:4])
     found = "; ".join(part for part in (shapes, lengths) if part)
-    return f"NOT held out: {seen} of {held.products + held.lengths} shapes are nodes of the profile's grid: {found}"
+    return f"NOT held out: {on_nodes} of {held.products + held.lengths} shapes are nodes of the profile's grid: {found}"

@@ -49,7 +49,7 @@ def draw_validation(comparison: Comparison, path: str | Path) -> None:
     times.set_title(
         f"{comparison.record.environment.device_name}, {comparison.record.date}\n"
         + said
-        + (f"; speedup within {max(speed):.1%}" if speed else ""),
+        + (f"; speed-up within {max(speed):.1%}" if speed else ""),
         fontsize=11,
     )
     # the same file from the same record, so that a repository can keep it
@@ -72,7 +72,7 @@ def check_plot(path: str | Path) -> Path:
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise InvalidValueError(argument("path"), f"a file that ends in {', '.join(FORMATS)}", str(path))
+        raise InvalidValueError(argument("path"), f"a file name ending in {', '.join(FORMATS)}", str(path))
     load("matplotlib", extra="report", purpose="drawing")
     return path
 

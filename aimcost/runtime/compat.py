@@ -59,7 +59,7 @@ try:
     sdpa_attention = AttentionInterface()["sdpa"]
     sdpa_mask = AttentionMaskInterface()["sdpa"]
 except (ImportError, KeyError) as error:
-    _refuse(f"running models needs what this transformers lacks: {error}")
+    _refuse(f"this version of transformers lacks what running models needs: {error}")
 
 
 # The KV cache.

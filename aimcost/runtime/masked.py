@@ -37,7 +37,9 @@ class MaskingSession(Session):
         self._kept = kept
         for layer, event in self.events.items():
             if kept is None and event.scorer != PAGERANK.name:
-                raise ScheduleError(f"masking scorer {event.scorer!r} needs kept sets: pass kept=record.kept")
+                raise ScheduleError(
+                    f"masking scorer {event.scorer!r} needs the positions to keep: pass kept=record.kept"
+                )
             if kept is not None and (layer not in kept or kept[layer].shape[1] != event.tokens_out):
                 raise ScheduleError(f"kept needs {event.tokens_out} positions after layer {layer}")
 

@@ -96,7 +96,7 @@ class TowerAttention:
             keys = self._container.apply_pooling(keys)
         if scores.shape != (groups, tokens):
             raise ScheduleError(
-                f"scorer 'cls_attention': the tower saw {tuple(scores.shape)} images and patches, "
+                f"scorer 'cls_attention': the tower processed {tuple(scores.shape)} images and patches, "
                 f"the schedule has {groups} groups of {tokens} tokens"
             )
         return {"attention": scores, "keys": keys}

@@ -78,7 +78,7 @@ class LayerTable:
     def _checked(self, tokens: ArrayLike) -> NDArray[np.integer]:
         counts = np.asarray(tokens)
         if counts.ndim != 2 or counts.dtype.kind not in "iu":
-            raise InvalidValueError("tokens", "whole numbers of shape (schedules, layers)", counts.dtype.name)
+            raise InvalidValueError("tokens", "an integer array of shape (schedules, layers)", counts.dtype.name)
         if counts.size and not (counts.min() >= 1 and counts.max() <= self.max_tokens):
             found = f"{counts.min()} … {counts.max()}"
             raise InvalidValueError("tokens", f"from 1 to {self.max_tokens}", found)
@@ -94,7 +94,7 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
         The largest count to tabulate; by default the run's unreduced prompt.
     """
     if run.model.decoder.cross_layers:
-        raise ScheduleError(f"a bulk table needs layers that are alike: {run.model.name} has cross attention")
+        raise ScheduleError(f"a bulk table needs uniform decoder layers: {run.model.name} has cross-attention layers")
     top = max_tokens if max_tokens is not None else run.workload.prompt_tokens
     if run.implementation != "fused":
         # which layers run eager, and on how much, then depends on the whole schedule
@@ -110,7 +110,7 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     cut_from = cut_to = None
     scorers = {event.scorer for event in run.schedule.layer_events if event.priced}
     if len(scorers) > 1:
-        raise ScheduleError("a bulk table needs one way of selecting, found: " + ", ".join(sorted(scorers)))
+        raise ScheduleError("a bulk table needs one kind of selection, found: " + ", ".join(sorted(scorers)))
     if scorers:
         # what a cut costs is a function of the count before plus one of the count after
         scorer = scorers.pop()

@@ -267,7 +267,7 @@ def point(**changes: Any) -> dict[str, Any]:
         (SERVE, {"model": None}, "(the file says 'meta-llama/Llama-3.1-8B-Instruct')"),
         (SERVE, {"hardware": None}, "'hardware' must be given: the file does not name the GPU"),
         (SERVE, {"stack": None}, "'stack' must be given: the file does not name the software"),
-        (LATENCY, {}, "'batch' must be given: vllm bench latency does not write it down"),
+        (LATENCY, {}, "'batch' must be given: vllm bench latency does not record it"),
         (LATENCY, {"workload": {"batch": 8, "text_tokens": 32}}, "'new_tokens' must be given"),
         ({**LATENCY, "avg_latency": None, "percentiles": {}}, {}, "avg_latency must be given"),
         (THROUGHPUT, {}, "'batch' must be given: 32 to take its 32 requests as one batch"),
@@ -280,7 +280,7 @@ def point(**changes: Any) -> dict[str, Any]:
         ({**AIPERF, "was_cancelled": True}, {}, "the benchmark was cancelled"),
         ({**AIPERF, "time_to_first_token": {"unit": "ticks", "p50": 3}}, {}, "time_to_first_token.unit must be one of"),
         ({**AIPERF, "request_count": None}, {}, "no request completed"),
-        (REPORT, {}, "'batch' must be given: the report does not say; benchmark.json, beside it, does"),
+        (REPORT, {}, "'batch' must be given: the report does not record it (benchmark.json beside it does)"),
         (OPTIMUM, {"workload": {"new_tokens": 64}}, "32 at batch 4: decode's throughput counts 124 tokens"),
         ({"forward": target(0.1)}, {"workload": {"batch": 1}}, "has neither prefill nor decode nor generate"),
         ({"prefill": {"latency": {"unit": "ms", "mean": 3}}}, {"workload": {"batch": 1}}, "latency.unit must be 's'"),
@@ -340,7 +340,7 @@ def test_the_command(tmp_path: Path, cli: Any) -> None:
     flags = ("--model", "llama-3.1-8b", "--hardware", "nvidia_h100_sxm", "--stack", "vllm")
     done = cli("import", "result.json", *flags, "-o", "mine.jsonl")
     assert done.returncode == 0, done.stderr
-    assert "priced under the stack vllm" in done.stdout
+    assert "priced under stack vllm" in done.stdout
     shown = cli("evidence", "mine.jsonl", "--json")
     assert shown.returncode == 0, shown.stderr
     rows = json.loads(shown.stdout)["rows"]

@@ -162,3 +162,12 @@ def test_scores_by_hand() -> None:
 def test_a_bootstrap_of_equal_values_has_no_width() -> None:
     interval = bootstrap([0.3] * 7)
     assert (interval.value, interval.low, interval.high) == pytest.approx((0.3, 0.3, 0.3))
+
+
+@pytest.mark.parametrize("part", ["cell", "model", "papers"])
+def test_only_sources_are_held_out_of_timings(part: str, cli: Any) -> None:
+    done = cli("evidence", "--leave-out", part)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "'--leave-out' must be source" in done.stderr
+    assert f"got '{part}'" in done.stderr

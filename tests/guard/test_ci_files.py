@@ -108,7 +108,7 @@ def test_the_pre_commit_hook_is_a_command_that_works(project: Path) -> None:
     assert all(re.search(hook["files"], name) for name in ("runs/a.yaml", "config.json", "b.yml"))
     done = subprocess.run([*hook["entry"].split(), *hook["args"]], cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "2 runs checked against aimcost_baseline.json: all hold" in done.stdout
+    assert "2 runs checked against aimcost_baseline.json: all pass" in done.stdout
 
 
 def test_the_example_workflow_uses_inputs_that_there_are() -> None:

@@ -95,7 +95,7 @@ def test_other_frames_are_beyond_the_measured_points() -> None:
     assert plan.best.expected_score is None
     allowed = plan_run(run, budgets={"max_ttft_ms": 1e4}, shapes=["linear"], extrapolate=True, objective="accuracy")
     assert allowed.best.expected_score == pytest.approx(58.35, abs=0.01)
-    with pytest.raises(InvalidValueError, match="beyond the measured points"):
+    with pytest.raises(InvalidValueError, match="outside the measured points"):
         plan_run(run, budgets={"max_ttft_ms": 1e4}, shapes=["linear"], objective="accuracy")
 
 

@@ -51,7 +51,7 @@ def test_progress_ends_at_its_own_total(result, steps):
 
 def test_the_text_tells_measured_from_computed(result):
     text = demo_text(result)
-    for part in ("measured speedup", "FLOPs alone give", "as scheduled", "as released", "kept tokens"):
+    for part in ("measured speed-up", "by FLOPs alone", "as scheduled", "as released", "tokens kept"):
         assert part in text
 
 

@@ -120,7 +120,7 @@ def test_a_file_of_100_mb(tmp_path: Path) -> None:
     path = tmp_path / "weights.yaml"
     with path.open("wb") as file:
         file.truncate(100_000_000)
-    assert "100 MB is too big" in message(str(path), FileFormatError)
+    assert "100 MB is too large" in message(str(path), FileFormatError)
     assert MAX_FILE_BYTES < 10_000_000
 
 

@@ -269,7 +269,7 @@ def test_parameters_of_methods(run: dict[str, Any], method: dict[str, Any]) -> N
         ({"frames": 1, "visual_tokens": 3}, "frames"),
         ({"images": 1, "frames": 3}, "images"),
         ({"text_tokens": 0}, "at least 1"),
-        ({"text_tokens": 5, "newline": True}, "no visual tokens"),
+        ({"text_tokens": 5, "newline": True}, "without visual tokens"),
         ({"text_tokens": {"system": -1}}, "system"),
         ({"text_tokens": [1, 2]}, "text_tokens"),
         ({"batch": None}, "batch"),

@@ -227,7 +227,7 @@ def test_scale_from_own_clock(tmp_path: Path) -> None:
     assert result["scale"] == pytest.approx(1.1)
     assert result["rows"][0]["error_after"] == pytest.approx(0.0, abs=1e-9)
     off = TimingFile(source="s", points=[{"run": run, "measured_ms": predicted * 1e4}])
-    with pytest.raises(CalibrationError, match="not the run"):
+    with pytest.raises(CalibrationError, match="check that its run"):
         scale_from(off, load_hardware("nvidia_a100_sxm_80gb"))
     path.write_text("source: x\npoints: []\n", encoding="utf-8")
     with pytest.raises(InvalidValueError):
@@ -262,7 +262,7 @@ def test_no_coefficients_at_all_is_an_error() -> None:
     spec = load_hardware("nvidia_a100_sxm_80gb")
     empty = replace(spec, calibration={"source": "s"})
     run = replace(load_run({**QWEN, "workload": {"text_tokens": 10}}), hardware=empty)
-    with pytest.raises(AimcostError, match="no product coefficients"):
+    with pytest.raises(AimcostError, match="no GEMM coefficients"):
         estimate_run(run)
 
 
@@ -276,7 +276,7 @@ def test_borrowed_coefficients_have_a_wider_band_and_are_named() -> None:
     bits = {"weights": "int8", "activations": "int8", "kv": 16}
     eight = _prefill("nvidia_h100_sxm", precision=bits)
     measured = _prefill("nvidia_h100_sxm", precision={**bits, "weights": "fp8", "activations": "fp8"})
-    assert any("int8 take the efficiencies measured in fp8" in note for note in eight.notes)
+    assert any("int8 use efficiencies measured in fp8" in note for note in eight.notes)
     assert any("all activations are int8" in note for note in eight.notes)
     assert eight.ttft_s == pytest.approx(measured.ttft_s, rel=0.02)
     assert product_width(eight) > 1.2 * product_width(measured)
@@ -286,9 +286,9 @@ def test_attention_borrowed_from_another_stage_is_named() -> None:
     """No table holds tower attention of an Arc Pro B60: causal prefill stands in; an A100 takes an L40S's encoder."""
     run = {"model": "llava-onevision-qwen2-7b", "workload": {"frames": 8, "text_tokens": 50}}
     notes = aimcost.estimate(run, hardware="intel_arc_pro_b60").notes
-    assert "attention of the tower takes the efficiencies of causal prefill" in notes
+    assert "tower attention uses the efficiencies of causal prefill" in notes
     assert (
-        "attention of the tower takes the encoder kernel of nvidia_l40s"
+        "tower attention uses the encoder kernel coefficients of nvidia_l40s"
         in aimcost.estimate(run, hardware="nvidia_a100_sxm_80gb").notes
     )
     assert not any("causal prefill" in note for note in aimcost.estimate(run, hardware="nvidia_h100_sxm").notes)

@@ -57,7 +57,7 @@ def test_ranks_beyond_the_kv_heads_hold_copies() -> None:
     others = ("q_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "fused_attention", "lm_head")
     assert 16 * flops(rank, *others) == flops(one, *others)
     assert 16 * rank.memory.kv_bytes == 2 * one.memory.kv_bytes
-    assert any("each is held by 2 of them" in note for note in rank.notes)
+    assert any("each is replicated on 2 of them" in note for note in rank.notes)
 
 
 @pytest.mark.parametrize("tp", [2, 4])

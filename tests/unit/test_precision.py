@@ -30,7 +30,7 @@ LAYER_WEIGHTS = 4096 * (4096 + 2 * 1024) + 4096 * 4096 + 3 * 4096 * 14336
 def test_sixteen_bits_convert_nothing() -> None:
     names = {op["name"] for op in at().ops()}
     assert not names & {"dequantize_weights", "dequantize_kv"}
-    assert not any("converted" in note for note in at().notes)
+    assert not any("dequantized" in note for note in at().notes)
 
 
 def test_int4_weights_are_read_packed_with_their_scales() -> None:
@@ -64,7 +64,7 @@ def test_eight_bits_throughout_use_the_eight_bit_peak() -> None:
 def test_formats_that_no_unit_mixes_compute_in_sixteen_bits() -> None:
     mixed = at(weights="fp8", activations="int8")
     assert ops(mixed, "up_proj")[0]["time_s"] == ops(at(), "up_proj")[0]["time_s"]
-    assert any("converted to bf16" in note for note in mixed.notes)
+    assert any("dequantized to bf16" in note for note in mixed.notes)
 
 
 def test_a_narrow_cache_is_converted_in_attention() -> None:

@@ -90,7 +90,7 @@ def test_the_documented_example_is_read() -> None:
         ({"fused": ["qkvo"]}, InvalidValueError, "fused"),
         ({"products": "2019"}, UnknownNameError, "2023"),
         ({"graph": "prefill"}, InvalidValueError, "graph"),
-        ({"host_us_per_launch": {"value": 5, "low": 6, "high": 7}}, InvalidValueError, "low at most the value"),
+        ({"host_us_per_launch": {"value": 5, "low": 6, "high": 7}}, InvalidValueError, "low ≤ value ≤ high"),
         ({"request_ms": {"fixed": -1}}, InvalidValueError, "request_ms.fixed"),
         ({"spread": [1.1, 1.2]}, InvalidValueError, "around 1"),
         ({"sources": []}, InvalidValueError, "'sources.step_ms' must be given"),
@@ -141,7 +141,7 @@ def test_execution_is_another_name(execution: str, stack: str) -> None:
 
 
 def test_both_names_are_an_error_and_an_override_replaces_either() -> None:
-    with pytest.raises(InvalidValueError, match="'execution' must be absent with 'stack'"):
+    with pytest.raises(InvalidValueError, match="'execution' must be omitted with 'stack'"):
         load_run({**TEXT, "stack": "vllm", "execution": "eager"})
     old = load_run({**TEXT, "execution": "compiled"})
     assert old.with_(stack="vllm").stack.name == "vllm"
@@ -164,7 +164,7 @@ def test_other_estimators_ignore_a_stack_and_say_so(estimator: str) -> None:
     assert (llava.totals, llava.stages["overhead"].time_s) == (plain.totals, 0.0)
     assert llava.run.implementation == "fused"
     added = set(llava.notes) - set(plain.notes)
-    assert added == {f"stack llava ignored by {estimator}: it prices no software stack"}
+    assert added == {f"stack llava ignored: {estimator} prices no software stack"}
     assert llava.to_dict()["summary"]["stack"] is None
 
 

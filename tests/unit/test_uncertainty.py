@@ -115,8 +115,8 @@ def test_an_extrapolated_product_has_its_cards_own_band() -> None:
         ("nvidia_v100_sxm2_16gb", "architecture", "(volta 7.0)"),
         ("nvidia_t4", "architecture", "(turing 7.5)"),
         ("llm_viewer_nvidia_h100", "architecture", "(an unknown architecture)"),
-        ("amd_mi300x", "vendor", "no such card of amd was measured; band assumed"),
-        ("llm_viewer_intel_13900k", "vendor", "no such card of intel was measured; band assumed"),
+        ("amd_mi300x", "vendor", "no such card of amd was measured, band assumed"),
+        ("llm_viewer_intel_13900k", "vendor", "no such card of intel was measured, band assumed"),
     ],
 )
 def test_how_near_a_card_is_to_the_one_it_inherits_from(card: str, kinship: Any, says: str) -> None:

@@ -59,7 +59,7 @@ def import_file(path: Path, given: Mapping[str, Any], *, quantity: str | None = 
         results = tool.read(data, plain(given))
         if not any(result.clocks for result in results):
             raise FileFormatError(
-                "; ".join(n for r in results for n in r.notes) or "holds no clock that can be compared"
+                "; ".join(n for r in results for n in r.notes) or "holds no timing that can be compared"
             )
         timings = [timing for result in results for timing in _timings(path, tool.name, result, given)]
     except (FileFormatError, InvalidValueError) as error:
@@ -80,18 +80,18 @@ def _timings(path: Path, tool: str, result: Result, given: Mapping[str, Any]) ->
     run = merge_overrides(dict(result.run), plain(given))
     if "model" not in run:
         if result.model is None or result.model not in names("model"):
-            said = "" if result.model is None else f" (the file says {result.model!r})"
-            raise InvalidValueError(argument("model"), f"given: a model's name, config.json or folder{said}", None)
+            named = "" if result.model is None else f" (the file says {result.model!r})"
+            raise InvalidValueError(argument("model"), f"given: a model's name, config.json or folder{named}", None)
         run["model"] = result.model
     for key, what in (("hardware", "the file does not name the GPU"), ("stack", "the file does not name the software")):
         if key not in run:
             raise InvalidValueError(argument(key), f"given: {what}", None)
     workload = run.get("workload", {})
     if "text_tokens" not in workload:
-        raise InvalidValueError(argument("text_tokens"), "given: the file does not say how long the prompts are", None)
+        raise InvalidValueError(argument("text_tokens"), "given: the file does not record the prompt length", None)
     decodes = any("decode" in clock.stages or clock.stages == TPOT for clock in result.clocks)
     if decodes and int(workload.get("new_tokens", 0)) < 2:
-        raise InvalidValueError(argument("new_tokens"), "at least 2: these clocks hold decode steps", None)
+        raise InvalidValueError(argument("new_tokens"), "at least 2: these timings include decode steps", None)
     run.setdefault("method", {"name": "none"})
     # a run of text alone, or from visual tokens on, has no tower: its clocks do not cover one
     absent = () if any(workload.get(key) for key in ("images", "frames", "seconds")) else ("vision", "projector")

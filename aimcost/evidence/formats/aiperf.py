@@ -48,7 +48,7 @@ def _read(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[Result]:
         workload["images"] = whole(images, "images a request")
     visual = workload.get("images") or any(stated(given, key) for key in ("images", "frames", "visual_tokens"))
     if visual and stated(given, "text_tokens") is None:
-        notes = (*notes, f"the file's {text:g} input tokens are taken as text, beside the visual tokens")
+        notes = (*notes, f"the file's {text:g} input tokens are taken to be text, in addition to the visual tokens")
     return [Result(model=_model(data), run={"workload": workload}, clocks=clocks, notes=notes)]
 
 

@@ -70,18 +70,18 @@ def _visual(metrics: Mapping[str, Any], text: float, given: Mapping[str, Any]) -
     frame_tokens = _successful(_part(metrics, "video"), "tokens", "mean")
     workload: dict[str, Any] = {}
     notes: list[str] = []
-    seen = (tokens or 0.0) + (frame_tokens or 0.0)
-    if seen and stated(given, "text_tokens") is None:
-        notes.append(f"{seen:g} visual tokens taken out of {text:g} prompt tokens")
-    elif (images or frames) and not seen and stated(given, "text_tokens") is None:
-        notes.append(f"the file does not count visual tokens: {text:g} prompt tokens are taken as text")
-    workload["text_tokens"] = whole(text - seen, "text tokens a request")
+    visual = (tokens or 0.0) + (frame_tokens or 0.0)
+    if visual and stated(given, "text_tokens") is None:
+        notes.append(f"{visual:g} visual tokens subtracted from {text:g} prompt tokens")
+    elif (images or frames) and not visual and stated(given, "text_tokens") is None:
+        notes.append(f"the file does not count visual tokens: {text:g} prompt tokens are taken to be text")
+    workload["text_tokens"] = whole(text - visual, "text tokens a request")
     if images and stated(given, "images") is None:
         workload["images"] = whole(images, "images a request")
         if pixels and stated(given, "image_size") is None:
             side = round(math.sqrt(pixels / images))
             workload["image_size"] = side
-            notes.append(f"image_size {side}: squares of as many pixels, since the file has no sides")
+            notes.append(f"image_size {side}: squares of the same area, since the file records no sides")
     if frames and stated(given, "frames") is None:
         workload["frames"] = whole(frames, "frames a request")
     return workload, notes

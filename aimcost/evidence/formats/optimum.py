@@ -27,7 +27,7 @@ def _read(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[Result]:
     """Prefill, decode and generate; medians over repeats."""
     report, (model, workload) = _report(data), _configured(data)
     known = {"workload": {**workload, **(given.get("workload") or {})}}
-    why = "the report does not say; benchmark.json, beside it, does"
+    why = "the report does not record it (benchmark.json beside it does)"
     batch = needed(known, "batch", why)
     clocks, notes = [], []
     prefill, decode, generate = (_latency(report, name) for name in ("prefill", "decode", "generate"))

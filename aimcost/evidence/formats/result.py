@@ -118,7 +118,7 @@ def served(
             clocks.append(Clock(quantity="e2e", seconds=e2e_s, stages=REQUEST, notes=note))
     elif ttft_s is not None or e2e_s is not None:
         notes.append(
-            f"TTFT and whole requests left out: {concurrency:.3g} in flight queue and share steps, which is not priced"
+            f"TTFT and whole requests left out: {concurrency:.3g} in flight queue and share steps, not modelled"
         )
     if tpot_s is not None:
         trust = "medium" if concurrency <= 1.0 + _NEAR else "low"

@@ -54,7 +54,7 @@ def _serve(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[Result]:
     )
     visual = any(stated(given, key) for key in ("images", "frames", "visual_tokens"))
     if visual and stated(given, "text_tokens") is None:
-        notes.append(f"the file's {text} input tokens are taken as text, beside the visual tokens")
+        notes.append(f"the file's {text} input tokens are taken to be text, in addition to the visual tokens")
     workload = {"text_tokens": text, "new_tokens": new, "batch": batch_of(concurrency)}
     model = data.get("model_id")
     return [
@@ -108,11 +108,11 @@ def _numbers(data: Mapping[str, Any], key: str) -> Sequence[float] | None:
 
 
 def _uneven(data: Mapping[str, Any], key: str) -> list[str]:
-    """A note where requests differ in length: the run takes their mean."""
+    """A note where requests differ in length: the run uses their mean."""
     values = _numbers(data, key)
     if not values or max(values) <= 1.1 * min(values):
         return []
-    return [f"{key} from {min(values):g} to {max(values):g}: the run takes their mean"]
+    return [f"{key} from {min(values):g} to {max(values):g}: the run uses their mean"]
 
 
 def _batch_latency(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[Result]:
@@ -122,7 +122,7 @@ def _batch_latency(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[Re
     if seconds is None:
         raise FileFormatError("avg_latency must be given")
     for key in ("batch", "text_tokens", "new_tokens"):
-        needed(given, key, "vllm bench latency does not write it down")
+        needed(given, key, "vllm bench latency does not record it")
     clock = Clock(quantity="e2e", seconds=seconds, stages=REQUEST, trust="high", notes=(f"{statistic} over batches",))
     return [Result(run={}, clocks=(clock,))]
 
@@ -138,7 +138,7 @@ def _throughput(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[Resul
         raise InvalidValueError(
             argument("batch"), f"{count}, the requests of the file: it has no clock of fewer", batch
         )
-    new = needed(given, "new_tokens", "vllm bench throughput writes prompt and output tokens down together")
+    new = needed(given, "new_tokens", "vllm bench throughput records only their sum")
     text = tokens / requests - new
     if text < 1:
         raise InvalidValueError(argument("new_tokens"), f"under the {tokens / requests:g} tokens a request", new)

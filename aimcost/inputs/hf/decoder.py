@@ -64,7 +64,7 @@ def decoder_spec(reader: Reader) -> tuple[DecoderSpec, tuple[str, ...]]:
     if kind == "qwen":
         # Qwen-1 builds gate and up with half of intermediate_size (its own modeling file).
         if intermediate % 2:
-            raise reader.fail("intermediate_size", "even: Qwen halves it")
+            raise reader.fail("intermediate_size", "even, since Qwen halves it")
         notes += (f"Qwen halves intermediate_size: the MLP is {intermediate // 2} wide, not {intermediate}",)
         intermediate //= 2
     notes += _window(reader, str(kind))
@@ -97,7 +97,7 @@ def _filled(reader: Reader, kind: str) -> tuple[Reader, tuple[str, ...]]:
         return reader, ()
     filled = reader.with_defaults(missing)
     sizes = ", ".join(f"{key} {value}" for key, value in missing.items())
-    return filled, (f"{reader.prefix.rstrip('.')} leaves to transformers' defaults: {sizes}",)
+    return filled, (f"{reader.prefix.rstrip('.')} not in config.json, transformers' defaults assumed: {sizes}",)
 
 
 def _window(reader: Reader, kind: str) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ def _window(reader: Reader, kind: str) -> tuple[str, ...]:
     window = reader.get("sliding_window", 4096 if kind == "mistral" else None)
     if window is None or (kind != "mistral" and not reader.flag("use_sliding_window", False)):
         return ()
-    return (f"sliding_window {window}: beyond {window} tokens the attention priced here is more than what is computed",)
+    return (f"sliding_window {window}: attention is priced in full, an overestimate beyond {window} tokens",)
 
 
 def _moe(reader: Reader, kind: str) -> MoeSpec:
@@ -113,7 +113,7 @@ def _moe(reader: Reader, kind: str) -> MoeSpec:
     if reader.count("decoder_sparse_step", 1) != 1 or reader.get("mlp_only_layers"):
         raise reader.fail(
             "mlp_only_layers" if reader.get("mlp_only_layers") else "decoder_sparse_step",
-            "absent or 1: every layer has experts",
+            "omitted or 1: every layer has experts",
         )
     mixtral = kind == "mixtral"
     experts = reader.count("num_local_experts" if mixtral else "num_experts")

@@ -42,7 +42,9 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
     quantised = reader.section("quantization_config").data if reader.data.get("quantization_config") else {}
     if quantised:
         method = quantised.get("quant_method", "given")
-        spec = replace(spec, notes=(*spec.notes, f"quantization_config ({method}) is not read: set precision.weights"))
+        spec = replace(
+            spec, notes=(*spec.notes, f"quantization_config ({method}) is not supported: set precision.weights")
+        )
     return spec
 
 

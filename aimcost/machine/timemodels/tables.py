@@ -157,7 +157,7 @@ class Provenance:
         """
         source = data.get("source")
         if not isinstance(source, str) or not source.strip():
-            raise CalibrationError(f"{where}: names no 'source'")
+            raise CalibrationError(f"{where}: has no 'source'")
         low, high = _band(data, "band", where)
         error = number(data, "held_out_mape", 0.0, 5.0, where=where) if "held_out_mape" in data else 0.0
         extrapolated = _band(data, "extrapolation_band", where) if "extrapolation_band" in data else None

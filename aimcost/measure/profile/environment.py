@@ -45,7 +45,7 @@ def require_device(device: str) -> None:
         raise InvalidValueError("device", "'cpu' or 'cuda'", device)
     if device == "cuda" and not torch.cuda.is_available():
         why = "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is visible"
-        raise InvalidValueError("device", f"'cpu' here, since {why}", device)
+        raise InvalidValueError("device", f"'cpu': {why}", device)
 
 
 def describe(device: str = "cpu") -> Environment:
@@ -65,7 +65,7 @@ def describe(device: str = "cpu") -> Environment:
     facts, notes = _machine_facts()
     if device == "cpu":
         if not is_quiet():
-            notes.append("memory is returned to the system between operations: page faults are included")
+            notes.append("freed memory returns to the system between ops: times include page faults")
         return Environment(
             **common,
             device_name=_cpu_name(),

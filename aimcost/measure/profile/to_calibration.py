@@ -57,7 +57,7 @@ def ceilings_of(record: Record) -> Ceilings:
         m, n, k = (sample.dims[key] for key in ("m", "n", "k"))
         flops[sample.dtype] = max(flops.get(sample.dtype, 0.0), float(product_flops(m, n, k)) / sample.median_s)
     if not flops or not streamed:
-        raise CalibrationError("record: holds no ceilings: the profile ended before it had measured them")
+        raise CalibrationError("record: holds no ceilings: the profile was cut short before measuring them")
     return Ceilings(flops_per_s=flops, memory_bytes_per_s=max(streamed))
 
 
@@ -90,7 +90,7 @@ def calibration_block(record: Record) -> dict[str, Any]:
         if record.select("gemm", dtype=dtype)
     }
     if not gemm:
-        raise CalibrationError("record: holds no products: the profile ended before it had measured them")
+        raise CalibrationError("record: holds no GEMMs: the profile was cut short before measuring them")
     block: dict[str, Any] = {"status": "measured", **source, "gemm": gemm}
     attention = record.select("attention")
     sections = {
@@ -245,11 +245,11 @@ def profile_mapping(record: Record, name: str) -> dict[str, Any]:
     if free:
         data["usable_memory_bytes"] = free
         sources["usable_memory_bytes"] = f"free before the measurement; {source}"
-    notes = ["One thread was measured: figures are one core's."] if environment.device == "cpu" else []
-    notes.append("Operations are eager PyTorch's: the times hold all their kernels.")
+    notes = ["Measured on one thread: figures are those of one core."] if environment.device == "cpu" else []
+    notes.append("Ops run eager PyTorch: times include all their kernels.")
     notes += record.notes
     if not record.complete:
-        notes.append("The profile was cut short: what it had not reached is missing here.")
+        notes.append("The profile was cut short: ops it did not reach are missing.")
     return {**data, "sources": sources, "notes": notes, "calibration": calibration_block(record)}
 
 

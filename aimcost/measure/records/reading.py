@@ -33,7 +33,7 @@ def load_record(path: str | Path) -> Record:
     try:
         if path.is_file() and path.stat().st_size > MAX_RECORD_BYTES:
             size, most = path.stat().st_size / MEGA, MAX_RECORD_BYTES / MEGA
-            raise FileFormatError(f"{path}: {size:.0f} MB is too big for a record (at most {most:.0f} MB)")
+            raise FileFormatError(f"{path}: {size:.0f} MB is too large for a record (at most {most:.0f} MB)")
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
         raise FileFormatError(f"{path}: {error.strerror or error}") from None

@@ -208,6 +208,6 @@ def _notes(
     if missing:
         notes.append(f"not measured: {', '.join(missing)}")
     if not record.complete:
-        notes.append("the record was cut short: what it had not reached is missing here")
-    said = [note for estimate in estimates for note in estimate.notes if "efficiencies" in note]
-    return tuple(dict.fromkeys((*notes, *said)))
+        notes.append("the record was cut short: runs it did not reach are missing")
+    efficiencies = [note for estimate in estimates for note in estimate.notes if "efficiencies" in note]
+    return tuple(dict.fromkeys((*notes, *efficiencies)))

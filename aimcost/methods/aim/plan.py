@@ -53,7 +53,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     decay = _decay(params, l1, l2)
     cuts = _cuts(visual, workload.text_tokens, layers, l1, decay, paper=paper)
     filled: dict[str, Any] = {**params.model_dump(), "l1": l1, "l2": l2, "decay": decay}
-    notes = () if visual else ("the workload has no visual tokens: there is nothing for AIM to reduce",)
+    notes = () if visual else ("the workload has no visual tokens for AIM to reduce",)
     return build_schedule(
         model=model,
         workload=workload,

@@ -15,7 +15,7 @@ from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams, reduce_before
 from .price import TEMPORAL_COSINE
 
-SUMMARY = "EVS: pre-LLM, tokens that changed since the frame before: q (share dropped)"
+SUMMARY = "EVS: pre-LLM, tokens that changed since the previous frame: q (share dropped)"
 
 
 class Params(MethodParams):
@@ -40,9 +40,9 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     if workload.images > 1:
         notes.append("EVS compares the images as if they were frames of one video")
     elif groups == 1 and workload.frames > 1:
-        notes.append(f"the {workload.frames} frames fall into one patch in time: EVS keeps all of their tokens")
+        notes.append(f"the {workload.frames} frames share one temporal patch: EVS keeps all of their tokens")
     elif groups == 1 and workload.visual_tokens:
-        notes.append("nothing comes before a single image or frame: EVS keeps all of its tokens")
+        notes.append("a single image or frame has no predecessor: EVS keeps all of its tokens")
     return reduce_before(
         model,
         workload,

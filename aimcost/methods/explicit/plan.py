@@ -14,7 +14,7 @@ from ..aim.price import PAGERANK
 from ..base import MethodParams, build_schedule, event_before
 from .price import RANDOM, UNIFORM
 
-SUMMARY = "token counts given layer by layer: tokens_per_layer, select, merge_ratio"
+SUMMARY = "explicit token counts per layer: tokens_per_layer, select, merge_ratio"
 
 _SCORERS = {"uniform": UNIFORM, "random": RANDOM, "aim": PAGERANK}
 _MAX = 100_000_000
@@ -59,7 +59,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         start = workload.groups * left + workload.newline_tokens + workload.text_tokens
         if counts[0] != start:
             raise InvalidValueError(
-                "method.tokens_per_layer", f"{start} in layer 0, which is what merging leaves", counts[0]
+                "method.tokens_per_layer", f"{start} in layer 0, the count after merging", counts[0]
             )
     elif counts[0] < prompt and visual:
         pre_llm = [event_before(RANDOM if params.select == "random" else UNIFORM, workload.visual_tokens, visual)]

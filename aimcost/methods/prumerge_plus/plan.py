@@ -9,7 +9,7 @@ from ...types import ModelSpec, Schedule, Workload
 from ..base import KeptParams, reduce_before, require_absent
 from ..prumerge.price import CLASS_ATTENTION
 
-SUMMARY = "PruMerge+: pre-LLM, int(N·ratio) tokens an image: ratio | keep_tokens"
+SUMMARY = "PruMerge+: pre-LLM, int(N·ratio) tokens per image: ratio | keep_tokens"
 
 # 144 of 576 tokens, the share of the tables of arXiv 2412.03248
 DEFAULT_RATIO = 0.25
@@ -23,7 +23,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """int(N·ratio) tokens of each image, constant over the layers."""
     require_absent("keep_tokens", params.keep_tokens, "ratio", params.ratio)
     ratio = params.ratio if params.ratio is not None else DEFAULT_RATIO
-    note = f"the share of tokens that PruMerge+ keeps depends on the image: {ratio:g} of them is assumed"
+    note = f"the share of tokens that PruMerge+ keeps depends on the image: assuming {ratio:g}"
     return reduce_before(
         model,
         workload,

@@ -14,7 +14,7 @@ from ...types import ModelSpec, ReductionEvent, Schedule, VisionSpec, Workload
 from ..base import MethodParams, build_schedule
 from .price import MEAN_KEY_BIPARTITE
 
-SUMMARY = "ToMe: −r tokens a layer inside the vision tower: r"
+SUMMARY = "ToMe: −r tokens per layer inside the vision tower: r"
 
 
 class Params(MethodParams):
@@ -42,7 +42,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         patches = str(vision.patches) if vision.patches else "as many patches as the image's size gives"
         raise UnsupportedModelError(
             f"{model.name}: ToMe needs a projector that makes one token of each patch, since merging dissolves the "
-            f"grid (got {workload.tokens_per_group} tokens an image of {patches})"
+            f"grid (got {workload.tokens_per_group} tokens per image of {patches})"
         )
     events = _events(vision, params.r)
     left = (events[-1].tokens_out if events else vision.tokens) - int(vision.class_token)

@@ -13,7 +13,7 @@ from ...types import ModelSpec, Schedule, Workload
 from ..base import MethodParams, reduce_before, require_absent
 from .price import CLASS_ATTENTION_CONTEXTUAL, CONTEXTUAL, DOMINANT, OF
 
-SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens an image: dominant, contextual | keep_tokens"
+SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens per image: dominant, contextual | keep_tokens"
 
 
 class Params(MethodParams):

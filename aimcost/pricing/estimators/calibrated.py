@@ -489,7 +489,7 @@ class _Pricing:
     def notes(self, device: Floats) -> tuple[str, ...]:
         """What a reader must know about where the times come from."""
         rests = ", ".join(f"{share:.0%} {basis}" for basis, share in self.shares(device).items() if share >= 0.005)
-        notes = [f"device time rests on efficiencies: {rests}"]
+        notes = [f"efficiencies behind the device time: {rests}"]
         if self.calibration.inherited_from:
             notes.append(inheritance_note(self.hardware, load_hardware(self.calibration.inherited_from)))
         notes += sorted(self.coefficients.substitutes)
@@ -498,7 +498,7 @@ class _Pricing:
 
 ESTIMATOR = Estimator(
     name="calibrated",
-    summary="predicted: measured efficiencies, launch and host time, with an 80 % band",
+    summary="prediction from measured efficiencies, launch and host time, with an 80 % band",
     time_means="predicted",
     price=price,
     has_band=True,

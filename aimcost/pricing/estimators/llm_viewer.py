@@ -47,7 +47,9 @@ def price(run: Run) -> PricedTable:
     decoder = run.model.decoder
     if decoder.moe is not None or decoder.cross_layers:
         what = "experts" if decoder.moe is not None else "cross attention"
-        raise InvalidValueError("estimator", f"another: LLM-Viewer knows no {what} ({run.model.name})", run.estimator)
+        raise InvalidValueError(
+            "estimator", f"a model without {what}, which LLM-Viewer does not know ({run.model.name})", run.estimator
+        )
     hardware = require_hardware(run.hardware)
     table = _table(run, hardware)
     peak, note = _peak(hardware, run.precision)

@@ -73,7 +73,7 @@ def row_peaks(
 
 ESTIMATOR = Estimator(
     name="roofline",
-    summary="lower bound: each operation at peak compute or peak bandwidth, whichever is slower",
+    summary="lower bound: each op at peak compute or peak bandwidth, whichever is slower",
     time_means="lower bound",
     price=price,
 )

@@ -104,18 +104,18 @@ class Surrogate:
         return np.asarray((depth >= bottom - _TOLERANCE) & (depth <= top + _TOLERANCE))
 
     def measured(self, family: str) -> bool:
-        """Whether the points say anything of a method: of their own, and of none, which every method starts from."""
+        """Whether the points cover a method: those measured, and none, which every method starts from."""
         return family == "none" or family in self.methods
 
     def describe(self) -> str:
-        """One line: what it is fitted to, and how far off it is on points left out."""
+        """One line: the points it is fitted to and its leave-one-out error."""
         head = f"surrogate of {self.metric}, fitted to {len(self.points)} measured points ({self.source})"
         if not self.left_out:
-            return head + "; too few for a leave-one-out error"
+            return head + "; too few points for a leave-one-out error"
         errors = np.array(self.left_out)
         return (
             f"{head}; leave-one-out error {errors.mean():.2f} on average, {errors.max():.2f} at most, over the "
-            f"{len(errors)} points that lie among the others"
+            f"{len(errors)} points inside the range of the others"
         )
 
 
@@ -123,7 +123,9 @@ def features(schedule: Schedule, workload: Workload) -> tuple[float, float]:
     """(x1, x2) of a schedule; see the module."""
     start = schedule.visual_tokens
     if not start or not workload.visual_tokens:
-        raise InvalidValueError("workload", "one with visual tokens, to expect an accuracy", workload.visual_tokens)
+        raise InvalidValueError(
+            "workload", "one with visual tokens: accuracy is a function of them", workload.visual_tokens
+        )
     left = np.maximum(np.array(schedule.tokens, dtype=float) - schedule.text_tokens, 0.0) / start
     return float(np.log2(start / workload.visual_tokens)), float(np.sqrt(left).mean())
 
@@ -242,10 +244,10 @@ def _from_csv(run: Run, path: Path) -> Surrogate:
         try:
             schedule, score = yaml.safe_load(row["schedule"] or ""), float(row["score"])
         except (yaml.YAMLError, ValueError, TypeError):
-            raise FileFormatError(f"{path}: line {number}: not a schedule and a number") from None
+            raise FileFormatError(f"{path}: line {number}: needs a schedule and a number") from None
         method = {"name": "explicit", "tokens_per_layer": schedule} if isinstance(schedule, list) else schedule
         if not isinstance(method, Mapping) or not np.isfinite(score):
-            raise FileFormatError(f"{path}: line {number}: not a schedule and a number")
+            raise FileFormatError(f"{path}: line {number}: needs a schedule and a number")
         methods.append((dict(method), score))
     if len(methods) < 2:
         raise FileFormatError(f"{path}: needs at least two schedules (found {len(methods)})")
@@ -271,6 +273,6 @@ def _measured(run: Run, workload: Workload, methods: Sequence[tuple[dict[str, An
         try:
             schedule = plan_schedule(run.model, workload, method, where=where)
         except AimcostError as error:
-            raise InvalidValueError("schedule", f"one that {run.model.name} can run ({error})", method) from None
+            raise InvalidValueError("schedule", f"a schedule that {run.model.name} can run ({error})", method) from None
         points.append((*features(schedule, workload), score))
     return np.array(points)

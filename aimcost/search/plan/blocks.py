@@ -125,13 +125,13 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         Masked tokens, pipeline stages or cross attention: layers are then not alike.
     """
     if run.model.decoder.cross_layers:
-        raise ScheduleError(f"the planner needs layers that are alike: {run.model.name} has cross attention")
+        raise ScheduleError(f"the planner needs uniform decoder layers: {run.model.name} has cross-attention layers")
     if run.implementation == "masked":
-        raise InvalidValueError("implementation", "fused or eager: masked tokens save nothing", run.implementation)
+        raise InvalidValueError("implementation", "fused or eager to plan: masking saves nothing", run.implementation)
     if run.parallel.pp > 1:
         raise InvalidValueError("parallel.pp", "1 to plan", run.parallel.pp)
     if run.include is not None and "prefill" not in run.include:
-        raise InvalidValueError("include", "with prefill, to plan", list(run.include))
+        raise InvalidValueError("include", "one that includes prefill, to plan", list(run.include))
     ordered = tuple(sorted(pairs, key=lambda pair: (-pair[0], -pair[1])))
     priced_run = _with_layers(run, ordered, scorer, priced)
     priced_run = replace(priced_run, workload=replace(priced_run.workload, new_tokens=0))

@@ -34,21 +34,21 @@ def upper_end(result: Estimate, spread: float) -> float:
 
 
 def no_budget() -> InvalidValueError:
-    """The error of a search without any limit."""
+    """The error for a search without a budget."""
     *keys, last = (argument(figure.key) for figure in FIGURES.values())
     return InvalidValueError(argument("budgets"), f"given: {', '.join(keys)} or {last}", None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budgets:
-    """Largest values in seconds, bytes and FLOPs; None where there is no limit.
+    """Upper limits in seconds, bytes and FLOPs; None for no limit.
 
     Attributes
     ----------
     ttft, tpot
         Time to first token, and of a mean decode step.
     kv, peak
-        The cache after the last token, and the fullest moment on the card.
+        KV cache after the last token, and peak memory on the card.
     flops
         FLOPs of the stages that the run includes.
     """
@@ -60,14 +60,14 @@ class Budgets:
     flops: float | None = None
 
     def items(self) -> Iterator[tuple[str, float]]:
-        """The limits there are, by name."""
+        """(name, limit) of every limit set."""
         for name in FIGURES:
             limit = getattr(self, name)
             if limit is not None:
                 yield name, limit
 
     def excess(self, figures: Figures, card_bytes: float | None) -> NDArray[np.float64]:
-        """Largest ratio of a figure to its limit, by candidate; at most 1 where all are kept."""
+        """Largest ratio of a figure to its limit, by candidate; at most 1 where all are met."""
         ratio = np.zeros(len(figures.ttft))
         for name, limit in self.items():
             ratio = np.maximum(ratio, getattr(figures, name) / limit)
@@ -76,7 +76,7 @@ class Budgets:
         return ratio
 
     def shortfalls(self, found: Mapping[str, float], card_bytes: float | None) -> list[Shortfall]:
-        """Which limits `found` (values by name) misses, and by how much, in words as well."""
+        """The limits that `found` (values by name) exceeds, by how much, and as text."""
         missed: list[Shortfall] = []
         limits = dict(self.items())
         if card_bytes is not None and card_bytes < limits.get("peak", np.inf):
@@ -89,8 +89,8 @@ class Budgets:
                         "budget": name,
                         "limit": limit,
                         "found": found[name],
-                        "text": f"{figure.label} {figure.shown(found[name])} is {figure.shown(over)} over "
-                        f"{figure.shown(limit)}",
+                        "text": f"{figure.label} {figure.shown(found[name])} exceeds {figure.shown(limit)} "
+                        f"by {figure.shown(over)}",
                     }
                 )
         return missed

@@ -207,7 +207,9 @@ def grids(
         found += _aim(run, shapes, first, levels) if name == "aim" else _of_method(run, name, first)
     if not found:
         raise InvalidValueError(
-            argument("earliest_cut"), f"lower: no candidate of {', '.join(methods)} leaves {first} layers whole", first
+            argument("earliest_cut"),
+            f"lower: every candidate of {', '.join(methods)} cuts within the first {first} layers",
+            first,
         )
     return found
 
@@ -303,7 +305,7 @@ def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:
     offered = _candidates(name)
     if offered is None:
         known = ", ".join(["aim", *(method for method in discover.method_names() if _candidates(method))])
-        raise InvalidValueError(argument("methods"), f"one that the planner has a grid for: {known}", name)
+        raise InvalidValueError(argument("methods"), f"a method that the planner can search: {known}", name)
     stems: dict[tuple[tuple[ReductionEvent, ...], int, bool], list[Candidate]] = {}
     runs: dict[tuple[tuple[ReductionEvent, ...], int, bool], Run] = {}
     scorer = "none"

@@ -34,9 +34,9 @@ def spread_of(confidence: float | None, run: Run) -> float | None:
     if confidence is None:
         return None
     if not 0.5 <= confidence < 1:
-        raise InvalidValueError(argument("confidence"), "from 0.5 to below 1", confidence)
+        raise InvalidValueError(argument("confidence"), "at least 0.5 and below 1", confidence)
     if not estimator_of(run.estimator).has_band:
-        raise InvalidValueError(argument("confidence"), f"absent: {run.estimator} has no uncertainty band", confidence)
+        raise InvalidValueError(argument("confidence"), f"omitted: {run.estimator} has no uncertainty band", confidence)
     return NormalDist().inv_cdf(confidence) / NormalDist().inv_cdf(BAND_END)
 
 
@@ -122,14 +122,14 @@ def _check(run: Run, limits: Budgets, shapes: Sequence[str]) -> None:
     if limits.tpot is not None and run.workload.new_tokens < 2:
         raise InvalidValueError("workload.new_tokens", "at least 2 under a TPOT budget", run.workload.new_tokens)
     if not run.workload.visual_tokens:
-        raise InvalidValueError("workload", "one with visual tokens, to plan their reduction", 0)
+        raise InvalidValueError("workload", "one with visual tokens to reduce", 0)
 
 
 def _objective(wanted: str | None, surrogate: Surrogate | None, run: Run, frames: Sequence[int]) -> str:
     if wanted not in (None, "tokens", "accuracy"):
         raise UnknownNameError("objective", str(wanted), ["tokens", "accuracy"])
     if wanted == "accuracy" and surrogate is None:
-        raise InvalidValueError(argument("objective"), f"tokens: nothing was measured for {run.model.name}", wanted)
+        raise InvalidValueError(argument("objective"), f"tokens: no scores are known for {run.model.name}", wanted)
     if wanted is not None:
         return wanted
     workloads = [replace(run.workload, frames=count) for count in frames] or [run.workload]
@@ -172,7 +172,7 @@ def _missed(plan: Plan, groups: Sequence[Group], spread: float | None) -> Plan:
     if closest is None or closest.miss is None:
         raise InvalidValueError(
             argument("extrapolate"),
-            f"given, or {argument('objective')} tokens: every candidate lies beyond the measured points",
+            f"given, or {argument('objective')} tokens: every candidate lies outside the measured points",
             False,
         )
     nearest = choice_of(closest.miss, plan.budgets, spread)
@@ -198,7 +198,7 @@ def _why(plan: Plan, best: Choice, second: Choice) -> str:
     if plan.objective == "accuracy" and None not in (best.expected_score, second.expected_score):
         gap = float(best.expected_score or 0.0) - float(second.expected_score or 0.0)
         if gap > 1e-9:
-            more = f", though it keeps {share} more visual tokens" if fewer < 0 and shows else ""
+            more = f", although it keeps {share} more visual tokens" if fewer < 0 and shows else ""
             lower = f"{gap:.2f} lower" if gap >= 0.005 else "lower by less than 0.01"
             return f"its expected score is {lower} ({second.expected_score:.2f}){more}"
     if not shows:
@@ -210,5 +210,5 @@ def _notes(found: Sequence[Grid]) -> tuple[str, ...]:
     strides = {getattr(grid, "stride", 1) for grid in found}
     notes = []
     if max(strides, default=1) > 1:
-        notes.append(f"free form: cuts fall every {max(strides)} layers, so that all of them can be gone through")
+        notes.append(f"free shape: cuts at every {max(strides)} layers only, to keep the search exhaustive")
     return tuple(notes)

@@ -74,15 +74,15 @@ def ask(
     Raises
     ------
     InvalidValueError
-        frames and batch need a budget, which break-even has no use for; frames and break-even need a
-        run with frames or images.
+        frames and batch need a budget and break-even takes none; frames and break-even need a run with
+        frames or images.
     """
     if question not in QUESTIONS:
         raise InvalidValueError(argument("question"), f"one of {', '.join(QUESTIONS)}", question)
     if question == "break-even":
         for key, given in {**budgets, "confidence": confidence}.items():
             if given is not None:
-                raise InvalidValueError(argument(key), "absent: break-even holds to no budget", given)
+                raise InvalidValueError(argument(key), "omitted: break-even takes no budget", given)
     limits = Budgets() if question == "break-even" else Budgets.of(run, budgets)
     spread = spread_of(confidence, run)
     if question != "break-even" and not list(limits.items()):
@@ -103,7 +103,7 @@ def _visual_key(run: Run) -> str:
         return "frames"
     if run.workload.images:
         return "images"
-    raise InvalidValueError("workload.frames", "given, for this question", None)
+    raise InvalidValueError("workload.frames", "given for this question", None)
 
 
 def _methods(run: Run, question: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -113,15 +113,15 @@ def _methods(run: Run, question: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if question != "break-even":
         yield "none", {"name": "none"}
     if own["name"] in ("none", "aim"):
-        kept: dict[str, Any] = {key: own[key] for key in ("l1", "l2", "decay", "convention") if key in own}
+        given: dict[str, Any] = {key: own[key] for key in ("l1", "l2", "decay", "convention") if key in own}
         for ratio in reachable_ratios(run.workload):
             if ratio != own.get("merge_ratio"):
-                yield f"aim, merge {ratio:g}", {"name": "aim", **kept, "merge_ratio": ratio}
+                yield f"aim, merge {ratio:g}", {"name": "aim", **given, "merge_ratio": ratio}
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One method at any number of frames, images or requests."""
+    """One method, evaluated at any number of frames, images or requests."""
 
     run: Run
     key: str
@@ -155,10 +155,10 @@ class _Case:
 
 
 def _most(case: _Case) -> dict[str, Any]:
-    """The largest number such that it and everything below keeps the budgets.
+    """The largest number such that it and every smaller one meet the budgets.
 
-    Cost rises with the number, up to steps of a kernel's tiles: the answer is found by halving and
-    then checked one step further at a time.
+    Cost rises with the number except across tile edges of a kernel, so the answer is found by bisection
+    and then checked one step at a time.
     """
     low, high = 0, 1
     while high <= _MOST and case.misses(high) == []:
@@ -168,7 +168,7 @@ def _most(case: _Case) -> dict[str, Any]:
         low, high = (middle, high) if case.misses(middle) == [] else (low, middle)
     if not low:
         first = case.misses(1)
-        why = "the method cannot reduce so few tokens" if first is None else "; ".join(m["text"] for m in first)
+        why = "too few tokens for the method to reduce" if first is None else "; ".join(m["text"] for m in first)
         return {"most": 0, "ttft_s": None, "ttft_upper_s": None, "kv_bytes": None, "peak_bytes": None, "stops": why}
     result, over = case.at(low), case.misses(low + 1) or []
     if result is None:  # pragma: no cover - low was estimated above
@@ -180,14 +180,14 @@ def _most(case: _Case) -> dict[str, Any]:
         "ttft_upper_s": None if case.spread is None else figures["ttft"],
         "kv_bytes": figures["kv"],
         "peak_bytes": figures["peak"],
-        "stops": "; ".join(miss["text"] for miss in over) or f"more than {_MOST} were not tried",
+        "stops": "; ".join(miss["text"] for miss in over) or f"not searched beyond {_MOST}",
     }
 
 
 def _break_even(case: _Case) -> dict[str, Any]:
     """The smallest size from which the reduced run is faster, and the largest up to which it stays so.
 
-    Where a single frame or image pays already, its tokens are gone through: the tower costs the same
+    If a single frame or image already pays, its token count is searched instead: the tower costs the same
     with and without reduction.
     """
     start, until = _window(case, max(64, getattr(case.run.workload, case.key)))
@@ -204,9 +204,9 @@ def _break_even(case: _Case) -> dict[str, Any]:
 
 
 def _window(case: _Case, top: int) -> tuple[int | None, int | None]:
-    """First and last number at which reduction pays, found at powers of two and halved in between.
+    """First and last number at which reduction pays, from powers of two refined by bisection.
 
-    None for the first where it pays at none of them, for the last where it pays up to `top`.
+    The first is None if it never pays, the last is None if it pays up to `top`.
     """
 
     def pays(number: int) -> bool:
@@ -214,7 +214,7 @@ def _window(case: _Case, top: int) -> tuple[int | None, int | None]:
         return result is not None and estimate_run(unreduced(result.run)).ttft_s > result.ttft_s
 
     def turn(one: int, other: int) -> int:
-        """The number next to `other` that is still like `one`, in whether it pays."""
+        """The number closest to `other` at which reduction pays (or not) as it does at `one`."""
         wanted = pays(one)
         while abs(other - one) > 1:
             middle = (one + other) // 2

@@ -68,7 +68,7 @@ def engine(
     if workers < 1:
         raise InvalidValueError(argument("workers"), "at least 1", workers)
     if scheduler is not None and name != "dask":
-        raise InvalidValueError(argument("scheduler"), f"absent without {argument('engine_name')} dask", scheduler)
+        raise InvalidValueError(argument("scheduler"), f"omitted unless {argument('engine_name')} is dask", scheduler)
     jobs = ((chunk.number, chunk.start, chunk.stop, chunk.context) for chunk in chunks)
     if name == "dask":
         return _dask(text, jobs, kind, workers, scheduler)
@@ -86,7 +86,7 @@ def _result(future: Any) -> Done:
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         raise AimcostError(
-            f"a worker failed: {type(error).__name__}: {reason} ({argument('resume')} continues)"
+            f"a worker failed: {type(error).__name__}: {reason} ({argument('resume')} continues the sweep)"
         ) from error
     return result
 
@@ -123,7 +123,9 @@ def _dask(text: str, jobs: Iterator[Any], kind: str, workers: int, scheduler: st
         try:
             client = stack.enter_context(distributed.Client(address, timeout=CONNECT_S))
         except OSError as error:
-            raise InvalidValueError(argument("scheduler"), f"an address that answers ({error})", scheduler) from None
+            raise InvalidValueError(
+                argument("scheduler"), f"the address of a reachable scheduler ({error})", scheduler
+            ) from None
         count = max(1, len(client.nthreads()))
         (shared,) = client.scatter([text], broadcast=True)
         first = [

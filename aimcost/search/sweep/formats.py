@@ -37,7 +37,7 @@ def format_of(path: Path) -> str:
     """
     name = path.suffix.removeprefix(".").lower()
     if name not in FORMATS:
-        raise InvalidValueError(argument("output"), "a file that ends in .csv, .jsonl or .parquet", path.name)
+        raise InvalidValueError(argument("output"), "a file name ending in .csv, .jsonl or .parquet", path.name)
     if name == "parquet":
         _arrow()
     return name

@@ -227,19 +227,19 @@ def load_grid(path: str | Path) -> Grid:
     base = _base(file.base, where)
     given = file.axes if isinstance(file.axes, list) else [file.axes]
     if not given:
-        raise InvalidValueError("axes", "a mapping, or a list of mappings that is not empty", given, where=where)
+        raise InvalidValueError("axes", "a mapping, or a non-empty list of mappings", given, where=where)
     axes = tuple({key: _values(key, value, where) for key, value in one.items()} for one in given)
     chunk = file.chunk or (RUN_CHUNK if file.schedules is None else SCHEDULE_CHUNK)
     grid = Grid(base=base, axes=axes, schedules=file.schedules, chunk=chunk)
     if file.schedules is not None and any(key.partition(".")[0] == "method" for key in grid.keys):
-        raise InvalidValueError("axes", "without method where schedules are given", "method", where=where)
+        raise InvalidValueError("axes", "without method when schedules are given", "method", where=where)
     try:
         _ = grid.digest
         if file.schedules is not None:
             counts = {grid.schedules_in(context).count for context in range(grid.contexts)}
             if len(counts) > 1:
                 raise InvalidValueError(
-                    "schedules", "the same number in every context: levels need equal depths", sorted(counts)
+                    "schedules", "the same in every context: levels need equal depths", sorted(counts)
                 )
         if grid.points > MAX_POINTS:
             raise InvalidValueError("axes", f"at most {MAX_POINTS:.0e} points", grid.points)
@@ -274,20 +274,20 @@ def _values(key: str, value: Any, where: str) -> tuple[Any, ...]:
         return _steps(validate(_Range, value, where=f"{where}: axes.{key}"), f"{where}: axes.{key}")
     values = value if isinstance(value, list) else [value]
     if not values:
-        raise InvalidValueError(f"axes.{key}", "a list that is not empty", values, where=where)
+        raise InvalidValueError(f"axes.{key}", "a non-empty list", values, where=where)
     texts = [canonical(item) for item in values]
     if len(set(texts)) < len(texts):
         twice = next(item for item, text in zip(values, texts, strict=True) if texts.count(text) > 1)
-        raise InvalidValueError(f"axes.{key}", "a list of different values", twice, where=where)
+        raise InvalidValueError(f"axes.{key}", "a list of distinct values", twice, where=where)
     return tuple(values)
 
 
 def _steps(span: _Range, where: str) -> tuple[int | float, ...]:
     if span.step <= 0 or span.to < span.start:
-        raise InvalidValueError("step", "above 0, with 'to' not below 'from'", span.step, where=where)
+        raise InvalidValueError("step", "positive, with 'to' at least 'from'", span.step, where=where)
     count = int((span.to - span.start) / span.step + 1e-9) + 1
     if count > _MAX_STEPS:
-        raise InvalidValueError("step", f"one that gives at most {_MAX_STEPS} values", span.step, where=where)
+        raise InvalidValueError("step", f"a range of at most {_MAX_STEPS} values", span.step, where=where)
     whole = all(isinstance(value, int) for value in (span.start, span.to, span.step))
     steps = itertools.islice(itertools.count(), count)
     # twelve digits: 0.1 + 0.2 is meant to be 0.3

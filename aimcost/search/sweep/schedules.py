@@ -103,11 +103,11 @@ class Levels:
         pairs.sort(key=lambda pair: -pair[0])
         counts = [pair[0] for pair in pairs]
         if len(set(counts)) < len(counts) or counts[-1] < 1 or counts[0] > visual + text:
-            allowed = f"of different token counts from 1 to the prompt's {visual + text}"
+            allowed = f"a list of distinct token counts from 1 to the prompt's {visual + text}"
             raise InvalidValueError("schedules.levels", allowed, counts)
         layers, k = run.model.decoder.layers, len(counts)
         if math.comb(layers + k - 1, k - 1) > MAX_SCHEDULES:
-            raise InvalidValueError("schedules.levels", f"few enough for {MAX_SCHEDULES:.0e} schedules", k)
+            raise InvalidValueError("schedules.levels", f"small enough for {MAX_SCHEDULES:.0e} schedules", k)
         tokens = np.array(counts, dtype=np.int64)
         return Levels(run=run, given=tuple(pair[1] for pair in pairs), tokens=tokens, select=file.select)
 
@@ -211,7 +211,7 @@ class Planned:
         good = [s for s in self.planned if not isinstance(s, str)]
         scorers = {event.scorer for s in good for event in s.layer_events if event.priced}
         if len(scorers) > 1:
-            raise ScheduleError("schedules need one way of selecting, found: " + ", ".join(sorted(scorers)))
+            raise ScheduleError("schedules need the same selection, found: " + ", ".join(sorted(scorers)))
         return next((s for s in good if any(event.priced for event in s.layer_events)), good[0])
 
 

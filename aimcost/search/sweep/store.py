@@ -46,7 +46,8 @@ class Parts:
                 raise InvalidValueError(argument("resume"), what, None)
             if self._found(manifest) != self.digest:
                 raise FileFormatError(
-                    f"{self.folder}: is of another grid, model, profile or aimcost: delete it to start anew"
+                    f"{self.folder}: belongs to another grid, model, profile or version of "
+                    "aimcost; delete it to start over"
                 )
             self._collect()
             return

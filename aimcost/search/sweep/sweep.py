@@ -84,7 +84,7 @@ def sweep(
     for number, digest, content, errors in made:
         if digest != grid.digest:
             raise InvalidValueError(
-                argument("scheduler"), "a cluster with the same aimcost, models and profiles", digest
+                argument("scheduler"), "a cluster with the same version of aimcost, models and profiles", digest
             )
         parts.add(number, content, errors)
         progress(len(parts.done), total, "sweeping")
@@ -119,5 +119,5 @@ def _header(grid: Grid, where: str) -> list[str]:
         if reason is None:
             return [column.name for column in columns]
     raise InvalidValueError(
-        "grid", f"one with a point that can be priced, of {_PROBES} tried: {reason}", None, where=where
+        "grid", f"a grid whose points can be priced (none of {_PROBES} tried can: {reason})", None, where=where
     )
