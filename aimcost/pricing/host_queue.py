@@ -32,9 +32,9 @@ def with_host(
     """
     if not host.any():
         return device, np.zeros(len(device), dtype=bool)
-    order, decode = execution_order(table)
     seconds, waiting = device.copy(), np.zeros(len(device), dtype=bool)
-    for part in (order[~decode[order]], order[decode[order]]):
+    later = table.decode[table.order]
+    for part in (table.order[~later], table.order[later]):
         for rows in (part,) if sync is None else np.split(part, np.flatnonzero(sync[part]) + 1):
             if not len(rows):
                 continue
@@ -48,17 +48,5 @@ def with_host(
 
 
 def execution_order(table: OpTable) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Rows in the order in which they run (stage, layer, operation), and by row whether it is decode.
-
-    What a stack adds beside the operations is in no queue and has no place in it.
-    """
-    stages: dict[str, int] = {}
-    stage = table.spread([stages.setdefault(segment.stage, len(stages)) for segment in table.segments])
-    decode = table.spread([segment.stage == "decode" for segment in table.segments])
-    last = table.spread([segment.place == "after" for segment in table.segments])
-    layer = np.where(last, np.iinfo(np.int64).max, table.layer)
-    # stable: a layer's operations stay in the order of their segments
-    order = np.lexsort((layer, stage))
-    if "overhead" in stages:
-        order = order[stage[order] != stages["overhead"]]
-    return order, decode
+    """`OpTable.order`, and by row whether it is decode."""
+    return table.order, table.decode

@@ -6,7 +6,9 @@ It knows no machine but for the on-chip size that fused attention's traffic depe
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ from ..models.parallel import decoder_ranks, exchanged, rank_heads, stage_layers
 from ..ops import pointwise
 from ..ops.op import ONE, Op, Priced, Ranks
 from ..ops.reduction import Cut, ScoreContext
-from ..types import ModelSpec, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
+from ..types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
 from ..types.formats import Widths
 from .derived import reduction, stage_send, with_conversions, with_gathered_images
 from .table import OpTable, TableBuilder
@@ -31,21 +33,74 @@ __all__ = ["build"]
 Layers = NDArray[np.int64]
 
 
+# Tables that are held for the next estimate of the same operations, and the most rows of one of them.
+_HELD, _MOST_ROWS = 32, 20_000
+
+
 def build(run: Run) -> OpTable:
-    """All ops of the request: tower, projector, merging, prefill, decode.
+    """All ops of the request: tower, projector, merging, prefill, decode. Not to be modified.
 
     With tensor-parallel ranks the rows are one rank's; with pipeline stages they are those of all
-    stages, one request's way.
+    stages, one request's way. The machine, the stack and the estimator have no part in it, so that runs which differ
+    in those share one table.
     """
-    model, workload, schedule, parallel = run.model, run.workload, run.computed, run.parallel
-    attention, implementation = run.attention, run.implementation
+    question = _Question.of(run)
+    # an upper bound: no layer is 20 operations
+    rows = run.model.decoder.layers * (20 + decode_steps(run.workload))
+    return _held(question) if rows <= _MOST_ROWS else _built(question)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """What the operations of a request follow from, compared by content.
+
+    Attributes
+    ----------
+    counts
+        What of `schedule` they follow from.
+    """
+
+    model: ModelSpec
+    workload: Workload
+    schedule: Schedule = field(compare=False)
+    counts: tuple[Any, ...]
+    precision: Precision
+    parallel: Parallel
+    attention: str
+    tower_attention: str
+    implementation: str
+    onchip_bytes: float
+
+    @classmethod
+    def of(cls, run: Run) -> _Question:
+        schedule = run.computed
+        return cls(
+            model=run.model,
+            workload=run.workload,
+            schedule=schedule,
+            counts=(
+                *(schedule.tokens, schedule.events, schedule.visual_tokens),
+                *(schedule.newline_tokens, schedule.text_before, schedule.text_after),
+            ),
+            precision=run.precision,
+            parallel=run.parallel,
+            attention=run.attention,
+            tower_attention=run.tower_attention,
+            implementation=run.implementation,
+            onchip_bytes=run.hardware.onchip_bytes if run.hardware else 0.0,
+        )
+
+
+def _built(asked: _Question) -> OpTable:
+    model, workload, schedule, parallel = asked.model, asked.workload, asked.schedule, asked.parallel
+    attention, implementation = asked.attention, asked.implementation
     request = _Request(
         model=model,
         workload=workload,
         schedule=schedule,
-        widths=Widths.of(run.precision),
+        widths=Widths.of(asked.precision),
         implementation=implementation,
-        onchip_bytes=run.hardware.onchip_bytes if run.hardware else 0.0,
+        onchip_bytes=asked.onchip_bytes,
         ranks=decoder_ranks(model.decoder, parallel),
         stage_starts=np.array([stage.start for stage in stage_layers(model.decoder.layers, parallel.pp)][1:], int),
         builder=TableBuilder(),
@@ -53,7 +108,7 @@ def build(run: Run) -> OpTable:
     load = visual_tokens.tower_load(model, workload)
     if load is not None and model.vision is not None:
         inputs = float(tower_inputs(load, workload.batch, parallel))
-        kernel = tower_kernel(schedule, implementation, run.tower_attention)
+        kernel = tower_kernel(schedule, implementation, asked.tower_attention)
         request.vision(model.vision, load, inputs, kernel, tower_ranks(parallel))
     request.merging()
     request.prefill(eager_layers(schedule, implementation, attention))
@@ -61,9 +116,12 @@ def build(run: Run) -> OpTable:
     if steps:
         request.decode(steps, decode_kernel(schedule, implementation, attention))
     builder = request.builder
-    builder.parts = with_conversions(builder.parts, run.precision, float(model.decoder.head_dim))
+    builder.parts = with_conversions(builder.parts, asked.precision, float(model.decoder.head_dim))
     builder.parts = with_gathered_images(builder.parts, parallel)
     return builder.finish(steps)
+
+
+_held = lru_cache(maxsize=_HELD)(_built)
 
 
 def decode_steps(workload: Workload) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,8 @@ from ..ops.cost import Array
 from ..ops.op import Group, Op, Place
 
 __all__ = ["OpTable", "Part", "Segment", "TableBuilder"]
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 COST_COLUMNS = (
     "flops",
@@ -60,9 +63,12 @@ class Segment:
     beside: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OpTable:
     """Columns over rows. `count` is how often a row runs; the other columns are for one time.
+
+    Not slotted, so that `functools.cached_property` can hold what follows from the columns; runs share tables, and
+    their arrays cannot be written to.
 
     Attributes
     ----------
@@ -103,11 +109,42 @@ class OpTable:
         flops: NDArray[np.float64] = self.costs[0]
         return flops
 
-    @property
+    @cached_property
     def bytes(self) -> NDArray[np.float64]:
         """DRAM traffic of each row, once."""
         total: NDArray[np.float64] = np.add.reduce(self.costs[2:], axis=0)
-        return total
+        return _fixed(total)
+
+    @cached_property
+    def decode(self) -> NDArray[np.bool_]:
+        """Rows of the decode steps."""
+        return _fixed(self.spread([segment.stage == "decode" for segment in self.segments]))
+
+    @cached_property
+    def products(self) -> NDArray[np.bool_]:
+        """Rows that are products with weights."""
+        return _fixed(self.spread([segment.kind == "gemm" for segment in self.segments]))
+
+    @cached_property
+    def states_launches(self) -> NDArray[np.bool_]:
+        """Rows whose operation says how many kernels it launches."""
+        return _fixed(~np.isnan(self.launches))
+
+    @cached_property
+    def order(self) -> NDArray[np.int64]:
+        """Rows in the order in which they run (stage, layer, operation).
+
+        What a stack adds beside the operations is in no queue and has no place in it.
+        """
+        stages: dict[str, int] = {}
+        stage = self.spread([stages.setdefault(segment.stage, len(stages)) for segment in self.segments])
+        last = self.spread([segment.place == "after" for segment in self.segments])
+        layer = np.where(last, np.iinfo(np.int64).max, self.layer)
+        # stable: a layer's operations stay in the order of their segments
+        order = np.lexsort((layer, stage))
+        if "overhead" in stages:
+            order = order[stage[order] != stages["overhead"]]
+        return _fixed(order)
 
     def __len__(self) -> int:
         return len(self.layer)
@@ -117,6 +154,12 @@ class OpTable:
         segment = self.segments[index]
         length = segment.stop - segment.start
         return {key: _column(value, length) for key, value in self.dims[index].items()}
+
+
+def _fixed(values: NDArray[Scalar]) -> NDArray[Scalar]:
+    """The array itself, no longer to be written to."""
+    values.flags.writeable = False
+    return values
 
 
 def _column(value: Array, length: int) -> NDArray[np.float64]:
@@ -172,6 +215,7 @@ class TableBuilder:
             if part.cost.launches is not None:
                 launches[segment.start : segment.stop] = part.cost.launches
                 syncs[segment.start : segment.stop] = part.cost.syncs
+        layer, count, costs, lengths, launches, syncs = map(_fixed, (layer, count, costs, lengths, launches, syncs))
         return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, launches, syncs, steps)
 
 

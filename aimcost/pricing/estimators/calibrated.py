@@ -197,18 +197,18 @@ class _Pricing:
                 if segment.stage == "vision" and segment.kind == "attention":
                     windows = self.table.columns(index)["batch"] / (load.batch * load.tower.sequences)
                     launches[self._rows(index)] *= np.maximum(1.0, windows)
-        return np.where(np.isnan(self.table.launches), launches, self.table.launches)
+        return np.where(self.table.states_launches, self.table.launches, launches)
 
     @cached_property
     def kernel_counts(self) -> Floats:
         """Per row: kernels of one run that take a launch's latency each on the device."""
         counts = [1.0 if inside else count for inside, count in zip(self.inside_norm, self.kernels, strict=True)]
         by_stack = self.table.spread(counts)
-        return np.where(np.isnan(self.table.launches), by_stack, self.table.launches)
+        return np.where(self.table.states_launches, self.table.launches, by_stack)
 
     def last_kernel_seconds(self, device: Floats) -> Floats:
         """Per row: what is left of its device seconds once all its launches are issued."""
-        return np.where(np.isnan(self.table.launches), device, device / self.kernel_counts)
+        return np.where(self.table.states_launches, device / self.kernel_counts, device)
 
     def device_seconds(self) -> tuple[Floats, NDArray[np.bool_]]:
         """Per row: device seconds of all its runs, and whether a dimension is extrapolated."""
@@ -365,7 +365,7 @@ class _Pricing:
                 width[rows] = self.table.dims[index].get("width", model.typical_width)
         spread = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
         launch, row, rate, compute_share, bandwidth_of, serial = spread
-        products = self.table.spread([segment.kind == "gemm" for segment in self.table.segments])
+        products = self.table.products
         kernels = self.kernel_counts
         moved, ideal, flops = self.bytes, self.table.bytes, self.table.flops
         priced = kernel_seconds(
@@ -385,7 +385,7 @@ class _Pricing:
             work = self.table.costs[1, rows] if kind == "bmm" else flops[rows]
             priced[rows] = curves.seconds(ideal[rows], work)
             stated = self.table.launches[rows]
-            if not np.isnan(stated).all():
+            if self.table.states_launches[rows].any():
                 # a curve holds the kernels of what was timed; a longer sequence takes at least the shortest for each
                 priced[rows] = np.fmax(priced[rows], stated * self._shortest_s())
         np.copyto(seconds, priced, where=~products)
@@ -459,7 +459,6 @@ class _Pricing:
             fastest = np.maximum(device, seconds * (host.low / host.value))
             below = np.where(waiting, np.maximum(0.0, seconds - fastest), below)
             above = np.where(waiting, seconds * (host.high / host.value - 1.0), above)
-        decode = self.table.spread([segment.stage == "decode" for segment in self.table.segments])
         for each in added:
             names.setdefault(each.name, len(names))
         moves = np.array([(e.seconds.value, e.seconds.low, e.seconds.high) for e in added]).reshape(-1, 3)
@@ -470,7 +469,7 @@ class _Pricing:
             seconds=np.append(seconds, moves[:, 0]),
             below=np.append(below, moves[:, 0] - moves[:, 1]),
             above=np.append(above, moves[:, 2] - moves[:, 0]),
-            decode=np.append(decode, np.array([e.beside == "decode" for e in added], dtype=bool)),
+            decode=np.append(self.table.decode, np.array([e.beside == "decode" for e in added], dtype=bool)),
             width=WIDTH,
             **{"prompt_scale": SPREAD_PROMPT, "decode_scale": SPREAD_DECODE, **scales},
         )
