@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import CalibrationError, FileFormatError
 from ..inputs.files import MAX_FILE_BYTES, Stamp, stamp_of
@@ -105,19 +105,51 @@ def _tables_stamp(hardware: HardwareSpec) -> Stamp | None:
         return None  # reading it says what is wrong
 
 
+class _Lent(NamedTuple):
+    """What a card inherits, and what it was worked out from."""
+
+    hardware: HardwareSpec
+    own: Calibration
+    links: Calibration
+    widen: tuple[float, float]
+    calibration: Calibration
+
+    def holds(self, *given: Any) -> bool:
+        """Whether these are what it was worked out from: the same machine and coefficients, and an equal band."""
+        return all(one is other for one, other in zip(self[:3], given[:3], strict=True)) and self.widen == given[3]
+
+
+# By identity of a machine.
+_lent: dict[int, _Lent] = {}
+_MOST_LENT = 64
+
+
 def _inherited(hardware: HardwareSpec) -> Calibration:
-    """A relative's coefficients, carried by the shares of their datasheets that both cards attain."""
+    """A relative's coefficients, carried by the shares of their datasheets that both cards attain; once a machine."""
     parent = load_hardware(parent_of(hardware))
-    own, theirs, mine = calibration_of(parent), attained_of(parent), attained_of(hardware)
+    own, widen = calibration_of(parent), widening(parent, kinship_of(hardware, parent))
+    # a switchless bus is no slow NVLink: its curves come from a card on such a bus
+    alike = hardware.interconnect.startswith("pcie") == parent.interconnect.startswith("pcie")
+    links = own if alike or not hardware.interconnect else calibration_of(load_hardware(BUS_PARENT))
+    held = _lent.get(id(hardware))
+    if held is None or not held.holds(hardware, own, links, widen):
+        if len(_lent) >= _MOST_LENT:
+            _lent.clear()
+        held = _Lent(hardware, own, links, widen, _carried_over(hardware, parent, own, links, widen))
+        _lent[id(hardware)] = held
+    return held.calibration
+
+
+def _carried_over(
+    hardware: HardwareSpec, parent: HardwareSpec, own: Calibration, links: Calibration, widen: tuple[float, float]
+) -> Calibration:
+    theirs, mine = attained_of(parent), attained_of(hardware)
     rate = _ratio(mine, theirs, "tensor")
     # a mean over cards of the design tells its boards apart no better than one of them does
     own_memory = mine.memory is not None and (
         mine.memory.basis == "timed" or hardware.architecture != parent.architecture
     )
     memory = _ratio(mine, theirs, "memory") if own_memory else 1.0
-    # a switchless bus is no slow NVLink: its curves come from a card on such a bus
-    alike = hardware.interconnect.startswith("pcie") == parent.interconnect.startswith("pcie")
-    links = own if alike or not hardware.interconnect else calibration_of(load_hardware(BUS_PARENT))
     prefill = {width: _carried(model, rate, memory) for width, model in own.attention.items()}
     if _without_flash(hardware):
         prefill = {width: _memory_efficient(model, own.attention[width]) for width, model in prefill.items()}
@@ -134,7 +166,7 @@ def _inherited(hardware: HardwareSpec) -> Calibration:
         decode_attention={width: _carried(model, 1.0, memory) for width, model in own.decode_attention.items()},
         machine=_machine(hardware, parent, own.machine.reuse),
         inherited_from=parent.name,
-        widen=widening(parent, kinship_of(hardware, parent)),
+        widen=widen,
         measured=_timed(hardware),
         collective=links.collective,
         collective_link=links.collective_link,

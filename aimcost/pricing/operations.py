@@ -28,13 +28,13 @@ from ..types.formats import Widths
 from .derived import reduction, stage_send, with_conversions, with_gathered_images
 from .table import OpTable, TableBuilder
 
-__all__ = ["build"]
+__all__ = ["MOST_ROWS", "build"]
 
 Layers = NDArray[np.int64]
 
 
 # Tables that are held for the next estimate of the same operations, and the most rows of one of them.
-_HELD, _MOST_ROWS = 32, 20_000
+_HELD, MOST_ROWS = 32, 20_000
 
 
 def build(run: Run) -> OpTable:
@@ -47,7 +47,7 @@ def build(run: Run) -> OpTable:
     question = _Question.of(run)
     # an upper bound: no layer is 20 operations
     rows = run.model.decoder.layers * (20 + decode_steps(run.workload))
-    return _held(question) if rows <= _MOST_ROWS else _built(question)
+    return _held(question) if rows <= MOST_ROWS else _built(question)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,11 +76,11 @@ def with_overheads(table: OpTable, added: list[Overhead]) -> OpTable:
     return replace(
         table,
         segments=(*table.segments, *segments),
-        layer=np.append(table.layer, np.full(count, NO_LAYER)),
-        count=np.append(table.count, np.ones(count)),
+        layer=np.concatenate((table.layer, np.full(count, NO_LAYER))),
+        count=np.concatenate((table.count, np.ones(count))),
         costs=np.concatenate([table.costs, np.zeros((len(table.costs), count))], axis=1),
         dims=(*table.dims, *({} for _ in added)),
-        launches=np.append(table.launches, np.ones(count)),
-        syncs=np.append(table.syncs, np.zeros(count)),
-        lengths=np.append(table.lengths, np.ones(count, dtype=table.lengths.dtype)),
+        launches=np.concatenate((table.launches, np.ones(count))),
+        syncs=np.concatenate((table.syncs, np.zeros(count))),
+        lengths=np.concatenate((table.lengths, np.ones(count, dtype=table.lengths.dtype))),
     )

@@ -14,7 +14,7 @@ from ..ops import Cost
 from ..ops.cost import Array
 from ..ops.op import Group, Op, Place
 
-__all__ = ["OpTable", "Part", "Segment", "TableBuilder"]
+__all__ = ["OpTable", "Part", "Products", "Segment", "TableBuilder", "fixed"]
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -63,7 +63,45 @@ class Segment:
     beside: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Products:
+    """Products (m, k) x (k, n) by row, of which equal shapes are priced once.
+
+    Attributes
+    ----------
+    shape
+        m, n and k of each row, shape (3, rows).
+    first, back
+        A row of each distinct shape, and the distinct shape of each row.
+    """
+
+    shape: NDArray[np.float64]
+    first: NDArray[np.int64]
+    back: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, shape: NDArray[np.float64]) -> Products:
+        """From the shapes alone."""
+        _, first, back = np.unique(_shape_key(*shape), return_index=True, return_inverse=True)
+        return cls(shape, first, back)
+
+    @property
+    def distinct(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """m, n and k of each distinct shape."""
+        m, n, k = self.shape
+        return m[self.first], n[self.first], k[self.first]
+
+
+def _shape_key(*dims: NDArray[np.float64]) -> NDArray[np.uint64]:
+    """A 64-bit key for each row's dimensions: np.unique over whole rows takes ten times as long."""
+    key = np.zeros(len(dims[0]), dtype=np.uint64)
+    for values in dims:
+        key = key * np.uint64(0x9E3779B97F4A7C15) + np.ascontiguousarray(values).view(np.uint64)
+        key ^= key >> np.uint64(29)
+    return key
+
+
+@dataclass(frozen=True, eq=False)
 class OpTable:
     """Columns over rows. `count` is how often a row runs; the other columns are for one time.
 
@@ -113,22 +151,73 @@ class OpTable:
     def bytes(self) -> NDArray[np.float64]:
         """DRAM traffic of each row, once."""
         total: NDArray[np.float64] = np.add.reduce(self.costs[2:], axis=0)
-        return _fixed(total)
+        return fixed(total)
 
     @cached_property
     def decode(self) -> NDArray[np.bool_]:
         """Rows of the decode steps."""
-        return _fixed(self.spread([segment.stage == "decode" for segment in self.segments]))
+        return fixed(self.spread([segment.stage == "decode" for segment in self.segments]))
 
     @cached_property
-    def products(self) -> NDArray[np.bool_]:
+    def is_product(self) -> NDArray[np.bool_]:
         """Rows that are products with weights."""
-        return _fixed(self.spread([segment.kind == "gemm" for segment in self.segments]))
+        return fixed(self.spread([segment.kind == "gemm" for segment in self.segments]))
+
+    @cached_property
+    def products(self) -> Products:
+        """Their shapes."""
+        return Products.of(self.product_shapes[:, self.is_product])
+
+    @cached_property
+    def product_shapes(self) -> NDArray[np.float64]:
+        """m, n and k of each row that is a product, shape (3, rows)."""
+        shape = np.zeros((3, len(self)))
+        for segment, dims in zip(self.segments, self.dims, strict=True):
+            if segment.kind == "gemm":
+                rows = slice(segment.start, segment.stop)
+                shape[0, rows], shape[1, rows], shape[2, rows] = dims["m"], dims["n"], dims["k"]
+        return fixed(shape)
+
+    @cached_property
+    def head_widths(self) -> tuple[int, ...]:
+        """By segment: head width of an attention, 0 of everything else."""
+        return tuple(
+            int(np.max(dims["head_dim"])) if segment.kind == "attention" else 0
+            for segment, dims in zip(self.segments, self.dims, strict=True)
+        )
+
+    @cached_property
+    def classes(self) -> tuple[tuple[str, str, int], ...]:
+        """Kind, stage and head width of what has time coefficients of its own; no stage but of attention."""
+        return tuple(dict.fromkeys(self._class_names))
+
+    @cached_property
+    def class_of(self) -> tuple[int, ...]:
+        """By segment: an index into `classes`."""
+        index = {each: i for i, each in enumerate(self.classes)}
+        return tuple(index[name] for name in self._class_names)
+
+    @property
+    def _class_names(self) -> list[tuple[str, str, int]]:
+        return [
+            (segment.kind, segment.stage if segment.kind == "attention" else "", width)
+            for segment, width in zip(self.segments, self.head_widths, strict=True)
+        ]
+
+    @cached_property
+    def class_rows(self) -> NDArray[np.int64]:
+        """By row: an index into `classes`."""
+        return fixed(self.spread(self.class_of))
+
+    def rows_of(self, index: int) -> slice:
+        """The rows of segment `index`."""
+        segment = self.segments[index]
+        return slice(segment.start, segment.stop)
 
     @cached_property
     def states_launches(self) -> NDArray[np.bool_]:
         """Rows whose operation says how many kernels it launches."""
-        return _fixed(~np.isnan(self.launches))
+        return fixed(~np.isnan(self.launches))
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
@@ -144,7 +233,7 @@ class OpTable:
         order = np.lexsort((layer, stage))
         if "overhead" in stages:
             order = order[stage[order] != stages["overhead"]]
-        return _fixed(order)
+        return fixed(order)
 
     def __len__(self) -> int:
         return len(self.layer)
@@ -156,7 +245,7 @@ class OpTable:
         return {key: _column(value, length) for key, value in self.dims[index].items()}
 
 
-def _fixed(values: NDArray[Scalar]) -> NDArray[Scalar]:
+def fixed(values: NDArray[Scalar]) -> NDArray[Scalar]:
     """The array itself, no longer to be written to."""
     values.flags.writeable = False
     return values
@@ -215,7 +304,7 @@ class TableBuilder:
             if part.cost.launches is not None:
                 launches[segment.start : segment.stop] = part.cost.launches
                 syncs[segment.start : segment.stop] = part.cost.syncs
-        layer, count, costs, lengths, launches, syncs = map(_fixed, (layer, count, costs, lengths, launches, syncs))
+        layer, count, costs, lengths, launches, syncs = map(fixed, (layer, count, costs, lengths, launches, syncs))
         return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, launches, syncs, steps)
 
 

@@ -32,7 +32,7 @@ CORRECTIONS: Mapping[str, tuple[Floats, Floats]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionModel:
     """Coefficients of one kernel at one head width; see the module."""
 

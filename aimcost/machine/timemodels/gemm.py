@@ -64,7 +64,7 @@ CORRECTIONS: Mapping[str, tuple[Floats, Floats]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GemmModel:
     """Coefficients of one number format.
 

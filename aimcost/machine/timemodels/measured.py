@@ -38,7 +38,7 @@ _ONE_BYTE = Widths(weights=1.0, activations=1.0, kv=1.0)
 Flags = NDArray[np.bool_]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GemmGrid:
     """Products of one number format, measured on a grid.
 
@@ -114,7 +114,7 @@ class GemmGrid:
         return result
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionGrid:
     """Attention of one kernel at one head width: square, or one query over a cache.
 
@@ -187,7 +187,7 @@ class AttentionGrid:
         return np.asarray((values < low) | (values > high))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CurveSet:
     """Operations of one kind outside products and attention: a curve for each arithmetic intensity.
 

@@ -30,12 +30,13 @@ from ...machine.timemodels.memory_bound import KernelModel
 from ...machine.timemodels.memory_bound import seconds as kernel_seconds
 from ...types import HardwareSpec, Stack
 from ...types.bounds import LAUNCH
+from ..device_times import Card, attention_times, product_times, times_of
 from ..estimator import Estimator
 from ..host_queue import with_host
 from ..operations import build
 from ..overhead import Overhead, overheads, with_overheads
 from ..priced import Band, PricedTable
-from ..table import COST_COLUMNS, OpTable, Segment
+from ..table import COST_COLUMNS, OpTable, Products, Segment
 from .roofline import roofline_seconds
 
 __all__ = ["ESTIMATOR"]
@@ -69,25 +70,16 @@ def price(run: Run) -> PricedTable:
     none = np.zeros(len(added))
     return PricedTable(
         table=with_overheads(replace(table, costs=pricing.costs), added),
-        seconds=np.append(seconds, beside),
-        bound=np.append(bound, np.full(len(added), LAUNCH)),
+        seconds=np.concatenate((seconds, beside)),
+        bound=np.concatenate((bound, np.full(len(added), LAUNCH))),
         band=pricing.band(seconds, device, waiting, extrapolated, added),
-        extrapolated=np.append(extrapolated, none > 0),
-        device_seconds=np.append(device, none),
-        host_seconds=np.append(host, none),
-        last_kernel_seconds=np.append(last, none),
-        syncs=None if pricing.sync is None else np.append(pricing.sync, none > 0),
+        extrapolated=np.concatenate((extrapolated, none > 0)),
+        device_seconds=np.concatenate((device, none)),
+        host_seconds=np.concatenate((host, none)),
+        last_kernel_seconds=np.concatenate((last, none)),
+        syncs=None if pricing.sync is None else np.concatenate((pricing.sync, none > 0)),
         notes=(*precision_notes(run.precision), *notes, *pricing.notes(device)),
     )
-
-
-def _shape_key(*dims: Floats) -> NDArray[np.uint64]:
-    """A 64-bit key for each row's dimensions: np.unique over whole rows takes ten times as long."""
-    key = np.zeros(len(dims[0]), dtype=np.uint64)
-    for values in dims:
-        key = key * np.uint64(0x9E3779B97F4A7C15) + np.ascontiguousarray(values).view(np.uint64)
-        key ^= key >> np.uint64(29)
-    return key
 
 
 # Projections of a decoder layer that a stack may run as one product, by the name of the fusion.
@@ -137,8 +129,7 @@ class _Pricing:
         return load_hardware(self.calibration.inherited_from).architecture
 
     def _rows(self, index: int) -> slice:
-        segment = self.table.segments[index]
-        return slice(segment.start, segment.stop)
+        return self.table.rows_of(index)
 
     def _fused_groups(self) -> list[list[int]]:
         """Segments whose products run as one: the parts of a fusion on the same layers of one stage."""
@@ -213,14 +204,13 @@ class _Pricing:
     def device_seconds(self) -> tuple[Floats, NDArray[np.bool_]]:
         """Per row: device seconds of all its runs, and whether a dimension is extrapolated."""
         seconds, outside = np.zeros(len(self.table)), np.zeros(len(self.table), dtype=bool)
-        products = [i for i, s in enumerate(self.table.segments) if s.kind == "gemm"]
-        if products:
-            self._products(products, seconds, outside)
+        if self.table.is_product.any():
+            self._products(seconds, outside)
         self._memory_bound(seconds)
         for index, segment in enumerate(self.table.segments):
             rows = slice(segment.start, segment.stop)
             if segment.kind == "attention":
-                chosen = self.coefficients.attention(segment.stage, self._width(index))
+                chosen = self.coefficients.attention(segment.stage, self.table.head_widths[index])
                 if chosen is not None:
                     seconds[rows], outside[rows] = self._attention(index, segment, chosen[0])
             elif segment.kind == "collective":
@@ -231,50 +221,43 @@ class _Pricing:
                 seconds[rows] *= self.stack.scale_of(segment.kind, segment.stage)
         return seconds * self.table.count, outside
 
-    def _products(self, indices: list[int], seconds: Floats, outside: NDArray[np.bool_]) -> None:
+    def _card(self, peak: float) -> Card:
+        return Card(peak, self.hardware.memory_bytes_per_s, self.coefficients.sm_count)
+
+    def _products(self, seconds: Floats, outside: NDArray[np.bool_]) -> None:
         """All products at once; equal shapes are computed once.
 
         The parts of a fused product share its time by width. It is never slower than its parts, launches
         saved: an engine that found it slower would run them.
         """
-        here = np.zeros(len(self.table), dtype=bool)
-        shape = np.empty((4, len(self.table)))
-        shape[3] = self.table.bytes
-        for index in indices:
-            dims, rows = self.table.dims[index], self._rows(index)
-            here[rows] = True
-            shape[0, rows], shape[1, rows], shape[2, rows] = dims["m"], dims["n"], dims["k"]
-        whole = []
+        table, here = self.table, self.table.is_product
+        model, _ = self.coefficients.products()
+        card, shape, whole = self._card(self.peaks[0]), table.product_shapes, []
         for parts in self.groups:
             each = [shape[:, self._rows(index)] for index in parts]
             width, moved = sum(part[1] for part in each), sum(self.bytes[self._rows(index)] for index in parts)
             whole.append(np.stack([each[0][0], width, each[0][2], moved]))
-        m, n, k, moved = np.concatenate([shape[:, here], *whole], axis=1)
-        _, first, back = np.unique(_shape_key(m, n, k), return_index=True, return_inverse=True)
-        model, _ = self.coefficients.products()
-        shapes = (m[first], n[first], k[first])
-        distinct = model.seconds(
-            *shapes,
-            bytes_moved=moved[first],
-            peak=self.peaks[0],
-            bandwidth=self.hardware.memory_bytes_per_s,
-            sm_count=self.coefficients.sm_count,
-        )
+        if whole:
+            m, n, k, moved = np.concatenate([np.stack([*shape, table.bytes])[:, here], *whole], axis=1)
+            products = Products.of(np.stack([m, n, k]))
+            times = times_of(model, products, moved, card)
+        else:
+            products, times = table.products, product_times(table, model, card)
         library = None
         weights, activations = self.run.precision.weights, self.run.precision.activations
         # a format without units of its own is computed in the next wider one, by that one's kernels
         computed = computed_in(self.hardware, weights) if weights == activations else weights
         if computed in _LIBRARY_FORMATS:
-            library = library_factor(self.stack.products, self._architecture, shapes[0])
-        distinct = distinct * self.calibration.scale.get("gemm", 1.0)
+            library = library_factor(self.stack.products, self._architecture, products.distinct[0])
+        distinct = times.seconds * self.calibration.scale.get("gemm", 1.0)
         own = distinct if library is None else distinct * library
-        count = int(here.sum())
-        seconds[here] = own[back[:count]]
-        outside[here] = model.outside(*shapes)[back[:count]]
-        self.launch_bound[here] = (model.launch_s > 0.5 * distinct)[back[:count]]
-        start = count
+        start = products.shape.shape[1] - sum(part.shape[1] for part in whole)
+        back = products.back[:start]
+        seconds[here] = own[back]
+        outside[here] = times.outside[back]
+        self.launch_bound[here] = (model.launch_s > 0.5 * distinct)[back]
         for parts, (_, width, _, _) in zip(self.groups, whole, strict=True):
-            one = own[back[start : start + len(width)]]
+            one = own[products.back[start : start + len(width)]]
             start += len(width)
             apart = sum(seconds[self._rows(index)] for index in parts) - (len(parts) - 1) * model.launch_s
             together = np.minimum(one, apart)
@@ -282,24 +265,13 @@ class _Pricing:
                 rows = self._rows(index)
                 seconds[rows] = together * shape[1, rows] / width
 
-    def _width(self, index: int) -> int:
-        """Head width of an attention."""
-        return int(np.max(self.table.dims[index]["head_dim"]))
-
     def _attention(self, index: int, segment: Segment, model: AttentionModel | AttentionGrid) -> _Priced:
-        dims, rows = self.table.columns(index), slice(segment.start, segment.stop)
-        out = model.seconds(
-            dims,
-            bytes_moved=self.bytes[rows],
-            flops=self.table.flops[rows],
-            peak=self.peaks[1],
-            bandwidth=self.hardware.memory_bytes_per_s,
-            sm_count=self.coefficients.sm_count,
-        )
+        traffic = self.stack.traffic.get(segment.kind, 1.0)
+        times = attention_times(self.table, index, model, traffic, self._card(self.peaks[1]))
         # around the kernel, an eager stack copies its result into place
         extra = (self.kernels[index] - 1.0) * self._launch_s("pointwise")
-        self.launch_bound[rows] = model.launch_s + extra > 0.5 * out
-        return out + extra, model.outside(dims)
+        self.launch_bound[segment.start : segment.stop] = model.launch_s + extra > 0.5 * times.seconds
+        return times.seconds + extra, times.outside
 
     def _collective(self, index: int, segment: Segment) -> tuple[Floats, NDArray[np.bool_]]:
         """From NCCL's curves; a relative's link takes the sizes at which its own would be as busy."""
@@ -341,31 +313,30 @@ class _Pricing:
         machine, bandwidth = self.calibration.machine, self.hardware.memory_bytes_per_s
         measured: list[tuple[slice, str, CurveSet]] = []
         width = np.zeros(len(self.table))
-        # by segment: launch and row cycles, bytes a cycle, compute share, bandwidth, whether launches add up
-        coefficients = []
-        for index, segment in enumerate(self.table.segments):
-            rows = slice(segment.start, segment.stop)
-            coefficients.append((0.0, 0.0, np.inf, 1.0, machine.bandwidth, False))
-            if segment.kind == "gemm" or self.inside_norm[index]:
-                continue  # a residual inside the norm's kernel is its traffic alone
-            model = self.coefficients.memory_bound(segment.kind, self.stack)
-            if isinstance(model, CurveSet):
-                measured.append((rows, segment.kind, model))
+        nothing = (0.0, 0.0, np.inf, 1.0, machine.bandwidth, False)
+        # by class: launch and row cycles, bytes a cycle, compute share, bandwidth, whether launches add up
+        by_class, models = [], []
+        for kind, _, _ in self.table.classes:
+            model = None if kind == "gemm" else self.coefficients.memory_bound(kind, self.stack)
+            models.append(model)
+            if model is None or isinstance(model, CurveSet):
+                by_class.append(nothing)
                 continue
             own = machine.bandwidth if model.share is None else bandwidth * model.share
-            coefficients[-1] = (
-                model.launch_cycles,
-                model.row_cycles,
-                model.bytes_per_cycle,
-                model.compute_share,
-                own,
-                model.serial,
-            )
-            if model.row_cycles:
-                width[rows] = self.table.dims[index].get("width", model.typical_width)
+            cycles = model.launch_cycles, model.row_cycles, model.bytes_per_cycle
+            by_class.append((*cycles, model.compute_share, own, model.serial))
+        coefficients = []
+        for index, (found, inside) in enumerate(zip(self.table.class_of, self.inside_norm, strict=True)):
+            # a residual inside the norm's kernel is its traffic alone
+            coefficients.append(nothing if inside else by_class[found])
+            model = None if inside else models[found]
+            if isinstance(model, CurveSet):
+                measured.append((self._rows(index), self.table.segments[index].kind, model))
+            elif model is not None and model.row_cycles:
+                width[self._rows(index)] = self.table.dims[index].get("width", model.typical_width)
         spread = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
         launch, row, rate, compute_share, bandwidth_of, serial = spread
-        products = self.table.products
+        products = self.table.is_product
         kernels = self.kernel_counts
         moved, ideal, flops = self.bytes, self.table.bytes, self.table.flops
         priced = kernel_seconds(
@@ -438,15 +409,14 @@ class _Pricing:
         """One term a kind of operation (attention: a stage), one for rows that wait for the host, one an overhead."""
         names: dict[str, int] = {}
         ends: list[Ends] = []
-        of_segment = []
-        for index, segment in enumerate(self.table.segments):
-            name = f"{segment.kind} {segment.stage}" if segment.kind == "attention" else segment.kind
+        of_class = []
+        for kind, stage, width in self.table.classes:
+            name = f"{kind} {stage}" if stage else kind
             if name not in names:
                 names[name] = len(names)
-                width = self._width(index) if segment.kind == "attention" else 0
-                ends.append(self.coefficients.ends(segment.kind, segment.stage, width))
-            of_segment.append(names[name])
-        group = self.table.spread(of_segment)
+                ends.append(self.coefficients.ends(kind, stage, width))
+            of_class.append(names[name])
+        group = np.array(of_class).take(self.table.class_rows)
         low, high = (
             np.where(extrapolated, *(np.array([getattr(end, where)[i] for end in ends])[group] for where in _ENDS))
             for i in (0, 1)
@@ -465,25 +435,22 @@ class _Pricing:
         scales = {} if self.stack.spread is None else dict.fromkeys(("prompt_scale", "decode_scale"), self.stack.spread)
         return Band(
             names=tuple(names),
-            group=np.append(group, np.array([names[e.name] for e in added], dtype=group.dtype)),
-            seconds=np.append(seconds, moves[:, 0]),
-            below=np.append(below, moves[:, 0] - moves[:, 1]),
-            above=np.append(above, moves[:, 2] - moves[:, 0]),
-            decode=np.append(self.table.decode, np.array([e.beside == "decode" for e in added], dtype=bool)),
+            group=np.concatenate((group, np.array([names[e.name] for e in added], dtype=group.dtype))),
+            seconds=np.concatenate((seconds, moves[:, 0])),
+            below=np.concatenate((below, moves[:, 0] - moves[:, 1])),
+            above=np.concatenate((above, moves[:, 2] - moves[:, 0])),
+            decode=np.concatenate((self.table.decode, np.array([e.beside == "decode" for e in added], dtype=bool))),
             width=WIDTH,
             **{"prompt_scale": SPREAD_PROMPT, "decode_scale": SPREAD_DECODE, **scales},
         )
 
     def shares(self, device: Floats) -> dict[Basis, float]:
         """Shares of the device time that rest on measured, inherited and assumed efficiencies."""
-        sums = dict.fromkeys(BASES, 0.0)
-        known: dict[tuple[str, str, int], Basis] = {}
-        for index, segment in enumerate(self.table.segments):
-            key = segment.kind, segment.stage, self._width(index) if segment.kind == "attention" else 0
-            basis = known.get(key) or known.setdefault(key, self.coefficients.basis(*key, self.stack))
-            sums[basis] += float(device[segment.start : segment.stop].sum())
-        total = sum(sums.values()) or 1.0
-        return {basis: value / total for basis, value in sums.items()}
+        of_class = [BASES.index(self.coefficients.basis(*each, self.stack)) for each in self.table.classes]
+        by_class = np.bincount(self.table.class_rows, weights=device, minlength=len(of_class))
+        sums = np.bincount(of_class, weights=by_class, minlength=len(BASES)).tolist()
+        total = sum(sums) or 1.0
+        return {basis: value / total for basis, value in zip(BASES, sums, strict=True)}
 
     def notes(self, device: Floats) -> tuple[str, ...]:
         """What a reader must know about where the times come from."""
