@@ -17,6 +17,7 @@ from ..errors import FileFormatError, UnknownNameError
 __all__ = ["KINDS", "estimator_names", "find", "is_file", "method_names", "names"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
+_METHODS, _ESTIMATORS = str(PACKAGE / "methods"), str(PACKAGE / "pricing" / "estimators")
 
 KINDS: dict[str, str] = {
     "hardware": "hardware_profiles",
@@ -96,8 +97,7 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
 
 def estimator_names() -> list[str]:
     """Estimators: the public modules of ``aimcost.pricing.estimators``, without importing them."""
-    folder = str(PACKAGE / "pricing" / "estimators")
-    return list(_modules(folder, os.stat(folder).st_mtime_ns))
+    return list(_modules(_ESTIMATORS, os.stat(_ESTIMATORS).st_mtime_ns))
 
 
 @lru_cache(maxsize=8)
@@ -107,8 +107,7 @@ def _modules(folder: str, _modified: int) -> tuple[str, ...]:
 
 def method_names() -> list[str]:
     """Reduction methods: the packages in ``aimcost.methods`` that hold a ``plan`` module."""
-    folder = str(PACKAGE / "methods")
-    return list(_plans(folder, os.stat(folder).st_mtime_ns))
+    return list(_plans(_METHODS, os.stat(_METHODS).st_mtime_ns))
 
 
 @lru_cache(maxsize=8)
