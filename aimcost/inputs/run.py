@@ -239,6 +239,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         notes=(
             *model.notes,
             *notes,
+            *_context_note(model, schedule, workload),
             *schedule.notes,
             *implementation_notes(schedule, implementation, attention, tower_attention),
             *parallel_notes(model, parallel, workload.batch),
@@ -246,6 +247,14 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         _file=file,
         _workload_notes=notes,
     )
+
+
+def _context_note(model: ModelSpec, schedule: Schedule, workload: Workload) -> tuple[str, ...]:
+    """A warning where the language model is given more tokens than it was made for."""
+    limit, tokens = model.decoder.context_limit, schedule.tokens[0] + workload.new_tokens
+    if limit is None or tokens <= limit:
+        return ()
+    return (f"warning: {tokens:,} tokens exceed the context limit of {model.name}, {limit:,}",)
 
 
 def _stack_of(file: RunFile, hardware: HardwareSpec | None, where: str) -> Stack:

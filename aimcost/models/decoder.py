@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 
+import numpy as np
+
 from ..ops import attention, gemm, pointwise
-from ..ops.attention import AttentionShape
+from ..ops.attention import ALL_KEYS, AttentionShape
 from ..ops.cost import Array
 from ..ops.op import ONE, Op, Priced, Ranks, Split, stored_parameters
 from ..ops.reduction import gather, select
@@ -21,9 +23,21 @@ __all__ = [
     "layer_ops",
     "layer_parameters",
     "parameters",
+    "windows",
 ]
 
 _INPUT = ("x",)
+
+
+def windows(decoder: DecoderSpec) -> Array:
+    """Keys that a query of each layer sees at the most: one for all layers, or an array."""
+    if not decoder.window:
+        return ALL_KEYS
+    if decoder.window_layers is None:
+        return float(decoder.window)
+    every = np.full(decoder.layers, ALL_KEYS)
+    every[list(decoder.window_layers)] = decoder.window
+    return every
 
 
 def layer_ops(
@@ -35,6 +49,7 @@ def layer_ops(
     kv_len: Array,
     kernel: str,
     onchip_bytes: float,
+    window: Array = ALL_KEYS,
     ranks: Ranks = ONE,
 ) -> Iterator[Priced]:
     """Ops of one decoder layer in execution order, those of one rank.
@@ -46,6 +61,8 @@ def layer_ops(
         or decode steps at once.
     kernel
         ``flash`` or ``eager``.
+    window
+        Keys that a query of the layer sees at the most; of the cache, no more are read.
     """
     spec, price = decoder, ranks.price
     rows = batch * q_len
@@ -78,8 +95,9 @@ def layer_ops(
         kv_heads=spec.kv_heads,
         head_dim=spec.head_dim,
         q_len=q_len,
-        kv_len=kv_len,
+        kv_len=kv_len if window is ALL_KEYS else np.minimum(kv_len, window - 1.0 + q_len),
         causal=True,
+        window=window,
     )
     yield from attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=("rope",), ranks=ranks)
     yield _out_proj(spec, widths, rows, ranks)

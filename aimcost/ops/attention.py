@@ -7,6 +7,7 @@ as in `torch.utils.flop_counter`; the eager softmax is an operation of its own a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from .cost import Array, Cost
 from .op import ONE, Op, Priced, Ranks
 
 __all__ = [
+    "ALL_KEYS",
     "EXPOSED",
     "AttentionShape",
     "causal_pairs",
@@ -33,6 +35,8 @@ __all__ = [
 SOFTMAX_FLOPS_PER_PAIR = 5.0
 # Eager attention computes its softmax in fp32 whatever the model's format.
 SOFTMAX_BYTES = 4.0
+# The window of a layer that has none.
+ALL_KEYS = math.inf
 # What eager attention leaves in memory for a scorer: logits and probabilities.
 EXPOSED = ("qk_matmul", "softmax")
 
@@ -49,6 +53,8 @@ class AttentionShape:
         `q_len` queries at the end of `kv_len` keys.
     causal
         Whether a query sees only the keys before it.
+    window
+        Keys that a causal query sees at the most, itself included; infinite where it sees all.
     """
 
     batch: Array
@@ -58,6 +64,7 @@ class AttentionShape:
     q_len: Array
     kv_len: Array
     causal: bool
+    window: Array = ALL_KEYS
 
     @property
     def square(self) -> Array:
@@ -67,7 +74,7 @@ class AttentionShape:
     @property
     def pairs(self) -> Array:
         """(query, key) pairs that the mask lets through."""
-        return visible_pairs(self.q_len, self.kv_len, self.causal)
+        return visible_pairs(self.q_len, self.kv_len, self.causal, self.window)
 
     def over(self, ranks: Ranks) -> AttentionShape:
         """One rank's heads."""
@@ -81,9 +88,20 @@ def causal_pairs(q_len: Array, kv_len: Array) -> Array:
     return q_len * (kv_len - q_len) + q_len * (q_len + 1.0) / 2.0
 
 
-def visible_pairs(q_len: Array, kv_len: Array, causal: bool) -> Array:
-    """(query, key) pairs that a mask lets through."""
-    return causal_pairs(q_len, kv_len) if causal else q_len * kv_len
+def visible_pairs(q_len: Array, kv_len: Array, causal: bool, window: Array = ALL_KEYS) -> Array:
+    """(query, key) pairs that a mask lets through.
+
+    A sliding window hides p − w keys from the query at position p > w: over the queries at the end of
+    `kv_len` keys that sums to T(kv − w) − T(kv − q − w), with T(x) = x(x+1)/2 for x > 0, else 0.
+    """
+    if not causal:
+        return q_len * kv_len
+    pairs = causal_pairs(q_len, kv_len)
+    if window is ALL_KEYS:
+        return pairs
+    last = np.maximum(0.0, kv_len - window)
+    before = np.maximum(0.0, kv_len - q_len - window)
+    return pairs - (last * (last + 1.0) - before * (before + 1.0)) / 2.0
 
 
 def flops_per_pair(head_dim: Array) -> Array:
@@ -96,7 +114,7 @@ def fused(shape: AttentionShape, *, widths: Widths, onchip_bytes: float, kv_cach
 
     Traffic (after Dao et al. 2022, arXiv 2205.14135, theorem 2, with the chip's registers as the
     fast memory): queries and outputs once; keys and values once for every batch of queries of
-    their group that fits on the chip.
+    their group that fits on the chip, which under a sliding window are those of that batch's window.
     """
     batch, heads, kv_heads, head_dim = shape.batch, shape.heads, shape.kv_heads, shape.head_dim
     per_pair = batch * heads * flops_per_pair(head_dim)
@@ -104,7 +122,8 @@ def fused(shape: AttentionShape, *, widths: Widths, onchip_bytes: float, kv_cach
     group_queries = shape.q_len * (heads / kv_heads) * head_dim * widths.activations
     passes: Array = np.maximum(1.0, np.ceil(group_queries / onchip_bytes)) if onchip_bytes > 0 else 1.0
     kv_width = widths.kv if kv_cached else widths.activations
-    kv = 2.0 * batch * shape.kv_len * kv_heads * head_dim * kv_width * passes
+    keys = shape.kv_len if shape.window is ALL_KEYS else np.minimum(shape.kv_len, shape.window + shape.q_len / passes)
+    kv = 2.0 * batch * keys * kv_heads * head_dim * kv_width * passes
     return Cost(
         kind="attention",
         dims={

@@ -188,9 +188,13 @@ class _Case:
         return total * self.widths.weights + float(scale_bytes(self.precision.weights, total))
 
     def kv(self, new_tokens: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Bytes of the cache by layer: its live tokens, and every generated token but the last."""
+        """Bytes of the cache by layer: its live tokens, and every generated token but the last.
+
+        A layer with a sliding window keeps what the next token will see beside itself.
+        """
         decoder, width = self.model.decoder, self.widths.kv
         tokens = np.array(self.schedule.tokens, dtype=float) + max(0, new_tokens - 1)
+        tokens = np.minimum(tokens, decoder_ops.windows(decoder) - 1.0)
         # cross-attention layers keep the tower's tokens, and none of the sequence
         tokens[list(decoder.cross_layers)] = self.workload.cross_tokens
         elements = 2.0 * self.workload.batch * tokens * self.ranks.kv_heads(decoder.kv_heads) * decoder.head_dim

@@ -225,6 +225,7 @@ class _Request:
             self._add("prefill", [decoder_ops.embed_op(decoder, self.widths, text, ranks)], None, ranks=ranks)
         tokens = np.array(self.schedule.tokens, dtype=float)
         layers, cross = self._layers()
+        window = decoder_ops.windows(decoder)
         if len(cross):
             tokens, eager = tokens[layers], eager[layers]
             self._crossing("prefill", cross, float(tokens[0]), "eager" if eager.all() else "flash")
@@ -240,6 +241,7 @@ class _Request:
                         kv_len=tokens[runs],
                         kernel=kernel,
                         onchip_bytes=self.onchip_bytes,
+                        window=window[layers[runs]] if isinstance(window, np.ndarray) else window,
                         ranks=ranks,
                     ),
                     layers[runs],
@@ -266,6 +268,7 @@ class _Request:
             tokens = tokens[layers]
             self._crossing("decode", cross, 1.0, kernel, times)
         kv_len = (tokens[:, None] + np.arange(1.0, steps + 1.0)[None, :]).ravel()
+        window = decoder_ops.windows(decoder)
         self._add("decode", [decoder_ops.embed_op(decoder, self.widths, self.batch, ranks)], None, times, ranks)
         ops = decoder_ops.layer_ops(
             decoder,
@@ -275,6 +278,7 @@ class _Request:
             kv_len=kv_len,
             kernel=kernel,
             onchip_bytes=self.onchip_bytes,
+            window=np.repeat(window[layers], steps) if isinstance(window, np.ndarray) else window,
             ranks=ranks,
         )
         self._layer_rows("decode", ops, layers, times, layer_of_row=np.repeat(layers, steps))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,9 +16,6 @@ from .pricing import estimate_run, unreduced
 from .result import Estimate
 
 __all__ = ["summary_of", "workload_of"]
-
-# where HF configurations hold the language model
-_TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
 
 
 def summary_of(estimate: Estimate) -> dict[str, Any]:
@@ -51,7 +47,7 @@ def summary_of(estimate: Estimate) -> dict[str, Any]:
         "mean_visual_tokens": sum(computed) / len(computed) - run.schedule.text_tokens,
         "parameters": stored,
         "active_parameters": active,
-        "context_limit": _context_limit(run),
+        "context_limit": run.model.decoder.context_limit,
         "concurrent_requests": estimate.memory.largest_batch,
         "ttft_saved_s": saved.value if saved is not None and saved.value >= 0 else None,
         "ttft_speedup": ratio.value if ratio is not None else None,
@@ -83,14 +79,3 @@ def _parameters(model: ModelSpec) -> tuple[float, float]:
     # the router scores all experts
     router = decoder.layers * decoder.hidden * (moe.experts - moe.active)
     return stored + outside, chosen + router + outside
-
-
-def _context_limit(run: Run) -> int | None:
-    """Positions that the configuration states."""
-    config: Mapping[str, Any] = run.hf_config()
-    sections = [config.get(name) for name in _TEXT_CONFIGS]
-    for section in (*sections, config):
-        limit = section.get("max_position_embeddings") if isinstance(section, Mapping) else None
-        if isinstance(limit, int) and limit > 0:
-            return limit
-    return None

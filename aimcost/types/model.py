@@ -53,6 +53,11 @@ class DecoderSpec:
         run only where a request has images; visual tokens then enter no other layer.
     extra_embeddings
         Rows of the embedding table beyond `vocab` that lm_head does not have.
+    window, window_layers
+        Keys that a query sees at the most, itself included, in layers of sliding-window attention,
+        and which layers those are (None: all); zero where every layer attends to the whole sequence.
+    context_limit
+        Positions that the model was made for (``max_position_embeddings``); None where not stated.
     """
 
     hidden: int
@@ -71,6 +76,14 @@ class DecoderSpec:
     moe: MoeSpec | None = None
     cross_layers: tuple[int, ...] = ()
     extra_embeddings: int = 0
+    window: int = 0
+    window_layers: tuple[int, ...] | None = None
+    context_limit: int | None = None
+
+    @property
+    def alike(self) -> bool:
+        """Whether a layer's cost depends on its tokens alone, and not on which layer it is."""
+        return not self.cross_layers and not (self.window and self.window_layers is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ...errors import UnknownNameError
 from ...types import DecoderSpec, MoeSpec
+from .class_defaults import CLASS_DEFAULTS, SECTION_TYPES
 from .reader import Reader
 
 __all__ = ["DECODER_TYPES", "decoder_spec", "text_section"]
@@ -23,23 +24,10 @@ _TEXT_ALIASES = {
     "qwen3_vl_moe_text": "qwen3_moe",
     "mllama_text_model": "llama",
 }
-# What the configuration classes of transformers 5.23 fill in; a composite's config.json may omit it.
-_DEFAULTS = {
-    "llama": {
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "vocab_size": 32000,
-    },
-    "mistral": {
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "vocab_size": 32000,
-    },
-}
+# Composites obey their own ``tie_word_embeddings``; the classes of these take over the language model's as well.
+_INNER_TIES = ("llava", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
+# Sizes that a config.json of a language model alone states: without one it is not that model's file.
+_STATED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 
 
 def decoder_spec(reader: Reader) -> tuple[DecoderSpec, tuple[str, ...]]:
@@ -49,9 +37,12 @@ def decoder_spec(reader: Reader) -> tuple[DecoderSpec, tuple[str, ...]]:
         raise UnknownNameError(
             "model_type", str(given), DECODER_TYPES, where=f"{reader.where}: {reader.prefix or 'model'}"
         )
-    reader, notes = _filled(reader, str(kind))
+    if not reader.prefix:
+        own = SECTION_TYPES.get(str(given), {}).get("text_config", str(given))
+        reader.defaults = {key: value for key, value in CLASS_DEFAULTS.get(own, {}).items() if key not in _STATED}
+    notes: tuple[str, ...] = ()
     hidden, heads = reader.count("hidden_size"), reader.count("num_attention_heads")
-    kv_heads = reader.count("num_key_value_heads", 8 if kind in ("mistral", "mixtral") else heads)
+    kv_heads = reader.count("num_key_value_heads", heads)
     if heads % kv_heads:
         raise reader.fail("num_key_value_heads", f"a divisor of num_attention_heads ({heads})")
     if reader.get("head_dim") is None and hidden % heads:
@@ -67,17 +58,18 @@ def decoder_spec(reader: Reader) -> tuple[DecoderSpec, tuple[str, ...]]:
             raise reader.fail("intermediate_size", "even, since Qwen halves it")
         notes += (f"Qwen halves intermediate_size: the MLP is {intermediate // 2} wide, not {intermediate}",)
         intermediate //= 2
-    notes += _window(reader, str(kind))
-    qwen_bias = kind in ("qwen2", "qwen", "qwen2_moe")
+    layers = reader.count("num_hidden_layers")
+    window, window_layers = _window(reader, str(kind), layers)
+    qwen_bias = kind in ("qwen2", "qwen") or (kind == "qwen2_moe" and reader.flag("qkv_bias", True))
     bias = reader.flag("attention_bias", False)
     return (
         DecoderSpec(
             hidden=hidden,
             intermediate=intermediate,
-            layers=reader.count("num_hidden_layers"),
+            layers=layers,
             heads=heads,
             kv_heads=kv_heads,
-            head_dim=reader.count("head_dim", 128 if kind in ("qwen3", "qwen3_moe") else hidden // heads),
+            head_dim=reader.count("head_dim", hidden // heads),
             vocab=reader.count("vocab_size"),
             qkv_bias=qwen_bias or bias,
             out_bias=bias and kind != "qwen",
@@ -85,27 +77,40 @@ def decoder_spec(reader: Reader) -> tuple[DecoderSpec, tuple[str, ...]]:
             qk_norm=kind in ("qwen3", "qwen3_moe"),
             tied_embeddings=reader.flag("tie_word_embeddings", False),
             moe=moe,
+            window=window,
+            window_layers=window_layers,
+            context_limit=reader.limit("max_position_embeddings"),
         ),
         notes,
     )
 
 
-def _filled(reader: Reader, kind: str) -> tuple[Reader, tuple[str, ...]]:
-    """The language model of a composite, with the sizes that its config.json leaves to transformers."""
-    missing = {key: value for key, value in _DEFAULTS.get(kind, {}).items() if reader.get(key) is None}
-    if not reader.prefix or not missing:
-        return reader, ()
-    filled = reader.with_defaults(missing)
-    sizes = ", ".join(f"{key} {value}" for key, value in missing.items())
-    return filled, (f"{reader.prefix.rstrip('.')} not in config.json, transformers' defaults assumed: {sizes}",)
+def _window(reader: Reader, kind: str, layers: int) -> tuple[int, tuple[int, ...] | None]:
+    """Size of the sliding window (zero: none), and the layers that have it (None: all).
 
-
-def _window(reader: Reader, kind: str) -> tuple[str, ...]:
-    """A note where layers attend to a window only: they are priced as attending to everything."""
-    window = reader.get("sliding_window", 4096 if kind == "mistral" else None)
-    if window is None or (kind != "mistral" and not reader.flag("use_sliding_window", False)):
-        return ()
-    return (f"sliding_window {window}: attention is priced in full, an overestimate beyond {window} tokens",)
+    Mistral, Mixtral and Qwen3-MoE: all layers or none. Qwen2 and Qwen3: those from `max_window_layers` on.
+    Qwen2-MoE: every other one below it. ``layer_types`` overrides the two last.
+    """
+    if kind in ("mistral", "mixtral"):
+        return (reader.count("sliding_window"), None) if reader.get("sliding_window") is not None else (0, None)
+    if kind not in ("qwen2", "qwen3", "qwen2_moe", "qwen3_moe") or not reader.flag("use_sliding_window", False):
+        return 0, None
+    if reader.get("sliding_window") is None:
+        return 0, None
+    window = reader.count("sliding_window")
+    if kind == "qwen3_moe":
+        return window, None
+    given = reader.get("layer_types")
+    first = reader.get("max_window_layers")
+    if isinstance(given, list) and len(given) == layers:
+        some = tuple(index for index, name in enumerate(given) if name == "sliding_attention")
+    elif isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise reader.fail("max_window_layers", "a whole number")
+    elif kind == "qwen2_moe":
+        some = tuple(range(0, min(first, layers), 2))
+    else:
+        some = tuple(range(min(first, layers), layers))
+    return (window, some) if some else (0, None)
 
 
 def _moe(reader: Reader, kind: str) -> MoeSpec:
@@ -116,7 +121,9 @@ def _moe(reader: Reader, kind: str) -> MoeSpec:
             "omitted or 1: every layer has experts",
         )
     mixtral = kind == "mixtral"
-    experts = reader.count("num_local_experts" if mixtral else "num_experts")
+    # transformers 5 writes the one name where 4 wrote the other
+    names = ("num_local_experts", "num_experts")
+    experts = reader.count(next((name for name in names if name in reader.data), names[0 if mixtral else 1]))
     active = reader.count("num_experts_per_tok")
     if active > experts:
         raise reader.fail("num_experts_per_tok", f"at most the {experts} experts")
@@ -129,9 +136,8 @@ def _moe(reader: Reader, kind: str) -> MoeSpec:
 
 
 def text_section(reader: Reader) -> tuple[DecoderSpec, tuple[str, ...]]:
-    section = reader.section("text_config")
-    decoder, notes = decoder_spec(section)
-    if "tie_word_embeddings" in reader.data:  # the outer flag is the one that transformers obeys
-        tied = reader.flag("tie_word_embeddings", False)
-        decoder = replace(decoder, tied_embeddings=tied or decoder.tied_embeddings)
-    return decoder, notes
+    decoder, notes = decoder_spec(reader.part("text_config"))
+    kind = str(reader.data.get("model_type"))
+    reader.defaults = CLASS_DEFAULTS.get(kind, {})
+    tied = reader.flag("tie_word_embeddings", False) or (kind in _INNER_TIES and decoder.tied_embeddings)
+    return replace(decoder, tied_embeddings=tied), notes

@@ -39,6 +39,8 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
         raise UnknownNameError("model_type", kind, FAMILIES, where=where)
     spec = builder(reader, name, source)
     reader.check_spelling()
+    filled = dict.fromkeys(note for part in (reader, *reader.sections) for note in part.notes())
+    spec = replace(spec, notes=(*spec.notes, *filled))
     quantised = reader.section("quantization_config").data if reader.data.get("quantization_config") else {}
     if quantised:
         method = quantised.get("quant_method", "given")

@@ -85,7 +85,7 @@ def qwen_vit(reader: Reader, name: str, source: str) -> ModelSpec:
     nested = isinstance(reader.get("text_config"), Mapping)
     # the first checkpoints keep the language model's figures at the top level
     decoder, notes = text_section(reader) if nested else decoder_spec(reader)
-    section = reader.section("vision_config")
+    section = reader.part("vision_config")
     vision = _qwen_tower(section, generation)
     merge = section.count("spatial_merge_size", 2)
     merged = vision.hidden * merge * merge

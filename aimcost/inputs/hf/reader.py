@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import InvalidValueError, UnknownNameError
+from .class_defaults import CLASS_DEFAULTS, SECTION_TYPES
 
 __all__ = ["Reader"]
 
@@ -17,17 +18,34 @@ SLIP = 0.9
 
 
 class Reader:
-    """Typed access to one mapping, with errors that name the file and the key."""
+    """Typed access to one mapping, with errors that name the file and the key.
 
-    def __init__(self, data: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    Parameters
+    ----------
+    defaults
+        Values of absent keys: those of the configuration class that transformers would build.
+    """
+
+    def __init__(
+        self, data: Mapping[str, Any], where: str, prefix: str = "", defaults: Mapping[str, Any] | None = None
+    ) -> None:
         self.data, self.where, self.prefix = data, where, prefix
+        self.defaults = defaults or {}
         self.asked: set[str] = set()
+        self.filled: dict[str, int] = {}
         self.sections: list[Reader] = []
 
     def get(self, key: str, default: Any = None) -> Any:
-        """A value, noting that the key was looked for."""
+        """A value, noting that the key was looked for; `default` where neither file nor class has the key."""
         self.asked.add(key)
-        return self.data.get(key, default)
+        return self.data.get(key, self.defaults.get(key, default))
+
+    def notes(self) -> tuple[str, ...]:
+        """Which sizes come from the class and not from the file."""
+        if not self.filled:
+            return ()
+        sizes = ", ".join(f"{key} {value}" for key, value in self.filled.items())
+        return (f"{self.prefix.rstrip('.') or 'sizes'} not in config.json, transformers' defaults assumed: {sizes}",)
 
     def check_spelling(self) -> None:
         """Configurations carry keys that no cost depends on; one that nearly is a key that was looked for
@@ -56,6 +74,8 @@ class Reader:
             most = min(most, MAX_LAYERS)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise InvalidValueError(self.prefix + key, f"a whole number from 1 to {most}", value, where=self.where)
+        if key not in self.data and key in self.defaults:
+            self.filled[key] = value
         return value
 
     def flag(self, key: str, default: bool) -> bool:
@@ -66,19 +86,42 @@ class Reader:
             raise InvalidValueError(self.prefix + key, "true or false", value, where=self.where)
         return value
 
+    def limit(self, key: str) -> int | None:
+        """A count that changes no cost; None where the file does not state one."""
+        value = self.get(key)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
     def section(self, key: str) -> Reader:
+        """The mapping under `key`.
+
+        Raises
+        ------
+        InvalidValueError
+            It is absent, or no mapping.
+        """
         value = self.get(key)
         if not isinstance(value, Mapping):
             raise InvalidValueError(self.prefix + key, "given (a mapping)", value, where=self.where)
         self.sections.append(Reader(value, self.where, f"{self.prefix}{key}."))
         return self.sections[-1]
 
-    def with_defaults(self, defaults: Mapping[str, Any]) -> Reader:
-        """The same mapping with values for keys that it lacks."""
-        filled = Reader({**self.data, **defaults}, self.where, self.prefix)
-        filled.asked = self.asked
-        self.sections.append(filled)
-        return filled
+    def part(self, key: str) -> Reader:
+        """The section of a composite's language model or tower, with the defaults of its configuration class.
+
+        Raises
+        ------
+        InvalidValueError
+            It is absent, empty, or no mapping.
+        """
+        reader = self.section(key)
+        if not reader.data:
+            raise self.fail(key, "not empty")
+        own = SECTION_TYPES.get(str(self.data.get("model_type")), {}).get(key)
+        # Qwen's composites have one class for each part, whatever its section calls itself
+        fixed = own is not None and own.startswith("qwen") and own != "qwen2"
+        kind = own if fixed else reader.data.get("model_type", own)
+        reader.defaults = {"model_type": kind, **CLASS_DEFAULTS.get(str(kind), {})}
+        return reader
 
     def optional_section(self, key: str) -> Reader:
         """The mapping under `key`, an empty one where it is absent."""
@@ -86,11 +129,11 @@ class Reader:
 
     def layer_list(self, key: str, layers: int) -> tuple[int, ...]:
         """Indices of some of `layers` layers."""
-        given = self.data.get(key)
+        given = self.get(key)
         right = isinstance(given, list | tuple) and all(isinstance(n, int) and 0 <= n < layers for n in given)
         if not isinstance(given, list | tuple) or not right:
             raise self.fail(key, f"a list of layers from 0 to {layers - 1}")
         return tuple(given)
 
     def fail(self, key: str, expected: str) -> InvalidValueError:
-        return InvalidValueError(self.prefix + key, expected, self.data.get(key), where=self.where)
+        return InvalidValueError(self.prefix + key, expected, self.get(key), where=self.where)

@@ -69,7 +69,7 @@ def _two_linears(vision: VisionSpec, decoder: DecoderSpec) -> tuple[tuple[int, i
 def llava(reader: Reader, name: str, source: str) -> ModelSpec:
     """LLaVA-1.5 and its kin: every patch of a fixed-size image becomes a token."""
     decoder, notes = text_section(reader)
-    vision = _tower(reader.section("vision_config"), _feature_layer(reader, -2))
+    vision = _tower(reader.part("vision_config"), _feature_layer(reader, -2))
     side = math.isqrt(vision.patches)
     # LongVA pools each frame 2x2 before the language model; llava-hf configs do not.
     stride = reader.count("spatial_pool_stride", 1)
@@ -114,7 +114,7 @@ def _grids(reader: Reader, default: tuple[tuple[int, int], ...], side: int) -> t
 def llava_next(reader: Reader, name: str, source: str) -> ModelSpec:
     """LLaVA-NeXT (1.6): the whole image and tiles of it, a newline token after each row."""
     decoder, notes = text_section(reader)
-    vision = _tower(reader.section("vision_config"), _feature_layer(reader, -2))
+    vision = _tower(reader.part("vision_config"), _feature_layer(reader, -2))
     if _keeps_class_token(reader) and vision.class_token:
         raise reader.fail("vision_feature_select_strategy", "default: tiles are joined without their class tokens")
     projector = ProjectorSpec(
@@ -132,7 +132,7 @@ def llava_next(reader: Reader, name: str, source: str) -> ModelSpec:
 def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
     """LLaVA-OneVision: a frame's patch grid is pooled 2x2 (rounding up), a video ends in a newline."""
     decoder, notes = text_section(reader)
-    vision = _tower(reader.section("vision_config"), _feature_layer(reader, -1))
+    vision = _tower(reader.part("vision_config"), _feature_layer(reader, -1))
     pooled = math.ceil(math.isqrt(vision.patches) / 2)
     position = reader.get("mm_newline_position", "one_token")
     if position not in ("one_token", "grid"):
@@ -167,7 +167,7 @@ def _square(reader: Reader, key: str) -> int:
 def internvl(reader: Reader, name: str, source: str) -> ModelSpec:
     """InternVL: InternViT on tiles, pixel shuffle by half, LayerNorm and two linear layers."""
     decoder, notes = text_section(reader)
-    section = reader.section("vision_config")
+    section = reader.part("vision_config")
     layers = section.count("num_hidden_layers")
     if section.get("model_type") != "internvl_vision":
         kind = str(section.get("model_type"))
@@ -209,7 +209,7 @@ def internvl(reader: Reader, name: str, source: str) -> ModelSpec:
 def mllama(reader: Reader, name: str, source: str) -> ModelSpec:
     """Llama-3.2-Vision: four tiles through a local and a global ViT, read by cross attention."""
     decoder, notes = text_section(reader)
-    text, section = reader.section("text_config"), reader.section("vision_config")
+    text, section = reader.part("text_config"), reader.part("vision_config")
     cross = text.layer_list("cross_attention_layers", decoder.layers)
     # the embedding holds eight reserved rows that lm_head does not
     decoder = replace(decoder, cross_layers=cross, extra_embeddings=8)

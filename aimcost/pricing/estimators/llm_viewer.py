@@ -59,8 +59,19 @@ def price(run: Run) -> PricedTable:
         table=table,
         seconds=np.maximum(compute, memory) * table.count,
         bound=np.where(compute >= memory, COMPUTE, MEMORY),
-        notes=(note,) if note else (),
+        notes=(*((note,) if note else ()), *_ignored(decoder)),
     )
+
+
+def _ignored(decoder: DecoderSpec) -> tuple[str, ...]:
+    """QUIRK: a head is hidden / heads wide, and attention has no window."""
+    notes = []
+    if decoder.head_dim * decoder.heads != decoder.hidden:
+        own = decoder.hidden // decoder.heads
+        notes.append(f"llm_viewer ignores head_dim {decoder.head_dim}: its heads are hidden / heads = {own} wide")
+    if decoder.window:
+        notes.append(f"llm_viewer ignores sliding_window {decoder.window}")
+    return tuple(notes)
 
 
 def _peak(hardware: HardwareSpec, precision: Precision) -> tuple[float, str | None]:
