@@ -38,7 +38,8 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
     list of dict
         hardware, stack, calibration, flops, ttft_s and (of a run that decodes) tpot_s with their bands, bound
         (of the largest share of the time), launch_wait_s (seconds to the first token that the device waits for
-        launches), mfu, memory, speedup over the unreduced run on the same machine, and the cost of 1000 requests where the run or the profile has a price.
+        launches), mfu, memory, speedup over the unreduced run on the same machine, and the cost of 1000 requests
+        where the run or the profile has a price.
 
     Raises
     ------

@@ -160,7 +160,7 @@ def test_reduction_inside_a_cross_attending_model_is_refused():
 @pytest.mark.parametrize("name", ["llama-3.2-11b-vision", "mixtral-8x7b"])
 def test_llm_viewer_refuses_layers_that_it_does_not_know(name):
     run = {"hardware": HARDWARE, "model": name, "estimator": "llm_viewer", "workload": {"text_tokens": 9}}
-    with pytest.raises(aimcost.errors.InvalidValueError, match="LLM-Viewer knows no"):
+    with pytest.raises(aimcost.errors.InvalidValueError, match="LLM-Viewer does not know"):
         aimcost.estimate(run)
 
 
