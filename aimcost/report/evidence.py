@@ -34,7 +34,8 @@ def evidence_text(evidence: Evidence) -> str:
     rows, sources = evidence.rows, evidence.sources
     how = "each source predicted by stacks fitted without it" if evidence.left_out else "stacks as shipped, in-sample"
     parts = [
-        f"{len(rows)} published timings from {len(sources)} sources against predictions ({how})",
+        f"{_counted(len(rows), 'published timing')} from {_counted(len(sources), 'source')} against predictions "
+        f"({how})",
         bars_text(evidence.bars),
         scores_text("by source", sources, mean=True),
         scores_text("by stack", evidence.stacks),
@@ -50,6 +51,10 @@ def evidence_text(evidence: Evidence) -> str:
     if evidence.notes:
         parts.append("\n".join(f"note: {note}" for note in evidence.notes))
     return "\n\n".join(parts)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
 def bars_text(bars: Sequence[Bar]) -> str:

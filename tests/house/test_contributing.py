@@ -1,0 +1,103 @@
+"""The worked examples of CONTRIBUTING.md, added to a copy of the project as they stand there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+RUN = ("--model", "llava-1.5-7b", "--images", "1", "--text-tokens", "40")
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy in which every example is a file, or the lines it says."""
+    root = tmp_path_factory.mktemp("house")
+    for part in ("aimcost", "configs", "hardware_profiles"):
+        shutil.copytree(ROOT / part, root / part, ignore=shutil.ignore_patterns("__pycache__", "data", "measurements"))
+    shutil.copy(ROOT / "pyproject.toml", root)
+    for language, text in BLOCKS:
+        head = text.partition("\n")[0]
+        if re.fullmatch(r"# \S+/\S+", head):
+            path = root / head.removeprefix("# ")
+            assert not path.exists(), f"{path} is there already"
+            path.write_text(text, encoding="utf-8")
+        elif language == "python":
+            decoder = root / "aimcost" / "models" / "decoder.py"
+            before = '    yield price(_residual("mlp_add"'
+            code = decoder.read_text(encoding="utf-8")
+            assert code.count(before) == 1
+            lines = "".join(f"    {line}\n" for line in text.splitlines())
+            decoder.write_text(code.replace(before, lines + before), encoding="utf-8")
+        elif language == "json":
+            (root / "configs" / "timings" / "bench.jsonl").write_text(text, encoding="utf-8")
+    commands = root / "aimcost" / "cli" / "__init__.py"
+    code = commands.read_text(encoding="utf-8")
+    commands.write_text(
+        code.replace("from . import estimating,", "from . import estimating, heaviest,"), encoding="utf-8"
+    )
+    return root
+
+
+def command(house: Path, *arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(house), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, "-m", "aimcost", *arguments],
+        cwd=house,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_listings_and_the_schema_know_them(house: Path) -> None:
+    listed = command(house, "list")
+    for name in ("acme_x1", "my_engine", "my-llama", "padded"):
+        assert re.search(rf"^{name} ", listed, re.MULTILINE), name
+    assert "padded" in json.loads(command(house, "schema"))["run"]["properties"]["estimator"]["anyOf"][0]["enum"]
+
+
+def test_a_run_names_them_all(house: Path) -> None:
+    flags = ("--hardware", "acme_x1", "--stack", "my_engine")
+    found = json.loads(command(house, "estimate", "--model", "my-llama", "--text-tokens", "500", *flags, "--json"))
+    assert (found["model"], found["hardware"], found["summary"]["stack"]) == ("my-llama", "acme_x1", "my_engine")
+    assert "calibration inherited from nvidia_a100" in " ".join(found["notes"])
+
+
+def test_an_op_is_priced_and_split_over_ranks(house: Path) -> None:
+    """616 tokens of width 4096 before any cut, 4 FLOPs an element; a norm runs on every rank."""
+    for ranks in ("1", "2"):
+        flags = (*RUN, "--hardware", "nvidia_a100_sxm_80gb", "--tp", ranks, "--json")
+        ops = json.loads(command(house, "estimate", *flags))["ops"]
+        (first,) = (op for op in ops if (op["stage"], op["layer"], op["name"]) == ("prefill", 0, "post_mlp_norm"))
+        assert first["flops"] == 4 * 616 * 4096
+        assert first["time_s"] > 0
+
+
+def test_an_estimator_prices(house: Path) -> None:
+    flags = (*RUN, "--hardware", "nvidia_l4", "--json", "--estimator")
+    bound, padded = (json.loads(command(house, "estimate", *flags, name)) for name in ("roofline", "padded"))
+    assert padded["totals"]["time_s"] == pytest.approx(1.5 * bound["totals"]["time_s"], rel=1e-12)
+
+
+def test_a_timing_is_evidence(house: Path) -> None:
+    found = json.loads(command(house, "evidence", "configs/timings/bench.jsonl", "--json"))
+    (row,) = found["rows"]
+    assert (row["id"], row["published_s"]) == ("bench/dense", 0.212)
+    assert row["predicted_s"] > 0
+
+
+def test_a_command_is_listed_and_runs(house: Path) -> None:
+    assert "  heaviest         Print the op of a run that takes longest.\n" in command(house, "--help")
+    assert command(house, "heaviest", "llava15_aim_a100").startswith("decode lm_head")
