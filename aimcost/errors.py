@@ -78,15 +78,19 @@ class AimcostError(Exception):
 
 
 class UnknownNameError(AimcostError):
-    """A name that nothing answers to. Names are looked up exactly; the nearest are offered."""
+    """A name that nothing answers to. Names are looked up exactly; the nearest are offered.
+
+    Of names that are equally near, the first of `allowed` come first.
+    """
 
     # no command lists these: the message names them all
     UNLISTED = frozenset({"scorer"})
 
     def __init__(self, what: str, found: str, allowed: Iterable[str], *, where: str = "") -> None:
-        names = sorted(allowed)
+        ordered = list(allowed)
+        names = sorted(ordered)
         self.what, self.found, self.allowed = what, found, tuple(names)
-        close = nearest(found, names)
+        close = nearest(found, ordered)
         if close:
             hint = "did you mean " + " or ".join(repr(name) for name in close) + "?"
             if len(names) <= 6:

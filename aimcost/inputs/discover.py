@@ -91,7 +91,11 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
                 return Path(path)
     elif name:
         raise FileFormatError(f"{where + ': ' if where else ''}no such file: {name}")
-    visible = [known for known in names(kind) if not known.startswith("llm_viewer_") or name.startswith("llm")]
+    known = names(kind)
+    visible = [one for one in known if not one.startswith("llm_viewer_") or name.startswith("llm")]
+    if kind == "hardware":
+        # cards that were measured before those that inherit
+        visible.sort(key=lambda one: "\ncalibration:" not in known[one].read_text(encoding="utf-8"))
     raise UnknownNameError(kind, name, visible, where=where)
 
 

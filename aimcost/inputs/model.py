@@ -11,9 +11,10 @@ from pydantic import Field
 
 from ..errors import FileFormatError
 from ..types import ModelSpec
-from . import discover
+from . import discover, hub
 from .files import Stamp, read_mapping, read_once, stamp_of
 from .hf.from_hf import model_spec
+from .hf.original import in_transformers_layout
 from .schema import Strict, validate
 
 __all__ = ["ModelFile", "load_model", "model_config"]
@@ -24,6 +25,8 @@ class ModelFile(Strict):
 
     name: Annotated[str, Field(min_length=1)]
     source: Annotated[str, Field(min_length=1)]
+    # checkpoints on the Hugging Face Hub that have this configuration
+    hub: list[str] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     config: dict[str, Any]
 
@@ -45,13 +48,14 @@ def load_model(given: str | Path | Mapping[str, Any]) -> ModelSpec:
 def model_config(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """The HF-style configuration itself, for building the real model."""
     if isinstance(given, Mapping):
-        return dict(given)
-    data = read_once(_path(given))
-    return dict(data.get("config", data))
+        return dict(in_transformers_layout(given, "model"))
+    path = _path(given)
+    data = read_once(path)
+    return dict(in_transformers_layout(data.get("config", data), str(path)))
 
 
 def _path(given: str | Path) -> Path:
-    """A file: of a known name, or the path given, or config.json in the folder given."""
+    """A file: of a known name or Hub id, or the path given, or config.json in the folder given."""
     text = str(given)
     is_name = isinstance(given, str) and "/" not in given and not given.endswith((".json", ".yaml", ".yml"))
     if is_name and not discover.is_file(Path(given) / "config.json"):
@@ -59,9 +63,11 @@ def _path(given: str | Path) -> Path:
     path = Path(text).expanduser()
     if not discover.is_file(path):
         path = path / "config.json"
-    if not discover.is_file(path):
-        raise FileFormatError(f"model: no such file: {text[:200]}")
-    return path
+    if discover.is_file(path):
+        return path
+    if isinstance(given, str) and hub.is_id(given):
+        return hub.find(given)
+    raise FileFormatError(f"model: no such file: {text[:200]}")
 
 
 @lru_cache(maxsize=256)

@@ -12,8 +12,9 @@ import pytest
 
 import aimcost
 from aimcost.cli.common import flag_of
-from aimcost.errors import AimcostError, InvalidValueError, argument
+from aimcost.errors import AimcostError, InvalidValueError, UnknownNameError, argument
 from aimcost.guard.check import check, parse_tolerances
+from aimcost.inputs import discover
 from aimcost.inputs.run import load_run
 from aimcost.search.plan.questions import ask
 from aimcost.search.sweep.sweep import sweep
@@ -139,3 +140,9 @@ def test_no_error_outside_the_command_line_spells_a_flag() -> None:
                 if any(isinstance(text, str) and "--" in text for text in texts):
                     offenders.append(f"{inside}:{node.lineno}")
     assert offenders == []
+
+
+def test_of_cards_that_are_equally_near_the_measured_one_comes_first() -> None:
+    for name, measured in (("A100", "nvidia_a100_sxm_80gb"), ("h100", "nvidia_h100_sxm")):
+        with pytest.raises(UnknownNameError, match=f"did you mean '{measured}' or"):
+            discover.find("hardware", name)

@@ -15,6 +15,7 @@ from ...types import ModelSpec
 from . import qwen as hf_qwen
 from . import vision as hf_vision
 from .decoder import decoder_spec
+from .original import in_transformers_layout
 from .reader import Reader
 
 __all__ = ["model_spec"]
@@ -30,6 +31,7 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
     UnknownNameError
         `model_type` is none that aimcost knows.
     """
+    config = in_transformers_layout(config, where)
     reader = Reader(config, where)
     kind = config.get("model_type")
     if not isinstance(kind, str):

@@ -1,0 +1,81 @@
+"""Hugging Face Hub ids, looked up offline: in the bundled model files, then in the local cache of checkpoints."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from ..errors import FileFormatError, nearest
+from . import discover
+from .files import read_once
+
+__all__ = ["find", "is_id"]
+
+# The Hub's own rule: an owner and a name of letters, digits, ``-``, ``_`` and ``.``
+_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+
+
+def is_id(text: str) -> bool:
+    """Whether `text` has the form of a Hub id: ``owner/name``."""
+    return _ID.fullmatch(text) is not None and not text.endswith((".json", ".yaml", ".yml"))
+
+
+def find(name: str) -> Path:
+    """The configuration of a checkpoint: a bundled model file that lists the id, else its cached ``config.json``.
+
+    Ids are compared as the Hub does, ignoring case. Nothing is downloaded.
+
+    Raises
+    ------
+    FileFormatError
+        Neither has it; the nearest bundled ids are named.
+    """
+    known = _bundled()
+    for one, path in known.items():
+        if one.lower() == name.lower():
+            return path
+    cached = _cached(name)
+    if cached is not None:
+        return cached
+    # of the same maker and kind, or under another maker's name
+    own = name.partition("/")[2]
+    tails = {one.partition("/")[2]: one for one in known}
+    close = [tails[tail] for tail in nearest(own, tails)]
+    hint = f"; bundled: {', '.join(close)}" if close else ""
+    raise FileFormatError(
+        f"model: {name} is neither bundled nor in the local Hugging Face cache{hint}; "
+        "any checkpoint works by the path of its config.json"
+    )
+
+
+def _bundled() -> dict[str, Path]:
+    """Hub ids of every model file on the search path."""
+    found: dict[str, Path] = {}
+    for path in discover.names("model").values():
+        ids = read_once(path).get("hub")
+        for one in ids if isinstance(ids, list) else ():
+            found.setdefault(str(one), path)
+    return found
+
+
+def _cached(name: str) -> Path | None:
+    """``config.json`` of the snapshot that ``main`` names in the local cache, or of the only snapshot there."""
+    folder = _cache_folder() / f"models--{name.replace('/', '--')}"
+    reference = folder / "refs" / "main"
+    if reference.is_file():
+        path = folder / "snapshots" / reference.read_text(encoding="utf-8").strip() / "config.json"
+        if path.is_file():
+            return path
+    snapshots = sorted(folder.glob("snapshots/*/config.json"))
+    return snapshots[0] if len(snapshots) == 1 else None
+
+
+def _cache_folder() -> Path:
+    """Where huggingface_hub keeps checkpoints: ``HF_HUB_CACHE``, else below ``HF_HOME``, else its default."""
+    if given := os.environ.get("HF_HUB_CACHE"):
+        return Path(given).expanduser()
+    if home := os.environ.get("HF_HOME"):
+        return Path(home).expanduser() / "hub"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "huggingface" / "hub"

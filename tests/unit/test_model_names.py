@@ -1,0 +1,197 @@
+"""Models as people write them: Hub ids, cached checkpoints, config.json of the original repositories."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aimcost.errors import AimcostError, FileFormatError
+from aimcost.inputs import discover
+from aimcost.inputs.files import read_once
+from aimcost.inputs.model import load_model, model_config
+
+QWEN2_7B = {
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
+}
+VICUNA_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "vocab_size": 32000,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+}
+MISTRAL_7B = {
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 32000,
+    "sliding_window": None,
+    "max_position_embeddings": 32768,
+    "tie_word_embeddings": False,
+}
+CLIP = {"mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_projector_type": "mlp2x_gelu"}
+SIGLIP = {"mm_vision_tower": "google/siglip-so400m-patch14-384", "mm_projector_type": "mlp2x_gelu"}
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+# What the original repositories' checkpoints state, and the bundled model of the same checkpoint.
+ORIGINALS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llava-v1.5-7b": (
+        "llava-1.5-7b",
+        {
+            "model_type": "llava",
+            "architectures": ["LlavaLlamaForCausalLM"],
+            **VICUNA_7B,
+            **CLIP,
+            "mm_vision_select_layer": -2,
+            "mm_vision_select_feature": "patch",
+            "image_aspect_ratio": "pad",
+        },
+    ),
+    "llava-v1.6-vicuna-7b": (
+        "llava-next-vicuna-7b",
+        {
+            "model_type": "llava_llama",
+            **VICUNA_7B,
+            **CLIP,
+            "mm_vision_select_layer": -2,
+            "image_aspect_ratio": "anyres",
+            "mm_patch_merge_type": "spatial_unpad",
+            "image_grid_pinpoints": PINPOINTS,
+        },
+    ),
+    "llava-v1.6-mistral-7b": (
+        "llava-next-mistral-7b",
+        {
+            "model_type": "llava_mistral",
+            **MISTRAL_7B,
+            **CLIP,
+            "mm_vision_select_layer": -2,
+            "image_aspect_ratio": "anyres",
+            "image_grid_pinpoints": PINPOINTS,
+        },
+    ),
+    "llava-onevision-qwen2-7b-ov": (
+        "llava-onevision-qwen2-7b",
+        {
+            "model_type": "llava",
+            "architectures": ["LlavaQwenForCausalLM"],
+            **QWEN2_7B,
+            **SIGLIP,
+            "mm_vision_select_layer": -2,
+            "image_aspect_ratio": "anyres_max_9",
+            "mm_patch_merge_type": "spatial_unpad",
+            "mm_newline_position": "one_token",
+        },
+    ),
+    "LongVA-7B": (
+        "longva-7b",
+        {
+            "model_type": "llava_qwen",
+            **QWEN2_7B,
+            "max_position_embeddings": 224000,
+            **CLIP,
+            "mm_resampler_type": "spatial_pool",
+            "mm_spatial_pool_stride": 2,
+            "mm_vision_select_layer": -2,
+        },
+    ),
+    "InternVL3-8B": (
+        "internvl3-8b",
+        {
+            "model_type": "internvl_chat",
+            "downsample_ratio": 0.5,
+            "force_image_size": 448,
+            "max_dynamic_patch": 12,
+            "select_layer": -1,
+            "use_thumbnail": True,
+            "llm_config": {"model_type": "qwen2", **QWEN2_7B, "vocab_size": 151674},
+            "vision_config": {
+                "model_type": "intern_vit_6b",
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "image_size": 448,
+                "patch_size": 14,
+                "norm_type": "layer_norm",
+                "qkv_bias": True,
+                "qk_normalization": False,
+            },
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_an_original_config_is_the_bundled_model(name: str, tmp_path: Path) -> None:
+    bundled, config = ORIGINALS[name]
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    ours, own = load_model(str(folder)), load_model(bundled)
+    assert replace(ours, name="", source="", notes=()) == replace(own, name="", source="", notes=())
+    assert model_config(str(folder))["model_type"] == own.family
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"mm_vision_tower": "EVA02-CLIP-L"}, "unknown mm_vision_tower 'EVA02-CLIP-L'"),
+        ({"mm_projector_type": "ldpv2"}, "mm_projector_type"),
+        ({"mm_vision_select_feature": "all"}, "mm_vision_select_feature"),
+        ({"model_type": "internvl_chat"}, "llm_config"),
+    ],
+)
+def test_what_has_no_counterpart_is_one_line(change: dict[str, Any], part: str) -> None:
+    with pytest.raises(AimcostError, match=part):
+        load_model({**ORIGINALS["llava-v1.5-7b"][1], **change})
+
+
+def test_every_bundled_model_names_its_checkpoints() -> None:
+    ids = [one for path in discover.names("model").values() for one in read_once(path)["hub"]]
+    assert len(ids) == len({one.lower() for one in ids})
+    for one in ids:
+        assert load_model(one).decoder.layers
+
+
+def test_ids_ignore_case() -> None:
+    assert load_model("qwen/qwen2.5-vl-7b-INSTRUCT") == load_model("qwen2.5-vl-7b")
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME"])
+def test_a_cached_checkpoint(variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Laid out as huggingface_hub does: blobs behind the commit that ``refs/main`` names."""
+    for name in ("HF_HUB_CACHE", "HF_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    hub = tmp_path if variable == "HF_HUB_CACHE" else tmp_path / "hub"
+    checkpoint = hub / "models--someone--Fine-Tune"
+    for commit, layers in (("a" * 40, 2), ("b" * 40, 3)):
+        snapshot = checkpoint / "snapshots" / commit
+        snapshot.mkdir(parents=True)
+        config = {"model_type": "qwen2", **QWEN2_7B, "num_hidden_layers": layers}
+        (snapshot / "config.json").write_text(json.dumps(config))
+    (checkpoint / "refs").mkdir()
+    (checkpoint / "refs" / "main").write_text("b" * 40)
+    assert load_model("someone/Fine-Tune").decoder.layers == 3
+
+
+def test_a_miss_names_what_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(FileFormatError, match=r"Qwen/Qwen2\.5-VL-32B-Instruct is neither .*Qwen/Qwen2\.5-VL-72B"):
+        load_model("Qwen/Qwen2.5-VL-32B-Instruct")
