@@ -35,31 +35,31 @@ EXTERNAL = ROOT / "tests" / "baselines" / "external_gemm_timings.csv"
 
 HEAD = """# Predicted against measured
 
-This page is written by `make docs` from the profiles in `hardware_profiles/` and the timings in
-`tests/baselines/`. No figure in its tables is typed.
+`make docs` (`docs/validation.py`) writes this page from the profiles in `hardware_profiles/` and the timings in
+`tests/baselines/`. Every figure in its tables is computed.
 
 ## Method
 
-A profile marked *measured* holds coefficients fitted to public tables of operation latencies, half of
-whose distinct shapes were left out. Errors are means of |predicted / measured − 1| (MAPE) over single
-operations; *bias* is the mean of predicted / measured − 1; *90 % within* bounds nine tenths of the
-absolute errors. The 80 % band of an estimate comes from the 10th and 90th percentile of
+A profile marked *measured* holds coefficients fitted to public tables of operation latencies, with
+half of the distinct shapes held out. Errors are means of |predicted / measured − 1| (MAPE) over single
+operations; *bias* is the mean of predicted / measured − 1; *90 % within* bounds nine tenths of
+the absolute errors. The 80 % band of an estimate comes from the 10th and 90th percentile of
 measured / predicted on the fitted half, shared by all rows of a kind of operation and independent
-between kinds; *in band* is the part of each check's rows that it holds. The coefficients that are shipped are
-those of the fitted half, so these errors are theirs.
+between kinds; *in band* is the share of each check's rows inside it. The shipped coefficients are those of
+the fitted half, so these errors are theirs.
 
-How: `aimcost calibrate --from aiconfigurator --system a100_sxm` (with `aimcost[silicon]`) repeats a fit and
-prints its table; `aimcost calibrate --check FILE` repeats the comparison with timings of others.
+`aimcost calibrate --from aiconfigurator --system a100_sxm` (with `aimcost[silicon]`) repeats a fit and
+prints its table; `aimcost calibrate --check FILE` repeats the comparison with third-party timings.
 
-## Timings of others, never fitted
+## Third-party timings, never fitted
 
-Single products (fp16) that microsoft/vidur measured for Llama-2-7B (another software era), and products of a
-stack that was left out of the fits. *Scale* is the one factor that would remove the bias
-(`aimcost calibrate --from-timing`), the last column what is left after it. *In band* should be near 80 %
-where the stack is of the tables' kind; where a clock is of another era it is not, and a scale is the cure.
+Single GEMMs (fp16) that microsoft/vidur measured for Llama-2-7B (older software), and GEMMs of a stack left out of the
+fits. *Scale* is the factor that would remove the bias (`aimcost calibrate --from-timing`), the last column the error
+that remains. *In band* should be near 80 % for stacks like those of the tables; for older software it is not, and a
+scale corrects that.
 """
 
-MEASURED = """## Runs of the AIM implementation, timed for real
+MEASURED = """## Runs of the AIM implementation, measured
 
 Each section is one record in `hardware_profiles/measurements/`: models with random weights, run dense and
 reduced through `aimcost.apply`, beside the prediction of `calibrated` with a profile of the same machine. The
@@ -67,43 +67,42 @@ record holds the runs, the profile and every sample, so that
 
     aimcost validate --from-record RECORD
 
-prints these digits on any computer, without torch. On a CPU one thread is timed by its own CPU time, which
-other load hardly stretches. Prefills and layers are the claim; *selection*, *merge* and the groups are below
-them in time, and say where an error comes from (*rest*: residual additions, and what calling the modules
-takes, which no operation of the table holds).
+prints these digits on any computer, without torch. On a CPU one thread is timed by its CPU time, which other
+load hardly affects. The claim is about prefills and layers; *selection*, *merge* and the groups are parts of them that
+locate an error (*rest*: residual additions and the overhead of calling modules, which no op of the table covers).
 """
 
 BEYOND = """## Beyond the measured range
 
-The products of few rows alone are fitted, and those of many predicted: eight times as far as the fit reaches, and
-further. The 10th and 90th percentile of measured / predicted there are the band of rows that a run has beyond a
-profile's range (never tighter than the band inside it); n and k beyond it take the same. What has no such check
-(attention, collectives, a machine that `aimcost profile` measured) takes the squares of its band, which is assumed.
+GEMMs with few rows are fitted and those with many predicted, at eight times the fitted range and beyond. The 10th and
+90th percentile of measured / predicted there are the band outside a profile's range (never tighter than the band
+inside), in m, n and k. Where no such check exists (attention, collectives, machines measured by `aimcost profile`) the
+square of the band is assumed.
 """
 
 INHERITED = """## Cards that were not measured
 
-A card without a calibration of its own takes the coefficients of a relative, and every band is multiplied by how
-far products of one card are from what another card's coefficients say. Cards of the same architecture and compute
-capability take the first row, other NVIDIA cards (Volta, Turing, Ampere 8.6) the second. Cards of another maker
+A card without a calibration inherits the coefficients of a related card, and every band is multiplied by how far GEMMs
+of one card are from another card's coefficients. Cards of the same architecture and compute
+capability take the first row, other NVIDIA cards (Volta, Turing, Ampere 8.6) the second. Cards of another vendor
 take the third: it is measured on Intel's Arc Pro B60, the one such card in the tables, and **assumed** for all
-others. In the first row the A100 and the L40S stand for each other, and the B200 for the RTX PRO 6000: the measured
-cards of one design differ in memory alone. `aimcost calibrate --inherited` computes the table again;
+others. In the first row A100 and L40S stand in for each other, and the B200 for the RTX PRO 6000: measured cards of one
+design differ in memory only. `aimcost calibrate --inherited` computes the table again;
 `hardware_profiles/tables/inherited.json` names the pairs of cards.
 """
 
 UNKNOWN = """## What is not known
 
 {timed}- Norms, activations, RoPE, look-ups, selection and merging are in no table. They take the share of bandwidth
-  that public profiles of such kernels reach ({norms}, look-ups {lookups}), with a band that holds both ends;
+  that public profiles of such kernels reach ({norms}, look-ups {lookups}), with a band that covers both;
   eager stacks multiply launches and traffic as counted in transformers' layers.
-- Host time a launch, in µs, is that of the software stack: {stacks}. `configs/stacks/` says which of these
+- Host time per launch, in µs, is that of the software stack: {stacks}. `configs/stacks/` says which of these
   are fitted to published timings and which are assumed.
 - Attention takes the coefficients of the kernel that the profile names first. Where a card has those of a second
   one, that one takes {fastest:+.0%} to {slowest:+.0%} for a causal prefill of {tokens} tokens at head width {width}.
-- Collectives are NCCL's; serving stacks send small messages with faster kernels of their own. Machines whose
+- Collectives are NCCL's; serving stacks use faster kernels for small messages. Machines whose
   profile holds no curves take {link:.0%} of the link's datasheet bandwidth, within {low:g} to {high:g} times.
-- Bands of inherited coefficients are those of products: no attention, collective or host was compared between cards.
+- Bands of inherited coefficients are those of GEMMs: attention, collectives and hosts were not compared between cards.
 """
 NOT_TIMED = """- **No prefill of the AIM implementation has been timed on a GPU by this project yet.** Predicted times
   of whole requests rest on the operations above.
@@ -135,25 +134,25 @@ def calibrations() -> dict[str, dict[str, Any]]:
 
 
 def extrapolation_text(blocks: Mapping[str, Any]) -> str:
-    """One row a card and format: error and band in the measured range, and beyond it."""
+    """One row per card and format: error and band inside the measured range and beyond it."""
     rows = [
-        [card, dtype, *(f"{e[f'{where}_mape']:.1%}" for where in ("held_out", "extrapolation")), *map(band, ends)]
+        [card, dtype, *(f"{e[f'{where}_mape']:.1%}" for where in ("held_out", "extrapolation")), *map(band, bands)]
         for card, block in blocks.items()
         for dtype, e in block["gemm"].items()
-        for ends in [(e["band"], e["extrapolation_band"])]
+        for bands in [(e["band"], e["extrapolation_band"])]
     ]
-    headers = ["card", "products", "MAPE inside", "MAPE beyond", "band inside", "band beyond"]
+    headers = ["card", "format", "MAPE inside", "MAPE beyond", "band inside", "band beyond"]
     align = ("left", "left", *("right",) * 4)
     return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=align)
 
 
-def band(ends: Sequence[float]) -> str:
+def band(edges: Sequence[float]) -> str:
     """Two factors, as text."""
-    return f"{ends[0]:.2f} – {ends[1]:.2f}"
+    return f"{edges[0]:.2f} – {edges[1]:.2f}"
 
 
 def unknown(blocks: Mapping[str, Any]) -> str:
-    """What no table says, with the figures that stand in for it."""
+    """What no table covers, with the figures assumed instead."""
     shares = calibration_of(load_hardware(next(iter(blocks)))).bandwidth
     stacks = [load_stack(name) for name in discover.names("stack")]
     others = list(second_kernels(blocks))
@@ -173,7 +172,7 @@ def unknown(blocks: Mapping[str, Any]) -> str:
 
 
 def reached(model: Any) -> str:
-    """Shares of bandwidth that a kind's band holds: a time above the prediction is a share below it."""
+    """Shares of bandwidth inside a kind's band: a time above the prediction is a share below it."""
     return f"{model.share / model.provenance.high:.2f}–{model.share / model.provenance.low:.2f}"
 
 
