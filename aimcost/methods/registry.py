@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import UnknownNameError
+from ..ops.cost import Array
 from ..ops.reduction import Cut, NamedCosts, ScoreContext
 from ..types import Schedule, Workload
 
@@ -25,6 +26,7 @@ __all__ = [
     "Scorer",
     "all_scorers",
     "find_scorer",
+    "kept_tokens",
     "launches_of",
     "plan_module",
     "reads_tower",
@@ -43,20 +45,33 @@ class Launches:
         To score the tokens; ranking, gathering and merging take as many kernels as the software stack takes.
     total
         In place of `score`: of the whole cut, as released code executes it.
-    per_kept
-        More for each token that stays (of each group), where tokens are chosen one by one and each choice waits
-        for the one before: a Python loop.
-    syncs
-        Points at which Python reads a tensor's value: ``.item()``, ``nonzero``, boolean indexing, ``tolist``.
+    steps, per_step
+        Iterations of its Python loop, each after the one before, and the launches of one.
+    syncs, syncs_per_step
+        Points at which Python reads a tensor's value or copies one to the device: ``.item()``, ``nonzero``,
+        boolean indexing, ``tolist``, an index made on the host; beside the loop, and in one iteration.
     counted
-        Whether the counts were taken from the released code; estimated from the algorithm otherwise.
+        The released code that the counts were taken from (repository at commit); empty where they are
+        estimated from the algorithm. Counted are the operators that Python issues to the device: a sort or a
+        ``nonzero`` is one, whatever kernels it is made of.
     """
 
     score: float = 1.0
     total: float | None = None
-    per_kept: float = 0.0
+    steps: Callable[[Cut, ScoreContext], Array] | None = None
+    per_step: float = 0.0
     syncs: float = 0.0
-    counted: bool = False
+    syncs_per_step: float = 0.0
+    counted: str = ""
+
+    def iterations(self, cut: Cut, context: ScoreContext) -> Array:
+        """Iterations of the Python loop of one cut."""
+        return 0.0 if self.steps is None else self.steps(cut, context)
+
+
+def kept_tokens(cut: Cut, context: ScoreContext) -> Array:
+    """Iterations of a loop over the tokens that stay of every group, one after another."""
+    return cut.groups * cut.tokens_out
 
 
 def _no_counts(workload: Workload, kept: int) -> Mapping[str, int]:
@@ -183,14 +198,15 @@ def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
         for op, cost in chosen.price(cut, context)
         if cost.kind != "gather" or context.implementation != "masked"
     ]
-    loop = launches.per_kept * cut.tokens_out * (1.0 if chosen.across_groups else cut.groups)
+    steps = launches.iterations(cut, context)
+    loop = launches.per_step * steps
     if launches.total is None:
-        stated = {"score": launches.score, **({"select": loop} if launches.per_kept else {})}
+        stated = {"score": launches.score, **({"select": loop} if launches.steps else {})}
         return tuple((op, replace(cost, launches=stated.get(cost.kind, cost.launches))) for op, cost in named)
     # all but one launch for each operation before it stand with the last one
     (*before, (last, cost)) = named
     rest = np.maximum(1.0, launches.total + loop - len(before))
     return (
         *((op, replace(each, launches=1.0)) for op, each in before),
-        (last, replace(cost, launches=rest, syncs=launches.syncs)),
+        (last, replace(cost, launches=rest, syncs=launches.syncs + launches.syncs_per_step * steps)),
     )

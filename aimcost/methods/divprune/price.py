@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, gather
-from ..registry import Launches, Scorer, register
+from ..registry import Launches, Scorer, kept_tokens, register
 
 __all__ = ["MAX_MIN_COSINE"]
 
@@ -44,8 +44,8 @@ MAX_MIN_COSINE = register(
         price=max_min_cosine,
         reads="embeddings",
         # a step of the loop hides the chosen, takes the farthest, reads its row and lowers the minima
-        launches=Launches(score=2.0, per_kept=6.0),
-        eager_launches=Launches(total=8.0, per_kept=6.0),
+        launches=Launches(score=2.0, steps=kept_tokens, per_step=6.0),
+        eager_launches=Launches(total=8.0, steps=kept_tokens, per_step=6.0),
         across_groups=True,
     )
 )

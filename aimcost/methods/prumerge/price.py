@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, select
-from ..registry import Launches, Scorer, register
+from ..registry import Launches, Scorer, kept_tokens, register
 
 __all__ = ["CLASS_ATTENTION", "NEIGHBOURS"]
 
@@ -46,7 +46,7 @@ CLASS_ATTENTION = register(
         reads="tower",
         launches=Launches(score=4.0),
         # outliers by quantile, one q·kᵀ, then a Python loop over kept tokens
-        eager_launches=Launches(total=30.0, per_kept=10.0, syncs=3.0),
+        eager_launches=Launches(total=30.0, steps=kept_tokens, per_step=10.0, syncs=3.0),
         merges=True,
     )
 )
