@@ -12,6 +12,7 @@ from typing import Any
 from .errors import UnsupportedModelError
 from .extras import torch_module
 from .inputs.run import load_run
+from .methods.registry import priced_only
 from .pricing import pricing as _pricing
 from .pricing.result import Estimate
 from .types import Schedule
@@ -83,10 +84,8 @@ def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextMana
     UnsupportedModelError
         Before anything is changed, where the model cannot run the schedule.
     """
-    if schedule.tower_events:
-        raise UnsupportedModelError(
-            f"method {schedule.method!r} merges inside the vision tower, which can be priced but not run yet"
-        )
+    if reason := priced_only(schedule):
+        raise UnsupportedModelError(f"method {schedule.method!r} {reason}, which can be priced but not run yet")
     context: AbstractContextManager[Any] = torch_module("aimcost.runtime.executor").apply(model, schedule, **options)
     return context
 

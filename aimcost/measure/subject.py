@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ..errors import InvalidValueError, UnsupportedModelError
 from ..inputs.stack import DEFAULT_STACK
+from ..methods.registry import priced_only
 from ..runtime.build import build_model
 from ..runtime.executor import apply
 from ..runtime.layout import Boundaries
@@ -55,10 +56,8 @@ def check_run(run: Run, device: str) -> None:
         raise InvalidValueError("attention", "flash, with implementation fused or masked, to be run", run.attention)
     if run.stack.name != DEFAULT_STACK:
         raise InvalidValueError("stack", f"{DEFAULT_STACK} (execution: eager), to be run", run.stack.name)
-    if run.schedule.tower_events:
-        raise UnsupportedModelError(
-            f"method {run.schedule.method!r} merges inside the vision tower, which can be priced but not run yet"
-        )
+    if reason := priced_only(run.schedule):
+        raise UnsupportedModelError(f"method {run.schedule.method!r} {reason}, which can be priced but not run yet")
 
 
 def rehearse(run: Run) -> None:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import InvalidValueError, ScheduleError
+from ..models.visual_tokens import tower_load
 from ..types import ModelSpec, ReductionEvent, Schedule, Workload
 from .registry import Scorer
 
 __all__ = [
     "RATIOS",
+    "CropParams",
     "DroppedParams",
     "KeptParams",
     "MethodParams",
     "build_schedule",
     "check_schedule",
+    "crop_by_crop",
     "cuts_by_ratio",
     "drop_after",
     "event_before",
     "in_llm_event",
     "reduce_before",
+    "reduce_crops",
     "require_absent",
     "require_between",
     "scaled_layer",
@@ -48,6 +53,12 @@ class KeptParams(MethodParams):
 
     ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     keep_tokens: Annotated[int, Field(ge=0)] | None = None
+
+
+class CropParams(KeptParams):
+    """Tokens of each crop (image, or frame) that stay, the share of them, or visual tokens in all."""
+
+    visual_token_num: Annotated[int, Field(ge=1)] | None = None
 
 
 class DroppedParams(MethodParams):
@@ -210,6 +221,56 @@ def reduce_before(
         visual_tokens=kept + workload.newline_tokens,
         pre_llm=[event_before(scorer, n, left, groups=groups, counts=recorded)] if kept < total else [],
         notes=notes,
+    )
+
+
+def crop_by_crop(model: ModelSpec, workload: Workload) -> Workload:
+    """The visual tokens as code sees them that reduces every crop of an image before putting them together.
+
+    A tiled image is its crops, padding included, and has no newline tokens; other images and frames are as they
+    were.
+    """
+    load, projector = tower_load(model, workload), model.projector
+    if not (workload.images and workload.groups) or load is None or projector is None:
+        return workload
+    if load.sequences == workload.groups:
+        return workload
+    return replace(workload, groups=load.sequences, tokens_per_group=projector.tokens_per_image, newline_tokens=0)
+
+
+def reduce_crops(
+    model: ModelSpec,
+    workload: Workload,
+    params: CropParams,
+    *,
+    method: str,
+    scorer: Scorer,
+    default_share: float,
+    counts: Callable[[int], Mapping[str, int]] = lambda kept: {},
+) -> Schedule:
+    """`visual_token_num` tokens of each crop, or round(share · tokens of a crop) of them: one event before the
+    language model. `counts`: what the scorer needs beside them, from the tokens that a crop keeps."""
+    seen = crop_by_crop(model, workload)
+    n = seen.tokens_per_group
+    require_absent("visual_token_num", params.visual_token_num, "ratio", params.ratio)
+    for key in ("ratio", "visual_token_num"):
+        require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))
+    kept = params.visual_token_num
+    if kept is None:
+        kept = min(n, max(1, round(n * (params.ratio or default_share))))
+    elif n:
+        require_between("visual_token_num", kept, 1, n, "tokens of a crop")
+    if params.keep_tokens is not None and seen.groups:
+        kept = max(0, params.keep_tokens - seen.newline_tokens) // seen.groups
+    return reduce_before(
+        model,
+        seen,
+        params,
+        method=method,
+        scorer=scorer,
+        per_group=kept,
+        keep_tokens=params.keep_tokens,
+        counts=counts(kept),
     )
 
 

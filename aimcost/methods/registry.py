@@ -29,6 +29,7 @@ __all__ = [
     "kept_tokens",
     "launches_of",
     "plan_module",
+    "priced_only",
     "reads_tower",
     "reduction_ops",
     "register",
@@ -78,7 +79,7 @@ def _no_counts(workload: Workload, kept: int) -> Mapping[str, int]:
     return {}
 
 
-Reads = Literal["positions", "embeddings", "layer", "next_layer", "tower", "inside_tower"]
+Reads = Literal["positions", "embeddings", "layer", "next_layer", "tower", "inside_tower", "text_tower"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +93,8 @@ class Scorer:
     reads
         What the choice is made from: ``positions`` alone, the visual ``embeddings``, queries and keys of
         the ``layer`` that is cut or of the ``next_layer`` on the same tokens, the attention and keys of the
-        vision ``tower``. ``inside_tower``: it merges within a tower layer, which the runtime does not do.
+        vision ``tower``. What the runtime cannot do: ``inside_tower`` merges within a tower layer, and
+        ``text_tower`` reads a text encoder beside the model.
     launches, eager_launches, masked_launches
         Of the fused form, of released eager code (None: as fused), and of code that masks (None: as eager).
     exposes
@@ -170,6 +172,14 @@ def plan_module(name: str) -> Any:
     return importlib.import_module(f"{__package__}.{name}.plan")
 
 
+def priced_only(schedule: Schedule) -> str:
+    """Why the runtime cannot run the schedule's selection; empty where it can."""
+    reads = {find_scorer(event.scorer).reads for event in schedule.events}
+    if "inside_tower" in reads:
+        return "merges inside the vision tower"
+    return "ranks with CLIP's text tower, which the model does not have" if "text_tower" in reads else ""
+
+
 def reads_tower(schedule: Schedule) -> bool:
     """Whether tokens are ranked by the vision tower's own attention before the language model."""
     return any(find_scorer(event.scorer).reads == "tower" for event in schedule.pre_llm_events)
@@ -203,10 +213,18 @@ def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
     if launches.total is None:
         stated = {"score": launches.score, **({"select": loop} if launches.steps else {})}
         return tuple((op, replace(cost, launches=stated.get(cost.kind, cost.launches))) for op, cost in named)
-    # all but one launch for each operation before it stand with the last one
     (*before, (last, cost)) = named
-    rest = np.maximum(1.0, launches.total + loop - len(before))
+    fixed = np.maximum(1.0, launches.total - len(before) + (0.0 if launches.syncs_per_step else loop))
+    if launches.syncs_per_step and before:
+        # a loop that waits: the first wait ends what runs ahead of it, so that it hides behind nothing
+        ((first, opening), *middle) = before
+        return (
+            (first, replace(opening, launches=fixed, syncs=launches.syncs)),
+            *((op, replace(each, launches=1.0)) for op, each in middle),
+            (last, replace(cost, launches=1.0 + loop, syncs=launches.syncs_per_step * steps)),
+        )
+    # all but one launch for each operation before it stand with the last one
     return (
         *((op, replace(each, launches=1.0)) for op, each in before),
-        (last, replace(cost, launches=rest, syncs=launches.syncs + launches.syncs_per_step * steps)),
+        (last, replace(cost, launches=fixed, syncs=launches.syncs)),
     )

@@ -28,8 +28,8 @@ PARAMS = {
     ],
     "pyramiddrop": [{"layers": [1, 2, 3]}],
 }
-# ToMe merges inside the tower: it is priced, and apply refuses it
-PRICED_ONLY = {"tome"}
+# ToMe merges inside the tower, CDPruner ranks with a text tower: they are priced, and apply refuses them
+PRICED_ONLY = {"cdpruner", "tome"}
 RUNS = [(name, params) for name in method_names() if name not in PRICED_ONLY for params in PARAMS.get(name, [{}])]
 
 

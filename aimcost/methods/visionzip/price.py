@@ -9,7 +9,7 @@ from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, gather,
 from ...types import Workload
 from ..registry import Launches, Scorer, register
 
-__all__ = ["CLASS_ATTENTION_CONTEXTUAL", "CONTEXTUAL", "DOMINANT", "OF", "contextual_tokens"]
+__all__ = ["CLASS_ATTENTION_CONTEXTUAL", "CONTEXTUAL", "DOMINANT", "OF", "contextual_tokens", "received_attention"]
 
 NAME = "cls_attention_contextual"
 # dvlab-research/VisionZip: 191 dominant tokens (the class token counted) and 30 contextual ones of 576
@@ -36,28 +36,37 @@ def contextual_tokens(counts: Mapping[str, int], kept: int) -> int:
     return min(kept, required_count(counts, "contextual", scorer=NAME))
 
 
-def class_attention_contextual(cut: Cut, context: ScoreContext) -> NamedCosts:
-    """VisionZip: the most attended tokens stay, the others are averaged into a few contextual ones.
+def received_attention(cut: Cut, context: ScoreContext) -> Cost:
+    """Ranking tokens by the attention that they receive in one layer of the tower, averaged over heads.
 
     With a class token the fused price is one attention row; without one (SigLIP) a token's score is
     the attention it receives from all, so the square is computed. Eager towers leave the matrix in
-    memory. Contextual tokens: cosine of the rest with them, then means.
+    memory.
     """
     vision = context.model.vision
     width = float(vision.hidden if vision else context.model.decoder.hidden)
     heads = float(vision.heads if vision else context.model.decoder.heads)
-    rows, n, kept = context.batch * cut.groups, cut.tokens_in, cut.tokens_out
-    size = context.widths.activations
+    rows, n, size = context.batch * cut.groups, cut.tokens_in, context.widths.activations
     queries = 1.0 if vision is not None and vision.class_token else n
     entries = rows * heads * queries * n
-    flops = entries if context.materialised else rows * queries * n * (2.0 * width + 6.0 * heads)
-    score = Cost(
+    return Cost(
         kind="score",
         dims={"tokens": n},
-        flops=flops,
+        flops=entries if context.materialised else rows * queries * n * (2.0 * width + 6.0 * heads),
         read_activations=entries * size if context.materialised else rows * (queries + n) * width * size,
         write_activations=rows * n * SCORE_BYTES,
     )
+
+
+def class_attention_contextual(cut: Cut, context: ScoreContext) -> NamedCosts:
+    """VisionZip: the most attended tokens stay, the others are averaged into a few contextual ones.
+
+    Contextual tokens: cosine of the rest with them, then means.
+    """
+    vision = context.model.vision
+    width = float(vision.hidden if vision else context.model.decoder.hidden)
+    rows, n, kept = context.batch * cut.groups, cut.tokens_in, cut.tokens_out
+    size, score = context.widths.activations, received_attention(cut, context)
     contextual = float(contextual_tokens(cut.counts, int(kept)))
     keep = gather(rows * (kept - contextual), width, context.widths)
     ranked = (("score", score), ("select", select(rows, n, kept)))

@@ -1,0 +1,37 @@
+"""CDPruner: of each crop, a subset that is diverse given the question (a conditional DPP). Priced only.
+
+Source: Theia-4869/CDPruner and arXiv 2506.10967. Its code takes no default; 128 of 576 tokens is the first example
+of its README. It ranks with CLIP's text tower, which no model here brings along, so that the runtime cannot run it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...types import ModelSpec, Schedule, Workload
+from ..base import RATIOS, CropParams, reduce_crops
+from .price import CONDITIONAL_DPP
+
+SUMMARY = (
+    "CDPruner: pre-LLM, tokens of each crop diverse given the question (priced only): "
+    "visual_token_num | ratio | keep_tokens"
+)
+
+DEFAULT_SHARE = 128 / 576
+
+
+class Params(CropParams):
+    """Tokens of each crop that stay, the share of them, or visual tokens in all."""
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """`visual_token_num` tokens of each crop, constant over the layers.
+
+    A tiled image is reduced crop by crop, without removing padding and without newline tokens.
+    """
+    return reduce_crops(model, workload, params, method="cdpruner", scorer=CONDITIONAL_DPP, default_share=DEFAULT_SHARE)
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries."""
+    return [{"ratio": ratio} for ratio in RATIOS]

@@ -1,0 +1,61 @@
+"""HoloV: an image in strips of consecutive tokens, each with a share of the tokens by its attention and variety.
+
+Source: obananas/HoloV and arXiv 2510.02912; 64 tokens in 16 strips ("patches"), as its LLaVA code has it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ...types import ModelSpec, Schedule, Workload
+from ..base import RATIOS, KeptParams, reduce_before, require_absent, require_between
+from .price import HOLISTIC, NUM_PATCHES
+
+SUMMARY = (
+    "HoloV: pre-LLM, most attended tokens of each strip of an image: new_image_token_num | ratio | keep_tokens, "
+    "num_patches"
+)
+
+DEFAULT_TOKENS, OF = 64, 576
+
+
+class Params(KeptParams):
+    """Tokens of each image that stay (number, share, or visual tokens in all), and its strips."""
+
+    new_image_token_num: Annotated[int, Field(ge=1)] | None = None
+    num_patches: Annotated[int, Field(ge=1)] = NUM_PATCHES
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """`new_image_token_num` tokens of each image, constant over the layers; the crops of a tiled image compete.
+
+    A share is cut (int). The released code adds no newline tokens to an image.
+    """
+    n = workload.tokens_per_group
+    require_absent("new_image_token_num", params.new_image_token_num, "ratio", params.ratio)
+    for key in ("ratio", "new_image_token_num"):
+        require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))
+    kept = params.new_image_token_num
+    if kept is not None:
+        require_between("new_image_token_num", kept, 1, max(1, n), "tokens of an image")
+    elif params.ratio is not None:
+        kept = max(1, int(n * params.ratio))
+    else:
+        kept = max(1, n * DEFAULT_TOKENS // OF)
+    return reduce_before(
+        model,
+        workload,
+        params,
+        method="holov",
+        scorer=HOLISTIC,
+        per_group=kept,
+        keep_tokens=params.keep_tokens,
+        counts={"patches": params.num_patches},
+    )
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries."""
+    return [{"ratio": ratio} for ratio in RATIOS]

@@ -1,0 +1,68 @@
+"""VidCom2: of each frame of a video, the tokens that are least like the frame and the video; unlike frames keep more.
+
+Source: xuyang-liu16/VidCom2 and arXiv 2505.14454; a retention ratio of 0.25 (R_RATIO), its default.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ...types import ModelSpec, Schedule, Workload
+from ..base import RATIOS, MethodParams, reduce_before
+from .price import UNIQUENESS
+
+SUMMARY = "VidCom2: pre-LLM, tokens unlike their frame and the video, more of unlike frames: ratio"
+
+
+class Params(MethodParams):
+    """Share of the video's tokens that stays (R_RATIO)."""
+
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
+
+
+def frame_budget(tokens: int, ratio: float, frames: int, share: float) -> int:
+    """Tokens that a frame keeps whose softmaxed uniqueness is `share`: at least one, and at most all."""
+    return max(1, round(min(1.0, ratio * (1 + share - 1 / frames)) * tokens))
+
+
+def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
+    """max(1, round(ratio · tokens)) tokens of each frame, constant over the layers: frames of equal uniqueness.
+
+    The budgets follow from the video: a frame's is ratio · (1 + p − 1/F), p its share of a softmax over the F frames.
+    Rows of a frame that end in a newline token (LLaVA-Video) keep it. Images are left alone.
+    """
+    frames, n = workload.groups if workload.frames else 0, workload.tokens_per_group
+    rows = math.isqrt(n) if frames and model.projector is not None and n > model.projector.tokens_per_frame else 0
+    notes: list[str] = []
+    if not frames:
+        kept = workload.groups * n
+        if kept:
+            notes.append("VidCom2 reduces video alone: all tokens of images stay")
+    else:
+        tokens = n - rows
+        equal, alone, others = (frame_budget(tokens, params.ratio, frames, p) for p in (1 / frames, 1.0, 0.0))
+        kept = frames * (equal + rows)
+        one = alone + (frames - 1) * others + frames * rows
+        if one != kept:
+            notes.append(
+                f"a frame's budget depends on the video: frames of equal uniqueness are assumed "
+                f"({kept} tokens in all; {one} where one frame stands out)"
+            )
+    return reduce_before(
+        model,
+        workload,
+        params,
+        method="vidcom2",
+        scorer=UNIQUENESS,
+        per_group=None,
+        keep_tokens=kept + workload.newline_tokens,
+        notes=tuple(notes),
+    )
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries."""
+    return [{"ratio": ratio} for ratio in RATIOS]
