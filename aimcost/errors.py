@@ -60,6 +60,11 @@ def _shown(found: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The message of any exception on one line, for a record or a note."""
+    return " ".join(str(error).split())[:limit]
+
+
 class AimcostError(Exception):
     """Base of every error that aimcost raises on purpose."""
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-from .errors import MissingExtraError
+from .errors import InvalidValueError, MissingExtraError
 
-__all__ = ["load", "torch_module"]
+__all__ = ["load", "require_device", "torch_module"]
 
 
 def load(module: str, *, extra: str, purpose: str, packages: tuple[str, ...] = ()) -> ModuleType:
@@ -37,3 +37,22 @@ def load(module: str, *, extra: str, purpose: str, packages: tuple[str, ...] = (
 def torch_module(module: str, purpose: str = "running models") -> ModuleType:
     """Import a module of aimcost that needs torch and transformers."""
     return load(module, extra="torch", purpose=purpose, packages=("torch", "transformers"))
+
+
+def require_device(device: str, purpose: str = "running models") -> None:
+    """Check that models can run on `device` here, before anything is built.
+
+    Raises
+    ------
+    InvalidValueError
+        Neither ``cpu`` nor ``cuda``, or no GPU is usable.
+    MissingExtraError
+        torch or transformers is not installed.
+    """
+    if device not in ("cpu", "cuda"):
+        raise InvalidValueError("device", "'cpu' or 'cuda'", device)
+    torch_module("transformers", purpose)
+    torch = torch_module("torch", purpose)
+    if device == "cuda" and not torch.cuda.is_available():
+        why = "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is visible"
+        raise InvalidValueError("device", f"'cpu': {why}", device)

@@ -8,8 +8,6 @@ imported before a test asks for the fixture.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +115,8 @@ class LatencyGate:
             loaded = self._load(self.options["run"] if run is None else run)
             bands = load_bands(self.bands_path)
             gate = torch_module("aimcost.measure.gate", "the measured latency gate")
-            with _quiet(gate):
+            gate.keep_freed_memory()
+            with gate.single_thread():
                 return self._measured(gate, loaded, bands, prefill)
         except AimcostError as error:
             pytest.fail(f"latency gate: {error}", pytrace=False)
@@ -142,7 +141,7 @@ class LatencyGate:
         timed = prefill
         if timed is None:
             timed = gate.prefill_of(run.hf_config(), run.schedule, batch=run.workload.batch)
-        pairs = _Pairs(self.benchmark, timed, gate.yardstick(shape), int(self.options["rounds"]))
+        pairs = _Pairs(gate, self.benchmark, timed, gate.yardstick(shape), int(self.options["rounds"]))
         slowdown = float(self.options["slowdown"])
         verdict, ratios = None, list[float]()
         if update:
@@ -198,10 +197,11 @@ class LatencyGate:
 
 
 class _Pairs:
-    """Prefill and yardstick in turns: the first measurement is pytest-benchmark's, repeats are our own."""
+    """Prefill and yardstick interleaved: the first measurement is pytest-benchmark's, repeats are our own."""
 
-    def __init__(self, benchmark: Any, prefill: Any, yardstick: Any, rounds: int) -> None:
-        self.benchmark, self.prefill, self.yardstick, self.rounds = benchmark, prefill, yardstick, rounds
+    def __init__(self, gate: Any, benchmark: Any, prefill: Any, yardstick: Any, rounds: int) -> None:
+        self.gate, self.benchmark = gate, benchmark
+        self.prefill, self.yardstick, self.rounds = prefill, yardstick, rounds
         self.yardstick_s = 0.0
         self._first = True
 
@@ -209,36 +209,16 @@ class _Pairs:
         """The median ratio of one measurement."""
         from .guard.latency import median_ratio
 
-        steps: list[float] = []
+        if not self._first:
+            steps, taken = self.gate.time_pairs(self.yardstick, self.prefill, self.rounds)
+            return median_ratio(taken, steps)
+        self._first = False
+        watch, steps = self.gate.Stopwatch("cpu"), list[float]()
 
         def before() -> None:
-            steps.append(_seconds(self.yardstick))
+            steps.append(watch.time(self.yardstick))
 
-        if self._first:
-            self._first = False
-            self.benchmark.pedantic(self.prefill, setup=before, rounds=self.rounds, warmup_rounds=WARM_UP)
-            taken, steps = list(self.benchmark.stats.stats.data), steps[-self.rounds :]
-            self.yardstick_s = sorted(steps)[len(steps) // 2]
-        else:
-            taken = []
-            for _ in range(self.rounds):
-                before()
-                taken.append(_seconds(self.prefill))
+        self.benchmark.pedantic(self.prefill, setup=before, rounds=self.rounds, warmup_rounds=WARM_UP)
+        taken, steps = list(self.benchmark.stats.stats.data), steps[-self.rounds :]
+        self.yardstick_s = sorted(steps)[len(steps) // 2]
         return median_ratio(taken, steps)
-
-
-def _seconds(function: Any) -> float:
-    start = time.thread_time()
-    function()
-    return time.thread_time() - start
-
-
-@contextmanager
-def _quiet(gate: Any) -> Iterator[None]:
-    """One thread, and a C library that keeps freed memory."""
-    undo = gate.single_thread()
-    gate.keep_freed_memory()
-    try:
-        yield
-    finally:
-        undo()

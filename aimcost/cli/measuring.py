@@ -208,12 +208,9 @@ def demo(
 
     Random weights; prints the measured gain beside the predicted one.
     """
-    from ..errors import UnknownNameError
     from ..measure.demo import demonstrate
     from ..report.demo import demo_text
 
-    if device not in ("cpu", "cuda"):
-        raise UnknownNameError("device", device, ["cpu", "cuda"])
     with progress_bar() as step:
         result = demonstrate(device, frames=frames, layers=layers, progress=step)
     print(demo_text(result))

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-__all__ = ["canonical", "digest", "digest_bytes", "to_json"]
+__all__ = ["canonical", "digest", "digest_bytes", "plain", "to_json"]
 
 
 def to_json(data: Any, *, indent: int | None = 1, sort_keys: bool = False) -> str:
@@ -23,6 +23,11 @@ def to_json(data: Any, *, indent: int | None = 1, sort_keys: bool = False) -> st
 def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def plain(data: Any) -> Any:
+    """`data` as its JSON gives it back: lists for tuples, and the digits that a file would hold."""
+    return json.loads(to_json(data, indent=None))
 
 
 def digest(value: Any) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..api import estimate
 from ..errors import InvalidValueError
-from ..extras import torch_module
+from ..extras import require_device, torch_module
 from ..inputs.run import load_run
 from ..types import Schedule
 
@@ -98,11 +98,13 @@ def demonstrate(
     ------
     InvalidValueError
         Fewer than one frame, two layers or one repeat.
-    MissingExtraError, UnsupportedModelError
-        torch is not installed, or the device is not there.
+        No such device, or it is not there.
+    MissingExtraError
+        torch is not installed.
     """
     if frames < 1 or layers < 2 or repeats < 1:
         raise InvalidValueError("frames, layers, repeats", "at least 1, 2 and 1", (frames, layers, repeats))
+    require_device(device, "aimcost demo")
     given = demo_run(frames, layers)
     schedule = load_run(given).schedule
     measure = torch_module("aimcost.measure.demo_torch", "aimcost demo").measure

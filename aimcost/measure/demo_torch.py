@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 
-from ..errors import UnsupportedModelError, argument
 from ..kernels.importance import importance_scores
 from ..kernels.select import gather_tokens, select_tokens
 from ..runtime.build import build_model
 from ..runtime.compat import video_features
 from ..runtime.executor import apply
 from ..runtime.masked import apply_masked, kept_overlap
-from ..runtime.timing import Timing, time_alternately, time_call
+from ..runtime.timing import Timing, single_thread, time_alternately, time_call
 from ..types import Schedule
 
 __all__ = ["Measured", "measure"]
@@ -70,25 +69,14 @@ def measure(
     Parameters
     ----------
     progress
-        Called with what is being done, steps done and steps in all.
-
-    Raises
-    ------
-    UnsupportedModelError
-        CUDA is asked for and not there.
+        Called with steps done, steps in all, and what is being done.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedModelError(f"no CUDA device found: use {argument('device')} cpu")
     steps, done = repeats + 4, itertools.count(1)
     dtype = _DTYPES[device]
     progress(next(done), steps, "building the model")
     model = build_model(config, device=device, dtype=dtype)
     inputs = _inputs(schedule, frames, model)
-    threads = torch.get_num_threads()
-    if device == "cpu":
-        # thread time counts one thread: all the work must be on it
-        torch.set_num_threads(1)
-    try:
+    with single_thread(device):
         with torch.inference_mode(), apply(model, schedule) as applied:
             model(**inputs, logits_to_keep=1)
         with torch.inference_mode(), apply_masked(model, schedule) as masked:
@@ -98,8 +86,6 @@ def measure(
         dense, reduced, released = _time_prefills(model, inputs, schedule, device, repeats, progress, done, steps)
         progress(next(done), steps, "timing selection alone")
         selection = _time_selection(schedule, model, device)
-    finally:
-        torch.set_num_threads(threads)
     return Measured(
         device=device,
         dtype=dtype,

@@ -19,9 +19,10 @@ from ..errors import UnsupportedModelError
 from ..methods.registry import priced_only, reads_tower
 from ..runtime.build import build_model
 from ..runtime.executor import apply
+from ..runtime.timing import Stopwatch, interleaved, single_thread
 from ..types import Schedule
 
-__all__ = ["keep_freed_memory", "prefill_of", "single_thread", "yardstick"]
+__all__ = ["Stopwatch", "keep_freed_memory", "prefill_of", "single_thread", "time_pairs", "yardstick"]
 
 # What stands before the language model, which is what the gate times.
 _TEXT_KEYS = ("text_config", "llm_config")
@@ -41,16 +42,6 @@ def keep_freed_memory() -> bool:
         return False
     library = ctypes.CDLL(None)
     return all(library.mallopt(key, value) == 1 for key, value in ((-4, 0), (-1, 2**31 - 1), (-2, 1 << 28)))
-
-
-def single_thread() -> Callable[[], None]:
-    """Compute with one thread from now on; what is returned takes that back.
-
-    Thread CPU time counts one thread: all the work must be on it.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    return lambda: torch.set_num_threads(threads)
 
 
 def yardstick(shape: Mapping[str, int], seed: int = 0) -> Callable[[], object]:
@@ -129,3 +120,9 @@ def prefill_of(config: Mapping[str, Any], schedule: Schedule, *, batch: int = 1)
             return model(input_ids=ids, logits_to_keep=1)
 
     return reduced
+
+
+def time_pairs(first: Callable[[], object], second: Callable[[], object], rounds: int) -> tuple[list[float], ...]:
+    """Seconds of two calls in each of `rounds` rounds, one right after the other."""
+    watch = Stopwatch("cpu")
+    return tuple(interleaved([lambda _: watch.time(first), lambda _: watch.time(second)], repeats=rounds))

@@ -1,4 +1,4 @@
-"""Times a run for real: a model with random weights from its configuration, dense and reduced in turns.
+"""Times a run for real: a model with random weights from its configuration, dense and reduced interleaved.
 
 `measure_run` is the whole; `time_prefills` and `time_decode` are its parts, on what `subject` builds. The
 samples name what they are and on how many tokens; `aimcost.measure.validate` puts the prediction beside them.
@@ -6,10 +6,9 @@ samples name what they are and on how many tokens; `aimcost.measure.validate` pu
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,14 +16,15 @@ from transformers import PreTrainedModel
 
 from ..runtime import compat
 from ..runtime.families import locate
-from .probe import Probe, Stopwatch
+from ..runtime.timing import Stopwatch, interleaved, single_thread
+from .probe import Key, Probe
 from .records import RecordWriter, Sample
 from .subject import Prompt, build, check_run, executing, prompt_of
 
 if TYPE_CHECKING:
     from ..inputs.run import Run
 
-__all__ = ["measure_run", "time_decode", "time_prefills"]
+__all__ = ["measure_run", "time_decode", "time_prefills", "variants_of"]
 
 VARIANTS = ("dense", "reduced")
 # Decode steps differ by one token of cache: this many tell the mean well enough.
@@ -49,8 +49,8 @@ def measure_run(
     Parameters
     ----------
     repeats
-        Timed passes of each variant, in turns, after one that warms up; fewer, at least one, once
-        `budget_s` seconds have gone by.
+        Timed passes of each variant, interleaved, after one that warms up; fewer, at least one, once
+        they have taken `budget_s` seconds.
     progress
         Called with (done, total, what comes next).
     writer
@@ -77,14 +77,14 @@ def measure_run(
             writer.add(*samples[-len(taken) :])
 
     try:
-        with _single_thread(device), torch.inference_mode():
+        with single_thread(device), torch.inference_mode():
             progress(0, repeats + 1, f"{label} building the model")
             model = build(run, device) if model is None else model
             prompt = prompt_of(run, model)
-            ends = time.perf_counter() + budget_s
-            kept(time_prefills(run, model, prompt, device=device, repeats=repeats, ends=ends, progress=progress))
+            given: dict[str, Any] = {"device": device, "repeats": repeats, "budget_s": budget_s, "progress": progress}
+            kept(time_prefills(run, model, prompt, **given))
             if run.workload.new_tokens > 1:
-                kept(time_decode(run, model, prompt, device=device, repeats=repeats, ends=ends))
+                kept(time_decode(run, model, prompt, **given))
     except torch.OutOfMemoryError:
         if writer is None:
             raise
@@ -100,56 +100,67 @@ def time_prefills(
     *,
     device: str,
     repeats: int,
-    ends: float,
+    budget_s: float,
     progress: Progress = lambda *_: None,
 ) -> list[Sample]:
-    """Passes of both variants in turns, and the time of every part.
+    """Interleaved passes of both variants, and the time of every part.
 
-    The parts of layers are marked in a pass of their own: the many marks would slow down what else is
-    timed (a percent of a short prefill on a CPU, more on CUDA).
+    The parts of layers are marked in a separate pass: the many marks would slow down what else is timed
+    (a percent of a short prefill on a CPU, more on CUDA).
     """
-    watch, family = Stopwatch(device), locate(model)
-    taken: dict[tuple[str, str, int], list[float]] = {}
+    watch, family, variants = Stopwatch(device), locate(model), variants_of(run)
     facts: dict[str, dict[str, float]] = {}
-
-    def once(variant: str, *, groups: bool = False) -> None:
-        with executing(run, model, prompt, variant), Probe(family, watch, groups=groups) as probe:
-            for (what, index), seconds in probe.time(lambda: _forward(model, prompt)).items():
-                if what.startswith("group ") == groups:
-                    taken.setdefault((variant, what, index), []).append(seconds)
-
-    variants = VARIANTS if run.schedule.events else VARIANTS[:1]
     for variant in variants:
         with executing(run, model, prompt, variant):
             facts[variant] = _warm_up(model, prompt, device)
-    for turn in range(repeats):
-        progress(turn + 1, repeats + 1, f"{run.model.name}, pass {turn + 1} of {repeats}")
-        for variant in variants:
-            once(variant)
-        if time.perf_counter() > ends:
-            break
-    for variant in variants:
-        once(variant, groups=True)
-    return list(_samples(run, taken, facts, watch))
+
+    def once(variant: str, groups: bool, _: int) -> dict[Key, float]:
+        with executing(run, model, prompt, variant), Probe(family, watch, groups=groups) as probe:
+            return probe.time(lambda: _forward(model, prompt))
+
+    passes = interleaved(
+        [partial(once, variant, False) for variant in variants],
+        repeats=repeats,
+        budget_s=budget_s / len(variants),
+        seconds=lambda parts: parts["total", 0],
+        on_repeat=lambda done: progress(done, repeats, f"{run.model.name}, pass {done} of {repeats}"),
+    )
+    samples: list[Sample] = []
+    for variant, taken in zip(variants, passes, strict=True):
+        groups = {key: s for key, s in once(variant, True, 0).items() if key[0].startswith("group ")}
+        parts = {key: [one[key] for one in taken] for key in taken[0]} | {key: [s] for key, s in groups.items()}
+        samples += _samples(run, variant, parts, facts[variant], watch)
+    return samples
+
+
+def variants_of(run: Run) -> tuple[str, ...]:
+    """``dense``, and ``reduced`` where the run reduces anything."""
+    return VARIANTS if run.schedule.events else VARIANTS[:1]
 
 
 def _samples(
-    run: Run, taken: dict[tuple[str, str, int], list[float]], facts: dict[str, dict[str, float]], watch: Stopwatch
+    run: Run, variant: str, parts: dict[Key, list[float]], facts: dict[str, float], watch: Stopwatch
 ) -> Iterator[Sample]:
-    for (variant, what, index), seconds in taken.items():
+    for (what, index), seconds in parts.items():
         named = _named(run, variant, what, index)
         if named is None:
             continue
         op, name, dims = named
-        yield Sample(
-            op=op,
-            name=name,
-            dims={**dims, **facts[variant]} if op == "prefill" else dims,
-            dtype=run.precision.activations,
-            samples_s=tuple(max(value, 0.0) for value in seconds),
-            clock=watch.clock,
-            labels={"variant": variant},
-        )
+        yield _sample(run, variant, op, seconds, watch, name=name, **dims, **(facts if op == "prefill" else {}))
+
+
+def _sample(
+    run: Run, variant: str, op: str, seconds: Iterable[float], watch: Stopwatch, *, name: str = "", **dims: float
+) -> Sample:
+    return Sample(
+        op=op,
+        name=name,
+        dims=dims,
+        dtype=run.precision.activations,
+        samples_s=tuple(max(value, 0.0) for value in seconds),
+        clock=watch.clock,
+        labels={"variant": variant},
+    )
 
 
 def _named(run: Run, variant: str, what: str, index: int) -> tuple[str, str, dict[str, float]] | None:
@@ -176,36 +187,44 @@ def _named(run: Run, variant: str, what: str, index: int) -> tuple[str, str, dic
 
 
 def time_decode(
-    run: Run, model: PreTrainedModel, prompt: Prompt, *, device: str, repeats: int, ends: float
+    run: Run,
+    model: PreTrainedModel,
+    prompt: Prompt,
+    *,
+    device: str,
+    repeats: int,
+    budget_s: float,
+    progress: Progress = lambda *_: None,
 ) -> list[Sample]:
     """Mean seconds a decode step after each variant's prefill: a sample is the mean of all its steps."""
-    watch = Stopwatch(device)
+    watch, variants = Stopwatch(device), variants_of(run)
     steps = min(run.workload.new_tokens - 1, MAX_STEPS)
-    taken: dict[str, list[float]] = {}
     token, name = prompt.inputs["input_ids"][:, :1], compat.cache_argument(model)
-    for _ in range(repeats):
-        for variant in VARIANTS if run.schedule.events else VARIANTS[:1]:
-            with executing(run, model, prompt, variant):
-                cache = compat.cache_of(_forward(model, prompt))
-                watch.drain()
-                start = watch.mark()
-                for _ in range(steps):
-                    model(input_ids=token, **{name: cache}, use_cache=True, logits_to_keep=1)
-                end = watch.mark()
-                watch.drain()
-                taken.setdefault(variant, []).append(watch.seconds(start, end) / steps)
-        if time.perf_counter() > ends:
-            break
+
+    def once(variant: str, _: int) -> tuple[float, float]:
+        """Seconds of prefill and steps together, and of a step."""
+        with executing(run, model, prompt, variant):
+            watch.drain()
+            begun = watch.mark()
+            cache = compat.cache_of(_forward(model, prompt))
+            watch.drain()
+            start = watch.mark()
+            for _ in range(steps):
+                model(input_ids=token, **{name: cache}, use_cache=True, logits_to_keep=1)
+            end = watch.mark()
+            watch.drain()
+            return watch.seconds(begun, end), watch.seconds(start, end) / steps
+
+    passes = interleaved(
+        [partial(once, variant) for variant in variants],
+        repeats=repeats,
+        budget_s=budget_s / len(variants),
+        seconds=lambda taken: taken[0],
+        on_repeat=lambda done: progress(done, repeats, f"{run.model.name}, decode {done} of {repeats}"),
+    )
     return [
-        Sample(
-            op="decode",
-            dims={"steps": float(steps)},
-            dtype=run.precision.activations,
-            samples_s=tuple(seconds),
-            clock=watch.clock,
-            labels={"variant": variant},
-        )
-        for variant, seconds in taken.items()
+        _sample(run, variant, "decode", [step for _, step in taken], watch, steps=float(steps))
+        for variant, taken in zip(variants, passes, strict=True)
     ]
 
 
@@ -224,15 +243,3 @@ def _warm_up(model: PreTrainedModel, prompt: Prompt, device: str) -> dict[str, f
     _forward(model, prompt)
     torch.cuda.synchronize()
     return {"held_bytes": float(before), "peak_bytes": float(torch.cuda.max_memory_allocated())}
-
-
-@contextmanager
-def _single_thread(device: str) -> Iterator[None]:
-    """On a CPU one thread: its own CPU time is the clock."""
-    threads = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -6,23 +6,20 @@ runs. Hooks are placed outside those of an applied schedule: a layer's span hold
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..runtime.families import Family
-from .records import Clock
+from ..runtime.timing import Mark, Stopwatch
 
-__all__ = ["Probe", "Stopwatch"]
+__all__ = ["Key", "Probe"]
 
-Mark = Any
 Key = tuple[str, int]
 
 # What a container calls to turn pixels into tokens, tower and projector together.
@@ -30,31 +27,6 @@ FEATURE_METHODS = ("get_image_features", "get_video_features")
 _TOWERS = ("vision_tower", "visual")
 _PARTS = ("projections", "self_attn", "mlp", "norms")
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
-
-
-class Stopwatch:
-    """The clock of one device."""
-
-    def __init__(self, device: str) -> None:
-        self.cuda = torch.device(device).type == "cuda"
-        self.clock: Clock = "cuda_event" if self.cuda else "thread_cpu"
-
-    def mark(self) -> Mark:
-        """Now, on the device."""
-        if not self.cuda:
-            return time.thread_time()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def drain(self) -> None:
-        """Wait until the device has nothing left to do."""
-        if self.cuda:
-            torch.cuda.synchronize()
-
-    def seconds(self, start: Mark, end: Mark) -> float:
-        """Between two marks; on CUDA both must have been reached (`drain`)."""
-        return cast(float, start.elapsed_time(end) / 1e3) if self.cuda else end - start
 
 
 class Probe:

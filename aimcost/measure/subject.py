@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ..errors import InvalidValueError, UnsupportedModelError
+from ..extras import require_device
 from ..inputs.stack import DEFAULT_STACK
 from ..methods.registry import priced_only
 from ..runtime.build import build_model
@@ -43,10 +44,7 @@ def check_run(run: Run, device: str) -> None:
     InvalidValueError, UnsupportedModelError
         Naming the key and what is possible.
     """
-    if device not in ("cpu", "cuda"):
-        raise InvalidValueError("device", "'cpu' or 'cuda'", device)
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidValueError("device", "'cpu': no usable GPU found", device)
+    require_device(device)
     formats = {run.precision.weights, run.precision.activations, run.precision.kv}
     if len(formats) > 1 or not formats <= set(_DTYPES):
         raise InvalidValueError("precision", f"one of {', '.join(_DTYPES)} throughout, to be run", sorted(formats))

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from ..errors import InvalidValueError
+from ..errors import InvalidValueError, one_line
 from ..types import Schedule
 from .executor import Applied, apply
 from .host_syncs import HostSyncs
@@ -188,7 +188,7 @@ def capture(
             graph, output, waits = _record(call, static, device, warmup, pool)
     except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
         _drain(device)
-        return Captured(entered, dict(inputs), reason=f"not captured: {_one_line(error)}")
+        return Captured(entered, dict(inputs), reason=f"not captured: {one_line(error)}")
     if waits:
         return Captured(entered, dict(inputs), reason=f"not captured: data-dependent ({', '.join(waits)})")
     return Captured(call, static, graph=graph, output=output)
@@ -222,10 +222,6 @@ def _drain(device: torch.device) -> None:
         torch.cuda.empty_cache()
     except RuntimeError:
         pass  # the first error says more
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def shallow(value: Any) -> Any:

@@ -457,7 +457,7 @@ def test_bad_input_is_one_line(cli: Any, tmp_path: Path) -> None:
         (("campaign", "-o", "x", "--device", "tpu"), "'device' must be 'cpu' or 'cuda'"),
     ]
     if not torch.cuda.is_available():
-        cases.append((("campaign", "-o", "x"), "'device' must be 'cpu' here"))
+        cases.append((("campaign", "-o", "x"), "'device' must be 'cpu': "))
     for arguments, message in cases:
         done = cli(*arguments)
         assert done.returncode == 2, done.stderr

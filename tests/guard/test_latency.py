@@ -322,15 +322,12 @@ def test_the_real_prefill_runs_what_the_schedule_says() -> None:
 
     gate = importlib.import_module("aimcost.measure.gate")
     run = load_run(RUN)
-    undo = gate.single_thread()
-    try:
+    with gate.single_thread():
         assert torch.get_num_threads() == 1
         once = gate.prefill_of(RUN["model"], run.schedule)
         lengths = {cache.shape[2] for layer in cache_of(once()).layers for cache in [layer.keys]}
         assert lengths == set(run.schedule.tokens)
         assert gate.yardstick(shape_of(run))().shape == (1, shape_of(run)["tokens"], 64)
-    finally:
-        undo()
 
 
 @needs_torch

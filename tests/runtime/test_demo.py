@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
-from aimcost.errors import InvalidValueError, UnsupportedModelError
+from aimcost.errors import InvalidValueError
 from aimcost.measure.demo import demonstrate
 from aimcost.report.demo import demo_text
 
@@ -66,5 +66,5 @@ def test_a_gpu_that_is_not_there():
 
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(UnsupportedModelError, match="no CUDA device"):
+    with pytest.raises(InvalidValueError, match="'device' must be 'cpu': "):
         demonstrate("cuda", frames=1, layers=2)

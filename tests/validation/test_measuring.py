@@ -20,13 +20,14 @@ pytestmark = pytest.mark.torch
 from aimcost.errors import AimcostError
 from aimcost.inputs.run import load_run
 from aimcost.measure.measure import measure_run
-from aimcost.measure.probe import Probe, Stopwatch
+from aimcost.measure.probe import Probe
 from aimcost.measure.records import RecordWriter, Sample, load_record
 from aimcost.measure.subject import build, prompt_of
 from aimcost.measure.validate import compare_record
 from aimcost.measure.validate.measuring import load_runs, measure_validation, read_profile
 from aimcost.runtime import executor
 from aimcost.runtime.families import locate
+from aimcost.runtime.timing import Stopwatch
 
 ROOT = Path(__file__).resolve().parents[2]
 VIDEO = {
@@ -197,7 +198,7 @@ def test_without_a_gpu_cuda_is_refused_in_one_line(cli: Any, document: dict[str,
     done = cli("validate", "run.yaml", "--device", "cuda", "-o", "record.json")
     assert (done.returncode, done.stdout) == (2, "")
     assert len(done.stderr.splitlines()) == 1
-    assert "'device' must be 'cpu' here" in done.stderr
+    assert "'device' must be 'cpu': " in done.stderr
     assert not (tmp_path / "record.json").exists()
 
 

@@ -16,7 +16,7 @@ from ...runtime.build import build_model
 from ...runtime.executor import apply
 from ...runtime.graph import Captured, capture
 from ...runtime.masked import apply_masked
-from ...runtime.timing import time_call
+from ...runtime.timing import single_thread, time_call
 from ...types import Schedule, runs_of
 from ..records import Clock, Sample
 
@@ -215,13 +215,8 @@ def attending(backend: str | None) -> AbstractContextManager[Any]:
 @contextmanager
 def computing(device: str) -> Iterator[None]:
     """One CPU thread, whose time is what is measured there; given back afterwards."""
-    threads = torch.get_num_threads()
-    if device == "cpu":
-        torch.set_num_threads(1)
-    try:
+    with single_thread(device):
         yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def token_runs(tokens: tuple[int, ...]) -> str:

@@ -7,14 +7,13 @@ weights each time: in a model a layer's weights are cold, and a benchmark that r
 from __future__ import annotations
 
 import math
-import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from ..records import Clock, Sample
+from ...runtime.timing import Stopwatch, interleaved
+from ..records import Sample
 
 __all__ = ["DTYPES", "Bench", "Prepared", "Step", "Task", "Tasks", "WeightPool", "rotating"]
 
@@ -84,13 +83,14 @@ class Bench:
 
     def __init__(self, device: str, *, repeats: int = 5, budget_s: float = 0.25) -> None:
         self.device = torch.device(device)
+        self.watch = Stopwatch(device)
         self.repeats = repeats
         self.budget_s = budget_s
 
     @property
     def cuda(self) -> bool:
         """Whether the device is a GPU."""
-        return self.device.type == "cuda"
+        return self.watch.cuda
 
     @property
     def sets(self) -> int:
@@ -110,74 +110,49 @@ class Bench:
             return [self._alone(task) for task in tasks]
 
     def _alone(self, task: Task) -> Sample:
-        prepared = task.make()
-        samples, clock = self._host(prepared.step, task.runs) if task.host else self._events(prepared.step)
-        return _sample(task, samples, clock)
+        step = task.make().step
+        return self._host(task, step) if task.host else self._events(task, step)
 
     def _in_turns(self, tasks: Sequence[Task]) -> list[Sample]:
-        ready = [task.make() for task in tasks]
-        for prepared in ready:
-            prepared.step(0)
-        samples: list[list[float]] = [[] for _ in tasks]
-        order, shuffler, clock = list(range(len(tasks))), random.Random(0), time.thread_time
-        for turn in range(1, self.repeats + 1):
-            shuffler.shuffle(order)
-            for index in order:
-                if self._enough(samples[index]):
-                    continue
-                for tensor in ready[index].fresh:
+        def measurement(prepared: Prepared) -> Callable[[int], float]:
+            def once(turn: int) -> float:
+                for tensor in prepared.fresh:
                     tensor.neg_()
-                began = clock()
-                ready[index].step(turn)
-                samples[index].append(clock() - began)
-        return [_sample(task, taken, "thread_cpu") for task, taken in zip(tasks, samples, strict=True)]
+                return self.watch.time(lambda: prepared.step(turn))
 
-    def _enough(self, taken: list[float]) -> bool:
-        return len(taken) >= LEAST and sum(taken) > self.budget_s
+            return once
 
-    def _host(self, step: Step, runs: int) -> tuple[list[float], Clock]:
-        """What the host spends on queueing `runs` operations: the queue is drained between samples."""
-        clock = time.perf_counter if self.cuda else time.thread_time
-        samples: list[float] = []
-        for repeat in range(self.repeats + 1):
-            self.drain()
-            began = clock()
-            for turn in range(runs):
-                step(turn)
-            taken = (clock() - began) / runs
-            if repeat:
-                samples.append(taken)
-        self.drain()
-        return samples, "wall" if self.cuda else "thread_cpu"
+        taken = interleaved(
+            [measurement(task.make()) for task in tasks],
+            warmup=1,
+            repeats=self.repeats,
+            budget_s=self.budget_s,
+            least=LEAST,
+            shuffled=True,
+        )
+        return [_sample(task, samples, self.watch) for task, samples in zip(tasks, taken, strict=True)]
 
-    def _events(self, step: Step) -> tuple[list[float], Clock]:
+    def _host(self, task: Task, step: Step) -> Sample:
+        """What the host spends on queueing the task's runs: the queue is drained between samples."""
+        watch = Stopwatch(self.device, host=True)
+        once = _repeated(step, task.runs)
+        (taken,) = interleaved([lambda _: watch.time(once) / task.runs], warmup=1, repeats=self.repeats)
+        return _sample(task, taken, watch)
+
+    def _events(self, task: Task, step: Step) -> Sample:
         """Device time: the runs of a sample are recorded as one graph, so that no launch gap counts."""
         for turn in range(3):
             step(turn)
-        self.drain()
-        once = self._between_events(lambda: step(3))
+        once = self.watch.time(lambda: step(3))
         runs = max(1, min(CUDA_MAX_RUNS, math.ceil(CUDA_SPAN_S / max(once, 1e-6))))
         replay = self._graph(step, runs)
-        replay()
-        samples: list[float] = []
-        while len(samples) < self.repeats and not (len(samples) >= LEAST and sum(samples) * runs > self.budget_s):
-            samples.append(self._between_events(replay) / runs)
-        return samples, "cuda_event"
-
-    def _between_events(self, call: Callable[[], object]) -> float:
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        self.drain()
-        begin.record()
-        call()
-        end.record()
-        end.synchronize()
-        return begin.elapsed_time(end) / 1e3
+        (taken,) = interleaved(
+            [lambda _: self.watch.time(replay)], warmup=1, repeats=self.repeats, budget_s=self.budget_s, least=LEAST
+        )
+        return _sample(task, [seconds / runs for seconds in taken], self.watch)
 
     def _graph(self, step: Step, runs: int) -> Callable[[], None]:
-        def plain() -> None:
-            for turn in range(runs):
-                step(turn)
-
+        plain = _repeated(step, runs)
         if runs == 1:
             return plain
         stream = torch.cuda.Stream()
@@ -193,11 +168,6 @@ class Bench:
             torch.cuda.synchronize()
             return plain
         return graph.replay
-
-    def drain(self) -> None:
-        """Wait until the device has nothing left to do."""
-        if self.cuda:
-            torch.cuda.synchronize(self.device)
 
     def free(self) -> None:
         """Give cached device memory back, after running out of it."""
@@ -239,13 +209,21 @@ def rotating(tensors: list[torch.Tensor], use: Callable[[torch.Tensor], object])
     return lambda turn: use(tensors[turn % len(tensors)])
 
 
-def _sample(task: Task, samples: Sequence[float], clock: Clock) -> Sample:
+def _repeated(step: Step, runs: int) -> Callable[[], None]:
+    def call() -> None:
+        for turn in range(runs):
+            step(turn)
+
+    return call
+
+
+def _sample(task: Task, samples: Sequence[float], watch: Stopwatch) -> Sample:
     return Sample(
         op=task.op,
         name=task.name,
         dims=dict(task.dims),
         dtype=task.dtype,
         samples_s=tuple(samples),
-        clock=clock,
+        clock=watch.clock,
         labels=dict(task.labels),
     )

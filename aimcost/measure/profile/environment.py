@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from ...errors import InvalidValueError
+from ...extras import require_device
 from ...units import GIGA
 from ..records import Environment
 from .process import is_quiet
 
-__all__ = ["describe", "require_device"]
+__all__ = ["changes", "describe"]
 
 PACKAGES = ("aimcost", "torch", "transformers", "triton", "numpy")
 # Above this share of the cores, other work competes for caches and memory.
@@ -31,21 +31,6 @@ THROTTLE_REASONS = {
     0x40: "hardware thermal slowdown",
     0x80: "hardware power brake",
 }
-
-
-def require_device(device: str) -> None:
-    """Check that `device` can be measured here.
-
-    Raises
-    ------
-    InvalidValueError
-        Neither ``cpu`` nor ``cuda``, or no GPU is usable.
-    """
-    if device not in ("cpu", "cuda"):
-        raise InvalidValueError("device", "'cpu' or 'cuda'", device)
-    if device == "cuda" and not torch.cuda.is_available():
-        why = "this torch is built without CUDA" if torch.version.cuda is None else "no GPU is visible"
-        raise InvalidValueError("device", f"'cpu': {why}", device)
 
 
 def describe(device: str = "cpu") -> Environment:

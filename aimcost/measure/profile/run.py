@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -10,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from ...extras import require_device
+from ...inputs.strict_json import plain
+from ...runtime.timing import single_thread
 from ..records import Record, RecordWriter, Sample, now
 from . import attention, environment, gemm, launch, pointwise, reduction
 from .bench import Bench, Task
@@ -59,7 +60,7 @@ def profile(
     InvalidValueError
         No such device.
     """
-    environment.require_device(device)
+    require_device(device)
     plan = plan_for(device, quick=quick) if plan is None else plan
     bench = Bench(device, repeats=plan.repeats, budget_s=plan.budget_s)
     with _measuring(bench):
@@ -69,7 +70,7 @@ def profile(
             environment=before,
             seed=SEED,
             started=now(),
-            settings={"quick": quick, "plan": _plain(plan)},
+            settings={"quick": quick, "plan": plain(asdict(plan))},
             notes=before.notes,
         )
         began = time.perf_counter()
@@ -171,18 +172,11 @@ def _tasks(bench: Bench, plan: Plan) -> Iterator[Task]:
 
 @contextmanager
 def _measuring(bench: Bench) -> Iterator[None]:
-    """One CPU thread and a fixed seed, given back afterwards."""
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    """One CPU thread and a fixed seed, undone on leaving."""
+    state = torch.get_rng_state()
     torch.manual_seed(SEED)
-    if not bench.cuda:
-        torch.set_num_threads(1)
     try:
-        yield
+        with single_thread(bench.device):
+            yield
     finally:
-        torch.set_num_threads(threads)
         torch.set_rng_state(state)
-
-
-def _plain(plan: Plan) -> Any:
-    """As JSON gives it back: lists for tuples."""
-    return json.loads(json.dumps(asdict(plan)))

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import CalibrationError, InvalidValueError
-from ...extras import torch_module
+from ...extras import require_device, torch_module
 from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.hardware import load_hardware
 from ...inputs.run import Run, load_run
+from ...inputs.strict_json import canonical, plain
 from ..profile.to_calibration import profile_mapping
 from ..records import Record, RecordWriter, Sample, now
 
@@ -59,9 +60,9 @@ def measure_validation(
     MissingExtraError, InvalidValueError, UnsupportedModelError
         torch is not installed, no such device, or a run that cannot be executed; before anything is measured.
     """
+    require_device(device, "aimcost validate")
     measure, subject = (torch_module(f"aimcost.measure.{name}", "aimcost validate") for name in ("measure", "subject"))
     environment = importlib.import_module("aimcost.measure.profile.environment")
-    environment.require_device(device)
     for run in runs.values():
         subject.check_run(run, device)
         subject.rehearse(run)
@@ -151,8 +152,7 @@ def _profile_pass(writer: _Writer, device: str, progress: Progress) -> None:
     except CalibrationError as error:
         writer.add(notes=[str(error)])
         return
-    # as JSON gives it back: the digits are the same now and from the file
-    writer.set(profile=json.loads(json.dumps(mapping)))
+    writer.set(profile=plain(mapping))
     writer.add(notes=taken.notes)
 
 
@@ -161,7 +161,7 @@ def _pooled(samples: Iterable[Sample]) -> list[Sample]:
     found: dict[str, Sample] = {}
     for sample in samples:
         parts = [sample.op, sample.name, dict(sample.dims), sample.dtype, dict(sample.labels)]
-        key = json.dumps(parts, sort_keys=True)
+        key = canonical(parts)
         if key in found:
             sample = replace(sample, samples_s=(*found[key].samples_s, *sample.samples_s))
         found[key] = sample
@@ -173,8 +173,8 @@ def run_document(run: Run) -> dict[str, Any]:
     left_out = ("hardware", "estimator", "budgets")
     document = {key: value for key, value in run.document().items() if key not in left_out}
     config = {"name": run.model.name, **run.hf_config()}
-    plain: dict[str, Any] = json.loads(json.dumps({**document, "model": config}))
-    return plain
+    found: dict[str, Any] = plain({**document, "model": config})
+    return found
 
 
 def read_profile(given: str | Path) -> dict[str, Any]:

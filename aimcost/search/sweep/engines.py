@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from ...errors import AimcostError, InvalidValueError, argument
+from ...errors import AimcostError, InvalidValueError, argument, one_line
 from ...extras import load
 from .formats import encode
 from .grid import Chunk, Grid
@@ -84,9 +84,8 @@ def _result(future: Any) -> Done:
     except AimcostError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
         raise AimcostError(
-            f"a worker failed: {type(error).__name__}: {reason} ({argument('resume')} continues the sweep)"
+            f"a worker failed: {type(error).__name__}: {one_line(error)} ({argument('resume')} continues the sweep)"
         ) from error
     return result
 
