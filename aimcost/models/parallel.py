@@ -36,7 +36,7 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
     Raises
     ------
     InvalidValueError
-        A number of ranks that does not divide heads, KV heads, MLP or vocabulary, or more stages
+        A number of ranks that does not divide heads, KV heads or MLP, or more stages
         than layers.
     """
     decoder, tp = model.decoder, parallel.tp
@@ -48,9 +48,9 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
         )
     moe = decoder.moe
     wide = [decoder.intermediate] if moe is None else [moe.intermediate, moe.shared_intermediate]
-    for what, count in (*(("MLP columns", n) for n in wide), ("vocabulary rows", decoder.vocab)):
+    for count in wide:
         if count % tp:
-            raise InvalidValueError("parallel.tp", f"a divisor of {model.name}'s {count} {what}", tp)
+            raise InvalidValueError("parallel.tp", f"a divisor of {model.name}'s {count} MLP columns", tp)
     if parallel.pp > decoder.layers:
         raise InvalidValueError("parallel.pp", f"at most {model.name}'s {decoder.layers} layers", parallel.pp)
     vision = model.vision
@@ -143,6 +143,9 @@ def parallel_notes(model: ModelSpec, parallel: Parallel, batch: int) -> tuple[st
     tp, pp, kv = parallel.tp, parallel.pp, model.decoder.kv_heads
     if tp > 1:
         notes.append(f"tensor parallel: FLOPs, bytes and memory are those of one of {tp} ranks")
+        rows, padded = model.decoder.vocab, decoder_ranks(model.decoder, parallel).padded(model.decoder.vocab)
+        if padded != rows:
+            notes.append(f"{tp} ranks do not divide the vocabulary of {rows:,}: padded to {padded:,} rows")
         if tp > kv:
             notes.append(f"{kv} KV heads on {tp} ranks: each is replicated on {tp // kv} of them")
         if model.vision is not None:

@@ -8,6 +8,7 @@ operation names exists elsewhere. `Ranks.price` makes such a pair.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -56,6 +57,9 @@ _DIVIDED: Mapping[Split, tuple[str, ...]] = {
     "kv_heads": ("rows",),
     "vocabulary": ("out_features",),
 }
+
+# Rows that a vocabulary is padded to, in vLLM (``DEFAULT_VOCAB_PADDING_SIZE``) and SGLang.
+VOCABULARY_BLOCK = 64
 
 P = ParamSpec("P")
 Size = TypeVar("Size", bound=Array)
@@ -122,6 +126,17 @@ class Ranks:
         """One rank's share of anything counted in KV heads."""
         return _share(size, self.kv)
 
+    def vocabulary(self, rows: int) -> int:
+        """One rank's rows of a vocabulary, which is padded to whole blocks where ranks do not divide it."""
+        return self.padded(rows) // self.count
+
+    def padded(self, rows: int) -> int:
+        """Rows of a vocabulary that ranks store together."""
+        if rows % self.count == 0:
+            return rows
+        block = math.lcm(VOCABULARY_BLOCK, self.count)
+        return math.ceil(rows / block) * block
+
     def price(self, op: Op, formula: Callable[P, Cost], *args: P.args, **kwargs: P.kwargs) -> Priced:
         """`op` with one rank's cost: `formula` of the whole op's sizes, those that it splits divided.
 
@@ -134,7 +149,11 @@ class Ranks:
             return op, formula(*args, **kwargs)
         positional, named = list[Any](args), dict[str, Any](kwargs)
         for name, position in _divided(formula, op.split):
-            share = self.kv_heads if op.split in ("kv_column", "kv_heads") or name == "kv_heads" else self.heads
+            share: Callable[[Any], Any] = self.heads
+            if op.split in ("kv_column", "kv_heads") or name == "kv_heads":
+                share = self.kv_heads
+            elif op.split == "vocabulary" or name == "vocab":
+                share = self.vocabulary
             if name in named:
                 named[name] = share(named[name])
             elif position < len(positional):

@@ -39,6 +39,10 @@ def dequantise(elements: Array, *, scales: Array, kv: bool = False) -> Cost:
     )
 
 
-def kv_scale_bytes(elements: Array, head_dim: float) -> Array:
-    """One 16-bit scale a token, head, and each of K and V."""
-    return elements / head_dim * _SCALE_BYTES
+def kv_scale_bytes(stored: str, elements: Array, head_dim: float) -> Array:
+    """Bytes of the scales of `elements` of a cache stored in `stored`.
+
+    Integers: one 16-bit scale a token, head, and each of K and V. fp8: one a tensor, as vLLM, SGLang and
+    TensorRT-LLM keep it, which is nothing.
+    """
+    return elements / head_dim * _SCALE_BYTES if stored.startswith("int") else elements * 0.0

@@ -46,7 +46,7 @@ def with_conversions(parts: list[Part], precision: Precision, head_dim: float) -
             result.append(_beside(part, "dequantize_weights", weights, largest.op))
         if of_kv and cost.kind in ("attention", "bmm") and np.any(np.asarray(cost.read_kv)):
             cached = cost.read_kv / widths.kv
-            scales = quantised.kv_scale_bytes(cached, head_dim)
+            scales = quantised.kv_scale_bytes(precision.kv, cached, head_dim)
             cache = quantised.dequantise(cached, scales=scales, kv=True)
             result.append(_beside(part, "dequantize_kv", cache, part.op))
         result.append(part)

@@ -198,8 +198,7 @@ class _Case:
         # cross-attention layers keep the tower's tokens, and none of the sequence
         tokens[list(decoder.cross_layers)] = self.workload.cross_tokens
         elements = 2.0 * self.workload.batch * tokens * self.ranks.kv_heads(decoder.kv_heads) * decoder.head_dim
-        scales = kv_scale_bytes(elements, decoder.head_dim) if width <= 1 else 0.0
-        return np.asarray(elements * width + scales)
+        return np.asarray(elements * width + kv_scale_bytes(self.precision.kv, elements, decoder.head_dim))
 
     def stages(self, layers: range) -> Iterator[StageMemory]:
         """The request's way through one device."""

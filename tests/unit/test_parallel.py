@@ -7,10 +7,15 @@ import pytest
 
 import aimcost
 from aimcost.errors import InvalidValueError
+from aimcost.inputs.model import load_model
 from aimcost.inputs.run import load_run
+from aimcost.models import decoder as decoder_ops
 from aimcost.models.parallel import bubble, stage_layers
+from aimcost.ops.op import Ranks
 from aimcost.pricing.host_queue import execution_order
 from aimcost.search.bulk import layer_table
+from aimcost.types import Precision
+from aimcost.types.formats import Widths
 
 VIDEO = {
     "model": "llava-onevision-qwen2-7b",
@@ -181,3 +186,20 @@ def test_a_machine_without_a_link_and_an_estimator_of_one_device() -> None:
         split({**LLAMA, "hardware": bare}, tp=2)
     with pytest.raises(InvalidValueError, match="one device"):
         split({**LLAMA, "estimator": "llm_viewer"}, tp=2)
+
+
+def test_a_vocabulary_that_ranks_do_not_divide_is_padded() -> None:
+    """InternVL3-8B: 151,674 rows on 4 ranks are padded to 2,370 blocks of 64 = 151,680, of which one holds 37,920."""
+    run = {"model": "internvl3-8b", "workload": {"images": 1, "text_tokens": 10}, "hardware": "nvidia_a100_sxm_80gb"}
+    estimate = aimcost.estimate(run, parallel={"tp": 4})
+    (head,) = (op for op in estimate.to_dict()["ops"] if op["name"] == "lm_head")
+    assert head["flops"] == 2 * 3584 * 37_920
+    assert "4 ranks do not divide the vocabulary of 151,674: padded to 151,680 rows" in estimate.notes
+    # the embedding's rows are padded alike
+    whole = aimcost.estimate(run).memory.weights_bytes
+    tower_and_projector = whole - 2 * decoder_ops.parameters(load_model("internvl3-8b").decoder)
+    ranks = Ranks(4, 4)
+    shares = 2 * decoder_ops.parameters(load_model("internvl3-8b").decoder, ranks=ranks)
+    assert estimate.memory.weights_bytes == tower_and_projector + shares
+    embedding = decoder_ops.embed_op(load_model("internvl3-8b").decoder, Widths.of(Precision()), 1.0, ranks)[1]
+    assert embedding.parameters == 37_920 * 3584

@@ -68,7 +68,7 @@ def test_formats_that_no_unit_mixes_compute_in_sixteen_bits() -> None:
 
 
 def test_a_narrow_cache_is_converted_in_attention() -> None:
-    wide, narrow = at(), at(kv="fp8")
+    wide, narrow = at(), at(kv="int8")
     assert narrow.memory.kv_bytes == wide.memory.kv_bytes / 2 * (1 + 2 / 128)
     converted = ops(narrow, "dequantize_kv", "decode")
     read = 2 * 1024 * sum(2000 + g + 1 for g in range(16))
@@ -92,3 +92,10 @@ def test_every_mixture_prints_finite_figures(weights: object, activations: objec
     estimate = at(weights=weights, activations=activations, kv=kv)
     assert 0 < estimate.totals.time_s <= 1.02 * at().totals.time_s
     assert estimate.memory.peak_bytes <= at().memory.peak_bytes
+
+
+def test_a_cache_in_fp8_has_a_scale_a_tensor() -> None:
+    """Qwen3-30B-A3B: 48 layers · 2 · 4 KV heads · 128 = 49,152 bytes a token; in int8, 2 more a head: 49,920."""
+    run = {"model": "qwen3-30b-a3b", "workload": {"text_tokens": 1000}, "hardware": "nvidia_h100_sxm"}
+    assert aimcost.estimate(run, precision={"kv": "fp8"}).memory.kv_bytes == 49_152_000
+    assert aimcost.estimate(run, precision={"kv": "int8"}).memory.kv_bytes == 49_920_000
