@@ -1,6 +1,6 @@
 """pytest plugin: the fixture `aimcost` and the marker `latency_budget`, on top of pytest-benchmark.
 
-A test times the real prefill of a run, in turns with a calibration kernel on the same thread, and
+A test times the real prefill of a run, interleaved with a reference kernel on the same thread, and
 fails where their ratio leaves the stored noise band. Nothing but the standard library and pytest is
 imported before a test asks for the fixture.
 """
@@ -137,11 +137,11 @@ class LatencyGate:
         update, band = bool(self.config.getoption("--aimcost-update")), bands.get(self.name)
         if band is None and not update:
             pytest.fail(f"no noise band for {self.name!r} in {self.bands_path}: --aimcost-update", pytrace=False)
-        shape = shape_of(run) if band is None else dict(band.yardstick)
+        shape = shape_of(run) if band is None else dict(band.reference)
         timed = prefill
         if timed is None:
             timed = gate.prefill_of(run.hf_config(), run.schedule, batch=run.workload.batch)
-        pairs = _Pairs(gate, self.benchmark, timed, gate.yardstick(shape), int(self.options["rounds"]))
+        pairs = _Pairs(gate, self.benchmark, timed, gate.reference_kernel(shape), int(self.options["rounds"]))
         slowdown = float(self.options["slowdown"])
         verdict, ratios = None, list[float]()
         if update:
@@ -165,8 +165,8 @@ class LatencyGate:
             "band_center": band.center,
             "band_noise": band.noise,
             "limit": band.limit(float(self.options["slowdown"])),
-            "yardstick_s": pairs.yardstick_s,
-            "yardstick": dict(band.yardstick),
+            "yardstick_s": pairs.reference_s,
+            "yardstick": dict(band.reference),
             "clock": "thread_cpu",
         }
         if prediction is not None:
@@ -197,12 +197,12 @@ class LatencyGate:
 
 
 class _Pairs:
-    """Prefill and yardstick interleaved: the first measurement is pytest-benchmark's, repeats are our own."""
+    """Interleaved samples of prefill and reference kernel: pytest-benchmark measures first, this class the repeats."""
 
-    def __init__(self, gate: Any, benchmark: Any, prefill: Any, yardstick: Any, rounds: int) -> None:
+    def __init__(self, gate: Any, benchmark: Any, prefill: Any, reference: Any, rounds: int) -> None:
         self.gate, self.benchmark = gate, benchmark
-        self.prefill, self.yardstick, self.rounds = prefill, yardstick, rounds
-        self.yardstick_s = 0.0
+        self.prefill, self.reference, self.rounds = prefill, reference, rounds
+        self.reference_s = 0.0
         self._first = True
 
     def ratio(self) -> float:
@@ -210,15 +210,15 @@ class _Pairs:
         from .guard.latency import median_ratio
 
         if not self._first:
-            steps, taken = self.gate.time_pairs(self.yardstick, self.prefill, self.rounds)
+            steps, taken = self.gate.time_pairs(self.reference, self.prefill, self.rounds)
             return median_ratio(taken, steps)
         self._first = False
         watch, steps = self.gate.Stopwatch("cpu"), list[float]()
 
         def before() -> None:
-            steps.append(watch.time(self.yardstick))
+            steps.append(watch.time(self.reference))
 
         self.benchmark.pedantic(self.prefill, setup=before, rounds=self.rounds, warmup_rounds=WARM_UP)
         taken, steps = list(self.benchmark.stats.stats.data), steps[-self.rounds :]
-        self.yardstick_s = sorted(steps)[len(steps) // 2]
+        self.reference_s = sorted(steps)[len(steps) // 2]
         return median_ratio(taken, steps)

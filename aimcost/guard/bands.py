@@ -1,8 +1,7 @@
-"""Noise bands of measured latencies: which ratio to the yardstick is normal for a test, and how far it strays.
+"""Noise bands of measured latencies: a test's normal ratio to the reference kernel, and its spread.
 
-A band is a short list of ratios, each the median of one measurement, by test, and the shape of the
-yardstick that they are ratios to. It says nothing about seconds, so it holds on other machines of
-the kind.
+Per test, a band is a short list of ratios, each the median of one measurement, and the shape of the reference kernel.
+It contains no seconds, so it holds on other machines of the same kind.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class _Shape(Strict):
 
 
 class _BandFile(Strict):
-    yardstick: _Shape
+    yardstick: _Shape  # the file's key for the reference kernel
     ratios: Annotated[list[_Ratio], Field(min_length=1, max_length=KEEP)]
 
 
@@ -60,13 +59,13 @@ class Band:
 
     Attributes
     ----------
-    yardstick
-        Shape of the calibration kernel, as it was when the band was begun.
+    reference
+        Shape of the reference kernel, fixed when the band was created.
     ratios
         Medians of earlier measurements, oldest first.
     """
 
-    yardstick: Mapping[str, int]
+    reference: Mapping[str, int]
     ratios: tuple[float, ...]
 
     @property
@@ -110,14 +109,14 @@ def load_bands(path: str | Path) -> dict[str, Band]:
     except AimcostError as error:
         raise FileFormatError(str(error)) from None
     return {
-        name: Band(yardstick=band.yardstick.model_dump(), ratios=tuple(band.ratios))
+        name: Band(reference=band.yardstick.model_dump(), ratios=tuple(band.ratios))
         for name, band in file.bands.items()
     }
 
 
 def save_bands(path: str | Path, bands: Mapping[str, Band]) -> None:
     """Replace the file at once; sorted, so that it diffs well."""
-    data = {name: {"ratios": list(band.ratios), "yardstick": dict(band.yardstick)} for name, band in bands.items()}
+    data = {name: {"ratios": list(band.ratios), "yardstick": dict(band.reference)} for name, band in bands.items()}
     lines = [f"  {json.dumps(name)}: {json.dumps(data[name], sort_keys=True)}" for name in sorted(data)]
     body = ",\n".join(lines)
     write_atomically(path, f'{{\n "bands": {{\n{body}\n }},\n "schema_version": {SCHEMA_VERSION}\n}}\n')
@@ -127,7 +126,7 @@ def merged(band: Band | None, shape: Mapping[str, int], ratios: Sequence[float],
     """A band with new measurements: added where they agree with it, in place of it where they do not."""
     new = [float(f"{ratio:.6g}") for ratio in ratios]
     if band is None:
-        return Band(yardstick=dict(shape), ratios=tuple(new[-KEEP:]))
+        return Band(reference=dict(shape), ratios=tuple(new[-KEEP:]))
     center = statistics.median(new)
     agrees = band.center * 2 - band.limit(slowdown) <= center <= band.limit(slowdown)
-    return Band(yardstick=band.yardstick, ratios=tuple(([*band.ratios, *new] if agrees else new)[-KEEP:]))
+    return Band(reference=band.reference, ratios=tuple(([*band.ratios, *new] if agrees else new)[-KEEP:]))

@@ -1,4 +1,4 @@
-"""The measured gate's decision: samples in pairs, a ratio, a limit, and a second look before an alarm.
+"""The measured gate's decision: samples in pairs, a ratio, a limit, and a repeat before an alarm.
 
 Nothing here measures. Timings come from outside, so that the same decision can be tried on recorded ones.
 """
@@ -46,19 +46,19 @@ class Verdict:
         return min(self.ratios) / self.center - 1.0
 
 
-def median_ratio(prefill: Sequence[float], yardstick: Sequence[float]) -> float:
-    """The median of the ratios of neighbours: what disturbs both of a pair disturbs their ratio less.
+def median_ratio(prefill: Sequence[float], reference: Sequence[float]) -> float:
+    """Median ratio of adjacent samples: a disturbance of both samples of a pair largely cancels in their ratio.
 
     Raises
     ------
     InvalidValueError
-        Not the same number of samples, none, or a yardstick that took no time.
+        Not the same number of samples, none, or a reference time of zero.
     """
-    if len(prefill) != len(yardstick) or not prefill:
+    if len(prefill) != len(reference) or not prefill:
         raise InvalidValueError("samples", "of the same number for the reference kernel and the prefill", len(prefill))
-    if min(yardstick) <= 0:
-        raise InvalidValueError("yardstick", "long enough for the clock", min(yardstick))
-    return statistics.median(a / b for a, b in zip(prefill, yardstick, strict=True))
+    if min(reference) <= 0:
+        raise InvalidValueError("reference", "long enough for the clock", min(reference))
+    return statistics.median(a / b for a, b in zip(prefill, reference, strict=True))
 
 
 def judge(measure: Callable[[], float], band: Band, *, slowdown: float, attempts: int = ATTEMPTS) -> Verdict:
@@ -75,7 +75,7 @@ def judge(measure: Callable[[], float], band: Band, *, slowdown: float, attempts
 
 
 def shape_of(run: Run) -> dict[str, int]:
-    """The yardstick's shape for a run: its decoder, on the mean of its layers' tokens."""
+    """Shape of the reference kernel for a run: its decoder, on the mean of its layers' tokens."""
     decoder, tokens = run.model.decoder, run.computed.tokens
     return {
         "tokens": max(1, round(sum(tokens) / len(tokens))) * run.workload.batch,
@@ -90,7 +90,7 @@ def shape_of(run: Run) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
-    """What the estimator expects: seconds of the prefill, and its ratio to the yardstick."""
+    """What the estimator expects: seconds of the prefill, and its ratio to the reference kernel."""
 
     seconds: float
     ratio: float
@@ -101,7 +101,7 @@ class Prediction:
 
 
 def predict(run: Run, shape: Mapping[str, int]) -> Prediction | None:
-    """The run's prefill and the yardstick, both priced on the run's hardware; None without hardware."""
+    """The run's prefill and the reference kernel, both priced on the run's hardware; None without hardware."""
     if run.hardware is None:
         return None
     seconds = estimate_run(run).stages["prefill"].time_s

@@ -152,7 +152,7 @@ class HardwareFile(Strict):
 
 
 class FigureFile(Strict):
-    """A number with the ends of its 80 % band."""
+    """A number with its 80 % band."""
 
     value: NonNegative
     low: NonNegative | None = None

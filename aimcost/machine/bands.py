@@ -1,8 +1,8 @@
-"""How far a time may be off: the 80 % band of a row, and what the rows of a run share.
+"""The 80 % band of a row, and the terms that the rows of a run share.
 
-A row's band is that of its kind of operation, in the measured range, beyond it, and on another card. A run's
-total has more terms: the host's pace, what the stack adds to a request and a step, and a scale that all of
-its rows share, by which sources differ that run one stack on one card. Terms are independent.
+A row's band is that of its kind of op: inside the measured range, outside it, and on another card. A run's total
+has more terms: host time per launch, what the stack adds to a request and a step, and one scale common to all rows, by
+which sources differ that run one stack on one card. Terms are independent.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from .calibration import Calibration
 from .timemodels.tables import Provenance
 
-__all__ = ["OWN", "OWN_FROM", "SPREAD_DECODE", "SPREAD_PROMPT", "WIDTH", "Ends", "ends_of"]
+__all__ = ["OWN", "OWN_FROM", "SPREAD_DECODE", "SPREAD_PROMPT", "WIDTH", "BandFactors", "factors_of"]
 
 Factors = tuple[float, float]
 
-# One rule for all stacks and every total: a term moves it by this share of its own band (errors over many shapes partly
+# One rule for all stacks and every total: a term moves it by this share of its band (errors over many shapes partly
 # cancel), and the prompt's and the decode steps' time have a scale each. Chosen so that, with the width picked on the
-# other sources, 79 % of the published timings lie inside their band: 15 sources, each left out in turn, and prefill,
+# other sources, 79 % of the published timings lie inside their band: 15 sources, each left out once, and prefill,
 # TTFT, TPOT and end-to-end timings between 70 and 88 % each. See docs/adr/0013-software-stacks.md.
 WIDTH = 0.7
 SPREAD_PROMPT: Factors = (0.895, 1.175)
@@ -30,31 +30,33 @@ OWN, OWN_FROM = 0.20, 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ends:
-    """Factors on a time at the two ends of its band.
+class BandFactors:
+    """Factors on a time at the two edges of its 80 % band.
 
     Attributes
     ----------
     inside, beyond
-        (low, high) in the measured range, and outside of it.
+        (low, high) inside and outside the measured range.
     """
 
     inside: Factors
     beyond: Factors
 
 
-def ends_of(band: Provenance | Factors, calibration: Calibration | None = None, *, borrowed: bool = False) -> Ends:
-    """The ends of a kind of operation.
+def factors_of(
+    band: Provenance | Factors, calibration: Calibration | None = None, *, borrowed: bool = False
+) -> BandFactors:
+    """Band factors of a kind of op.
 
-    Beyond the measured range they are those that the profile measured there; where it measured none, the
-    squares are assumed: twice as far, on a logarithmic scale.
+    Outside the measured range they are those that the profile measured there; without such a measurement the squares
+    are assumed: twice as far, on a logarithmic scale.
 
     Parameters
     ----------
     band
-        What backs the coefficients, or an assumed band.
+        Provenance of the coefficients, or an assumed band.
     calibration
-        Of the machine: a relative's coefficients widen every band.
+        Of the machine: inherited coefficients widen every band.
     borrowed
         Whether the coefficients are another format's, width's or stage's, which doubles the distance too.
     """
@@ -66,4 +68,4 @@ def ends_of(band: Provenance | Factors, calibration: Calibration | None = None, 
 
     measured = band.extrapolated if isinstance(band, Provenance) else None
     low, high = wider((band.low, band.high) if isinstance(band, Provenance) else band)
-    return Ends(inside=(low, high), beyond=(low**2, high**2) if measured is None else wider(measured))
+    return BandFactors(inside=(low, high), beyond=(low**2, high**2) if measured is None else wider(measured))

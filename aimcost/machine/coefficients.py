@@ -8,7 +8,7 @@ from ..errors import CalibrationError
 from ..inputs.hardware import load_hardware
 from ..types import HardwareSpec, Precision, Stack
 from ..types.formats import Widths
-from .bands import Ends, ends_of
+from .bands import BandFactors, factors_of
 from .calibration import Calibration, calibration_of
 from .inheritance import parent_of
 from .peaks import compute_dtypes, computed_in
@@ -158,8 +158,8 @@ class Coefficients:
         name = next(known for known, other in self.calibration.bandwidth.items() if other is kernel)
         return "measured" if name in measured else "inherited"
 
-    def ends(self, kind: str, stage: str, width: int) -> Ends:
-        """The ends of a kind's band; `stage` and head `width` are looked at for attention."""
+    def band_factors(self, kind: str, stage: str, width: int) -> BandFactors:
+        """Band factors of a kind; `stage` and head `width` matter for attention only."""
         evidence: Provenance | tuple[float, float]
         borrowed = False
         if kind == "collective":
@@ -176,4 +176,4 @@ class Coefficients:
             borrowed = chosen is not None and chosen[1]
         else:
             evidence = self.memory_bound(kind).provenance
-        return ends_of(evidence, self.calibration, borrowed=borrowed)
+        return factors_of(evidence, self.calibration, borrowed=borrowed)

@@ -1,4 +1,4 @@
-"""The measuring half of `aimcost demo`: one model with random weights, dense and reduced in turns."""
+"""The measuring half of `aimcost demo`: one model with random weights, dense and reduced, interleaved."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _time_prefills(
     done: Iterator[int],
     steps: int,
 ) -> tuple[Timing, Timing, Timing]:
-    """Prefill of the whole model less its tower: dense, reduced, and masked as released, in turns.
+    """Prefill of the whole model less its tower: dense, reduced, and masked as released, interleaved.
 
     The tower runs in all; its own time, measured alone, is taken off.
     """

@@ -1,6 +1,6 @@
-"""The measuring half of the latency gate: a run's prefill and a fixed kernel, timed in turns.
+"""The measuring half of the latency gate: a run's prefill and a fixed kernel, interleaved.
 
-The kernel is the yardstick: it never changes with the model, so a regression of the model moves the
+The reference kernel never changes with the model, so a regression of the model moves the
 ratio of the two, and a slower runner moves both and leaves the ratio alone.
 """
 
@@ -22,7 +22,7 @@ from ..runtime.executor import apply
 from ..runtime.timing import Stopwatch, interleaved, single_thread
 from ..types import Schedule
 
-__all__ = ["Stopwatch", "keep_freed_memory", "prefill_of", "single_thread", "time_pairs", "yardstick"]
+__all__ = ["Stopwatch", "keep_freed_memory", "prefill_of", "reference_kernel", "single_thread", "time_pairs"]
 
 # What stands before the language model, which is what the gate times.
 _TEXT_KEYS = ("text_config", "llm_config")
@@ -44,8 +44,8 @@ def keep_freed_memory() -> bool:
     return all(library.mallopt(key, value) == 1 for key, value in ((-4, 0), (-1, 2**31 - 1), (-2, 1 << 28)))
 
 
-def yardstick(shape: Mapping[str, int], seed: int = 0) -> Callable[[], object]:
-    """The calibration kernel: a plain decoder of `shape` in fp32, made of torch functions alone.
+def reference_kernel(shape: Mapping[str, int], seed: int = 0) -> Callable[[], object]:
+    """The reference kernel: a plain decoder of `shape` in fp32, made of torch functions only.
 
     It shares no code with the models and the runtime that the gate watches, and is as sensitive as
     they are to what a busy machine does to caches and clocks.

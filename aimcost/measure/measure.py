@@ -71,7 +71,7 @@ def measure_run(
     check_run(run, device)
     samples: list[Sample] = []
 
-    def kept(taken: list[Sample]) -> None:
+    def store(taken: list[Sample]) -> None:
         samples.extend(replace(s, labels={**s.labels, "run": label}) if label else s for s in taken)
         if writer is not None:
             writer.add(*samples[-len(taken) :])
@@ -82,9 +82,9 @@ def measure_run(
             model = build(run, device) if model is None else model
             prompt = prompt_of(run, model)
             given: dict[str, Any] = {"device": device, "repeats": repeats, "budget_s": budget_s, "progress": progress}
-            kept(time_prefills(run, model, prompt, **given))
+            store(time_prefills(run, model, prompt, **given))
             if run.workload.new_tokens > 1:
-                kept(time_decode(run, model, prompt, **given))
+                store(time_decode(run, model, prompt, **given))
     except torch.OutOfMemoryError:
         if writer is None:
             raise
@@ -170,8 +170,8 @@ def _named(run: Run, variant: str, what: str, index: int) -> tuple[str, str, dic
     if what == "prefill":
         return "prefill", "", {"tokens": float(tokens[0])}
     if what == "total":
-        seen = run.workload.frames or run.workload.images
-        return ("ttft", "", {"tokens": float(tokens[0])}) if seen else None
+        multimodal = run.workload.frames or run.workload.images
+        return ("ttft", "", {"tokens": float(tokens[0])}) if multimodal else None
     if what == "layer":
         return "layer", "", {"layer": float(index), "tokens": float(tokens[index])}
     if what == "selection":

@@ -49,7 +49,7 @@ class Band:
         The terms, and by row the one that shares its error (a kind of operation, the host's pace, what the
         stack adds): errors are fully correlated within a term and independent between terms.
     seconds, below, above
-        By row: its time, and what the ends of its own band take off and add.
+        By row: its time, and how far its band reaches below and above it.
     decode
         By row: whether it belongs to the decode steps.
     prompt_scale, decode_scale
@@ -76,8 +76,8 @@ class Band:
         share
             By row, how much of it counts: a mask, or factors.
         """
-        ends = [np.bincount(self.group, weights=share * each) * self.width for each in (self.below, self.above)]
-        moves = {name: (float(low), float(high)) for name, low, high in zip(self.names, *ends, strict=False)}
+        edges = [np.bincount(self.group, weights=share * each) * self.width for each in (self.below, self.above)]
+        moves = {name: (float(low), float(high)) for name, low, high in zip(self.names, *edges, strict=False)}
         spent = share * self.seconds
         later = float(spent[self.decode].sum())
         for name, total, (low, high) in (

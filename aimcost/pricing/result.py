@@ -36,7 +36,7 @@ class Totals:
 
 
 class Interval(NamedTuple):
-    """A figure with the ends of its 80 % band; no upper end from an estimator without a band."""
+    """A figure with its 80 % band; `high` is None for an estimator without a band."""
 
     value: float
     low: float

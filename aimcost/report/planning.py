@@ -36,11 +36,11 @@ def plan_text(plan: Plan) -> str:
 
 
 def _headline(plan: Plan) -> str:
-    goal = "expected accuracy" if plan.objective == "accuracy" else "visual tokens, summed over layers"
+    goal = "highest expected accuracy" if plan.objective == "accuracy" else "most visual tokens (summed over layers)"
     where = f" at {plan.confidence:.0%} confidence" if plan.confidence is not None else ""
     machines = ", ".join(dict.fromkeys(setting.hardware for setting in plan.settings))
     return (
-        f"{plan.run.model.name} on {machines}: highest {goal} with {plan.budgets.describe()}{where}\n"
+        f"{plan.run.model.name} on {machines}: {goal} with {plan.budgets.describe()}{where}\n"
         f"searched all {format_count(plan.candidates)} schedules of the grid; first {plan.earliest_cut} of "
         f"{plan.run.model.decoder.layers} layers uncut, text never pruned"
     )

@@ -32,7 +32,7 @@ ROUNDS = 15
 
 
 def band(*ratios: float) -> Band:
-    return Band(yardstick=SHAPE, ratios=ratios)
+    return Band(reference=SHAPE, ratios=ratios)
 
 
 def blocks(process: dict[str, Any], what: str, generator: random.Random, factor: float = 1.0) -> Iterator[float]:
@@ -106,7 +106,7 @@ def test_ratios_need_pairs() -> None:
 def test_bands_are_added_to_or_replaced(tmp_path: Path) -> None:
     first = merged(None, SHAPE, [1.0, 1.01, 0.99], 0.05)
     assert merged(first, {}, [1.0, 1.02], 0.05).ratios == (1.0, 1.01, 0.99, 1.0, 1.02)
-    # a new kernel is a new normal; the yardstick stays what it was
+    # a new kernel is a new normal; the reference kernel stays what it was
     assert merged(first, {}, [0.8, 0.8], 0.05) == band(0.8, 0.8)
     assert len(merged(first, {}, [1.0] * 60, 0.05).ratios) == 40
     save_bands(tmp_path / "b.json", {"b": first, "a": band(2.0)})
@@ -159,7 +159,7 @@ RUN = {
 }
 
 
-def test_the_yardstick_has_the_runs_shape_and_is_priced_like_it() -> None:
+def test_the_reference_kernel_has_the_runs_shape_and_is_priced_like_it() -> None:
     run = load_run({**RUN, "method": {"name": "none"}})
     shape = shape_of(run)
     assert shape == {**SHAPE, "tokens": 56, "layers": 4}
@@ -285,7 +285,7 @@ def test_bands_are_measured_kept_and_guarded(inner: Any, pytester: pytest.Pytest
     inner("--aimcost-update").assert_outcomes(passed=2)
     first, held = bands.read_bytes(), load_bands(bands)
     assert [len(held[name].ratios) for name in ("loop", "model")] == [5, 5]
-    assert held["model"].yardstick == shape_of(load_run(RUN))
+    assert held["model"].reference == shape_of(load_run(RUN))
     pytester.makepyfile(test_gate=INNER + FAILING)
     result = inner("--benchmark-json=out.json")
     result.assert_outcomes(passed=2, failed=5, errors=1)
@@ -327,7 +327,7 @@ def test_the_real_prefill_runs_what_the_schedule_says() -> None:
         once = gate.prefill_of(RUN["model"], run.schedule)
         lengths = {cache.shape[2] for layer in cache_of(once()).layers for cache in [layer.keys]}
         assert lengths == set(run.schedule.tokens)
-        assert gate.yardstick(shape_of(run))().shape == (1, shape_of(run)["tokens"], 64)
+        assert gate.reference_kernel(shape_of(run))().shape == (1, shape_of(run)["tokens"], 64)
 
 
 @needs_torch

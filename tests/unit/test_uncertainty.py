@@ -1,4 +1,4 @@
-"""Ends of the band: in the measured range, beyond it, and with another card's coefficients."""
+"""Factors of the band: in the measured range, beyond it, and with another card's coefficients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aimcost.errors import CalibrationError, FileFormatError
 from aimcost.inputs import discover
 from aimcost.inputs.files import read_mapping
 from aimcost.inputs.hardware import load_hardware
-from aimcost.machine.bands import Ends, ends_of
+from aimcost.machine.bands import BandFactors, factors_of
 from aimcost.machine.calibration import calibration_of
 from aimcost.machine.fitting.aiconfigurator import Timings
 from aimcost.machine.fitting.derive import _extrapolation, _far_rows
@@ -35,23 +35,23 @@ def evidence(**given: Any) -> Provenance:
 
 
 def test_beyond_the_range_it_is_what_was_measured_there_or_else_the_square() -> None:
-    assert ends_of(evidence()) == Ends(inside=(0.8, 1.5), beyond=(pytest.approx(0.64), 2.25))
+    assert factors_of(evidence()) == BandFactors(inside=(0.8, 1.5), beyond=(pytest.approx(0.64), 2.25))
     measured = evidence(extrapolation_band=[0.5, 1.6])
-    assert ends_of(measured) == Ends(inside=(0.8, 1.5), beyond=(0.5, 1.6))
-    assert ends_of((0.5, 2.0)) == Ends(inside=(0.5, 2.0), beyond=(0.25, 4.0))
+    assert factors_of(measured) == BandFactors(inside=(0.8, 1.5), beyond=(0.5, 1.6))
+    assert factors_of((0.5, 2.0)) == BandFactors(inside=(0.5, 2.0), beyond=(0.25, 4.0))
 
 
 def test_borrowed_and_inherited_coefficients_widen_both() -> None:
     measured = evidence(extrapolation_band=[0.5, 1.6])
     heir = replace(calibration_of(load_hardware(A100)), widen=(0.5, 2.0))
-    borrowed = ends_of(measured, borrowed=True)
+    borrowed = factors_of(measured, borrowed=True)
     assert borrowed.inside == pytest.approx((0.64, 2.25))
     assert borrowed.beyond == pytest.approx((0.25, 2.56))
-    inherited = ends_of(measured, heir)
+    inherited = factors_of(measured, heir)
     assert inherited.inside == pytest.approx((0.4, 3.0))
     assert inherited.beyond == pytest.approx((0.25, 3.2))
     # where nothing was measured beyond, the whole band is squared, the widening too
-    assert ends_of(evidence(), heir).beyond == pytest.approx((0.16, 9.0))
+    assert factors_of(evidence(), heir).beyond == pytest.approx((0.16, 9.0))
 
 
 @pytest.mark.parametrize("band", [[0.9, 1.6], [0.7, 1.4], [0.7], "wide", [0.7, 25.0]])

@@ -51,7 +51,7 @@ class Task:
     make
         Allocates the operands and returns the function to time.
     rows
-        Tokens that it computes on: on a CPU, operations of one count are timed in turns.
+        Tokens that it computes on: on a CPU, ops with the same token count are interleaved.
     runs
         Runs within one CPU sample, for operations near the clock's own cost.
     host
@@ -94,14 +94,14 @@ class Bench:
 
     @property
     def sets(self) -> int:
-        """Sets of operands to rotate through; in turns on a CPU, other operations lie between two uses."""
+        """Sets of operands to rotate through; interleaved on a CPU, other ops run between two uses."""
         return 3 if self.cuda else 1
 
     def time(self, tasks: Sequence[Task]) -> list[Sample]:
         """Warm up, repeat, and keep every sample.
 
         On a CPU the tasks take turns, in another order each round, so that each finds the caches as a
-        different operation left them: in a loop of its own a small operation looks up to twice as fast
+        different op left them: alone in a loop a small op looks up to twice as fast
         as inside a model. What the operation before it in a model would have written is written anew.
         """
         with torch.inference_mode():

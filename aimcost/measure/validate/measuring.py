@@ -1,6 +1,6 @@
 """The measuring half of `aimcost validate`: profile the machine, run the runs, and keep a record of both.
 
-Profile and runs are measured in turns, so that a drift of the machine meets both alike.
+Profile and runs are interleaved, so that drift of the machine affects both equally.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _pooled(samples: Iterable[Sample]) -> list[Sample]:
 
 
 def run_document(run: Run) -> dict[str, Any]:
-    """The run as a document of its own: the model's configuration in it, no hardware."""
+    """The run as a self-contained document: with the model's configuration, without hardware."""
     left_out = ("hardware", "estimator", "budgets")
     document = {key: value for key, value in run.document().items() if key not in left_out}
     config = {"name": run.model.name, **run.hf_config()}

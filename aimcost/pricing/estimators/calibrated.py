@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ...inputs.hardware import load_hardware
 from ...inputs.run import Run
-from ...machine.bands import SPREAD_DECODE, SPREAD_PROMPT, WIDTH, Ends
+from ...machine.bands import SPREAD_DECODE, SPREAD_PROMPT, WIDTH, BandFactors
 from ...machine.coefficients import BASES, COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Basis, Coefficients
 from ...machine.inheritance import inheritance_note
 from ...machine.libraries import library_factor
@@ -45,7 +45,7 @@ Floats = NDArray[np.float64]
 _Priced = tuple[Floats, NDArray[np.bool_]]
 READ_ACTIVATIONS = COST_COLUMNS.index("read_activations")
 _LIBRARY_FORMATS = ("bf16", "fp16")  # other formats' kernels are not of cuBLAS's 16-bit products
-_ENDS = ("beyond", "inside")
+_WHERE = ("beyond", "inside")
 
 
 def price(run: Run) -> PricedTable:
@@ -408,17 +408,19 @@ class _Pricing:
     ) -> Band:
         """One term a kind of operation (attention: a stage), one for rows that wait for the host, one an overhead."""
         names: dict[str, int] = {}
-        ends: list[Ends] = []
+        factors: list[BandFactors] = []
         of_class = []
         for kind, stage, width in self.table.classes:
             name = f"{kind} {stage}" if stage else kind
             if name not in names:
                 names[name] = len(names)
-                ends.append(self.coefficients.ends(kind, stage, width))
+                factors.append(self.coefficients.band_factors(kind, stage, width))
             of_class.append(names[name])
         group = np.array(of_class).take(self.table.class_rows)
         low, high = (
-            np.where(extrapolated, *(np.array([getattr(end, where)[i] for end in ends])[group] for where in _ENDS))
+            np.where(
+                extrapolated, *(np.array([getattr(each, where)[i] for each in factors])[group] for where in _WHERE)
+            )
             for i in (0, 1)
         )
         below, above = seconds * (1.0 - low), seconds * (high - 1.0)

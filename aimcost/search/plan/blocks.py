@@ -59,7 +59,7 @@ class Blocks:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """Prices of all pairs of one stem: a run whose prompt reaches the language model at one length.
+    """Prices of all pairs of one base: a run whose prompt reaches the language model at one length.
 
     Attributes
     ----------

@@ -85,7 +85,7 @@ def choice_of(found: Found, budgets: Budgets, spread: float | None) -> Choice:
     """A candidate of the search, run through the estimator on its own."""
     grid = found.grid
     mapping = run_mapping(grid.run, grid.method(found.position), budgets)
-    # not `with_method`: the grid's run holds the schedule of its stem, which would be reused for the run's own method
+    # not `with_method`: the grid's run holds the schedule of its base, which would be reused for the run's own method
     result = estimate_run(load_run(mapping))
     schedule, workload = result.run.schedule, result.run.workload
     kept = sum(max(0, count - schedule.text_tokens) for count in schedule.tokens)

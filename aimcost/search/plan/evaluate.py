@@ -1,4 +1,4 @@
-"""Figures of many candidates at once, from the tables of their stem."""
+"""Figures of many candidates at once, from the tables of their base."""
 
 from __future__ import annotations
 

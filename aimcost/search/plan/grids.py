@@ -1,7 +1,7 @@
-"""Candidates: the grids that the planner searches, one stem at a time.
+"""Candidates: the grids that the planner searches, one base at a time.
 
-A stem is everything up to layer 0: machine, batch, frames, and what reduces before the language
-model. All candidates of a stem are priced from one set of tables.
+A base is a run up to layer 0: machine, batch, frames, and the reduction before the language model. All candidates of
+a base are priced from one set of tables.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def pairs_of(tokens: Sequence[int]) -> list[Pair]:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(ABC):
-    """Candidates of one stem and one shape. `run` is the stem; `family` the method whose selection it is."""
+    """Candidates of one base and one shape. `run` is the base; `family` the method whose selection it is."""
 
     run: Run
     shape: str
@@ -60,7 +60,7 @@ class Grid(ABC):
 
     @abstractmethod
     def prices(self, *, band: bool) -> Prices:
-        """The grid with its stem priced."""
+        """The grid with its base priced."""
 
     @abstractmethod
     def method(self, position: int) -> dict[str, Any]:
@@ -73,11 +73,11 @@ class Grid(ABC):
 
 
 class Prices(Protocol):
-    """A grid whose stem is priced."""
+    """A grid whose base is priced."""
 
     @property
     def tables(self) -> Tables:
-        """Prices of the stem's blocks."""
+        """Prices of the base's blocks."""
 
     def __len__(self) -> int: ...
 
@@ -126,7 +126,7 @@ class ListGrid(Grid):
         return len(self.methods)
 
     def prices(self, *, band: bool) -> ListPrices:
-        """The grid with its stem priced."""
+        """The grid with its base priced."""
         every = [pairs_of(tokens) for tokens in self.tokens]
         t = tables(self.run, {pair for pairs in every for pair in pairs}, self.scorer, band=band)
         index = t.index
@@ -159,7 +159,7 @@ class FreeGrid(Grid):
         return len(self.ways)
 
     def prices(self, *, band: bool) -> LevelTables:
-        """The grid with its stem priced."""
+        """The grid with its base priced."""
         numbers = self.levels
         pairs = {(a, b) for i, a in enumerate(numbers) for b in numbers[i:]}
         t = tables(self.run, pairs, PAGERANK.name, band=band)
@@ -224,15 +224,15 @@ def _aim(run: Run, shapes: Sequence[str], first: int, levels: Sequence[float]) -
             whole = plan_schedule(run.model, run.workload, {"name": "aim", **merge, "l1": layers, "l2": layers + 1})
         except AimcostError:  # the paper's floor leaves nothing of a group
             continue
-        stem, label = replace(run, schedule=whole), f"aim, merge {ratio:g}"
+        base, label = replace(run, schedule=whole), f"aim, merge {ratio:g}"
         if "linear" in shapes:
-            yield from _listed(stem, _linear(whole, merge), PAGERANK.name, "linear", label, first)
+            yield from _listed(base, _linear(whole, merge), PAGERANK.name, "linear", label, first)
         numbers = _level_counts(whole, levels)
         if "step" in shapes and len(numbers) > 1:
-            yield from _listed(stem, _steps(numbers, merge, layers, first), PAGERANK.name, "step", label, first)
+            yield from _listed(base, _steps(numbers, merge, layers, first), PAGERANK.name, "step", label, first)
         if "free" in shapes and len(numbers) > 1:
             start, stride = _stride(layers, first, len(numbers))
-            yield FreeGrid(run=stem, shape="free", label=label, merge=merge, levels=numbers, first=start, stride=stride)
+            yield FreeGrid(run=base, shape="free", label=label, merge=merge, levels=numbers, first=start, stride=stride)
 
 
 def _linear(whole: Schedule, merge: Mapping[str, Any]) -> Iterator[Candidate]:
@@ -275,7 +275,7 @@ def _stride(layers: int, first: int, levels: int) -> tuple[int, int]:
 
 
 def _listed(
-    stem: Run, candidates: Iterable[Candidate], scorer: str, shape: str, label: str, first: int
+    base: Run, candidates: Iterable[Candidate], scorer: str, shape: str, label: str, first: int
 ) -> Iterator[ListGrid]:
     """The candidates that leave the first layers whole; of equal schedules, the first."""
     found: dict[tuple[int, ...], Mapping[str, Any]] = {}
@@ -284,7 +284,7 @@ def _listed(
             found.setdefault(tokens, method)
     if found:
         yield ListGrid(
-            run=stem,
+            run=base,
             shape=shape,
             label=label,
             family=label if shape == "own" else "aim",
@@ -300,13 +300,13 @@ def _candidates(name: str) -> Callable[[int], list[dict[str, Any]]] | None:
 
 
 def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:
-    """A grid over another method's parameters, one stem for each way of reducing before layer 0 and, where a cut
+    """A grid over another method's parameters, one base for each way of reducing before layer 0 and, where a cut
     has every layer run eager attention, apart from schedules without one."""
     offered = _candidates(name)
     if offered is None:
         known = ", ".join(["aim", *(method for method in discover.method_names() if _candidates(method))])
         raise InvalidValueError(argument("methods"), f"a method that the planner can search: {known}", name)
-    stems: dict[tuple[tuple[ReductionEvent, ...], int, bool], list[Candidate]] = {}
+    bases: dict[tuple[tuple[ReductionEvent, ...], int, bool], list[Candidate]] = {}
     runs: dict[tuple[tuple[ReductionEvent, ...], int, bool], Run] = {}
     scorer = "none"
     for params in offered(run.model.decoder.layers):
@@ -317,8 +317,8 @@ def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:
             continue
         exposing = any(find_scorer(event.scorer).exposes == "decoder" for event in schedule.layer_events)
         key = (schedule.pre_llm_events, schedule.visual_tokens, exposing)
-        stems.setdefault(key, []).append((method, schedule.tokens))
+        bases.setdefault(key, []).append((method, schedule.tokens))
         runs.setdefault(key, replace(run, schedule=schedule))
         scorer = next((event.scorer for event in schedule.layer_events), scorer)
-    for key, candidates in stems.items():
+    for key, candidates in bases.items():
         yield from _listed(runs[key], candidates, scorer, "own", name, first)

@@ -122,7 +122,7 @@ class _Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelTables:
-    """A stem's free form: every way for its layers to go down the levels, `first` layers at the fullest.
+    """Free shapes of a base: every non-increasing choice of levels, with `first` layers at the highest.
 
     Attributes
     ----------

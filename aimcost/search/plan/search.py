@@ -207,7 +207,7 @@ def _chunk(
 
 
 def _merged(workload: Workload, visual: int) -> float:
-    """Feature x1 of a stem."""
+    """Feature x1 of a base."""
     return float(np.log2(visual / workload.visual_tokens)) if visual and workload.visual_tokens else -np.inf
 
 
