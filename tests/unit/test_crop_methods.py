@@ -168,6 +168,14 @@ def test_vidcom2_passes_over_half_of_the_channels() -> None:
         (IMAGE, "holov", {}, (16 + 16 * 29, 3 + 16 * 4)),
         # 74 and three a frame; tolist()
         (VIDEO, "vidcom2", {}, (74 + 32 * 3, 1)),
+        # 7 and six of each of 56 tokens; nothing is read on the host
+        (IMAGE, "divprune", {}, (7 + 56 * 6, 0)),
+        (IMAGE, "visionzip", {}, (37, 5)),
+        # 39 centres (int(576 · 0.0694)) and the sum of the rest; 143 centres, a grid compared on the host
+        (IMAGE, "prumerge", {}, (24 + 39 * 11, 1)),
+        (IMAGE, "prumerge_plus", {}, (26 + 143 * 12.5, 2 + 143 * 1.5)),
+        # the compressed video of 32 frames, reduced as one
+        (VIDEO, "evs", {}, (20, 1)),
     ],
 )
 def test_released_code_launches(run: dict, method: str, params: dict, expected: tuple[int, int]) -> None:

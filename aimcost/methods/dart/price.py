@@ -38,7 +38,7 @@ PIVOT_COSINE = register(
         price=pivot_cosine,
         reads="layer",
         launches=Launches(score=4.0),
-        # key norms, pivots, cosine and top-k for each of 8 pivots, set difference
+        # estimated: key norms, pivots, cosine and top-k for each of 8 pivots, set difference
         eager_launches=Launches(total=90.0, syncs=9.0),
     )
 )

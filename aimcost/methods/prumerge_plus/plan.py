@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...types import ModelSpec, Schedule, Workload
 from ..base import KeptParams, reduce_before, require_absent
-from ..prumerge.price import CLASS_ATTENTION
+from .price import CLASS_ATTENTION_GRID
 
 SUMMARY = "PruMerge+: pre-LLM, int(N·ratio) tokens per image: ratio | keep_tokens"
 
@@ -29,7 +29,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         workload,
         params,
         method="prumerge_plus",
-        scorer=CLASS_ATTENTION,
+        scorer=CLASS_ATTENTION_GRID,
         per_group=max(1, int(workload.tokens_per_group * ratio)),
         keep_tokens=params.keep_tokens,
         notes=() if params.keep_tokens is not None else (note,),

@@ -35,7 +35,8 @@ LAST_QUERY = register(
         price=next_layer_row,
         reads="next_layer",
         launches=Launches(score=7.0),
-        # norm, q, k, rope of all tokens, a row, top-k, sort, and a loop over the batch that rebuilds inputs
-        eager_launches=Launches(total=60.0, syncs=4.0),
+        # pdrop_rank_drop on one request: norm (6), q, k, v, rope (11), a causal mask, a row, top-k, sort, and inputs,
+        # labels and mask rebuilt; three boolean indices and .item() wait
+        eager_launches=Launches(total=75.0, syncs=4.0, counted="Cooperx521/PyramidDrop at 6444f30"),
     )
 )

@@ -46,6 +46,8 @@ MEAN_KEY_BIPARTITE = register(
         price=mean_key_bipartite,
         reads="inside_tower",
         launches=Launches(score=3.0),
+        # mean key, bipartite_soft_matching, merge_wavg of tokens and sizes (19), and the sizes' logarithm on attention
+        eager_launches=Launches(total=21.0, counted="facebookresearch/ToMe at af95e4b"),
         merges=True,
     )
 )

@@ -89,8 +89,8 @@ CLASS_ATTENTION_CONTEXTUAL = register(
         price=class_attention_contextual,
         reads="tower",
         launches=Launches(score=2.0),
-        # top-k, boolean masks, contextual matching
-        eager_launches=Launches(total=35.0, syncs=3.0),
+        # top-k, masks, contextual matching; two masked_select and three boolean indices wait
+        eager_launches=Launches(total=37.0, syncs=5.0, counted="dvlab-research/VisionZip at 3151f6d"),
         exposes="tower",
         counts=_counts,
         merges=True,
