@@ -21,9 +21,9 @@ __all__ = ["app", "main"]
 
 
 def main() -> None:
-    """Run the command; a user's mistake never ends in a traceback."""
+    """Run the command; a user's mistake never raises a traceback."""
     for stream in (sys.stdout, sys.stderr):
-        # a terminal or pipe that cannot write × or → shows ? there, rather than ending the command
+        # a terminal or pipe that cannot write × or → shows ? there, rather than failing the command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
@@ -34,7 +34,7 @@ def main() -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        _drop_output()  # the reader (head, less) has seen enough
+        _drop_output()  # the reader (head, less) has closed the pipe
         sys.exit(0)
     except OSError as error:
         _drop_output()

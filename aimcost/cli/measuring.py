@@ -107,16 +107,16 @@ def profile(
     from ..measure.profile.to_calibration import profile_yaml
     from ..report.measured import profile_text
 
-    kept = record if record is not None else None if output is None else output.with_suffix(".record.json")
+    samples = record if record is not None else None if output is None else output.with_suffix(".record.json")
     with progress_bar() as step:
-        measured = profiling.profile(device, quick, progress=step, path=kept)
+        measured = profiling.profile(device, quick, progress=step, path=samples)
     name = output.stem if output is not None else f"my_{device}"
     text = profile_yaml(measured, name)
     if output is None:
         print(text, end="")
         return
     write_atomically(output, text)
-    print(profile_text(measured, output, kept))
+    print(profile_text(measured, output, samples))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""A stack of one's own from a few timings: an offset, and where they tell it apart a scale.
+"""A user's stack from a few timings: an offset and, where they can be separated, a scale.
 
     measured = scale · kernels + others + offset
 

@@ -1,4 +1,4 @@
-"""The whole account: every published row against its prediction, and the bars that the predictions must meet."""
+"""All published rows against their predictions, and the bars that the predictions must meet."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Evidence:
 
     @property
     def cards(self) -> tuple[Score, ...]:
-        """Cards with efficiencies of their own, and those that inherit them."""
+        """By card: measured efficiencies, and inherited ones."""
         return by(self.rows, lambda row: row.card)
 
     def balanced(self, name: str) -> tuple[tuple[str, float], ...]:

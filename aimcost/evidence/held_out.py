@@ -136,7 +136,7 @@ class _Decomposed:
     linear
         Value, and derivative by each figure, shape (1 + figures,).
     queues
-        (sign, candidates) of the time at which a stretch ends: the largest of its candidates, each linear in the
+        (sign, candidates) of the finish time of a stretch: the largest of its candidates, each linear in the
         figures, shape (1 + figures, rows).
     """
 
@@ -254,7 +254,7 @@ def _parts(slopes: _Slopes, timing: Timing) -> _Decomposed:
 
 
 def _ending(device: Floats, last: Floats, host: Floats) -> Floats:
-    """When a stretch of rows ends, as `aimcost.pricing.host_queue.with_host` has it: the latest of these.
+    """Finish time of a stretch of rows, as in `aimcost.pricing.host_queue.with_host`: the latest of these.
 
     All work, one row after another; or row j issued, what is left of it then, and the work after it.
     """

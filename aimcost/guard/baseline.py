@@ -20,7 +20,7 @@ __all__ = ["SCHEMA_VERSION", "load_baseline", "save_baseline", "to_text", "uncha
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 64_000_000
-# Machines differ in the last bits of a sum; nine digits are kept, and the ninth may round either way.
+# Machines differ in the last bits of a sum; nine digits are stored, and the ninth may round either way.
 SAME = 1e-8
 _INDENTED = 4
 

@@ -190,12 +190,15 @@ def _compared(
 
 def _update(path: str | Path, held: Mapping[str, Any], entries: Mapping[str, Any]) -> None:
     """Write the new entries; one that differs in the last bits alone stays as it was written."""
-    kept = {name: {key: value for key, value in entry.items() if key != "sha"} for name, entry in held["runs"].items()}
-    fresh = {
-        name: kept[name] if name in kept and unchanged(kept[name], entry) else entry for name, entry in entries.items()
+    recorded = {
+        name: {key: value for key, value in entry.items() if key != "sha"} for name, entry in held["runs"].items()
     }
-    merged = {**kept, **fresh}
-    same = merged == kept and bool(kept)
+    fresh = {
+        name: recorded[name] if name in recorded and unchanged(recorded[name], entry) else entry
+        for name, entry in entries.items()
+    }
+    merged = {**recorded, **fresh}
+    same = merged == recorded and bool(recorded)
     save_baseline(path, merged, held["written_by"] if same else f"aimcost {__version__}")
 
 

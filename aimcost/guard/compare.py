@@ -154,7 +154,7 @@ def not_judged(changes: Iterable[Change], before: Mapping[str, Any], after: Mapp
 def _status(before: float | None, after: float, tolerance: float) -> str:
     if before is None:
         return "new"
-    # a hair of slack: nine digits are kept
+    # slack for rounding: nine digits are stored
     room = before * max(tolerance, 2e-9)
     if after > before + room:
         return "worse"

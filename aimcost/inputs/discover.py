@@ -1,4 +1,4 @@
-"""What there is, by name: a file's stem is its key, a module's name is its method or estimator.
+"""Discovery by name: a file is known by its name without the extension, a method or estimator by its module's.
 
 Search order for files: the user's folder, ``$AIMCOST_PATH``, the user's config folder, then the
 project's own files (the repository root in a checkout, package data when installed). The first
@@ -43,7 +43,7 @@ def own_root() -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether `path` is a file; a name that no file system takes is none."""
+    """Whether `path` is a file; False for names that no file system accepts."""
     try:
         return path.is_file()
     except (OSError, ValueError):

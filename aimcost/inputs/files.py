@@ -37,10 +37,10 @@ _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 def _without_base_sixty(resolvers: dict[str, Any]) -> dict[str, Any]:
     """YAML 1.1 reads 12:30:45 as a number; here a number is a number."""
-    kept: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     for first, pairs in resolvers.items():
-        kept[first] = [(tag, _plain(tag, pattern)) for tag, pattern in pairs]
-    return kept
+        plain[first] = [(tag, _plain(tag, pattern)) for tag, pattern in pairs]
+    return plain
 
 
 def _plain(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
@@ -55,15 +55,15 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
     yaml_implicit_resolvers = _without_base_sixty(_BaseLoader.yaml_implicit_resolvers)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
+        keys: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a scalar", key_node.start_mark)
-            if key in seen:
+            if key in keys:
                 line = key_node.start_mark.line + 1
                 raise FileFormatError(f"line {line}: duplicate key {key!r}")
-            seen.add(key)
+            keys.add(key)
         result: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return result
 

@@ -153,7 +153,7 @@ def _check_kinds(given: Mapping[str, float], allowed: Any, key: str, where: str)
 
 
 def _check_sources(file: StackFile, data: Mapping[str, Any], where: str) -> None:
-    """Every figure has a source: of its own, in `sources` by key, or one for all."""
+    """Every figure has a source: its own, one in `sources` by key, or one for all."""
     if isinstance(file.sources, list):
         if any(text.strip() for text in file.sources):
             return

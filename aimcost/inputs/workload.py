@@ -43,7 +43,7 @@ def resolve_workload(
         if model.vision is not None:
             notes.append("visual_tokens given: the vision tower and projector are not priced")
     elif given is not None:
-        layout = _seen(file, model, frames, given, without_newline=without_newline)
+        layout = _layout(file, model, frames, given, without_newline=without_newline)
         notes.extend(layout.notes)
     elif file.newline:
         raise InvalidValueError("workload.newline", "omitted without visual tokens", file.newline)
@@ -67,7 +67,7 @@ def resolve_workload(
 
 
 def _source(file: WorkloadFile) -> str | None:
-    """The key that says what is seen, if any; the others must be absent."""
+    """The key that sets the visual input, if any; the others must be omitted."""
     keys = ("images", "frames", "visual_tokens", "seconds")
     given = [key for key in keys if getattr(file, key) is not None]
     if len(given) > 1:
@@ -90,7 +90,7 @@ def _frames(file: WorkloadFile) -> int:
     return frames
 
 
-def _seen(file: WorkloadFile, model: ModelSpec, frames: int, given: str, *, without_newline: bool) -> VisualLayout:
+def _layout(file: WorkloadFile, model: ModelSpec, frames: int, given: str, *, without_newline: bool) -> VisualLayout:
     """Images or frames as the model's own processor would lay them out."""
     if model.projector is None:
         raise InvalidValueError(

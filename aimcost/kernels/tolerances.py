@@ -75,10 +75,10 @@ def importance_error(
     heads, tokens, width = q.shape[1:]
     q, k = q.double(), k.double()
     logits, matrix = sharpened(q, k, scale=scale, tau=tau, live_BN=live)
-    seen = logits.isfinite()
-    below = (logits.amax(-1, keepdim=True) - logits).masked_fill(~seen, 0)
+    visible = logits.isfinite()
+    below = (logits.amax(-1, keepdim=True) - logits).masked_fill(~visible, 0)
     square = q.square() @ k.square().repeat_interleave(heads // k.shape[1], dim=1).transpose(2, 3)
-    exponent = _dot_variance(logits.masked_fill(~seen, 0), square * (scale / tau) ** 2, width)
+    exponent = _dot_variance(logits.masked_fill(~visible, 0), square * (scale / tau) ** 2, width)
     exponent += 2 * below.square() + INTRINSIC
     row = (matrix.square() * exponent).sum(-1, keepdim=True)
     entry = (exponent if products == 2 else (1 - 2 * matrix) * exponent) + row

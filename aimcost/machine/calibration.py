@@ -97,7 +97,7 @@ def calibration_of(hardware: HardwareSpec) -> Calibration:
 
 
 def _tables_stamp(hardware: HardwareSpec) -> Stamp | None:
-    """Of the file of correction tables beside the profile; None where there is none."""
+    """Of the correction tables beside the profile; None without such a file."""
     given = (hardware.calibration or {}).get("tables")
     try:
         return stamp_of(f"{hardware.folder}/{given}") if isinstance(given, str) else None
@@ -204,7 +204,7 @@ def _memory_efficient(model: Any, parent: Any) -> Any:
 def _machine(hardware: HardwareSpec, parent: HardwareSpec | None, reuse: float) -> Machine:
     """What memory-bound kernels know of a card; clock and multiprocessors of its relative where it states none."""
     memory = attained_of(hardware).memory
-    # a profile without calibration and shares of its own attains what its relative does
+    # a profile without a calibration attains the shares of the card it inherits from
     if memory is None and parent is not None:
         memory = attained_of(parent).memory
     clock = hardware.boost_clock_hz or (parent.boost_clock_hz if parent is not None else 0.0) or 1.8e9

@@ -62,7 +62,7 @@ class CropParams(KeptParams):
 
 
 class DroppedParams(MethodParams):
-    """`k` full layers, then a share (`ratio`) of the visual tokens dropped, or `keep_tokens` of them kept."""
+    """`k` full layers, then a share (`ratio`) of the visual tokens dropped, or all but `keep_tokens`."""
 
     k: Annotated[int, Field(ge=1)] = 2
     ratio: Annotated[float, Field(ge=0, lt=1)] | None = None

@@ -225,7 +225,7 @@ def _mlp(name: str, *reads: str) -> Op:
 
 
 def _down(name: str, *reads: str) -> Op:
-    """The product that ends a branch."""
+    """The last product of a branch."""
     return Op(name, "mlp", "row", exchange="mlp", reads=reads)
 
 

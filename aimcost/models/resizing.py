@@ -51,13 +51,13 @@ def tile_grid(size: Size, side: int, most: int) -> tuple[int, int]:
 def best_grid(size: Size, grids: tuple[tuple[int, int], ...]) -> tuple[int, int]:
     """The (height, width) that keeps the most of the image's pixels, then wastes the fewest."""
     width, height = size
-    best, kept, wasted = grids[0], 0, math.inf
+    best, most_useful, wasted = grids[0], 0, math.inf
     for grid_height, grid_width in grids:
         scale = min(grid_width / width, grid_height / height)
         useful = min(int(width * scale) * int(height * scale), width * height)
         waste = grid_width * grid_height - useful
-        if useful > kept or (useful == kept and waste < wasted):
-            best, kept, wasted = (grid_height, grid_width), useful, waste
+        if useful > most_useful or (useful == most_useful and waste < wasted):
+            best, most_useful, wasted = (grid_height, grid_width), useful, waste
     return best
 
 

@@ -62,8 +62,8 @@ def image_layout(model: ModelSpec, images: int, size: Size | None) -> VisualLayo
     if model.decoder.cross_layers and vision is not None:
         return _crossed(vision, images, size)
     if vision is None or rule is None:
-        said = () if size is None or vision is None else _resized(size, vision.image_size)
-        return VisualLayout(groups=images, tokens_per_group=projector.tokens_per_image, notes=said)
+        tile_notes = () if size is None or vision is None else _resized(size, vision.image_size)
+        return VisualLayout(groups=images, tokens_per_group=projector.tokens_per_image, notes=tile_notes)
     if size is None and rule.default_size is None:
         tokens = projector.tokens_per_image
         note = f"images are counted at the base resolution ({tokens} tokens), without tiles"
@@ -209,11 +209,11 @@ def _tiles(projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, i
     notes: tuple[str, ...] = ()
     if width > best[0] * side and height > best[1] * side:
         notes = (_shrunk(size, (best[0] * side, best[1] * side), tiles * side * side),)
-    seen = tiles + 1 if tiles > 1 else 1
+    views = tiles + 1 if tiles > 1 else 1
     return VisualLayout(
         groups=images,
-        tokens_per_group=seen * projector.tokens_per_image,
-        load=TowerLoad(sequences=images * seen, rows=side // vision.patch_size, columns=side // vision.patch_size),
+        tokens_per_group=views * projector.tokens_per_image,
+        load=TowerLoad(sequences=images * views, rows=side // vision.patch_size, columns=side // vision.patch_size),
         notes=notes,
     )
 

@@ -2,7 +2,7 @@
 
 FLOPs count the two matrix products, 2·d each a (query, key) pair. The softmax of a fused kernel
 runs on other units beside them (5 of 4·d + 5 operations a pair, 1 % at d = 128) and is left out,
-as in `torch.utils.flop_counter`; the eager softmax is an operation of its own and counted.
+as in `torch.utils.flop_counter`; the eager softmax is a separate op and is counted.
 """
 
 from __future__ import annotations

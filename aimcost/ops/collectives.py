@@ -13,12 +13,12 @@ __all__ = ["all_gather", "all_reduce", "send"]
 
 
 def all_reduce(message: Array, ranks: float) -> Cost:
-    """Every rank ends with the sum of all: a ring sends 2·(t − 1) / t of the message."""
+    """Every rank gets the sum over all ranks: a ring sends 2·(t − 1) / t of the message."""
     return _collective(message, ranks, 2.0 * (ranks - 1.0) / ranks, passes=2.0)
 
 
 def all_gather(message: Array, ranks: float) -> Cost:
-    """Every rank ends with all parts of the message: a ring sends (t − 1) / t of it."""
+    """Every rank gets all parts of the message: a ring sends (t − 1) / t of it."""
     return _collective(message, ranks, (ranks - 1.0) / ranks, passes=1.0)
 
 

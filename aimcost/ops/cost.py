@@ -27,7 +27,7 @@ class Cost:
     dims
         The dimensions that a time model needs (gemm: m, n, k; attention: batch, heads, …).
     flops
-        One multiply-add is 2. Attention is causal unless said otherwise.
+        One multiply-add is 2. Attention is causal unless stated otherwise.
     flops_full_square
         Matrix-product FLOPs over the full q x kv square, masked half included: what
         `torch.utils.flop_counter` counts. None where it equals `flops`.

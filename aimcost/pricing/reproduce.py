@@ -54,7 +54,7 @@ def reproduce(paper: str = "aim") -> dict[str, Any]:
 
 
 class _Paper(dict[str, Any]):
-    """A paper's data, with runs that name one of its own models resolved."""
+    """A paper's data, with runs that name one of its models resolved."""
 
     def compute(self, run: Mapping[str, Any]) -> dict[str, Any]:
         """TFLOP, ms and tokens by layer of the language model's prefill."""

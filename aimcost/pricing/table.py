@@ -188,7 +188,7 @@ class OpTable:
 
     @cached_property
     def classes(self) -> tuple[tuple[str, str, int], ...]:
-        """Kind, stage and head width of what has time coefficients of its own; no stage but of attention."""
+        """Kind, stage and head width that select time coefficients; the stage matters for attention only."""
         return tuple(dict.fromkeys(self._class_names))
 
     @cached_property

@@ -1,1 +1,1 @@
-"""How results are shown: text, exports, plots. Nothing here computes a figure of its own."""
+"""Presentation of results: text, exports, plots. No figure is computed here."""

@@ -177,7 +177,7 @@ def _is(row: Mapping[str, Any], choice: Choice) -> bool:
 
 
 def _thinned(length: int, count: int, always: Sequence[int]) -> list[int]:
-    """About `count` positions evenly spread over a front, both ends and `always` included."""
+    """About `count` positions evenly spread over a front, including first, last and `always`."""
     if length <= count:
         return list(range(length))
     return sorted({round(i * (length - 1) / (count - 1)) for i in range(count)} | set(always))

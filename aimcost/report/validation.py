@@ -16,7 +16,7 @@ __all__ = ["validation_section", "validation_text"]
 
 
 def validation_text(comparison: Comparison) -> str:
-    """For a terminal: prefills one by one, errors by part, speedups, and whether the profile had seen any."""
+    """For a terminal: each prefill, errors by part, speed-ups, and whether the shapes were held out."""
     notes = "\n".join([_held_out(comparison), *(f"note: {note}" for note in comparison.notes)])
     return "\n\n".join(["\n".join(_headline(comparison)), *_tables(comparison, "simple"), notes])
 

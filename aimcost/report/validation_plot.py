@@ -45,10 +45,10 @@ def draw_validation(comparison: Comparison, path: str | Path) -> None:
     _draw_errors(errors, points)
     summary = comparison.prefill
     speed = [abs(speedup.error) for speedup in comparison.speedups]
-    said = f"prefill MAPE {summary.mape:.1%}, worst {summary.worst:+.1%}"
+    summary_line = f"prefill MAPE {summary.mape:.1%}, worst {summary.worst:+.1%}"
     times.set_title(
         f"{comparison.record.environment.device_name}, {comparison.record.date}\n"
-        + said
+        + summary_line
         + (f"; speed-up within {max(speed):.1%}" if speed else ""),
         fontsize=11,
     )

@@ -1,4 +1,4 @@
-"""The attention function that lets queries and keys be seen, and the switch that puts it in place.
+"""An attention function that captures queries and keys, and the switch that installs it.
 
 Registered once under one name in transformers' public registries. It runs the model's own SDPA
 attention; modules that are listed here first show their post-RoPE queries and keys to a listener.
@@ -79,10 +79,10 @@ def switch_attention(decoder: nn.Module) -> None:
     """Make `decoder` attend through `NAME`. Counted by config object: models may share one."""
     with _lock:
         config = decoder.config
-        kept, original, users = _switched.get(id(config), (config, compat.attention_name(decoder), 0))
+        held, original, users = _switched.get(id(config), (config, compat.attention_name(decoder), 0))
         if users == 0:
             _set(decoder, NAME)
-        _switched[id(config)] = (kept, original, users + 1)
+        _switched[id(config)] = (held, original, users + 1)
 
 
 def restore_attention(decoder: nn.Module) -> None:

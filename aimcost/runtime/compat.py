@@ -127,7 +127,7 @@ def cache_of(output: Any) -> Cache:
     Raises
     ------
     UnsupportedModelError
-        There is none, or more than one.
+        None found, or more than one.
     """
     found = caches_in(output.values() if isinstance(output, dict) else output)
     if len(found) != 1:
@@ -171,7 +171,7 @@ def attention_name(module: nn.Module) -> str:
 def video_features(container: nn.Module, pixels: Any) -> Any:
     """What the tower and projector of `container` make of (B, F, 3, h, w) pixels.
 
-    Releases before 5.0 ask for what the configuration says as arguments of their own.
+    Releases before 5.0 take values of the configuration as separate arguments.
     """
     required = [
         parameter.name

@@ -33,7 +33,7 @@ _lock = threading.RLock()
 
 
 class _Shown(Exception):
-    """Ends a look at the next layer's queries and keys before its attention runs."""
+    """Raised to stop a forward once the next layer's queries and keys are captured, before its attention runs."""
 
 
 class DroppingSession(Session):

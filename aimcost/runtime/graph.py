@@ -29,7 +29,7 @@ Call = Callable[..., Any]
 
 
 class Captured:
-    """A call that replays a CUDA graph, or the same call run eagerly where there is none.
+    """A call that replays a CUDA graph, or the same call run eagerly if no graph was captured.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ class Captured:
 
     @property
     def record(self) -> Record | None:
-        """What the reduction did (`aimcost.runtime.Record`): kept sets are those of the latest call."""
+        """What the reduction did (`aimcost.runtime.Record`): kept positions are those of the latest call."""
         return self._record()
 
     @property
@@ -124,7 +124,7 @@ def capture_prefill(
     Parameters
     ----------
     inputs
-        Keyword arguments of ``model``; tensors are copied into buffers of their own.
+        Keyword arguments of ``model``; tensors are copied into static buffers.
     schedule
         Applied while recording; the graph then needs no `aimcost.apply` around it. None: the model as
         it is, an `apply` block around this call included.
@@ -201,7 +201,7 @@ def _record(
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        # A call that waits would fail while recording; seen beforehand, no half-recorded graph is left.
+        # A call that waits would fail during capture; detecting it first leaves no half-captured graph.
         with HostSyncs(device) as syncs:
             call(**static)
         for _ in range(0 if syncs.found else warmup - 1):
@@ -225,7 +225,7 @@ def _drain(device: torch.device) -> None:
 
 
 def shallow(value: Any) -> Any:
-    """The same tensors in containers of their own: decoding grows a cache by replacing its entries."""
+    """The same tensors in fresh containers: decoding grows a cache by replacing its entries."""
     if isinstance(value, DynamicCache):
         cache = copy.copy(value)
         cache.layers = [copy.copy(layer) for layer in value.layers]

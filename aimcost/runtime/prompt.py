@@ -28,7 +28,7 @@ __all__ = ["Plan", "make_plan", "start"]
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A schedule checked against a model: all that is known before a prompt is seen."""
+    """A schedule checked against a model: all that is known before a prompt arrives."""
 
     family: Family
     schedule: Schedule
@@ -84,7 +84,7 @@ def start(plan: Plan, kwargs: dict[str, Any], placeholders: torch.Tensor | None)
     kwargs
         The decoder's arguments by name, changed in place to fit the shorter prompt.
     placeholders
-        (B, P) where ``input_ids`` hold image or video placeholders, None where no ids were seen.
+        (B, P) where ``input_ids`` hold image or video placeholders, None if no ids were passed.
 
     Raises
     ------

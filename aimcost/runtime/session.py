@@ -118,7 +118,7 @@ class Session(ABC):
         """The forward pass that this thread is in."""
         return getattr(self._local, "step", None)
 
-    # The container: input ids are only seen here.
+    # The container: input ids are available only here.
 
     def _enter_container(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

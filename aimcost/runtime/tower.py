@@ -41,7 +41,7 @@ class TowerAttention:
         # hidden_states[0] is the embedding: the layer that made hidden_states[i] is i − 1.
         self._layer: nn.Module = layers[layer - 1 if layer > 0 else len(layers) + layer]
         self._has_class_token = container.config.vision_feature_select_strategy == "default"
-        self._seen = threading.local()
+        self._captured = threading.local()
         attention.check_attention(self._tower)
 
     def install(self) -> None:
@@ -56,7 +56,7 @@ class TowerAttention:
 
     def forget(self) -> None:
         """Let go of what was recorded."""
-        self._seen.value = None
+        self._captured.value = None
 
     def _listen(
         self,
@@ -71,7 +71,7 @@ class TowerAttention:
         keys = key.transpose(1, 2).flatten(2)
         if self._has_class_token:
             keys = keys[:, 1:]
-        self._seen.value = (scores, keys)
+        self._captured.value = (scores, keys)
 
     def _received(self, query: torch.Tensor, key: torch.Tensor, scale: float) -> torch.Tensor:
         """(n,) attention received in one image, from (H, N, d) queries and keys."""
@@ -87,10 +87,10 @@ class TowerAttention:
         ScheduleError
             The tower did not run, or its patches are not the schedule's groups of tokens.
         """
-        seen = getattr(self._seen, "value", None)
-        if seen is None:
+        captured = getattr(self._captured, "value", None)
+        if captured is None:
             raise ScheduleError("scorer 'cls_attention': the vision tower did not run before the decoder")
-        scores, keys = seen
+        scores, keys = captured
         if scores.shape != (groups, tokens) and hasattr(self._container, "apply_pooling"):
             scores = self._container.apply_pooling(scores[..., None])[..., 0]
             keys = self._container.apply_pooling(keys)

@@ -19,7 +19,7 @@ class MoeSpec:
     intermediate
         Width of one expert.
     shared_intermediate
-        Width of the expert that every token passes through as well, behind a gate of its own
+        Width of the expert that every token passes through as well, behind a separate gate
         (Qwen2-MoE); zero without one.
     """
 
@@ -196,7 +196,7 @@ class ProjectorSpec:
         One learned token is appended to a video (LLaVA-OneVision), and to each row of an image
         that is cut into tiles.
     row_newline
-        A newline token ends each row of a video frame instead (LLaVA-Video).
+        A newline token follows each row of a video frame instead (LLaVA-Video).
     merge
         Side of the square of patches that become one row of the first linear layer (Qwen2-VL's
         merger, InternVL's pixel shuffle).

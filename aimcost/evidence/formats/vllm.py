@@ -41,7 +41,7 @@ def _serve(data: Mapping[str, Any], given: Mapping[str, Any]) -> list[Result]:
     notes += _uneven(data, "input_lens") + _uneven(data, "output_lens")
     ttft, tpot, e2e = (times[name][0] for name in ("ttft", "tpot", "e2el"))
     if e2e is None and ttft is not None and tpot is not None:
-        # in flight: what a request takes, from its first token and its steps; not a clock of its own
+        # in flight: what a request takes, from its first token and its steps; not measured separately
         lasts = ttft + tpot * max(0, new - 1)
     else:
         lasts = e2e if e2e is not None else 0.0

@@ -14,7 +14,7 @@ __all__ = ["DECODER_TYPES", "decoder_spec", "text_section"]
 DENSE_TYPES = ("llama", "mistral", "qwen2", "qwen3", "qwen")
 MOE_TYPES = ("mixtral", "qwen2_moe", "qwen3_moe")
 DECODER_TYPES = (*DENSE_TYPES, *MOE_TYPES)
-# The language model of a composite goes by a name of its own there.
+# A composite names its language model's type separately.
 _TEXT_ALIASES = {
     "qwen2_vl": "qwen2",
     "qwen2_vl_text": "qwen2",

@@ -29,7 +29,7 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
     InvalidValueError
         A figure is missing, of the wrong type, or fits no model.
     UnknownNameError
-        `model_type` is none that aimcost knows.
+        Unknown `model_type`.
     """
     config = in_transformers_layout(config, where)
     reader = Reader(config, where)

@@ -130,7 +130,7 @@ def llava_next(reader: Reader, name: str, source: str) -> ModelSpec:
 
 
 def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
-    """LLaVA-OneVision: a frame's patch grid is pooled 2x2 (rounding up), a video ends in a newline."""
+    """LLaVA-OneVision: a frame's patch grid is pooled 2x2 (rounding up), a video is followed by a newline token."""
     decoder, notes = text_section(reader)
     vision = _tower(reader.part("vision_config"), _feature_layer(reader, -1))
     pooled = math.ceil(math.isqrt(vision.patches) / 2)

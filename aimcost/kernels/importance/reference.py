@@ -32,12 +32,12 @@ def sharpened(
     k_BHND = k_BVND.repeat_interleave(group, dim=1)
     logits = q_BHND.to(dtype) @ k_BHND.to(dtype).transpose(2, 3) * (scale / tau)
     tokens = logits.shape[-1]
-    seen = torch.ones(tokens, tokens, dtype=torch.bool, device=logits.device).tril()
+    visible = torch.ones(tokens, tokens, dtype=torch.bool, device=logits.device).tril()
     if live_BN is not None:
-        seen = seen & live_BN[:, None, :, None] & live_BN[:, None, None, :]
-    logits = logits.masked_fill(~seen, -torch.inf)
+        visible = visible & live_BN[:, None, :, None] & live_BN[:, None, None, :]
+    logits = logits.masked_fill(~visible, -torch.inf)
     # A dead row sees nothing: its softmax is 0/0, and it is to pass on nothing.
-    return logits, torch.softmax(logits, dim=-1).masked_fill(~seen, 0)
+    return logits, torch.softmax(logits, dim=-1).masked_fill(~visible, 0)
 
 
 def importance_dense(

@@ -79,7 +79,7 @@ def _row_tile(
         alive = tl.load(live + columns, mask=columns < tokens, other=0) != 0
         product = tl.where(alive[None, :], product, -float("inf"))
     higher = tl.maximum(top, tl.max(product, axis=1))
-    # For a row that has seen no live key yet: its exponents stay -inf instead of turning NaN.
+    # For a row without a live key so far: its exponents stay -inf instead of turning NaN.
     pivot = tl.maximum(higher, -3.0e38)
     share = tl.exp2((product - pivot[:, None]) * scale2)
     total = total * tl.exp2((top - pivot) * scale2) + tl.sum(share, axis=1)
@@ -150,7 +150,7 @@ def step_kernel(
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
     OWN: tl.constexpr, LOOP: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """One d ← d·M. Block 0 of keys is seen by every query, and starts first."""
+    """One d ← d·M. Block 0 of keys is visible to every query, so it starts first."""
     tl.static_assert(OWN % LOOP == 0)
     batch = (tl.program_id(1) // HEADS).to(tl.int64)
     head = (tl.program_id(1) % HEADS).to(tl.int64)

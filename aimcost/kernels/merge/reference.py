@@ -60,7 +60,7 @@ def match(x_FND: torch.Tensor, r: int) -> Matching:
     """Pair tokens: each even one with its most similar odd one, ties to the lowest position."""
     similarity_FAB = cosine_order(x_FND)
     best = similarity_FAB.amax(dim=-1, keepdim=True)
-    # Lowest position among equals, said outright: torch leaves open which one max() names. The clamp
+    # Lowest position among equals, explicitly: torch does not specify which one max() returns. The clamp
     # is for NaN, which equals nothing and must not lead outside the tensor.
     position_B = torch.arange(similarity_FAB.shape[-1], device=x_FND.device)
     into_FA = torch.where(similarity_FAB == best, position_B, position_B.numel()).amin(dim=-1)

@@ -48,7 +48,7 @@ __all__ = ["attained_blocks", "fp32_products", "memory_bound", "renew", "tensor_
 REFERENCE = [
     (m, n, k) for m in (2048, 4096, 8192) for n, k in ((4096, 4096), (14336, 4096), (4096, 14336), (8192, 8192))
 ]
-# Kinds without timings of their own: whose launch and rate they take, and why. Bands are wide.
+# Kinds without timings: the kind whose launch and rate they use, and why. Bands are wide.
 _VIDUR_EMBED = (
     "A100 and H100 reach 0.164 of their bandwidth in microsoft/vidur's profiles (commit 7d47513, MIT), "
     "2.2 bytes a cycle and SM on both"

@@ -79,7 +79,7 @@ class KernelModel:
     def of(cls, data: Mapping[str, Any], *, where: str, clock_hz: float = 0.0) -> KernelModel:
         """From a mapping; raises CalibrationError where a coefficient cannot be true.
 
-        A profile may state ``launch_us`` in place of ``launch_cycles``: of its own clock.
+        A profile may state ``launch_us`` in place of ``launch_cycles``, in its measured microseconds.
         """
         given = {"row_cycles": 0.0, "compute_share": 1.0, **data}
         if "launch_us" in given:

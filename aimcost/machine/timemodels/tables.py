@@ -28,7 +28,7 @@ def smooth_max(first: Floats, second: Floats, p: float) -> Floats:
 
 
 def bracket(values: Floats, nodes: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Lower node of each value and the weight of the upper one; values beyond the ends are clamped."""
+    """Lower node of each value and the weight of the upper one; values outside are clamped."""
     # minimum and maximum: np.clip costs several times as much on short arrays
     inside = np.minimum(np.maximum(values, nodes[0]), nodes[-1])
     lower = nodes[1:-1].searchsorted(inside, side="right")

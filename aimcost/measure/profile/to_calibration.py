@@ -169,8 +169,8 @@ def _attention(samples: Sequence[Sample], along: str, source: Mapping[str, str])
 def _pairs(sample: Sample) -> float:
     """(query, key) pairs that the mask lets through, over all sequences and heads."""
     dims = sample.dims
-    seen = float(visible_pairs(dims["q_len"], dims["kv_len"], bool(dims["causal"])))
-    return dims["batch"] * dims["heads"] * seen
+    visible = float(visible_pairs(dims["q_len"], dims["kv_len"], bool(dims["causal"])))
+    return dims["batch"] * dims["heads"] * visible
 
 
 def _attend(grid: AttentionGrid, sample: Sample) -> Any:

@@ -1,4 +1,4 @@
-"""Whether a profile has seen the shapes that it is judged on: the nodes of its grids against a run's sizes."""
+"""Whether a profile was fitted on the shapes it is tested on: the nodes of its grids against a run's sizes."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def read_profile(given: str | Path) -> dict[str, Any]:
 
 
 def load_runs(given: Iterable[str | Path]) -> dict[str, Run]:
-    """Runs by label: the file's stem, or the name.
+    """Runs by label: the file name without extension, or the name.
 
     Raises
     ------

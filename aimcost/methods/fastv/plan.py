@@ -17,7 +17,7 @@ DEFAULT_RATIO = 0.5
 
 
 class Params(DroppedParams):
-    """`k` full layers, then `ratio` of the visual tokens dropped, or `keep_tokens` kept."""
+    """`k` full layers, then `ratio` of the visual tokens dropped, or all but `keep_tokens`."""
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:

@@ -22,7 +22,7 @@ def merge_by_class_attention(
 ) -> torch.Tensor:
     """Keep the most attended tokens of each group, each the weighted mean of its neighbourhood.
 
-    A kept token's neighbourhood is itself and the 32 tokens whose tower keys are most similar to
+    The neighbourhood of a token that stays is itself and the 32 tokens whose tower keys are most similar to
     its own (cosine); weights are the attention received. The schedule says how many stay,
     not outlier detection. Shapes: `x` (G, n, D), `attention` (G, n), `keys` (G, n, E); the result
     is (G, keep, D) in original order. Source: LLaVA-PruMerge (42Shawn/LLaVA-PruMerge), simplified.

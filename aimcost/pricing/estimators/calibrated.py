@@ -89,7 +89,7 @@ FUSED_PRODUCTS: Mapping[str, tuple[str, ...]] = {
 }
 _DECODER_STAGES = ("prefill", "decode")
 # Residuals that a stack may add inside the norm behind them: the sum stays in registers, one operand is read and
-# one written, where a kernel of its own reads two and writes one.
+# one written, where a separate kernel reads two and writes one.
 _ADDS, _ADD_TRAFFIC = ("attn_add", "mlp_add"), 2.0 / 3.0
 
 
@@ -245,7 +245,7 @@ class _Pricing:
             products, times = table.products, product_times(table, model, card)
         library = None
         weights, activations = self.run.precision.weights, self.run.precision.activations
-        # a format without units of its own is computed in the next wider one, by that one's kernels
+        # a format without compute units is computed in the next wider one, by that one's kernels
         computed = computed_in(self.hardware, weights) if weights == activations else weights
         if computed in _LIBRARY_FORMATS:
             library = library_factor(self.stack.products, self._architecture, products.distinct[0])

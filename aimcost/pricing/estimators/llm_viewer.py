@@ -136,7 +136,7 @@ def _layer(
     h, i, heads, kv_heads = decoder.hidden, decoder.intermediate, decoder.heads, decoder.kv_heads
     a, c = widths.activations, widths.kv
     kv_width = h * kv_heads // heads
-    d = h // heads  # QUIRK: a head_dim of its own is ignored
+    d = h // heads  # QUIRK: a separate head_dim is ignored
     if d < 1:
         raise InvalidValueError("num_attention_heads", f"at most hidden_size ({h}) under llm_viewer", heads)
     yield _op("attn_norm", "norms"), _norm(batch, h, q, a)

@@ -2,7 +2,7 @@
 
 Two features describe a schedule: x1 = log2 of the share of visual tokens that reach layer 0, and
 x2 = mean over layers of the square root of the share of those that are left. The root makes the
-first token kept in a layer worth more than the last one, as the measured l1, l2 table shows: no
+first token left in a layer worth more than the last one, as the measured l1, l2 table shows: no
 visual tokens from layer 14 on costs more accuracy than fewer of them from layer 7 on.
 Score = a(x1) + b(x2), both non-decreasing and fitted by least squares (isotonic regression,
 alternating), linear between measured values. Nothing is predicted outside the convex hull of the

@@ -95,7 +95,7 @@ def both_rows(
         "scale_above": band_of.prompt_scale[1] - 1.0,
     }
     work, issue, left, more, late = side_by_side
-    ends = columns[:, tail, None]
+    tails = columns[:, tail, None]
     return {
         "rows": Rows(
             work=work,
@@ -109,11 +109,11 @@ def both_rows(
             **shared,
         ),
         "tail_rows": Rows(
-            work=ends[0],
-            issue=ends[1],
-            last=ends[2],
-            above=ends[3],
-            above_waiting=ends[4],
+            work=tails[0],
+            issue=tails[1],
+            last=tails[2],
+            above=tails[3],
+            above_waiting=tails[4],
             group=own.band.group[tail],
             head_s=0.0,
             head_above=np.zeros(groups),

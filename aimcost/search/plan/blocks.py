@@ -52,7 +52,7 @@ class Blocks:
     sync: NDArray[np.bool_]
 
     def sent(self, block: Any, issued: Floats, end: Floats) -> Floats:
-        """When the host is done with a block that was issued from `issued` on and ends at `end`."""
+        """When the host has issued a block that it begins at `issued` and the device finishes at `end`."""
         later: Floats = issued + self.issue[block]
         return np.where(self.sync[block], end, later) if self.sync.any() else later
 

@@ -88,14 +88,14 @@ def choice_of(found: Found, budgets: Budgets, spread: float | None) -> Choice:
     # not `with_method`: the grid's run holds the schedule of its base, which would be reused for the run's own method
     result = estimate_run(load_run(mapping))
     schedule, workload = result.run.schedule, result.run.workload
-    kept = sum(max(0, count - schedule.text_tokens) for count in schedule.tokens)
+    visual = sum(max(0, count - schedule.text_tokens) for count in schedule.tokens)
     return Choice(
         run=mapping,
         label=grid.label,
         shape=grid.shape,
         estimate=result,
         ttft_upper_s=None if spread is None else upper_end(result, spread),
-        kept_tokens=kept,
-        kept_share=kept / max(1, workload.visual_tokens * len(schedule.tokens)),
+        kept_tokens=visual,
+        kept_share=visual / max(1, workload.visual_tokens * len(schedule.tokens)),
         expected_score=found.score,
     )

@@ -152,7 +152,7 @@ def _busy_above(rows: Rows) -> Floats:
 class _Queue:
     """Blocks operation by operation, as `aimcost.pricing.host_queue` runs them; arrays are [operation, block].
 
-    A block that starts with the device `lead` seconds behind the host ends its operation r at
+    A block that starts with the device `lead` seconds behind the host finishes operation r at
     ``done[r] + max(lead, ready[r])``, counted from when the host starts to issue it.
     """
 
@@ -177,8 +177,8 @@ class _Queue:
     def waiting(self, block: Counts, lead: Floats) -> Floats:
         """[group, cell]: what the upper end adds beyond that of busy blocks."""
         rows = self.rows
-        ends = self.done[:, block] + np.maximum(lead, self.ready[:, block])
-        spent = np.diff(ends, axis=0, prepend=lead[None])
+        finished = self.done[:, block] + np.maximum(lead, self.ready[:, block])
+        spent = np.diff(finished, axis=0, prepend=lead[None])
         waits = spent > 1.05 * rows.work[:, block]
         added = self.groups @ np.where(waits, 0.0, spent * rows.above[:, block])
         added[rows.host_group] += np.where(waits, spent * rows.above_waiting[:, block], 0.0).sum(axis=0)

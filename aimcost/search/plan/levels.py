@@ -242,7 +242,7 @@ def _walk(
     Parameters
     ----------
     entered
-        Level of the layer that is still to be left, −1 where there is none.
+        Level of the next layer to lower, −1 if none is left.
     """
     stretch, last = _Stretch.none(len(counts)), entered
     for column, times in enumerate(counts.T, start=level):

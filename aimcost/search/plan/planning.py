@@ -20,7 +20,7 @@ from .search import Found, Group, Objective, Progress, search
 
 __all__ = ["SHAPES", "plan_run", "spread_of"]
 
-# Keys of a workload that say how much is seen: at most one is given.
+# Keys of a workload that set the visual input: at most one is given.
 VISUALS = ("frames", "images", "visual_tokens", "seconds", "fps")
 SHAPES = ("linear", "step", "free")
 # The smallest l1 that was measured is 7 of 28 layers; before it visual tokens matter most.

@@ -41,7 +41,7 @@ class Plan:
     Attributes
     ----------
     best
-        The schedule that keeps most under every budget; None where there is none.
+        The best schedule within every budget; None if no schedule qualifies.
     nearest, shortfalls
         Without a best: the schedule that comes closest, and what it misses.
     runner_up, runner_up_lost

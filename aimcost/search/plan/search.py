@@ -157,7 +157,7 @@ def _hold_upper_end_of_miss(group: Group, prices: Prices, goal: Objective) -> No
 
 
 def _hold_upper_ends(front: Front, priced: Sequence[Prices], goal: Objective) -> None:
-    """Take the points whose band ends over the time budget out of those `within`; bands cost too much for more."""
+    """Remove from `within` the points whose upper band exceeds the time budget; bands are too costly for all points."""
     limit = goal.budgets.ttft
     if goal.spread is None or limit is None:
         return

@@ -39,7 +39,7 @@ def compute(text: str, chunk: tuple[int, int, int, int], kind: str) -> Done:
         grid, digest = _grid(text)
         columns = columns_of(grid, Chunk(*chunk))
     except AimcostError as error:
-        # those with arguments of their own do not survive the way from another process
+        # exceptions with extra arguments do not survive pickling between processes
         raise AimcostError(str(error)) from None
     reasons = columns[-1]
     errors = 0 if reasons.constant else sum(1 for value in reasons.values if value is not None)

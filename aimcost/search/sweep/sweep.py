@@ -1,4 +1,4 @@
-"""`aimcost sweep`: a grid's chunks computed, kept, and put together into one file."""
+"""`aimcost sweep`: computes a grid in chunks, stores them, and joins them into one file."""
 
 from __future__ import annotations
 
