@@ -255,7 +255,9 @@ def causes_of(before: Mapping[str, Any], after: Mapping[str, Any], written_by: s
     unexplained = _unexplained(before, after, {cause.kind for cause in causes})
     if unexplained:
         names = ", ".join(unexplained[:_SHOWN])
-        causes.append(Cause(kind="formula", details=(f"FLOPs of {names} moved with unchanged inputs; {versions}",)))
+        causes.append(
+            Cause(kind="formula", details=(f"FLOPs of {names} moved, which no other cause explains; {versions}",))
+        )
     return causes
 
 
