@@ -93,9 +93,9 @@ design differ in memory only. `aimcost calibrate --inherited` computes the table
 
 UNKNOWN = """## What is not known
 
-{timed}- Norms, activations, RoPE, look-ups, selection and merging are in no table. They take the share of bandwidth
-  that public profiles of such kernels reach ({norms}, look-ups {lookups}), with a band that covers both;
-  eager stacks multiply launches and traffic as counted in transformers' layers.
+{timed}- Norms, activations, RoPE, look-ups, selection and merging are in no operation table. Their rates are fitted to
+  published kernel timings, or are those of a similar kernel; the 80 % band of a norm is {norms} times its time, that of
+  a look-up {lookups}. Eager stacks multiply launches and traffic as counted in transformers' layers.
 - Host time per launch, in µs, is that of the software stack: {stacks}. `configs/stacks/` says which of these
   are fitted to published timings and which are assumed.
 - Attention takes the coefficients of the kernel that the profile names first. Where a card has those of a second
@@ -153,13 +153,13 @@ def band(edges: Sequence[float]) -> str:
 
 def unknown(blocks: Mapping[str, Any]) -> str:
     """What no table covers, with the figures assumed instead."""
-    shares = calibration_of(load_hardware(next(iter(blocks)))).bandwidth
+    kinds = calibration_of(load_hardware(next(iter(blocks)))).bandwidth
     stacks = [load_stack(name) for name in discover.names("stack")]
     others = list(second_kernels(blocks))
     return UNKNOWN.format(
         timed="" if any(record.environment.device == "cuda" for _, record in records()) else NOT_TIMED,
-        norms=reached(shares["rms_norm"]),
-        lookups=reached(shares["embed"]),
+        norms=factors(kinds["rms_norm"]),
+        lookups=factors(kinds["embed"]),
         stacks=", ".join(f"`{stack.name}` {stack.host_s.value * MEGA:g}" for stack in stacks),
         tokens=TOKENS,
         width=WIDTH,
@@ -171,9 +171,9 @@ def unknown(blocks: Mapping[str, Any]) -> str:
     )
 
 
-def reached(model: Any) -> str:
-    """Shares of bandwidth inside a kind's band: a time above the prediction is a share below it."""
-    return f"{model.share / model.provenance.high:.2f}–{model.share / model.provenance.low:.2f}"
+def factors(model: Any) -> str:
+    """Band of a kind as factors on its time."""
+    return f"{model.provenance.low:.2f}–{model.provenance.high:.2f}"
 
 
 def second_kernels(blocks: Mapping[str, Any]) -> Iterator[float]:
