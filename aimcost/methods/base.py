@@ -250,8 +250,8 @@ def reduce_crops(
 ) -> Schedule:
     """`visual_token_num` tokens of each crop, or round(share · tokens of a crop) of them: one event before the
     language model. `counts`: what the scorer needs beside them, from the tokens that a crop keeps."""
-    seen = crop_by_crop(model, workload)
-    n = seen.tokens_per_group
+    layout = crop_by_crop(model, workload)
+    n = layout.tokens_per_group
     require_absent("visual_token_num", params.visual_token_num, "ratio", params.ratio)
     for key in ("ratio", "visual_token_num"):
         require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))
@@ -260,11 +260,11 @@ def reduce_crops(
         kept = min(n, max(1, round(n * (params.ratio or default_share))))
     elif n:
         require_between("visual_token_num", kept, 1, n, "tokens of a crop")
-    if params.keep_tokens is not None and seen.groups:
-        kept = max(0, params.keep_tokens - seen.newline_tokens) // seen.groups
+    if params.keep_tokens is not None and layout.groups:
+        kept = max(0, params.keep_tokens - layout.newline_tokens) // layout.groups
     return reduce_before(
         model,
-        seen,
+        layout,
         params,
         method=method,
         scorer=scorer,

@@ -49,17 +49,17 @@ class MaskingSession(Session):
         """Put the dead tokens' columns into the layer's mask."""
         if isinstance(step, Continuation):
             notes = step.notes
-            seen, prompt = notes.alive_at[index], notes.prompt
+            alive, prompt = notes.alive_at[index], notes.prompt
         else:
             step.tokens.append(hidden.shape[1])
             step.alive_at.append(step.alive)
-            seen, prompt = step.alive, step.prompt
+            alive, prompt = step.alive, step.prompt
         rows, queries = hidden.shape[:2]
         cache = compat.find_cache(self.family.layers[index], kwargs)
         keys = queries + (cache.get_seq_length(index) if cache is not None else 0)
         columns = torch.ones(rows, keys, dtype=torch.bool, device=hidden.device)
         columns[:, :prompt] = False
-        columns.scatter_(1, seen, True)
+        columns.scatter_(1, alive, True)
         causal = torch.ones(queries, keys, dtype=torch.bool, device=hidden.device).tril(keys - queries)
         visible = causal[None, None] & columns[:, None, None]
         kwargs["attention_mask"] = _additive(visible, kwargs.get("attention_mask"))

@@ -98,7 +98,7 @@ def _llava(config: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
         result |= {
             "model_type": "llava_onevision",
             "vision_feature_select_strategy": "full",
-            # without a limit of its own, every tile's tokens stay: more than its grids can make
+            # without a limit, every tile's tokens stay: more than its grids can make
             "vision_aspect_ratio": aspect if aspect.startswith("anyres_max_") else "anyres_max_36",
             "mm_newline_position": _newline(config, where),
         }
