@@ -14,6 +14,7 @@ PATTERNS = (
     "configs/accuracy/*.yaml",
     "configs/timings/*.jsonl",
     "configs/stacks/*.yaml",
+    "configs/campaigns/*.yaml",
     "hardware_profiles/*.yaml",
     "hardware_profiles/tables/*.json",
 )

@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {
     "accuracy": "configs/accuracy",
     "timings": "configs/timings",
     "stack": "configs/stacks",
+    "campaign": "configs/campaigns",
 }
 # Every other kind is YAML.
 _SUFFIXES = {"timings": ".jsonl"}

@@ -6,7 +6,7 @@ samples name what they are and on how many tokens; `aimcost.measure.validate` pu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,21 +14,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedModel
 
+from ..inputs.stack import DEFAULT_STACK
 from ..runtime import compat
 from ..runtime.families import locate
+from ..runtime.graph import Captured, capture, shallow
 from ..runtime.timing import Stopwatch, interleaved, single_thread
 from .probe import Key, Probe
 from .records import RecordWriter, Sample
-from .subject import Prompt, build, check_run, executing, prompt_of
+from .subject import Prompt, build, check_run, executing, prompt_of, sees_pixels
 
 if TYPE_CHECKING:
     from ..inputs.run import Run
 
-__all__ = ["measure_run", "time_decode", "time_prefills", "variants_of"]
+__all__ = ["measure_run", "time_decode", "time_graphs", "time_prefills", "variants_of"]
 
 VARIANTS = ("dense", "reduced")
 # Decode steps differ by one token of cache: this many tell the mean well enough.
 MAX_STEPS = 16
+REPLAYS_TO_WARM_UP = 2
 
 Progress = Callable[[int, int, str], None]
 
@@ -64,32 +67,43 @@ def measure_run(
     ------
     UnsupportedModelError, InvalidValueError, ScheduleError
         The run cannot be executed here: no such device, formats that torch does not compute in, an
-        unknown family, several devices.
+        unknown family, several devices, a stack that is not run here.
     torch.OutOfMemoryError
         Without a `writer`.
     """
     check_run(run, device)
     samples: list[Sample] = []
 
-    def store(taken: list[Sample]) -> None:
+    def record(taken: list[Sample]) -> None:
         samples.extend(replace(s, labels={**s.labels, "run": label}) if label else s for s in taken)
         if writer is not None:
             writer.add(*samples[-len(taken) :])
 
     try:
+        progress(0, repeats + 1, f"{label} building the model")
+        model = build(run, device) if model is None else model
+        given: dict[str, Any] = {"device": device, "repeats": repeats, "budget_s": budget_s, "progress": progress}
+        if run.stack.name != DEFAULT_STACK:
+            # replays change their inputs in place, which tensors made in inference mode do not allow
+            with torch.no_grad():
+                taken, notes = time_graphs(run, model, **given)
+            record(taken)
+            if writer is not None:
+                writer.add(notes=[f"{label or run.model.name}: {note}" for note in notes])
+            return tuple(samples)
         with single_thread(device), torch.inference_mode():
-            progress(0, repeats + 1, f"{label} building the model")
-            model = build(run, device) if model is None else model
             prompt = prompt_of(run, model)
-            given: dict[str, Any] = {"device": device, "repeats": repeats, "budget_s": budget_s, "progress": progress}
-            store(time_prefills(run, model, prompt, **given))
+            record(time_prefills(run, model, prompt, **given))
             if run.workload.new_tokens > 1:
-                store(time_decode(run, model, prompt, **given))
+                record(time_decode(run, model, prompt, **given))
     except torch.OutOfMemoryError:
         if writer is None:
             raise
-        torch.cuda.empty_cache()
         writer.add(notes=[f"{label or run.model.name}: out of memory, {len(samples)} of its samples were taken"])
+    finally:
+        # the next prompt finds free memory in one piece
+        if Stopwatch(device).cuda:
+            torch.cuda.empty_cache()
     return tuple(samples)
 
 
@@ -112,11 +126,11 @@ def time_prefills(
     facts: dict[str, dict[str, float]] = {}
     for variant in variants:
         with executing(run, model, prompt, variant):
-            facts[variant] = _warm_up(model, prompt, device)
+            facts[variant] = _warm_up(model, prompt, watch)
 
     def once(variant: str, groups: bool, _: int) -> dict[Key, float]:
         with executing(run, model, prompt, variant), Probe(family, watch, groups=groups) as probe:
-            return probe.time(lambda: _forward(model, prompt))
+            return probe.time(lambda: _forward(model, prompt.inputs))
 
     passes = interleaved(
         [partial(once, variant, False) for variant in variants],
@@ -134,8 +148,13 @@ def time_prefills(
 
 
 def variants_of(run: Run) -> tuple[str, ...]:
-    """``dense``, and ``reduced`` where the run reduces anything."""
-    return VARIANTS if run.schedule.events else VARIANTS[:1]
+    """``dense``, and ``reduced`` where the run reduces anything.
+
+    The dense pass runs fused attention: beside a masked run with eager attention there is none.
+    """
+    if not run.schedule.events:
+        return VARIANTS[:1]
+    return VARIANTS if run.attention == "flash" else VARIANTS[1:]
 
 
 def _samples(
@@ -166,12 +185,11 @@ def _sample(
 def _named(run: Run, variant: str, what: str, index: int) -> tuple[str, str, dict[str, float]] | None:
     """Operation, name and sizes of what a probe timed; None for a merge, tower or selection that a run lacks."""
     reduced, schedule = variant == "reduced", run.schedule
-    tokens = run.computed.tokens if reduced else (run.workload.prompt_tokens,) * len(schedule.tokens)
+    tokens = _tokens(run, variant)
     if what == "prefill":
         return "prefill", "", {"tokens": float(tokens[0])}
     if what == "total":
-        multimodal = run.workload.frames or run.workload.images
-        return ("ttft", "", {"tokens": float(tokens[0])}) if multimodal else None
+        return ("ttft", "", {"tokens": float(tokens[0])}) if sees_pixels(run) else None
     if what == "layer":
         return "layer", "", {"layer": float(index), "tokens": float(tokens[index])}
     if what == "selection":
@@ -184,6 +202,12 @@ def _named(run: Run, variant: str, what: str, index: int) -> tuple[str, str, dic
     if what == "merge" and not (reduced and schedule.pre_llm_events):
         return None
     return what, "", {}
+
+
+def _tokens(run: Run, variant: str) -> tuple[int, ...]:
+    """Tokens that each layer computes on."""
+    layers = len(run.schedule.tokens)
+    return run.computed.tokens if variant == "reduced" else (run.workload.prompt_tokens,) * layers
 
 
 def time_decode(
@@ -199,18 +223,18 @@ def time_decode(
     """Mean seconds a decode step after each variant's prefill: a sample is the mean of all its steps."""
     watch, variants = Stopwatch(device), variants_of(run)
     steps = min(run.workload.new_tokens - 1, MAX_STEPS)
-    token, name = prompt.inputs["input_ids"][:, :1], compat.cache_argument(model)
+    token, name = _one_token(prompt), compat.cache_argument(model)
 
     def once(variant: str, _: int) -> tuple[float, float]:
         """Seconds of prefill and steps together, and of a step."""
         with executing(run, model, prompt, variant):
             watch.drain()
             begun = watch.mark()
-            cache = compat.cache_of(_forward(model, prompt))
+            cache = compat.cache_of(_forward(model, prompt.inputs))
             watch.drain()
             start = watch.mark()
             for _ in range(steps):
-                model(input_ids=token, **{name: cache}, use_cache=True, logits_to_keep=1)
+                _forward(model, token, **{name: cache})
             end = watch.mark()
             watch.drain()
             return watch.seconds(begun, end), watch.seconds(start, end) / steps
@@ -228,18 +252,92 @@ def time_decode(
     ]
 
 
-def _forward(model: PreTrainedModel, prompt: Prompt) -> Any:
-    return model(**prompt.inputs, use_cache=True, logits_to_keep=1)
+def time_graphs(
+    run: Run,
+    model: PreTrainedModel,
+    *,
+    device: str,
+    repeats: int,
+    budget_s: float,
+    progress: Progress = lambda *_: None,
+) -> tuple[list[Sample], list[str]]:
+    """Prefill, the first decode step, and tower with projector, each replayed as one CUDA graph.
+
+    Every replay runs on fresh random inputs.
+
+    Returns
+    -------
+    tuple
+        Samples, and for what could not be captured the reason.
+    """
+    watch, variants = Stopwatch(device), variants_of(run)
+    prompt = prompt_of(run, model, embedded=True)
+    samples: list[Sample] = []
+    notes: list[str] = []
+
+    def time_replays(op: str, calls: Mapping[str, Captured], **dims: Mapping[str, float]) -> None:
+        notes.extend(f"{op}, {variant}: {call.reason}" for variant, call in calls.items() if not call.captured)
+        ready = {variant: call for variant, call in calls.items() if call.captured}
+        passes = interleaved(
+            [partial(_replay, watch, call) for call in ready.values()],
+            warmup=REPLAYS_TO_WARM_UP,
+            repeats=repeats,
+            budget_s=budget_s / len(calls),
+            on_repeat=lambda done: progress(done, repeats, f"{run.model.name}, {op} {done} of {repeats}"),
+        )
+        for (variant, call), seconds in zip(ready.items(), passes, strict=True):
+            samples.append(_sample(run, variant, op, seconds, watch, **dims.get(variant, {})))
+            call.free()
+
+    def prefill(variant: str) -> Captured:
+        around = partial(executing, run, model, prompt, variant)
+        return capture(lambda **given: _forward(model, given), prompt.inputs, around=around)
+
+    lengths = {variant: {"tokens": float(_tokens(run, variant)[0])} for variant in variants}
+    time_replays("prefill", {variant: prefill(variant) for variant in variants}, **lengths)
+    if run.workload.new_tokens > 1:
+        decodes = {variant: _decode_graph(run, model, prompt, variant) for variant in variants}
+        time_replays("decode", decodes, **{variant: {"steps": 1.0} for variant in variants})
+    if run.workload.frames and sees_pixels(run):
+        features = partial(compat.video_features, model.model)
+        pixels = prompt_of(run, model).inputs["pixel_values_videos"]
+        time_replays("features", {"dense": capture(lambda pixels: features(pixels), {"pixels": pixels})})
+    return samples, notes
 
 
-def _warm_up(model: PreTrainedModel, prompt: Prompt, device: str) -> dict[str, float]:
-    """One pass that is not timed; on CUDA, the memory that it takes."""
-    if device != "cuda":
-        _forward(model, prompt)
-        return {}
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    _forward(model, prompt)
-    torch.cuda.synchronize()
-    return {"held_bytes": float(before), "peak_bytes": float(torch.cuda.max_memory_allocated())}
+def _decode_graph(run: Run, model: PreTrainedModel, prompt: Prompt, variant: str) -> Captured:
+    """The first decode step on the cache that the variant's prefill leaves."""
+    name = compat.cache_argument(model)
+    with executing(run, model, prompt, variant):
+        cache = compat.cache_of(_forward(model, prompt.inputs))
+        return capture(lambda **token: _forward(model, token, **{name: shallow(cache)}), _one_token(prompt))
+
+
+def _replay(watch: Stopwatch, call: Captured, _: int) -> float:
+    for tensor in call.buffers.values():
+        tensor.normal_()
+    return watch.time(call)
+
+
+def _one_token(prompt: Prompt) -> dict[str, torch.Tensor]:
+    """The prompt's first token, as a decode step takes it."""
+    return {name: given[:, :1] for name, given in prompt.inputs.items() if name in ("input_ids", "inputs_embeds")}
+
+
+def _forward(model: PreTrainedModel, inputs: Mapping[str, Any], **more: Any) -> Any:
+    """Logits of the last token alone, as in generation."""
+    return model(**inputs, **more, use_cache=True, logits_to_keep=1)
+
+
+def _warm_up(model: PreTrainedModel, prompt: Prompt, watch: Stopwatch) -> dict[str, float]:
+    """One pass that is not timed, and the memory it takes: of its KV cache, and on CUDA of all."""
+    if watch.cuda:
+        watch.drain()
+        torch.cuda.reset_peak_memory_stats()
+        held = float(torch.cuda.memory_allocated())
+    layers = compat.cache_of(_forward(model, prompt.inputs)).layers
+    facts = {"kv_bytes": float(sum(part.nbytes for layer in layers for part in (layer.keys, layer.values)))}
+    if watch.cuda:
+        watch.drain()
+        facts |= {"held_bytes": held, "peak_bytes": float(torch.cuda.max_memory_allocated())}
+    return facts

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from ..errors import InvalidValueError, UnsupportedModelError
 from ..extras import require_device
-from ..inputs.stack import DEFAULT_STACK
+from ..inputs.stack import DEFAULT_STACK, EXECUTIONS
 from ..methods.registry import priced_only
 from ..runtime.build import build_model
 from ..runtime.executor import apply
@@ -22,9 +22,10 @@ from ..runtime.masked import apply_masked
 if TYPE_CHECKING:
     from ..inputs.run import Run
 
-__all__ = ["Prompt", "build", "check_run", "executing", "prompt_of", "rehearse"]
+__all__ = ["Prompt", "build", "check_run", "executing", "prompt_of", "rehearse", "runnable_stacks", "sees_pixels"]
 
 _DTYPES = ("fp32", "bf16", "fp16")
+_STACKS = {name: EXECUTIONS[name] for name in ("eager", "cuda_graph")}
 _IMAGE_MODELS, _VIDEO_MODELS = ("llava",), ("llava_onevision",)
 
 
@@ -50,12 +51,23 @@ def check_run(run: Run, device: str) -> None:
         raise InvalidValueError("precision", f"one of {', '.join(_DTYPES)} throughout, to be run", sorted(formats))
     if run.parallel.devices > 1:
         raise InvalidValueError("parallel", "one device, to be run", run.parallel.devices)
-    if run.attention != "flash" or run.implementation == "eager":
+    if run.implementation == "eager" or (run.attention != "flash" and run.implementation != "masked"):
         raise InvalidValueError("attention", "flash, with implementation fused or masked, to be run", run.attention)
-    if run.stack.name != DEFAULT_STACK:
-        raise InvalidValueError("stack", f"{DEFAULT_STACK} (execution: eager), to be run", run.stack.name)
+    if run.stack.name not in runnable_stacks(device):
+        names = " or ".join(f"{name} (execution: {old})" for old, name in _STACKS.items())
+        raise InvalidValueError("stack", f"{names}, the latter on CUDA alone, to be run", run.stack.name)
     if reason := priced_only(run.schedule):
         raise UnsupportedModelError(f"method {run.schedule.method!r} {reason}, which can be priced but not run yet")
+
+
+def runnable_stacks(device: str) -> tuple[str, ...]:
+    """Stacks that runs can be executed under here: as called, and on CUDA as one graph."""
+    return tuple(_STACKS.values()) if torch.device(device).type == "cuda" else (DEFAULT_STACK,)
+
+
+def sees_pixels(run: Run) -> bool:
+    """Whether the tower runs: there are images or frames, and ``include`` does not leave it out."""
+    return bool(run.workload.frames or run.workload.images) and (run.include is None or "vision" in run.include)
 
 
 def rehearse(run: Run) -> None:
@@ -76,8 +88,14 @@ def build(run: Run, device: str) -> PreTrainedModel:
     return build_model(config, device=device, dtype=run.precision.weights)
 
 
-def prompt_of(run: Run, model: PreTrainedModel) -> Prompt:
+def prompt_of(run: Run, model: PreTrainedModel, *, embedded: bool = False) -> Prompt:
     """A prompt of random tokens, and random pixels where the run's tower sees any.
+
+    Parameters
+    ----------
+    embedded
+        Random embeddings in place of both: nothing depends on a token's value then, as a CUDA graph needs.
+        So is a run whose ``include`` leaves out the tower.
 
     Raises
     ------
@@ -86,6 +104,11 @@ def prompt_of(run: Run, model: PreTrainedModel) -> Prompt:
     """
     workload, schedule = run.workload, run.schedule
     text, visual = workload.text_tokens, workload.visual_tokens
+    triple = (schedule.text_before, visual, schedule.text_after)
+    if embedded or not (sees_pixels(run) or run.include is None):
+        size = (workload.batch, text + visual, model.config.get_text_config().hidden_size)
+        embeds = torch.randn(*size, device=model.device).to(model.dtype)
+        return Prompt(inputs={"inputs_embeds": embeds}, boundaries=triple)
     generator = torch.Generator().manual_seed(0)
     kind = model.config.model_type
     vocabulary = model.config.get_text_config().vocab_size
@@ -93,9 +116,8 @@ def prompt_of(run: Run, model: PreTrainedModel) -> Prompt:
     known = [token for token in special if token is not None]
     highest = min([vocabulary, *known])
     ids = torch.randint(1, max(2, highest), (workload.batch, text + visual), generator=generator)
-    if not workload.frames and not workload.images:
+    if not sees_pixels(run):
         # no placeholders: say what is visual
-        triple = (schedule.text_before, visual, schedule.text_after)
         return Prompt(inputs={"input_ids": ids.to(model.device)}, boundaries=triple)
     before = schedule.text_before
     count: tuple[int, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..units import GIGA, KILO, TERA, format_bytes, format_seconds
@@ -10,16 +10,19 @@ from .text import table
 
 __all__ = ["summary_text"]
 
+Rows = Sequence[Mapping[str, Any]]
+STACKS = {"transformers": "eager", "aimcost_graph": "graph"}
+
 
 def summary_text(found: Mapping[str, Any]) -> str:
-    """Steps, kernels beside their floors, prefills, and the paper's rows beside what it printed."""
+    """Steps, kernels beside their floors, prefills beside what the paper printed, errors of the predictions."""
     parts = [_head(found), _steps(found["steps"])]
     for title, text in (
         ("kernels alone", _kernels(found["kernels"])),
-        ("against the reference in fp64", _checks(found["checks"])),
-        ("dense prefill", _dense(found["dense"])),
-        ("the paper's rows, measured", _rows(found["rows"])),
-        ("predicted from the campaign's own profile, prefills it never saw", _errors(found)),
+        ("kernels against their references", _checks(found["checks"])),
+        ("prefills", _runs(found["runs"])),
+        # a tiny profile's grid holds none of a model's widths
+        ("predicted from the profile of this campaign", "" if found["tiny"] else _errors(found["errors"])),
         ("other stages", _stages(found["stages"])),
         ("memory of a prefill", _memory(found["memory"])),
     ):
@@ -31,27 +34,26 @@ def summary_text(found: Mapping[str, Any]) -> str:
 
 
 def _head(found: Mapping[str, Any]) -> str:
-    ended = found["finished"] or "not ended"
+    ended = found["finished"] or "not finished"
     lines = [f"{found['device_name']}, {found['dtype']}, {found['started']} to {ended}"]
     if found["tiny"]:
         lines.append("dry run on a tiny model: its times say nothing about the machine")
-    if found["peaks"]:
-        peaks = found["peaks"]
-        lines.append(
-            f"measured ceilings: {peaks['flops_per_s'] / TERA:.3g} TFLOP/s, {peaks['bytes_per_s'] / GIGA:.4g} GB/s"
-        )
+    if found["ceilings"]:
+        ceilings = found["ceilings"]
+        flops, moved = ceilings["flops_per_s"] / TERA, ceilings["bytes_per_s"] / GIGA
+        lines.append(f"measured ceilings: {flops:.3g} TFLOP/s, {moved:.4g} GB/s")
     after = found.get("state_after", {}).get("throttle_reasons")
     if after:
         lines.append(f"note: at the end the GPU was throttled: {', '.join(after)}")
     return "\n".join([*lines, *(f"note: {note}" for note in found["notes"])])
 
 
-def _steps(steps: list[Mapping[str, Any]]) -> str:
+def _steps(steps: Rows) -> str:
     rows = [[s["name"], s["state"], f"{s['seconds']:.1f}", s["message"][:90]] for s in steps]
     return table(rows, ["step", "state", "s", "remarks"], left=2).rstrip()
 
 
-def _kernels(kernels: list[Mapping[str, Any]]) -> str:
+def _kernels(kernels: Rows) -> str:
     rows = [
         [
             k["op"],
@@ -60,104 +62,81 @@ def _kernels(kernels: list[Mapping[str, Any]]) -> str:
             k["dtype"],
             format_seconds(k["median_s"]),
             "" if k["floor_s"] is None else format_seconds(k["floor_s"]),
-            "" if k["over_floor"] is None else f"{k['over_floor']:.2f}x",
+            _times(k["over_floor"]),
         ]
         for k in kernels
     ]
-    return table(rows, ["op", "name", "sizes", "format", "median", "floor", "over"], left=4) if rows else ""
+    return _table(rows, ["op", "name", "sizes", "format", "median", "floor", "over"], left=4)
 
 
-def _checks(checks: list[Mapping[str, Any]]) -> str:
+def _checks(checks: Rows) -> str:
     rows = [
         [
-            c["check"],
-            c["dtype"],
-            c["size"],
-            c["path"],
+            *(c[key] for key in ("check", "dtype", "size", "path")),
             f"{c['value']:.2e}",
             f"{c['bar']:.0e}",
             "yes" if c["ok"] else "NO",
         ]
         for c in checks
     ]
-    return table(rows, ["kernel", "format", "size", "path", "error", "bar", "within"], left=4) if rows else ""
+    return _table(rows, ["kernel", "format", "size", "path", "error", "bar", "within"], left=4)
 
 
-def _dense(dense: list[Mapping[str, Any]]) -> str:
+def _runs(runs: Rows) -> str:
+    stacks = [stack for stack in STACKS if any(stack in row["seconds"] for row in runs)]
+    variants = [(stack, variant) for stack in stacks for variant in ("dense", "reduced")]
     rows = [
         [
-            str(d["tokens"]),
-            _ms(d["eager_s"]),
-            _ms(d["graph_s"]),
-            f"{d['tflops_per_s']:.3g}",
-            "" if d["mfu"] is None else f"{d['mfu']:.0%}",
-        ]
-        for d in dense
-    ]
-    return table(rows, ["tokens", "eager ms", "graph ms", "TFLOP/s", "of ceiling"]) if rows else ""
-
-
-def _rows(rows: list[Mapping[str, Any]]) -> str:
-    cells = [
-        [
-            ", ".join(row["rows"]) + (" *" if row["selection_left_out"] else ""),
-            row["implementation"],
+            ", ".join(row["rows"]) + (" *" if row["compared_with"] else ""),
             row["tokens"] if len(row["tokens"]) <= 40 else row["tokens"][:37] + "...",
-            _ms(row["eager_s"]),
-            _ms(row["graph_s"]),
-            _times(row["speedup"]),
+            *(_ms(row["seconds"].get(stack, {}).get(variant)) for stack, variant in variants),
+            "" if row["mfu"] is None else f"{row['mfu']:.0%}",
+            _times(row["speedup"]) if row["speedup"] != 1.0 else "",
             "" if row["printed_ms"] is None else f"{row['printed_ms']:.2f}",
             _times(row["printed_speedup"]),
         ]
-        for row in rows
+        for row in runs
     ]
-    headers = ["rows", "implementation", "tokens by layer", "eager ms", "graph ms", "speedup", "printed ms", "printed"]
-    if not cells:
+    columns = [f"{STACKS[stack]} {variant} ms" for stack, variant in variants]
+    headers = ["run", "tokens by layer", *columns, "dense MFU", "speed-up", "printed ms", "printed"]
+    if not rows:
         return ""
-    starred = any(row["selection_left_out"] for row in rows)
-    note = "\n* a prompt of the reduced length: what the tower's attention chooses was not run" if starred else ""
-    return (
-        table(cells, headers, left=3) + "\nspeedup: over the dense prefill of the same prompt, best path of each" + note
+    text = (
+        _table(rows, headers, left=2) + "\nspeed-up: over the dense prefill of the same prompt, fastest stack of each"
     )
+    if any(row["compared_with"] for row in runs):
+        text += "\n* a prompt of the reduced length: what the tower's attention chooses was not run"
+    return text
 
 
-def _errors(found: Mapping[str, Any]) -> str:
+def _errors(errors: Rows) -> str:
     rows = [
         [
-            e["path"],
+            STACKS.get(e["stack"], e["stack"]),
             e["implementation"],
-            str(e["prefills"]),
-            *(f"{e[key]:.1%}" if key == "mape" else f"{e[key]:+.1%}" for key in ("mape", "worst", "bias")),
+            e["part"],
+            str(e["count"]),
+            f"{e['mape']:.1%}",
+            f"{e['worst']:+.1%}",
+            f"{e['bias']:+.1%}",
+            f"{e['coverage']:.0%}",
         ]
-        for e in found["prediction_errors"]
+        for e in errors
     ]
-    if not rows or found["tiny"]:
-        return ""  # a tiny profile's grid holds none of a model's widths
-    return table(rows, ["path", "implementation", "prefills", "MAPE", "worst", "bias"], left=2)
+    return _table(rows, ["stack", "implementation", "part", "timed", "MAPE", "worst", "bias", "in 80 % band"], left=3)
 
 
-def _stages(stages: list[Mapping[str, Any]]) -> str:
-    rows = [[s["op"], s["name"], s["path"], format_seconds(s["median_s"]), str(s["repeats"])] for s in stages]
-    return table(rows, ["stage", "of", "path", "median", "repeats"], left=3) if rows else ""
-
-
-def _memory(entries: list[Mapping[str, Any]]) -> str:
+def _stages(stages: Rows) -> str:
     rows = [
-        [
-            e["memory"],
-            e["implementation"],
-            *(_bytes(e[f"{key}_bytes"]) for key in ("weights", "kv", "peak", "held")),
-        ]
-        for e in entries
+        [s["op"], s["run"], STACKS.get(s["stack"], s["stack"]), s["variant"], format_seconds(s["median_s"])]
+        for s in stages
     ]
-    return (
-        table(rows, ["prefill", "implementation", "weights", "KV cache", "peak", "held after"], left=2) if rows else ""
-    )
+    return _table(rows, ["stage", "run", "stack", "variant", "median"], left=4)
 
 
-def _bytes(size: float) -> str:
-    # a CPU does not tell
-    return format_bytes(size) if size else "-"
+def _memory(entries: Rows) -> str:
+    rows = [[e["run"], e["variant"], *(_bytes(e[f"{key}_bytes"]) for key in ("held", "kv", "peak"))] for e in entries]
+    return _table(rows, ["run", "variant", "held before", "KV cache", "peak"], left=2)
 
 
 def _overhead(overhead: Mapping[str, Any]) -> str:
@@ -167,6 +146,14 @@ def _overhead(overhead: Mapping[str, Any]) -> str:
         f"reduction kernels of the 25 % schedule, alone: {format_seconds(overhead['total_s'])}{floor}, "
         f"{overhead['share']:.1%} of its prefill: {parts}"
     )
+
+
+def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], *, left: int) -> str:
+    return table(rows, headers, left=left) if rows else ""
+
+
+def _bytes(size: float | None) -> str:
+    return format_bytes(size) if size else "-"
 
 
 def _times(ratio: float | None) -> str:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from aimcost.measure.campaign.floors import Peaks, floor_s
+from aimcost.measure.campaign.summary import floor_s
+from aimcost.measure.profile.to_calibration import Ceilings
 from aimcost.measure.records import Sample
 
 DIMS = {"batch": 1.0, "heads": 4.0, "kv_heads": 2.0, "head_dim": 8.0, "q_len": 3.0, "kv_len": 3.0}
-
-
-def sample(op: str, dims: dict[str, float]) -> Sample:
-    return Sample(op=op, name="fused", dims=dims, dtype="bf16", samples_s=(1.0,), clock="wall")
 
 
 @pytest.mark.parametrize(
@@ -24,9 +21,13 @@ def sample(op: str, dims: dict[str, float]) -> Sample:
     ],
 )
 def test_attention_has_the_floor_of_its_formula(flops_per_s: float, bytes_per_s: float, seconds: float) -> None:
-    peaks = Peaks(flops_per_s=flops_per_s, bytes_per_s=bytes_per_s)
-    assert floor_s(sample("attention", DIMS), peaks) == pytest.approx(seconds)
+    sample = Sample(op="attention", name="fused", dims=DIMS, dtype="bf16", samples_s=(1.0,), clock="wall")
+    ceilings = Ceilings(flops_per_s={"bf16": flops_per_s}, memory_bytes_per_s=bytes_per_s)
+    assert floor_s(sample, ceilings, "bf16") == pytest.approx(seconds)
 
 
-def test_what_has_no_formula_has_no_floor() -> None:
-    assert floor_s(sample("prefill", {"tokens": 3.0}), Peaks(flops_per_s=1.0, bytes_per_s=1.0)) is None
+def test_a_merge_reads_each_token_once_and_writes_what_is_left() -> None:
+    """2 groups of 6 tokens to 4, 5 wide, 2 bytes each."""
+    dims = {"groups": 2.0, "tokens": 6.0, "kept": 4.0, "width": 5.0}
+    sample = Sample(op="merge", name="bipartite_cosine", dims=dims, dtype="bf16", samples_s=(1.0,), clock="wall")
+    assert floor_s(sample, Ceilings(flops_per_s={"bf16": 1e9}, memory_bytes_per_s=1.0), "bf16") == 2 * 2 * (6 + 4) * 5

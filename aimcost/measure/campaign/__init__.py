@@ -1,5 +1,5 @@
-"""`aimcost campaign`: everything that a visit to a GPU needs, in one call that ends in time.
+"""`aimcost campaign`: everything a GPU is measured for, in one call that ends in time.
 
-Steps and their records, the rows of a paper's tables as runs, and the summary need no torch; what
-measures is in `aimcost.measure.campaign.torch` and loaded on use.
+`plan` reads the list of runs in ``configs/campaigns``, `run` hands its steps to `aimcost.measure.profile` and
+`aimcost.measure.validate`, `summary` reads the records. Only `kernels` needs torch to be imported.
 """

@@ -2,32 +2,284 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
-from ...errors import AimcostError, InvalidValueError
-from ...extras import torch_module
+from ...errors import AimcostError, InvalidValueError, UnsupportedModelError, argument, one_line
+from ...extras import require_device, torch_module
 from ...inputs.files import write_atomically
-from ..records import Environment, load_record, now
-from .book import Book
-from .deadline import Deadline, OutOfTime, alarm
-from .sizes import FULL, TINY
-from .steps import STEPS, Step
-from .visit import Visit, profile_name
+from ...inputs.run import Run
+from ...inputs.strict_json import plain, to_json
+from ...units import format_bytes
+from ..profile.plan import plan_for
+from ..profile.to_calibration import profile_mapping, profile_yaml
+from ..records import Environment, Record, RecordWriter, load_record, now
+from ..validate.measuring import PROFILE_NAME, ModelCache, run_document
+from .plan import CampaignPlan, RunsStep, load_plan
 
-__all__ = ["SUMMARY", "check_minutes", "run_campaign"]
+__all__ = ["SUMMARY", "Campaign", "Deadline", "OutOfTime", "Step", "check_minutes", "run_campaign", "steps_of"]
 
 SUMMARY = "summary.json"
-SCHEMA_VERSION = 1
-# Kept back for the summary, and for what an alarm has to wait for.
+SCHEMA_VERSION = 2
+# Held back for the summary, and for what an alarm has to wait for.
 RESERVE_SHARE, RESERVE_S = 0.05, 10.0
-# A step that does not ask the time itself is stopped this much later.
+# A step that does not look at the clock is stopped this much later.
 GRACE = 1.1
 MOST_MINUTES = 24 * 60
-Say = Callable[[str], None]
+# On a GPU with less time than this, the profile's smaller grid.
+QUICK_BELOW_S = 240.0
+DTYPES = {"cuda": "bf16", "cpu": "fp32"}
+# Of a CPU's memory; the rest is for activations and for other processes.
+USABLE_SHARE = 0.6
+
+
+class OutOfTime(BaseException):
+    """The time of a step, or of the campaign, is used up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadline:
+    """A moment on the monotonic clock."""
+
+    at: float
+    clock: Callable[[], float] = time.monotonic
+
+    @classmethod
+    def after(cls, seconds: float) -> Deadline:
+        """The deadline `seconds` from now."""
+        return cls(at=time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds left, at least 0."""
+        return max(0.0, self.at - self.clock())
+
+
+@contextmanager
+def alarm(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTime` inside the block after `seconds`, even where nothing looks at the deadline.
+
+    Works in the main thread of systems with interval timers; elsewhere the block is left alone. A call
+    into C is interrupted when it returns.
+    """
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(_: int, __: FrameType | None) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@dataclass(kw_only=True)
+class Campaign:
+    """What the steps share: the plan, the device, the clock, and one model at a time."""
+
+    plan: CampaignPlan
+    device: str
+    folder: Path
+    seconds: float
+    deadline: Deadline
+    environment: Environment
+    tiny: bool
+    resume: bool = False
+    say: Callable[[str], None] = lambda _: None
+    writer: RecordWriter | None = None
+    models: ModelCache = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.models = ModelCache(self.device, check=self._check_memory)
+
+    @property
+    def dtype(self) -> str:
+        """Number format of the models: a CPU is fast in fp32 alone."""
+        return DTYPES[self.device]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What every record says of the campaign; a record of other settings is not reused."""
+        return {"tiny": self.tiny, "device": self.device, "dtype": self.dtype}
+
+    def tick(self, *_: object) -> None:
+        """Raise `OutOfTime` once the step's time is used up."""
+        if self.deadline.left <= 0.0:
+            raise OutOfTime
+
+    def open(self, path: Path, kind: Any = "campaign", **settings: Any) -> RecordWriter:
+        """The step's record: with `resume` the one that was cut short before, less what it had not finished."""
+        record = Record(
+            kind=kind,
+            environment=self.environment,
+            seed=0,
+            started=now(),
+            settings={**self.settings, **settings, "measured": []},
+            notes=self.environment.notes,
+        )
+        before = self.earlier(path) if self.resume and kind == "validation" else None
+        if before is not None:
+            measured = before.settings["measured"]
+            samples = tuple(sample for sample in before.samples if sample.labels["run"] in measured)
+            record = replace(before, settings={**record.settings, "measured": measured}, samples=samples)
+        self.writer = RecordWriter(path, record)
+        return self.writer
+
+    def earlier(self, path: Path) -> Record | None:
+        """The record that `path` holds, if it was made with the same settings."""
+        try:
+            record = load_record(path)
+        except AimcostError:
+            return None
+        same = all(record.settings.get(key) == value for key, value in self.settings.items())
+        return record if same else None
+
+    def bench(self) -> Any:
+        """What times single operations."""
+        bench = torch_module("aimcost.measure.profile.bench").Bench
+        return bench(self.device, repeats=self.plan.repeats, budget_s=self.plan.budget_s)
+
+    def _check_memory(self, run: Run) -> None:
+        """A GPU raises when it is full; a CPU's system ends the process instead."""
+        self.say("building the model")
+        have = self.environment.memory_bytes
+        if self.device != "cpu" or self.tiny or not have:
+            return
+        need = torch_module("aimcost.measure.subject").build(run, "meta").get_memory_footprint()
+        if need > USABLE_SHARE * have:
+            raise UnsupportedModelError(
+                f"the model holds {format_bytes(need)} in {self.dtype}, this machine {format_bytes(have)}: "
+                f"a campaign on a CPU is a dry run, with {argument('tiny')}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step: its share of the time relative to those after it, and what writes its record to a path."""
+
+    name: str
+    weight: float
+    run: Callable[[Campaign, Path], object]
+
+
+def steps_of(plan: CampaignPlan) -> list[Step]:
+    """The steps of a plan: three that measure the machine and the kernels, all others by their runs."""
+    known = {"profile": profile, "correctness": correctness, "kernels": kernels}
+    return [
+        Step(name=step.name, weight=step.weight, run=known.get(step.name, partial(measure_runs, step)))
+        for step in plan.steps
+    ]
+
+
+def profile(campaign: Campaign, path: Path) -> None:
+    """The device's profile: record and YAML."""
+    sizes = plan_for(campaign.device, quick=campaign.seconds < QUICK_BELOW_S)
+    given = {key: _tuples(value) for key, value in campaign.plan.profile.items()}
+    sizes = replace(sizes, **{**given, "dtypes": (campaign.dtype,)})
+
+    def progress(done: int, total: int, text: str) -> None:
+        campaign.tick()
+        if done % 50 == 0:
+            campaign.say(f"profile: {done} of {total}, {text}")
+
+    measure = torch_module("aimcost.measure.profile.run").profile
+    record = measure(campaign.device, path=path, plan=sizes, progress=progress, settings=campaign.settings)
+    name = _profile_name(campaign.environment)
+    write_atomically(path.parent / f"{name}.yaml", profile_yaml(record, name))
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+
+
+def _profile_name(environment: Environment) -> str:
+    """A profile's name from the device's: ``NVIDIA H200`` is nvidia_h200."""
+    return re.sub(r"[^a-z0-9]+", "_", environment.device_name.lower()).strip("_")[:60] or environment.device
+
+
+def correctness(campaign: Campaign, path: Path) -> None:
+    """Every kernel against its reference in higher precision, at full size."""
+    writer = campaign.open(path, results=[])
+    check = torch_module("aimcost.measure.campaign.kernels").check_kernels
+    for result in check(campaign.plan.kernel_run(campaign.dtype), device=campaign.device, tick=campaign.tick):
+        writer.set(results=[*writer.record.settings["results"], result])
+        if not result["ok"]:
+            what = " ".join(result[key] for key in ("check", "dtype", "size"))
+            writer.add(notes=[f"{what}: {result['value']:.2e} exceeds {result['bar']:.0e}"])
+    writer.finish()
+
+
+def kernels(campaign: Campaign, path: Path) -> None:
+    """Every kernel of the drop events alone on the device, and on a GPU attention by backend."""
+    writer = campaign.open(path)
+    module = torch_module("aimcost.measure.campaign.kernels")
+    run, bench = campaign.plan.kernel_run(campaign.dtype), campaign.bench()
+    for sample in module.time_kernels(run, bench, tick=campaign.tick):
+        writer.add(sample)
+    for text, sample in module.time_attention(run, bench, tick=campaign.tick) if bench.cuda else ():
+        writer.add(*([sample] if sample else []), notes=[] if sample else [text])
+    writer.finish()
+
+
+def measure_runs(step: RunsStep, campaign: Campaign, path: Path) -> None:
+    """The step's runs, as `aimcost validate` measures them; one that fails is noted, and the next one runs."""
+    subject, measure = (torch_module(f"aimcost.measure.{name}") for name in ("subject", "measure"))
+    plan, stacks = campaign.plan, subject.runnable_stacks(campaign.device)
+    runs = plan.runs_of(step, campaign.dtype, stacks)
+    budget_s = step.budget_s or plan.budget_s
+    found = campaign.earlier(path.parent / "profile.json")
+    writer = campaign.open(
+        path,
+        "validation",
+        repeats=plan.repeats,
+        rounds=1,
+        runs={one.label: run_document(one.run) for one in runs},
+        profile=None if found is None else measured_profile(found),
+        profile_from="measured in the same campaign",
+    )
+    for one in runs:
+        if one.label in writer.record.settings["measured"]:
+            continue
+        campaign.tick()
+        campaign.say(one.label)
+        try:
+            measure.measure_run(
+                one.run,
+                device=campaign.device,
+                repeats=plan.repeats,
+                budget_s=min(budget_s, campaign.deadline.left),
+                progress=campaign.tick,
+                writer=writer,
+                label=one.label,
+                model=campaign.models.of(one.run),
+            )
+        except (AimcostError, RuntimeError, ValueError, TypeError) as error:
+            writer.add(notes=[f"{one.label}: {type(error).__name__}: {one_line(error)}"])
+        writer.set(measured=[*writer.record.settings["measured"], one.label])
+    writer.finish()
+
+
+def measured_profile(record: Record) -> dict[str, Any] | None:
+    """The hardware profile of a campaign's profile record; None where it was cut too short."""
+    try:
+        found: dict[str, Any] = plain(profile_mapping(record, PROFILE_NAME))
+    except AimcostError:
+        return None
+    return found
 
 
 def run_campaign(
@@ -37,28 +289,31 @@ def run_campaign(
     minutes: float = 8.0,
     tiny: bool = False,
     resume: bool = False,
-    say: Say = lambda _: None,
-    steps: Sequence[Step] = STEPS,
+    say: Callable[[str], None] = lambda _: None,
+    steps: Sequence[Step] | None = None,
 ) -> dict[str, Any]:
-    """Measure everything that a visit to a machine is for, inside `minutes`.
+    """Measure everything that a GPU is rented for, inside `minutes`.
 
     Parameters
     ----------
     folder
-        Where each step keeps its record; `SUMMARY` says how the steps ended.
+        Where each step's record goes; `SUMMARY` says how the steps ended.
     device
         ``cuda`` or ``cpu``.
     tiny
         A dry run with a model of four layers.
     resume
-        Leave out steps whose record in `folder` is complete and was made with the same settings.
+        Skip what records in `folder` hold already, made with the same settings: whole steps, and single runs of
+        a step that was cut short.
     say
         Told what comes next.
+    steps
+        In place of the plan's.
 
     Returns
     -------
     dict
-        What `SUMMARY` holds: circumstances, and for each step its state (done, kept, failed, out of
+        What `SUMMARY` holds: circumstances, and for each step its state (done, done before, failed, out of
         time, no time), seconds, and message.
 
     Raises
@@ -69,37 +324,40 @@ def run_campaign(
         torch or transformers is not installed.
     """
     check_minutes(minutes)
+    require_device(device, "aimcost campaign")
+    environment = torch_module("aimcost.measure.profile.environment")
+    timing = torch_module("aimcost.runtime.timing")
+    plan = load_plan(tiny=tiny)
     total = minutes * 60.0
-    reserve = min(RESERVE_S, RESERVE_SHARE * total)
-    deadline = Deadline.after(total - reserve)
-    folder = Path(folder)
-    found = _environment(device)
-    visit = Visit(
-        sizes=TINY if tiny else FULL,
+    campaign = Campaign(
+        plan=plan,
         device=device,
-        folder=folder,
+        folder=Path(folder),
         seconds=total,
-        deadline=deadline,
-        environment=found,
+        deadline=Deadline.after(total - min(RESERVE_S, RESERVE_SHARE * total)),
+        environment=environment.describe(device),
+        tiny=tiny,
+        resume=resume,
         say=say,
     )
-    settings = {"tiny": tiny, "device": device, "dtype": visit.dtype, "minutes": minutes}
+    before = campaign.environment
     summary: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
-        "device_name": found.device_name,
-        "profile": f"{profile_name(found)}.yaml",
-        **settings,
+        "device_name": before.device_name,
+        "profile": f"{_profile_name(before)}.yaml",
+        **campaign.settings,
+        "minutes": minutes,
         "started": now(),
         "finished": None,
-        "notes": list(found.notes),
+        "notes": list(before.notes),
         "steps": [],
     }
-    with _single_thread(device):
-        _steps(visit, steps, deadline, settings, resume, summary)
-    visit.release()
-    summary["state_after"] = _moved(found)
+    with timing.single_thread(device):
+        _run_steps(campaign, steps_of(plan) if steps is None else steps, summary)
+    campaign.models.clear()
+    summary["state_after"] = dict(environment.changes(before, environment.describe(device)))
     summary["finished"] = now()
-    _save(folder, summary)
+    _save(campaign.folder, summary)
     return summary
 
 
@@ -109,94 +367,51 @@ def check_minutes(minutes: float) -> None:
         raise InvalidValueError("minutes", f"above 0 and at most {MOST_MINUTES}", minutes)
 
 
-def _steps(
-    visit: Visit,
-    steps: Sequence[Step],
-    deadline: Deadline,
-    settings: Mapping[str, Any],
-    resume: bool,
-    summary: dict[str, Any],
-) -> None:
+def _run_steps(campaign: Campaign, steps: Sequence[Step], summary: dict[str, Any]) -> None:
+    whole = campaign.deadline
     for number, step in enumerate(steps):
         entry = {"name": step.name, "state": "running", "seconds": 0.0, "message": ""}
         summary["steps"].append(entry)
-        path = visit.folder / f"{step.name}.json"
-        share = step.weight / sum(later.weight for later in steps[number:])
-        began = deadline.clock()
-        if resume and _complete(path, settings):
-            entry["state"] = "kept"
-        elif deadline.left <= 0.0:
+        path = campaign.folder / f"{step.name}.json"
+        earlier = campaign.earlier(path) if campaign.resume else None
+        began = whole.clock()
+        if earlier is not None and earlier.complete:
+            entry["state"] = "done before"
+        elif whole.left <= 0.0:
             entry["state"] = "no time"
         else:
-            _save(visit.folder, summary)
-            visit.say(f"step {number + 1} of {len(steps)}: {step.name}")
-            budget = deadline.left * share
-            visit.deadline = Deadline(at=deadline.clock() + budget, clock=deadline.clock)
-            entry["state"], entry["message"] = _one(visit, step, path, settings, min(deadline.left, GRACE * budget))
-        entry["seconds"] = round(deadline.clock() - began, 2)
-        _save(visit.folder, summary)
+            _save(campaign.folder, summary)
+            campaign.say(f"step {number + 1} of {len(steps)}: {step.name}")
+            budget = whole.left * step.weight / sum(later.weight for later in steps[number:])
+            campaign.deadline = replace(whole, at=whole.clock() + budget)
+            entry["state"], entry["message"] = _run_step(campaign, step, path, min(whole.left, GRACE * budget))
+        entry["seconds"] = round(whole.clock() - began, 2)
+        _save(campaign.folder, summary)
 
 
-def _one(visit: Visit, step: Step, path: Path, settings: Mapping[str, Any], at_most: float) -> tuple[str, str]:
+def _run_step(campaign: Campaign, step: Step, path: Path, at_most: float) -> tuple[str, str]:
     """How the step ended, and with what message."""
-    book: Book | None = None
+    campaign.writer = None
     try:
         with alarm(at_most):
-            if step.alone is not None:
-                return "done", _remarks(visit, step.alone(visit, path))
-            book = Book(path, visit.environment, {"step": step.name, **settings})
-            if step.run is not None:
-                step.run(visit, book)
-            book.finish()
+            step.run(campaign, path)
     except OutOfTime:
-        message = f"stopped after {at_most:.0f} s at the latest; what was measured is kept"
-        _note(book, f"{step.name}: {message}")
-        return "out of time", message
+        state, message = (
+            "out of time",
+            f"stopped after {at_most:.0f} s at the latest; finished measurements are recorded",
+        )
     except Exception as error:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        _note(book, f"{step.name}: {message}")
+        state, message = "failed", f"{type(error).__name__}: {one_line(error)}"
         # memory that the failure holds must not fail the next step as well
-        visit.release()
-        return "failed", message
-    return "done", _remarks(visit, book.record.notes)
-
-
-def _remarks(visit: Visit, notes: Iterable[str]) -> str:
-    """What a step has to say beside what every record says of the machine."""
-    return "; ".join(text for text in notes if text not in visit.environment.notes)
-
-
-def _note(book: Book | None, text: str) -> None:
-    if book is not None:
-        book.note(text)
-
-
-def _complete(path: Path, settings: Mapping[str, Any]) -> bool:
-    try:
-        record = load_record(path)
-    except AimcostError:
-        return False
-    if record.kind in ("profile", "validation"):
-        return record.complete and record.environment.device == settings["device"]
-    same = all(record.settings.get(key) == settings[key] for key in ("tiny", "device", "dtype"))
-    return record.complete and same
-
-
-def _environment(device: str) -> Environment:
-    torch_module("transformers", "aimcost campaign")
-    found: Environment = torch_module("aimcost.measure.profile.environment", "aimcost campaign").describe(device)
-    return found
-
-
-def _moved(before: Environment) -> dict[str, Any]:
-    """What changed on the machine meanwhile: clocks, temperature, throttling, load."""
-    module = importlib.import_module("aimcost.measure.profile.environment")
-    return dict(module.changes(before, module.describe(before.device)))
-
-
-def _single_thread(device: str) -> Any:
-    return importlib.import_module("aimcost.measure.campaign.torch_rig").computing(device)
+        campaign.models.clear()
+    else:
+        # beside what every record says of the machine
+        notes: tuple[str, ...] = () if campaign.writer is None else campaign.writer.record.notes
+        return "done", "; ".join(text for text in notes if text not in campaign.environment.notes)
+    if campaign.writer is not None:
+        campaign.writer.add(notes=[f"{step.name}: {message}"])
+    return state, message
 
 
 def _save(folder: Path, summary: Mapping[str, Any]) -> None:
-    write_atomically(folder / SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(folder / SUMMARY, to_json(summary) + "\n")

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...api import estimate
 from ...errors import AimcostError, FileFormatError
 from ...inputs import discover
 from ...inputs.files import read_mapping
-from ...units import TERA
+from ...inputs.run import load_run
+from ...methods.aim.price import bipartite_similarity_flops
+from ...ops.attention import single_pass
+from ...ops.cost import Cost
+from ...types import runs_of
+from ...types.formats import Widths, bytes_per_element
+from ..profile.curves import cost_of
+from ..profile.to_calibration import Ceilings, ceilings_of
 from ..records import Record, Sample, load_record
-from .book import results_of
-from .floors import Peaks, floor_s, measured_profile, peaks_of
-from .predicting import errors_of, predictions
-from .run import SUMMARY
+from ..validate import Comparison, Errors, compare_record
+from .plan import CampaignPlan, load_plan
+from .run import SCHEMA_VERSION, SUMMARY
 
-__all__ = ["summarise"]
+__all__ = ["floor_s", "summarise"]
 
 REDUCTION = ("merge", "score", "select", "gather")
+STAGES = ("merge", "vision", "projector", "features", "ttft", "decode")
 
 
 def summarise(folder: str | Path) -> dict[str, Any]:
-    """Tables of a campaign's records: steps, kernels, dense prefills, the paper's rows, and the rest.
+    """Tables of a campaign's records.
 
     Returns
     -------
     dict
-        ``steps``, ``checks``, ``kernels``, ``dense``, ``rows``, ``stages``, ``memory``, ``overhead``,
-        ``predictions``, ``prediction_errors`` and the circumstances. Times are medians in seconds; what was
-        not measured is absent or None.
+        The circumstances; ``steps``, ``ceilings``, ``checks``, ``kernels``, ``overhead``, ``runs``, ``stages``,
+        ``memory``, ``predictions`` and ``errors``. Times are medians in seconds; what was not measured is absent
+        or None.
 
     Raises
     ------
@@ -40,60 +48,90 @@ def summarise(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     state = _state(folder)
-    records = {entry["name"]: _record(folder / f"{entry['name']}.json") for entry in state["steps"]}
-    peaks = peaks_of(folder, state["dtype"])
-    prefills = [*_samples(records, "dense"), *_samples(records, "seeds"), *_samples(records, "masked")]
-    predicted = predictions(prefills, measured_profile(folder))
-    rows = _rows(prefills, tiny=bool(state.get("tiny")))
+    plan, dtype = load_plan(tiny=state["tiny"]), state["dtype"]
+    records = _records(folder, [step["name"] for step in state["steps"]])
+    ceilings = _ceilings(records.get("profile"))
+    validations = [record for record in records.values() if record.kind == "validation"]
+    runs = _runs(
+        validations, plan, None if ceilings is None else ceilings.flops_per_s[dtype], printed=not state["tiny"]
+    )
+    comparisons = list(_comparisons(validations, folder))
+    kernels = [_kernel(sample, ceilings, dtype) for sample in _samples(records, "kernels")]
     return {
-        **{key: value for key, value in state.items() if key != "steps"},
-        "steps": state["steps"],
-        "peaks": None if peaks is None else {"flops_per_s": peaks.flops_per_s, "bytes_per_s": peaks.bytes_per_s},
-        "checks": _results(records, "correctness"),
-        "kernels": [_kernel(sample, peaks) for sample in _samples(records, "kernels")],
-        "dense": _dense(_samples(records, "dense"), peaks),
-        "rows": rows,
-        "predictions": predicted,
-        "prediction_errors": errors_of(predicted),
-        "overhead": _overhead(_samples(records, "kernels"), rows, peaks),
-        "stages": [
-            *(_stage(s) for s in _samples(records, "dense") if "sdpa" in s.labels),
-            *(_stage(s) for name in ("tower", "decode", "ttft") for s in _samples(records, name)),
-        ],
-        "memory": _results(records, "memory"),
+        **state,
+        "ceilings": ceilings
+        and {"flops_per_s": ceilings.flops_per_s[dtype], "bytes_per_s": ceilings.memory_bytes_per_s},
+        "checks": records["correctness"].settings["results"] if "correctness" in records else [],
+        "kernels": kernels,
+        "overhead": _overhead(kernels, next((row for row in runs if row["run"] == plan.kernels), None)),
+        "runs": runs,
+        "stages": [_stage(s) for record in validations for s in record.samples if s.op in STAGES],
+        "memory": [_memory(s) for record in validations for s in record.samples if "kv_bytes" in s.dims],
+        "predictions": [p.to_dict() for comparison in comparisons for p in comparison.of("prefill")],
+        "errors": _errors(comparisons),
     }
 
 
 def _state(folder: Path) -> dict[str, Any]:
     path = folder / SUMMARY
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_mapping(path)
+    except FileFormatError:
         raise FileFormatError(f"{folder}: holds no campaign: {SUMMARY} is missing or not JSON") from None
-    if not isinstance(found, dict) or found.get("schema_version") != 1 or not isinstance(found.get("steps"), list):
-        raise FileFormatError(f"{path}: is not the summary of a campaign")
+    if found.get("schema_version") != SCHEMA_VERSION or not isinstance(found.get("steps"), list):
+        raise FileFormatError(f"{path}: is not the summary of a campaign, or one of another version")
     return found
 
 
-def _record(path: Path) -> Record | None:
+def _records(folder: Path, names: Iterable[str]) -> dict[str, Record]:
+    found = {}
+    for name in names:
+        try:
+            found[name] = load_record(folder / f"{name}.json")
+        except AimcostError:
+            continue
+    return found
+
+
+def _samples(records: Mapping[str, Record], name: str) -> tuple[Sample, ...]:
+    return records[name].samples if name in records else ()
+
+
+def _ceilings(record: Record | None) -> Ceilings | None:
+    """What the device reached in its profile; None where that was cut short before."""
     try:
-        return load_record(path)
+        return None if record is None else ceilings_of(record)
     except AimcostError:
         return None
 
 
-def _samples(records: Mapping[str, Record | None], name: str) -> list[Sample]:
-    record = records.get(name)
-    return [] if record is None else list(record.samples)
+def floor_s(sample: Sample, ceilings: Ceilings, dtype: str) -> float:
+    """The least seconds of a kernel: its FLOPs or its bytes at the device's ceiling, the slower of the two."""
+    cost = _cost(sample)
+    return max(
+        float(np.sum(cost.flops)) / ceilings.flops_per_s[dtype],
+        float(np.sum(cost.bytes)) / ceilings.memory_bytes_per_s,
+    )
 
 
-def _results(records: Mapping[str, Record | None], name: str) -> list[Mapping[str, Any]]:
-    record = records.get(name)
-    return [] if record is None else results_of(record)
+def _cost(sample: Sample) -> Cost:
+    dims, size = sample.dims, bytes_per_element(sample.dtype)
+    if sample.op == "attention":
+        return single_pass(dims, causal=True, widths=Widths(weights=size, activations=size, kv=size))
+    if sample.op == "merge":
+        # as one kernel: every token read once, every result written once
+        rows = dims["groups"] * dims["tokens"]
+        return Cost(
+            kind="merge",
+            flops=dims["groups"] * bipartite_similarity_flops(dims["tokens"], dims["width"]),
+            read_activations=rows * dims["width"] * size,
+            write_activations=dims["groups"] * dims["kept"] * dims["width"] * size,
+        )
+    return cost_of(sample)
 
 
-def _kernel(sample: Sample, peaks: Peaks | None) -> dict[str, Any]:
-    floor = None if peaks is None else floor_s(sample, peaks)
+def _kernel(sample: Sample, ceilings: Ceilings | None, dtype: str) -> dict[str, Any]:
+    floor = None if ceilings is None else floor_s(sample, ceilings, dtype)
     return {
         "op": sample.op,
         "name": sample.name,
@@ -106,72 +144,79 @@ def _kernel(sample: Sample, peaks: Peaks | None) -> dict[str, Any]:
     }
 
 
-def _flops(sample: Sample) -> float:
-    """Matrix FLOPs of what ran, causal; the head sees one token."""
-    document = json.loads(sample.labels["run"])
-    # any machine does: FLOPs are the same on all
-    result = estimate({**document, "hardware": "nvidia_h200_sxm", "estimator": "roofline"})
-    return float(result.matrix_flops(("prefill",)))
+def _overhead(kernels: list[dict[str, Any]], row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """All reduction kernels of one schedule, timed alone, as a share of its measured prefill."""
+    mine = [kernel for kernel in kernels if kernel["op"] in REDUCTION]
+    times = {op: sum(kernel["median_s"] for kernel in mine if kernel["op"] == op) for op in REDUCTION}
+    if not all(times.values()) or row is None or row["best_s"] is None:
+        return None
+    total = sum(times.values())
+    floor = sum(kernel["floor_s"] or 0.0 for kernel in mine) or None
+    return {**times, "total_s": total, "floor_s": floor, "share": total / row["best_s"]}
 
 
-def _dense(samples: list[Sample], peaks: Peaks | None) -> list[dict[str, Any]]:
-    rows: dict[float, dict[str, Any]] = {}
-    for sample in samples:
-        if "sdpa" in sample.labels:
-            continue
-        tokens = int(sample.dims["prompt"])
-        row = rows.setdefault(tokens, {"tokens": tokens, "flops": _flops(sample), "eager_s": None, "graph_s": None})
-        row[f"{sample.labels['path']}_s"] = sample.median_s
-    for row in rows.values():
-        best = _best(row)
-        row["tflops_per_s"] = row["flops"] / best / TERA
-        row["mfu"] = None if peaks is None else row["flops"] / best / peaks.flops_per_s
-    return list(rows.values())
+def _split(label: str) -> tuple[str, str]:
+    name, _, stack = label.partition("@")
+    return name, stack
 
 
-def _best(row: Mapping[str, Any]) -> float:
-    return min(float(row[key]) for key in ("eager_s", "graph_s") if row[key] is not None)
-
-
-def _rows(samples: list[Sample], *, tiny: bool) -> list[dict[str, Any]]:
-    """The paper's rows with what was measured; speedups are over the dense prefill of the same prompt.
+def _runs(records: Iterable[Record], plan: CampaignPlan, peak: float | None, *, printed: bool) -> list[dict[str, Any]]:
+    """A row for each run: its prefill dense and reduced under each stack, and the speedup of the faster ones.
 
     What the paper prints stands beside its own model alone, not beside a dry run's.
     """
-    printed = {} if tiny else _printed()
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    dense: dict[tuple[str, float], dict[str, float]] = {}
-    for sample in samples:
-        labels, path = sample.labels, sample.labels["path"]
-        plain = labels["method"] == "none" and labels["implementation"] == "fused"
-        if plain and not {"selection", "sdpa"} & labels.keys():
-            home = dense.setdefault((_model_of(sample), sample.dims["prompt"]), {})
-            home[path] = min(sample.median_s, home.get(path, sample.median_s))
-        if "rows" not in labels:
-            continue
-        first = labels["rows"].split(",")[0]
-        row = rows.setdefault(
-            (labels["rows"], labels["implementation"]),
-            {
-                "rows": labels["rows"].split(","),
-                "implementation": labels["implementation"],
-                "tokens": labels["tokens"],
-                "selection_left_out": "selection" in labels,
-                "eager_s": None,
-                "graph_s": None,
-                **printed.get(first, {"printed_ms": None, "printed_speedup": None}),
-                "_of": (_model_of(sample), _prompt_of(sample)),
-            },
-        )
-        row[f"{path}_s"] = sample.median_s
+    rows: dict[str, dict[str, Any]] = {}
+    paper = _printed() if printed else {}
+    for record in records:
+        for sample in record.select("prefill"):
+            name, stack = _split(sample.labels["run"])
+            if name not in rows:
+                rows[name] = _row(name, record.settings["runs"][sample.labels["run"]], plan, paper)
+            rows[name]["seconds"].setdefault(stack, {})[sample.labels["variant"]] = sample.median_s
+    dense = {row["run"]: _best(row, "dense") for row in rows.values()}
+    by_prompt: dict[tuple[str, int], float] = {}
+    for name, seconds in dense.items():
+        if seconds is not None:
+            key = rows[name]["model"], rows[name]["prompt"]
+            by_prompt[key] = min(seconds, by_prompt.get(key, seconds))
     for row in rows.values():
-        of = dense.get(row.pop("_of"), {})
-        for path in ("eager", "graph"):
-            mine = row[f"{path}_s"]
-            row[f"{path}_speedup"] = of[path] / mine if mine and path in of else None
-        best, dense_best = _best(row), min(of.values(), default=None)
-        row["speedup"] = dense_best / best if dense_best is not None else None
+        row["best_s"] = _best(row, "reduced") or dense[row["run"]]
+        of = dense.get(row["compared_with"]) if row["compared_with"] else dense[row["run"]]
+        of = of if of is not None else by_prompt.get((row["model"], row["prompt"]))
+        row["speedup"] = None if of is None or row["best_s"] is None else of / row["best_s"]
+        whole = dense[row["run"]]
+        row["flops_per_s"] = None if whole is None else row["flops"] / whole
+        row["mfu"] = row["flops_per_s"] / peak if peak and row["flops_per_s"] else None
     return list(rows.values())
+
+
+def _row(name: str, document: Mapping[str, Any], plan: CampaignPlan, paper: Mapping[str, Any]) -> dict[str, Any]:
+    run = load_run(document)
+    tokens = ", ".join(
+        f"{count} x {layers}" if layers > 1 else str(count) for count, layers in runs_of(run.computed.tokens)
+    )
+    # any machine does: FLOPs are the same on all
+    priced = {**document, "method": "none", "implementation": "fused", "attention": "flash"}
+    whole = estimate(priced, hardware="nvidia_h200_sxm", estimator="roofline").matrix_flops(("prefill",))
+    printed = next(
+        (paper[row] for row in plan.rows_of(name) if row in paper), {"printed_ms": None, "printed_speedup": None}
+    )
+    return {
+        "run": name,
+        "rows": plan.rows_of(name),
+        "model": run.model.name,
+        "implementation": run.implementation,
+        "prompt": run.workload.prompt_tokens,
+        "tokens": tokens,
+        "flops": float(whole),
+        "seconds": {},
+        "compared_with": plan.reduced_prompts.get(name, ""),
+        **printed,
+    }
+
+
+def _best(row: Mapping[str, Any], variant: str) -> float | None:
+    return min((seconds[variant] for seconds in row["seconds"].values() if variant in seconds), default=None)
 
 
 def _printed() -> dict[str, dict[str, float | None]]:
@@ -187,38 +232,45 @@ def _printed() -> dict[str, dict[str, float | None]]:
     return found
 
 
-def _model_of(sample: Sample) -> str:
-    """The decoder that ran: rows of other checkpoints may share the campaign model's."""
-    return f"{sample.dims['layers']:.0f} x {sample.dims['hidden']:.0f}"
-
-
-def _prompt_of(sample: Sample) -> float:
-    """Tokens before any reduction: where the selection was left out, those of the run itself."""
-    run = json.loads(sample.labels["run"])
-    if "selection" not in sample.labels:
-        return sample.dims["prompt"]
-    from ...inputs.run import load_run
-
-    return float(load_run(run).workload.prompt_tokens)
-
-
-def _overhead(samples: list[Sample], rows: list[dict[str, Any]], peaks: Peaks | None) -> dict[str, Any] | None:
-    """All reduction kernels of the 25 % schedule, timed alone, as a share of its measured prefill."""
-    times = {op: sum(s.median_s for s in samples if s.op == op) for op in REDUCTION}
-    row = next((r for r in rows if "video_aim_32f" in r["rows"] and r["implementation"] == "fused"), None)
-    if not all(times.values()) or row is None:
-        return None
-    floors = [floor_s(s, peaks) or 0.0 for s in samples if s.op in REDUCTION] if peaks is not None else []
-    total = sum(times.values())
-    return {**times, "total_s": total, "floor_s": sum(floors) or None, "share": total / _best(row)}
-
-
 def _stage(sample: Sample) -> dict[str, Any]:
+    name, stack = _split(sample.labels["run"])
     return {
         "op": sample.op,
-        "name": sample.name,
-        "path": " ".join((sample.labels["path"], sample.labels.get("sdpa", ""))).strip(),
-        "tokens": sample.labels["tokens"],
+        "run": name,
+        "stack": stack,
+        "variant": sample.labels["variant"],
         "median_s": sample.median_s,
         "repeats": len(sample.samples_s),
     }
+
+
+def _memory(sample: Sample) -> dict[str, Any]:
+    name, stack = _split(sample.labels["run"])
+    sizes = {key: sample.dims.get(key) for key in ("held_bytes", "kv_bytes", "peak_bytes")}
+    return {"run": name, "stack": stack, "variant": sample.labels["variant"], **sizes}
+
+
+def _comparisons(records: Iterable[Record], folder: Path) -> Iterable[Comparison]:
+    """Each record beside its predictions; none where the profile or the record was cut too short."""
+    for record in records:
+        try:
+            yield compare_record(record, where=str(folder))
+        except FileFormatError:
+            continue
+
+
+def _errors(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
+    """Errors of the predictions by stack, implementation and part."""
+    groups: dict[tuple[str, str, str], list[Any]] = {}
+    for comparison in comparisons:
+        runs = comparison.record.settings["runs"]
+        for point in comparison.points:
+            part = f"{point.part} {point.name}".strip()
+            implementation = runs[point.run].get("implementation", "fused")
+            groups.setdefault((_split(point.run)[1], implementation, part), []).append(point)
+    found = ((key, Errors.of(points)) for key, points in groups.items())
+    return [
+        {"stack": stack, "implementation": implementation, "part": part, **errors.to_dict()}
+        for (stack, implementation, part), errors in found
+        if errors is not None
+    ]

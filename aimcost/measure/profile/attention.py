@@ -11,7 +11,7 @@ from ..records import HELD_OUT
 from .bench import Bench, Prepared, Task, Tasks, rotating
 from .plan import Plan
 
-__all__ = ["eager_tasks", "sdpa_tasks"]
+__all__ = ["eager_tasks", "sdpa_task", "sdpa_tasks"]
 
 
 def sdpa_tasks(bench: Bench, plan: Plan) -> Tasks:
@@ -24,17 +24,20 @@ def sdpa_tasks(bench: Bench, plan: Plan) -> Tasks:
                 labels = {"role": HELD_OUT} if tokens in plan.probe_tokens else {}
                 queries = (tokens, 1) if causal and tokens > 1 else (tokens,)
                 for q_len in queries:
-                    yield _task(bench, dtype, (heads, kv_heads, head_dim), (q_len, tokens), causal, labels)
+                    yield sdpa_task(bench, dtype, (heads, kv_heads, head_dim), (q_len, tokens), causal, labels)
 
 
-def _task(
+def sdpa_task(
     bench: Bench,
     dtype: str,
     shape: tuple[int, int, int],
     lengths: tuple[int, int],
     causal: bool,
     labels: dict[str, str],
+    *,
+    name: str = "sdpa",
 ) -> Task:
+    """Attention of a (heads, kv heads, head_dim) over (queries, keys), by the backend PyTorch chooses."""
     (heads, kv_heads, head_dim), (q_len, kv_len) = shape, lengths
     dims = {
         "batch": 1.0,
@@ -47,7 +50,7 @@ def _task(
     }
     return Task(
         op="attention",
-        name="sdpa",
+        name=name,
         dims=dims,
         dtype=dtype,
         make=partial(_sdpa, bench, dims, dtype),

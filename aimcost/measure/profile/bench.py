@@ -106,14 +106,14 @@ class Bench:
         """
         with torch.inference_mode():
             if not self.cuda and not any(task.host for task in tasks):
-                return self._in_turns(tasks)
+                return self._interleaved(tasks)
             return [self._alone(task) for task in tasks]
 
     def _alone(self, task: Task) -> Sample:
         step = task.make().step
         return self._host(task, step) if task.host else self._events(task, step)
 
-    def _in_turns(self, tasks: Sequence[Task]) -> list[Sample]:
+    def _interleaved(self, tasks: Sequence[Task]) -> list[Sample]:
         def measurement(prepared: Prepared) -> Callable[[int], float]:
             def once(turn: int) -> float:
                 for tensor in prepared.fresh:

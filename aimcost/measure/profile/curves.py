@@ -22,7 +22,7 @@ from ...types import DecoderSpec, ModelSpec
 from ...types.formats import Widths, bytes_per_element
 from ..records import Record, Sample
 
-__all__ = ["bandwidth_sections"]
+__all__ = ["bandwidth_sections", "cost_of"]
 
 # Kinds whose time follows their arithmetic; all others follow their bytes.
 BY_FLOPS = ("score", "bmm")
@@ -58,10 +58,11 @@ def bandwidth_sections(record: Record, source: Mapping[str, str]) -> dict[str, A
 def _points(record: Record) -> Iterator[_Point]:
     for sample in record.samples:
         if sample.name in _COSTS and sample.op not in NOT_OPERATIONS:
-            yield _point(sample, _cost(sample), sample.median_s)
+            yield _point(sample, cost_of(sample), sample.median_s)
 
 
-def _cost(sample: Sample) -> Cost:
+def cost_of(sample: Sample) -> Cost:
+    """FLOPs and bytes of an operation that is timed alone, by its name; raises KeyError for any other."""
     width = bytes_per_element(sample.dtype)
     return _COSTS[sample.name](sample, Widths(weights=width, activations=width, kv=width))
 

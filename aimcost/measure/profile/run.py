@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,6 +36,7 @@ def profile(
     progress: Progress | None = None,
     path: str | Path | None = None,
     plan: Plan | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Record:
     """Measure what calibrated estimates need: ceilings, GEMM grid, attention, elementwise, reduction.
 
@@ -54,6 +56,8 @@ def profile(
         Where to keep the record while it grows; a killed run leaves there what it had finished.
     plan
         Sizes in place of the device's own.
+    settings
+        Further settings for the record.
 
     Raises
     ------
@@ -70,20 +74,20 @@ def profile(
             environment=before,
             seed=SEED,
             started=now(),
-            settings={"quick": quick, "plan": plain(asdict(plan))},
+            settings={"quick": quick, "plan": plain(asdict(plan)), **(settings or {})},
             notes=before.notes,
         )
         began = time.perf_counter()
         writer = RecordWriter(path, record) if path is not None else None
         samples, notes = _measure(bench, plan, progress, writer)
         moved = environment.changes(before, environment.describe(device))
-    settings = {
+    closing = {
         **record.settings,
         "seconds": round(time.perf_counter() - began, 1),
         "state_after": dict(moved),
     }
     record = replace(
-        record, settings=settings, samples=samples, notes=tuple(dict.fromkeys((*record.notes, *notes))), finished=now()
+        record, settings=closing, samples=samples, notes=tuple(dict.fromkeys((*record.notes, *notes))), finished=now()
     )
     if writer is not None:
         writer.record = record

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from ...inputs.files import write_atomically
 from .contents import Record, Sample
@@ -16,11 +17,12 @@ __all__ = ["RecordWriter", "now"]
 class RecordWriter:
     """A record that grows on disk: each `add` leaves a whole, loadable file behind.
 
-    Used as a context manager the record is marked finished on leaving without an exception.
+    Used as a context manager the record is marked finished on leaving without an exception. Without a
+    path it grows in memory alone.
     """
 
-    def __init__(self, path: str | Path, record: Record) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | None, record: Record) -> None:
+        self.path = None if path is None else Path(path)
         self.record = record
         self.save()
 
@@ -33,6 +35,11 @@ class RecordWriter:
         )
         self.save()
 
+    def set(self, **settings: Any) -> None:
+        """Replace settings, and save."""
+        self.record = replace(self.record, settings={**self.record.settings, **settings})
+        self.save()
+
     def finish(self) -> Record:
         """Mark the record as complete, save, and return it."""
         self.record = replace(self.record, finished=now())
@@ -41,7 +48,8 @@ class RecordWriter:
 
     def save(self) -> None:
         """Replace the file by the record as it is now."""
-        write_atomically(self.path, self.record.to_json())
+        if self.path is not None:
+            write_atomically(self.path, self.record.to_json())
 
     def __enter__(self) -> RecordWriter:
         return self

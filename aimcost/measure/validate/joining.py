@@ -149,6 +149,8 @@ def _rows(estimate: Estimate, sample: Sample, layer: int | None) -> NDArray[np.b
     """Rows of the estimate that a sample timed."""
     if sample.op in ("vision", "projector", "merge", "decode", "prefill"):
         return estimate.rows([sample.op])
+    if sample.op == "features":
+        return estimate.rows(["vision", "projector"])
     if sample.op == "ttft":
         return estimate.rows(["vision", "projector", "merge", "prefill"])
     inside = estimate.rows(["prefill"]) & (estimate.table.layer >= 0)

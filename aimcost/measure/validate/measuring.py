@@ -1,4 +1,4 @@
-"""The measuring half of `aimcost validate`: profile the machine, run the runs, and keep a record of both.
+"""The measuring half of `aimcost validate`: profile the machine, run the runs, and record both.
 
 Profile and runs are interleaved, so that drift of the machine affects both equally.
 """
@@ -23,13 +23,13 @@ from ...inputs.strict_json import canonical, plain
 from ..profile.to_calibration import profile_mapping
 from ..records import Record, RecordWriter, Sample, now
 
-__all__ = ["load_runs", "measure_validation", "read_profile", "run_document"]
+__all__ = ["PROFILE_NAME", "ModelCache", "load_runs", "measure_validation", "read_profile", "run_document"]
 
 Progress = Callable[[int, int, str], None]
 PROFILE_NAME = "measured_here"
 ROUNDS = 2
-# Small models stay until the next round.
-KEPT_BYTES = 2e9
+# Models that together are smaller stay until the next round.
+SMALL_BYTES = 2e9
 SEED = 0
 
 
@@ -77,14 +77,24 @@ def measure_validation(
     record = Record(
         kind="validation", environment=before, seed=SEED, started=now(), settings=settings, notes=before.notes
     )
-    writer = _Writer(path, record)
+    writer = RecordWriter(path, record)
     began = time.perf_counter()
-    models: dict[str, Any] = {}
+    models = ModelCache(device)
     for _ in range(ROUNDS):
         if profile is None:
             _profile_pass(writer, device, progress)
         for label, run in runs.items():
-            _measure(measure, models, run, label, device, repeats, budget_s, progress, writer)
+            progress(0, 1, f"{label}: building the model")
+            measure.measure_run(
+                run,
+                device=device,
+                repeats=repeats,
+                budget_s=budget_s,
+                progress=progress,
+                label=label,
+                model=models.of(run),
+                writer=writer,
+            )
     after = environment.describe(device)
     moved = environment.changes(before, after)
     writer.add(notes=after.notes)
@@ -92,54 +102,35 @@ def measure_validation(
     return writer.finish()
 
 
-class _Writer(RecordWriter):
-    """A record writer whose settings can change, and that needs no file."""
+class ModelCache:
+    """Models with random weights by configuration and format, for runs that share one.
 
-    def __init__(self, path: str | Path | None, record: Record) -> None:
-        self._kept = path is not None
-        super().__init__(path if path is not None else "", record)
+    Parameters
+    ----------
+    check
+        Called with a run before its model is built; raises where it must not be.
+    """
 
-    def save(self) -> None:
-        if self._kept:
-            super().save()
+    def __init__(self, device: str, check: Callable[[Run], None] = lambda _: None) -> None:
+        self.device, self.check = device, check
+        self._models: dict[str, Any] = {}
 
-    def set(self, **settings: Any) -> None:
-        """Replace settings, and save."""
-        self.record = replace(self.record, settings={**self.record.settings, **settings})
-        self.save()
+    def of(self, run: Run) -> Any:
+        """The model of `run`: of large ones, one at a time fits any machine that runs it at all."""
+        key = canonical([run.hf_config(), run.precision.weights])
+        if key not in self._models:
+            self.check(run)
+            if sum(model.get_memory_footprint() for model in self._models.values()) > SMALL_BYTES:
+                self._models.clear()
+            self._models[key] = torch_module("aimcost.measure.subject").build(run, self.device)
+        return self._models[key]
 
-
-def _measure(
-    measure: Any,
-    models: dict[str, Any],
-    run: Run,
-    label: str,
-    device: str,
-    repeats: int,
-    budget_s: float,
-    progress: Progress,
-    writer: RecordWriter,
-) -> None:
-    """One run's round; runs of one model and format share it."""
-    key = json.dumps([run.hf_config(), run.precision.weights], sort_keys=True, default=str)
-    if key not in models:
-        if sum(model.get_memory_footprint() for model in models.values()) > KEPT_BYTES:
-            models.clear()  # one big model at a time fits any machine that runs it at all
-        progress(0, 1, f"{label}: building the model")
-        models[key] = torch_module("aimcost.measure.subject").build(run, device)
-    measure.measure_run(
-        run,
-        device=device,
-        repeats=repeats,
-        budget_s=budget_s,
-        progress=progress,
-        label=label,
-        model=models[key],
-        writer=writer,
-    )
+    def clear(self) -> None:
+        """Let go of every model."""
+        self._models.clear()
 
 
-def _profile_pass(writer: _Writer, device: str, progress: Progress) -> None:
+def _profile_pass(writer: RecordWriter, device: str, progress: Progress) -> None:
     """One pass of the quick profile; its samples join those of the pass before."""
     profiling = importlib.import_module("aimcost.measure.profile")
     plan = importlib.import_module("aimcost.measure.profile.plan").plan_for(device, quick=True)

@@ -14,7 +14,7 @@ from .heldout import HeldOut
 __all__ = ["PARTS", "Comparison", "Errors", "MemoryPoint", "Point", "Speedup"]
 
 # What is compared, in reading order: whole passes first.
-PARTS = ("prefill", "layer", "selection", "group", "merge", "vision", "projector", "ttft", "decode")
+PARTS = ("prefill", "layer", "selection", "group", "merge", "vision", "projector", "features", "ttft", "decode")
 # Repeats of one pass that differ by more than this were disturbed.
 DISTURBED_SPREAD = 0.15
 
