@@ -15,6 +15,7 @@ from . import discover, hub
 from .files import Stamp, read_mapping, read_once, stamp_of
 from .hf.from_hf import model_spec
 from .hf.original import in_transformers_layout
+from .processors import preprocessor_section, processor_stamps
 from .schema import Strict, validate
 
 __all__ = ["ModelFile", "load_model", "model_config"]
@@ -42,7 +43,9 @@ def load_model(given: str | Path | Mapping[str, Any]) -> ModelSpec:
     if isinstance(given, Mapping):
         return model_spec(given, name=str(given.get("name", "inline")), where="model", source="given inline")
     path = _path(given)
-    return _load_file(path, stamp_of(path))
+    # what lies beside a config.json is read with it; a file of configs/models holds its own
+    beside = processor_stamps(path.parent) if path.suffix == ".json" else ()
+    return _load_file(path, stamp_of(path), beside)
 
 
 def model_config(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
@@ -71,9 +74,11 @@ def _path(given: str | Path) -> Path:
 
 
 @lru_cache(maxsize=256)
-def _load_file(path: Path, _: Stamp) -> ModelSpec:
+def _load_file(path: Path, _: Stamp, beside: tuple[Stamp | None, ...]) -> ModelSpec:
     data = read_mapping(path)
     if "config" not in data:
+        if any(beside):
+            data = preprocessor_section(in_transformers_layout(data, str(path)), path.parent)
         name = path.parent.name if path.name == "config.json" else path.stem
         return model_spec(data, name=name, where=str(path), source=str(path))
     file = validate(ModelFile, {"name": path.stem, **data}, where=str(path))

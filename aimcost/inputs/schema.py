@@ -26,6 +26,8 @@ MAX_COUNT = 100_000_000  # above any token count or batch; keeps products inside
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Side = Annotated[int, Field(ge=1, le=100_000)]
+ImageSize = Annotated[list[Side], Field(min_length=2, max_length=2)]
+Pixels = Annotated[int, Field(ge=1, le=10**13)]
 # 1e-12 is below any figure with a unit, and far enough from the smallest float for quotients
 Positive = Annotated[float, Field(ge=1e-12, le=1e30)]
 NonNegative = Annotated[float, Field(ge=0, le=1e30)]
@@ -57,17 +59,35 @@ class TextTokens(Strict):
 class WorkloadFile(Strict):
     """What is asked, per request.
 
-    `images`, `frames`, `seconds` (of video, with `fps`) and `visual_tokens` exclude each other.
-    `image_size`, in pixels, is [width, height] or the side of a square, of images and of frames.
+    `images` may come with one video: `frames`, or `seconds` of it. `visual_tokens` excludes them all.
+
+    Attributes
+    ----------
+    image_size
+        In pixels: [width, height] or the side of a square, of images and of frames; or a list of
+        [width, height], one an image in order, then one of the video's frames.
+    fps
+        Frames a second that are taken of `seconds`; of given `frames`, the rate they were taken at.
+    min_pixels, max_pixels
+        Limits on a resized image and a resized frame.
+    total_pixels
+        Limit on all frames together.
+    min_frames, max_frames
+        Limits on the number of frames.
     """
 
     batch: PositiveCount = 1
     images: PositiveCount | None = None
     frames: PositiveCount | None = None
     visual_tokens: PositiveCount | None = None
-    image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    image_size: Side | ImageSize | Annotated[list[ImageSize], Field(min_length=1, max_length=10_000)] | None = None
     seconds: Positive | None = None
     fps: Positive | None = None
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
+    total_pixels: Pixels | None = None
+    min_frames: PositiveCount | None = None
+    max_frames: PositiveCount | None = None
     text_tokens: Count | TextTokens | None = None
     # decode is priced step by step: a row a layer and step
     new_tokens: Annotated[int, Field(ge=0, le=100_000)] = 0

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import groupby
+
 from ..errors import InvalidValueError
-from ..models.visual_tokens import VisualLayout, image_layout, video_layout
-from ..types import ModelSpec, Workload
+from ..models.resizing import Size
+from ..models.visual_tokens import VisualLayout, images_layout, joined, video_layout
+from ..types import ModelSpec, SamplingSpec, Workload
+from .processors import sampled_frames, sampling_rate, with_limits
 from .schema import TextTokens, WorkloadFile
 
 __all__ = ["DEFAULT_TEXT_TOKENS", "resolve_workload"]
 
 # The text length of the video tables of arXiv 2412.03248; noted whenever it is used.
 DEFAULT_TEXT_TOKENS = 100
+# Frames a second at which given `frames` were taken where nothing says so: FPS of qwen-vl-utils, as Qwen3-VL's class.
+DEFAULT_FPS = 2.0
+# What a request can show, each by its key.
+_SOURCES = ("images", "frames", "visual_tokens", "seconds")
 
 
 def resolve_workload(
@@ -28,91 +37,140 @@ def resolve_workload(
     InvalidValueError
         Keys that exclude each other, or that this model has no use for.
     """
-    given = _source(file)
+    file = _counted(file)
+    given = _source(file, model)
     notes: list[str] = []
     text = file.text_tokens
     if text is None:
         text = DEFAULT_TEXT_TOKENS
         notes.append(f"workload.text_tokens not given: assuming {DEFAULT_TEXT_TOKENS}")
     before, after = (text.system, text.question) if isinstance(text, TextTokens) else (0, text)
-    frames = _frames(file)
-    layout = VisualLayout(groups=0, tokens_per_group=0)
+    model = with_limits(model, file)
+    frames, sampled = sampled_frames(model.sampling or SamplingSpec(), file)
+    notes.extend(sampled)
+    images = _images(file, frames)
+    layout = VisualLayout()
     if file.visual_tokens is not None:
         newline = 1 if file.newline else 0
-        layout = VisualLayout(groups=1, tokens_per_group=file.visual_tokens - newline, newline_tokens=newline)
+        layout = VisualLayout(sizes=((1, file.visual_tokens - newline),), newline_tokens=newline)
         if model.vision is not None:
             notes.append("visual_tokens given: the vision tower and projector are not priced")
     elif given is not None:
-        layout = _layout(file, model, frames, given, without_newline=without_newline)
+        layout = _layout(file, model, images, frames, given, without_newline=without_newline)
         notes.extend(layout.notes)
     elif file.newline:
         raise InvalidValueError("workload.newline", "omitted without visual tokens", file.newline)
-    visual = layout.groups * layout.tokens_per_group + layout.newline_tokens
+    several = len(layout.sizes) > 1
+    groups, each = layout.sizes[0] if layout.sizes else (0, 0)
+    if several:
+        groups, each = 1, sum(count * tokens for count, tokens in layout.sizes)
+    visual = groups * each + layout.newline_tokens
     if visual + before + after < 1:
         raise InvalidValueError("workload.text_tokens", "at least 1 without visual tokens", 0)
     workload = Workload(
         batch=file.batch,
         frames=frames,
         images=file.images or 0,
-        groups=layout.groups,
-        tokens_per_group=layout.tokens_per_group,
+        groups=groups,
+        tokens_per_group=each,
         newline_tokens=layout.newline_tokens,
         text_before=before,
         text_after=after,
         new_tokens=file.new_tokens,
         tower=layout.load,
         cross_tokens=layout.cross_tokens,
+        sizes=layout.sizes if several else (),
+        template_tokens=layout.template_tokens,
     )
     return workload, tuple(notes)
 
 
-def _source(file: WorkloadFile) -> str | None:
-    """The key that sets the visual input, if any; the others must be omitted."""
-    keys = ("images", "frames", "visual_tokens", "seconds")
-    given = [key for key in keys if getattr(file, key) is not None]
-    if len(given) > 1:
-        raise InvalidValueError(f"workload.{given[1]}", f"omitted when {given[0]} is given", getattr(file, given[1]))
-    if file.seconds is not None and file.fps is None:
+def _source(file: WorkloadFile, model: ModelSpec) -> str | None:
+    """The key that sets the visual input, if any; keys that contradict it must be omitted."""
+    given = [key for key in _SOURCES if getattr(file, key) is not None]
+    for one, other in (("frames", "seconds"), *(("visual_tokens", key) for key in ("images", "frames", "seconds"))):
+        if one in given and other in given:
+            first, second = sorted((one, other), key=given.index)
+            raise InvalidValueError(f"workload.{second}", f"omitted when {first} is given", getattr(file, second))
+    sampling = model.sampling or SamplingSpec()
+    if file.seconds is not None and not (sampling_rate(sampling, file) or sampling.frames):
         raise InvalidValueError("workload.fps", "given together with seconds", None)
-    if file.fps is not None and file.seconds is None:
+    timed = file.frames is not None and model.resolution is not None and model.resolution.markup == "times"
+    if file.fps is not None and file.seconds is None and not timed:
         raise InvalidValueError("workload.fps", "omitted without seconds", file.fps)
     if file.image_size is not None and (not given or given[0] == "visual_tokens"):
         raise InvalidValueError("workload.image_size", "omitted without images, frames or seconds", file.image_size)
     return given[0] if given else None
 
 
-def _frames(file: WorkloadFile) -> int:
-    if file.seconds is None or file.fps is None:
-        return file.frames or 0
-    frames = int(file.seconds * file.fps)
-    if frames < 1:
-        raise InvalidValueError("workload.fps", "high enough for one frame in the given seconds", file.fps)
-    return frames
+def _counted(file: WorkloadFile) -> WorkloadFile:
+    """A list of sizes says how many images there are, where nothing else does."""
+    sizes = _sizes(file)
+    if sizes is None or any(getattr(file, key) is not None for key in _SOURCES):
+        return file
+    return file.model_copy(update={"images": len(sizes)})
 
 
-def _layout(file: WorkloadFile, model: ModelSpec, frames: int, given: str, *, without_newline: bool) -> VisualLayout:
-    """Images or frames as the model's own processor would lay them out."""
+def _sizes(file: WorkloadFile) -> list[Size] | None:
+    """The sizes of a list; None where there is one for all, or none."""
+    given = file.image_size
+    if not isinstance(given, list) or isinstance(given[0], int):
+        return None
+    return [(pair[0], pair[1]) for pair in given if isinstance(pair, list)]
+
+
+def _size(file: WorkloadFile) -> Size | None:
+    """The size of all images and frames."""
+    given = file.image_size
+    if isinstance(given, int):
+        return given, given
+    if given is None or not isinstance(given[0], int) or not isinstance(given[1], int):
+        return None
+    return given[0], given[1]
+
+
+def _images(file: WorkloadFile, frames: int) -> list[tuple[Size | None, int]]:
+    """(size, how many) of the images in order, None for a size that is not given."""
+    sizes, count = _sizes(file), file.images or 0
+    if sizes is None:
+        return [(_size(file), count)] if count else []
+    most = count + (1 if frames else 0)
+    if len(sizes) not in (count, most):
+        what = f"{count} pairs, one an image" + (f", or {most} with that of the frames" if frames else "")
+        raise InvalidValueError("workload.image_size", what, file.image_size)
+    return [(size, len(list(same))) for size, same in groupby(sizes[:count])]
+
+
+def _layout(
+    file: WorkloadFile,
+    model: ModelSpec,
+    images: list[tuple[Size | None, int]],
+    frames: int,
+    given: str,
+    *,
+    without_newline: bool,
+) -> VisualLayout:
+    """Images and frames as the model's own processor would lay them out."""
     if model.projector is None:
         raise InvalidValueError(
             f"workload.{given}",
             f"omitted: {model.name} has no vision tower (use visual_tokens)",
             getattr(file, given),
         )
-    size = file.image_size
-    pair = None if size is None else (size, size) if isinstance(size, int) else (size[0], size[1])
+    layouts = []
+    if images:
+        if file.newline == "row" and not frames:
+            raise InvalidValueError("workload.newline", "true or false for images", file.newline)
+        layout = images_layout(model, images, newline=None if file.newline == "row" else file.newline)
+        # a model whose images end in no newline of its own gets one
+        if file.newline is True and not frames and not model.projector.newline_token:
+            layout = replace(layout, newline_tokens=1)
+        layouts.append(layout)
     if frames:
+        sizes = _sizes(file)
+        size = _size(file) if sizes is None else sizes[-1] if len(sizes) > (file.images or 0) else None
         newline = False if file.newline is None and without_newline else file.newline
-        return video_layout(model, frames, pair, newline=newline)
-    layout = image_layout(model, file.images or 0, pair)
-    if file.newline == "row":
-        raise InvalidValueError("workload.newline", "true or false for images", file.newline)
-    if file.newline:
-        return VisualLayout(
-            groups=layout.groups,
-            tokens_per_group=layout.tokens_per_group,
-            newline_tokens=1,
-            load=layout.load,
-            cross_tokens=layout.cross_tokens,
-            notes=layout.notes,
-        )
-    return layout
+        rate = sampling_rate(model.sampling or SamplingSpec(), file) or DEFAULT_FPS
+        seconds = file.seconds if file.seconds is not None else frames / rate
+        layouts.append(video_layout(model, frames, size, newline=newline, seconds=seconds))
+    return joined(model, layouts)

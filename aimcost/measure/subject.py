@@ -104,7 +104,7 @@ def prompt_of(run: Run, model: PreTrainedModel, *, embedded: bool = False) -> Pr
     """
     workload, schedule = run.workload, run.schedule
     text, visual = workload.text_tokens, workload.visual_tokens
-    triple = (schedule.text_before, visual, schedule.text_after)
+    triple = (schedule.text_before, visual, schedule.text_tokens - schedule.text_before)
     if embedded or not (sees_pixels(run) or run.include is None):
         size = (workload.batch, text + visual, model.config.get_text_config().hidden_size)
         embeds = torch.randn(*size, device=model.device).to(model.dtype)
@@ -121,6 +121,8 @@ def prompt_of(run: Run, model: PreTrainedModel, *, embedded: bool = False) -> Pr
         return Prompt(inputs={"input_ids": ids.to(model.device)}, boundaries=triple)
     before = schedule.text_before
     count: tuple[int, ...]
+    if workload.sizes or (workload.frames and workload.images):
+        raise UnsupportedModelError("validate feeds a tower images or frames of one size")
     if workload.frames and kind in _VIDEO_MODELS:
         key, token, count = "pixel_values_videos", special[1], (workload.batch, workload.frames)
     elif workload.images and kind in _IMAGE_MODELS:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..errors import InvalidValueError, ScheduleError
-from ..models.visual_tokens import tower_load
 from ..types import ModelSpec, ReductionEvent, Schedule, Workload
 from .registry import Scorer
 
@@ -21,7 +20,6 @@ __all__ = [
     "MethodParams",
     "build_schedule",
     "check_schedule",
-    "crop_by_crop",
     "cuts_by_ratio",
     "drop_after",
     "event_before",
@@ -32,6 +30,9 @@ __all__ = [
     "require_between",
     "scaled_layer",
     "scaled_layers",
+    "scored_groups",
+    "side_by_side",
+    "video_alone",
 ]
 
 
@@ -150,6 +151,7 @@ def build_schedule(
         newline_tokens=workload.newline_tokens,
         text_before=workload.text_before,
         text_after=workload.text_after,
+        template_tokens=workload.template_tokens,
         events=tuple(events),
         params=dict(params),
         notes=tuple(notes),
@@ -185,6 +187,18 @@ def cuts_by_ratio(layers: int) -> list[dict[str, Any]]:
     return [{"k": k, "ratio": ratio} for k in range(1, layers + 1) for ratio in RATIOS]
 
 
+def scored_groups(model: ModelSpec, workload: Workload) -> tuple[tuple[int, int], ...]:
+    """(groups, tokens of each) as code sees them that reduces every crop of an image before putting them together.
+
+    A tiled image is its crops, padding included, and has no newline tokens; other images and frames are
+    as they are.
+    """
+    load, projector = workload.tower, model.projector
+    if load is None or projector is None or workload.frames:
+        return workload.group_sizes
+    return tuple((grid.sequences, grid.rows * grid.columns // projector.merge**2) for grid in load.grids)
+
+
 def reduce_before(
     model: ModelSpec,
     workload: Workload,
@@ -192,50 +206,75 @@ def reduce_before(
     *,
     method: str,
     scorer: Scorer,
-    per_group: int | None,
+    per_group: Callable[[int], int] | None,
     keep_tokens: int | None,
     notes: tuple[str, ...] = (),
-    counts: Mapping[str, int] | None = None,
+    counts: Callable[[int, int], Mapping[str, int]] | None = None,
+    crops: bool = False,
+    untouched: int = 0,
 ) -> Schedule:
-    """One event before the language model: `per_group` tokens of each group, or `keep_tokens` in all.
+    """A reduction before the language model, constant over the layers.
 
-    Tokens of all groups compete where the scorer compares across groups, or where `keep_tokens` does not
-    divide by the groups. `counts`: in place of the scorer's own.
+    Parameters
+    ----------
+    per_group
+        Tokens that stay of a group of so many; or `keep_tokens` in all. Tokens of all groups compete
+        where the scorer compares across groups, or where `keep_tokens` does not divide by the groups.
+    counts
+        Of a group of so many tokens, and of those that stay, in place of the scorer's own.
+    crops
+        Every crop of a tiled image is a group, rather than the image.
+    untouched
+        Visual tokens beside those of `workload`, which stay.
     """
-    n, groups = workload.tokens_per_group, workload.groups
-    total = groups * n
+    sizes = scored_groups(model, workload) if crops else workload.group_sizes
+    total = sum(groups * n for groups, n in sizes)
     if keep_tokens is not None:
         require_between("keep_tokens", keep_tokens, 0, workload.visual_tokens, "visual tokens")
         kept = min(total, max(0, keep_tokens - workload.newline_tokens))
     else:
-        kept = min(total, (per_group or 0) * groups)
-    if scorer.across_groups or (groups and kept % groups):
-        groups, n = 1, total
-    left = kept // groups if groups else 0
-    recorded = dict(scorer.counts(workload, left) if counts is None else counts)
+        kept = sum(groups * min(n, per_group(n) if per_group else 0) for groups, n in sizes)
+    if scorer.across_groups or (keep_tokens is not None and (len(sizes) > 1 or (sizes[0][0] and kept % sizes[0][0]))):
+        sizes = ((1, total),)
+    parts = []
+    for groups, n in sizes:
+        # of one size, all that stays is shared evenly; of several, each size has its own count
+        left = kept // max(1, groups) if len(sizes) == 1 else min(n, per_group(n) if per_group else 0)
+        parts.append((groups, n, left, dict(scorer.counts(workload, left) if counts is None else counts(n, left))))
+    events = [
+        [event_before(scorer, n, left, groups=groups, counts=found)] if left < n else []
+        for groups, n, left, found in parts
+    ]
     return build_schedule(
         model=model,
         workload=workload,
-        params={**params.model_dump(), **recorded},
+        params={**params.model_dump(), **parts[0][3]},
         method=method,
-        visual_tokens=kept + workload.newline_tokens,
-        pre_llm=[event_before(scorer, n, left, groups=groups, counts=recorded)] if kept < total else [],
+        visual_tokens=untouched + (kept + workload.newline_tokens if kept < total else workload.visual_tokens),
+        pre_llm=side_by_side(events, sizes, untouched=untouched),
         notes=notes,
     )
 
 
-def crop_by_crop(model: ModelSpec, workload: Workload) -> Workload:
-    """The visual tokens as code sees them that reduces every crop of an image before putting them together.
+def side_by_side(
+    events: Sequence[Sequence[ReductionEvent]], sizes: Sequence[tuple[int, int]], *, untouched: int = 0
+) -> list[ReductionEvent]:
+    """The events of groups of each size one after the other, each leaving the others' tokens untouched."""
+    done, alive = [], [groups * n for groups, n in sizes]
+    for position, some in enumerate(events):
+        for event in some:
+            done.append(replace(event, untouched=untouched + sum(alive) - alive[position]))
+            alive[position] = event.groups * event.tokens_out
+    return done
 
-    A tiled image is its crops, padding included, and has no newline tokens; other images and frames are as they
-    were.
-    """
-    load, projector = tower_load(model, workload), model.projector
-    if not (workload.images and workload.groups) or load is None or projector is None:
-        return workload
-    if load.sequences == workload.groups:
-        return workload
-    return replace(workload, groups=load.sequences, tokens_per_group=projector.tokens_per_image, newline_tokens=0)
+
+def video_alone(workload: Workload) -> tuple[Workload, int]:
+    """The request without the images that come before its video, and how many visual tokens those are."""
+    if not workload.frames or not workload.sizes:
+        return workload, 0
+    groups, n = workload.sizes[-1]
+    untouched = sum(count * tokens for count, tokens in workload.sizes[:-1])
+    return replace(workload, groups=groups, tokens_per_group=n, sizes=()), untouched
 
 
 def reduce_crops(
@@ -250,27 +289,23 @@ def reduce_crops(
 ) -> Schedule:
     """`visual_token_num` tokens of each crop, or round(share · tokens of a crop) of them: one event before the
     language model. `counts`: what the scorer needs beside them, from the tokens that a crop keeps."""
-    layout = crop_by_crop(model, workload)
-    n = layout.tokens_per_group
     require_absent("visual_token_num", params.visual_token_num, "ratio", params.ratio)
     for key in ("ratio", "visual_token_num"):
         require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))
-    kept = params.visual_token_num
-    if kept is None:
-        kept = min(n, max(1, round(n * (params.ratio or default_share))))
-    elif n:
-        require_between("visual_token_num", kept, 1, n, "tokens of a crop")
-    if params.keep_tokens is not None and layout.groups:
-        kept = max(0, params.keep_tokens - layout.newline_tokens) // layout.groups
+    given = params.visual_token_num
+    largest = max(n for _, n in scored_groups(model, workload))
+    if given is not None and largest:
+        require_between("visual_token_num", given, 1, largest, "tokens of a crop")
     return reduce_before(
         model,
-        layout,
+        workload,
         params,
         method=method,
         scorer=scorer,
-        per_group=kept,
+        per_group=lambda n: given if given is not None else max(1, round(n * (params.ratio or default_share))),
         keep_tokens=params.keep_tokens,
-        counts=counts(kept),
+        counts=lambda _, left: counts(left),
+        crops=True,
     )
 
 

@@ -77,7 +77,7 @@ def tower_ranks(parallel: Parallel) -> Ranks:
 
 def tower_inputs(load: TowerLoad, batch: int, parallel: Parallel) -> int:
     """Images, tiles or frames of all requests that the tower of one rank computes on."""
-    inputs = batch * load.sequences
+    inputs = batch * load.inputs
     return math.ceil(inputs / parallel.tp) if parallel.tower == "data" else inputs
 
 

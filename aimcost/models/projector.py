@@ -29,13 +29,13 @@ def ops(
     if vision is None or projector is None:
         return
     if projector.resampler is not None:
-        each = float(load.rows * load.columns) if patches is None else patches
+        each = float(load.patches) if patches is None else patches
         yield from resampler.ops(projector.resampler, widths, inputs=inputs, patches=each)
         return
     rows = _rows(vision, projector, inputs, load) if patches is None else inputs * patches
     yield from _mlp(projector, widths, rows, "proj", merged=projector.norm_merged)
     if projector.linears and patches is None and load.pooled_in:
-        width, share = projector.linears[-1][1], inputs / load.sequences
+        width, share = projector.linears[-1][1], inputs / load.inputs
         last = _linear_name("proj", len(projector.linears))
         yield _op("pool", last), pointwise.pool(share * load.pooled_in * width, share * load.pooled_out * width, widths)
 
@@ -49,7 +49,7 @@ def deepstack_ops(model: ModelSpec, widths: Widths, *, inputs: float, load: Towe
 
 
 def _rows(vision: VisionSpec, projector: ProjectorSpec, inputs: float, load: TowerLoad) -> float:
-    each = load.rows * load.columns + (1 if projector.keeps_class_token else 0)
+    each = load.patches + (1 if projector.keeps_class_token else 0)
     return inputs * vision.tiles * each / projector.merge**2
 
 

@@ -6,25 +6,27 @@ import math
 
 from ..errors import InvalidValueError
 
-__all__ = ["Size", "best_grid", "smart_resize", "tile_grid", "unpadded"]
+__all__ = ["Size", "best_grid", "frame_share", "smart_resize", "tile_grid", "unpadded", "volume_share"]
 
 Size = tuple[int, int]
 # The ratio of sides above which Qwen-VL's processors refuse an image.
 MAX_ASPECT_RATIO = 200
+# Where frames share a budget, the most of a frame is at least this much of its least.
+MARGIN = 1.05
 
 
-def smart_resize(size: Size, *, factor: int, pixels: tuple[int, int], frames: int = 1) -> Size:
+def smart_resize(size: Size, *, factor: int, pixels: tuple[int, int], frames: int = 1, temporal: int = 1) -> Size:
     """The size nearest to `size` in whole blocks of `factor` pixels, inside limits of pixels.
 
     Qwen-VL's rule: each side rounds to a multiple (halves to even); outside the limits both are
-    scaled alike, then rounded down, or up. `frames` counts towards the limits.
+    scaled alike, then rounded down, or up. `frames`, in patches of `temporal`, count towards the limits.
     """
     width, height = size
     least, most = pixels
     if max(size) > MAX_ASPECT_RATIO * min(size):
         raise InvalidValueError("workload.image_size", f"sides at most {MAX_ASPECT_RATIO}:1", list(size))
-    # frames come in pairs: the limit sees the rounded number, the scale the given one
-    counted = frames if frames == 1 else round(frames / 2) * 2
+    # the limit applies to whole patches in time, the scale to the frames given
+    counted = round(frames / temporal) * temporal
     high, wide = (round(side / factor) * factor for side in (height, width))
     if counted * high * wide > most:
         scale = math.sqrt(frames * height * width / most)
@@ -35,10 +37,37 @@ def smart_resize(size: Size, *, factor: int, pixels: tuple[int, int], frames: in
     return wide, high
 
 
-def tile_grid(size: Size, side: int, most: int) -> tuple[int, int]:
-    """InternVL: (columns, rows) of at most `most` square tiles, nearest to the image's shape."""
+def frame_share(pixels: tuple[int, int], *, budget: int, frames: int, temporal: int) -> tuple[int, int]:
+    """(least, most) pixels of a frame where all patches in time share `budget` pixels evenly (Qwen2-VL, 2.5).
+
+    Source: `resize` of transformers' Qwen2VLVideoProcessor with ``cap_pixels_per_frame``; qwen-vl-utils
+    `fetch_video`.
+    """
+    least, most = pixels
+    return least, max(min(most, budget * temporal // frames), int(least * MARGIN))
+
+
+def volume_share(pixels: tuple[int, int], *, frame: tuple[int, int], frames: int) -> tuple[int, int]:
+    """(least, most) pixels of all frames together where one frame has limits too, zero for none (Qwen3-VL).
+
+    Source: `resize` of transformers' Qwen3VLVideoProcessor with ``cap_pixels_per_frame``.
+    """
+    least, most = pixels
+    floor = frame[0] or least
+    if frame[1]:
+        most = max(min(frame[1], most // frames), int(floor * MARGIN)) * frames
+    return frame[0] * frames or least, most
+
+
+def tile_grid(size: Size, side: int, most: int, least: int = 1) -> tuple[int, int]:
+    """InternVL: (columns, rows) of `least` to `most` square tiles, nearest to the image's shape."""
     width, height = size
-    grids = [(columns, rows) for columns in range(1, most + 1) for rows in range(1, most + 1) if columns * rows <= most]
+    grids = [
+        (columns, rows)
+        for columns in range(1, most + 1)
+        for rows in range(1, most // columns + 1)
+        if columns * rows >= least
+    ]
     best, closest = (1, 1), math.inf
     for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
         distance = abs(width / height - columns / rows)

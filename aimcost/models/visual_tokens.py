@@ -6,25 +6,44 @@ Sizes are (width, height). The rules are those of each family's own processor.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ..errors import InvalidValueError
 from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, TowerLoad, VisionSpec, Workload
-from .resizing import Size, best_grid, smart_resize, tile_grid, unpadded
+from .markup import frame_numbers, image_markers, time_markers
+from .resizing import Size, best_grid, frame_share, smart_resize, tile_grid, unpadded, volume_share
 
-__all__ = ["VisualLayout", "image_layout", "tower_load", "video_layout"]
+__all__ = [
+    "DEFAULT_SIZE",
+    "VisualLayout",
+    "images_layout",
+    "joined",
+    "tower_load",
+    "video_layout",
+]
+
+# Where the count depends on the size of an image or frame and a run gives none: one 720p frame, in every family.
+DEFAULT_SIZE: Size = (1280, 720)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisualLayout:
-    """Visual tokens of a request as equal groups, and the tower's work for them."""
+    """Visual tokens of a request as groups, and the tower's work for them.
 
-    groups: int
-    tokens_per_group: int
+    Attributes
+    ----------
+    sizes
+        (groups, tokens of each), in order.
+    template_tokens
+        Text that the processor writes around them.
+    """
+
+    sizes: tuple[tuple[int, int], ...] = ()
     newline_tokens: int = 0
     load: TowerLoad | None = None
     cross_tokens: int = 0
+    template_tokens: int = 0
     notes: tuple[str, ...] = ()
 
 
@@ -49,40 +68,98 @@ def _fixed_load(vision: VisionSpec, count: int, tokens: int) -> TowerLoad:
     )
 
 
-def image_layout(model: ModelSpec, images: int, size: Size | None) -> VisualLayout:
-    """Tokens of `images` images of one size.
+def joined(model: ModelSpec, layouts: Sequence[VisualLayout]) -> VisualLayout:
+    """The layouts of a request's images and video as one."""
+    if len(layouts) == 1:
+        return layouts[0]
+    groups: list[tuple[int, int]] = []
+    for count, tokens in (size for layout in layouts for size in layout.sizes):
+        if groups and groups[-1][1] == tokens:
+            count += groups.pop()[0]
+        groups.append((count, tokens))
+    loads = [layout.load or _load_of(model, layout) for layout in layouts]
+    return VisualLayout(
+        sizes=tuple(groups),
+        newline_tokens=sum(layout.newline_tokens for layout in layouts),
+        load=_joined_load([load for load in loads if load is not None]),
+        cross_tokens=sum(layout.cross_tokens for layout in layouts),
+        template_tokens=sum(layout.template_tokens for layout in layouts),
+        notes=tuple(dict.fromkeys(note for layout in layouts for note in layout.notes)),
+    )
+
+
+def _load_of(model: ModelSpec, layout: VisualLayout) -> TowerLoad | None:
+    """The work of a tower of one size."""
+    if model.vision is None or not layout.sizes:
+        return None
+    ((count, tokens),) = layout.sizes
+    return _fixed_load(model.vision, count, tokens)
+
+
+def _joined_load(loads: Iterable[TowerLoad]) -> TowerLoad | None:
+    """All inputs together, those of one grid counted as one load."""
+    by_grid: dict[tuple[int, int], TowerLoad] = {}
+    pooled_in = pooled_out = 0
+    for load in loads:
+        pooled_in, pooled_out = pooled_in + load.pooled_in, pooled_out + load.pooled_out
+        known = by_grid.get((load.rows, load.columns))
+        sequences = load.sequences + (known.sequences if known is not None else 0)
+        by_grid[load.rows, load.columns] = TowerLoad(sequences=sequences, rows=load.rows, columns=load.columns)
+    if not by_grid:
+        return None
+    first, *others = by_grid.values()
+    return replace(first, pooled_in=pooled_in, pooled_out=pooled_out, beside=tuple(others))
+
+
+def images_layout(model: ModelSpec, images: Sequence[tuple[Size | None, int]], *, newline: bool | None) -> VisualLayout:
+    """Tokens of images, as (size, how many) in order; None for a size that is not given.
+
+    Parameters
+    ----------
+    newline
+        Whether newline tokens count; None, as the model has it.
 
     Raises
     ------
     InvalidValueError
         The model takes no image of that shape.
     """
+    alone = sum(count for _, count in images) == 1
+    return joined(model, [_image_layout(model, count, size, newline=newline, alone=alone) for size, count in images])
+
+
+def _image_layout(
+    model: ModelSpec, images: int, size: Size | None, *, newline: bool | None, alone: bool
+) -> VisualLayout:
+    """Tokens of `images` images of one size; `alone`: the request has no other image."""
     projector, vision, rule = model.projector, model.vision, model.resolution
     assert projector is not None
     if model.decoder.cross_layers and vision is not None:
         return _crossed(vision, images, size)
     if vision is None or rule is None:
-        tile_notes = () if size is None or vision is None else _resized(size, vision.image_size)
-        return VisualLayout(groups=images, tokens_per_group=projector.tokens_per_image, notes=tile_notes)
-    if size is None and rule.default_size is None:
-        tokens = projector.tokens_per_image
-        note = f"images are counted at the base resolution ({tokens} tokens), without tiles"
-        return VisualLayout(groups=images, tokens_per_group=tokens, notes=(note,))
-    notes: tuple[str, ...] = ()
+        notes: tuple[str, ...] = () if size is None or vision is None else _resized(size, vision.image_size)
+        return VisualLayout(sizes=((images, projector.tokens_per_image),), notes=notes)
+    notes = ()
     if size is None:
-        assert rule.default_size is not None
-        size = rule.default_size
-        notes = (f"workload.image_size not given: assuming images of {size[0]} x {size[1]}",)
-    layout = _IMAGES[rule.kind](projector, vision, rule, images, size)
-    return VisualLayout(
-        groups=images,
-        tokens_per_group=layout.tokens_per_group,
-        load=layout.load,
-        notes=(*notes, *layout.notes),
-    )
+        size = DEFAULT_SIZE
+        notes = (_assumed("images"),)
+    if rule.kind == "anyres":
+        layout = _anyres(projector, vision, rule, images, size, newline=newline is not False, alone=alone)
+    else:
+        layout = _IMAGES[rule.kind](projector, vision, rule, images, size)
+    written = image_markers(images) if rule.markup == "numbers" else 0
+    if written:
+        notes = (*notes, f"{written} tokens of text around the images: two markers each, by the processor")
+    return replace(layout, template_tokens=written, notes=(*notes, *layout.notes))
 
 
-def video_layout(model: ModelSpec, frames: int, size: Size | None, *, newline: bool | str | None) -> VisualLayout:
+def _assumed(what: str) -> str:
+    return f"workload.image_size not given: assuming {what} of {DEFAULT_SIZE[0]} x {DEFAULT_SIZE[1]}"
+
+
+def video_layout(
+    model: ModelSpec, frames: int, size: Size | None, *, newline: bool | str | None, seconds: float
+) -> VisualLayout:
     """Tokens of a video of `frames` frames.
 
     Parameters
@@ -90,6 +167,8 @@ def video_layout(model: ModelSpec, frames: int, size: Size | None, *, newline: b
     newline
         Whether the model's newline tokens count: ``row``, one for each row of a frame; true, one
         for the video; None, as the model has it.
+    seconds
+        From the first frame to the end of the video, for a processor that writes the times.
     """
     projector, vision, rule = model.projector, model.vision, model.resolution
     assert projector is not None
@@ -99,25 +178,29 @@ def video_layout(model: ModelSpec, frames: int, size: Size | None, *, newline: b
         if newline == "row":
             raise InvalidValueError("workload.newline", "true or false: its frames have no fixed rows", newline)
         layout = _dynamic_video(projector, vision, rule, frames, size)
-        extra = int(bool(newline))
-        return VisualLayout(
-            groups=layout.groups,
-            tokens_per_group=layout.tokens_per_group,
-            newline_tokens=extra,
-            load=layout.load,
-            notes=layout.notes,
-        )
+        notes, written = layout.notes, 0
+        if rule.markup == "times":
+            steps, temporal = layout.sizes[0][0], vision.temporal_patch
+            written = time_markers(frames, seconds=seconds, temporal=temporal)
+            what = f"the time of each {temporal} frames and two markers, {steps} times"
+            notes = (*notes, f"{written} tokens of text between the frames: {what}, by the processor")
+        return replace(layout, newline_tokens=int(bool(newline)), template_tokens=written, notes=notes)
     tokens = projector.tokens_per_frame
-    notes: tuple[str, ...] = ()
+    notes = ()
     if size is not None and vision is not None:
         notes = _resized(size, vision.image_size)
+    written = 0
+    if rule is not None and rule.markup == "numbers":
+        written = frame_numbers(frames)
+        what = "a number and two markers a frame"
+        notes = (*notes, f"{written} tokens of text between the frames: {what}, by the processor")
     if newline == "row" or (newline is None and projector.row_newline):
         tokens += math.isqrt(tokens)
         load = None if vision is None else _fixed_load(vision, frames, projector.tokens_per_frame)
-        return VisualLayout(groups=frames, tokens_per_group=tokens, load=load, notes=notes)
+        return VisualLayout(sizes=((frames, tokens),), load=load, template_tokens=written, notes=notes)
     own = projector.newline_token and not projector.row_newline
     extra = int(own if newline is None else bool(newline))
-    return VisualLayout(groups=frames, tokens_per_group=tokens, newline_tokens=extra, notes=notes)
+    return VisualLayout(sizes=((frames, tokens),), newline_tokens=extra, template_tokens=written, notes=notes)
 
 
 def _resized(size: Size, side: int) -> tuple[str, ...]:
@@ -139,8 +222,6 @@ def _crossed(vision: VisionSpec, images: int, size: Size | None) -> VisualLayout
             f"{vision.tiles} tiles of {vision.image_size} x {vision.image_size}"
         )
     return VisualLayout(
-        groups=0,
-        tokens_per_group=0,
         load=TowerLoad(sequences=images, rows=side, columns=side),
         cross_tokens=images * tokens,
         notes=tuple(notes),
@@ -157,8 +238,7 @@ def _dynamic(
         notes = (_shrunk(size, (wide, high), rule.pixels[1]),)
     rows, columns = high // vision.patch_size, wide // vision.patch_size
     return VisualLayout(
-        groups=images,
-        tokens_per_group=rows * columns // projector.merge**2,
+        sizes=((images, rows * columns // projector.merge**2),),
         load=TowerLoad(sequences=images, rows=rows, columns=columns),
         notes=notes,
     )
@@ -173,18 +253,28 @@ def _dynamic_video(
 ) -> VisualLayout:
     notes: tuple[str, ...] = ()
     if size is None:
-        assert rule.default_size is not None
-        size = rule.default_size
-        notes = (f"workload.image_size not given: assuming frames of {size[0]} x {size[1]}",)
-    factor = vision.patch_size * projector.merge
-    if rule.video_volume and min(size) < factor:
-        scale = max(factor / size[0], factor / size[1])
-        size = (int(size[0] * scale), int(size[1] * scale))
-    counted = max(frames, vision.temporal_patch) if rule.video_volume else 1
-    wide, high = smart_resize(size, factor=factor, pixels=rule.video_pixels, frames=counted)
-    if counted * size[0] * size[1] > rule.video_pixels[1]:
-        what = "all frames together" if rule.video_volume else "a frame"
-        notes = (*notes, f"{what}: " + _shrunk(size, (wide, high), rule.video_pixels[1]))
+        size = DEFAULT_SIZE
+        notes = (_assumed("frames"),)
+    factor, temporal = vision.patch_size * projector.merge, vision.temporal_patch
+    pixels, what = rule.video_pixels, "a frame"
+    if rule.video_volume:
+        what = "all frames together"
+        if min(size) < factor:
+            scale = max(factor / size[0], factor / size[1])
+            size = (int(size[0] * scale), int(size[1] * scale))
+        counted = max(frames, temporal)
+        if any(rule.frame_pixels):
+            pixels = volume_share(pixels, frame=rule.frame_pixels, frames=counted)
+        wide, high = smart_resize(size, factor=factor, pixels=pixels, frames=counted, temporal=temporal)
+    else:
+        counted = 1
+        if rule.video_budget:
+            pixels = frame_share(pixels, budget=rule.video_budget, frames=frames, temporal=temporal)
+        if pixels != rule.video_pixels:
+            what = f"a frame, its share of {rule.video_budget} pixels"
+        wide, high = smart_resize(size, factor=factor, pixels=pixels)
+    if counted * size[0] * size[1] > pixels[1]:
+        notes = (*notes, f"{what}: " + _shrunk(size, (wide, high), pixels[1]))
     if frames % vision.temporal_patch:
         notes = (
             *notes,
@@ -193,8 +283,7 @@ def _dynamic_video(
     rows, columns = high // vision.patch_size, wide // vision.patch_size
     steps = math.ceil(frames / vision.temporal_patch)
     return VisualLayout(
-        groups=steps,
-        tokens_per_group=rows * columns // projector.merge**2,
+        sizes=((steps, rows * columns // projector.merge**2),),
         load=TowerLoad(sequences=steps, rows=rows, columns=columns),
         notes=notes,
     )
@@ -204,30 +293,38 @@ def _tiles(projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, i
     """InternVL: the grid of tiles nearest to the image's shape, and a thumbnail beside several."""
     side = vision.image_size
     width, height = size
-    best = tile_grid(size, side, rule.max_tiles)
+    best = tile_grid(size, side, rule.max_tiles, rule.min_tiles)
     tiles = best[0] * best[1]
     notes: tuple[str, ...] = ()
     if width > best[0] * side and height > best[1] * side:
         notes = (_shrunk(size, (best[0] * side, best[1] * side), tiles * side * side),)
-    views = tiles + 1 if tiles > 1 else 1
+    views = tiles + 1 if tiles > 1 and not rule.without_thumbnail else tiles
     return VisualLayout(
-        groups=images,
-        tokens_per_group=views * projector.tokens_per_image,
+        sizes=((images, views * projector.tokens_per_image),),
         load=TowerLoad(sequences=images * views, rows=side // vision.patch_size, columns=side // vision.patch_size),
         notes=notes,
     )
 
 
 def _anyres(
-    projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size
+    projector: ProjectorSpec,
+    vision: VisionSpec,
+    rule: ResolutionSpec,
+    images: int,
+    size: Size,
+    *,
+    newline: bool,
+    alone: bool,
 ) -> VisualLayout:
     """LLaVA-NeXT and OneVision: the whole image, tiles without their padding, a newline a row."""
     side = vision.image_size // vision.patch_size
-    if rule.max_tiles and images > 1:
+    if rule.max_tiles and not alone:
         # OneVision cuts an image into tiles only where it is the only one
-        note = "several images: each counted at the base resolution with a newline, without tiles"
+        note = (
+            f"several images: each counted at the base resolution{' with a newline' if newline else ''}, without tiles"
+        )
         load = TowerLoad(sequences=images, rows=side, columns=side)
-        return VisualLayout(groups=images, tokens_per_group=side * side + 1, load=load, notes=(note,))
+        return VisualLayout(sizes=((images, side * side + newline),), load=load, notes=(note,))
     if not rule.grids:
         raise InvalidValueError(
             "workload.image_size", "omitted: the model's image_grid_pinpoints are not whole tiles of its tower", size
@@ -244,8 +341,7 @@ def _anyres(
     if size[0] > grid[1] or size[1] > grid[0]:
         notes = (_shrunk(size, (grid[1], grid[0]), grid[0] * grid[1]),)
     return VisualLayout(
-        groups=images,
-        tokens_per_group=side * side + rows * (columns + 1),
+        sizes=((images, side * side + rows * (columns + newline)),),
         load=TowerLoad(
             sequences=images * (1 + tile_rows * tile_columns),
             rows=side,
@@ -260,5 +356,4 @@ def _anyres(
 _IMAGES: Mapping[str, Callable[[ProjectorSpec, VisionSpec, ResolutionSpec, int, Size], VisualLayout]] = {
     "dynamic": _dynamic,
     "tiles": _tiles,
-    "anyres": _anyres,
 }

@@ -23,8 +23,14 @@ __all__ = ["LayerGroup", "layer_groups", "layer_ops", "parameters", "patch_ops",
 LayerGroup = tuple[NDArray[np.int64], bool, bool]
 
 
-def sequence_tokens(vision: VisionSpec, load: TowerLoad) -> int:
-    """Tokens of one input that the layers compute on."""
+def sequence_tokens(vision: VisionSpec, load: TowerLoad) -> float:
+    """Tokens of one input that the layers compute on; the mean, where inputs are of several grids."""
+    if load.beside:
+        return sum(grid.sequences * _grid_tokens(vision, grid) for grid in load.grids) / load.inputs
+    return _grid_tokens(vision, load)
+
+
+def _grid_tokens(vision: VisionSpec, load: TowerLoad) -> int:
     each = load.rows * load.columns + (1 if vision.class_token else 0)
     return vision.tiles * math.ceil(each / vision.pad_to) * vision.pad_to
 
@@ -44,7 +50,7 @@ def patch_ops(
     """Patch embedding (a convolution whose stride is its kernel: one product) and positions."""
     price, hidden = ranks.price, vision.hidden
     images = inputs * vision.tiles
-    patches = float(load.rows * load.columns)
+    patches = float(load.patches)
     each = patches + (1 if vision.class_token else 0)
     pixels = vision.channels * vision.temporal_patch * vision.patch_size**2
     embed = Op(
@@ -110,7 +116,13 @@ def layer_ops(
         op = Op("rope", "attention", "heads", reads=(q, k))
         yield price(op, _rope, rows=rows, heads=heads, head_dim=head_dim, widths=widths)
         q, k = "rope", "rope"
-    shapes: list[tuple[float, Array]] = _windows(vision, load) if windowed else [(1.0, n)]
+    shapes: list[tuple[float, Array]] = [(1.0, n)]
+    if windowed or load.beside:
+        shapes = [
+            (count * grid.sequences / load.inputs, length)
+            for grid in load.grids
+            for count, length in (_windows(vision, grid) if windowed else [(1.0, float(_grid_tokens(vision, grid)))])
+        ]
     yield from _attention(vision, widths, inputs, shapes, kernel, onchip_bytes, (q, k, v), ranks)
     out = Op("out_proj", "projections", "row", exchange="attn", reads=("fused_attention", "sv_matmul", "attn_norm"))
     yield price(out, gemm.linear, rows, width, width, widths, bias=vision.out_bias)
@@ -206,7 +218,7 @@ def _attention(
 
 
 def _together(costs: Sequence[Cost]) -> Cost:
-    """Windows of several sizes as one op.
+    """Windows or inputs of several sizes as one op.
 
     Its dimensions are those of the most costly size, its batch as large as gives all FLOPs.
     """

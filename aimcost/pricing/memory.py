@@ -279,7 +279,7 @@ class _Case:
         )
         stream = inputs * vit.sequence_tokens(vision, load) * vision.hidden * widths.activations
         yield StageMemory("vision", 0.0, float(layer_peak(stream, tower)))
-        features = inputs * vision.tiles * load.rows * load.columns / projector.merge**2
+        features = inputs * vision.tiles * load.patches / projector.merge**2
         features *= projector_ops.input_width(projector) * widths.activations
         embeddings = workload.batch * workload.visual_tokens * self.model.decoder.hidden * widths.activations
         ops = projector_ops.ops(self.model, widths, inputs=inputs, load=load)

@@ -83,6 +83,8 @@ def _check_events_before(schedule: Schedule) -> None:
         return
     live = events[0].groups * events[0].tokens_in
     for event in events:
+        if event.untouched:
+            raise ScheduleError("before the language model: groups of several sizes are priced, not executed")
         if event.groups * event.tokens_in != live or not 0 <= event.tokens_out <= event.tokens_in:
             raise ScheduleError(
                 f"before the language model: {event.groups} x {event.tokens_in} tokens to {event.tokens_out} "

@@ -147,7 +147,11 @@ def _visual(
 ) -> torch.Tensor:
     """(B, V) positions of the visual tokens: as the caller says, else by placeholder, else as planned."""
     schedule, expected = plan.schedule, plan.expected
-    given: Boundaries = (schedule.text_before, expected.visual, schedule.text_after)
+    given: Boundaries = (
+        schedule.text_before,
+        expected.visual,
+        schedule.text_tokens - schedule.text_before,
+    )
     if plan.boundaries is not None:
         given = plan.boundaries
     elif placeholders is not None:

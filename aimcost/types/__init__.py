@@ -5,7 +5,16 @@ request; a batch multiplies them where an operation is priced.
 """
 
 from .hardware import HardwareSpec
-from .model import DecoderSpec, ModelSpec, MoeSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, VisionSpec
+from .model import (
+    DecoderSpec,
+    ModelSpec,
+    MoeSpec,
+    ProjectorSpec,
+    ResamplerSpec,
+    ResolutionSpec,
+    SamplingSpec,
+    VisionSpec,
+)
 from .request import Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload
 from .runs import runs_of
 from .stack import Figure, Stack
@@ -22,6 +31,7 @@ __all__ = [
     "ReductionEvent",
     "ResamplerSpec",
     "ResolutionSpec",
+    "SamplingSpec",
     "Schedule",
     "Stack",
     "TowerLoad",

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["DecoderSpec", "ModelSpec", "MoeSpec", "ProjectorSpec", "ResamplerSpec", "ResolutionSpec", "VisionSpec"]
+__all__ = [
+    "DecoderSpec",
+    "ModelSpec",
+    "MoeSpec",
+    "ProjectorSpec",
+    "ResamplerSpec",
+    "ResolutionSpec",
+    "SamplingSpec",
+    "VisionSpec",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,26 +245,60 @@ class ResolutionSpec:
         ``anyres``: the whole image, and tiles of the grid that fits best (LLaVA-NeXT,
         LLaVA-OneVision). ``tiles``: tiles by aspect ratio, and the whole image as a thumbnail
         (InternVL).
-    default_size
-        (width, height) where a run gives none; None: the tower's fixed size, without tiles.
     pixels, video_pixels
         Least and most pixels of a resized image, and of a resized frame.
     video_volume
         The limits for video are of all its frames together (Qwen3-VL).
+    video_budget
+        Pixels that all patches in time share evenly, below which a frame's own limit falls; zero:
+        unlimited.
+    frame_pixels
+        With `video_volume`: least and most pixels of one frame; zero: those of the volume.
     grids
         anyres: allowed (height, width) in pixels, in order of preference.
-    max_tiles
-        tiles: most tiles; anyres: tiles' worth of tokens above which features are interpolated
-        down (zero: never).
+    min_tiles, max_tiles
+        tiles: fewest and most tiles. anyres: `max_tiles` is the tiles' worth of tokens above which
+        features are interpolated down (zero: never).
+    without_thumbnail
+        tiles: the whole image does not come beside its tiles.
+    markup
+        Text that the processor writes around visual tokens. ``times``: the time of each patch of a
+        video, between two markers (Qwen3-VL). ``numbers``: two markers around an image or frame, and
+        the number of a frame (InternVL).
     """
 
     kind: Literal["dynamic", "anyres", "tiles"]
-    default_size: tuple[int, int] | None = None
     pixels: tuple[int, int] = (0, 0)
     video_pixels: tuple[int, int] = (0, 0)
     video_volume: bool = False
+    video_budget: int = 0
+    frame_pixels: tuple[int, int] = (0, 0)
     grids: tuple[tuple[int, int], ...] = ()
+    min_tiles: int = 0
     max_tiles: int = 0
+    without_thumbnail: bool = False
+    markup: Literal["", "times", "numbers"] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingSpec:
+    """How many frames of a video the processor takes.
+
+    Attributes
+    ----------
+    fps, frames
+        Frames a second, or frames of a whole video, where a run says neither; zero: none.
+    min_frames, max_frames
+        Limits on the number that follows from seconds and rate; zero: none.
+    multiple
+        That number is rounded down to a multiple of this; zero counts as one.
+    """
+
+    fps: float = 0.0
+    frames: int = 0
+    min_frames: int = 0
+    max_frames: int = 0
+    multiple: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -268,5 +311,6 @@ class ModelSpec:
     vision: VisionSpec | None = None
     projector: ProjectorSpec | None = None
     resolution: ResolutionSpec | None = None
+    sampling: SamplingSpec | None = None
     source: str = ""
     notes: tuple[str, ...] = ()

@@ -21,6 +21,9 @@ class TowerLoad:
         Patches of one input.
     pooled_in, pooled_out
         Projected tokens before and after pooling, all of a request; zero without any.
+    beside
+        Inputs of other grids that are computed together with these (their own `beside` is empty,
+        their pooling is counted here).
     """
 
     sequences: int
@@ -28,6 +31,24 @@ class TowerLoad:
     columns: int
     pooled_in: int = 0
     pooled_out: int = 0
+    beside: tuple[TowerLoad, ...] = ()
+
+    @property
+    def grids(self) -> tuple[TowerLoad, ...]:
+        """The inputs by grid."""
+        return (self, *self.beside)
+
+    @property
+    def inputs(self) -> int:
+        """Inputs of all grids."""
+        return self.sequences + sum(load.sequences for load in self.beside)
+
+    @property
+    def patches(self) -> float:
+        """Patches of one input; the mean, where they are of several grids."""
+        if not self.beside:
+            return self.rows * self.columns
+        return sum(load.sequences * load.rows * load.columns for load in self.grids) / self.inputs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +62,10 @@ class Workload:
     frames, images
         What the tower sees; both zero for text, or where `visual_tokens` was given directly.
     groups, tokens_per_group
-        Visual tokens before any method, as independent groups (frames or images).
+        Visual tokens before any method, as independent groups (frames or images). Where they are
+        of several sizes, one group of all of them.
+    sizes
+        (groups, tokens of each) of groups of several sizes, in order; empty where all are alike.
     newline_tokens
         Visual tokens outside any group (LLaVA-OneVision's image_newline).
     text_before, text_after
@@ -52,6 +76,8 @@ class Workload:
         What the tower computes on; None: every image or frame at its fixed size.
     cross_tokens
         Tower tokens that cross-attention layers attend to, outside the sequence.
+    template_tokens
+        Text that the processor writes between the visual tokens (times of frames, markers).
     """
 
     batch: int = 1
@@ -65,6 +91,13 @@ class Workload:
     new_tokens: int = 0
     tower: TowerLoad | None = None
     cross_tokens: int = 0
+    sizes: tuple[tuple[int, int], ...] = ()
+    template_tokens: int = 0
+
+    @property
+    def group_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(groups, tokens of each), by size."""
+        return self.sizes or ((self.groups, self.tokens_per_group),)
 
     @property
     def visual_tokens(self) -> int:
@@ -73,8 +106,8 @@ class Workload:
 
     @property
     def text_tokens(self) -> int:
-        """Text tokens, before and after the visual ones."""
-        return self.text_before + self.text_after
+        """Text tokens before, between and after the visual ones."""
+        return self.text_before + self.template_tokens + self.text_after
 
     @property
     def prompt_tokens(self) -> int:
@@ -137,6 +170,9 @@ class ReductionEvent:
     tokens_in, tokens_out
         Counts before and after. Before the language model: visual tokens of one group;
         inside it: all live tokens of the request.
+    untouched
+        Before the language model: visual tokens of groups of other sizes, which this event leaves
+        as they are.
     counts
         What the scorer needs beside them, by name: VisionZip's ``contextual`` tokens of a group, EVS's
         ``frames``.
@@ -154,6 +190,7 @@ class ReductionEvent:
     priced: bool = True
     tower_layer: int | None = None
     counts: tuple[tuple[str, int], ...] = ()
+    untouched: int = 0
 
     @property
     def charged_layer(self) -> int | None:
@@ -180,8 +217,8 @@ class Schedule:
         Visual tokens that reach layer 0, after any reduction before the language model.
     newline_tokens
         How many of `visual_tokens` belong to no group (they follow the groups).
-    text_before, text_after
-        Text tokens around the visual ones; reduction never touches them.
+    text_before, text_after, template_tokens
+        Text tokens around the visual ones, and between them; reduction never touches them.
     events
         In the order in which they happen.
     """
@@ -195,17 +232,20 @@ class Schedule:
     events: tuple[ReductionEvent, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    template_tokens: int = 0
 
     @property
     def text_tokens(self) -> int:
-        """Text tokens, before and after the visual ones."""
-        return self.text_before + self.text_after
+        """Text tokens before, between and after the visual ones."""
+        return self.text_before + self.template_tokens + self.text_after
 
     @property
     def prompt_visual_tokens(self) -> int:
         """Visual tokens of the prompt: those that leave the tower, before anything ahead of layer 0 reduces them."""
         first = next((event for event in self.pre_llm_events if event.tower_layer is None), None)
-        return self.visual_tokens if first is None else first.groups * first.tokens_in + self.newline_tokens
+        if first is None:
+            return self.visual_tokens
+        return first.groups * first.tokens_in + first.untouched + self.newline_tokens
 
     @property
     def prompt_tokens(self) -> int:

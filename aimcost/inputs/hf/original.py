@@ -147,7 +147,11 @@ def _internvl(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         "downsample_ratio": config.get("downsample_ratio", 0.5),
         "projector_hidden_act": "gelu",
         "vision_feature_layer": config.get("select_layer", -1),
-        "preprocessor": {"max_patches": config.get("max_dynamic_patch", 12)},
+        "preprocessor": {
+            "min_patches": config.get("min_dynamic_patch", 1),
+            "max_patches": config.get("max_dynamic_patch", 12) if config.get("dynamic_image_size", True) else 1,
+            "use_thumbnail": config.get("use_thumbnail", True),
+        },
         "text_config": {"model_type": text_type, **{k: text[k] for k in _TEXT_KEYS if k in text}, **inner},
         "vision_config": {
             "model_type": "internvl_vision",

@@ -7,12 +7,11 @@ from typing import Any
 
 from ...types import ModelSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, VisionSpec
 from .decoder import decoder_spec, text_section
+from .preprocessor import pixel_limits, sampling_of
 from .reader import Reader
 
 __all__ = ["qwen_vit", "qwen_vl"]
 
-# What a run without image_size is priced at: the size decides the number of tokens.
-DEFAULT_IMAGE = (1280, 720)
 # Qwen-VL's resampler has a head for every 128 units.
 HEAD_WIDTH = 128
 
@@ -67,15 +66,14 @@ QWEN_PIXELS = {
     "qwen2_5_vl": ((56 * 56, 16384 * 28 * 28), (128 * 28 * 28, 768 * 28 * 28)),
     "qwen3_vl": ((256 * 256, 4096 * 4096), (64 * 64, 24576 * 32 * 32)),
 }
-
-
-def _limits(reader: Reader, key: str, default: tuple[int, int]) -> tuple[int, int]:
-    least, most = (
-        reader.count(f"{end}_{key}", figure, most=10**10) for end, figure in zip(("min", "max"), default, strict=True)
-    )
-    if least > most:
-        raise reader.fail(f"min_{key}", f"at most max_{key} ({most})")
-    return least, most
+# Frames sampled from a video at a rate: the class attributes of transformers' Qwen2VLVideoProcessor and
+# Qwen3VLVideoProcessor, FPS_MIN_FRAMES and FPS_MAX_FRAMES of qwen-vl-utils.
+MIN_FRAMES, MAX_FRAMES = 4, 768
+QWEN3_FPS = 2.0
+# MODEL_SEQ_LEN of qwen-vl-utils, `max_video_tokens` of Qwen2VLVideoProcessor: the tokens of a whole video, of
+# which 90 % are spent. Qwen3-VL's processor knows the key as tokens of one frame, and limits none by default.
+VIDEO_TOKENS, VIDEO_SHARE = 128_000, 0.9
+QWEN3_FRAME_TOKENS = 768
 
 
 def qwen_vit(reader: Reader, name: str, source: str) -> ModelSpec:
@@ -103,15 +101,26 @@ def qwen_vit(reader: Reader, name: str, source: str) -> ModelSpec:
         deepstack=len(deepstack),
     )
     limits, (still, moving) = reader.optional_section("preprocessor"), QWEN_PIXELS[generation]
+    capped = limits.flag("cap_pixels_per_frame", not third)
+    block = (vision.patch_size * merge) ** 2
+    most = limits.count("max_video_tokens", QWEN3_FRAME_TOKENS if third else VIDEO_TOKENS)
     rule = ResolutionSpec(
         kind="dynamic",
-        default_size=DEFAULT_IMAGE,
-        pixels=_limits(limits, "pixels", still),
-        video_pixels=_limits(limits, "video_pixels", moving),
+        pixels=pixel_limits(limits, "pixels", still),
+        video_pixels=pixel_limits(limits, "video_pixels", moving),
         video_volume=third,
+        video_budget=int(most * block * VIDEO_SHARE) if capped and not third else 0,
+        frame_pixels=(0, most * block) if capped and third else (0, 0),
+        markup="times" if third else "",
+    )
+    sampling = sampling_of(
+        limits,
+        frames=(MIN_FRAMES, MAX_FRAMES),
+        fps=QWEN3_FPS if third else 0.0,
+        multiple=0 if third else vision.temporal_patch,
     )
     parts: dict[str, Any] = {"decoder": decoder, "vision": vision, "projector": projector, "resolution": rule}
-    return ModelSpec(name=name, family=kind, source=source, notes=notes, **parts)
+    return ModelSpec(name=name, family=kind, source=source, notes=notes, sampling=sampling, **parts)
 
 
 def qwen_vl(reader: Reader, name: str, source: str) -> ModelSpec:

@@ -78,6 +78,15 @@ class Reader:
             self.filled[key] = value
         return value
 
+    def number(self, key: str, default: float = 0.0) -> float:
+        """A number above zero."""
+        value = self.get(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-6 <= value <= MAX_SIZE:
+            raise InvalidValueError(self.prefix + key, "a number above zero", value, where=self.where)
+        return float(value)
+
     def flag(self, key: str, default: bool) -> bool:
         value = self.get(key)
         if value is None:

@@ -9,6 +9,7 @@ from typing import Any
 from ...errors import InvalidValueError, UnknownNameError
 from ...types import DecoderSpec, ModelSpec, ProjectorSpec, ResolutionSpec, VisionSpec
 from .decoder import text_section
+from .preprocessor import sampling_of, tile_limits
 from .reader import Reader
 
 __all__ = ["internvl", "llava", "llava_next", "llava_onevision", "mllama"]
@@ -19,7 +20,9 @@ ONEVISION_GRIDS = tuple((384 * rows, 384 * columns) for rows in range(1, 7) for 
 
 
 def _model(name: str, source: str, reader: Reader, **parts: Any) -> ModelSpec:
-    return ModelSpec(name=name, family=str(reader.data["model_type"]), source=source, **parts)
+    sampling = sampling_of(reader.optional_section("preprocessor"))
+    family = str(reader.data["model_type"])
+    return ModelSpec(name=name, family=family, source=source, sampling=sampling, **parts)
 
 
 def _tower(reader: Reader, feature_layer: int) -> VisionSpec:
@@ -98,6 +101,8 @@ def _grids(reader: Reader, default: tuple[tuple[int, int], ...], side: int) -> t
     """``image_grid_pinpoints``: (height, width) in pixels; none where they are no whole tiles of `side`,
     as in configurations that shrink the tower alone."""
     given = reader.get("image_grid_pinpoints")
+    # the processor's own, where it says them: it is what cuts the image
+    given = reader.optional_section("preprocessor").get("image_grid_pinpoints", given)
     if given is None:
         return default
     expected = "a list of [height, width] in pixels"
@@ -124,7 +129,7 @@ def llava_next(reader: Reader, name: str, source: str) -> ModelSpec:
         newline_token=True,
     )
     side = vision.image_size
-    rule = ResolutionSpec(kind="anyres", default_size=(2 * side, 2 * side), grids=_grids(reader, NEXT_GRIDS, side))
+    rule = ResolutionSpec(kind="anyres", grids=_grids(reader, NEXT_GRIDS, side))
     parts = {"decoder": decoder, "vision": vision, "projector": projector, "resolution": rule}
     return _model(name, source, reader, notes=notes, **parts)
 
@@ -199,9 +204,15 @@ def internvl(reader: Reader, name: str, source: str) -> ModelSpec:
         norm="layer",
         norm_merged=True,
     )
-    side = vision.image_size
-    most = reader.optional_section("preprocessor").count("max_patches", 12)
-    rule = ResolutionSpec(kind="tiles", default_size=(side, side), max_tiles=most)
+    limits = reader.optional_section("preprocessor")
+    least, most = tile_limits(limits)
+    rule = ResolutionSpec(
+        kind="tiles",
+        min_tiles=least if least > 1 else 0,
+        max_tiles=most,
+        without_thumbnail=not limits.flag("use_thumbnail", True),
+        markup="numbers",
+    )
     parts = {"decoder": decoder, "vision": vision, "projector": projector, "resolution": rule}
     return _model(name, source, reader, notes=notes, **parts)
 

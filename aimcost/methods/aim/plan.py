@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
-from ..base import MethodParams, build_schedule, event_before, require_absent, require_between, tokens_by_layer
+from ..base import (
+    MethodParams,
+    build_schedule,
+    event_before,
+    require_absent,
+    require_between,
+    side_by_side,
+    tokens_by_layer,
+)
 from .price import BIPARTITE, PAGERANK
 
 SUMMARY = "AIM: merge per frame, prune from l1 to l2: merge_ratio | merge_r, l1, l2, decay, convention"
@@ -48,8 +57,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     paper = params.convention == "paper"
     layers = model.decoder.layers
     l1, l2 = _boundaries(params, layers)
-    merges, per_group = _merges(workload, params, paper)
-    visual = workload.groups * per_group + workload.newline_tokens
+    merges, left = _merges(workload, params, paper)
+    visual = left + workload.newline_tokens
     decay = _decay(params, l1, l2)
     cuts = _cuts(visual, workload.text_tokens, layers, l1, decay, paper=paper)
     filled: dict[str, Any] = {**params.model_dump(), "l1": l1, "l2": l2, "decay": decay}
@@ -109,11 +118,19 @@ def _boundaries(params: Params, layers: int) -> tuple[int, int]:
 
 
 def _merges(workload: Workload, params: Params, paper: bool) -> tuple[list[ReductionEvent], int]:
-    """Merge events and the tokens they leave of each group."""
+    """Merge events and the tokens they leave of all groups."""
     require_absent("merge_ratio", params.merge_ratio, "merge_r", params.merge_r)
-    if params.merge_r is not None:
-        return _steps(workload, params.merge_r)
-    return merge_by_ratio(workload, params.merge_ratio if params.merge_ratio is not None else 0.25, paper=paper)
+    ratio = params.merge_ratio if params.merge_ratio is not None else 0.25
+    events, left = [], 0
+    for groups, n in workload.group_sizes:
+        alike = replace(workload, groups=groups, tokens_per_group=n, sizes=())
+        if params.merge_r is not None:
+            some, each = _steps(alike, params.merge_r)
+        else:
+            some, each = merge_by_ratio(alike, ratio, paper=paper)
+        events.append(some)
+        left += groups * each
+    return side_by_side(events, workload.group_sizes), left
 
 
 def merge_by_ratio(workload: Workload, ratio: float, *, paper: bool) -> tuple[list[ReductionEvent], int]:

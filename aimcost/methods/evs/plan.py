@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
-from ..base import MethodParams, reduce_before
+from ..base import MethodParams, reduce_before, video_alone
 from .price import TEMPORAL_COSINE
 
 SUMMARY = "EVS: pre-LLM, tokens that changed since the previous frame: q (share dropped)"
@@ -30,14 +30,17 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     Raises
     ------
     InvalidValueError
-        Visual tokens without a number of frames.
+        Visual tokens without a number of frames, or images of several sizes.
     """
+    if workload.sizes and not workload.frames:
+        raise InvalidValueError("workload.image_size", "one for all images: EVS compares them as frames", None)
+    workload, untouched = video_alone(workload)
     n, groups = workload.tokens_per_group, workload.groups
     if workload.visual_tokens and not (workload.frames or workload.images):
         raise InvalidValueError("workload.frames", "given: EVS compares frames", f"{workload.visual_tokens} tokens")
     kept = max(n, int(groups * n * (1 - params.q)))
     notes = []
-    if workload.images > 1:
+    if workload.images > 1 and not workload.frames:
         notes.append("EVS compares the images as if they were frames of one video")
     elif groups == 1 and workload.frames > 1:
         notes.append(f"the {workload.frames} frames share one temporal patch: EVS keeps all of their tokens")
@@ -52,4 +55,5 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         per_group=None,
         keep_tokens=kept + workload.newline_tokens,
         notes=tuple(notes),
+        untouched=untouched,
     )

@@ -33,17 +33,19 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
 
     A share is cut (int). The released code adds no newline tokens to an image.
     """
-    n = workload.tokens_per_group
+    largest = max(n for _, n in workload.group_sizes)
     require_absent("new_image_token_num", params.new_image_token_num, "ratio", params.ratio)
     for key in ("ratio", "new_image_token_num"):
         require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))
-    kept = params.new_image_token_num
-    if kept is not None:
-        require_between("new_image_token_num", kept, 1, max(1, n), "tokens of an image")
-    elif params.ratio is not None:
-        kept = max(1, int(n * params.ratio))
-    else:
-        kept = max(1, n * DEFAULT_TOKENS // OF)
+    given, ratio = params.new_image_token_num, params.ratio
+    if given is not None:
+        require_between("new_image_token_num", given, 1, max(1, largest), "tokens of an image")
+
+    def kept(n: int) -> int:
+        if given is not None:
+            return given
+        return max(1, n * DEFAULT_TOKENS // OF if ratio is None else int(n * ratio))
+
     return reduce_before(
         model,
         workload,
@@ -52,7 +54,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         scorer=HOLISTIC,
         per_group=kept,
         keep_tokens=params.keep_tokens,
-        counts={"patches": params.num_patches},
+        counts=lambda _n, _left: {"patches": params.num_patches},
     )
 
 

@@ -24,14 +24,17 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """Constant counts over the layers."""
     if (params.ratio is None) == (params.keep_tokens is None):
         raise InvalidValueError("method.ratio", "given, or keep_tokens, but not both", params.ratio)
+    ratio, scorer = params.ratio, find_scorer(params.scorer)
     return reduce_before(
         model,
         workload,
         params,
         method="pre_llm",
-        scorer=find_scorer(params.scorer),
-        per_group=None if params.ratio is None else max(1, int(workload.tokens_per_group * params.ratio)),
+        scorer=scorer,
+        per_group=None if ratio is None else lambda n: max(1, int(n * ratio)),
         keep_tokens=params.keep_tokens,
+        # the tower attends inside each crop
+        crops=scorer.reads == "tower",
     )
 
 

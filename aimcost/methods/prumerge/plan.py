@@ -32,8 +32,9 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         params,
         method="prumerge",
         scorer=CLASS_ATTENTION,
-        per_group=min(workload.tokens_per_group, int(workload.tokens_per_group * ratio) + 1),
+        per_group=lambda n: int(n * ratio) + 1,
         keep_tokens=params.keep_tokens,
+        crops=True,
         notes=() if params.keep_tokens is not None else (note,),
     )
 

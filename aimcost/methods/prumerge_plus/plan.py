@@ -30,7 +30,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         params,
         method="prumerge_plus",
         scorer=CLASS_ATTENTION_GRID,
-        per_group=max(1, int(workload.tokens_per_group * ratio)),
+        per_group=lambda n: max(1, int(n * ratio)),
         keep_tokens=params.keep_tokens,
+        crops=True,
         notes=() if params.keep_tokens is not None else (note,),
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import RATIOS, MethodParams, reduce_before
+from ..base import RATIOS, MethodParams, reduce_before, video_alone
 from .price import UNIQUENESS
 
 SUMMARY = "VidCom2: pre-LLM, tokens unlike their frame and the video, more of unlike frames: ratio"
@@ -34,6 +34,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     The budgets follow from the video: a frame's is ratio · (1 + p − 1/F), p its share of a softmax over the F frames.
     Rows of a frame that end in a newline token (LLaVA-Video) keep it. Images are left alone.
     """
+    workload, untouched = video_alone(workload)
     frames, n = workload.groups if workload.frames else 0, workload.tokens_per_group
     rows = math.isqrt(n) if frames and model.projector is not None and n > model.projector.tokens_per_frame else 0
     notes: list[str] = []
@@ -60,6 +61,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         per_group=None,
         keep_tokens=kept + workload.newline_tokens,
         notes=tuple(notes),
+        untouched=untouched,
     )
 
 

@@ -17,7 +17,7 @@ SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens per image: dominant,
 
 
 class Params(MethodParams):
-    """Tokens an image that stay, and that the others are averaged into; or visual tokens in all."""
+    """Tokens an image or tile that stay, and that the others are averaged into; or visual tokens in all."""
 
     dominant: Annotated[int, Field(ge=1)] | None = None
     contextual: Annotated[int, Field(ge=0)] | None = None
@@ -25,20 +25,24 @@ class Params(MethodParams):
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
-    """dominant + contextual tokens of each image, constant over the layers; other group sizes than
+    """dominant + contextual tokens of each image or tile, constant over the layers; other sizes than
     576 take the default counts in proportion. `keep_tokens` splits as published budgets do: 27 to 5."""
-    n = workload.tokens_per_group
     for key in ("dominant", "contextual"):
         require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))
-    dominant = params.dominant if params.dominant is not None else max(1, round(n * DOMINANT / OF))
-    contextual = params.contextual if params.contextual is not None else round(n * CONTEXTUAL / OF)
+
+    def counts(n: int) -> dict[str, int]:
+        dominant = params.dominant if params.dominant is not None else max(1, round(n * DOMINANT / OF))
+        contextual = params.contextual if params.contextual is not None else round(n * CONTEXTUAL / OF)
+        return {"dominant": dominant, "contextual": contextual}
+
     return reduce_before(
         model,
         workload,
         params,
         method="visionzip",
         scorer=CLASS_ATTENTION_CONTEXTUAL,
-        per_group=min(n, dominant + contextual),
+        per_group=lambda n: sum(counts(n).values()),
         keep_tokens=params.keep_tokens,
-        counts=None if params.keep_tokens is not None else {"dominant": dominant, "contextual": contextual},
+        counts=None if params.keep_tokens is not None else lambda n, _: counts(n),
+        crops=True,
     )
