@@ -24,7 +24,7 @@ def test_the_run_that_is_spoilt_below_is_good(run: dict[str, Any]) -> None:
     [
         ("model", "llava-onevision-qwen2-7", "llava-onevision-qwen2-7b"),
         ("model", "LLaVA_OneVision_Qwen2_7B", "llava-onevision-qwen2-7b"),
-        ("hardware", "nvidia_a100", "nvidia_a100_sxm_40gb"),
+        ("hardware", "nvidia_a100", "nvidia_a100_sxm_80gb"),
         ("hardware", "a100-sxm-80gb", "nvidia_a100_sxm_80gb"),
         ("method/name", "fast_v", "fastv"),
         ("method/name", "piramiddrop", "pyramiddrop"),
