@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from pydantic import Field
 from ..errors import AimcostError, FileFormatError, argument
 from ..inputs.files import write_atomically
 from ..inputs.schema import Strict, validate
-from ..inputs.strict_json import canonical, digest, to_json
+from ..inputs.strict_json import canonical, digest, parse, to_json
 from .facts import FIGURES
 
 __all__ = ["SCHEMA_VERSION", "load_baseline", "save_baseline", "to_text", "unchanged"]
@@ -171,7 +170,7 @@ def _parse(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise FileFormatError(f"{path}: not a baseline: not UTF-8 text") from None
     try:
-        data = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
+        data = parse(text)
     except FileFormatError as error:
         raise FileFormatError(f"{path}: not a baseline: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -179,16 +178,3 @@ def _parse(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise FileFormatError(f"{path}: not a baseline: must hold one JSON object (got {type(data).__name__})")
     return data
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in result:
-            raise FileFormatError(f"duplicate key {key!r}")
-        result[key] = value
-    return result
-
-
-def _refuse(name: str) -> None:
-    raise FileFormatError(f"{name} is not a finite number")

@@ -16,6 +16,7 @@ import yaml
 
 from ..errors import FileFormatError
 from ..units import MEGA
+from .strict_json import parse
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -97,7 +98,7 @@ def read_mapping(path: Path, *, limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
     text = read_text(path, limit=limit)
     try:
         if path.suffix == ".json":
-            data = _parse_json(text)
+            data = parse(text, finite=False)  # config.json files of some models hold Infinity
         else:
             _check_depth(text)
             data = yaml.load(text, Loader=_StrictLoader)
@@ -167,18 +168,6 @@ def read_text(path: Path, *, limit: int = MAX_FILE_BYTES) -> str:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise FileFormatError(f"{path}: is not UTF-8 text") from None
-
-
-def _parse_json(text: str) -> Any:
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key, value in items:
-            if key in result:
-                raise FileFormatError(f"duplicate key {key!r}")
-            result[key] = value
-        return result
-
-    return json.loads(text, object_pairs_hook=pairs)
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:

@@ -480,7 +480,10 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> list[Replay]:
     return made
 
 
-def test_on_a_gpu_everything_is_measured_as_a_graph_and_eager(as_on_a_gpu: list[Replay], tmp_path: Path) -> None:
+def test_on_a_gpu_everything_is_measured_as_a_graph_and_eager(
+    dry: Any, as_on_a_gpu: list[Replay], tmp_path: Path
+) -> None:
+    shutil.copy(dry[0] / "profile.json", tmp_path)
     wanted = ("dense", "rows", "requests", "masked", "long")
     state = run_campaign(
         tmp_path, device="cpu", minutes=AMPLE, tiny=True, steps=[STEPS[name] for name in ("profile", *wanted)][1:]
@@ -507,6 +510,19 @@ def test_on_a_gpu_everything_is_measured_as_a_graph_and_eager(as_on_a_gpu: list[
     row = next(row for row in found["runs"] if row["run"] == "video_vtw")
     assert all(row["seconds"][stack].keys() == {"dense", "reduced"} for stack in ("transformers", "aimcost_graph"))
     assert "graph reduced ms" in summary_text(found)
+    # each is predicted under the stack that ran
+    record = load_record(tmp_path / "rows.json")
+    point = next(
+        p for p in compare_record(record).points if p.run == "video_vtw@aimcost_graph" and p.variant == "dense"
+    )
+    run = {
+        **record.settings["runs"]["video_vtw@transformers"],
+        "hardware": record.settings["profile"],
+        "method": "none",
+    }
+    captured = estimate({**run, "stack": "aimcost_graph"}).stages["prefill"].time_s
+    assert point.predicted_s == pytest.approx(captured, rel=1e-12)
+    assert record.settings["runs"]["video_vtw@aimcost_graph"]["stack"] == "aimcost_graph"
 
 
 def test_what_cannot_be_captured_is_noted(

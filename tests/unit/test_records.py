@@ -202,7 +202,7 @@ def test_values_that_cannot_be_are_named(tmp_path: Path, data: dict[str, Any], m
         (b"", "is empty"),
         (b"\xff\xfe\x00", "not UTF-8"),
         (b"[1, 2]", "one JSON object"),
-        (b'{"schema_version": NaN}', "NaN is no number"),
+        (b'{"schema_version": NaN}', "NaN is not a finite number"),
         (b"[" * 100_000, "truncated or not JSON"),
     ],
 )

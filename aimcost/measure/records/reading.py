@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from ...errors import AimcostError, FileFormatError
 from ...inputs.schema import Strict, validate
+from ...inputs.strict_json import parse
 from ...units import MEGA
 from .contents import SCHEMA_VERSION, Clock, Environment, Kind, Record, Sample
 
@@ -42,10 +43,10 @@ def load_record(path: str | Path) -> Record:
     if not text.strip():
         raise FileFormatError(f"{path}: is empty, not a record")
     try:
-        data = json.loads(text, parse_constant=_refuse_constant)
+        data = parse(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise FileFormatError(f"{path}: is truncated or not JSON: {error}") from None
-    except ValueError as error:
+    except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from None
     if not isinstance(data, dict):
         raise FileFormatError(f"{path}: must hold one JSON object (got {type(data).__name__})")
@@ -82,10 +83,6 @@ def _from_mapping(data: Mapping[str, Any], *, where: str) -> Record:
 
 def _sample(values: dict[str, Any]) -> Sample:
     return Sample(**{**values, "samples_s": tuple(values["samples_s"])})
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number that a record may hold")
 
 
 _Seconds = Annotated[float, Field(ge=0, le=1e6)]

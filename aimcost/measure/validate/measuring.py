@@ -19,7 +19,7 @@ from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.hardware import load_hardware
 from ...inputs.run import Run, load_run
-from ...inputs.strict_json import canonical, plain
+from ...inputs.strict_json import canonical, parse, plain
 from ..profile.to_calibration import profile_mapping
 from ..records import Record, RecordWriter, Sample, now
 
@@ -186,10 +186,10 @@ def read_profile(given: str | Path) -> dict[str, Any]:
             f"{path.name}: calibration", "given, to be validated (`aimcost profile` makes one)", None
         )
     if isinstance(block.get("tables"), str):
-        tables = json.loads((Path(hardware.folder) / block["tables"]).read_text(encoding="utf-8"))
+        tables = read_mapping(Path(hardware.folder) / block["tables"])
         data = {**data, "calibration": {**block, "tables": tables}}
-    plain: dict[str, Any] = json.loads(json.dumps(data, default=str))
-    return plain
+    found: dict[str, Any] = parse(json.dumps(data, default=str))  # YAML has dates, JSON none
+    return found
 
 
 def load_runs(given: Iterable[str | Path]) -> dict[str, Run]:
