@@ -17,7 +17,7 @@ define pytest
 	$(BIN)/python -m pytest $(1) $(TIMED)
 endef
 
-.PHONY: run test check check-all test-versions test-oldest lint types light bench docs update-locks clean
+.PHONY: run test check check-all test-versions test-oldest lint types light bench docs processors update-locks clean
 
 run: $(VENV)/.light
 	@$(BIN)/aimcost reproduce
@@ -62,6 +62,19 @@ docs: $(VENV)/.test
 	$(BIN)/python docs/validation.py
 	$(BIN)/python docs/evidence.py
 	$(BIN)/python docs/build.py
+
+# Counts of transformers' own image and video processors, which `make test` holds ours to. Video processors need
+# torchvision, whose build on PyPI breaks beside this project's torch: an environment of its own (5.6 GB, Python 3.11).
+# PROCESSORS=FOLDER uses one that is there.
+PROCESSORS := $(VENV)-processors
+processors: $(PROCESSORS)/.done
+	$(PROCESSORS)/bin/python tests/golden/processors/generate.py
+
+$(PROCESSORS)/.done:
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "make processors needs PYTHON=python3.11"'
+	$(PYTHON) -m venv $(PROCESSORS)
+	$(PROCESSORS)/bin/python -m pip install --quiet --no-compile torch==2.14.1 torchvision==0.29.1 transformers==5.24.0
+	touch $@
 
 # UV_ARGUMENTS='--upgrade-package rich' renews one package.
 UV_ARGUMENTS := --upgrade
