@@ -9,13 +9,11 @@ import gc
 import io
 import os
 import sys
-from typing import Annotated
-
-import typer
 
 from ..errors import AimcostError
 from . import estimating, evidencing, guarding, looking, measuring, planning  # noqa: F401 (each adds its commands)
 from .common import app, flag_of
+from .options import Exit, parse
 
 __all__ = ["app", "main"]
 
@@ -26,9 +24,13 @@ def main() -> None:
         # a terminal or pipe that cannot write × or → shows ? there, rather than failing the command
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # a short command makes little that is not in use until its end, and looking for it takes a twentieth of the time
+    gc.set_threshold(100_000)
     try:
-        code = app(standalone_mode=False)
+        code = _run(sys.argv[1:])
         sys.stdout.flush()
+    except Exit as end:
+        code = end.code
     except AimcostError as error:
         _fail(error.text(flag_of), error.exit_code)
     except KeyboardInterrupt:
@@ -61,21 +63,18 @@ def _fail(message: str, code: int) -> None:
     sys.exit(code)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        from .. import __version__
+def _run(arguments: list[str]) -> object:
+    """Run the command, and return what typer takes for its status; a plain command line needs no typer."""
+    call = parse(app, arguments)
+    if call is not None:
+        _prepare(call.name)
+        return call()
+    from .typed import application
 
-        print(f"aimcost {__version__}")
-        raise typer.Exit
+    return application(app, _prepare)(standalone_mode=False)
 
 
-@app.callback()
-def _options(
-    context: typer.Context,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    if context.invoked_subcommand not in measuring.TIMED:
+def _prepare(command: str) -> None:
+    if command not in measuring.TIMED:
         # before NumPy is imported: starting a thread for each core costs a quarter of a short command
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-import typer
-
 from ..inputs.discover import estimator_names
+from .options import Argument, Commands, Context, Option
 
 __all__ = [
     "AttentionFlag",
@@ -41,50 +40,38 @@ __all__ = [
     "resolve_flags",
 ]
 
-app = typer.Typer(
-    name="aimcost",
-    help="Predict the FLOPs, DRAM traffic, memory and latency of multi-modal LLM requests, "
-    "and what dropping visual tokens buys.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = Commands()
 
-RunArgument = Annotated[str | None, typer.Argument(metavar="RUN", help="Run file, or the name of one in configs/runs.")]
+RunArgument = Annotated[str | None, Argument(metavar="RUN", help="Run file, or the name of one in configs/runs.")]
 SettingsOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set any key of the run file, e.g. method.l1=14. Repeatable."),
+    Option("--set", metavar="KEY=VALUE", help="Set any key of the run file, e.g. method.l1=14. Repeatable."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
+JsonOption = Annotated[bool, Option("--json", help="Print JSON.")]
+CsvOption = Annotated[bool, Option("--csv", help="Print CSV.")]
 
 # Keys of a run that have a flag. Counts stay text here: the schema of run files parses them.
-ModelFlag = Annotated[
-    str | None, typer.Option("--model", help="Model name, or path of an HF config.json or its folder.")
-]
-EstimatorFlag = Annotated[str | None, typer.Option("--estimator", help=", ".join(estimator_names()) + ".")]
+ModelFlag = Annotated[str | None, Option("--model", help="Model name, or path of an HF config.json or its folder.")]
+EstimatorFlag = Annotated[str | None, Option("--estimator", help=", ".join(estimator_names()) + ".")]
 MethodFlag = Annotated[
-    str | None, typer.Option("--method", help="Reduction method: none, aim, fastv, … (see `aimcost list methods`).")
+    str | None, Option("--method", help="Reduction method: none, aim, fastv, … (see `aimcost list methods`).")
 ]
-AttentionFlag = Annotated[str | None, typer.Option("--attention", help="flash or eager; default: the stack's.")]
-FramesFlag = Annotated[str | None, typer.Option("--frames", metavar="N", help="Video frames per request.")]
-ImagesFlag = Annotated[str | None, typer.Option("--images", metavar="N", help="Images per request.")]
+AttentionFlag = Annotated[str | None, Option("--attention", help="flash or eager; default: the stack's.")]
+FramesFlag = Annotated[str | None, Option("--frames", metavar="N", help="Video frames per request.")]
+ImagesFlag = Annotated[str | None, Option("--images", metavar="N", help="Images per request.")]
 VisualTokensFlag = Annotated[
-    str | None, typer.Option("--visual-tokens", metavar="N", help="Visual tokens per request, before reduction.")
+    str | None, Option("--visual-tokens", metavar="N", help="Visual tokens per request, before reduction.")
 ]
-TextTokensFlag = Annotated[str | None, typer.Option("--text-tokens", metavar="N", help="Text tokens per request.")]
-NewTokensFlag = Annotated[str | None, typer.Option("--new-tokens", metavar="N", help="Tokens to generate.")]
-BatchFlag = Annotated[str | None, typer.Option("--batch", metavar="N", help="Batch size.")]
-StackFlag = Annotated[
-    str | None, typer.Option("--stack", help="Software stack: name or file (see `aimcost list stacks`).")
-]
+TextTokensFlag = Annotated[str | None, Option("--text-tokens", metavar="N", help="Text tokens per request.")]
+NewTokensFlag = Annotated[str | None, Option("--new-tokens", metavar="N", help="Tokens to generate.")]
+BatchFlag = Annotated[str | None, Option("--batch", metavar="N", help="Batch size.")]
+StackFlag = Annotated[str | None, Option("--stack", help="Software stack: name or file (see `aimcost list stacks`).")]
 ImplementationFlag = Annotated[
-    str | None, typer.Option("--implementation", help="How the reduction runs: fused, eager or masked.")
+    str | None, Option("--implementation", help="How the reduction runs: fused, eager or masked.")
 ]
-TensorFlag = Annotated[str | None, typer.Option("--tp", metavar="N", help="Tensor-parallel degree.")]
-PipelineFlag = Annotated[str | None, typer.Option("--pp", metavar="N", help="Pipeline-parallel degree.")]
-ReplicasFlag = Annotated[str | None, typer.Option("--dp", metavar="N", help="Data-parallel replicas.")]
+TensorFlag = Annotated[str | None, Option("--tp", metavar="N", help="Tensor-parallel degree.")]
+PipelineFlag = Annotated[str | None, Option("--pp", metavar="N", help="Pipeline-parallel degree.")]
+ReplicasFlag = Annotated[str | None, Option("--dp", metavar="N", help="Data-parallel replicas.")]
 # Parameters of a command that map to a key of the run.
 RUN_FLAGS = (
     *("model", "estimator", "method", "attention", "implementation", "stack"),
@@ -158,7 +145,7 @@ def overrides_of(settings: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def resolve_flags(context: typer.Context, **more: Any) -> Any:
+def resolve_flags(context: Context, **more: Any) -> Any:
     """A Run from the parameters of a command that takes every flag of `RUN_FLAGS`; keys in `more` take precedence."""
     from ..inputs.run import SHORT_KEYS
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from .common import (
     AttentionFlag,
     BatchFlag,
@@ -30,14 +28,15 @@ from .common import (
     one_of,
     resolve_flags,
 )
+from .options import Context, Option
 
 
 @app.command()
 def estimate(
-    context: typer.Context,
+    context: Context,
     run: RunArgument = None,
     model: ModelFlag = None,
-    hardware: Annotated[str | None, typer.Option(help="Hardware profile: name or path.")] = None,
+    hardware: Annotated[str | None, Option(help="Hardware profile: name or path.")] = None,
     estimator: EstimatorFlag = None,
     method: MethodFlag = None,
     attention: AttentionFlag = None,
@@ -53,11 +52,9 @@ def estimate(
     pp: PipelineFlag = None,
     dp: ReplicasFlag = None,
     settings: SettingsOption = None,
-    layers: Annotated[bool, typer.Option("--layers", help="Show the prefill layer by layer.")] = False,
-    ops: Annotated[bool, typer.Option("--ops", help="Show every op.")] = False,
-    as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print CSV: one row per op, or per layer with --layers.")
-    ] = False,
+    layers: Annotated[bool, Option("--layers", help="Show the prefill layer by layer.")] = False,
+    ops: Annotated[bool, Option("--ops", help="Show every op.")] = False,
+    as_csv: Annotated[bool, Option("--csv", help="Print CSV: one row per op, or per layer with --layers.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Estimate the FLOPs, bytes, time and memory of a run.
@@ -93,12 +90,10 @@ def estimate(
 
 @app.command()
 def compare(
-    context: typer.Context,
+    context: Context,
     run: RunArgument = None,
-    hardware: Annotated[
-        str | None, typer.Option(help="Hardware profiles, comma-separated. Default: the run's.")
-    ] = None,
-    stack: Annotated[str | None, typer.Option(help="Software stacks, comma-separated. Default: the run's.")] = None,
+    hardware: Annotated[str | None, Option(help="Hardware profiles, comma-separated. Default: the run's.")] = None,
+    stack: Annotated[str | None, Option(help="Software stacks, comma-separated. Default: the run's.")] = None,
     model: ModelFlag = None,
     estimator: EstimatorFlag = None,
     method: MethodFlag = None,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from .common import (
     AttentionFlag,
     BatchFlag,
@@ -26,22 +24,21 @@ from .common import (
     keys_of,
     one_of,
 )
+from .options import Argument, Context, Option
 
 
 @app.command()
 def evidence(
     timings: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FILE...", help="Timing files (.jsonl). Default: all of configs/timings."),
+        Argument(metavar="FILE...", help="Timing files (.jsonl). Default: all of configs/timings."),
     ] = None,
     leave_out: Annotated[
         str | None,
-        typer.Option(
-            "--leave-out", metavar="source", help="Refit the stacks without each source, then predict that source."
-        ),
+        Option("--leave-out", metavar="source", help="Refit the stacks without each source, then predict that source."),
     ] = None,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Print stack coefficients refitted to all rows, beside the shipped ones.")
+        bool, Option("--refit", help="Print stack coefficients refitted to all rows, beside the shipped ones.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,13 +65,11 @@ def evidence(
 
 @app.command("import")
 def import_(
-    context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Result file of another benchmark (JSON).")],
+    context: Context,
+    file: Annotated[Path, Argument(metavar="FILE", help="Result file of another benchmark (JSON).")],
     model: ModelFlag = None,
-    hardware: Annotated[str | None, typer.Option(help="Hardware profile of the machine that was timed.")] = None,
-    stack: Annotated[
-        str | None, typer.Option(help="Software stack that was timed (see `aimcost list stacks`).")
-    ] = None,
+    hardware: Annotated[str | None, Option(help="Hardware profile of the machine that was timed.")] = None,
+    stack: Annotated[str | None, Option(help="Software stack that was timed (see `aimcost list stacks`).")] = None,
     images: ImagesFlag = None,
     frames: FramesFlag = None,
     visual_tokens: VisualTokensFlag = None,
@@ -87,12 +82,8 @@ def import_(
     tp: TensorFlag = None,
     pp: PipelineFlag = None,
     settings: SettingsOption = None,
-    quantity: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Import one quantity only: ttft, tpot or e2e.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the timings (.jsonl).")
-    ] = None,
+    quantity: Annotated[str | None, Option(metavar="NAME", help="Import one quantity only: ttft, tpot or e2e.")] = None,
+    output: Annotated[Path | None, Option("-o", "--output", metavar="FILE", help="Write the timings (.jsonl).")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Import results of other benchmarks as timings.

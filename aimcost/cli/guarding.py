@@ -6,19 +6,18 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from .common import JsonOption, SettingsOption, StackFlag, app, overrides_of, progress_bar
+from .options import Argument, Exit, Option
 
 
 @app.command()
 def sweep(
-    grid: Annotated[Path, typer.Argument(metavar="GRID", help="Grid file (YAML): base, axes, schedules.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write: .csv, .jsonl or .parquet.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted sweep.")] = False,
-    engine: Annotated[str, typer.Option(help="local or dask.")] = "local",
-    workers: Annotated[int, typer.Option(metavar="N", help="Local processes.")] = 1,
-    scheduler: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address of a Dask scheduler.")] = None,
+    grid: Annotated[Path, Argument(metavar="GRID", help="Grid file (YAML): base, axes, schedules.")],
+    output: Annotated[Path, Option("-o", "--output", help="File to write: .csv, .jsonl or .parquet.")],
+    resume: Annotated[bool, Option("--resume", help="Continue an interrupted sweep.")] = False,
+    engine: Annotated[str, Option(help="local or dask.")] = "local",
+    workers: Annotated[int, Option(metavar="N", help="Local processes.")] = 1,
+    scheduler: Annotated[str | None, Option(metavar="ADDRESS", help="Address of a Dask scheduler.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Price a grid of runs into one file.
@@ -49,25 +48,23 @@ def sweep(
 def check(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUNS...", help="Run files or names. Default: those in the baseline."),
+        Argument(metavar="RUNS...", help="Run files or names. Default: those in the baseline."),
     ] = None,
-    baseline: Annotated[Path | None, typer.Option(help="Baseline file (JSON).")] = None,
-    update: Annotated[bool, typer.Option("--update", help="Write the current figures to the baseline.")] = False,
+    baseline: Annotated[Path | None, Option(help="Baseline file (JSON).")] = None,
+    update: Annotated[bool, Option("--update", help="Write the current figures to the baseline.")] = False,
     tolerance: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="METRIC=SHARE",
             help="Allowed rise, e.g. ttft=1%, of flops, ttft, tpot, kv, memory or all. Default: none.",
         ),
     ] = None,
     stack: StackFlag = None,
     settings: SettingsOption = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fail on figures that fell, too.")] = False,
-    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a JUnit XML report.")] = None,
-    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a Markdown report.")] = None,
-    summary: Annotated[
-        bool, typer.Option("--summary", help="Append the Markdown report to $GITHUB_STEP_SUMMARY.")
-    ] = False,
+    strict: Annotated[bool, Option("--strict", help="Fail on figures that fell, too.")] = False,
+    junit: Annotated[Path | None, Option(metavar="FILE", help="Write a JUnit XML report.")] = None,
+    markdown: Annotated[Path | None, Option(metavar="FILE", help="Write a Markdown report.")] = None,
+    summary: Annotated[bool, Option("--summary", help="Append the Markdown report to $GITHUB_STEP_SUMMARY.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check predictions against a baseline and budgets.
@@ -97,7 +94,7 @@ def check(
         _append_summary(check_markdown(result))
     print(to_json(check_json(result)) if as_json else check_text(result))
     if not result.ok:
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _append_summary(text: str) -> None:

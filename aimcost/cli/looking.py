@@ -5,18 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-import typer
-
 from .common import JsonOption, app
-
-# Headers of the printed listings; the keys of the JSON stay as they are.
-_HEADERS = {
-    "tokens an image": "tokens per image",
-    "tokens a frame": "tokens per frame",
-    "host us a launch": "host µs per launch",
-    "ms a request": "ms per request",
-    "ms a step": "ms per step",
-}
+from .options import Argument, Option
 
 # Headers of the printed listings; the keys of the JSON stay as they are.
 _HEADERS = {
@@ -32,13 +22,13 @@ _HEADERS = {
 def list_(
     what: Annotated[
         str | None,
-        typer.Argument(
+        Argument(
             metavar="KIND",
             help="models, hardware, stacks, methods, estimators or runs. Default: all.",
             show_default=False,
         ),
     ] = None,
-    show_all: Annotated[bool, typer.Option("--all", help="Include hidden profiles.")] = False,
+    show_all: Annotated[bool, Option("--all", help="Include hidden profiles.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List models, hardware, stacks, methods, …"""
@@ -64,7 +54,7 @@ def list_(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Model, hardware profile, stack, method, estimator or run.")],
+    name: Annotated[str, Argument(help="Model, hardware profile, stack, method, estimator or run.")],
 ) -> None:
     """Show one item of a listing, with its sources."""
     from .listing import describe

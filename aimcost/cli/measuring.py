@@ -6,9 +6,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from .common import JsonOption, app, progress_bar
+from .options import Argument, Option
 
 TIMED = frozenset({"calibrate", "profile", "validate", "campaign", "demo"})  # those that may start torch
 
@@ -16,21 +15,21 @@ TIMED = frozenset({"calibrate", "profile", "validate", "campaign", "demo"})  # t
 @app.command()
 def calibrate(
     source: Annotated[
-        str | None, typer.Option("--from", metavar="aiconfigurator", help="Fit coefficients to these operation tables.")
+        str | None, Option("--from", metavar="aiconfigurator", help="Fit coefficients to these operation tables.")
     ] = None,
-    system: Annotated[str | None, typer.Option(help="System in the tables: a100_sxm, h100_sxm, …")] = None,
+    system: Annotated[str | None, Option(help="System in the tables: a100_sxm, h100_sxm, …")] = None,
     timing: Annotated[
-        Path | None, typer.Option("--from-timing", metavar="FILE", help="Scale a profile to your own measurements.")
+        Path | None, Option("--from-timing", metavar="FILE", help="Scale a profile to your own measurements.")
     ] = None,
     check: Annotated[
-        Path | None, typer.Option("--check", metavar="CSV", help="Compare predictions with third-party GEMM timings.")
+        Path | None, Option("--check", metavar="CSV", help="Compare predictions with third-party GEMM timings.")
     ] = None,
     inherited: Annotated[
-        bool, typer.Option("--inherited", help="Fit the bands of cards that inherit another's coefficients.")
+        bool, Option("--inherited", help="Fit the bands of cards that inherit another's coefficients.")
     ] = False,
-    hardware: Annotated[str | None, typer.Option(help="Profile to scale, with --from-timing.")] = None,
+    hardware: Annotated[str | None, Option(help="Profile to scale, with --from-timing.")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Profile (or bands) to write. Default: print only.")
+        Path | None, Option("-o", "--output", help="Profile (or bands) to write. Default: print only.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,13 +66,13 @@ def calibrate(
 @app.command("calibrate-stack")
 def calibrate_stack(
     timings: Annotated[
-        list[Path], typer.Argument(metavar="TIMING...", help="Timings (.jsonl), in the format of configs/timings.")
+        list[Path], Argument(metavar="TIMING...", help="Timings (.jsonl), in the format of configs/timings.")
     ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Stack file to write. Default: print only.")
+        Path | None, Option("-o", "--output", metavar="FILE", help="Stack file to write. Default: print only.")
     ] = None,
     stack: Annotated[
-        str | None, typer.Option("--stack", help="Stack to start from. Default: the one the timings name.")
+        str | None, Option("--stack", help="Stack to start from. Default: the one the timings name.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -88,14 +87,10 @@ def calibrate_stack(
 
 @app.command()
 def profile(
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    quick: Annotated[bool, typer.Option("--quick", help="Smaller grid: about 20 s on a CPU.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Profile to write. Default: print only.")
-    ] = None,
-    record: Annotated[
-        Path | None, typer.Option(help="Record of raw samples to write. Default: beside the profile.")
-    ] = None,
+    device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
+    quick: Annotated[bool, Option("--quick", help="Smaller grid: about 20 s on a CPU.")] = False,
+    output: Annotated[Path | None, Option("-o", "--output", help="Profile to write. Default: print only.")] = None,
+    record: Annotated[Path | None, Option(help="Record of raw samples to write. Default: beside the profile.")] = None,
 ) -> None:
     """Measure this machine into a hardware profile.
 
@@ -122,20 +117,20 @@ def profile(
 @app.command()
 def validate(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="Run files, or names of some in configs/runs.")
+        list[str] | None, Argument(metavar="RUN...", help="Run files, or names of some in configs/runs.")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
     profile: Annotated[
-        str | None, typer.Option("--profile", help="Profile of this machine. Default: measured along with the runs.")
+        str | None, Option("--profile", help="Profile of this machine. Default: measured along with the runs.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Record to write.")] = None,
+    output: Annotated[Path | None, Option("-o", "--output", metavar="FILE", help="Record to write.")] = None,
     from_record: Annotated[
-        Path | None, typer.Option("--from-record", metavar="FILE", help="Redo the comparison from a record, offline.")
+        Path | None, Option("--from-record", metavar="FILE", help="Redo the comparison from a record, offline.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Plot predicted against measured (.png, .svg, .pdf).")
+        Path | None, Option("--plot", metavar="FILE", help="Plot predicted against measured (.png, .svg, .pdf).")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, max=100, help="Passes per variant and round (two rounds).")] = 2,
+    repeats: Annotated[int, Option(min=1, max=100, help="Passes per variant and round (two rounds).")] = 2,
     as_json: JsonOption = False,
 ) -> None:
     """Execute runs and compare with their predictions.
@@ -176,15 +171,13 @@ def validate(
 
 @app.command()
 def campaign(
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the records.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cuda",
-    minutes: Annotated[float, typer.Option(help="Time limit; steps that do not fit are skipped.")] = 8.0,
-    tiny: Annotated[bool, typer.Option("--tiny", help="Dry run: the same steps on a tiny model.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Skip the steps that DIR already holds complete.")] = False,
+    output: Annotated[Path | None, Option("-o", "--output", metavar="DIR", help="Folder for the records.")] = None,
+    device: Annotated[str, Option(help="cpu or cuda.")] = "cuda",
+    minutes: Annotated[float, Option(help="Time limit; steps that do not fit are skipped.")] = 8.0,
+    tiny: Annotated[bool, Option("--tiny", help="Dry run: the same steps on a tiny model.")] = False,
+    resume: Annotated[bool, Option("--resume", help="Skip the steps that DIR already holds complete.")] = False,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="DIR", help="Summarise an existing campaign; needs no GPU.")
+        Path | None, Option("--from", metavar="DIR", help="Summarise an existing campaign; needs no GPU.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -200,9 +193,9 @@ def campaign(
 
 @app.command()
 def demo(
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    frames: Annotated[int, typer.Option(min=1, max=64, help="Video frames.")] = 6,
-    layers: Annotated[int, typer.Option(min=2, max=64, help="Decoder layers.")] = 8,
+    device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
+    frames: Annotated[int, Option(min=1, max=64, help="Video frames.")] = 6,
+    layers: Annotated[int, Option(min=2, max=64, help="Decoder layers.")] = 8,
 ) -> None:
     """Time a small model on this machine, dense and reduced.
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from .common import JsonOption, SettingsOption, StackFlag, app, one_of, progress_bar, resolve
+from .options import Argument, Option
 
 _BUDGETS = {
     "--ttft-ms": "max_ttft_ms",
@@ -21,51 +20,47 @@ _BUDGETS = {
 
 @app.command()
 def plan(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Run file, or the name of one in configs/runs.")],
-    ttft_ms: Annotated[float | None, typer.Option(help="Budget: time to first token.")] = None,
-    tpot_ms: Annotated[float | None, typer.Option(help="Budget: mean time per output token.")] = None,
-    kv_gb: Annotated[float | None, typer.Option(help="Budget: KV cache, in 10^9 bytes.")] = None,
-    flops: Annotated[
-        float | None, typer.Option(metavar="TFLOP", help="Budget: FLOPs over all included stages.")
-    ] = None,
+    run: Annotated[str, Argument(metavar="RUN", help="Run file, or the name of one in configs/runs.")],
+    ttft_ms: Annotated[float | None, Option(help="Budget: time to first token.")] = None,
+    tpot_ms: Annotated[float | None, Option(help="Budget: mean time per output token.")] = None,
+    kv_gb: Annotated[float | None, Option(help="Budget: KV cache, in 10^9 bytes.")] = None,
+    flops: Annotated[float | None, Option(metavar="TFLOP", help="Budget: FLOPs over all included stages.")] = None,
     memory_gb: Annotated[
-        float | None, typer.Option(help="Budget: peak memory, in 10^9 bytes; at most the card's usable memory.")
+        float | None, Option(help="Budget: peak memory, in 10^9 bytes; at most the card's usable memory.")
     ] = None,
-    hardware: Annotated[str | None, typer.Option(help="Hardware profiles to search, comma-separated.")] = None,
-    method: Annotated[str | None, typer.Option(help="Methods to search, comma-separated. Default: aim.")] = None,
+    hardware: Annotated[str | None, Option(help="Hardware profiles to search, comma-separated.")] = None,
+    method: Annotated[str | None, Option(help="Methods to search, comma-separated. Default: aim.")] = None,
     shape: Annotated[
-        str | None, typer.Option(help="Shape of AIM's pruning schedule: linear, step, free or all. Default: all.")
+        str | None, Option(help="Shape of AIM's pruning schedule: linear, step, free or all. Default: all.")
     ] = None,
-    frames: Annotated[str | None, typer.Option(metavar="N,N", help="Frame counts to search.")] = None,
-    batch: Annotated[str | None, typer.Option(metavar="N,N", help="Batch sizes to search.")] = None,
+    frames: Annotated[str | None, Option(metavar="N,N", help="Frame counts to search.")] = None,
+    batch: Annotated[str | None, Option(metavar="N,N", help="Batch sizes to search.")] = None,
     confidence: Annotated[
         float | None,
-        typer.Option(help="Probability of meeting the TTFT budget; 0.9 is the upper edge of the 80 % band."),
+        Option(help="Probability of meeting the TTFT budget; 0.9 is the upper edge of the 80 % band."),
     ] = None,
     objective: Annotated[
-        str | None, typer.Option(help="Maximise accuracy or tokens. Default: accuracy where scores are known.")
+        str | None, Option(help="Maximise accuracy or tokens. Default: accuracy where scores are known.")
     ] = None,
     accuracy: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Your own scores, with columns schedule and score.")
+        Path | None, Option(metavar="CSV", help="Your own scores, with columns schedule and score.")
     ] = None,
     extrapolate: Annotated[
-        bool | None, typer.Option("--extrapolate", help="Extrapolate accuracy beyond the measured points.")
+        bool | None, Option("--extrapolate", help="Extrapolate accuracy beyond the measured points.")
     ] = None,
     earliest_cut: Annotated[
-        int | None, typer.Option(metavar="LAYERS", help="Layers before the first cut. Default: a quarter of them.")
+        int | None, Option(metavar="LAYERS", help="Layers before the first cut. Default: a quarter of them.")
     ] = None,
     question: Annotated[
-        str | None, typer.Option(help="Answer frames, batch or break-even instead of searching for a schedule.")
+        str | None, Option(help="Answer frames, batch or break-even instead of searching for a schedule.")
     ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Plot the Pareto fronts (.png, .svg, .pdf).")
-    ] = None,
+    plot: Annotated[Path | None, Option(metavar="FILE", help="Plot the Pareto fronts (.png, .svg, .pdf).")] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the best schedule as a run file.")
+        Path | None, Option("-o", "--output", metavar="FILE", help="Write the best schedule as a run file.")
     ] = None,
     stack: StackFlag = None,
     settings: SettingsOption = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print the Pareto front (or the answers) as CSV.")] = False,
+    as_csv: Annotated[bool, Option("--csv", help="Print the Pareto front (or the answers) as CSV.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Find the best token schedule within a budget.

@@ -1,0 +1,169 @@
+"""Commands and their options as declared, and the plain way of giving them.
+
+typer makes help and error lines of these declarations (`aimcost.cli.typed`), and imports for longer than an estimate
+takes. So a command line that is plain, its flags spelled out and its values whole, is read here; any other, help and
+mistakes among them, goes to typer.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+__all__ = ["Argument", "Call", "Commands", "Context", "Declared", "Exit", "Option", "parse"]
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Declared:
+    """An option or argument, in the words of `typer.Option` and `typer.Argument`."""
+
+    what: Literal["option", "argument"]
+    names: tuple[str, ...]
+    words: Mapping[str, Any]
+
+
+def Option(*names: str, **words: Any) -> Declared:
+    """An option; without names it is called as its parameter."""
+    return Declared("option", names, words)
+
+
+def Argument(**words: Any) -> Declared:
+    """A positional argument."""
+    return Declared("argument", (), words)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Context:
+    """What a command that asks for it learns of its call: all parameters by name. typer passes its own."""
+
+    params: Mapping[str, Any]
+
+
+class Exit(Exception):
+    """End with this status; everything is printed already."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Commands:
+    """The commands by name, in the order in which they are declared."""
+
+    functions: dict[str, Callable[..., None]] = field(default_factory=dict)
+
+    def command(self, name: str | None = None) -> Callable[[Function], Function]:
+        """Declare a command, called as its function unless it has a `name`."""
+
+        def declare(function: Function) -> Function:
+            self.functions[name or function.__name__] = function
+            return function
+
+        return declare
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Call:
+    """A command and its parameters."""
+
+    name: str
+    function: Callable[..., None]
+    values: Mapping[str, Any]
+
+    def __call__(self) -> None:
+        self.function(**self.values)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class _Parameter:
+    """One parameter of a command: how a value is read, and whether it collects several."""
+
+    name: str
+    read: Callable[[str], Any] | None
+    many: bool
+
+
+def parse(commands: Commands, arguments: Sequence[str]) -> Call | None:
+    """The call that a plain command line means; None for any other, which typer reads."""
+    function = commands.functions.get(arguments[0]) if arguments else None
+    if function is None:
+        return None
+    values: dict[str, Any] = {}
+    context, flags, places = None, dict[str, _Parameter](), list[_Parameter]()
+    hints = get_type_hints(function, include_extras=True)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if hints[name] is Context:
+            context = name
+            continue
+        if parameter.default is not parameter.empty:
+            values[name] = parameter.default
+        found = _parameter(name, *get_args(hints[name]))
+        if found is None:
+            return None
+        read, declared = found
+        if declared.what == "argument":
+            places.append(read)
+        else:
+            flags.update(dict.fromkeys(declared.names or ("--" + name.replace("_", "-"),), read))
+    given = _given(arguments[1:], flags, places)
+    if given is None:
+        return None
+    values.update(given)
+    if any(name not in values for name in hints if name not in (context, "return")):
+        return None
+    if context is not None:
+        values[context] = Context(dict(values))
+    return Call(arguments[0], function, values)
+
+
+def _parameter(name: str, kind: Any, declared: Declared) -> tuple[_Parameter, Declared] | None:
+    """How a parameter of this type is read; None for one that only typer reads."""
+    if get_origin(kind) in (Union, UnionType):
+        kind = next(each for each in get_args(kind) if each is not NoneType)
+    many = get_origin(kind) is list
+    if many:
+        (kind,) = get_args(kind)
+    if kind not in (str, Path, int, float, bool) or {"min", "max"} & set(declared.words):
+        return None
+    return _Parameter(name, None if kind is bool else kind, many), declared
+
+
+def _given(
+    arguments: Sequence[str], flags: Mapping[str, _Parameter], places: Sequence[_Parameter]
+) -> dict[str, Any] | None:
+    """Values by parameter, or None where the command line is not plain."""
+    values: dict[str, Any] = {}
+    rest, left = list(places), list(arguments)
+    while left:
+        text = left.pop(0)
+        if text.startswith("-"):
+            head, equals, value = text.partition("=") if text.startswith("--") else (text, "", "")
+            found = flags.get(head)
+            if found is None or (found.read is None and equals):
+                return None
+            if found.read is None:
+                values[found.name] = True
+                continue
+            if not equals:
+                if not left or left[0].startswith("-"):
+                    return None
+                value = left.pop(0)
+        else:
+            if not rest:
+                return None
+            found, value = rest[0], text
+            if not found.many:
+                rest.pop(0)
+        try:
+            read = found.read(value) if found.read is not None else value
+        except ValueError:
+            return None
+        values[found.name] = [*values.get(found.name, ()), read] if found.many else read
+    return values

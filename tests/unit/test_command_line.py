@@ -1,0 +1,135 @@
+"""A plain command line means to `aimcost.cli.options.parse` what it means to typer; any other is left to typer."""
+
+from __future__ import annotations
+
+import inspect
+from functools import wraps
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+
+from aimcost.cli import app
+from aimcost.cli.options import Commands, Context, Declared, parse
+from aimcost.cli.typed import application
+
+VALUES = {"str": "word", "Path": "a/file.yaml", "int": "7", "float": "2.5"}
+
+
+def parameters(function: Any) -> list[tuple[str, str, bool, Declared]]:
+    """Name, type as text, whether it must be given, and declaration of each parameter."""
+    hints = get_type_hints(function, include_extras=True)
+    return [
+        (name, str(get_args(hints[name])[0]), each.default is each.empty, get_args(hints[name])[1])
+        for name, each in inspect.signature(function).parameters.items()
+        if hints[name] is not Context
+    ]
+
+
+def value_of(kind: str) -> list[str]:
+    """What follows a flag of this type."""
+    return [] if "bool" in kind else [next(text for name, text in VALUES.items() if name in kind)]
+
+
+def lines(name: str) -> list[list[str]]:
+    """The command with what it needs, with each of its flags in each form, with all of them, and out of order."""
+    needed: list[str] = []
+    flags: list[list[str]] = []
+    for parameter, kind, must, declared in parameters(app.functions[name]):
+        value = value_of(kind)
+        if declared.what == "argument":
+            needed += value * (1 + ("list" in kind)) if must else []
+            flags += [] if must else [value]
+            continue
+        names = declared.names or ("--" + parameter.replace("_", "-"),)
+        if must:
+            needed += [names[0], *value]
+        flags += [[each, *value] for each in names]
+        flags += [[f"{each}={value[0]}"] for each in names if value and each.startswith("--")]
+    every = [word for flag in flags for word in flag]
+    return [
+        [name, *needed],
+        *([name, *needed, *flag] for flag in flags),
+        [name, *needed, *every],
+        [name, *every, *needed],
+    ]
+
+
+def plain(value: Any) -> Any:
+    """A parameter; of a context all of them, where typer has a path as text and [] for None."""
+    if not hasattr(value, "params"):
+        return value
+    return {name: str(each) if each else None for name, each in value.params.items()}
+
+
+def by_typer(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    received: list[dict[str, Any]] = []
+
+    def recording(function: Any) -> Any:
+        @wraps(function)
+        def record(**values: Any) -> None:
+            received.append({key: plain(value) for key, value in values.items()})
+
+        return record
+
+    commands = Commands({name: recording(function) for name, function in app.functions.items()})
+    monkeypatch.setattr("sys.argv", ["aimcost", *arguments])
+    application(commands, lambda command: None)(standalone_mode=False)
+    return received[0]
+
+
+@pytest.mark.parametrize("name", app.functions)
+def test_a_plain_line_means_what_typer_makes_of_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+    for line in lines(name):
+        call = parse(app, line)
+        if call is None:
+            continue
+        read += 1
+        values = {key: plain(value) for key, value in call.values.items()}
+        assert values == by_typer(line, monkeypatch), line
+    assert read or any({"min", "max"} & set(d.words) for *_, d in parameters(app.functions[name]))
+
+
+@pytest.mark.parametrize("name", ["estimate", "compare", "plan", "list", "show", "sweep", "check"])
+def test_every_plain_form_is_read(name: str) -> None:
+    for line in lines(name):
+        several = any(line[1:].count(word) > 1 for word in ("word", "a/file.yaml")) and line[-1] != line[-2]
+        assert parse(app, line) is not None or several, line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--version",
+        "--help",
+        "estimat",
+        "estimate --help",
+        "estimate --jso",
+        "estimate --json=1",
+        "estimate one two",
+        "estimate -- one",
+        "estimate --set",
+        "estimate --set --json",
+        "estimate one --model -1",
+        "plan one --ttft-ms soon",
+        "plan",
+        "sweep grid.yaml",
+        "show",
+        "-o out.csv sweep grid.yaml",
+    ],
+)
+def test_anything_else_is_left_to_typer(line: str) -> None:
+    assert parse(app, line.split()) is None
+
+
+def test_paths_and_numbers_are_converted() -> None:
+    call = parse(
+        app, ["plan", "run", "--ttft-ms", "80", "--earliest-cut=7", "-o", "best.yaml", "--set", "a=1", "--json"]
+    )
+    assert call is not None
+    wanted = {"run": "run", "ttft_ms": 80.0, "earliest_cut": 7, "output": Path("best.yaml"), "settings": ["a=1"]}
+    assert {key: call.values[key] for key in wanted} == wanted
+    assert call.values["as_json"] is True
+    assert call.values["kv_gb"] is None
