@@ -34,7 +34,7 @@ def application(commands: Commands, prepare: Callable[[str], None]) -> typer.Typ
     def options(
         context: typer.Context,
         version: Annotated[
-            bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+            bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
         ] = False,
     ) -> None:
         prepare(context.invoked_subcommand or "")
