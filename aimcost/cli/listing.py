@@ -18,6 +18,7 @@ from ..inputs.stack import DEFAULT_STACK, load_stack
 from ..machine.inheritance import calibration_status
 from ..methods.registry import plan_module
 from ..pricing.estimator import estimator_of, options_schema
+from ..types.strict import pydantic_model
 from ..units import GIGA, KILO, MEGA, TERA
 
 __all__ = ["LISTINGS", "describe", "json_schema", "listing"]
@@ -127,10 +128,10 @@ def describe(name: str) -> str:
             return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
     if name in discover.method_names():
         module = plan_module(name)
-        properties = module.Params.model_json_schema()["properties"]
+        properties = pydantic_model(module.Params).model_json_schema()["properties"]
         fields = "".join(
             f"  {key}: {_in_words(properties[key])}; {_default(field)}\n"
-            for key, field in module.Params.model_fields.items()
+            for key, field in pydantic_model(module.Params).model_fields.items()
             if key != "name"
         )
         return f"# method {name}\n{module.__doc__.strip()}\n\nparameters:\n{fields}"
@@ -173,13 +174,15 @@ def json_schema() -> dict[str, Any]:
     """JSON Schemas of a run file, each method's parameters, a hardware profile, a stack, and a sweep's grid."""
     from ..search.sweep.grid import GridFile
 
-    run = RunFile.model_json_schema()
+    run = pydantic_model(RunFile).model_json_schema()
     run["properties"]["estimator"]["anyOf"][0]["enum"] = discover.estimator_names()
     run["properties"]["estimator_options"] = options_schema().model_json_schema()
     return {
         "run": run,
-        "methods": {name: plan_module(name).Params.model_json_schema() for name in discover.method_names()},
-        "hardware": HardwareFile.model_json_schema(),
-        "stack": StackFile.model_json_schema(),
+        "methods": {
+            name: pydantic_model(plan_module(name).Params).model_json_schema() for name in discover.method_names()
+        },
+        "hardware": pydantic_model(HardwareFile).model_json_schema(),
+        "stack": pydantic_model(StackFile).model_json_schema(),
         "sweep": GridFile.model_json_schema(),
     }

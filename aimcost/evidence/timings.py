@@ -13,8 +13,9 @@ from pydantic import Field
 from ..errors import FileFormatError, InvalidValueError
 from ..inputs import discover
 from ..inputs.files import read_text
-from ..inputs.schema import Positive, Strict, validate
+from ..inputs.schema import Positive, validate
 from ..types.stages import STAGES
+from ..types.strict_model import StrictModel
 
 __all__ = ["TPOT", "TRUST", "KernelTiming", "Timing", "Timings", "load_timings", "timing_lines"]
 
@@ -94,7 +95,7 @@ class Timings:
     kernels: tuple[KernelTiming, ...] = ()
 
 
-class _Row(Strict):
+class _Row(StrictModel):
     """What both kinds of row state, in the order of the files."""
 
     id: _Text

@@ -17,7 +17,8 @@ from pydantic import Field
 
 from ..errors import AimcostError, FileFormatError
 from ..inputs.files import write_atomically
-from ..inputs.schema import Strict, validate
+from ..inputs.schema import validate
+from ..types.strict_model import StrictModel
 
 __all__ = ["Band", "load_bands", "merged", "save_bands"]
 
@@ -33,7 +34,7 @@ _Size = Annotated[int, Field(ge=1, le=10_000_000)]
 _Ratio = Annotated[float, Field(gt=0, le=1e6)]
 
 
-class _Shape(Strict):
+class _Shape(StrictModel):
     tokens: _Size
     layers: _Size
     hidden: _Size
@@ -43,12 +44,12 @@ class _Shape(Strict):
     head_dim: _Size
 
 
-class _BandFile(Strict):
+class _BandFile(StrictModel):
     yardstick: _Shape  # the file's key for the reference kernel
     ratios: Annotated[list[_Ratio], Field(min_length=1, max_length=KEEP)]
 
 
-class _File(Strict):
+class _File(StrictModel):
     schema_version: int
     bands: dict[str, _BandFile]
 

@@ -11,8 +11,9 @@ from pydantic import Field
 
 from ..errors import AimcostError, FileFormatError, argument
 from ..inputs.files import write_atomically
-from ..inputs.schema import Strict, validate
+from ..inputs.schema import validate
 from ..inputs.strict_json import canonical, digest, parse, to_json
+from ..types.strict_model import StrictModel
 from .facts import FIGURES
 
 __all__ = ["SCHEMA_VERSION", "load_baseline", "save_baseline", "to_text", "unchanged"]
@@ -28,7 +29,7 @@ Layer = Annotated[int, Field(ge=0)] | None
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
-class _Figures(Strict):
+class _Figures(StrictModel):
     flops: Number
     kv_bytes: Number
     peak_bytes: Number
@@ -36,7 +37,7 @@ class _Figures(Strict):
     ttft_s: Number
 
 
-class _Digests(Strict):
+class _Digests(StrictModel):
     model: Digest
     workload: Digest
     schedule: Digest
@@ -45,12 +46,12 @@ class _Digests(Strict):
     operations: Digest
 
 
-class _Schedule(Strict):
+class _Schedule(StrictModel):
     tokens: list[Annotated[list[int], Field(min_length=2, max_length=2)]]
     events: list[list[Any]]
 
 
-class _Facts(Strict):
+class _Facts(StrictModel):
     model: dict[str, Any]
     workload: dict[str, Any]
     schedule: _Schedule
@@ -60,7 +61,7 @@ class _Facts(Strict):
     settings: dict[str, Any]
 
 
-class _Entry(Strict):
+class _Entry(StrictModel):
     figures: _Figures
     digests: _Digests
     facts: _Facts
@@ -68,7 +69,7 @@ class _Entry(Strict):
     sha: Digest
 
 
-class _File(Strict):
+class _File(StrictModel):
     schema_version: int
     written_by: str
     runs: dict[str, dict[str, Any]]

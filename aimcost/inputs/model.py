@@ -7,16 +7,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from ..errors import FileFormatError
 from ..types import ModelSpec
+from ..types.strict import Bounds, Strict, made
 from . import discover, hub
 from .files import Stamp, read_mapping, read_once, stamp_of
 from .hf.from_hf import model_spec
 from .hf.original import in_transformers_layout
 from .processors import preprocessor_section, processor_stamps
-from .schema import Strict, validate
+from .schema import validate
 
 __all__ = ["ModelFile", "load_model", "model_config"]
 
@@ -24,11 +23,11 @@ __all__ = ["ModelFile", "load_model", "model_config"]
 class ModelFile(Strict):
     """A file in configs/models: an HF-style configuration and where its figures are from."""
 
-    name: Annotated[str, Field(min_length=1)]
-    source: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Bounds(min_length=1)]
+    source: Annotated[str, Bounds(min_length=1)]
     # checkpoints on the Hugging Face Hub that have this configuration
-    hub: list[str] = Field(default_factory=list)
-    notes: list[str] = Field(default_factory=list)
+    hub: list[str] = made(list)
+    notes: list[str] = made(list)
     config: dict[str, Any]
 
 

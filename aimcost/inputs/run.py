@@ -32,7 +32,7 @@ MAX_DECODE_ROWS = 10_000_000
 _BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
 # Keys that need no section in `Run.with_` and on the command line.
 SHORT_KEYS: Mapping[str, str] = {
-    **{name: f"workload.{name}" for name in WorkloadFile.model_fields},
+    **{name: f"workload.{name}" for name in WorkloadFile.names()},
     **{name: f"parallel.{name}" for name in ("tp", "pp", "dp")},
 }
 
@@ -117,7 +117,7 @@ class Run:
 
         Changes made by `dataclasses.replace` are not in it.
         """
-        document: dict[str, Any] = self._file.model_dump(exclude_unset=True, exclude_none=True)
+        document: dict[str, Any] = self._file.dump(given=True, exclude_none=True)
         return document
 
     def hf_config(self) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
     schedule = (
         before.schedule if before is not None and same else plan_schedule(model, workload, file.method, where=where)
     )
-    parallel = Parallel(**file.parallel.model_dump())
+    parallel = Parallel(**file.parallel.dump())
     check_parallel(model, parallel)
     estimator = file.estimator or DEFAULT_ESTIMATOR
     if before is not None and old is not None and old.hardware == file.hardware:
@@ -231,7 +231,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         stack_given=file.stack is not None or file.execution is not None,
         implementation=implementation,
         parallel=parallel,
-        budgets=file.budgets.model_dump(exclude_none=True),
+        budgets=file.budgets.dump(exclude_none=True),
         price_per_hour=file.price_per_hour,
         confidence=file.confidence,
         host_time=before.host_time if before is not None else True,

@@ -1,13 +1,12 @@
-"""The boundary: pydantic models of run files and hardware profiles, and their one-line errors."""
+"""The boundary: declarations of run files, profiles and stacks, and their one-line errors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
 from ..errors import AimcostError, InvalidValueError, UnknownNameError, nearest
+from ..types.strict import Before, Bounds, Strict, made, pydantic_model
 
 __all__ = [
     "HardwareFile",
@@ -15,7 +14,6 @@ __all__ = [
     "PrecisionFile",
     "RunFile",
     "StackFile",
-    "Strict",
     "TextTokens",
     "WorkloadFile",
     "validate",
@@ -23,30 +21,21 @@ __all__ = [
 
 MAX_COUNT = 100_000_000  # above any token count or batch; keeps products inside float64's exact integers
 
-Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-PositiveCount = Annotated[int, Field(ge=1, le=MAX_COUNT)]
-Side = Annotated[int, Field(ge=1, le=100_000)]
-ImageSize = Annotated[list[Side], Field(min_length=2, max_length=2)]
-Pixels = Annotated[int, Field(ge=1, le=10**13)]
+Count = Annotated[int, Bounds(ge=0, le=MAX_COUNT)]
+PositiveCount = Annotated[int, Bounds(ge=1, le=MAX_COUNT)]
+Side = Annotated[int, Bounds(ge=1, le=100_000)]
+ImageSize = Annotated[list[Side], Bounds(min_length=2, max_length=2)]
+Pixels = Annotated[int, Bounds(ge=1, le=10**13)]
 # 1e-12 is below any figure with a unit, and far enough from the smallest float for quotients
-Positive = Annotated[float, Field(ge=1e-12, le=1e30)]
-NonNegative = Annotated[float, Field(ge=0, le=1e30)]
+Positive = Annotated[float, Bounds(ge=1e-12, le=1e30)]
+NonNegative = Annotated[float, Bounds(ge=0, le=1e30)]
 # a method's name alone, or with its parameters
 Method = Annotated[
     dict[str, Any],
-    BeforeValidator(
-        lambda given: {"name": given} if isinstance(given, str) else given,
-        json_schema_input_type=str | dict[str, Any],
-    ),
+    Before(lambda given: {"name": given} if isinstance(given, str) else given, str | dict[str, Any]),
 ]
 Stage = Literal["preprocess", "vision", "projector", "merge", "prefill", "decode", "overhead"]
 Bits = Literal[32, 16, 8, 4] | Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
-
-
-class Strict(BaseModel):
-    """Base of everything read from a user: no unknown keys, no coercion, no NaN or infinity."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class TextTokens(Strict):
@@ -80,7 +69,7 @@ class WorkloadFile(Strict):
     images: PositiveCount | None = None
     frames: PositiveCount | None = None
     visual_tokens: PositiveCount | None = None
-    image_size: Side | ImageSize | Annotated[list[ImageSize], Field(min_length=1, max_length=10_000)] | None = None
+    image_size: Side | ImageSize | Annotated[list[ImageSize], Bounds(min_length=1, max_length=10_000)] | None = None
     seconds: Positive | None = None
     fps: Positive | None = None
     min_pixels: Pixels | None = None
@@ -90,7 +79,7 @@ class WorkloadFile(Strict):
     max_frames: PositiveCount | None = None
     text_tokens: Count | TextTokens | None = None
     # decode is priced step by step: a row a layer and step
-    new_tokens: Annotated[int, Field(ge=0, le=100_000)] = 0
+    new_tokens: Annotated[int, Bounds(ge=0, le=100_000)] = 0
     newline: bool | Literal["row"] | None = None
 
 
@@ -125,29 +114,29 @@ class RunFile(Strict):
     """A run: model, workload, method, precision, hardware, estimator."""
 
     model: str | dict[str, Any]
-    workload: WorkloadFile = Field(default_factory=WorkloadFile)
-    method: Method = Field(default_factory=lambda: {"name": "none"})
-    precision: PrecisionFile = Field(default_factory=PrecisionFile)
+    workload: WorkloadFile = made(WorkloadFile)
+    method: Method = made(lambda: {"name": "none"})
+    precision: PrecisionFile = made(PrecisionFile)
     attention: Literal["flash", "eager"] | None = None
     hardware: str | dict[str, Any] | None = None
     estimator: str | None = None
-    estimator_options: dict[str, Any] = Field(default_factory=dict)
+    estimator_options: dict[str, Any] = made(dict)
     include: list[Stage] | None = None
     stack: str | dict[str, Any] | None = None
     # the name of a stack before there were stacks
     execution: Literal["eager", "compiled", "cuda_graph"] | None = None
     implementation: Literal["fused", "eager", "masked"] | None = None
-    parallel: ParallelFile = Field(default_factory=ParallelFile)
-    budgets: BudgetsFile = Field(default_factory=BudgetsFile)
+    parallel: ParallelFile = made(ParallelFile)
+    budgets: BudgetsFile = made(BudgetsFile)
     # of one device; a run on tp x pp of them costs as many times
     price_per_hour: Positive | None = None
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    confidence: Annotated[float, Bounds(gt=0, lt=1)] = 0.8
 
 
 class HardwareFile(Strict):
     """A hardware profile. Units are in the keys and decimal."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Bounds(min_length=1)]
     vendor: str = ""
     architecture: str = ""
     compute_capability: str | None = None
@@ -155,7 +144,7 @@ class HardwareFile(Strict):
     boost_clock_mhz: Positive | None = None
     memory_gb: Positive | None = None
     memory_gb_per_s: Positive
-    dense_tflops: Annotated[dict[str, Positive], Field(min_length=1)]
+    dense_tflops: Annotated[dict[str, Positive], Bounds(min_length=1)]
     l2_mb: Positive | None = None
     onchip_buffer_kb: Positive | None = None
     interconnect: str | None = None
@@ -165,8 +154,8 @@ class HardwareFile(Strict):
     usable_memory_bytes: Positive | None = None
     price_per_hour: Positive | None = None
     hidden: bool = False
-    sources: dict[str, str] = Field(default_factory=dict)
-    notes: list[str] = Field(default_factory=list)
+    sources: dict[str, str] = made(dict)
+    notes: list[str] = made(list)
     calibration: dict[str, Any] | None = None
     attained: dict[str, dict[str, Any]] | None = None
 
@@ -214,8 +203,8 @@ class CollectivesFile(Strict):
 
     kind: Literal["nccl", "one_shot"] = "nccl"
     large_mb: Positive | None = None
-    large_ranks: Annotated[int, Field(ge=2, le=1024)] = 2
-    large_factor: Annotated[float, Field(ge=1, le=100)] = 1.0
+    large_ranks: Annotated[int, Bounds(ge=2, le=1024)] = 2
+    large_factor: Annotated[float, Bounds(ge=1, le=100)] = 1.0
 
 
 class SelectionFile(Strict):
@@ -225,7 +214,7 @@ class SelectionFile(Strict):
     attention_map_ms: NonNegative | FigureFile = 0.0
 
 
-Factor = Annotated[float, Field(gt=0, le=1000)]
+Factor = Annotated[float, Bounds(gt=0, le=1000)]
 
 
 class ArchitectureFile(Strict):
@@ -245,48 +234,54 @@ class ArchitectureFile(Strict):
 class StackFile(Strict):
     """A software stack. Units are in the keys."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Bounds(min_length=1)]
     summary: str = ""
     # one sentence for all figures, or by key
-    sources: list[str] | dict[str, str] = Field(default_factory=dict)
+    sources: list[str] | dict[str, str] = made(dict)
     implementation: Literal["fused", "eager", "masked"] = "fused"
     attention: Literal["flash", "eager"] | dict[str, Literal["flash", "eager"]] = "flash"
     host_us_per_launch: NonNegative | FigureFile
-    kernels: dict[str, Factor] = Field(default_factory=dict)
-    traffic: dict[str, Factor] = Field(default_factory=dict)
-    elementwise: list[str] = Field(default_factory=list)
+    kernels: dict[str, Factor] = made(dict)
+    traffic: dict[str, Factor] = made(dict)
+    elementwise: list[str] = made(list)
     products: str = ""
-    fused: list[Literal["qkv", "gate_up", "add_norm"]] = Field(default_factory=list)
+    fused: list[Literal["qkv", "gate_up", "add_norm"]] = made(list)
     graph: bool | Literal["decode"] = False
-    scale: dict[str, Factor] = Field(default_factory=dict)
-    request_ms: RequestFile = Field(default_factory=RequestFile)
-    step_ms: StepFile = Field(default_factory=StepFile)
-    tower: TowerFile = Field(default_factory=TowerFile)
+    scale: dict[str, Factor] = made(dict)
+    request_ms: RequestFile = made(RequestFile)
+    step_ms: StepFile = made(StepFile)
+    tower: TowerFile = made(TowerFile)
     collectives: Literal["nccl", "one_shot"] | CollectivesFile = "nccl"
-    selection: SelectionFile = Field(default_factory=SelectionFile)
-    spread: Annotated[list[Factor], Field(min_length=2, max_length=2)] | None = None
-    architectures: dict[str, ArchitectureFile] = Field(default_factory=dict)
-    notes: list[str] = Field(default_factory=list)
+    selection: SelectionFile = made(SelectionFile)
+    spread: Annotated[list[Factor], Bounds(min_length=2, max_length=2)] | None = None
+    architectures: dict[str, ArchitectureFile] = made(dict)
+    notes: list[str] = made(list)
 
 
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")
 
 
 def validate(model: type[Model], data: Mapping[str, Any], *, where: str) -> Model:
-    """`data` as `model`, or the first problem as a one-line error.
+    """`data` as `model`, a record or a pydantic model; or the first problem as a one-line error.
 
     Raises
     ------
     InvalidValueError, UnknownNameError
         Naming the place, the key, what was found and what is allowed.
     """
+    declared: Any = model
+    ours = issubclass(model, Strict)
     try:
-        return model.model_validate(dict(data))
-    except ValidationError as error:
-        raise _translate(model, error, where) from None
+        found: Model = declared.read(data) if ours else declared.model_validate(dict(data))
+    except ValueError as error:
+        # pydantic's own has `errors`; who raised it has imported pydantic
+        if not hasattr(error, "errors"):
+            raise
+        raise _translate(pydantic_model(declared) if ours else declared, error, where) from None
+    return found
 
 
-def _translate(model: type[BaseModel], error: ValidationError, where: str) -> AimcostError:
+def _translate(model: Any, error: Any, where: str) -> AimcostError:
     details = error.errors(include_url=False)
     # A misspelt key also makes the right one missing: name the misspelling first.
     detail = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
@@ -302,7 +297,7 @@ def _translate(model: type[BaseModel], error: ValidationError, where: str) -> Ai
     return InvalidValueError(key or "file", _expected(detail, details), detail.get("input"), where=where)
 
 
-def _fields_found(error: ValidationError) -> list[str]:
+def _fields_found(error: Any) -> list[str]:
     return [str(d["loc"][-1]) for d in error.errors(include_url=False) if d["type"] == "extra_forbidden"]
 
 
@@ -312,9 +307,7 @@ def _keys(detail: Any) -> list[str]:
 
 
 # models that are a branch of a union, by the name that pydantic puts into the location
-_UNION_MODELS: dict[str, type[BaseModel]] = {
-    model.__name__: model for model in (TextTokens, FigureFile, CollectivesFile)
-}
+_UNION_MODELS: dict[str, type[Strict]] = {model.__name__: model for model in (TextTokens, FigureFile, CollectivesFile)}
 
 
 def _is_branch(part: str) -> bool:
@@ -322,21 +315,23 @@ def _is_branch(part: str) -> bool:
     return part in named or part.startswith(("literal[", "dict[", "list["))
 
 
-def _model_at(model: type[BaseModel], parts: list[str]) -> type[BaseModel] | None:
-    current: type[BaseModel] | None = model
+def _model_at(model: Any, parts: list[str]) -> Any:
+    """The pydantic model at a place, or None."""
+    current = model
     for part in parts:
         if _is_branch(part):
-            current = _UNION_MODELS.get(part, current)
+            current = pydantic_model(_UNION_MODELS[part]) if part in _UNION_MODELS else current
             continue
         if current is None or part not in current.model_fields:
             return None
         annotation = current.model_fields[part].annotation
         options = [annotation, *get_args(annotation)]
-        current = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+        options = [pydantic_model(o) if isinstance(o, type) and issubclass(o, Strict) else o for o in options]
+        current = next((o for o in options if isinstance(o, type) and hasattr(o, "model_fields")), None)
     return current
 
 
-def _prefixed(parents: list[str], owner: type[BaseModel] | None) -> list[str]:
+def _prefixed(parents: list[str], owner: Any) -> list[str]:
     prefix = ".".join(parents)
     fields = list(owner.model_fields) if owner is not None else []
     return [f"{prefix}.{name}" if prefix else name for name in fields]

@@ -160,15 +160,15 @@ def _check_sources(file: StackFile, data: Mapping[str, Any], where: str) -> None
         known: Mapping[str, str] = {}
     else:
         known = file.sources
-        unknown = [key for key in known if key != "all" and key not in StackFile.model_fields]
+        unknown = [key for key in known if key != "all" and key not in StackFile.names()]
         if unknown:
-            raise UnknownNameError("key", f"sources.{unknown[0]}", StackFile.model_fields, where=where)
+            raise UnknownNameError("key", f"sources.{unknown[0]}", StackFile.names(), where=where)
     if known.get("all", "").strip():
         return
     empty = StackFile(name="x", host_us_per_launch=0.0)
     sections = [(key, getattr(file, key), getattr(empty, key)) for key in _FIGURES]
     for section in file.architectures.values():
-        sections += [(key, getattr(section, key), None) for key in _FIGURES if key in section.model_fields_set]
+        sections += [(key, getattr(section, key), None) for key in _FIGURES if key in section.given]
     for key, value, default in sections:
         own = getattr(value, "source", None)
         if value != default and not (own or "").strip() and not known.get(key, "").strip():

@@ -108,7 +108,7 @@ def _counted(file: WorkloadFile) -> WorkloadFile:
     sizes = _sizes(file)
     if sizes is None or any(getattr(file, key) is not None for key in _SOURCES):
         return file
-    return file.model_copy(update={"images": len(sizes)})
+    return file.changed(images=len(sizes))
 
 
 def _sizes(file: WorkloadFile) -> list[Size] | None:

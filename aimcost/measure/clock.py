@@ -13,9 +13,10 @@ from pydantic import Field
 from ..errors import CalibrationError
 from ..inputs.files import read_mapping
 from ..inputs.run import load_run
-from ..inputs.schema import Positive, Strict, validate
+from ..inputs.schema import Positive, validate
 from ..pricing.pricing import estimate_run
 from ..types import HardwareSpec
+from ..types.strict_model import StrictModel
 
 __all__ = ["TimingFile", "read_timings", "scale_from"]
 
@@ -23,7 +24,7 @@ __all__ = ["TimingFile", "read_timings", "scale_from"]
 MAX_SCALE = 5.0
 
 
-class TimingPoint(Strict):
+class TimingPoint(StrictModel):
     """One measured run: what ran, which stage was timed, and the seconds."""
 
     run: dict[str, Any] | str
@@ -31,7 +32,7 @@ class TimingPoint(Strict):
     measured_ms: Positive
 
 
-class TimingFile(Strict):
+class TimingFile(StrictModel):
     """Measured points, and where they are from."""
 
     source: Annotated[str, Field(min_length=1)]

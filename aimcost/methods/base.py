@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from ..errors import InvalidValueError, ScheduleError
 from ..types import ModelSpec, ReductionEvent, Schedule, Workload
+from ..types.strict import Bounds, Strict
 from .registry import Scorer
 
 __all__ = [
@@ -40,10 +39,8 @@ __all__ = [
 RATIOS = (0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.1, 0.05, 0.02)
 
 
-class MethodParams(BaseModel):
+class MethodParams(Strict):
     """Base of a method's parameters, as they stand under ``method:`` in a run file."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
     name: str
     convention: Literal["executed", "paper"] = "executed"
@@ -52,22 +49,22 @@ class MethodParams(BaseModel):
 class KeptParams(MethodParams):
     """Share of the visual tokens that stays, or their number."""
 
-    ratio: Annotated[float, Field(gt=0, le=1)] | None = None
-    keep_tokens: Annotated[int, Field(ge=0)] | None = None
+    ratio: Annotated[float, Bounds(gt=0, le=1)] | None = None
+    keep_tokens: Annotated[int, Bounds(ge=0)] | None = None
 
 
 class CropParams(KeptParams):
     """Tokens of each crop (image, or frame) that stay, the share of them, or visual tokens in all."""
 
-    visual_token_num: Annotated[int, Field(ge=1)] | None = None
+    visual_token_num: Annotated[int, Bounds(ge=1)] | None = None
 
 
 class DroppedParams(MethodParams):
     """`k` full layers, then a share (`ratio`) of the visual tokens dropped, or all but `keep_tokens`."""
 
-    k: Annotated[int, Field(ge=1)] = 2
-    ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
-    keep_tokens: Annotated[int, Field(ge=0)] | None = None
+    k: Annotated[int, Bounds(ge=1)] = 2
+    ratio: Annotated[float, Bounds(ge=0, lt=1)] | None = None
+    keep_tokens: Annotated[int, Bounds(ge=0)] | None = None
 
 
 def require_absent(key: str, value: object, other: str, given: object) -> None:
@@ -174,7 +171,7 @@ def drop_after(
     return build_schedule(
         model=model,
         workload=workload,
-        params=params.model_dump(),
+        params=params.dump(),
         method=method,
         visual_tokens=visual,
         cuts=[(params.k, kept + workload.text_tokens)],
@@ -248,7 +245,7 @@ def reduce_before(
     return build_schedule(
         model=model,
         workload=workload,
-        params={**params.model_dump(), **parts[0][3]},
+        params={**params.dump(), **parts[0][3]},
         method=method,
         visual_tokens=untouched + (kept + workload.newline_tokens if kept < total else workload.visual_tokens),
         pre_llm=side_by_side(events, sizes, untouched=untouched),

@@ -9,17 +9,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
-
-from pydantic import create_model
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidValueError
 from ..inputs import discover
 from ..inputs.run import Run
-from ..inputs.schema import Strict, validate
+from ..inputs.schema import validate
 from ..types.stages import STAGES
 from .priced import PricedTable
 from .result import Estimate
+
+if TYPE_CHECKING:
+    from ..types.strict_model import StrictModel
 
 __all__ = ["Estimator", "estimator_of", "options_schema"]
 
@@ -62,7 +63,7 @@ class Estimator:
     has_host_time: bool = False
     stages: tuple[str, ...] = STAGES
     prices_parallel: bool = True
-    options: type[Strict] | None = None
+    options: type[StrictModel] | None = None
 
     def estimate(self, run: Run) -> Estimate:
         """Price a run.
@@ -111,8 +112,12 @@ def estimator_of(name: str) -> Estimator:
     return found
 
 
-def options_schema() -> type[Strict]:
+def options_schema() -> type[StrictModel]:
     """The options of all estimators, as the schema of ``estimator_options:``."""
+    from pydantic import create_model
+
+    from ..types.strict_model import StrictModel
+
     options = [estimator_of(name).options for name in discover.estimator_names()]
     fields: dict[str, Any] = {
         key: (field.annotation, field)
@@ -120,14 +125,18 @@ def options_schema() -> type[Strict]:
         if each is not None
         for key, field in each.model_fields.items()
     }
-    schema: type[Strict] = create_model("EstimatorOptions", __base__=Strict, __doc__=_OPTIONS_DOC, **fields)
+    schema: type[StrictModel] = create_model("EstimatorOptions", __base__=StrictModel, __doc__=_OPTIONS_DOC, **fields)
     return schema
 
 
 _OPTIONS_DOC = "Options per estimator; those of an estimator that is not selected are ignored with a note."
 
 
-def _options_file() -> type[Strict]:
+def _options_file() -> type[StrictModel]:
     """The options under their key, so that errors name it."""
-    file: type[Strict] = create_model("Options", __base__=Strict, estimator_options=(options_schema(), ...))
+    from pydantic import create_model
+
+    from ..types.strict_model import StrictModel
+
+    file: type[StrictModel] = create_model("Options", __base__=StrictModel, estimator_options=(options_schema(), ...))
     return file

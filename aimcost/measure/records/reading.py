@@ -10,8 +10,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ...errors import AimcostError, FileFormatError
-from ...inputs.schema import Strict, validate
+from ...inputs.schema import validate
 from ...inputs.strict_json import parse
+from ...types.strict_model import StrictModel
 from ...units import MEGA
 from .contents import SCHEMA_VERSION, Clock, Environment, Kind, Record, Sample
 
@@ -90,7 +91,7 @@ _Number = Annotated[float, Field(ge=-1e30, le=1e30)]
 _Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class _EnvironmentFile(Strict):
+class _EnvironmentFile(StrictModel):
     device: _Name
     device_name: str
     driver: str = ""
@@ -102,7 +103,7 @@ class _EnvironmentFile(Strict):
     notes: list[str] = Field(default_factory=list)
 
 
-class _SampleFile(Strict):
+class _SampleFile(StrictModel):
     op: _Name
     name: str = ""
     dims: dict[str, _Number] = Field(default_factory=dict)
@@ -112,7 +113,7 @@ class _SampleFile(Strict):
     labels: dict[str, str] = Field(default_factory=dict)
 
 
-class _RecordFile(Strict):
+class _RecordFile(StrictModel):
     schema_version: int
     kind: Kind
     environment: _EnvironmentFile

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from ...errors import InvalidValueError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
+from ...types.strict import Bounds
 from ..base import (
     MethodParams,
     build_schedule,
@@ -34,11 +33,11 @@ _BOUNDARIES = {28: (14, 22), 32: (13, 21)}
 class Params(MethodParams):
     """Merging by ratio or explicit steps, and the layers between which pruning happens."""
 
-    merge_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
-    merge_r: list[Annotated[int, Field(ge=0, le=100_000_000)]] | None = None
-    l1: Annotated[int, Field(ge=0)] | None = None
-    l2: Annotated[int, Field(ge=0)] | None = None
-    decay: Annotated[float, Field(ge=0, le=1)] | None = None
+    merge_ratio: Annotated[float, Bounds(gt=0, le=1)] | None = None
+    merge_r: list[Annotated[int, Bounds(ge=0, le=100_000_000)]] | None = None
+    l1: Annotated[int, Bounds(ge=0)] | None = None
+    l2: Annotated[int, Bounds(ge=0)] | None = None
+    decay: Annotated[float, Bounds(ge=0, le=1)] | None = None
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
@@ -61,7 +60,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     visual = left + workload.newline_tokens
     decay = _decay(params, l1, l2)
     cuts = _cuts(visual, workload.text_tokens, layers, l1, decay, paper=paper)
-    filled: dict[str, Any] = {**params.model_dump(), "l1": l1, "l2": l2, "decay": decay}
+    filled: dict[str, Any] = {**params.dump(), "l1": l1, "l2": l2, "decay": decay}
     notes = () if visual else ("the workload has no visual tokens for AIM to reduce",)
     return build_schedule(
         model=model,

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
+from ...types.strict import Bounds
 from ..base import MethodParams, reduce_before, video_alone
 from .price import TEMPORAL_COSINE
 
@@ -21,7 +20,7 @@ SUMMARY = "EVS: pre-LLM, tokens that changed since the previous frame: q (share 
 class Params(MethodParams):
     """`q`: share of the video's tokens that goes."""
 
-    q: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    q: Annotated[float, Bounds(ge=0, lt=1)] = 0.5
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:

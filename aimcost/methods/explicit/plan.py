@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated, Literal
 
-from pydantic import Field
-
 from ...errors import InvalidValueError, ScheduleError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
+from ...types.strict import Bounds
 from ..aim.plan import merge_by_ratio
 from ..aim.price import PAGERANK
 from ..base import MethodParams, build_schedule, event_before
@@ -19,8 +18,8 @@ SUMMARY = "explicit token counts per layer: tokens_per_layer, select, merge_rati
 _SCORERS = {"uniform": UNIFORM, "random": RANDOM, "aim": PAGERANK}
 _MAX = 100_000_000
 
-Runs = list[tuple[Annotated[int, Field(ge=0, le=_MAX)], Annotated[int, Field(ge=1, le=100_000)]]]
-Plain = list[Annotated[int, Field(ge=0, le=_MAX)]]
+Runs = list[tuple[Annotated[int, Bounds(ge=0, le=_MAX)], Annotated[int, Bounds(ge=1, le=100_000)]]]
+Plain = list[Annotated[int, Bounds(ge=0, le=_MAX)]]
 
 
 class Params(MethodParams):
@@ -29,9 +28,9 @@ class Params(MethodParams):
     With `merge_ratio`, AIM's merging comes first and the counts start with what it leaves.
     """
 
-    tokens_per_layer: Plain | list[list[Annotated[int, Field(ge=0, le=_MAX)]]]
+    tokens_per_layer: Plain | list[list[Annotated[int, Bounds(ge=0, le=_MAX)]]]
     select: Literal["uniform", "random", "aim"] | None = None
-    merge_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    merge_ratio: Annotated[float, Bounds(gt=0, le=1)] | None = None
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
@@ -66,7 +65,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     schedule = build_schedule(
         model=model,
         workload=replace(workload, newline_tokens=0) if counts[0] < prompt and not merged else workload,
-        params=params.model_dump(),
+        params=params.dump(),
         method="explicit",
         visual_tokens=counts[0] - workload.text_tokens,
         pre_llm=pre_llm,

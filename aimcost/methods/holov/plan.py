@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from ...types import ModelSpec, Schedule, Workload
+from ...types.strict import Bounds
 from ..base import RATIOS, KeptParams, reduce_before, require_absent, require_between
 from .price import HOLISTIC, NUM_PATCHES
 
@@ -24,8 +23,8 @@ DEFAULT_TOKENS, OF = 64, 576
 class Params(KeptParams):
     """Tokens of each image that stay (number, share, or visual tokens in all), and its strips."""
 
-    new_image_token_num: Annotated[int, Field(ge=1)] | None = None
-    num_patches: Annotated[int, Field(ge=1)] = NUM_PATCHES
+    new_image_token_num: Annotated[int, Bounds(ge=1)] | None = None
+    num_patches: Annotated[int, Bounds(ge=1)] = NUM_PATCHES
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:

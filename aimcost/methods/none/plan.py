@@ -19,7 +19,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     return build_schedule(
         model=model,
         workload=workload,
-        params=params.model_dump(),
+        params=params.dump(),
         method="none",
         visual_tokens=workload.visual_tokens,
     )

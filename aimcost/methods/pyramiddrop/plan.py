@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
+from ...types.strict import Bounds, made
 from ..base import RATIOS, MethodParams, build_schedule, require_between, scaled_layers
 from .price import LAST_QUERY
 
@@ -20,9 +19,9 @@ SUMMARY = "PyramidDrop: visual tokens cut to ratios[i] before layer layers[i]: l
 class Params(MethodParams):
     """`ratios[i]` of the original visual tokens stay from layer ``layers[i]`` on."""
 
-    layers: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None = None
-    ratios: Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)] = Field(
-        default_factory=lambda: [0.5, 0.25, 0.125]
+    layers: Annotated[list[Annotated[int, Bounds(ge=1)]], Bounds(min_length=1)] | None = None
+    ratios: Annotated[list[Annotated[float, Bounds(ge=0, le=1)]], Bounds(min_length=1)] = made(
+        lambda: [0.5, 0.25, 0.125]
     )
 
 
@@ -44,7 +43,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     return build_schedule(
         model=model,
         workload=workload,
-        params={**params.model_dump(), "layers": layers},
+        params={**params.dump(), "layers": layers},
         method="pyramiddrop",
         visual_tokens=visual,
         cuts=cuts,

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
+from ...types.strict import Bounds
 from ..base import MethodParams, build_schedule, require_between, scaled_layers
 from .price import PER_CLUSTER, RECYCLED_SHARE, TEXT_RATERS
 
@@ -23,8 +22,8 @@ _LAYERS, _KEEP, _OF = (2, 6, 15), (300, 200, 110), 576
 class Params(MethodParams):
     """``keep[i]`` visual tokens stay after layer ``layers[i]``, and some of the others as means."""
 
-    layers: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
-    keep: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    layers: Annotated[list[Annotated[int, Bounds(ge=0)]], Bounds(min_length=1)] | None = None
+    keep: Annotated[list[Annotated[int, Bounds(ge=0)]], Bounds(min_length=1)] | None = None
 
 
 def recycled(pruned: int) -> int:
@@ -54,7 +53,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     return build_schedule(
         model=model,
         workload=workload,
-        params={**params.model_dump(), "layers": layers, "keep": keep},
+        params={**params.dump(), "layers": layers, "keep": keep},
         method="sparsevlm",
         visual_tokens=visual,
         cuts=cuts,

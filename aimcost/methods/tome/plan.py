@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from ...errors import InvalidValueError, UnsupportedModelError
 from ...types import ModelSpec, ReductionEvent, Schedule, VisionSpec, Workload
+from ...types.strict import Bounds
 from ..base import MethodParams, build_schedule
 from .price import MEAN_KEY_BIPARTITE
 
@@ -20,7 +19,7 @@ SUMMARY = "ToMe: −r tokens per layer inside the vision tower: r"
 class Params(MethodParams):
     """`r` tokens merge in each tower layer, at most half of those that are not protected."""
 
-    r: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    r: Annotated[int, Bounds(ge=1, le=1_000_000)] = 16
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
@@ -49,7 +48,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     return build_schedule(
         model=model,
         workload=workload,
-        params=params.model_dump(),
+        params=params.dump(),
         method="tome",
         visual_tokens=workload.groups * left + workload.newline_tokens,
         pre_llm=events,

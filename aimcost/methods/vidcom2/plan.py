@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from ...types import ModelSpec, Schedule, Workload
+from ...types.strict import Bounds
 from ..base import RATIOS, MethodParams, reduce_before, video_alone
 from .price import UNIQUENESS
 
@@ -20,7 +19,7 @@ SUMMARY = "VidCom2: pre-LLM, tokens unlike their frame and the video, more of un
 class Params(MethodParams):
     """Share of the video's tokens that stays (R_RATIO)."""
 
-    ratio: Annotated[float, Field(gt=0, le=1)] = 0.25
+    ratio: Annotated[float, Bounds(gt=0, le=1)] = 0.25
 
 
 def frame_budget(tokens: int, ratio: float, frames: int, share: float) -> int:

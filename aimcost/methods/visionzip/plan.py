@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
-
 from ...types import ModelSpec, Schedule, Workload
+from ...types.strict import Bounds
 from ..base import MethodParams, reduce_before, require_absent
 from .price import CLASS_ATTENTION_CONTEXTUAL, CONTEXTUAL, DOMINANT, OF
 
@@ -19,9 +18,9 @@ SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens per image: dominant,
 class Params(MethodParams):
     """Tokens an image or tile that stay, and that the others are averaged into; or visual tokens in all."""
 
-    dominant: Annotated[int, Field(ge=1)] | None = None
-    contextual: Annotated[int, Field(ge=0)] | None = None
-    keep_tokens: Annotated[int, Field(ge=0)] | None = None
+    dominant: Annotated[int, Bounds(ge=1)] | None = None
+    contextual: Annotated[int, Bounds(ge=0)] | None = None
+    keep_tokens: Annotated[int, Bounds(ge=0)] | None = None
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from ...types import ModelSpec, Schedule, Workload
+from ...types.strict import Bounds
 from ..base import RATIOS, CropParams, reduce_crops
 from .price import IMPORTANT_AND_DIVERSE, IMPORTANT_RATIO
 
@@ -25,7 +24,7 @@ DEFAULT_SHARE = 128 / 576
 class Params(CropParams):
     """Tokens of each crop that stay (number, share, or visual tokens in all), and how many of them by attention."""
 
-    important_ratio: Annotated[float, Field(ge=0, le=1)] = IMPORTANT_RATIO
+    important_ratio: Annotated[float, Bounds(ge=0, le=1)] = IMPORTANT_RATIO
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:

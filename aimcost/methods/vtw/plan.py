@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from ...types import ModelSpec, Schedule, Workload
+from ...types.strict import Bounds
 from ..base import MethodParams, build_schedule, require_between, scaled_layer
 from .price import WITHDRAW
 
@@ -16,7 +15,7 @@ SUMMARY = "VTW: layers 0 … k−1 full, then text alone: k"
 class Params(MethodParams):
     """Layers 0 … k−1 see everything, the others text alone."""
 
-    k: Annotated[int, Field(ge=1)] | None = None
+    k: Annotated[int, Bounds(ge=1)] | None = None
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
@@ -27,7 +26,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     return build_schedule(
         model=model,
         workload=workload,
-        params={**params.model_dump(), "k": k},
+        params={**params.dump(), "k": k},
         method="vtw",
         visual_tokens=workload.visual_tokens,
         cuts=[(k, workload.text_tokens)],

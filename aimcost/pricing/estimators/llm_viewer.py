@@ -14,7 +14,6 @@ import numpy as np
 
 from ...errors import InvalidValueError
 from ...inputs.run import Run
-from ...inputs.schema import Strict
 from ...machine.peaks import require_hardware
 from ...ops import Cost
 from ...ops.cost import Array
@@ -22,6 +21,7 @@ from ...ops.op import Group, Op, Priced
 from ...types import DecoderSpec, HardwareSpec, Precision
 from ...types.bounds import COMPUTE, MEMORY
 from ...types.formats import BITS, Widths
+from ...types.strict_model import StrictModel
 from ..estimator import Estimator
 from ..priced import PricedTable
 from ..table import OpTable, TableBuilder
@@ -29,7 +29,7 @@ from ..table import OpTable, TableBuilder
 __all__ = ["ESTIMATOR"]
 
 
-class Options(Strict):
+class Options(StrictModel):
     """Keys under ``estimator_options:``."""
 
     skip_mlp_add: bool = False

@@ -19,9 +19,10 @@ from ...inputs.files import read_mapping
 from ...inputs.hardware import load_hardware
 from ...inputs.model import load_model
 from ...inputs.run import Run, load_run, varied
-from ...inputs.schema import RunFile, Strict, validate
+from ...inputs.schema import RunFile, validate
 from ...inputs.strict_json import canonical, digest
 from ...pricing.facts import hardware_facts, model_facts
+from ...types.strict_model import StrictModel
 from .schedules import Schedules, schedules_of
 
 __all__ = ["Chunk", "Grid", "GridFile", "load_grid"]
@@ -31,7 +32,7 @@ RUN_CHUNK, SCHEDULE_CHUNK = 256, 65_536
 _MAX_STEPS = 1_000_000
 
 
-class _Range(Strict):
+class _Range(StrictModel):
     """from, from + step, … up to and with `to`."""
 
     start: Annotated[float | int, Field(alias="from")]
@@ -39,7 +40,7 @@ class _Range(Strict):
     step: float | int = 1
 
 
-class GridFile(Strict):
+class GridFile(StrictModel):
     """A sweep: what all points share, the axes, and optionally a set of schedules for each of them.
 
     `axes` maps keys of a run (dotted ones reach inside) to lists of values; a list of such mappings
@@ -267,9 +268,9 @@ def _base(given: str | Mapping[str, Any], where: str) -> dict[str, Any]:
 def _values(key: str, value: Any, where: str) -> tuple[Any, ...]:
     """An axis: a list, one value, or ``{from, to, step}``."""
     head = key.partition(".")[0]
-    if head not in RunFile.model_fields:
-        close = nearest(head, RunFile.model_fields)
-        raise UnknownNameError("axis", key, close or RunFile.model_fields, where=where)
+    if head not in RunFile.names():
+        close = nearest(head, RunFile.names())
+        raise UnknownNameError("axis", key, close or RunFile.names(), where=where)
     if isinstance(value, Mapping) and "from" in value:
         return _steps(validate(_Range, value, where=f"{where}: axes.{key}"), f"{where}: axes.{key}")
     values = value if isinstance(value, list) else [value]

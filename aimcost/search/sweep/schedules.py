@@ -19,9 +19,10 @@ from pydantic import Field
 
 from ...errors import AimcostError, InvalidValueError, ScheduleError
 from ...inputs.run import Run, plan_schedule
-from ...inputs.schema import Strict, validate
+from ...inputs.schema import validate
 from ...inputs.strict_json import canonical
 from ...types import Schedule
+from ...types.strict_model import StrictModel
 from ..compositions import compositions
 
 __all__ = ["Levels", "Planned", "Points", "Schedules", "schedules_of"]
@@ -71,7 +72,7 @@ class Schedules(Protocol):
         """A schedule with every way of selecting that is priced."""
 
 
-class _LevelsFile(Strict):
+class _LevelsFile(StrictModel):
     levels: Annotated[list[Annotated[int, Field(ge=1)] | Annotated[float, Field(ge=0, le=1)]], Field(min_length=1)]
     select: Literal["uniform", "random", "aim"] | None = None
 
