@@ -104,7 +104,7 @@ def parse(commands: Commands, arguments: Sequence[str]) -> Call | None:
             continue
         if parameter.default is not parameter.empty:
             values[name] = parameter.default
-        found = _parameter(name, *get_args(hints[name]))
+        found = _parameter(name, hints[name])
         if found is None:
             return None
         read, declared = found
@@ -123,8 +123,12 @@ def parse(commands: Commands, arguments: Sequence[str]) -> Call | None:
     return Call(arguments[0], function, values)
 
 
-def _parameter(name: str, kind: Any, declared: Declared) -> tuple[_Parameter, Declared] | None:
+def _parameter(name: str, hint: Any) -> tuple[_Parameter, Declared] | None:
     """How a parameter of this type is read; None for one that only typer reads."""
+    kind, *extras = get_args(hint) or (hint,)
+    if len(extras) != 1 or not isinstance(extras[0], Declared):
+        return None
+    (declared,) = extras
     if get_origin(kind) in (Union, UnionType):
         kind = next(each for each in get_args(kind) if each is not NoneType)
     many = get_origin(kind) is list

@@ -181,7 +181,15 @@ Reader = Callable[[Any], Any]
 def _readers(cls: Any) -> dict[str, tuple[Reader, Any]]:
     """By key: what reads its value, and its default."""
     hints = get_type_hints(cls, include_extras=True)
-    return {name: (_reader(hints[name]), getattr(cls, name, _MISSING)) for name in cls.names()}
+    readers = {}
+    for name in cls.names():
+        default = getattr(cls, name, _MISSING)
+        # what pydantic itself declares or copies is for pydantic
+        if isinstance(default, list | dict | set) or type(default).__module__.startswith("pydantic"):
+            readers[name] = (lambda value: _doubt(), _MISSING)
+        else:
+            readers[name] = (_reader(hints[name]), default)
+    return readers
 
 
 def _accepted(cls: type[Record], data: Mapping[str, Any]) -> Record:
