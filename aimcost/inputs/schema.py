@@ -14,6 +14,7 @@ __all__ = [
     "PrecisionFile",
     "RunFile",
     "StackFile",
+    "Strict",
     "TextTokens",
     "WorkloadFile",
     "validate",

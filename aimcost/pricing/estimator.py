@@ -16,6 +16,7 @@ from ..inputs import discover
 from ..inputs.run import Run
 from ..inputs.schema import validate
 from ..types.stages import STAGES
+from ..types.strict import Strict, pydantic_model
 from .priced import PricedTable
 from .result import Estimate
 
@@ -63,7 +64,7 @@ class Estimator:
     has_host_time: bool = False
     stages: tuple[str, ...] = STAGES
     prices_parallel: bool = True
-    options: type[StrictModel] | None = None
+    options: type[Strict] | None = None
 
     def estimate(self, run: Run) -> Estimate:
         """Price a run.
@@ -101,7 +102,7 @@ class Estimator:
         if not options:
             return ()
         validate(_options_file(), {"estimator_options": dict(options)}, where=where)
-        own = self.options.model_fields if self.options is not None else {}
+        own = self.options.names() if self.options is not None else ()
         ignored = [key for key in options if key not in own]
         return (f"estimator_options ignored by {self.name}: {', '.join(ignored)}",) if ignored else ()
 
@@ -123,7 +124,7 @@ def options_schema() -> type[StrictModel]:
         key: (field.annotation, field)
         for each in options
         if each is not None
-        for key, field in each.model_fields.items()
+        for key, field in pydantic_model(each).model_fields.items()
     }
     schema: type[StrictModel] = create_model("EstimatorOptions", __base__=StrictModel, __doc__=_OPTIONS_DOC, **fields)
     return schema

@@ -21,7 +21,7 @@ from ...ops.op import Group, Op, Priced
 from ...types import DecoderSpec, HardwareSpec, Precision
 from ...types.bounds import COMPUTE, MEMORY
 from ...types.formats import BITS, Widths
-from ...types.strict_model import StrictModel
+from ...types.strict import Strict
 from ..estimator import Estimator
 from ..priced import PricedTable
 from ..table import OpTable, TableBuilder
@@ -29,7 +29,7 @@ from ..table import OpTable, TableBuilder
 __all__ = ["ESTIMATOR"]
 
 
-class Options(StrictModel):
+class Options(Strict):
     """Keys under ``estimator_options:``."""
 
     skip_mlp_add: bool = False
