@@ -162,4 +162,4 @@ def test_a_method_says_what_it_is(method: str) -> None:
     module = importlib.import_module(f"aimcost.methods.{method}.plan")
     assert isinstance(module.SUMMARY, str)
     assert 10 < len(module.SUMMARY) < 120
-    assert set(module.Params.model_fields) >= {"name", "convention"}
+    assert set(module.Params.names()) >= {"name", "convention"}

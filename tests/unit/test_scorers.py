@@ -23,6 +23,7 @@ from aimcost.ops.reduction import REDUCTION_OPS, Cut, ScoreContext, positional
 from aimcost.pricing.pricing import estimate_run
 from aimcost.types import DecoderSpec, ModelSpec, ReductionEvent
 from aimcost.types.formats import Widths
+from aimcost.types.strict import pydantic_model
 
 DECODER = DecoderSpec(hidden=8, intermediate=20, layers=3, heads=4, kv_heads=2, head_dim=3, vocab=50)
 MODEL = ModelSpec(name="tiny", family="test", decoder=DECODER)
@@ -38,7 +39,7 @@ def choices(method: str) -> Iterator[dict[str, Any]]:
     base = {"name": method, **REQUIRED.get(method, {})}
     yield base
     params = importlib.import_module(f"aimcost.methods.{method}.plan").Params
-    for key, field in params.model_fields.items():
+    for key, field in pydantic_model(params).model_fields.items():
         for literal in (field.annotation, *get_args(field.annotation)):
             if get_origin(literal) is Literal:
                 yield from ({**base, key: value} for value in get_args(literal))
