@@ -15,6 +15,7 @@ PATTERNS = (
     "configs/timings/*.jsonl",
     "configs/stacks/*.yaml",
     "configs/campaigns/*.yaml",
+    "configs/preprocess/*.yaml",
     "hardware_profiles/*.yaml",
     "hardware_profiles/tables/*.json",
 )

@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "timings": "configs/timings",
     "stack": "configs/stacks",
     "campaign": "configs/campaigns",
+    "preprocess": "configs/preprocess",
 }
 # Every other kind is YAML.
 _SUFFIXES = {"timings": ".jsonl"}

@@ -20,7 +20,7 @@ from .model import load_model, model_config
 from .plain import plain
 from .schema import RunFile, WorkloadFile, validate
 from .stack import DEFAULT_STACK, EXECUTIONS, load_stack
-from .workload import resolve_workload
+from .workload import InputSize, input_sizes, resolve_workload
 
 __all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "plan_schedule", "varied"]
 
@@ -84,6 +84,11 @@ class Run:
     notes: tuple[str, ...] = ()
     _file: RunFile = field(repr=False)
     _workload_notes: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def input_sizes(self) -> list[InputSize]:
+        """Images and frames of a request by size in pixels."""
+        return input_sizes(self._file.workload, self.workload.frames)
 
     @property
     def computed(self) -> Schedule:

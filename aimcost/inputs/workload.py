@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from ..errors import InvalidValueError
@@ -20,6 +20,24 @@ DEFAULT_TEXT_TOKENS = 100
 DEFAULT_FPS = 2.0
 # What a request can show, each by its key.
 _SOURCES = ("images", "frames", "visual_tokens", "seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSize:
+    """Images, or frames, of one size in pixels; None where the run does not say."""
+
+    frames: bool
+    count: int
+    size: Size | None
+
+
+def input_sizes(file: WorkloadFile, frames: int) -> list[InputSize]:
+    """What a request shows, by size: its images in order, then its `frames`."""
+    file = _counted(file)
+    found = [InputSize(frames=False, count=count, size=size) for size, count in _images(file, frames)]
+    if frames:
+        found.append(InputSize(frames=True, count=frames, size=_frame_size(file)))
+    return found
 
 
 def resolve_workload(
@@ -129,6 +147,12 @@ def _size(file: WorkloadFile) -> Size | None:
     return given[0], given[1]
 
 
+def _frame_size(file: WorkloadFile) -> Size | None:
+    """The size of the frames: of all inputs, or the last of a list that is longer than the images."""
+    sizes = _sizes(file)
+    return _size(file) if sizes is None else sizes[-1] if len(sizes) > (file.images or 0) else None
+
+
 def _images(file: WorkloadFile, frames: int) -> list[tuple[Size | None, int]]:
     """(size, how many) of the images in order, None for a size that is not given."""
     sizes, count = _sizes(file), file.images or 0
@@ -167,10 +191,8 @@ def _layout(
             layout = replace(layout, newline_tokens=1)
         layouts.append(layout)
     if frames:
-        sizes = _sizes(file)
-        size = _size(file) if sizes is None else sizes[-1] if len(sizes) > (file.images or 0) else None
         newline = False if file.newline is None and without_newline else file.newline
         rate = sampling_rate(model.sampling or SamplingSpec(), file) or DEFAULT_FPS
         seconds = file.seconds if file.seconds is not None else frames / rate
-        layouts.append(video_layout(model, frames, size, newline=newline, seconds=seconds))
+        layouts.append(video_layout(model, frames, _frame_size(file), newline=newline, seconds=seconds))
     return joined(model, layouts)

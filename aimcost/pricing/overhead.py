@@ -17,9 +17,10 @@ __all__ = ["Overhead", "overheads", "reads_attention_maps", "with_overheads"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overhead:
-    """Seconds that a stack spends beside the operations of a stage."""
+    """Seconds that a stack spends beside the operations of a stage, or a `stage` that is no operations at all."""
 
     beside: str
+    stage: str = "overhead"
     name: str
     seconds: Figure
 
@@ -70,7 +71,7 @@ def with_overheads(table: OpTable, added: list[Overhead]) -> OpTable:
         return table
     count, size = len(added), len(table)
     segments = tuple(
-        Segment("overhead", each.name, "overhead", "overhead", "after", size + i, size + i + 1, each.beside)
+        Segment(each.stage, each.name, "overhead", "overhead", "after", size + i, size + i + 1, each.beside)
         for i, each in enumerate(added)
     )
     return replace(

@@ -223,7 +223,8 @@ class OpTable:
     def order(self) -> NDArray[np.int64]:
         """Rows in the order in which they run (stage, layer, operation).
 
-        What a stack adds beside the operations is in no queue and has no place in it.
+        What a stack adds beside the operations, and what the CPU does before them, is in no queue and has no place
+        in it.
         """
         stages: dict[str, int] = {}
         stage = self.spread([stages.setdefault(segment.stage, len(stages)) for segment in self.segments])
@@ -231,8 +232,9 @@ class OpTable:
         layer = np.where(last, np.iinfo(np.int64).max, self.layer)
         # stable: a layer's operations stay in the order of their segments
         order = np.lexsort((layer, stage))
-        if "overhead" in stages:
-            order = order[stage[order] != stages["overhead"]]
+        for outside in ("preprocess", "overhead"):
+            if outside in stages:
+                order = order[stage[order] != stages[outside]]
         return fixed(order)
 
     def __len__(self) -> int:

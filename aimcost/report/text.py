@@ -159,7 +159,7 @@ def _details(estimate: Estimate) -> str:
     if towered and "vision" not in estimate.included:
         lines.append("note             memory covers the whole request, vision tower included")
     if estimate.run.include is None:
-        lines.append("included         all stages but preprocess (CPU image preprocessing is not priced)")
+        lines.append("included         all stages but preprocess")
     else:
         lines.append(f"included         {', '.join(estimate.included)}")
     lines += [f"note             {note}" for note in estimate.notes]

@@ -16,7 +16,7 @@ from ..units import format_bytes, format_flops, format_seconds
 __all__ = ["Branch", "breakdown", "tree_rows"]
 
 _MATRIX_KINDS = ("gemm", "attention", "bmm")
-_STAGE_TITLES = {"vision": "vision tower", "projector": "projector", "merge": "merge"}
+_STAGE_TITLES = {"preprocess": "preprocess", "vision": "vision tower", "projector": "projector", "merge": "merge"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def breakdown(estimate: Estimate) -> list[Branch]:
 
 
 _FIRST = "to first token"
-_ORDER = ("vision tower", "projector", "merge", "prefill", "lm_head", "stack overhead", "decode")
+_ORDER = ("preprocess", "vision tower", "projector", "merge", "prefill", "lm_head", "stack overhead", "decode")
 _FIRST_INSIDE, _LAST_INSIDE = ("embedding", "layers"), ("inter-device transfers",)
 _NAMED = (*_FIRST_INSIDE, *_LAST_INSIDE)
 

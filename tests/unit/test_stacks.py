@@ -354,5 +354,5 @@ def test_windows_are_launched_one_by_one() -> None:
 def test_stages_are_always_all_there() -> None:
     document = aimcost.estimate(IMAGE).to_dict()
     assert tuple(document["stages"]) == STAGES
-    assert document["stages"]["preprocess"]["time_s"] == 0.0
+    assert document["stages"]["preprocess"]["time_s"] > 0.0
     assert document["included"] == [stage for stage in STAGES if stage != "preprocess"]

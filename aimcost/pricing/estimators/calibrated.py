@@ -35,6 +35,7 @@ from ..estimator import Estimator
 from ..host_queue import with_host
 from ..operations import build
 from ..overhead import Overhead, overheads, with_overheads
+from ..preprocess import preprocessing
 from ..priced import Band, PricedTable
 from ..table import COST_COLUMNS, OpTable, Products, Segment
 from .roofline import roofline_seconds
@@ -65,7 +66,8 @@ def price(run: Run) -> PricedTable:
     seconds, waiting = with_host(table, device, host, last, pricing.sync)
     _, bound, notes = roofline_seconds(table, hardware, run.precision)
     bound = np.where(waiting | pricing.launch_bound, LAUNCH, bound)
-    added = list(overheads(run, table.steps))
+    before, left_out = preprocessing(run)
+    added = [*overheads(run, table.steps), *before]
     beside = np.array([each.seconds.value for each in added])
     none = np.zeros(len(added))
     return PricedTable(
@@ -78,7 +80,7 @@ def price(run: Run) -> PricedTable:
         host_seconds=np.concatenate((host, none)),
         last_kernel_seconds=np.concatenate((last, none)),
         syncs=None if pricing.sync is None else np.concatenate((pricing.sync, none > 0)),
-        notes=(*precision_notes(run.precision), *notes, *pricing.notes(device)),
+        notes=(*precision_notes(run.precision), *notes, *pricing.notes(device), *left_out),
     )
 
 
