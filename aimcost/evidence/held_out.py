@@ -7,7 +7,6 @@ Only figures are held out. Which terms there are was decided with all rows in vi
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from ..inputs import discover
 from ..inputs.files import read_mapping
 from ..inputs.run import Run, load_run
 from ..inputs.stack import load_stack
+from ..inputs.strict_json import canonical
 from ..machine.fitting.stacks import FITTED, figures_of, fit_figures, with_figures
 from ..pricing.host_queue import execution_order
 from ..pricing.overhead import overheads
@@ -163,7 +163,7 @@ def _decomposed(stack: str, data: Mapping[str, Any], rows: Sequence[Timing]) -> 
     known: dict[str, _Slopes] = {}
     found = []
     for timing in rows:
-        key = json.dumps(timing.run, sort_keys=True)
+        key = canonical(timing.run)
         if key not in known:
             run = load_run({**timing.run, "stack": stack})
             architecture = run.hardware.architecture if run.hardware is not None else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from ..errors import AimcostError, InvalidValueError
 from ..inputs.run import Run, load_run
 from ..inputs.stack import load_stack
+from ..inputs.strict_json import canonical
 from ..machine.inheritance import calibration_status
 from ..pricing.gain import gain
 from ..pricing.pricing import estimate_run
@@ -106,7 +106,7 @@ def join(timings: Iterable[Timing], stacks: Mapping[str, Mapping[str, Any]] | No
     rows = []
     for timing in timings:
         file = stacks.get(timing.id) if stacks is not None else None
-        key = (id(file), json.dumps(timing.run, sort_keys=True))
+        key = (id(file), canonical(timing.run))
         if key not in priced:
             try:
                 priced[key] = estimate_run(_run(timing, file, loaded))

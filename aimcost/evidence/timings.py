@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..errors import FileFormatError, InvalidValueError
 from ..inputs import discover
 from ..inputs.files import read_text
 from ..inputs.schema import Positive, validate
+from ..inputs.strict_json import parse, to_json
 from ..types.stages import STAGES
 from ..types.strict_model import StrictModel
 
@@ -162,9 +162,9 @@ def _lines(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
             continue
         where = f"{path}: line {number}"
         try:
-            data = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise FileFormatError(f"{where}: not JSON: {error.msg}") from None
+            data = parse(line)
+        except FileFormatError as error:
+            raise FileFormatError(f"{where}: {error}") from None
         if not isinstance(data, dict):
             raise FileFormatError(f"{where}: must hold a JSON object (got {type(data).__name__})")
         yield where, data
@@ -215,5 +215,5 @@ def timing_lines(timings: Iterable[Timing]) -> str:
     for timing in timings:
         row = {name: getattr(timing, name) for name in Timing.__slots__}
         row["stages"] = timing.stages if isinstance(timing.stages, str) else list(timing.stages)
-        lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        lines.append(to_json(row, indent=None) + "\n")
     return "".join(lines)

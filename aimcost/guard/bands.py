@@ -6,7 +6,6 @@ It contains no seconds, so it holds on other machines of the same kind.
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from typing import Annotated
 from pydantic import Field
 
 from ..errors import AimcostError, FileFormatError
-from ..inputs.files import write_atomically
+from ..inputs.files import read_json, write_atomically
 from ..inputs.schema import validate
+from ..inputs.strict_json import to_json
 from ..types.strict_model import StrictModel
 
 __all__ = ["Band", "load_bands", "merged", "save_bands"]
@@ -95,15 +95,10 @@ def load_bands(path: str | Path) -> dict[str, Band]:
         Damaged: truncated, not JSON, unknown or missing keys, ratios that cannot be.
     """
     path = Path(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except OSError as error:
-        raise FileFormatError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: not a file of noise bands: {error}") from None
-    if not isinstance(data, dict) or data.get("schema_version") != SCHEMA_VERSION:
+    data = read_json(path)
+    if data.get("schema_version") != SCHEMA_VERSION:
         raise FileFormatError(f"{path}: 'schema_version' must be {SCHEMA_VERSION} in a file of noise bands")
     try:
         file = validate(_File, data, where=str(path))
@@ -118,7 +113,7 @@ def load_bands(path: str | Path) -> dict[str, Band]:
 def save_bands(path: str | Path, bands: Mapping[str, Band]) -> None:
     """Replace the file at once; sorted, so that it diffs well."""
     data = {name: {"ratios": list(band.ratios), "yardstick": dict(band.reference)} for name, band in bands.items()}
-    lines = [f"  {json.dumps(name)}: {json.dumps(data[name], sort_keys=True)}" for name in sorted(data)]
+    lines = [f"  {to_json(name)}: {to_json(data[name], indent=None, sort_keys=True)}" for name in sorted(data)]
     body = ",\n".join(lines)
     write_atomically(path, f'{{\n "bands": {{\n{body}\n }},\n "schema_version": {SCHEMA_VERSION}\n}}\n')
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from ..errors import AimcostError, FileFormatError, argument
-from ..inputs.files import write_atomically
+from ..inputs.files import read_json, write_atomically
 from ..inputs.schema import validate
-from ..inputs.strict_json import canonical, digest, parse, to_json
+from ..inputs.strict_json import canonical, digest, to_json
 from ..types.strict_model import StrictModel
 from .facts import FIGURES
 
@@ -160,22 +160,6 @@ def _close(before: float, after: float) -> bool:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    try:
-        if path.is_file() and path.stat().st_size > MAX_BYTES:
-            raise FileFormatError(f"{path}: too big for a baseline ({path.stat().st_size} bytes)")
-        text = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise FileFormatError(f"{path}: no such baseline ({argument('update')} with run files writes it)") from None
-    except OSError as error:
-        raise FileFormatError(f"{path}: {error.strerror or error}") from None
-    except UnicodeDecodeError:
-        raise FileFormatError(f"{path}: not a baseline: not UTF-8 text") from None
-    try:
-        data = parse(text)
-    except FileFormatError as error:
-        raise FileFormatError(f"{path}: not a baseline: {error}") from None
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: not a baseline: truncated or not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise FileFormatError(f"{path}: not a baseline: must hold one JSON object (got {type(data).__name__})")
-    return data
+    if not path.exists():
+        raise FileFormatError(f"{path}: no such baseline ({argument('update')} with run files writes it)")
+    return read_json(path, limit=MAX_BYTES)

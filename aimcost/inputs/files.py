@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tempfile
@@ -21,12 +20,14 @@ from .strict_json import parse
 __all__ = [
     "MAX_FILE_BYTES",
     "Stamp",
+    "read_json",
     "read_mapping",
     "read_once",
     "read_text",
     "replacing",
     "stamp_of",
     "write_atomically",
+    "write_bytes_atomically",
 ]
 
 # Run files, profiles and config.json are kilobytes; this stops a weights file named by mistake.
@@ -98,7 +99,7 @@ def read_mapping(path: Path, *, limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
     text = read_text(path, limit=limit)
     try:
         if path.suffix == ".json":
-            data = parse(text, finite=False)  # config.json files of some models hold Infinity
+            data = parse(text, finite=False)  # config.json of some models hold Infinity
         else:
             _check_depth(text)
             data = yaml.load(text, Loader=_StrictLoader)
@@ -108,8 +109,6 @@ def read_mapping(path: Path, *, limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
         raise FileFormatError(f"{path}: not YAML: {_yaml_problem(error)}") from None
     except RecursionError:
         raise FileFormatError(f"{path}: nested deeper than {MAX_DEPTH} levels") from None
-    except json.JSONDecodeError as error:
-        raise FileFormatError(f"{path}: not JSON: {error}") from None
     except ValueError as error:  # a date or a number that YAML cannot build
         raise FileFormatError(f"{path}: {error}") from None
     if not isinstance(data, dict):
@@ -118,6 +117,24 @@ def read_mapping(path: Path, *, limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
     if any(not isinstance(key, str) for key in data):
         odd = next(key for key in data if not isinstance(key, str))
         raise FileFormatError(f"{path}: keys must be text (got {odd!r})")
+    return data
+
+
+def read_json(path: Path, *, limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
+    """The object that a JSON file of aimcost's own holds.
+
+    Raises
+    ------
+    FileFormatError
+        Missing, unreadable, over `limit` bytes, binary, malformed, a key twice, NaN or Infinity, or no object.
+    """
+    text = read_text(path, limit=limit)
+    try:
+        data = parse(text)
+    except FileFormatError as error:
+        raise FileFormatError(f"{path}: {error}") from None
+    if not isinstance(data, dict):
+        raise FileFormatError(f"{path}: must hold one JSON object (got {type(data).__name__})")
     return data
 
 
@@ -184,8 +201,13 @@ def write_atomically(path: str | Path, text: str) -> None:
     FileFormatError
         The folder cannot be written to.
     """
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: str | Path, content: bytes) -> None:
+    """As `write_atomically`, of bytes."""
     with replacing(Path(path)) as temporary:
-        Path(temporary).write_bytes(text.encode())
+        Path(temporary).write_bytes(content)
 
 
 @contextmanager

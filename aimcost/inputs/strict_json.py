@@ -1,4 +1,4 @@
-"""JSON without NaN or infinity, the one text of a value, and its digest."""
+"""JSON without NaN, infinity or a key twice; the one text of a value, and its digest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,39 @@ from ..errors import FileFormatError
 __all__ = ["canonical", "digest", "digest_bytes", "parse", "plain", "to_json"]
 
 
+def parse(text: str, *, finite: bool = True) -> Any:
+    """The value of a JSON text.
+
+    Parameters
+    ----------
+    finite
+        Whether to refuse NaN and Infinity, which Python's own parser takes.
+
+    Raises
+    ------
+    FileFormatError
+        Truncated, not JSON, nested too deep, a key twice, or a number that is not finite.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse if finite else None)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise FileFormatError(f"truncated or not JSON: {error}") from None
+    except ValueError as error:  # a number of more digits than Python converts
+        raise FileFormatError(str(error)) from None
+
+
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(items)
+    if len(result) < len(items):
+        names = [name for name, _ in items]
+        raise FileFormatError(f"duplicate key {next(name for name in names if names.count(name) > 1)!r}")
+    return result
+
+
+def _refuse(name: str) -> NoReturn:
+    raise FileFormatError(f"{name} is not a finite number")
+
+
 def to_json(data: Any, *, indent: int | None = 1, sort_keys: bool = False) -> str:
     """`data` as JSON, characters beyond ASCII as they are.
 
@@ -20,37 +53,6 @@ def to_json(data: Any, *, indent: int | None = 1, sort_keys: bool = False) -> st
         NaN or infinity, which JSON has no form for.
     """
     return json.dumps(data, indent=indent, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False)
-
-
-def parse(text: str, *, finite: bool = True) -> Any:
-    """The value of a JSON text.
-
-    Parameters
-    ----------
-    finite
-        Refuse NaN and infinity, which Python's reader takes.
-
-    Raises
-    ------
-    FileFormatError
-        A key twice, or a number that is not finite.
-    json.JSONDecodeError, RecursionError
-        No JSON, or nested too deep.
-    """
-    return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse if finite else None)
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise FileFormatError(f"duplicate key {twice!r}")
-    return result
-
-
-def _refuse(name: str) -> NoReturn:
-    raise FileFormatError(f"{name} is not a finite number")
 
 
 def canonical(value: Any) -> str:

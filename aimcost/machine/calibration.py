@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CalibrationError, FileFormatError
-from ..inputs.files import MAX_FILE_BYTES, Stamp, stamp_of
+from ..inputs.files import Stamp, read_json, stamp_of
 from ..inputs.hardware import load_hardware
 from ..types import HardwareSpec
 from .attained import Attained, attained_of
@@ -335,11 +334,8 @@ def _beside(hardware: HardwareSpec, name: str) -> str:
 
 @lru_cache(maxsize=8)
 def _read_shared(path: str, key: str) -> Mapping[str, Any]:
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FileFormatError(f"{path}: not a table shared by cards: {error}") from None
-    if not isinstance(data, Mapping) or not isinstance(data.get(key), Mapping):
+    data = read_json(Path(path))
+    if not isinstance(data.get(key), Mapping):
         raise FileFormatError(f"{path}: holds no {key!r}")
     return data
 
@@ -354,13 +350,7 @@ def _tables(hardware: HardwareSpec, block: Mapping[str, Any], where: str) -> Map
     given = block.get("tables", {})
     if isinstance(given, Mapping):
         return given
-    path = Path(hardware.folder) / str(given)
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise CalibrationError(f"{where}: {path} is too large for correction tables")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileFormatError(f"{where}: {path}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise FileFormatError(f"{where}: {path}: not JSON: {error}") from None
-    return data if isinstance(data, Mapping) else {}
+        return read_json(Path(hardware.folder) / str(given))
+    except FileFormatError as error:
+        raise FileFormatError(f"{where}: {error}") from None

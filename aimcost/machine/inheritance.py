@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from ..errors import FileFormatError
-from ..inputs.files import Stamp, stamp_of
+from ..inputs.files import Stamp, read_json, stamp_of
 from ..inputs.hardware import load_hardware
 from ..types import HardwareSpec
 
@@ -119,8 +118,8 @@ def widening(parent: HardwareSpec, kinship: Kinship) -> tuple[float, float]:
 def _bands(path: str, _: Stamp) -> dict[Kinship, tuple[float, float]]:
     """How far the time of one card is from what another's coefficients say (80 % band), by kinship."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_json(Path(path))
         found = {kinship: data[kinship]["band"] for kinship in KINSHIPS}
         return {kinship: (float(low), float(high)) for kinship, (low, high) in found.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (FileFormatError, ValueError, KeyError, TypeError) as error:
         raise FileFormatError(f"{path}: not a band for inherited coefficients: {error}") from None

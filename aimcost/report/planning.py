@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import isclose
 from pathlib import Path
@@ -16,7 +15,7 @@ from ..search.plan.questions import Answer
 from ..search.plan.result import Plan, Setting
 from ..search.plan.search import Group
 from ..units import format_bytes, format_count, format_flops, format_seconds
-from .export import to_csv
+from .export import to_csv, to_json
 from .text import table, token_runs
 
 __all__ = ["answer_text", "front_csv", "plan_text", "run_yaml", "save_plot"]
@@ -214,7 +213,7 @@ def run_yaml(plan: Plan, choice: Choice) -> str:
 
 def front_csv(plan: Plan) -> str:
     """All points of all fronts; the method column is JSON."""
-    return to_csv({**row, "method": json.dumps(row["method"])} for row in plan.front())
+    return to_csv({**row, "method": to_json(row["method"], indent=None)} for row in plan.front())
 
 
 def save_plot(plan: Plan, path: Path) -> None:

@@ -352,9 +352,10 @@ def test_a_damaged_baseline_is_refused_and_never_overwritten(place: Path, update
         assert str(caught.value).startswith("base.json"), what
         assert "\n" not in str(caught.value)
         assert Path("base.json").read_text(encoding="utf-8") == text, what
-    Path("base.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(FileFormatError, match="UTF-8"):
-        check(["run.yaml"], baseline="base.json", update=update)
+    for content, why in ((b"\xff\xfe", "base.json: is not UTF-8 text"), (b"{\x00", "base.json: is a binary file")):
+        Path("base.json").write_bytes(content)
+        with pytest.raises(FileFormatError, match=why):
+            check(["run.yaml"], baseline="base.json", update=update)
 
 
 def test_a_run_that_cannot_be_priced_leaves_the_baseline_alone(place: Path) -> None:

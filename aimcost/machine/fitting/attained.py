@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ...inputs.files import write_atomically
+from ...inputs.files import read_text, write_atomically
 from ...inputs.hardware import load_hardware
+from ...inputs.strict_json import parse, to_json
 from ...types import HardwareSpec
 from ..attained import (
     FP32_WATTS,
@@ -112,7 +112,7 @@ def _by_card(rows: KernelRows, predicted: Floats, chosen: Any) -> float:
 
 def read_fp32(path: Path) -> dict[str, Timings]:
     """Products in fp32 by card, of a timing file."""
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [parse(line) for line in read_text(path).splitlines()]
     result = {}
     for card in sorted({row["kernel"]["hw"] for row in found}):
         mine = [row for row in found if row["kernel"]["hw"] == card]
@@ -322,7 +322,7 @@ def renew(profiles: Path, timings: Path, date: str) -> dict[str, dict[str, Any]]
     block = _fp32_block(model, checks, date)
     write_atomically(
         profiles / FP32_FILE,
-        json.dumps({"share": round(shares[FP32_FITTED_ON], 3), "products": block}, indent=1) + "\n",
+        to_json({"share": round(shares[FP32_FITTED_ON], 3), "products": block}) + "\n",
     )
     timed = {str(card): sorted({str(kind) for kind in rows.kind[rows.card == card]}) for card in set(rows.card)}
     names = [path.stem for path in sorted(profiles.glob("*.yaml")) if not path.stem.startswith("llm_viewer")]
@@ -359,14 +359,13 @@ _BLOCK = re.compile(r"^attained:.*?(?=^[^\s#]|\Z)", re.MULTILINE | re.DOTALL)
 
 def write_attained(profile: Path, block: Mapping[str, Mapping[str, Any]]) -> None:
     """Put the block into a profile, before its calibration."""
-    text = _BLOCK.sub("", profile.read_text(encoding="utf-8"))
+    text = _BLOCK.sub("", read_text(profile))
     lines = ["attained:"]
     for name, values in block.items():
         lines.append(f"  {name}:")
         for key, value in values.items():
-            shown = (
-                json.dumps(value) if isinstance(value, str) else str(value).replace("'", "")
-            )  # a list of plain names
+            # a list of plain names
+            shown = to_json(value) if isinstance(value, str) else str(value).replace("'", "")
             lines.append(f"    {key}: {shown}")
     written = "\n".join(lines) + "\n"
     head, mark, tail = text.partition("\ncalibration:")
@@ -375,5 +374,5 @@ def write_attained(profile: Path, block: Mapping[str, Mapping[str, Any]]) -> Non
 
 def write_table(path: Path, table: Mapping[str, Any]) -> None:
     """The shared table, one kind a line."""
-    kinds = ",\n".join(f"  {json.dumps(kind)}: {json.dumps(values)}" for kind, values in table["kinds"].items())
+    kinds = ",\n".join(f"  {to_json(kind)}: {to_json(values, indent=None)}" for kind, values in table["kinds"].items())
     write_atomically(path, f'{{\n "reuse": {table["reuse"]},\n "kinds": {{\n{kinds}\n }}\n}}\n')

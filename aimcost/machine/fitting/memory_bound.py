@@ -6,7 +6,6 @@ card over its kernels. Each check leaves whole cards or whole sources out of the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from ...inputs.files import read_text
 from ...inputs.hardware import load_hardware
+from ...inputs.strict_json import parse
 from ..timemodels.memory_bound import KernelModel, Machine, seconds
 from ..timemodels.tables import Floats, Provenance
 from .fit import _scipy
@@ -61,7 +62,7 @@ class KernelRows:
 
 def read_rows(paths: Sequence[Path]) -> KernelRows:
     """The memory-bound rows of timing files."""
-    found = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
+    found = [parse(line) for path in paths for line in read_text(path).splitlines()]
     rows = [row for row in found if row["quantity"] == "kernel-mem"]
     kernels = [row["kernel"] for row in rows]
     return KernelRows(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from itertools import permutations
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from ...inputs.files import write_atomically
 from ...inputs.hardware import load_hardware
+from ...inputs.strict_json import to_json
 from ..attained import design_share, sibling_share
 from ..calibration import calibration_of
 from ..inheritance import DESIGNS, PARENTS, Kinship, kinship_of
@@ -63,7 +63,7 @@ def inherited_bands() -> dict[str, Any]:
 def write_inherited_bands(path: Path) -> dict[str, Any]:
     """Compute the bands and write them to `path`, as JSON."""
     bands = inherited_bands()
-    write_atomically(path, json.dumps(bands, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, to_json(bands) + "\n")
     return bands
 
 

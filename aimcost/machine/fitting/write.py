@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ...errors import FileFormatError
-from ...inputs.files import write_atomically
+from ...inputs.files import read_text, write_atomically
+from ...inputs.strict_json import canonical, to_json
 
 __all__ = ["block_text", "write_calibration", "write_tables"]
 
@@ -59,11 +58,7 @@ def write_calibration(profile: Path, block: dict[str, Any]) -> None:
     FileFormatError
         The profile cannot be read.
     """
-    try:
-        text = profile.read_text(encoding="utf-8")
-    except OSError as error:
-        raise FileFormatError(f"{profile}: {error.strerror or error}") from None
-    rest = _BLOCK.sub("", text).rstrip("\n") + "\n"
+    rest = _BLOCK.sub("", read_text(profile)).rstrip("\n") + "\n"
     write_atomically(profile, rest + block_text(block))
 
 
@@ -71,9 +66,6 @@ def write_tables(path: Path, tables: dict[str, Any]) -> None:
     """Correction tables as JSON, one table a line."""
     lines = []
     for key, corrections in tables.items():
-        inner = ",\n  ".join(
-            f"{json.dumps(name)}: {json.dumps(rows, separators=(',', ':'))}" for name, rows in corrections.items()
-        )
-        lines.append(f" {json.dumps(key)}: {{\n  {inner}\n }}")
-    path.parent.mkdir(parents=True, exist_ok=True)
+        inner = ",\n  ".join(f"{to_json(name)}: {canonical(rows)}" for name, rows in corrections.items())
+        lines.append(f" {to_json(key)}: {{\n  {inner}\n }}")
     write_atomically(path, "{\n" + ",\n".join(lines) + "\n}\n")

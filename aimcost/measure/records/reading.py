@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,8 +44,6 @@ def load_record(path: str | Path) -> Record:
         raise FileFormatError(f"{path}: is empty, not a record")
     try:
         data = parse(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FileFormatError(f"{path}: is truncated or not JSON: {error}") from None
     except FileFormatError as error:
         raise FileFormatError(f"{path}: {error}") from None
     if not isinstance(data, dict):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from ...errors import InvalidValueError, argument
 from ...extras import load
 from ...inputs.files import replacing
+from ...inputs.strict_json import to_json
 from .pricing import Column
 
 __all__ = ["assemble", "encode", "format_of"]
@@ -64,7 +64,7 @@ def _csv(columns: Sequence[Column]) -> str:
 
 
 def _jsonl(columns: Sequence[Column]) -> str:
-    names = [json.dumps(column.name, ensure_ascii=False).replace("%", "%%") for column in columns]
+    names = [to_json(column.name, indent=None).replace("%", "%%") for column in columns]
 
     def joined(cells: Iterable[str]) -> str:
         return "{" + ",".join(f"{name}:{cell}" for name, cell in zip(names, cells, strict=True)) + "}"
@@ -113,7 +113,7 @@ def _csv_text(value: Any) -> str:
 
 
 def _json_text(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return to_json(value, indent=None)
 
 
 def _parquet(columns: Sequence[Column]) -> bytes:

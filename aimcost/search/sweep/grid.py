@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from ...inputs.hardware import load_hardware
 from ...inputs.model import load_model
 from ...inputs.run import Run, load_run, varied
 from ...inputs.schema import RunFile, validate
-from ...inputs.strict_json import canonical, digest
+from ...inputs.strict_json import canonical, digest, parse, to_json
 from ...pricing.facts import hardware_facts, model_facts
 from ...types.strict_model import StrictModel
 from .schedules import Schedules, schedules_of
@@ -170,12 +169,12 @@ class Grid:
         axes = [{key: list(values) for key, values in axes.items()} for axes in self.axes]
         # not sorted: the order of the axes is the order of the points
         data = {"base": dict(self.base), "axes": axes, "schedules": self.schedules, "chunk": self.chunk}
-        return json.dumps(data, ensure_ascii=False)
+        return to_json(data, indent=None)
 
     @staticmethod
     def from_json(text: str) -> Grid:
         """What `to_json` gave."""
-        data = json.loads(text)
+        data = parse(text)
         axes = tuple({key: tuple(values) for key, values in axes.items()} for axes in data["axes"])
         return Grid(base=data["base"], axes=axes, schedules=data["schedules"], chunk=data["chunk"])
 

@@ -6,7 +6,6 @@ Shapes: n points, L decoder layers, K levels.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pydantic import Field
 from ...errors import AimcostError, InvalidValueError, ScheduleError
 from ...inputs.run import Run, plan_schedule
 from ...inputs.schema import validate
-from ...inputs.strict_json import canonical
+from ...inputs.strict_json import canonical, parse
 from ...types import Schedule
 from ...types.strict_model import StrictModel
 from ..compositions import compositions
@@ -249,7 +248,7 @@ class _Held:
 
 @lru_cache(maxsize=8)
 def _planned(given: str, shape: str, held: _Held) -> Planned:
-    values = json.loads(given)
+    values = parse(given)
     method, run = values.pop("method"), held.run
     keys = tuple(sorted(values))
     lists = [values[key] if isinstance(values[key], list) else [values[key]] for key in keys]

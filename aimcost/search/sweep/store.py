@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 from pathlib import Path
 
 from ...errors import FileFormatError, InvalidValueError, argument
-from ...inputs.files import write_atomically
-from ...inputs.strict_json import digest_bytes
+from ...inputs.files import read_json, write_atomically, write_bytes_atomically
+from ...inputs.strict_json import digest_bytes, to_json
 
 __all__ = ["Parts"]
 
@@ -55,14 +53,13 @@ class Parts:
             self.folder.mkdir(parents=True)
         except OSError as error:
             raise FileFormatError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
-        write_atomically(manifest, json.dumps({"digest": self.digest}) + "\n")
+        write_atomically(manifest, to_json({"digest": self.digest}, indent=None) + "\n")
 
     def _found(self, manifest: Path) -> str | None:
         try:
-            held = json.loads(manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            return read_json(manifest).get("digest")
+        except FileFormatError:
             return None
-        return held.get("digest") if isinstance(held, dict) else None
 
     def _collect(self) -> None:
         """Chunks that are whole; one whose content is not what its name says is computed again."""
@@ -82,16 +79,7 @@ class Parts:
             It cannot be written (the disk is full).
         """
         path = self.folder / f"{number:09d}.{errors}.{digest_bytes(content)}.part"
-        temporary = path.with_suffix(".tmp")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise FileFormatError(f"{path}: cannot be written: {error.strerror or error}") from None
+        write_bytes_atomically(path, content)
         self.done[number] = (path, errors)
 
     def paths(self) -> list[Path]:
