@@ -28,7 +28,7 @@ from ..types.formats import Widths
 from .derived import reduction, stage_send, with_conversions, with_gathered_images
 from .table import OpTable, TableBuilder
 
-__all__ = ["MOST_ROWS", "build"]
+__all__ = ["MOST_ROWS", "build", "forget"]
 
 Layers = NDArray[np.int64]
 
@@ -122,6 +122,11 @@ def _built(asked: _Question) -> OpTable:
 
 
 _held = lru_cache(maxsize=_HELD)(_built)
+
+
+def forget() -> None:
+    """Drop the tables that are held: for whoever has changed a formula in this process."""
+    _held.cache_clear()
 
 
 def decode_steps(workload: Workload) -> int:

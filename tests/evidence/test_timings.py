@@ -49,11 +49,11 @@ def test_a_row_is_read_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "error", "said"),
     [
-        (["{"], FileFormatError, "line 1: not JSON"),
+        (["{"], FileFormatError, "line 1: truncated or not JSON"),
         (["[1]"], FileFormatError, "line 1: must hold a JSON object"),
         ([{**ROW, "valu_s": 1}], UnknownNameError, "'value_s'"),
         ([{**ROW, "value_s": 0}], InvalidValueError, "line 1: 'value_s'"),
-        ([{**ROW, "value_s": float("nan")}], InvalidValueError, "'value_s'"),
+        ([{**ROW, "value_s": float("nan")}], FileFormatError, "line 1: NaN is not a finite number"),
         ([{**ROW, "stages": ["prefil"]}], InvalidValueError, "stages"),
         ([{**ROW, "trust": "very"}], InvalidValueError, "trust"),
         ([{**ROW, "stack": None}], InvalidValueError, "'stack' must be given"),

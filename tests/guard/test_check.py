@@ -155,7 +155,9 @@ def test_a_bigger_workload_is_no_regression_of_the_model(place: Path) -> None:
     assert "batch 1 → 2" in run.causes[0].text
 
 
-def test_a_changed_formula_is_found_by_elimination(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_formula_is_found_by_elimination(
+    place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     from aimcost.models import decoder
     from aimcost.pricing import operations
 
@@ -166,8 +168,8 @@ def test_a_changed_formula_is_found_by_elimination(place: Path, monkeypatch: pyt
             yield op, replace(cost, flops=cost.flops * 2) if op.name == "lm_head" else cost
 
     monkeypatch.setattr(decoder, "head_ops", dearer)
-    # a changed formula is another process: no tables of this one
-    monkeypatch.setattr(operations, "_held", operations._built)
+    operations.forget()
+    request.addfinalizer(operations.forget)
     run = checked(RUN)
     assert not run.ok
     assert [cause.kind for cause in run.causes] == ["formula"]

@@ -17,6 +17,7 @@ from aimcost.models import decoder as decoder_ops
 from aimcost.models.parallel import decoder_ranks
 from aimcost.ops import gemm, pointwise
 from aimcost.ops.op import ONE, Op, Priced, Ranks
+from aimcost.pricing import operations
 from aimcost.pricing.host_queue import execution_order
 from aimcost.pricing.result import Estimate
 from aimcost.report.tree import breakdown
@@ -56,9 +57,11 @@ def adapted(monkeypatch: pytest.MonkeyPatch) -> None:
         yield from plain(spec, widths, rows, ranks)
 
     monkeypatch.setattr(decoder_ops, "_mlp_ops", with_adapters)
-    decoder_ops.layer_parameters.cache_clear()
+    for forget in (decoder_ops.layer_parameters.cache_clear, operations.forget):
+        forget()
     yield
-    decoder_ops.layer_parameters.cache_clear()
+    for forget in (decoder_ops.layer_parameters.cache_clear, operations.forget):
+        forget()
 
 
 def ops(estimate: Estimate, name: str, stage: str = "prefill") -> list[dict[str, Any]]:
