@@ -10,7 +10,7 @@ import numpy as np
 from ..ops import attention, gemm, pointwise
 from ..ops.attention import ALL_KEYS, AttentionShape
 from ..ops.cost import Array
-from ..ops.op import ONE, Op, Priced, Ranks, Split, stored_parameters
+from ..ops.op import ONE, Fusion, Op, Priced, Ranks, Split, stored_parameters
 from ..ops.reduction import gather, select
 from ..types import DecoderSpec, MoeSpec
 from ..types.formats import Widths
@@ -157,7 +157,7 @@ def cross_layer_ops(
 
 
 def _projection(name: str, split: Split, source: str = "attn_norm") -> Op:
-    return Op(name, "projections", split, reads=(source,))
+    return Op(name, "projections", split, reads=(source,), fusion="qkv")
 
 
 def _head_norm(spec: DecoderSpec, widths: Widths, rows: Array, name: str, ranks: Ranks) -> Priced:
@@ -182,7 +182,7 @@ def _out_proj(spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks) -> P
 
 
 def _residual(name: str, stream: str, branch: str) -> Op:
-    return Op(name, "rest", "replicated", reads=(stream, branch))
+    return Op(name, "rest", "replicated", reads=(stream, branch), fusion="add_norm")
 
 
 def _gate(name: str, branch: str) -> Op:
@@ -212,16 +212,18 @@ def _mlp_block(
 def _mlp_ops(spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
     price, hidden, inner, bias = ranks.price, spec.hidden, spec.intermediate, spec.mlp_bias
     if spec.gated_mlp:
-        yield price(_mlp("gate_proj", "mlp_norm"), gemm.linear, rows, hidden, inner, widths, bias=bias)
-    yield price(_mlp("up_proj", "mlp_norm"), gemm.linear, rows, hidden, inner, widths, bias=bias)
+        yield price(
+            _mlp("gate_proj", "mlp_norm", fusion="gate_up"), gemm.linear, rows, hidden, inner, widths, bias=bias
+        )
+    yield price(_mlp("up_proj", "mlp_norm", fusion="gate_up"), gemm.linear, rows, hidden, inner, widths, bias=bias)
     activation = pointwise.gated_silu if spec.gated_mlp else pointwise.gelu
     yield price(_mlp("mlp_act", "gate_proj", "up_proj"), activation, rows * inner, widths)
     yield price(_down("down_proj", "mlp_act", "mlp_norm"), gemm.linear, rows, inner, hidden, widths, bias=bias)
 
 
-def _mlp(name: str, *reads: str) -> Op:
+def _mlp(name: str, *reads: str, fusion: Fusion = "") -> Op:
     """A product split by column, or what runs on its columns."""
-    return Op(name, "mlp", "column", reads=reads)
+    return Op(name, "mlp", "column", reads=reads, fusion=fusion)
 
 
 def _down(name: str, *reads: str) -> Op:
@@ -240,7 +242,7 @@ def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array, ranks
     yield price(router, gemm.linear, rows, hidden, moe.experts, widths)
     yield price(route, select, rows, moe.experts, moe.active)
     yield price(dispatch, gather, rows * moe.active, hidden, widths)
-    for op in (_mlp("gate_proj", "dispatch"), _mlp("up_proj", "dispatch")):
+    for op in (_mlp(name, "dispatch", fusion="gate_up") for name in ("gate_proj", "up_proj")):
         yield price(op, gemm.grouped_linear, rows, hidden, inner, widths, experts=experts, active=active)
     yield price(_mlp("mlp_act", "gate_proj", "up_proj"), pointwise.gated_silu, rows * moe.active * inner, widths)
     yield price(

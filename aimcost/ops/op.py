@@ -16,7 +16,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from .cost import Array, Cost
 
-__all__ = ["ONE", "Group", "Op", "Place", "Priced", "Ranks", "Split", "stored_parameters"]
+__all__ = ["ONE", "Fusion", "Group", "Op", "Place", "Priced", "Ranks", "Split", "stored_parameters"]
 
 # What a validation times together, and what reports sum: the modules of a layer, then what is outside one.
 Group = Literal[
@@ -45,6 +45,8 @@ Place = Literal["before", "layer", "after"]
 #               ranks hold the same one where there are more ranks than KV heads
 #   vocabulary  as column, but the result is gathered
 Split = Literal["replicated", "linear", "column", "kv_column", "row", "heads", "kv_heads", "vocabulary"]
+
+Fusion = Literal["", "qkv", "gate_up", "add_norm"]
 
 # The sizes of a formula, by parameter name, that each split divides.
 _DIVIDED: Mapping[Split, tuple[str, ...]] = {
@@ -87,6 +89,9 @@ class Op:
         Its output is held until the layer returns.
     weight
         Stored parameters that its formula does not read: a table, a gate, a learned token.
+    fusion
+        What a software stack may run it inside of: one product with the others of that name on the same layers
+        (``qkv``, ``gate_up``), or the kernel of the norm behind it (``add_norm``).
     """
 
     name: str
@@ -98,6 +103,7 @@ class Op:
     extra: Mapping[str, Array] = field(default_factory=dict)
     returned: bool = False
     weight: float = 0.0
+    fusion: Fusion = ""
 
 
 Priced = tuple[Op, Cost]

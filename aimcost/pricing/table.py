@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..ops import Cost
 from ..ops.cost import Array
-from ..ops.op import Group, Op, Place
+from ..ops.op import Fusion, Group, Op, Place
 
 __all__ = ["OpTable", "Part", "Products", "Segment", "TableBuilder", "fixed"]
 
@@ -50,7 +50,7 @@ class Part:
 class Segment:
     """A run of rows that are one op of one stage over layers and steps.
 
-    `beside`: of overhead, the stage that it comes with.
+    `beside`: of overhead, the stage that it comes with. `fusion`: what a stack may run it inside of.
     """
 
     stage: str
@@ -61,6 +61,7 @@ class Segment:
     start: int
     stop: int
     beside: str = ""
+    fusion: Fusion = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -293,7 +294,7 @@ class TableBuilder:
                 else:
                     row[column] = values  # type: ignore[assignment]
             shared.append(row)
-            segments.append(Segment(part.stage, op.name, cost.kind, op.group, op.place, start, stop))
+            segments.append(Segment(part.stage, op.name, cost.kind, op.group, op.place, start, stop, fusion=op.fusion))
             dims.append(cost.dims)
             start = stop
         costs = np.repeat(np.array(shared).T, lengths, axis=1)

@@ -153,6 +153,39 @@ def test_gates_are_outside_the_modules_that_are_timed() -> None:
     assert {s.group for s in table.segments if s.name in ("attn_gate", "mlp_gate") and s.stage == "prefill"} == {"rest"}
 
 
+def test_what_is_fused_is_what_ops_declare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stack that runs gate and up as one product runs a newcomer inside it that says so, in one launch less."""
+    run = {**RUN, "estimator": "calibrated", "attention": "flash"}
+    stack = {
+        "name": "fusing",
+        "host_us_per_launch": {"value": 10, "low": 5, "high": 20},
+        "fused": ["gate_up"],
+        "sources": {"all": "a test"},
+    }
+
+    def issued(**changes: Any) -> float:
+        estimate = aimcost.estimate({**run, **changes})
+        prefill = estimate.rows(["prefill"])
+        return float(estimate.priced.host_seconds[prefill].sum())
+
+    apart, fused = issued(stack={**stack, "fused": []}), issued(stack=stack)
+    assert apart - fused == pytest.approx(LAYERS * 10e-6, rel=1e-9)
+    plain = decoder_ops._mlp_ops
+
+    def with_a_third(spec: DecoderSpec, widths: Widths, rows: Any, ranks: Ranks) -> Iterator[Priced]:
+        third = Op("third_proj", "mlp", "column", reads=("mlp_norm",), fusion="gate_up")
+        yield ranks.price(third, gemm.linear, rows, spec.hidden, NARROW, widths)
+        yield from plain(spec, widths, rows, ranks)
+
+    monkeypatch.setattr(decoder_ops, "_mlp_ops", with_a_third)
+    operations.forget()
+    try:
+        assert issued(stack=stack) == pytest.approx(fused, rel=1e-9)
+        assert issued(stack={**stack, "fused": []}) == pytest.approx(apart + LAYERS * 10e-6, rel=1e-9)
+    finally:
+        operations.forget()
+
+
 def test_a_split_that_divides_nothing_is_refused() -> None:
     widths = Widths(weights=2.0, activations=2.0, kv=2.0)
     op = Op("odd", "mlp", "row")
@@ -200,11 +233,6 @@ ELSEWHERE = {
     # kinds of kernels in published timings
     ("machine/fitting/attained.py", "reduction"),
     ("machine/fitting/memory_bound.py", "mlp_act"),
-    # what a software stack fuses: named there until ops declare it
-    *(
-        ("pricing/estimators/calibrated.py", name)
-        for name in ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "attn_add", "mlp_add")
-    ),
 }
 
 

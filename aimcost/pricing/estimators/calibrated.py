@@ -84,15 +84,9 @@ def price(run: Run) -> PricedTable:
     )
 
 
-# Projections of a decoder layer that a stack may run as one product, by the name of the fusion.
-FUSED_PRODUCTS: Mapping[str, tuple[str, ...]] = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "gate_up": ("gate_proj", "up_proj"),
-}
-_DECODER_STAGES = ("prefill", "decode")
-# Residuals that a stack may add inside the norm behind them: the sum stays in registers, one operand is read and
-# one written, where a separate kernel reads two and writes one.
-_ADDS, _ADD_TRAFFIC = ("attn_add", "mlp_add"), 2.0 / 3.0
+# A residual that is added inside the norm behind it: the sum stays in registers, one operand is read and one
+# written, where a separate kernel reads two and writes one.
+_ADD_TRAFFIC = 2.0 / 3.0
 
 
 class _Pricing:
@@ -137,18 +131,16 @@ class _Pricing:
         """Segments whose products run as one: the parts of a fusion on the same layers of one stage."""
         found: dict[tuple[str, str, bytes], list[int]] = {}
         for index, segment in enumerate(self.table.segments):
-            if segment.kind == "gemm" and segment.stage in _DECODER_STAGES:
-                for name in self.stack.fused:
-                    if segment.name in FUSED_PRODUCTS.get(name, ()):
-                        layers = self.table.layer[self._rows(index)].tobytes()
-                        found.setdefault((segment.stage, name, layers), []).append(index)
-        return [parts for (_, name, _), parts in found.items() if len(parts) == len(FUSED_PRODUCTS[name])]
+            if segment.kind == "gemm" and segment.fusion in self.stack.fused:
+                layers = self.table.layer[self._rows(index)].tobytes()
+                found.setdefault((segment.stage, segment.fusion, layers), []).append(index)
+        return [parts for parts in found.values() if len(parts) > 1]
 
     @cached_property
     def inside_norm(self) -> list[bool]:
         """By segment: whether it is a residual that is added inside the next norm's kernel."""
         fused = "add_norm" in self.stack.fused
-        return [fused and s.name in _ADDS and s.stage in _DECODER_STAGES for s in self.table.segments]
+        return [fused and segment.fusion == "add_norm" for segment in self.table.segments]
 
     def _priced_costs(self) -> Floats:
         """Traffic by the stack's kernels: chains of them move more, fused ones less."""
