@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -130,8 +131,9 @@ def cross_layer_ops(
     """A gated cross-attention layer on `q_len` text tokens a request (Llama-3.2-Vision)."""
     spec, rows, price = decoder, batch * q_len, ranks.price
     yield price(Op("attn_norm", "norms", "replicated", reads=_INPUT), pointwise.rms_norm, rows, spec.hidden, widths)
+    # q reads the text, keys and values the tower's tokens: no one product
     yield price(
-        _projection("q_proj", "column"),
+        replace(_projection("q_proj", "column"), fusion=""),
         gemm.linear,
         rows,
         spec.hidden,

@@ -356,3 +356,20 @@ def test_stages_are_always_all_there() -> None:
     assert tuple(document["stages"]) == STAGES
     assert document["stages"]["preprocess"]["time_s"] > 0.0
     assert document["included"] == [stage for stage in STAGES if stage != "preprocess"]
+
+
+def test_queries_of_cross_attention_are_a_product_of_their_own() -> None:
+    """Llama-3.2-Vision: q reads the text, k and v the tower's tokens: an engine's fused product is k and v's."""
+    run = {"model": "llama-3.2-11b-vision", "workload": {"images": 1, "text_tokens": 60}, "stack": "vllm"}
+    estimate = aimcost.estimate({**run, "hardware": "nvidia_a100_sxm_80gb"})
+    own, crossing = 0, 3  # the first layer that attends to the sequence, and the first that attends across it
+    times = {
+        (op["layer"], op["name"]): op["time_s"]
+        for op in estimate.ops()
+        if op["stage"] == "prefill" and op["layer"] in (own, crossing)
+    }
+    assert estimate.run.model.decoder.cross_layers[0] == crossing
+    # 60 rows of width 4096 in both: by itself it costs more than its share of one product with k and v
+    assert times[crossing, "q_proj"] > 1.1 * times[own, "q_proj"]
+    assert times[crossing, "k_proj"] == pytest.approx(times[crossing, "v_proj"], rel=1e-12)
+    assert times[crossing, "k_proj"] > times[crossing, "q_proj"]  # 6,432 rows a quarter as wide
