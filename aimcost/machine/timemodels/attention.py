@@ -16,7 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from .tables import Floats, LogTable, Provenance, number, smooth_max, total_log
+from .tables import (
+    Floats,
+    LogTable,
+    Nodes,
+    Provenance,
+    corrections_of,
+    number,
+    outside_of,
+    ranges_of,
+    smooth_max,
+    total_log,
+)
 
 __all__ = ["CORRECTIONS", "AttentionModel", "coordinates", "formula_seconds"]
 
@@ -25,7 +36,7 @@ _WAVES = np.log([0.005, 0.02, 0.06, 0.15, 0.3, 0.6, 0.99, 1.01, 1.5, 2, 3, 5, 10
 _BATCH = np.array([0.0, 1, 2, 3, 4, 6, 8, 11])
 _GROUP = np.array([0.0, 1, 2, 3, 4, 5, 6.6])
 _KV_HEADS = np.array([0.0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14])
-CORRECTIONS: Mapping[str, tuple[Floats, Floats]] = {
+CORRECTIONS: Nodes = {
     "waves_keys": (_WAVES, _KEYS),
     "batch_group": (_BATCH, _GROUP),
     "kv_heads_keys": (_KV_HEADS, _KEYS),
@@ -56,12 +67,8 @@ class AttentionModel:
             tail=number(data, "tail", 0.0, 50.0, where=where),
             memory_share=number(data, "memory_share", 0.001, 1.05, where=where),
             overlap=number(data, "overlap", 1.0, 1000.0, where=where),
-            corrections={
-                name: LogTable.of(tables[name], *nodes, where=f"{where}.{name}")
-                for name, nodes in CORRECTIONS.items()
-                if name in tables
-            },
-            calibrated={key: (float(low), float(high)) for key, (low, high) in data.get("range", {}).items()},
+            corrections=corrections_of(CORRECTIONS, tables, where=where),
+            calibrated=ranges_of(data),
             provenance=Provenance.of(data, where=where),
         )
 
@@ -95,10 +102,7 @@ class AttentionModel:
 
     def outside(self, dims: Mapping[str, Floats]) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """Where a dimension leaves the measured range."""
-        result = np.zeros(np.shape(dims["kv_len"]), dtype=bool)
-        for key, (low, high) in self.calibrated.items():
-            result |= (dims[key] < low) | (dims[key] > high)
-        return result
+        return outside_of(self.calibrated, dims)
 
 
 def formula_seconds(

@@ -22,7 +22,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...ops.gemm import product_flops
-from .tables import Floats, LogTable, Provenance, number, smooth_max, total_log
+from .tables import (
+    Floats,
+    LogTable,
+    Nodes,
+    Provenance,
+    corrections_of,
+    number,
+    outside_of,
+    ranges_of,
+    smooth_max,
+    total_log,
+)
 
 __all__ = ["CORRECTIONS", "GemmModel", "coordinates", "formula_seconds"]
 
@@ -53,7 +64,7 @@ _K_COARSE = _K[::2]
 _M = np.array([0.0, 1, 2, 3, 4, 5, 5.6, 6.4, 7.2, 8, 9.5])
 _N = np.array([5.0, 6, 7, 8, 9.5, 11, 12.5, 14, 16])
 # name of a correction → nodes of its two coordinates (natural log of waves; log2 of sizes)
-CORRECTIONS: Mapping[str, tuple[Floats, Floats]] = {
+CORRECTIONS: Nodes = {
     "waves_128x128_k": (_WAVES, _K),
     "waves_128x256_k": (_WAVES, _K_COARSE),
     "waves_256x128_k": (_WAVES, _K_COARSE),
@@ -117,12 +128,8 @@ class GemmModel:
             overlap=number(data, "overlap", 1.0, 1000.0, where=where),
             rounding=number(data, "rounding", 0.0, 1.0, where=where),
             droop=number(data, "droop", 0.0, 1.0, where=where),
-            corrections={
-                name: LogTable.of(tables[name], *nodes, where=f"{where}.{name}")
-                for name, nodes in CORRECTIONS.items()
-                if name in tables
-            },
-            calibrated={key: (float(low), float(high)) for key, (low, high) in data.get("range", {}).items()},
+            corrections=corrections_of(CORRECTIONS, tables, where=where),
+            calibrated=ranges_of(data),
             provenance=Provenance.of(data, where=where),
         )
 
@@ -192,11 +199,7 @@ class GemmModel:
 
     def outside(self, m: Floats, n: Floats, k: Floats) -> NDArray[np.bool_]:
         """Where a dimension leaves the measured range."""
-        result = np.zeros(np.shape(m), dtype=bool)
-        for values, key in ((m, "m"), (n, "n"), (k, "k")):
-            low, high = self.calibrated.get(key, (0.0, np.inf))
-            result |= (values < low) | (values > high)
-        return result
+        return outside_of(self.calibrated, {"m": m, "n": n, "k": k})
 
 
 def formula_seconds(

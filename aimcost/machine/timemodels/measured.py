@@ -24,7 +24,7 @@ from ...errors import CalibrationError
 from ...ops.attention import flops_per_pair, single_pass
 from ...ops.gemm import product_flops
 from ...types.formats import Widths
-from .tables import Floats, Provenance, bracket
+from .tables import Floats, Provenance, bracket, outside_of
 
 __all__ = ["FORM", "AttentionGrid", "CurveSet", "GemmGrid"]
 
@@ -108,10 +108,7 @@ class GemmGrid:
 
     def outside(self, m: Floats, n: Floats, k: Floats) -> Flags:
         """Where a dimension leaves the measured range."""
-        result = np.zeros(np.shape(m), dtype=bool)
-        for values, nodes in ((m, self.m), (n, self.n), (k, self.k)):
-            result |= (values < nodes[0]) | (values > nodes[-1])
-        return result
+        return outside_of(self.calibrated, {"m": m, "n": n, "k": k})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -182,9 +179,7 @@ class AttentionGrid:
 
     def outside(self, dims: Mapping[str, Floats]) -> Flags:
         """Where the length leaves the measured range."""
-        low, high = self.calibrated[self.along]
-        values = np.asarray(dims[self.along])
-        return np.asarray((values < low) | (values > high))
+        return outside_of(self.calibrated, {self.along: np.asarray(dims[self.along])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 
 from ...errors import CalibrationError
 
-__all__ = ["Floats", "LogTable", "Provenance", "bracket", "number", "smooth_max", "total_log"]
+__all__ = [
+    "Floats",
+    "LogTable",
+    "Nodes",
+    "Provenance",
+    "bracket",
+    "corrections_of",
+    "number",
+    "outside_of",
+    "ranges_of",
+    "smooth_max",
+    "total_log",
+]
 
 Floats = NDArray[np.float64]
 # exp of a correction: beyond a factor of twenty a table is noise, not an efficiency
@@ -88,6 +100,30 @@ class LogTable:
         if not np.isfinite(values).all() or np.abs(values).max() > MAX_LOG:
             raise CalibrationError(f"{where}: corrections must be finite and below a factor of {np.exp(MAX_LOG):.0f}")
         return cls(u, v, values)
+
+
+Nodes = Mapping[str, tuple[Floats, Floats]]
+
+
+def corrections_of(nodes: Nodes, tables: Mapping[str, Any], *, where: str) -> dict[str, LogTable]:
+    """The corrections that a profile's tables hold, by name; `nodes` are those of each that a formula knows."""
+    return {
+        name: LogTable.of(tables[name], *own, where=f"{where}.{name}") for name, own in nodes.items() if name in tables
+    }
+
+
+def ranges_of(data: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest measured value of each dimension."""
+    return {key: (float(low), float(high)) for key, (low, high) in data.get("range", {}).items()}
+
+
+def outside_of(ranges: Mapping[str, tuple[float, float]], dims: Mapping[str, Floats]) -> NDArray[np.bool_]:
+    """Where a dimension leaves its measured range."""
+    result = np.zeros(np.broadcast_shapes(*map(np.shape, dims.values())), dtype=bool)
+    for key, (low, high) in ranges.items():
+        if key in dims:
+            result |= (dims[key] < low) | (dims[key] > high)
+    return result
 
 
 def total_log(tables: Mapping[str, LogTable], where: Mapping[str, tuple[Floats, Floats]], size: int) -> Floats:
