@@ -27,7 +27,7 @@ def parse(text: str, *, finite: bool = True) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse if finite else None)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise FileFormatError(f"truncated or not JSON: {error}") from None
+        raise FileFormatError(f"is truncated or not JSON: {error}") from None
     except ValueError as error:  # a number of more digits than Python converts
         raise FileFormatError(str(error)) from None
 

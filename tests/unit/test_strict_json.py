@@ -16,8 +16,8 @@ REFUSED = {
     '{"a": NaN}': "NaN is not a finite number",
     '{"a": [1, -Infinity]}': "-Infinity is not a finite number",
     '{"b": {"a": 1, "c": 2, "a": 3}}': "duplicate key 'a'",
-    '{"a": 1': "truncated or not JSON",
-    "[" * 100_000: "truncated or not JSON",
+    '{"a": 1': "is truncated or not JSON",
+    "[" * 100_000: "is truncated or not JSON",
 }
 
 
