@@ -26,7 +26,17 @@ from ..records import Environment, Record, RecordWriter, load_record, now
 from ..validate.measuring import PROFILE_NAME, ModelCache, run_document
 from .plan import CampaignPlan, RunsStep, load_plan
 
-__all__ = ["SUMMARY", "Campaign", "Deadline", "OutOfTime", "Step", "check_minutes", "run_campaign", "steps_of"]
+__all__ = [
+    "SUMMARY",
+    "Campaign",
+    "Deadline",
+    "OutOfTime",
+    "Step",
+    "check_minutes",
+    "measure_runs",
+    "run_campaign",
+    "steps_of",
+]
 
 SUMMARY = "summary.json"
 SCHEMA_VERSION = 2
