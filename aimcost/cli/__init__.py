@@ -11,7 +11,7 @@ import os
 import sys
 
 from ..errors import AimcostError
-from . import estimating, evidencing, guarding, looking, measuring, planning  # noqa: F401 (each adds its commands)
+from . import estimating, evidencing, guarding, looking, measuring, planning, tracing  # noqa: F401 (each adds its commands)
 from .common import app, flag_of
 from .options import Exit, parse
 

@@ -30,8 +30,9 @@ KINDS: dict[str, str] = {
     "campaign": "configs/campaigns",
     "preprocess": "configs/preprocess",
 }
-# Every other kind is YAML.
-_SUFFIXES = {"timings": ".jsonl"}
+# Every other kind is YAML; `aimcost trace` writes models as JSON.
+_SUFFIXES = {"timings": (".jsonl",), "model": (".yaml", ".json")}
+_YAML = (".yaml",)
 
 
 @lru_cache(maxsize=1)
@@ -73,8 +74,9 @@ def names(kind: str) -> dict[str, Path]:
     for root in search_path():
         folder = root / KINDS[kind]
         if folder.is_dir():
-            for path in sorted(folder.glob(f"*{_SUFFIXES.get(kind, '.yaml')}")):
-                found.setdefault(path.stem, path)
+            for suffix in _SUFFIXES.get(kind, _YAML):
+                for path in sorted(folder.glob(f"*{suffix}")):
+                    found.setdefault(path.stem, path)
     return dict(sorted(found.items()))
 
 
@@ -88,9 +90,10 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
     """
     if "/" not in name and "\\" not in name and name not in {"", ".", ".."}:
         for root in search_path():
-            path = f"{root}/{KINDS[kind]}/{name}{_SUFFIXES.get(kind, '.yaml')}"
-            if os.path.isfile(path):
-                return Path(path)
+            for suffix in _SUFFIXES.get(kind, _YAML):
+                path = f"{root}/{KINDS[kind]}/{name}{suffix}"
+                if os.path.isfile(path):
+                    return Path(path)
     elif name:
         raise FileFormatError(f"{where + ': ' if where else ''}no such file: {name}")
     known = names(kind)

@@ -11,11 +11,13 @@ from ..errors import FileFormatError
 from ..types import ModelSpec
 from ..types.strict import Bounds, Strict, made
 from . import discover, hub
+from .autotrace import traced_config, transformers_knows
 from .files import Stamp, read_mapping, read_once, stamp_of
-from .hf.from_hf import model_spec
+from .hf.from_hf import FAMILIES, model_spec
 from .hf.original import in_transformers_layout
 from .processors import preprocessor_section, processor_stamps
 from .schema import validate
+from .traced_file import is_traced, traced_model
 
 __all__ = ["ModelFile", "load_model", "model_config"]
 
@@ -40,7 +42,7 @@ def load_model(given: str | Path | Mapping[str, Any]) -> ModelSpec:
         No such model, an unreadable file, or figures that are missing or fit no model.
     """
     if isinstance(given, Mapping):
-        return model_spec(given, name=str(given.get("name", "inline")), where="model", source="given inline")
+        return _spec(given, name=str(given.get("name", "inline")), where="model", source="given inline")
     path = _path(given)
     # what lies beside a config.json is read with it; a file of configs/models holds its own
     beside = processor_stamps(path.parent) if path.suffix == ".json" else ()
@@ -50,7 +52,7 @@ def load_model(given: str | Path | Mapping[str, Any]) -> ModelSpec:
 def model_config(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """The HF-style configuration itself, for building the real model."""
     if isinstance(given, Mapping):
-        return dict(in_transformers_layout(given, "model"))
+        return dict(in_transformers_layout(given["config"] if is_traced(given) else given, "model"))
     path = _path(given)
     data = read_once(path)
     return dict(in_transformers_layout(data.get("config", data), str(path)))
@@ -75,11 +77,24 @@ def _path(given: str | Path) -> Path:
 @lru_cache(maxsize=256)
 def _load_file(path: Path, _: Stamp, beside: tuple[Stamp | None, ...]) -> ModelSpec:
     data = read_mapping(path)
+    if is_traced(data):
+        return _spec(data, name=path.stem, where=str(path), source=str(path))
     if "config" not in data:
         if any(beside):
             data = preprocessor_section(in_transformers_layout(data, str(path)), path.parent)
         name = path.parent.name if path.name == "config.json" else path.stem
-        return model_spec(data, name=name, where=str(path), source=str(path))
+        return _spec(data, name=name, where=str(path), source=str(path))
     file = validate(ModelFile, {"name": path.stem, **data}, where=str(path))
     # the file's own notes are for `aimcost show`; those of the spec concern every estimate
-    return model_spec(file.config, name=file.name, where=str(path), source=file.source)
+    return _spec(file.config, name=file.name, where=str(path), source=file.source)
+
+
+def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> ModelSpec:
+    """A configuration through its reader, or traced where there is none and transformers knows the model."""
+    if is_traced(config):
+        return traced_model(config, name=name, where=where)
+    kind = config.get("model_type")
+    if isinstance(kind, str) and kind not in FAMILIES and transformers_knows(kind):
+        config = {key: value for key, value in config.items() if key != "name"}
+        return traced_model(traced_config(config), name=name, where=where)
+    return model_spec(config, name=name, where=where, source=source)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..ops import attention, gemm, pointwise
 from ..ops.attention import ALL_KEYS, AttentionShape
@@ -15,12 +16,15 @@ from ..ops.op import ONE, Fusion, Op, Priced, Ranks, Split, stored_parameters
 from ..ops.reduction import gather, select
 from ..types import DecoderSpec, MoeSpec
 from ..types.formats import Widths
+from . import traced
 
 __all__ = [
+    "before_ops",
     "cross_kv_ops",
     "cross_layer_ops",
     "embed_op",
     "head_ops",
+    "layer_kinds",
     "layer_ops",
     "layer_parameters",
     "parameters",
@@ -41,6 +45,15 @@ def windows(decoder: DecoderSpec) -> Array:
     return every
 
 
+def layer_kinds(decoder: DecoderSpec) -> tuple[NDArray[np.int64], ...]:
+    """Layers that attend to the sequence, by the ops they run: the first layers' kind first."""
+    index = np.arange(decoder.layers)
+    if decoder.traced is not None:
+        kinds = np.array([decoder.traced.kind_of(layer) for layer in range(decoder.layers)])
+        return tuple(index[kinds == kind] for kind in range(len(decoder.traced.kinds)))
+    return (index[~np.isin(index, decoder.cross_layers)],) if decoder.cross_layers else (index,)
+
+
 def layer_ops(
     decoder: DecoderSpec,
     widths: Widths,
@@ -52,6 +65,7 @@ def layer_ops(
     onchip_bytes: float,
     window: Array = ALL_KEYS,
     ranks: Ranks = ONE,
+    kind: int = 0,
 ) -> Iterator[Priced]:
     """Ops of one decoder layer in execution order, those of one rank.
 
@@ -64,7 +78,20 @@ def layer_ops(
         ``flash`` or ``eager``.
     window
         Keys that a query of the layer sees at the most; of the cache, no more are read.
+    kind
+        Which of `layer_kinds`.
     """
+    if decoder.traced is not None:
+        yield from traced.layer_ops(
+            decoder.traced.kinds[kind],
+            widths,
+            batch=batch,
+            q_len=q_len,
+            kv_len=kv_len,
+            kernel=kernel,
+            onchip_bytes=onchip_bytes,
+        )
+        return
     spec, price = decoder, ranks.price
     rows = batch * q_len
     q_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
@@ -272,8 +299,30 @@ def embed_op(decoder: DecoderSpec, widths: Widths, rows: float, ranks: Ranks = O
     return ranks.price(op, pointwise.embed, rows, decoder.hidden, widths, vocab=vocab)
 
 
-def head_ops(decoder: DecoderSpec, widths: Widths, *, batch: float, ranks: Ranks = ONE) -> Iterator[Priced]:
-    """Final norm and lm_head, on the last token of each request only."""
+def before_ops(
+    decoder: DecoderSpec, widths: Widths, *, batch: float, tokens: float, text: float, ranks: Ranks = ONE
+) -> Iterator[Priced]:
+    """What precedes the first layer: `text` of the `tokens` tokens of a request are looked up."""
+    if decoder.traced is not None:
+        yield from traced.outer_ops(
+            decoder.traced.before, widths, batch=batch, tokens=tokens, looked_up=text, place="before"
+        )
+    elif text:
+        yield embed_op(decoder, widths, batch * text, ranks)
+
+
+def head_ops(
+    decoder: DecoderSpec, widths: Widths, *, batch: float, tokens: float = 1.0, ranks: Ranks = ONE
+) -> Iterator[Priced]:
+    """Final norm and lm_head, on the last token of each request only.
+
+    A traced decoder may normalise all of the `tokens` tokens that leave its last layer.
+    """
+    if decoder.traced is not None:
+        yield from traced.outer_ops(
+            decoder.traced.after, widths, batch=batch, tokens=tokens, looked_up=tokens, place="after"
+        )
+        return
     norm = Op("final_norm", "norms", "replicated", place="after", reads=_INPUT)
     yield ranks.price(norm, pointwise.rms_norm, batch, decoder.hidden, widths)
     head = Op("lm_head", "head", "vocabulary", place="after", exchange="logits", reads=("final_norm",))
@@ -306,11 +355,13 @@ def parameters(decoder: DecoderSpec, layers: range | None = None, *, ranks: Rank
         norm and head with the last.
     """
     here = range(decoder.layers) if layers is None else layers
+    first, last = here.start == 0, here.stop == decoder.layers
+    if decoder.traced is not None:
+        return traced.parameters(decoder.traced, here, first=first, last=last)
     crossing = sum(layer in here for layer in decoder.cross_layers)
     total = (len(here) - crossing) * layer_parameters(decoder, ranks=ranks)
     if crossing:
         total += crossing * layer_parameters(decoder, cross=True, ranks=ranks)
-    first, last = here.start == 0, here.stop == decoder.layers
     if first:
         total += stored_parameters([embed_op(decoder, _ANY, 1.0, ranks)])
     if last:

@@ -40,6 +40,8 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
         than layers.
     """
     decoder, tp = model.decoder, parallel.tp
+    if decoder.traced is not None and tp > 1:
+        raise InvalidValueError("parallel.tp", f"1: a trace does not say how {model.name} is split", tp)
     if decoder.heads % tp:
         raise InvalidValueError("parallel.tp", f"a divisor of {model.name}'s {decoder.heads} attention heads", tp)
     if max(decoder.kv_heads, tp) % min(decoder.kv_heads, tp):

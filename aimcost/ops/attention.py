@@ -22,6 +22,7 @@ __all__ = [
     "EXPOSED",
     "AttentionShape",
     "causal_pairs",
+    "chunked_pairs",
     "core",
     "eager_products",
     "eager_softmax",
@@ -55,6 +56,8 @@ class AttentionShape:
         Whether a query sees only the keys before it.
     window
         Keys that a causal query sees at the most, itself included; infinite where it sees all.
+    visible
+        (query, key) pairs of another mask (`chunked_pairs`); None: those that `causal` and `window` let through.
     """
 
     batch: Array
@@ -65,6 +68,7 @@ class AttentionShape:
     kv_len: Array
     causal: bool
     window: Array = ALL_KEYS
+    visible: Array | None = None
 
     @property
     def square(self) -> Array:
@@ -74,6 +78,8 @@ class AttentionShape:
     @property
     def pairs(self) -> Array:
         """(query, key) pairs that the mask lets through."""
+        if self.visible is not None:
+            return self.visible
         return visible_pairs(self.q_len, self.kv_len, self.causal, self.window)
 
     def over(self, ranks: Ranks) -> AttentionShape:
@@ -102,6 +108,16 @@ def visible_pairs(q_len: Array, kv_len: Array, causal: bool, window: Array = ALL
     last = np.maximum(0.0, kv_len - window)
     before = np.maximum(0.0, kv_len - q_len - window)
     return pairs - (last * (last + 1.0) - before * (before + 1.0)) / 2.0
+
+
+def chunked_pairs(q_len: Array, kv_len: Array, chunk: float) -> Array:
+    """Pairs where a query sees the keys of its own block of `chunk` up to itself."""
+
+    def up_to(n: Array) -> Array:
+        whole, rest = np.floor_divide(n, chunk), np.mod(n, chunk)
+        return (whole * chunk * (chunk + 1.0) + rest * (rest + 1.0)) / 2.0
+
+    return up_to(kv_len) - up_to(kv_len - q_len)
 
 
 def flops_per_pair(head_dim: Array) -> Array:

@@ -18,7 +18,7 @@ from ..methods.implementation import decode_kernel, eager_layers, tower_kernel
 from ..methods.registry import find_scorer
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
-from ..models import visual_tokens, vit
+from ..models import traced, visual_tokens, vit
 from ..models.liveness import Step, layer_peak
 from ..models.parallel import decoder_ranks, stage_layers, tower_inputs, tower_ranks
 from ..ops.attention import EXPOSED
@@ -194,6 +194,11 @@ class _Case:
         """
         decoder, width = self.model.decoder, self.widths.kv
         tokens = np.array(self.schedule.tokens, dtype=float) + max(0, new_tokens - 1)
+        if decoder.traced is not None:
+            held = np.empty(decoder.layers)
+            for kind, layers in zip(decoder.traced.kinds, decoder_ops.layer_kinds(decoder), strict=True):
+                held[layers] = traced.cache_elements(kind, batch=float(self.workload.batch), tokens=tokens[layers])
+            return np.asarray(held * width)
         tokens = np.minimum(tokens, decoder_ops.windows(decoder) - 1.0)
         # cross-attention layers keep the tower's tokens, and none of the sequence
         tokens[list(decoder.cross_layers)] = self.workload.cross_tokens
@@ -218,14 +223,22 @@ class _Case:
         if workload.new_tokens > 1:
             cache = float(after[layers.start : layers.stop].sum())
             kernel = decode_kernel(self.schedule, self.implementation, self.attention)
-            step = self._layer_peak(1.0, float(self.schedule.tokens[0] + workload.new_tokens), kernel)
-            yield StageMemory("decode", cache, float(step))
+            total = float(self.schedule.tokens[0] + workload.new_tokens)
+            kinds = range(len(self._kinds()))
+            step = max(float(self._layer_peak(1.0, total, kernel, kind=kind)) for kind in kinds)
+            yield StageMemory("decode", cache, step)
 
     def _stream(self, tokens: Array) -> Array:
         """Bytes of the residual stream of `tokens` tokens a request."""
         return self.workload.batch * tokens * self.model.decoder.hidden * self.widths.activations
 
-    def _layer_peak(self, q_len: Array, kv_len: Array, kernel: str, *after: Step) -> Array:
+    def _layer_peak(self, q_len: Array, kv_len: Array, kernel: str, *after: Step, kind: int = 0) -> Array:
+        decoder = self.model.decoder
+        if decoder.traced is not None and kernel == "flash":
+            alive = traced.peak_elements(
+                decoder.traced.kinds[kind], batch=float(self.workload.batch), q_len=q_len, kv_len=kv_len
+            )
+            return alive * self.widths.activations
         ops = decoder_ops.layer_ops(
             self.model.decoder,
             self.widths,
@@ -235,6 +248,7 @@ class _Case:
             kernel=kernel,
             onchip_bytes=0.0,
             ranks=self.ranks,
+            kind=kind,
         )
         return layer_peak(self._stream(q_len), ops, *after)
 
@@ -249,17 +263,24 @@ class _Case:
                     ranked[event.charged_layer] = True
         peak = np.empty(len(tokens))
         heads = self.ranks.heads(self.model.decoder.heads)
-        for kernel, here in (("flash", ~eager), ("eager", eager & ~ranked), ("eager", eager & ranked)):
-            if not here.any():
-                continue
-            n = tokens[here]
-            after = []
-            if ranked[here].any():
-                # a scorer makes an fp32 matrix of the logits, which outlive the softmax until then
-                matrix = self.workload.batch * heads * n * n * SCORE_BYTES
-                after.append(Step("ranking", EXPOSED, {"matrix": matrix}))
-            peak[here] = self._layer_peak(n, n, kernel, *after)
+        for kind, layers in enumerate(self._kinds()):
+            for kernel, wanted in (("flash", ~eager), ("eager", eager & ~ranked), ("eager", eager & ranked)):
+                here = layers[wanted[layers]]
+                if not len(here):
+                    continue
+                n = tokens[here]
+                after = []
+                if ranked[here].any():
+                    # a scorer makes an fp32 matrix of the logits, which outlive the softmax until then
+                    matrix = self.workload.batch * heads * n * n * SCORE_BYTES
+                    after.append(Step("ranking", EXPOSED, {"matrix": matrix}))
+                peak[here] = self._layer_peak(n, n, kernel, *after, kind=kind)
         return peak
+
+    def _kinds(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], ...]:
+        """Layers by what they do; cross-attention ones are taken for the others."""
+        decoder = self.model.decoder
+        return (np.arange(decoder.layers),) if decoder.traced is None else decoder_ops.layer_kinds(decoder)
 
     def _before_decoder(self) -> Iterator[StageMemory]:
         workload, vision, projector = self.workload, self.model.vision, self.model.projector

@@ -225,20 +225,20 @@ class _Request:
     def prefill(self, eager: NDArray[np.bool_]) -> None:
         """The prompt through the language model; `eager` tells the layers that score attention eagerly."""
         decoder, ranks = self.model.decoder, self.ranks
-        text = self.batch * self.schedule.text_tokens
-        if text:
-            self._add("prefill", [decoder_ops.embed_op(decoder, self.widths, text, ranks)], None, ranks=ranks)
-        tokens = np.array(self.schedule.tokens, dtype=float)
-        layers, cross = self._layers()
+        tokens, text = np.array(self.schedule.tokens, dtype=float), float(self.schedule.text_tokens)
         window = decoder_ops.windows(decoder)
+        before = decoder_ops.before_ops(
+            decoder, self.widths, batch=self.batch, tokens=float(tokens[0]), text=text, ranks=ranks
+        )
+        self._add("prefill", before, None, ranks=ranks)
+        cross = np.array(decoder.cross_layers, dtype=np.int64)
         if len(cross):
-            tokens, eager = tokens[layers], eager[layers]
-            self._crossing("prefill", cross, float(tokens[0]), "eager" if eager.all() else "flash")
-        for kernel, runs in (("flash", ~eager), ("eager", eager)):
-            if runs.any():
-                self._layer_rows(
-                    "prefill",
-                    decoder_ops.layer_ops(
+            own = decoder_ops.layer_kinds(decoder)[0]
+            self._crossing("prefill", cross, float(tokens[own[0]]), "eager" if eager[own].all() else "flash")
+        for kind, layers in enumerate(decoder_ops.layer_kinds(decoder)):
+            for kernel, runs in (("flash", layers[~eager[layers]]), ("eager", layers[eager[layers]])):
+                if len(runs):
+                    ops = decoder_ops.layer_ops(
                         decoder,
                         self.widths,
                         batch=self.batch,
@@ -246,18 +246,18 @@ class _Request:
                         kv_len=tokens[runs],
                         kernel=kernel,
                         onchip_bytes=self.onchip_bytes,
-                        window=window[layers[runs]] if isinstance(window, np.ndarray) else window,
+                        window=window[runs] if isinstance(window, np.ndarray) else window,
                         ranks=ranks,
-                    ),
-                    layers[runs],
-                )
+                        kind=kind,
+                    )
+                    self._layer_rows("prefill", ops, runs)
         projector = self.model.projector
         if projector is not None and projector.deepstack and self.workload.tower:
             visual = self.batch * self.schedule.visual_tokens * decoder.hidden
             op = Op("deepstack_add", "rest", "replicated")
             self._add("prefill", [(op, pointwise.add(visual, self.widths))], None, float(projector.deepstack))
         self._events("prefill", self.schedule.layer_events, ranks=ranks)
-        head = decoder_ops.head_ops(decoder, self.widths, batch=self.batch, ranks=ranks)
+        head = decoder_ops.head_ops(decoder, self.widths, batch=self.batch, tokens=float(tokens[-1]), ranks=ranks)
         self._add("prefill", head, None, ranks=ranks)
 
     def decode(self, steps: int, kernel: str) -> None:
@@ -267,26 +267,27 @@ class _Request:
         that runs `steps` times.
         """
         decoder, times, ranks = self.model.decoder, float(steps), self.ranks
-        layers, cross = self._layers()
         tokens = np.array(self.schedule.tokens, dtype=float)
-        if len(cross):
-            tokens = tokens[layers]
-            self._crossing("decode", cross, 1.0, kernel, times)
-        kv_len = (tokens[:, None] + np.arange(1.0, steps + 1.0)[None, :]).ravel()
+        if decoder.cross_layers:
+            self._crossing("decode", np.array(decoder.cross_layers, dtype=np.int64), 1.0, kernel, times)
         window = decoder_ops.windows(decoder)
-        self._add("decode", [decoder_ops.embed_op(decoder, self.widths, self.batch, ranks)], None, times, ranks)
-        ops = decoder_ops.layer_ops(
-            decoder,
-            self.widths,
-            batch=self.batch,
-            q_len=1.0,
-            kv_len=kv_len,
-            kernel=kernel,
-            onchip_bytes=self.onchip_bytes,
-            window=np.repeat(window[layers], steps) if isinstance(window, np.ndarray) else window,
-            ranks=ranks,
-        )
-        self._layer_rows("decode", ops, layers, times, layer_of_row=np.repeat(layers, steps))
+        before = decoder_ops.before_ops(decoder, self.widths, batch=self.batch, tokens=1.0, text=1.0, ranks=ranks)
+        self._add("decode", before, None, times, ranks)
+        for kind, layers in enumerate(decoder_ops.layer_kinds(decoder)):
+            kv_len = (tokens[layers][:, None] + np.arange(1.0, steps + 1.0)[None, :]).ravel()
+            ops = decoder_ops.layer_ops(
+                decoder,
+                self.widths,
+                batch=self.batch,
+                q_len=1.0,
+                kv_len=kv_len,
+                kernel=kernel,
+                onchip_bytes=self.onchip_bytes,
+                window=np.repeat(window[layers], steps) if isinstance(window, np.ndarray) else window,
+                ranks=ranks,
+                kind=kind,
+            )
+            self._layer_rows("decode", ops, layers, times, layer_of_row=np.repeat(layers, steps))
         head = decoder_ops.head_ops(decoder, self.widths, batch=self.batch, ranks=ranks)
         self._add("decode", head, None, times, ranks)
 
@@ -309,15 +310,6 @@ class _Request:
                 self.builder.add(stage, op, cost, layer_of_row)
             else:
                 self.builder.add(stage, op, cost, layers, count)
-
-    def _layers(self) -> tuple[Layers, Layers]:
-        """Indices of the layers that attend to the sequence, and of those that attend across it."""
-        decoder = self.model.decoder
-        index = np.arange(decoder.layers)
-        if not decoder.cross_layers:
-            return index, index[:0]
-        cross = np.isin(index, decoder.cross_layers)
-        return index[~cross], index[cross]
 
     def _crossing(self, stage: str, cross: Layers, q_len: float, kernel: str, count: float = 1.0) -> None:
         """Cross-attention layers on `q_len` text tokens a request; keys and values in the prefill alone."""

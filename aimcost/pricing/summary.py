@@ -8,7 +8,7 @@ from typing import Any
 from ..inputs.run import Run
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
-from ..models import vit
+from ..models import traced, vit
 from ..types import ModelSpec
 from .estimator import estimator_of
 from .gain import gain
@@ -73,6 +73,8 @@ def _parameters(model: ModelSpec) -> tuple[float, float]:
     outside = projector_ops.parameters(model) if model.projector is not None else 0.0
     outside += vit.parameters(model.vision) if model.vision is not None else 0.0
     stored = decoder_ops.parameters(decoder)
+    if decoder.traced is not None:
+        return stored + outside, stored + outside - traced.idle_parameters(decoder.traced)
     if moe is None:
         return stored + outside, stored + outside
     chosen = decoder_ops.parameters(replace(decoder, moe=replace(moe, experts=moe.active)))

@@ -94,8 +94,9 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
         The largest count to tabulate; by default the run's unreduced prompt.
     """
     if not run.model.decoder.alike:
-        other = "cross-attention layers" if run.model.decoder.cross_layers else "sliding windows in some layers"
-        raise ScheduleError(f"a bulk table needs uniform decoder layers: {run.model.name} has {other}")
+        raise ScheduleError(
+            f"a bulk table needs uniform decoder layers: {run.model.name} has {run.model.decoder.variety}"
+        )
     top = max_tokens if max_tokens is not None else run.workload.prompt_tokens
     if run.implementation != "fused":
         # which layers run eager, and on how much, then depends on the whole schedule

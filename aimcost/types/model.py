@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .traced import TracedDecoder
+
 __all__ = [
     "DecoderSpec",
     "ModelSpec",
@@ -67,6 +69,8 @@ class DecoderSpec:
         and which layers those are (None: all); zero where every layer attends to the whole sequence.
     context_limit
         Positions that the model was made for (``max_position_embeddings``); None where not stated.
+    traced
+        What its layers do, where a trace says it; the sizes above then serve scorers and reports alone.
     """
 
     hidden: int
@@ -88,11 +92,21 @@ class DecoderSpec:
     window: int = 0
     window_layers: tuple[int, ...] | None = None
     context_limit: int | None = None
+    traced: TracedDecoder | None = None
 
     @property
     def alike(self) -> bool:
         """Whether a layer's cost depends on its tokens alone, and not on which layer it is."""
-        return not self.cross_layers and not (self.window and self.window_layers is not None)
+        return not self.variety
+
+    @property
+    def variety(self) -> str:
+        """What tells layers apart; empty where they are alike."""
+        if self.cross_layers:
+            return "cross-attention layers"
+        if self.window and self.window_layers is not None:
+            return "sliding windows in some layers"
+        return f"{len(self.traced.kinds)} kinds of layer" if self.traced and len(self.traced.kinds) > 1 else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

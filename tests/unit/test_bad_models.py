@@ -49,7 +49,7 @@ def test_wrong_types_inside_a_config_json(
         {"attention_bias": 1},
         {"head_dim": -1},
         {"model_type": 5},
-        {"model_type": "bert"},
+        {"model_type": "vit"},
         {"model_type": "llava"},
         {"model_type": "llava", "text_config": {}, "vision_config": {}},
         {"model_type": "llava", "text_config": [], "vision_config": 3},

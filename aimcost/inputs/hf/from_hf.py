@@ -18,7 +18,7 @@ from .decoder import decoder_spec
 from .original import in_transformers_layout
 from .reader import Reader
 
-__all__ = ["model_spec"]
+__all__ = ["FAMILIES", "model_spec"]
 
 
 def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str = "") -> ModelSpec:

@@ -45,8 +45,8 @@ def price(run: Run) -> PricedTable:
         LLM-Viewer does not know.
     """
     decoder = run.model.decoder
-    if decoder.moe is not None or decoder.cross_layers:
-        what = "experts" if decoder.moe is not None else "cross attention"
+    if decoder.moe is not None or decoder.cross_layers or decoder.traced is not None:
+        what = "experts" if decoder.moe is not None else "cross attention" if decoder.cross_layers else "traced layers"
         raise InvalidValueError(
             "estimator", f"a model without {what}, which LLM-Viewer does not know ({run.model.name})", run.estimator
         )

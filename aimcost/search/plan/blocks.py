@@ -125,8 +125,9 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         Masked tokens, pipeline stages or cross attention: layers are then not alike.
     """
     if not run.model.decoder.alike:
-        other = "cross-attention layers" if run.model.decoder.cross_layers else "sliding windows in some layers"
-        raise ScheduleError(f"the planner needs uniform decoder layers: {run.model.name} has {other}")
+        raise ScheduleError(
+            f"the planner needs uniform decoder layers: {run.model.name} has {run.model.decoder.variety}"
+        )
     if run.implementation == "masked":
         raise InvalidValueError("implementation", "fused or eager to plan: masking saves nothing", run.implementation)
     if run.parallel.pp > 1:

@@ -1,0 +1,35 @@
+"""The command that traces a transformers model into a model file."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .common import app
+
+
+@app.command()
+def trace(
+    config: Annotated[str, typer.Argument(help="A config.json, its folder, or a model's name.")],
+    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
+) -> None:
+    """Trace any transformers model into a model file."""
+    from ..extras import torch_module
+    from ..inputs.files import write_atomically
+    from ..inputs.model import load_model, model_config
+    from ..report.export import to_json
+
+    tracer = torch_module("aimcost.tracing.trace", "tracing a model")
+    traced = tracer.trace(model_config(config))
+    text = to_json(traced) + "\n"
+    if output is None:
+        print(text, end="")
+        return
+    write_atomically(output, text)
+    decoder = load_model(output).decoder
+    kinds = len(decoder.traced.kinds) if decoder.traced is not None else 0
+    print(
+        f"{output}: {traced['architecture']}, {traced['parameters']:,.0f} parameters, "
+        f"{decoder.layers} layers of {kinds} {'kind' if kinds == 1 else 'kinds'}"
+    )

@@ -1,0 +1,72 @@
+"""Configurations that no reader here knows: traced once by the installed transformers, then read from a cache."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import FileFormatError
+from ..extras import torch_module
+from .files import read_mapping, write_atomically
+from .strict_json import digest
+
+__all__ = ["cache_folder", "traced_config", "transformers_knows"]
+
+# Where the installed transformers lists causal and image-text models by model_type.
+_REGISTRY = "models/auto/modeling_auto.py"
+_SECTION = re.compile(r"^MODEL_FOR_(?:CAUSAL_LM|IMAGE_TEXT_TO_TEXT)_MAPPING_NAMES = (.*?)^\)", re.MULTILINE | re.DOTALL)
+
+
+def transformers_knows(kind: str) -> bool:
+    """Whether the installed transformers has a language model of this type. Imports nothing: that takes seconds."""
+    return kind in _known()
+
+
+@lru_cache(maxsize=1)
+def _known() -> frozenset[str]:
+    spec = importlib.util.find_spec("transformers")
+    if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("torch") is None:
+        return frozenset()
+    registry = Path(spec.submodule_search_locations[0]) / _REGISTRY
+    if not registry.is_file():
+        return frozenset()
+    sections = _SECTION.findall(registry.read_text(encoding="utf-8"))
+    return frozenset(kind for section in sections for kind in re.findall(r'\(\s*"([^"]+)",', section))
+
+
+def cache_folder() -> Path:
+    """Where traces lie: ``aimcost/traced`` in the user's cache folder."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    return (Path(given) if given else Path.home() / ".cache") / "aimcost" / "traced"
+
+
+def traced_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The traced model of a configuration, from the cache where this transformers wrote it.
+
+    Raises
+    ------
+    MissingExtraError, UnsupportedModelError
+        torch or transformers is not installed; the model cannot be traced.
+    """
+    path = cache_folder() / f"{digest(config)}.json"
+    if path.is_file():
+        try:
+            data = read_mapping(path)
+        except FileFormatError:
+            data = {}  # written by something else: traced again
+        if data.get("transformers") == importlib.metadata.version("transformers"):
+            return data
+    traced: dict[str, Any] = torch_module("aimcost.tracing.trace", "tracing a model").trace(config)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(traced, indent=1) + "\n")
+    except (FileFormatError, OSError):
+        pass  # a folder that cannot be written to costs a trace each time
+    return traced

@@ -1,0 +1,240 @@
+"""Model files that ``aimcost trace`` writes → ModelSpec. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from ..errors import InvalidValueError
+from ..types import DecoderSpec, ModelSpec
+from ..types.expression import Expression
+from ..types.strict import Bounds, Strict, made
+from ..types.traced import Group, TracedDecoder, TracedLayer, TracedOp
+from .schema import NonNegative, validate
+
+__all__ = ["SCHEMA", "TracedFile", "is_traced", "traced_model"]
+
+SCHEMA = 1
+# Sizes in bytes are those of 16-bit elements.
+_ELEMENT_BYTES = 2
+
+Size = str | NonNegative
+Count = Annotated[int, Bounds(ge=1, le=10_000_000)]
+
+
+class TracedOpFile(Strict):
+    """One op; sizes are numbers or expressions of counts."""
+
+    name: Annotated[str, Bounds(min_length=1, max_length=200)]
+    kind: Literal[
+        "gemm",
+        "bmm",
+        "experts",
+        "attention",
+        "rms_norm",
+        "layer_norm",
+        "rope",
+        "gated_act",
+        "activation",
+        "softmax",
+        "embed",
+        "weighted_sum",
+        "gather",
+        "ranking",
+        "pointwise",
+        "move",
+        "unknown",
+    ]
+    group: Group
+    dims: dict[str, Size]
+    mask: Literal["", "causal", "full", "window", "chunk"] = ""
+    window: Annotated[int, Bounds(ge=0)] = 0
+    weight_bytes: NonNegative = 0.0
+    count: Size | None = None
+    read_bytes: Size | None = None
+    write_bytes: Size | None = None
+    read_cached_bytes: Size | None = None
+    cached_bytes: Size | None = None
+    flops: Size | None = None
+
+
+class TracedLayerFile(Strict):
+    """A run of equal layers: described here, or the same as an earlier entry."""
+
+    repeat: Count
+    same_as: Annotated[int, Bounds(ge=0)] | None = None
+    parameters: NonNegative = 0.0
+    ops: list[TracedOpFile] = made(list)
+    decode: list[TracedOpFile] = made(list)
+    cache_bytes: Size = 0.0
+    alive: list[Size] = made(list)
+    decode_alive: list[Size] = made(list)
+
+
+class TracedDecoderFile(Strict):
+    """The language model."""
+
+    hidden: Count
+    heads: Count
+    kv_heads: Count
+    head_dim: Count
+    vocab: Count
+    layers: Annotated[list[TracedLayerFile], Bounds(min_length=1)]
+    before: list[TracedOpFile]
+    after: list[TracedOpFile]
+    outer_parameters: NonNegative
+
+
+class TracedPartsFile(Strict):
+    """The parts of a model."""
+
+    decoder: TracedDecoderFile
+
+
+class TracedFile(Strict):
+    """A traced model."""
+
+    architecture: Annotated[str, Bounds(min_length=1)]
+    transformers: str
+    config_digest: str = ""
+    config: dict[str, Any] = made(dict)
+    parameters: NonNegative
+    format: Literal["bf16"]
+    notes: list[str] = made(list)
+    parts: TracedPartsFile
+
+
+def is_traced(data: Mapping[str, Any]) -> bool:
+    """Whether a file is a traced model, not a configuration."""
+    return "parts" in data and "architecture" in data
+
+
+def traced_model(data: Mapping[str, Any], *, name: str, where: str) -> ModelSpec:
+    """The model that a file describes.
+
+    Raises
+    ------
+    InvalidValueError
+        A key is missing or unknown, or a size is no expression of counts.
+    """
+    if data.get("schema") != SCHEMA:
+        raise InvalidValueError("schema", f"{SCHEMA}: what this release reads", data.get("schema"), where=where)
+    file = validate(TracedFile, {key: value for key, value in data.items() if key != "schema"}, where=where)
+    decoder = file.parts.decoder
+    kinds: list[TracedLayer] = []
+    order: list[int] = []
+    kind_of: dict[int, int] = {}
+    for index, entry in enumerate(decoder.layers):
+        place = f"parts.decoder.layers.{index}"
+        if entry.same_as is not None:
+            if entry.same_as not in kind_of:
+                raise InvalidValueError(f"{place}.same_as", "an earlier entry with ops", entry.same_as, where=where)
+            kind_of[index] = kind_of[entry.same_as]
+        else:
+            kind_of[index] = len(kinds)
+            kinds.append(_layer(entry, place, where))
+        order += [kind_of[index]] * entry.repeat
+    unknown = dict.fromkeys(op.name for kind in kinds for op in (*kind.ops, *kind.decode) if op.kind == "unknown")
+    traced = TracedDecoder(
+        kinds=tuple(kinds),
+        order=tuple(order),
+        before=_ops(decoder.before, "parts.decoder.before", where),
+        after=_ops(decoder.after, "parts.decoder.after", where),
+        outer_parameters=decoder.outer_parameters,
+        unknown=tuple(unknown),
+    )
+    spec = DecoderSpec(
+        hidden=decoder.hidden,
+        intermediate=decoder.hidden,
+        layers=len(order),
+        heads=decoder.heads,
+        kv_heads=decoder.kv_heads,
+        head_dim=decoder.head_dim,
+        vocab=decoder.vocab,
+        traced=traced,
+    )
+    return ModelSpec(
+        name=name,
+        family=file.architecture,
+        decoder=spec,
+        source=f"traced from transformers {file.transformers}",
+        notes=tuple(file.notes),
+    )
+
+
+def _layer(entry: TracedLayerFile, place: str, where: str) -> TracedLayer:
+    for key in ("ops", "decode", "alive", "decode_alive"):
+        if not getattr(entry, key):
+            raise InvalidValueError(f"{place}.{key}", "given", [], where=where)
+    return TracedLayer(
+        parameters=entry.parameters,
+        ops=_ops(entry.ops, f"{place}.ops", where),
+        decode=_ops(entry.decode, f"{place}.decode", where),
+        cache=_elements(entry.cache_bytes, f"{place}.cache_bytes", where),
+        alive=tuple(_elements(size, f"{place}.alive", where) for size in entry.alive),
+        decode_alive=tuple(_elements(size, f"{place}.decode_alive", where) for size in entry.decode_alive),
+    )
+
+
+def _ops(entries: Sequence[TracedOpFile], place: str, where: str) -> tuple[TracedOp, ...]:
+    return tuple(_op(entry, f"{place}.{number}", where) for number, entry in enumerate(entries))
+
+
+def _op(entry: TracedOpFile, place: str, where: str) -> TracedOp:
+    def optional(key: str) -> Expression | None:
+        given = getattr(entry, key)
+        if given is None:
+            return None
+        take = _elements if key.endswith("_bytes") else _expression
+        return take(given, f"{place}.{key}", where)
+
+    missing = [name for name in _DIMS.get(entry.kind, ()) if name not in entry.dims]
+    if missing:
+        raise InvalidValueError(f"{place}.dims.{missing[0]}", f"given for {entry.kind}", None, where=where)
+    if entry.kind == "attention" and (not entry.mask or (entry.mask in ("window", "chunk") and not entry.window)):
+        raise InvalidValueError(f"{place}.mask", "given, with its window", entry.mask, where=where)
+    return TracedOp(
+        name=entry.name,
+        kind=entry.kind,
+        group=entry.group,
+        dims=tuple((key, _expression(size, f"{place}.dims.{key}", where)) for key, size in entry.dims.items()),
+        mask=entry.mask,
+        window=entry.window,
+        weight=entry.weight_bytes / _ELEMENT_BYTES,
+        count=optional("count"),
+        read=optional("read_bytes"),
+        write=optional("write_bytes"),
+        read_cached=optional("read_cached_bytes"),
+        cached=optional("cached_bytes"),
+        flops=optional("flops"),
+    )
+
+
+# Sizes that the formula of a kind takes.
+_DIMS: Mapping[str, tuple[str, ...]] = {
+    "gemm": ("m", "n", "k"),
+    "bmm": ("groups", "m", "n", "k"),
+    "experts": ("tokens", "n", "k", "experts", "active"),
+    "attention": ("batch", "heads", "kv_heads", "head_dim", "q_len", "kv_len"),
+    "rms_norm": ("rows", "width"),
+    "layer_norm": ("rows", "width"),
+    "rope": ("batch", "q_len", "heads", "kv_heads", "head_dim"),
+    "softmax": ("rows", "width"),
+    "embed": ("rows", "width"),
+    "weighted_sum": ("rows", "active", "width"),
+}
+
+
+def _expression(given: str | float, key: str, where: str) -> Expression:
+    try:
+        return Expression.of(given)
+    except ValueError as error:
+        raise InvalidValueError(key, f"a number or an expression of counts ({error})", given, where=where) from None
+
+
+def _elements(given: str | float, key: str, where: str) -> Expression:
+    """Bytes of 16-bit elements → elements."""
+    if isinstance(given, str):
+        _expression(given, key, where)
+        return _expression(f"({given})/{_ELEMENT_BYTES}", key, where)
+    return _expression(given / _ELEMENT_BYTES, key, where)

@@ -1,0 +1,257 @@
+"""A traced decoder as ops: sizes from expressions, costs from the formulas of `aimcost.ops`.
+
+What a trace counts in bytes was counted in 16-bit elements, so that other formats follow: activations,
+weights and cache each take the width that the run gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ..ops import attention, gemm, pointwise
+from ..ops.attention import ALL_KEYS, AttentionShape
+from ..ops.cost import Array, Cost
+from ..ops.op import Op, Place, Priced
+from ..ops.reduction import gather
+from ..types.formats import Widths
+from ..types.traced import TracedDecoder, TracedLayer, TracedOp
+
+__all__ = [
+    "cache_elements",
+    "idle_parameters",
+    "layer_ops",
+    "outer_ops",
+    "parameters",
+    "peak_elements",
+]
+
+
+def layer_ops(
+    layer: TracedLayer,
+    widths: Widths,
+    *,
+    batch: float,
+    q_len: Array,
+    kv_len: Array,
+    kernel: str,
+    onchip_bytes: float,
+) -> Iterator[Priced]:
+    """Ops of a layer: a prefill where every key is new, a decode step of one token otherwise."""
+    prefill = _is_prefill(q_len, kv_len)
+    counts = {"batch": batch, "tokens": q_len, "kv": kv_len}
+    for op in layer.ops if prefill else layer.decode:
+        yield from _op(op, counts, widths, kernel=kernel, onchip_bytes=onchip_bytes, place="layer")
+
+
+def outer_ops(
+    ops: tuple[TracedOp, ...], widths: Widths, *, batch: float, tokens: Array, looked_up: Array, place: Place
+) -> Iterator[Priced]:
+    """Ops outside the layers; `looked_up` of the `tokens` come from an embedding table."""
+    before = ("x",)
+    for op in ops:
+        rows = looked_up if op.kind == "embed" else tokens
+        counts = {"batch": batch, "tokens": rows, "kv": rows}
+        for priced, cost in _op(op, counts, widths, kernel="flash", onchip_bytes=0.0, place=place):
+            yield replace(priced, reads=before), cost
+            before = (priced.name,)
+
+
+def cache_elements(layer: TracedLayer, *, batch: float, tokens: Array) -> Array:
+    """Elements of a layer's cache after `tokens` tokens a request."""
+    return layer.cache({"batch": batch, "tokens": tokens, "kv": tokens})
+
+
+def peak_elements(layer: TracedLayer, *, batch: float, q_len: Array, kv_len: Array) -> Array:
+    """Elements of activations alive together, under fused attention."""
+    counts = {"batch": batch, "tokens": q_len, "kv": kv_len}
+    alive = layer.alive if _is_prefill(q_len, kv_len) else layer.decode_alive
+    peak: Array = 0.0
+    for expression in alive:
+        peak = np.maximum(peak, expression(counts))
+    return peak
+
+
+def parameters(decoder: TracedDecoder, layers: range, *, first: bool, last: bool) -> float:
+    """Stored parameters of layers, and what lies with the first and the last of all; a tied table once."""
+    inside = sum(decoder.kinds[decoder.kind_of(index)].parameters for index in layers)
+    if first and last:
+        return inside + decoder.outer_parameters
+    return inside + sum(op.weight for op in (decoder.before if first else decoder.after if last else ()))
+
+
+def idle_parameters(decoder: TracedDecoder) -> float:
+    """Parameters of the experts that a token does not pass through."""
+    idle = 0.0
+    for kind in decoder.order:
+        for op in decoder.kinds[kind].ops:
+            if op.kind == "experts":
+                sizes = {name: float(size({})) for name, size in op.dims if name in ("experts", "active")}
+                idle += op.weight * (1.0 - sizes["active"] / sizes["experts"])
+    return idle
+
+
+def _is_prefill(q_len: Array, kv_len: Array) -> bool:
+    return bool(np.all(np.asarray(q_len) == np.asarray(kv_len)))
+
+
+def _op(
+    op: TracedOp, counts: Mapping[str, Array], widths: Widths, *, kernel: str, onchip_bytes: float, place: Place
+) -> Iterator[Priced]:
+    sizes = {name: size(counts) for name, size in op.dims}
+    if op.kind == "attention":
+        for priced, cost in _attention(op, sizes, widths, kernel=kernel, onchip_bytes=onchip_bytes):
+            yield priced, _repeated(cost, op, counts)
+        return
+    cost = _FORMULAS.get(op.kind, _moved)(op, sizes, counts, widths)
+    cost = replace(cost, parameters=op.weight)
+    cost = _into_cache(cost, op, counts, widths)
+    yield Op(op.name, op.group, "replicated", place=place), _repeated(cost, op, counts)
+
+
+def _into_cache(cost: Cost, op: TracedOp, counts: Mapping[str, Array], widths: Widths) -> Cost:
+    """What a formula writes, divided between activations and cache as the trace found it."""
+    written = cost.write_activations / widths.activations + cost.write_kv / widths.kv
+    cached = 0.0 if op.cached is None else op.cached(counts)
+    return replace(cost, write_activations=(written - cached) * widths.activations, write_kv=cached * widths.kv)
+
+
+def _repeated(cost: Cost, op: TracedOp, counts: Mapping[str, Array]) -> Cost:
+    """An op that runs several times in a pass, launched each time. Bytes and FLOPs of elementwise kinds are totals."""
+    if op.count is None:
+        return cost
+    times = op.count(counts)
+    if op.kind not in ("gemm", "bmm", "attention", "experts"):
+        return replace(cost, launches=times)
+    grows = "m" if cost.kind == "gemm" else "groups" if cost.kind == "bmm" else "batch"
+    dims = {**cost.dims, grows: cost.dims[grows] * times}
+    full = None if cost.flops_full_square is None else cost.flops_full_square * times
+    scaled = {
+        name: getattr(cost, name) * times
+        for name in ("flops", "read_weights", "read_activations", "read_kv", "write_activations", "write_kv")
+    }
+    return replace(cost, dims=dims, flops_full_square=full, launches=times, **scaled)
+
+
+def _attention(
+    op: TracedOp, sizes: Mapping[str, Array], widths: Widths, *, kernel: str, onchip_bytes: float
+) -> Iterator[Priced]:
+    q_len, kv_len = sizes["q_len"], sizes["kv_len"]
+    shape = AttentionShape(
+        batch=sizes["batch"],
+        heads=sizes["heads"],
+        kv_heads=sizes["kv_heads"],
+        head_dim=sizes["head_dim"],
+        q_len=q_len,
+        kv_len=kv_len,
+        causal=op.mask != "full",
+        window=float(op.window) if op.mask == "window" else ALL_KEYS,
+        visible=attention.chunked_pairs(q_len, kv_len, float(op.window)) if op.mask == "chunk" else None,
+    )
+    cached, weight = op.read_cached is not None, op.weight
+    core = attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=(), kv_cached=cached)
+    for priced, cost in core:
+        # learned sinks are read by the first kernel
+        yield priced, replace(cost, read_weights=cost.read_weights + weight * widths.weights, parameters=weight)
+        weight = 0.0
+
+
+def _gemm(op: TracedOp, sizes: Mapping[str, Array], _: Mapping[str, Array], widths: Widths) -> Cost:
+    cost = gemm.linear(sizes["m"], sizes["k"], sizes["n"], widths)
+    return replace(cost, read_weights=op.weight * widths.weights) if op.weight else cost
+
+
+def _bmm(op: TracedOp, sizes: Mapping[str, Array], counts: Mapping[str, Array], widths: Widths) -> Cost:
+    moved = _moved(op, sizes, counts, widths)
+    flops = sizes["groups"] * gemm.product_flops(sizes["m"], sizes["n"], sizes["k"])
+    times = 1.0 if op.count is None else op.count(counts)
+    # bytes are a pass's totals, and multiplied with the rest
+    return replace(
+        moved,
+        kind="bmm",
+        flops=flops,
+        read_activations=moved.read_activations / times,
+        read_kv=moved.read_kv / times,
+        write_activations=moved.write_activations / times,
+    )
+
+
+def _experts(_: TracedOp, sizes: Mapping[str, Array], __: Mapping[str, Array], widths: Widths) -> Cost:
+    return gemm.grouped_linear(
+        sizes["tokens"],
+        float(sizes["k"]),
+        float(sizes["n"]),
+        widths,
+        experts=float(sizes["experts"]),
+        active=float(sizes["active"]),
+    )
+
+
+def _rms_norm(_: TracedOp, sizes: Mapping[str, Array], __: Mapping[str, Array], widths: Widths) -> Cost:
+    return pointwise.rms_norm(sizes["rows"], float(sizes["width"]), widths)
+
+
+def _layer_norm(_: TracedOp, sizes: Mapping[str, Array], __: Mapping[str, Array], widths: Widths) -> Cost:
+    return pointwise.layer_norm(sizes["rows"], float(sizes["width"]), widths)
+
+
+def _rope(_: TracedOp, sizes: Mapping[str, Array], __: Mapping[str, Array], widths: Widths) -> Cost:
+    return pointwise.rope(
+        batch=float(sizes["batch"]),
+        q_len=sizes["q_len"],
+        heads=float(sizes["heads"]),
+        kv_heads=float(sizes["kv_heads"]),
+        head_dim=float(sizes["head_dim"]),
+        widths=widths,
+    )
+
+
+def _embed(_: TracedOp, sizes: Mapping[str, Array], __: Mapping[str, Array], widths: Widths) -> Cost:
+    return pointwise.embed(sizes["rows"], float(sizes["width"]), widths)
+
+
+def _weighted_sum(_: TracedOp, sizes: Mapping[str, Array], __: Mapping[str, Array], widths: Widths) -> Cost:
+    return pointwise.weighted_sum(sizes["rows"], float(sizes["active"]), float(sizes["width"]), widths)
+
+
+def _gather(op: TracedOp, sizes: Mapping[str, Array], counts: Mapping[str, Array], widths: Widths) -> Cost:
+    if "rows" in sizes:
+        return gather(sizes["rows"], float(sizes["width"]), widths)
+    return _moved(op, sizes, counts, widths)
+
+
+def _softmax(op: TracedOp, sizes: Mapping[str, Array], counts: Mapping[str, Array], widths: Widths) -> Cost:
+    flops = attention.SOFTMAX_FLOPS_PER_PAIR * sizes["rows"] * sizes["width"]
+    return replace(_moved(op, sizes, counts, widths), kind="softmax", flops=flops, flops_full_square=0.0)
+
+
+def _moved(op: TracedOp, sizes: Mapping[str, Array], counts: Mapping[str, Array], widths: Widths) -> Cost:
+    """Memory moved, and arithmetic by element."""
+    cached: Array = 0.0 if op.read_cached is None else op.read_cached(counts)
+    read: Array = 0.0 if op.read is None else op.read(counts)
+    written: Array = 0.0 if op.write is None else op.write(counts)
+    return Cost(
+        kind=op.kind if op.kind in ("gated_act", "gather") else "pointwise",
+        dims=dict(sizes),
+        flops=0.0 if op.flops is None else op.flops(counts),
+        read_weights=op.weight * widths.weights,
+        read_activations=(read - cached) * widths.activations,
+        read_kv=cached * widths.kv,
+        write_activations=written * widths.activations,
+    )
+
+
+_FORMULAS = {
+    "gemm": _gemm,
+    "bmm": _bmm,
+    "experts": _experts,
+    "rms_norm": _rms_norm,
+    "layer_norm": _layer_norm,
+    "rope": _rope,
+    "embed": _embed,
+    "weighted_sum": _weighted_sum,
+    "gather": _gather,
+    "softmax": _softmax,
+}

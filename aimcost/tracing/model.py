@@ -1,0 +1,250 @@
+"""A transformers model on the ``meta`` device, and its passes: prefill, decode, image features."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache, PreTrainedConfig
+from transformers.models.auto import modeling_auto
+
+from ..errors import UnsupportedModelError
+from .recorder import FORMAT, IMPLEMENTATION, Event, Recorder
+
+__all__ = ["STAND_IN", "Pass", "Subject"]
+
+# Windows are traced at this width, which the counts of a trace exceed, and written at their own.
+STAND_IN = 61
+_WINDOWS = ("sliding_window", "attention_chunk_size", "sliding_window_size", "local_attention")
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """What one pass did: events by layer (``before``, index, ``after``), cache elements by layer."""
+
+    values: Mapping[str, float]
+    events: Mapping[int | str, list[Event]]
+    cache: tuple[float, ...] = ()
+
+
+@dataclass(slots=True)
+class Subject:
+    """A model to trace.
+
+    Attributes
+    ----------
+    windows
+        Widths by key of the configuration: what `STAND_IN` means in this model's expressions.
+    with_mask
+        Give it a mask of ones. Without one, layers that multiply states with it are left as in generation.
+    """
+
+    config: PreTrainedConfig
+    model: nn.Module
+    layers: list[nn.Module]
+    decoder: nn.Module
+    windows: dict[str, int] = field(default_factory=dict)
+    with_mask: bool = False
+    _returns_tuple: bool = False
+
+    @classmethod
+    def build(cls, data: Mapping[str, Any]) -> Subject:
+        """The model of a config.json's mapping.
+
+        Raises
+        ------
+        UnsupportedModelError
+            Not a causal or image-text model of the installed transformers, or its layers are not a list.
+        """
+        kind = str(data.get("model_type"))
+        try:
+            config = AutoConfig.for_model(**data)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnsupportedModelError(f"{kind}: {_first_line(error)}") from error
+        if getattr(config, "is_encoder_decoder", False):
+            raise UnsupportedModelError(f"{kind}: an encoder-decoder")
+        text = config.get_text_config(decoder=True)
+        windows = {}
+        for name in _WINDOWS:
+            width = getattr(text, name, None)
+            if isinstance(width, int) and not isinstance(width, bool) and width > 1:
+                setattr(text, name, STAND_IN)
+                windows[name] = width
+        if len(set(windows.values())) > 1:
+            raise UnsupportedModelError(f"{kind}: windows of several widths: {windows}")
+        family = _family(kind)
+        with torch.device("meta"):
+            try:
+                model = family.from_config(config, dtype=FORMAT, attn_implementation="eager")
+            except (ValueError, ImportError) as error:
+                raise UnsupportedModelError(f"{kind}: {_first_line(error)}") from error
+        _through_ours(model)
+        decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
+        layers = _layers(decoder if decoder is not None else model, text)
+        return cls(config, model.eval(), layers, decoder, windows)
+
+    @property
+    def sees(self) -> bool:
+        """Whether it has a tower beside the language model."""
+        return getattr(self.config, "vision_config", None) is not None
+
+    def recorder(self) -> Recorder:
+        """A recorder of the decoder's layers."""
+        recorder = Recorder(self.model, self.layers)
+
+        def note(_: nn.Module, __: Any, output: Any) -> None:
+            self._returns_tuple = isinstance(output, tuple)
+
+        self.layers[-1].register_forward_hook(note)
+        return recorder
+
+    def run(self, recorder: Recorder, *, batch: int, tokens: int, cached: int = 0) -> Pass:
+        """`tokens` new tokens a request after `cached` ones."""
+        cache: Any = None
+        if cached:
+            with recorder.recording():
+                cache = self._forward(batch, cached, 0, None)
+        with recorder.recording(self._cache_tensors(cache)):
+            cache = self._forward(batch, tokens, cached, cache)
+        values = {"batch": batch, "tokens": tokens, "kv": tokens + cached}
+        return Pass(values, recorder.events, self._cache_elements(cache))
+
+    def _forward(self, batch: int, tokens: int, cached: int, cache: Any) -> Any:
+        names = inspect.signature(self.model.forward).parameters
+        ids = torch.zeros(batch, tokens, dtype=torch.long, device="meta")
+        positions = torch.arange(cached, cached + tokens)[None].expand(batch, -1)
+        given: dict[str, Any] = {
+            "input_ids": ids,
+            "position_ids": positions,
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+        if self.with_mask:
+            given["attention_mask"] = torch.ones(batch, cached + tokens, dtype=torch.long)
+        slot = next((name for name in ("cache", "past_key_values", "cache_params") if name in names), None)
+        if slot is None:
+            raise UnsupportedModelError(f"{self.config.model_type}: takes no cache")
+        if cache is None:
+            cache = DynamicCache(config=self.config)
+        given[slot] = cache
+        given = {name: value for name, value in given.items() if name in names}
+        output = self.model(**given)
+        found = getattr(output, slot, None)
+        return cache if found is None else found
+
+    def _cache_tensors(self, cache: Any) -> list[torch.Tensor]:
+        return [tensor for layer in getattr(cache, "layers", []) for tensor in _held(layer)]
+
+    def _cache_elements(self, cache: Any) -> tuple[float, ...]:
+        sizes = []
+        for layer in getattr(cache, "layers", []):
+            sizes.append(sum(t.numel() * t.element_size() for t in _held(layer)) / FORMAT.itemsize)
+        return tuple(float(size) for size in sizes)
+
+    @contextmanager
+    def only(self, chosen: set[int]) -> Iterator[None]:
+        """Layers that are none of `chosen` hand their input on."""
+        replaced = []
+        for index, layer in enumerate(self.layers):
+            if index not in chosen:
+                replaced.append(layer)
+                layer.forward = _handed_on(self._returns_tuple)
+        try:
+            yield
+        finally:
+            for layer in replaced:
+                del layer.forward
+
+    def parameters(self) -> float:
+        """Stored parameters, tied ones once."""
+        return float(sum({id(p): p.numel() for p in self.model.parameters()}.values()))
+
+    def layer_parameters(self, index: int) -> float:
+        """Stored parameters of a layer."""
+        return float(sum({id(p): p.numel() for p in self.layers[index].parameters()}.values()))
+
+    def outer_parameters(self) -> float:
+        """Stored parameters outside the layers."""
+        inside = {id(p) for layer in self.layers for p in layer.parameters()}
+        return float(sum({id(p): p.numel() for p in self.model.parameters() if id(p) not in inside}.values()))
+
+    def sizes(self) -> dict[str, Any]:
+        """Sizes that scorers and reports ask for."""
+        text = self.config.get_text_config(decoder=True)
+        hidden = int(text.hidden_size)
+        heads = int(getattr(text, "num_attention_heads", 0) or 1)
+        kv_heads = getattr(text, "num_key_value_heads", None) or heads
+        head_dim = getattr(text, "head_dim", None) or max(1, hidden // heads)
+        return {
+            "hidden": hidden,
+            "heads": heads,
+            "kv_heads": int(kv_heads) if isinstance(kv_heads, int) else heads,
+            "head_dim": int(head_dim),
+            "vocab": int(text.vocab_size),
+        }
+
+    def blocks(self) -> set[int]:
+        """Widths of blocks that the configuration names."""
+        text = self.config.get_text_config(decoder=True).to_dict()
+        return {v for k, v in text.items() if "chunk" in k and isinstance(v, int) and 1 < v <= 4096}
+
+
+def _held(layer: Any) -> list[torch.Tensor]:
+    """Tensors of one layer of a cache; a scalar is its window's width, not part of it."""
+    found: dict[int, torch.Tensor] = {}
+    for value in vars(layer).values():
+        for entry in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(entry, torch.Tensor) and entry.ndim:
+                found[id(entry)] = entry
+    return list(found.values())
+
+
+def _handed_on(as_tuple: bool) -> Any:
+    def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return (hidden_states,) if as_tuple else hidden_states
+
+    return forward
+
+
+def _family(kind: str) -> Any:
+    if kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        if kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+            return AutoModelForImageTextToText
+        return AutoModelForCausalLM
+    if kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return AutoModelForImageTextToText
+    raise UnsupportedModelError(f"{kind}: not a causal or image-text model of the installed transformers")
+
+
+def _through_ours(model: nn.Module) -> None:
+    """Attention and experts through the recorder's functions, in every config that a module holds."""
+    for module in model.modules():
+        config = getattr(module, "config", None)
+        if isinstance(config, PreTrainedConfig):
+            config._attn_implementation_internal = IMPLEMENTATION
+            config._experts_implementation_internal = IMPLEMENTATION
+
+
+def _layers(decoder: nn.Module, config: PreTrainedConfig) -> list[nn.Module]:
+    """The decoder's layers: its one list of modules as long as the config says."""
+    count = getattr(config, "num_hidden_layers", None)
+    lists = [
+        module
+        for name, module in decoder.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and name.count(".") <= 1
+    ]
+    if len(lists) != 1:
+        found = "none" if not lists else f"{len(lists)}"
+        raise UnsupportedModelError(
+            f"{config.model_type}: its layers are not one list of {count} modules ({found} found)"
+        )
+    return list(lists[0])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,389 @@
+"""A configuration → a model file: the symbolic ops of every layer, as `aimcost.inputs.traced_file` reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import transformers
+
+from ..errors import UnsupportedModelError
+from ..inputs.strict_json import digest
+from .fit import Fitter
+from .model import STAND_IN, Pass, Subject
+from .naming import group_of, label
+from .recorder import ELEMENT_BYTES, Event
+
+__all__ = ["trace"]
+
+# (batch, tokens) of prefills and (batch, cached) of decode steps: windows, blocks and their multiples on
+# both sides, and no two of them in one ratio.
+PREFILLS = ((1, 131), (1, 19), (2, 35), (3, 67), (2, 200), (1, 300), (3, 9), (2, 97), (1, 64))
+DECODES = ((1, 130), (1, 18), (2, 34), (3, 66), (2, 199), (1, 299), (3, 8), (2, 96), (1, 63))
+# A site that runs up to this often in a pass is as many ops; more often it is a loop.
+_UNROLLED = 8
+_BLOCKS = (16, 32, 64, 128, 256)
+_PRODUCTS = ("gemm", "bmm", "experts", "attention")
+
+
+def trace(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model file of a configuration.
+
+    Raises
+    ------
+    UnsupportedModelError
+        transformers does not know it, it needs the values of tensors, or a size follows no expression.
+    """
+    subject = Subject.build(config)
+    decoder, bounded = _decoder(subject)
+    notes = [f"upper bounds, from no exact expression: {', '.join(sorted(bounded))}"] if bounded else []
+    if subject.sees:
+        notes.append(
+            "traced without its tower: workload.visual_tokens says how many tokens images are; they attend causally"
+        )
+    parts = {"decoder": decoder}
+    return {
+        "schema": 1,
+        "architecture": str(config.get("model_type")),
+        "transformers": transformers.__version__,
+        "config_digest": digest(config),
+        "config": dict(config),
+        "parameters": subject.parameters(),
+        "format": "bf16",
+        "notes": notes,
+        "parts": parts,
+    }
+
+
+def _decoder(subject: Subject) -> tuple[dict[str, Any], set[str]]:
+    """The language model, and what is given as a bound."""
+    recorder = subject.recorder()
+    try:
+        subject.run(recorder, batch=1, tokens=4, cached=4)
+    except UnsupportedModelError:
+        subject.with_mask = True  # it derives positions from a mask
+    whole = [
+        subject.run(recorder, batch=PREFILLS[0][0], tokens=PREFILLS[0][1]),
+        subject.run(recorder, batch=DECODES[0][0], tokens=1, cached=DECODES[0][1]),
+    ]
+    kinds = _kinds(subject, whole)
+    with subject.only(set(kinds)):
+        prefills = [subject.run(recorder, batch=b, tokens=n) for b, n in PREFILLS]
+        decodes = [subject.run(recorder, batch=b, tokens=1, cached=n) for b, n in DECODES]
+    if not any(whole[0].cache) or _looks_ahead(whole[0]):
+        raise UnsupportedModelError(f"{subject.config.model_type}: not a decoder: its layers are not causal")
+    window = next(iter(subject.windows.values()), 0)
+    windows = {STAND_IN: window} if window else {}
+    blocks = {*_BLOCKS, *subject.blocks()}
+    passes = [
+        _Passes(
+            runs,
+            Fitter([p.values for p in runs], ("batch", length), windows=windows, blocks=blocks),
+            subject.config.model_type,
+            window,
+        )
+        for runs, length in ((prefills, "tokens"), (decodes, "kv"))
+    ]
+    layers: list[dict[str, Any]] = []
+    entries: dict[int, int] = {}
+    for index in range(len(subject.layers)):
+        first = kinds_of(kinds, index)
+        if layers and layers[-1]["_kind"] == first:
+            layers[-1]["repeat"] += 1
+            continue
+        if first in entries:
+            layers.append({"repeat": 1, "same_as": entries[first], "_kind": first})
+            continue
+        entries[first] = len(layers)
+        layers.append({"repeat": 1, "_kind": first, **_layer(subject, passes, first)})
+    for layer in layers:
+        del layer["_kind"]
+    decoder = {
+        **subject.sizes(),
+        "layers": layers,
+        "before": passes[0].ops("before"),
+        "after": passes[0].ops("after"),
+        "outer_parameters": subject.outer_parameters(),
+    }
+    return decoder, set().union(*(each.bounded for each in passes))
+
+
+def _looks_ahead(prefill: Pass) -> bool:
+    """Whether attention sees all keys in every layer that has any."""
+    masks = [e.dims for events in prefill.events.values() for e in events if e.kind == "attention"]
+    return bool(masks) and all(dims["pairs"] == dims["q_len"] * dims["kv_len"] for dims in masks)
+
+
+def kinds_of(kinds: Mapping[int, list[int]], index: int) -> int:
+    """The first layer that `index` is like."""
+    return next(first for first, members in kinds.items() if index in members)
+
+
+def _layer(subject: Subject, passes: Sequence[_Passes], index: int) -> dict[str, Any]:
+    prefill, decode = passes
+    cache = [p.cache[index] if index < len(p.cache) else 0.0 for p in prefill.passes]
+    return {
+        "parameters": subject.layer_parameters(index),
+        "ops": prefill.ops(index),
+        "decode": decode.ops(index),
+        "cache_bytes": prefill.bytes(cache, f"cache of layer {index}"),
+        "alive": prefill.alive(index),
+        "decode_alive": decode.alive(index),
+    }
+
+
+def _kinds(subject: Subject, passes: Sequence[Pass]) -> dict[int, list[int]]:
+    """Layers that do the same and hold the same, by the first of them."""
+    found: dict[Any, list[int]] = {}
+    for index, layer in enumerate(subject.layers):
+        shapes = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
+        done = tuple(
+            tuple(
+                (e.site, e.name, tuple(e.dims.items()), e.read, e.write, e.read_kv, e.write_kv)
+                for e in p.events.get(index, ())
+            )
+            for p in passes
+        )
+        cache = tuple(p.cache[index] if index < len(p.cache) else 0.0 for p in passes)
+        found.setdefault((shapes, done, cache), []).append(index)
+    return {members[0]: members for members in found.values()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Passes:
+    """Passes of one stage at several counts, and the fit of what they measured."""
+
+    passes: Sequence[Pass]
+    fitter: Fitter
+    model: str
+    window: int = 0
+    # what the file gives as a bound, by name
+    bounded: set[str] = field(default_factory=set)
+
+    def ops(self, layer: int | str) -> list[dict[str, Any]]:
+        """Symbolic ops of a layer, in execution order."""
+        sites: dict[Any, list[list[Event]]] = {}
+        order: dict[Any, int] = {}
+        for number, one in enumerate(self.passes):
+            for event in _gated(one.events.get(layer, [])):
+                key = (event.site, event.name, event.kind, event.flags)
+                runs = sites.setdefault(key, [[] for _ in self.passes])
+                runs[number].append(event)
+                order.setdefault(key, len(order))
+        ops = []
+        for key, runs in sites.items():
+            try:
+                ops += self._site_ops(layer, key, runs)
+            except UnsupportedModelError:
+                if key[2] != "move":
+                    raise
+                ops.append(self._bound(key, runs))  # copies that come and go with strides
+        ops.sort(key=lambda op: op.pop("_position"))
+        _label(ops)
+        return ops
+
+    def _site_ops(self, layer: int | str, key: Any, runs: list[list[Event]]) -> Iterator[dict[str, Any]]:
+        counts = [len(run) for run in runs]
+        where = f"layer {layer}, {key[0][0] or 'layer'}: {key[1]}"
+        if min(counts) == max(counts) <= _UNROLLED:
+            for number in range(counts[0]):
+                yield self._op(where, [run[number] for run in runs], [1] * len(runs))
+            return
+        present = [bool(run) for run in runs]
+        most = max(counts)
+        if most <= _UNROLLED and set(counts) == {0, most} and key[2] not in _PRODUCTS:
+            factor = self.fitter.indicator(present)
+            if factor is not None:
+                # a copy that only some strides need: those of a batch, of several blocks
+                chosen = [number for number, there in enumerate(present) if there]
+                for number in range(most):
+                    yield self._on(chosen)._op(where, [runs[n][number] for n in chosen], [1] * len(chosen), factor)
+                return
+        alike = all(len({tuple(e.dims.items()) for e in run}) <= 1 for run in runs)
+        if not alike and key[2] in _PRODUCTS:
+            raise UnsupportedModelError(f"{self.model}: {where}: products of several sizes in a loop")
+        yield self._op(where, [_sum(run) for run in runs], counts)
+
+    def _bound(self, key: Any, runs: Sequence[Sequence[Event]]) -> dict[str, Any]:
+        """A copy of memory, bounded."""
+        some = next(run[0] for run in runs if run)
+        self.bounded.add(f"{key[0][0]}: {key[1]}".strip(": "))
+        moved = [ELEMENT_BYTES * sum(e.read + e.read_kv for e in run) for run in runs]
+        written = [ELEMENT_BYTES * sum(e.write + e.write_kv for e in run) for run in runs]
+        return {
+            "name": some.name,
+            "kind": some.kind,
+            "path": some.site[0],
+            "dims": {"elements": self.fitter.bound([size / ELEMENT_BYTES for size in written])},
+            "_position": some.order,
+            "read_bytes": self.fitter.bound(moved),
+            "write_bytes": self.fitter.bound(written),
+        }
+
+    def _on(self, chosen: Sequence[int]) -> _Passes:
+        return _Passes([self.passes[n] for n in chosen], self.fitter.on(chosen), self.model, self.window, self.bounded)
+
+    def _op(
+        self, where: str, events: Sequence[Event | None], counts: Sequence[int], factor: str = ""
+    ) -> dict[str, Any]:
+        """One op from its totals at every point; `factor`: 1 where it runs, 0 elsewhere."""
+        some = next(event for event in events if event is not None)
+        first = events[0] or some
+
+        def fit(what: str, value: Callable[[Event], float]) -> str | float:
+            found = self._fit(
+                [0.0 if e is None else value(e) for e in events],
+                f"{where}: {what}",
+                apart=what.startswith("bytes") and not factor,
+            )
+            return f"{factor}*({found})" if factor else found
+
+        dims = {name: fit(name, partial(_dim, name=name)) for name in some.dims if name != "pairs"}
+        op: dict[str, Any] = {
+            "name": some.name,
+            "kind": some.kind,
+            "path": some.site[0],
+            "dims": dims,
+            "_position": first.order if events[0] is not None else some.order,
+        }
+        if some.kind == "attention":
+            op["mask"] = _mask([e for e in events if e is not None], where, self.model)
+            if op["mask"] in ("window", "chunk"):
+                op["window"] = self.window
+        weight = sum(size for _, size in some.weights.values())
+        if weight:
+            op["weight_bytes"] = weight * ELEMENT_BYTES
+        if max(counts) > 1:
+            op["count"] = self._fit([float(c) for c in counts], f"{where}: times it runs")
+        if factor:
+            op["count"] = factor
+        if some.kind not in ("gemm", "experts", "attention", "rms_norm", "layer_norm", "embed", "weighted_sum"):
+            op["read_bytes"] = fit("bytes read", lambda e: ELEMENT_BYTES * (e.read + e.read_kv))
+            op["write_bytes"] = fit("bytes written", lambda e: ELEMENT_BYTES * (e.write + e.write_kv))
+        if any(e is not None and e.read_kv for e in events):
+            op["read_cached_bytes"] = fit("bytes read from the cache", lambda e: ELEMENT_BYTES * e.read_kv)
+        if any(e is not None and e.write_kv for e in events):
+            op["cached_bytes"] = fit("bytes cached", lambda e: ELEMENT_BYTES * e.write_kv)
+        if some.flops and some.kind not in _PRODUCTS:
+            op["flops"] = fit("FLOPs", lambda e: e.flops)
+        return op
+
+    def _fit(self, values: Sequence[float], where: str, *, apart: bool = False) -> str | float:
+        found = self.fitter.fit_apart(values) if apart else self.fitter.fit(values)
+        if found is None:
+            raise UnsupportedModelError(f"{self.model}: {where} follows no expression of the counts: {list(values)}")
+        return found
+
+    def bytes(self, elements: Sequence[float], where: str) -> str | float:
+        """Elements of the traced format as an expression of bytes."""
+        return self._fit([ELEMENT_BYTES * value for value in elements], where)
+
+    def alive(self, layer: int | str) -> list[str | float]:
+        """Bytes alive during the layer's ops: expressions whose largest is the peak."""
+        measured = [sorted({e.alive for e in p.events.get(layer, ())})[-1:] for p in self.passes]
+        if not all(measured):
+            return [0.0]
+        found = self.fitter.fit_apart([ELEMENT_BYTES * peak[0] for peak in measured])
+        if found is not None:
+            return [found]
+        expressions: dict[str | float, None] = {}
+        lists = [p.events.get(layer, []) for p in self.passes]
+        if len({len(events) for events in lists}) == 1:
+            for same in zip(*lists, strict=True):
+                each = self.fitter.fit_apart([ELEMENT_BYTES * e.alive for e in same])
+                if each is not None:
+                    expressions[each] = None
+        if not expressions:
+            self.bounded.add("activations alive")
+            return [self.fitter.bound([ELEMENT_BYTES * peak[0] for peak in measured])]
+        return list(expressions)
+
+
+def _dim(event: Event, *, name: str) -> float:
+    return event.dims[name]
+
+
+def _sum(run: Sequence[Event]) -> Event | None:
+    """Events of a loop as one."""
+    if not run:
+        return None
+    first = run[0]
+    alike = len({tuple(e.dims.items()) for e in run}) == 1
+    dims = dict(first.dims) if alike else {name: sum(e.dims[name] for e in run) for name in first.dims}
+    total = Event(
+        site=first.site,
+        name=first.name,
+        kind=first.kind,
+        dims=dims,
+        flags=first.flags,
+        read=sum(e.read for e in run),
+        write=sum(e.write for e in run),
+        read_kv=sum(e.read_kv for e in run),
+        write_kv=sum(e.write_kv for e in run),
+        weights={k: v for e in run for k, v in e.weights.items()},
+        flops=sum(e.flops for e in run),
+    )
+    total.order = first.order
+    return total
+
+
+def _mask(events: Sequence[Event], where: str, model: str) -> str:
+    """Which (query, key) pairs the mask lets through, as a rule that holds at every count."""
+    for name, rule in _MASKS.items():
+        if all(e.dims["pairs"] == rule(e.dims["q_len"], e.dims["kv_len"]) for e in events):
+            return name
+    raise UnsupportedModelError(f"{model}: {where}: its mask is neither causal nor full, windowed or chunked")
+
+
+def _causal(q: float, kv: float) -> float:
+    return q * (kv - q) + q * (q + 1) / 2
+
+
+def _windowed(q: float, kv: float) -> float:
+    return sum(min(kv - q + i, STAND_IN) for i in range(1, int(q) + 1))
+
+
+def _chunked(q: float, kv: float) -> float:
+    return sum((kv - q + i - 1) % STAND_IN + 1 for i in range(1, int(q) + 1))
+
+
+_MASKS: Mapping[str, Callable[[float, float], float]] = {
+    "causal": _causal,
+    "full": lambda q, kv: q * kv,
+    "window": _windowed,
+    "chunk": _chunked,
+}
+
+
+def _gated(events: Sequence[Event]) -> list[Event]:
+    """An activation and the product with its gate as one op, where nothing else reads the activation."""
+    readers: dict[int, int] = {}
+    for event in events:
+        for number in event.reads:
+            readers[number] = readers.get(number, 0) + 1
+    made = {e.writes[0]: e for e in events if e.kind == "activation" and len(e.writes) == 1 and not e.write_kv}
+    result, dropped = [], set()
+    for event in events:
+        if event.name == "mul" and event.kind == "pointwise":
+            source = next((made[n] for n in event.reads if n in made and readers[n] == 1), None)
+            if source is not None and source.dims == event.dims:
+                dropped.add(id(source))
+                event.name, event.kind = "gated_act", "gated_act"
+                event.flops += source.flops
+        result.append(event)
+    return [event for event in result if id(event) not in dropped]
+
+
+def _label(ops: Sequence[dict[str, Any]]) -> None:
+    """Names that are unique in the layer, and groups."""
+    used: dict[str, int] = {}
+    adds = [op for op in ops if op["path"] == "" and op["name"] == "add"]
+    for op in ops:
+        name = label(op, adds, ops)
+        used[name] = used.get(name, 0) + 1
+        op["group"] = group_of(op)
+        op["name"] = name if used[name] == 1 else f"{name}_{used[name]}"
+    for op in ops:
+        del op["path"]

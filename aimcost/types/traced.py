@@ -1,0 +1,106 @@
+"""A decoder as its trace describes it: symbolic ops by layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .expression import Expression
+
+# As `aimcost.ops.op.Group`.
+Group = Literal["projections", "attention", "norms", "mlp", "rest", "embedding", "projector", "head"]
+
+__all__ = ["TracedDecoder", "TracedLayer", "TracedOp"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TracedOp:
+    """One op as a function of counts.
+
+    Attributes
+    ----------
+    kind
+        ``gemm``, ``bmm``, ``experts``, ``attention``, ``rms_norm``, ``layer_norm``, ``rope``, ``gated_act``,
+        ``activation``, ``softmax``, ``embed``, ``weighted_sum``, ``gather``, ``ranking``, ``pointwise``, ``move``, or
+        ``unknown``: memory moved by an op of which nothing else is known.
+    dims
+        Sizes by name, as the formula of the kind takes them.
+    mask, window
+        Attention: ``causal``, ``full``, ``window`` (the last `window` keys) or ``chunk`` (blocks of `window`).
+    weight
+        Parameters that it reads; of experts, of all of them.
+    count
+        How often it runs in one pass.
+    read, write
+        Activations, in elements; not given where the formula of the kind knows them.
+    read_cached, cached
+        Of those, elements that lie in the cache.
+    flops
+        Of elementwise kinds.
+    """
+
+    name: str
+    kind: str
+    group: Group
+    dims: tuple[tuple[str, Expression], ...]
+    mask: str = ""
+    window: int = 0
+    weight: float = 0.0
+    count: Expression | None = None
+    read: Expression | None = None
+    write: Expression | None = None
+    read_cached: Expression | None = None
+    cached: Expression | None = None
+    flops: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TracedLayer:
+    """One kind of layer.
+
+    Attributes
+    ----------
+    ops, decode
+        Of a prefill, by ``batch`` and ``tokens``; of one decode step, by ``batch`` and ``kv``.
+    cache
+        Elements of its cache after ``tokens`` tokens.
+    alive, decode_alive
+        Elements of activations alive together: the largest is the peak.
+    """
+
+    parameters: float
+    ops: tuple[TracedOp, ...]
+    decode: tuple[TracedOp, ...]
+    cache: Expression
+    alive: tuple[Expression, ...]
+    decode_alive: tuple[Expression, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TracedDecoder:
+    """A decoder's layers by kind, and what runs outside them.
+
+    Attributes
+    ----------
+    kinds
+        Layers that differ.
+    order
+        The kind of each layer.
+    before, after
+        Ops ahead of the first layer and behind the last one, by ``batch`` and ``tokens``.
+    outer_parameters
+        Stored outside the layers, tied tables once.
+    unknown
+        Names of ops of which nothing but the memory moved is known.
+    """
+
+    kinds: tuple[TracedLayer, ...]
+    order: tuple[int, ...]
+    before: tuple[TracedOp, ...]
+    after: tuple[TracedOp, ...]
+    outer_parameters: float
+    unknown: tuple[str, ...] = ()
+
+    def kind_of(self, layer: int) -> int:
+        """The kind of a layer; where all are alike there may be any number of them."""
+        return 0 if len(self.kinds) == 1 else self.order[layer]

@@ -1,0 +1,83 @@
+"""transformers' own figures for a configuration: parameters, FLOPs by `FlopCounterMode`, bytes of the real cache.
+
+On the ``meta`` device where the model runs there, with experts as batched products and fused attention.
+Nothing of the tracer is used.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+__all__ = ["RealModel"]
+
+
+class RealModel:
+    """A model and its cache.
+
+    Parameters
+    ----------
+    device
+        ``meta``, or ``cpu`` for layers that look at values (a small configuration then).
+    """
+
+    def __init__(self, config: dict[str, Any], device: str = "meta") -> None:
+        self.device = device
+        self.config = AutoConfig.for_model(**config)
+        family = AutoModelForCausalLM if config["model_type"] in CAUSAL else AutoModelForImageTextToText
+        with torch.device(device):
+            try:
+                model = family.from_config(self.config, dtype=torch.bfloat16, attn_implementation="sdpa")
+            except ValueError:  # a model of its own attention: sinks, soft caps
+                model = family.from_config(self.config, dtype=torch.bfloat16, attn_implementation="eager")
+        self.model = model.eval()
+        self.model.set_experts_implementation("batched_mm")
+
+    @property
+    def parameters(self) -> int:
+        """Stored parameters, tied ones once."""
+        return sum({id(p): p.numel() for p in self.model.parameters()}.values())
+
+    def _call(self, batch: int, tokens: int, cache: Any) -> Any:
+        names = inspect.signature(self.model.forward).parameters
+
+        given = {
+            "input_ids": torch.ones(batch, tokens, dtype=torch.long, device=self.device),
+            "use_cache": True,
+            "logits_to_keep": 1,
+        }
+        slot = next(name for name in ("cache", "past_key_values", "cache_params") if name in names)
+        given[slot] = DynamicCache(config=self.config) if cache is None else cache
+        output = self.model(**{name: value for name, value in given.items() if name in names})
+        found = getattr(output, slot, None)
+        return given[slot] if found is None else found
+
+    def flops(self, batch: int, tokens: int, *, step: bool = False) -> tuple[int, tuple[float, ...]]:
+        """FLOPs of a prefill, or of the step that follows it, and the bytes of the cache afterwards by layer.
+
+        What rotary embeddings count while they make their angles is left out.
+        """
+        with torch.no_grad():
+            cache = self._call(batch, tokens, None) if step else None
+            with FlopCounterMode(display=False) as counter:
+                cache = self._call(batch, 1, cache) if step else self._call(batch, tokens, None)
+        angles = sum(
+            sum(counts.values())
+            for name, counts in counter.get_flop_counts().items()
+            if "rotary" in name.rpartition(".")[2]
+        )
+        return counter.get_total_flops() - angles, tuple(_bytes(layer) for layer in cache.layers)
+
+
+def _bytes(layer: Any) -> float:
+    held = {}
+    for value in vars(layer).values():
+        for entry in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(entry, torch.Tensor) and entry.ndim:  # a scalar is a window's width
+                held[id(entry)] = entry.numel() * entry.element_size()
+    return float(sum(held.values()))

@@ -1,0 +1,80 @@
+"""`aimcost trace`, and types without a reader that trace by themselves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import aimcost
+from aimcost.errors import UnsupportedModelError
+from aimcost.inputs import autotrace
+from aimcost.inputs.model import load_model
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.torch
+
+# Two windowed layers and a global one, at sizes that trace in a second.
+GEMMA = {
+    "model_type": "gemma3_text",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 128,
+    "sliding_window": 100,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+}
+
+
+def test_a_file_and_its_estimate(cli, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(GEMMA))
+    done = cli("trace", "config.json", "-o", "gemma.json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("gemma.json: gemma3_text, ")
+    assert "3 layers of 2 kinds" in done.stdout
+    written = json.loads((tmp_path / "gemma.json").read_text())
+    assert [layer["repeat"] for layer in written["parts"]["decoder"]["layers"]] == [2, 1]
+    assert written["config"] == GEMMA
+    shown = cli("estimate", "--model", "gemma.json", "--hardware", "nvidia_l4", "--text-tokens", "500", "--json")
+    assert shown.returncode == 0, shown.stderr
+    # a window of 100 keeps the 99 keys that the next token sees beside itself; two heads of 16, keys and values
+    assert json.loads(shown.stdout)["memory"]["kv_by_layer"] == [128.0 * n for n in (99, 99, 500)]
+
+
+def test_an_unknown_type_traces_once(tmp_path, monkeypatch):
+    config = {**GEMMA, "intermediate_size": 112}
+    first = load_model(config)
+    assert first.decoder.traced is not None
+    (cached,) = [path for path in autotrace.cache_folder().iterdir() if '"intermediate_size": 112' in path.read_text()]
+    monkeypatch.setattr(autotrace, "torch_module", lambda *_: pytest.fail("traced twice"))
+    assert load_model(config).decoder.layers == 3
+    # another release of transformers may run other ops: its trace is another one
+    cached.write_text(cached.read_text().replace('"transformers": "', '"transformers": "0.'))
+    with pytest.raises(pytest.fail.Exception, match="traced twice"):
+        load_model(config)
+
+
+def test_a_cut_acts_on_a_traced_decoder():
+    run = {"model": GEMMA, "hardware": "nvidia_l4", "workload": {"visual_tokens": 300, "text_tokens": 20}}
+    whole, cut = (
+        aimcost.estimate({**run, "method": method}) for method in ({"name": "none"}, {"name": "fastv", "k": 2})
+    )
+    before, after = whole.to_dict()["layers"], cut.to_dict()["layers"]
+    assert [layer["tokens"] for layer in before] == [320, 320, 320]
+    assert [layer["tokens"] for layer in after[:2]] == [320, 320]
+    assert after[2]["tokens"] < 320
+    assert after[2]["flops"] < before[2]["flops"]
+
+
+def test_an_encoder_is_no_decoder():
+    with pytest.raises(UnsupportedModelError, match="causal"):
+        load_model({"model_type": "bert", "num_hidden_layers": 1})
+
+
+def test_without_torch_one_line_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(autotrace, "_known", frozenset)
+    with pytest.raises(aimcost.errors.AimcostError, match="model_type"):
+        load_model({**GEMMA, "intermediate_size": 48})

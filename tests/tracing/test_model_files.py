@@ -1,0 +1,217 @@
+"""A traced model's file: expressions, what is refused, and every command on it without torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import aimcost
+from aimcost.errors import InvalidValueError
+from aimcost.inputs.model import load_model
+from aimcost.ops.attention import chunked_pairs
+from aimcost.types.expression import Expression
+
+MACHINE = "nvidia_a100_sxm_80gb"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("4096", 4096),
+        ("3/2*batch*tokens + 7", 1.5 * 3 * 47 + 7),
+        ("min(16, tokens)*batch - 2", 46),
+        ("ceil(tokens/64)", 1),
+        ("max(0, 2 - batch)*(5*tokens) + min(1, batch - 1)*(tokens)", 47),
+    ],
+)
+def test_expressions(text, value):
+    assert Expression(text)({"batch": 3.0, "tokens": 47.0}) == value
+
+
+def test_an_expression_of_arrays_has_an_entry_a_layer():
+    found = Expression("min(8, tokens)")({"tokens": np.array([4.0, 8.0, 100.0])})
+    assert list(found) == [4.0, 8.0, 8.0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1 +",
+        "layers",
+        "tokens**9",
+        "__import__('os')",
+        "tokens.real",
+        "min(1)",
+        "1/tokens",
+        "tokens/0",
+        "1e999",
+        "'a'",
+    ],
+)
+def test_what_is_no_expression(text):
+    with pytest.raises(ValueError, match="expression"):
+        Expression(text)
+
+
+def test_pairs_of_a_mask_by_blocks():
+    # counted one by one: a query sees the keys of its own block of four, up to itself
+    for q_len, kv_len in ((10, 10), (1, 10), (4, 9)):
+        places = range(kv_len - q_len, kv_len)
+        assert chunked_pairs(float(q_len), float(kv_len), 4.0) == sum(place % 4 + 1 for place in places)
+
+
+def _layer(repeat=1, *, window=0, hidden=8):
+    """Attention of two heads of four over a cache, and one product."""
+    heads = {"batch": "batch", "heads": 2, "kv_heads": 1, "head_dim": 4}
+    mask = {"mask": "window", "window": window} if window else {"mask": "causal"}
+    seen = f"min({window}, kv)" if window else "kv"
+
+    def ops(tokens, keys):
+        return [
+            {
+                "name": "fused_attention",
+                "kind": "attention",
+                "group": "attention",
+                "dims": {**heads, "q_len": tokens, "kv_len": keys},
+                "read_cached_bytes": f"16*batch*{keys}",
+                **mask,
+            },
+            {
+                "name": "up_proj",
+                "kind": "gemm",
+                "group": "mlp",
+                "dims": {"m": f"batch*{tokens}", "n": hidden, "k": hidden},
+                "weight_bytes": 2 * hidden * hidden,
+            },
+        ]
+
+    return {
+        "repeat": repeat,
+        "parameters": hidden * hidden,
+        "ops": ops("tokens", "tokens"),
+        "decode": ops("1", seen),
+        "cache_bytes": f"16*batch*min({window - 1}, tokens)" if window else "16*batch*tokens",
+        "alive": ["48*batch*tokens"],
+        "decode_alive": ["48*batch"],
+    }
+
+
+def _file(*layers):
+    return {
+        "schema": 1,
+        "architecture": "written by hand",
+        "transformers": "5.24.0",
+        "parameters": 1000.0,
+        "format": "bf16",
+        "parts": {
+            "decoder": {
+                "hidden": 8,
+                "heads": 2,
+                "kv_heads": 1,
+                "head_dim": 4,
+                "vocab": 10,
+                "layers": list(layers),
+                "before": [],
+                "after": [],
+                "outer_parameters": 80,
+            }
+        },
+    }
+
+
+@pytest.fixture
+def model():
+    """Two windowed layers, a global one, two windowed ones."""
+    return _file(_layer(2, window=16), _layer(1), {"repeat": 2, "same_as": 0})
+
+
+def _estimate(model, **run):
+    return aimcost.estimate({"model": model, "hardware": MACHINE, "workload": {"text_tokens": 50}, **run})
+
+
+def test_layers_of_two_kinds(model):
+    layers = _estimate(model).to_dict()["layers"]
+    product = 2 * 50 * 8 * 8
+    # 4·d a pair and head: 16 the first queries see fewer than 16 keys, 34 see all of them
+    windowed = 16 * 2 * (16 * 17 / 2 + 34 * 16)
+    whole = 16 * 2 * (50 * 51 / 2)
+    assert [layer["flops"] for layer in layers] == [
+        product + each for each in (windowed,) * 2 + (whole,) + (windowed,) * 2
+    ]
+
+
+def test_parameters_and_a_cache_by_layer(model):
+    estimate = _estimate(model, workload={"text_tokens": 50, "new_tokens": 4, "batch": 3}).to_dict()
+    assert estimate["summary"]["parameters"] == 5 * 64 + 80
+    assert estimate["memory"]["weights_bytes"] == 2 * (5 * 64 + 80)
+    # 50 tokens and three of the four generated; a window keeps 15
+    assert estimate["memory"]["kv_by_layer"] == [3 * 16 * n for n in (15, 15, 53, 15, 15)]
+
+
+def test_decode_reads_what_a_window_holds(model):
+    ops = _estimate(model, workload={"text_tokens": 50, "new_tokens": 2}).to_dict()["ops"]
+    read = {
+        op["layer"]: op["read_kv_bytes"] for op in ops if op["stage"] == "decode" and op["name"] == "fused_attention"
+    }
+    assert read == {0: 16 * 16, 1: 16 * 16, 2: 16 * 51, 3: 16 * 16, 4: 16 * 16}
+
+
+def test_a_cut_changes_the_layers_after_it(model):
+    schedule = {"name": "explicit", "tokens_per_layer": [[50, 2], [20, 3]]}
+    whole = _estimate(model, workload={"visual_tokens": 40, "text_tokens": 10}).to_dict()
+    cut = _estimate(model, workload={"visual_tokens": 40, "text_tokens": 10}, method=schedule).to_dict()
+    assert [layer["tokens"] for layer in cut["layers"]] == [50, 50, 20, 20, 20]
+    assert [layer["flops"] for layer in cut["layers"][:2]] == [layer["flops"] for layer in whole["layers"][:2]]
+    assert cut["layers"][2]["flops"] == 2 * 20 * 64 + 16 * 2 * (20 * 21 / 2)
+    assert cut["memory"]["kv_by_layer"] == [240, 240, 320, 240, 240]
+
+
+def test_formats_follow_the_run(model):
+    eight = _estimate(model, precision={"weights": 8, "activations": 16, "kv": 16}).to_dict()
+    assert eight["memory"]["weights_bytes"] == 5 * 64 + 80
+
+
+def test_what_a_trace_does_not_say_is_refused(model):
+    with pytest.raises(InvalidValueError, match="tp"):
+        _estimate(model, parallel={"tp": 2})
+    with pytest.raises(InvalidValueError, match="LLM-Viewer"):
+        _estimate(model, estimator="llm_viewer")
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        (lambda d: d["layers"].__delitem__(slice(2)), "same_as"),
+        (lambda d: d["layers"][0]["ops"].clear(), "layers.0.ops"),
+        (lambda d: d["layers"][0]["ops"][0]["dims"].pop("q_len"), "dims.q_len"),
+        (lambda d: d["layers"][0]["ops"][0].update(mask=""), "mask"),
+        (lambda d: d["layers"][0]["ops"][1]["dims"].update(m="batch*layers"), "dims.m"),
+        (lambda d: d["layers"][0]["ops"][1].update(kind="matmul"), "kind"),
+        (lambda d: d["layers"][0].update(cache_bytes="eval(1)"), "cache_bytes"),
+        (lambda d: d.update(hidden=0), "hidden"),
+    ],
+)
+def test_a_broken_file_names_its_key(model, change, part):
+    change(model["parts"]["decoder"])
+    with pytest.raises(aimcost.errors.AimcostError) as error:
+        load_model(model)
+    assert part in str(error.value)
+
+
+def test_commands_read_a_file_without_torch(model, cli, tmp_path, monkeypatch):
+    for name in ("torch", "transformers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "configs" / "models").mkdir(parents=True)
+    path = tmp_path / "configs" / "models" / "mine.json"
+    path.write_text(json.dumps(model))
+    for given in (str(path), "mine"):
+        done = cli("estimate", "--model", given, "--hardware", MACHINE, "--text-tokens", "50", "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["totals"]["flops"] > 0
+    listed = json.loads(cli("list", "models", "--json").stdout)["models"]
+    assert {row["name"]: row["layers"] for row in listed if row["name"] == "mine"} == {"mine": 5}
+    assert "written by hand" in cli("show", "mine").stdout
