@@ -363,7 +363,7 @@ def test_other_settings_are_measured_anew(tmp_path: Path) -> None:
 
 def runs() -> dict[str, Any]:
     """Every run of a GPU's campaign by name, as transformers would run it."""
-    steps = (step.model_copy(update={"stacks": ["transformers"]}) for step in PLAN.steps)
+    steps = (step.changed(stacks=["transformers"]) for step in PLAN.steps)
     return {one.name: one.run for step in steps for one in PLAN.runs_of(step, "bf16", ("transformers",))}
 
 
@@ -493,7 +493,7 @@ def test_on_a_gpu_everything_is_measured_as_a_graph_and_eager(
     shutil.copy(dry[0] / "profile.json", tmp_path)
     wanted = ("dense", "rows", "requests", "masked", "long")
     rows = next(step for step in TINY.steps if step.name == "rows")
-    few = rows.model_copy(update={"runs": {name: rows.runs[name] for name in ("video_aim_32f", "video_vtw")}})
+    few = rows.changed(runs={name: rows.runs[name] for name in ("video_aim_32f", "video_vtw")})
     steps = {**STEPS, "rows": Step(name="rows", weight=1.0, run=functools.partial(measure_runs, few))}
     state = run_campaign(tmp_path, device="cpu", minutes=AMPLE, tiny=True, steps=[steps[name] for name in wanted])
     assert [(step["state"], step["message"]) for step in state["steps"]] == [("done", "")] * len(wanted)

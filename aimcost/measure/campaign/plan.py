@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import Field
-
 from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.run import Run, load_run
 from ...inputs.schema import Positive, Strict, validate
+from ...types.strict import Bounds, made
 
 __all__ = ["CampaignPlan", "RunsStep", "StackedRun", "load_plan"]
 
@@ -22,12 +21,12 @@ STACKS = ("transformers", "aimcost_graph")
 class RunsStep(Strict):
     """One step: its share of the time, and the runs that it measures (none for a profile or the kernels)."""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Bounds(min_length=1)]
     weight: Positive
-    stacks: list[str] = Field(default_factory=lambda: list(STACKS))
+    stacks: list[str] = made(lambda: list(STACKS))
     budget_s: Positive | None = None
-    base: dict[str, Any] = Field(default_factory=dict)
-    runs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    base: dict[str, Any] = made(dict)
+    runs: dict[str, dict[str, Any]] = made(dict)
 
 
 class CampaignPlan(Strict):
@@ -50,14 +49,14 @@ class CampaignPlan(Strict):
     """
 
     summary: str
-    repeats: Annotated[int, Field(ge=1)]
+    repeats: Annotated[int, Bounds(ge=1)]
     budget_s: Positive
     kernels: str
-    profile: dict[str, Any] = Field(default_factory=dict)
+    profile: dict[str, Any] = made(dict)
     base: dict[str, Any]
     steps: list[RunsStep]
-    same_rows: dict[str, list[str]] = Field(default_factory=dict)
-    reduced_prompts: dict[str, str] = Field(default_factory=dict)
+    same_rows: dict[str, list[str]] = made(dict)
+    reduced_prompts: dict[str, str] = made(dict)
 
     def document(self, step: RunsStep, label: str, dtype: str) -> dict[str, Any]:
         """A run of a step, as a run file has it."""
