@@ -53,17 +53,19 @@ def tower_load(model: ModelSpec, workload: Workload) -> TowerLoad | None:
         return workload.tower
     count = workload.frames or workload.images
     tokens = model.projector.tokens_per_frame if workload.frames else model.projector.tokens_per_image
-    return _fixed_load(model.vision, count, tokens) if count and model.vision.image_size else None
+    return _fixed_load(model.vision, model.projector, count, tokens) if count and model.vision.image_size else None
 
 
-def _fixed_load(vision: VisionSpec, count: int, tokens: int) -> TowerLoad:
+def _fixed_load(vision: VisionSpec, projector: ProjectorSpec, count: int, tokens: int) -> TowerLoad:
     side = vision.image_size // vision.patch_size
-    pooled = tokens < side * side
+    # what the projector yields of an input, before any pooling
+    projected = side * side // projector.merge**2
+    pooled = tokens < projected
     return TowerLoad(
         sequences=count,
         rows=side,
         columns=side,
-        pooled_in=count * side * side if pooled else 0,
+        pooled_in=count * projected if pooled else 0,
         pooled_out=count * tokens if pooled else 0,
     )
 
@@ -90,10 +92,10 @@ def joined(model: ModelSpec, layouts: Sequence[VisualLayout]) -> VisualLayout:
 
 def _load_of(model: ModelSpec, layout: VisualLayout) -> TowerLoad | None:
     """The work of a tower of one size."""
-    if model.vision is None or not layout.sizes:
+    if model.vision is None or model.projector is None or not layout.sizes:
         return None
     ((count, tokens),) = layout.sizes
-    return _fixed_load(model.vision, count, tokens)
+    return _fixed_load(model.vision, model.projector, count, tokens)
 
 
 def _joined_load(loads: Iterable[TowerLoad]) -> TowerLoad | None:
@@ -196,7 +198,7 @@ def video_layout(
         notes = (*notes, f"{written} tokens of text between the frames: {what}, by the processor")
     if newline == "row" or (newline is None and projector.row_newline):
         tokens += math.isqrt(tokens)
-        load = None if vision is None else _fixed_load(vision, frames, projector.tokens_per_frame)
+        load = None if vision is None else _fixed_load(vision, projector, frames, projector.tokens_per_frame)
         return VisualLayout(sizes=((frames, tokens),), load=load, template_tokens=written, notes=notes)
     own = projector.newline_token and not projector.row_newline
     extra = int(own if newline is None else bool(newline))

@@ -77,6 +77,7 @@ def _schedule(schedule: Schedule) -> dict[str, Any]:
     events = [
         [e.action, e.scorer, e.after_layer, e.tower_layer, e.groups, e.tokens_in, e.tokens_out, e.priced]
         + [list(count) for count in e.counts]
+        + ([{"untouched": e.untouched}] if e.untouched else [])
         for e in schedule.events
     ]
     return {"tokens": [list(run) for run in runs_of(schedule.tokens)], "events": events}

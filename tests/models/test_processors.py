@@ -200,6 +200,13 @@ def test_numbers_of_frames_are_prompt_text():
     assert _run("internvl3-8b", images=3).workload.template_tokens == 3 * 2
 
 
+def test_a_pixel_shuffle_is_no_pooling():
+    # InternVL's projector makes 256 tokens of 1024 patches by itself; LLaVA-OneVision's 729 are pooled to 196
+    for model, pooled in (("internvl3-8b", False), ("llava-onevision-qwen2-7b", True)):
+        priced = aimcost.estimate({"hardware": A100, "model": model, "workload": {"frames": 4}}).to_dict()
+        assert any(op["name"] == "pool" for op in priced["ops"]) == pooled
+
+
 def test_newlines_of_images_can_be_left_out():
     # 576 and 4 x 576 patches; with newlines one more a row of 48
     assert _count("llava-next-vicuna-7b", images=1, image_size=672, newline=False) == 2880
@@ -371,7 +378,14 @@ def test_grids_of_a_folder(folder):
             {"images": 2, "image_size": [[9, 9]] * 3},
             "'workload.image_size' must be 2 pairs, one an image",
         ),
-        ("qwen2.5-vl-7b", {"images": 1, "image_size": [[9, 9, 9]]}, "workload.image_size"),
+        *(
+            (
+                "qwen2.5-vl-7b",
+                {"images": 1, "image_size": size},
+                "'workload.image_size' must be [width, height], the side",
+            )
+            for size in ([[9, 9, 9]], [[9, 9], 3], [3, [9, 9]], [9], [1, 2, 3], [], "large", 0, True, [[1, 200000]])
+        ),
         ("qwen2.5-vl-7b", {"images": 1, "frames": 2, "visual_tokens": 3}, "'workload.visual_tokens' must be omitted"),
         ("qwen2.5-vl-7b", {"seconds": 1e9, "fps": 1e9, "max_frames": 10**9}, "workload.max_frames"),
         ("llava-onevision-qwen2-7b", {"seconds": 1e9, "fps": 1e9}, "at most 100000000 frames in the given seconds"),
