@@ -24,7 +24,8 @@ MAX_COUNT = 100_000_000  # above any token count or batch; keeps products inside
 
 Count = Annotated[int, Bounds(ge=0, le=MAX_COUNT)]
 PositiveCount = Annotated[int, Bounds(ge=1, le=MAX_COUNT)]
-Side = Annotated[int, Bounds(ge=1, le=100_000)]
+MAX_SIDE = 100_000
+Side = Annotated[int, Bounds(ge=1, le=MAX_SIDE)]
 ImageSize = Annotated[list[Side], Bounds(min_length=2, max_length=2)]
 Pixels = Annotated[int, Bounds(ge=1, le=10**13)]
 # 1e-12 is below any figure with a unit, and far enough from the smallest float for quotients
@@ -282,6 +283,10 @@ def validate(model: type[Model], data: Mapping[str, Any], *, where: str) -> Mode
     return found
 
 
+# Keys of several shapes, named together rather than as the branches of a union fail.
+_SHAPES = {"image_size": f"[width, height], the side of a square, or a list of [width, height]: 1 to {MAX_SIDE} pixels"}
+
+
 def _translate(model: Any, error: Any, where: str) -> AimcostError:
     details = error.errors(include_url=False)
     # A misspelt key also makes the right one missing: name the misspelling first.
@@ -295,7 +300,8 @@ def _translate(model: Any, error: Any, where: str) -> AimcostError:
     if detail["type"] == "missing":
         close = nearest(parts[-1], [str(name) for name in _fields_found(error)])
         return InvalidValueError(key, "given" + (f" (is {close[0]!r} it?)" if close else ""), None, where=where)
-    return InvalidValueError(key or "file", _expected(detail, details), detail.get("input"), where=where)
+    expected = _SHAPES.get(parts[-1] if parts else "") or _expected(detail, details)
+    return InvalidValueError(key or "file", expected, detail.get("input"), where=where)
 
 
 def _fields_found(error: Any) -> list[str]:
