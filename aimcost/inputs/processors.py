@@ -37,6 +37,8 @@ IMAGE_FILE, VIDEO_FILE, PROCESSOR_FILE = (
 # Families whose `size` is a number of pixels (the Qwen-VL processors); elsewhere it is the tower's input.
 _BY_PIXELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 MAX_PIXELS = 10**13
+# A run's own limits.
+_LIMITS = ("min_pixels", "max_pixels", "total_pixels", "min_frames", "max_frames")
 
 
 def processor_stamps(folder: Path) -> tuple[Stamp | None, ...]:
@@ -114,6 +116,8 @@ def with_limits(model: ModelSpec, file: WorkloadFile) -> ModelSpec:
     InvalidValueError
         A limit that the model's processor does not know, or a least above its most.
     """
+    if all(getattr(file, key) is None for key in _LIMITS):
+        return model
     rule = model.resolution
     given = {key: getattr(file, key) for key in ("min_pixels", "max_pixels", "total_pixels")}
     video = file.frames is not None or file.seconds is not None
