@@ -41,6 +41,9 @@ SHORT_KEYS: Mapping[str, str] = {
 class Run:
     """Everything one estimate needs, resolved once. `with_` varies it, `document` writes it down.
 
+    Both start from the keys that were given. What `dataclasses.replace` changed is in neither: it is for a part
+    that no key can express (a schedule that was searched for), on a run that is then priced as it is.
+
     Attributes
     ----------
     schedule
@@ -53,8 +56,16 @@ class Run:
         None where only a schedule is asked for.
     stack, stack_given
         The software that runs it, and whether the run names one.
+    include
+        Stages that count in the totals; None: all but ``preprocess``.
+    implementation
+        How reduction runs: ``fused`` kernels, ``eager`` as released code drops, or ``masked`` as it hides.
     budgets
         Limits by the keys of ``budgets:``, in the units of those keys; only those given.
+    price_per_hour
+        Of one device, in any currency.
+    confidence
+        Validated and kept for the run's own document; bands are of 80 %, and the planner is asked for its own.
     host_time
         False leaves out the time a device waits for launches.
     source

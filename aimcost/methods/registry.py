@@ -215,7 +215,9 @@ def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
         return tuple((op, replace(cost, launches=stated.get(cost.kind, cost.launches))) for op, cost in named)
     (*before, (last, cost)) = named
     fixed = np.maximum(1.0, launches.total - len(before) + (0.0 if launches.syncs_per_step else loop))
-    if launches.syncs_per_step and before:
+    if launches.syncs_per_step:
+        if not before:
+            raise ValueError(f"scorer {name!r}: a loop that syncs needs an operation before it")
         # a loop that waits: the first wait ends what runs ahead of it, so that it hides behind nothing
         ((first, opening), *middle) = before
         return (
@@ -223,7 +225,7 @@ def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
             *((op, replace(each, launches=1.0)) for op, each in middle),
             (last, replace(cost, launches=1.0 + loop, syncs=launches.syncs_per_step * steps)),
         )
-    # all but one launch for each operation before it stand with the last one
+    # every operation before the last has one launch; the last one has the rest
     return (
         *((op, replace(each, launches=1.0)) for op, each in before),
         (last, replace(cost, launches=fixed, syncs=launches.syncs)),

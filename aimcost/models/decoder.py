@@ -123,12 +123,13 @@ def layer_ops(
         kv_heads=spec.kv_heads,
         head_dim=spec.head_dim,
         q_len=q_len,
+        # the first of the queries sees window − 1 keys before itself
         kv_len=kv_len if window is ALL_KEYS else np.minimum(kv_len, window - 1.0 + q_len),
         causal=True,
         window=window,
     )
     yield from attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=("rope",), ranks=ranks)
-    yield _out_proj(spec, widths, rows, ranks)
+    yield _out_proj(spec, widths, rows, kernel, ranks)
     yield price(_residual("attn_add", "x", "out_proj"), pointwise.add, rows * spec.hidden, widths)
     yield from _mlp_block(spec, widths, rows, ranks)
 
@@ -179,7 +180,7 @@ def cross_layer_ops(
         causal=False,
     )
     yield from attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=("q_norm",), ranks=ranks)
-    yield _out_proj(spec, widths, rows, ranks)
+    yield _out_proj(spec, widths, rows, kernel, ranks)
     yield price(_gate("attn_gate", "out_proj"), pointwise.scale, rows * spec.hidden, widths)
     yield price(_residual("attn_add", "x", "attn_gate"), pointwise.add, rows * spec.hidden, widths)
     yield from _mlp_block(spec, widths, rows, ranks, gated=True)
@@ -198,14 +199,14 @@ def _head_norm(spec: DecoderSpec, widths: Widths, rows: Array, name: str, ranks:
     return ranks.price(op, pointwise.rms_norm, rows * spec.kv_heads, spec.head_dim, widths)
 
 
-def _out_proj(spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks) -> Priced:
+def _out_proj(spec: DecoderSpec, widths: Widths, rows: Array, kernel: str, ranks: Ranks) -> Priced:
     op = Op(
         "out_proj",
         "projections",
         "row",
         exchange="attn",
         # the modules hold the normed input until their last product
-        reads=("fused_attention", "sv_matmul", "attn_norm"),
+        reads=(attention.output_of(kernel), "attn_norm"),
     )
     return ranks.price(op, gemm.linear, rows, spec.heads * spec.head_dim, spec.hidden, widths, bias=spec.out_bias)
 
@@ -240,13 +241,12 @@ def _mlp_block(
 
 def _mlp_ops(spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
     price, hidden, inner, bias = ranks.price, spec.hidden, spec.intermediate, spec.mlp_bias
-    if spec.gated_mlp:
-        yield price(
-            _mlp("gate_proj", "mlp_norm", fusion="gate_up"), gemm.linear, rows, hidden, inner, widths, bias=bias
-        )
-    yield price(_mlp("up_proj", "mlp_norm", fusion="gate_up"), gemm.linear, rows, hidden, inner, widths, bias=bias)
+    products = ("gate_proj", "up_proj") if spec.gated_mlp else ("up_proj",)
+    for name in products:
+        product = _mlp(name, "mlp_norm", fusion="gate_up")
+        yield price(product, gemm.linear, rows, hidden, inner, widths, bias=bias)
     activation = pointwise.gated_silu if spec.gated_mlp else pointwise.gelu
-    yield price(_mlp("mlp_act", "gate_proj", "up_proj"), activation, rows * inner, widths)
+    yield price(_mlp("mlp_act", *products), activation, rows * inner, widths)
     yield price(_down("down_proj", "mlp_act", "mlp_norm"), gemm.linear, rows, inner, hidden, widths, bias=bias)
 
 

@@ -124,7 +124,7 @@ def layer_ops(
             for count, length in (_windows(vision, grid) if windowed else [(1.0, float(_grid_tokens(vision, grid)))])
         ]
     yield from _attention(vision, widths, inputs, shapes, kernel, onchip_bytes, (q, k, v), ranks)
-    out = Op("out_proj", "projections", "row", exchange="attn", reads=("fused_attention", "sv_matmul", "attn_norm"))
+    out = Op("out_proj", "projections", "row", exchange="attn", reads=(attention.output_of(kernel), "attn_norm"))
     yield price(out, gemm.linear, rows, width, width, widths, bias=vision.out_bias)
     branch = "out_proj"
     if vision.layer_scale or gated:
@@ -160,11 +160,12 @@ def _scale(vision: VisionSpec, name: str, branch: str, gated: bool) -> Op:
 
 def _mlp_ops(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
     width, inner, bias, price = vision.hidden, vision.intermediate, vision.mlp_bias, ranks.price
-    for name in ("gate_proj", "up_proj") if vision.gated_mlp else ("up_proj",):
+    products = ("gate_proj", "up_proj") if vision.gated_mlp else ("up_proj",)
+    for name in products:
         op = Op(name, "mlp", "column", reads=("mlp_norm",))
         yield price(op, gemm.linear, rows, width, inner, widths, bias=bias)
     activation = pointwise.gated_silu if vision.gated_mlp else pointwise.gelu
-    yield price(Op("mlp_act", "mlp", "column", reads=("gate_proj", "up_proj")), activation, rows * inner, widths)
+    yield price(Op("mlp_act", "mlp", "column", reads=products), activation, rows * inner, widths)
     down = Op("down_proj", "mlp", "row", exchange="mlp", reads=("mlp_act", "mlp_norm"))
     yield price(down, gemm.linear, rows, inner, width, widths, bias=bias)
 

@@ -20,6 +20,7 @@ from .op import ONE, Op, Priced, Ranks
 __all__ = [
     "ALL_KEYS",
     "EXPOSED",
+    "SOFTMAX_FLOPS_PER_PAIR",
     "AttentionShape",
     "causal_pairs",
     "chunked_pairs",
@@ -28,6 +29,7 @@ __all__ = [
     "eager_softmax",
     "flops_per_pair",
     "fused",
+    "output_of",
     "single_pass",
     "visible_pairs",
 ]
@@ -227,6 +229,11 @@ def eager_softmax(shape: AttentionShape, *, widths: Widths) -> Cost:
     )
 
 
+def output_of(kernel: str) -> str:
+    """Name of the op of `core` whose output the projection after it reads."""
+    return "fused_attention" if kernel == "flash" else "sv_matmul"
+
+
 def core(
     kernel: str,
     shape: AttentionShape,
@@ -248,7 +255,7 @@ def core(
     """
     shape = shape.over(ranks)
     if kernel == "flash":
-        op = Op("fused_attention", "attention", "heads", reads=reads)
+        op = Op(output_of(kernel), "attention", "heads", reads=reads)
         yield op, fused(shape, widths=widths, onchip_bytes=onchip_bytes, kv_cached=kv_cached)
         return
     qk, sv = eager_products(shape, widths=widths)
@@ -268,7 +275,7 @@ def core(
         ),
         softmax,
     )
-    yield Op("sv_matmul", "attention", "heads", reads=(*reads, "softmax", "repeated_kv")), sv
+    yield Op(output_of(kernel), "attention", "heads", reads=(*reads, "softmax", "repeated_kv")), sv
 
 
 def _upcast_bytes(shape: AttentionShape, widths: Widths) -> Array:

@@ -1,6 +1,6 @@
 """Model, workload and schedule → ops: the one place where a request becomes an `OpTable`.
 
-It knows no machine but for the on-chip size that fused attention's traffic depends on.
+The machine enters through one number: the on-chip size that fused attention's traffic depends on.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ __all__ = ["MOST_ROWS", "build", "forget"]
 Layers = NDArray[np.int64]
 
 
-# Tables that are held for the next estimate of the same operations, and the most rows of one of them.
+# A cache of op tables by what they follow from: how many it holds, and the most rows of one (about 3 MB).
 _HELD, MOST_ROWS = 32, 20_000
 
 
 def build(run: Run) -> OpTable:
     """All ops of the request: tower, projector, merging, prefill, decode. Not to be modified.
 
-    With tensor-parallel ranks the rows are one rank's; with pipeline stages they are those of all
-    stages, one request's way. The machine, the stack and the estimator have no part in it, so that runs which differ
-    in those share one table.
+    With tensor-parallel ranks the rows are one rank's; with pipeline stages they are those of all stages,
+    as one request passes through them. Runs that differ in stack, estimator or machine (but for its on-chip
+    size) share one table.
     """
     question = _Question.of(run)
-    # an upper bound: no layer is 20 operations
+    # about as many rows as the table will have: 20 operations a layer, and attention by decode step
     rows = run.model.decoder.layers * (20 + decode_steps(run.workload))
     return _held(question) if rows <= MOST_ROWS else _built(question)
 

@@ -14,6 +14,7 @@ import aimcost
 from aimcost.inputs.model import load_model
 from aimcost.measure.validate.joining import _grouped
 from aimcost.models import decoder as decoder_ops
+from aimcost.models import vit
 from aimcost.models.parallel import decoder_ranks
 from aimcost.ops import gemm, pointwise
 from aimcost.ops.op import ONE, Op, Priced, Ranks
@@ -21,7 +22,7 @@ from aimcost.pricing import operations
 from aimcost.pricing.host_queue import execution_order
 from aimcost.pricing.result import Estimate
 from aimcost.report.tree import breakdown
-from aimcost.types import DecoderSpec, Parallel
+from aimcost.types import DecoderSpec, Parallel, Precision, TowerLoad
 from aimcost.types.formats import Widths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -295,3 +296,30 @@ def test_the_search_finds_names() -> None:
         (2, "segment.name.startswith"),
         (3, "reduction"),
     ]
+
+
+@pytest.mark.parametrize("kernel", ["flash", "eager"])
+@pytest.mark.parametrize(
+    "name", ["llama-3.1-8b", "qwen3-30b-a3b", "qwen2.5-vl-7b", "internvl3-8b", "llama-3.2-11b-vision"]
+)
+def test_every_tensor_that_an_op_reads_is_made_before_it(name: str, kernel: str) -> None:
+    """A misspelt read would move peaks and all-reduces without a word."""
+    model = load_model(name)
+    widths, shared = Widths.of(Precision()), {"batch": 1.0, "kernel": kernel, "onchip_bytes": 0.0}
+    runs = [decoder_ops.layer_ops(model.decoder, widths, q_len=4.0, kv_len=9.0, **shared)]
+    if model.decoder.cross_layers:
+        runs.append(decoder_ops.cross_layer_ops(model.decoder, widths, q_len=4.0, kv_len=9.0, **shared))
+    if model.vision is not None:
+        load = TowerLoad(sequences=1, rows=8, columns=8)
+        runs += [
+            vit.layer_ops(
+                model.vision, widths, inputs=1.0, load=load, kernel=kernel, onchip_bytes=0.0, windowed=w, gated=g
+            )
+            for _, w, g in vit.layer_groups(model.vision)
+        ]
+    for ops in runs:
+        made = {"x"}
+        for op, _ in ops:
+            # nothing is repeated where there are as many KV heads as heads, and grouped heads read the cache
+            assert set(op.reads) <= made | {"repeated_kv"}, op.name
+            made |= {op.name, *op.extra}

@@ -26,7 +26,9 @@ from .price import BIPARTITE, PAGERANK
 
 SUMMARY = "AIM: merge per frame, prune from l1 to l2: merge_ratio | merge_r, l1, l2, decay, convention"
 
-# Published for 28 and 32 layers; other depths take the 28-layer ones in proportion.
+# What arXiv 2412.03248 evaluates with: merging to 25 %, and (l1, l2) of LLaVA-OneVision-7B (28 layers) and
+# LLaVA-1.5-7B (32). Other depths take those of 28 in proportion.
+DEFAULT_MERGE_RATIO = 0.25
 _BOUNDARIES = {28: (14, 22), 32: (13, 21)}
 
 
@@ -61,6 +63,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     decay = _decay(params, l1, l2)
     cuts = _cuts(visual, workload.text_tokens, layers, l1, decay, paper=paper)
     filled: dict[str, Any] = {**params.dump(), "l1": l1, "l2": l2, "decay": decay}
+    if params.merge_r is None and params.merge_ratio is None:
+        filled["merge_ratio"] = DEFAULT_MERGE_RATIO
     notes = () if visual else ("the workload has no visual tokens for AIM to reduce",)
     return build_schedule(
         model=model,
@@ -107,7 +111,8 @@ def _cuts(visual: int, text: int, layers: int, l1: int, decay: float, *, paper: 
 
 
 def _boundaries(params: Params, layers: int) -> tuple[int, int]:
-    default_l1, default_l2 = _BOUNDARIES.get(layers, (round(layers * 14 / 28), round(layers * 22 / 28)))
+    in_proportion = tuple(round(layers * boundary / 28) for boundary in _BOUNDARIES[28])
+    default_l1, default_l2 = _BOUNDARIES.get(layers, in_proportion)
     l1 = params.l1 if params.l1 is not None else default_l1
     l2 = params.l2 if params.l2 is not None else max(default_l2, l1 + 1)
     require_between("l1", l1, 0, layers, f"the model has {layers} layers")
@@ -119,7 +124,7 @@ def _boundaries(params: Params, layers: int) -> tuple[int, int]:
 def _merges(workload: Workload, params: Params, paper: bool) -> tuple[list[ReductionEvent], int]:
     """Merge events and the tokens they leave of all groups."""
     require_absent("merge_ratio", params.merge_ratio, "merge_r", params.merge_r)
-    ratio = params.merge_ratio if params.merge_ratio is not None else 0.25
+    ratio = params.merge_ratio if params.merge_ratio is not None else DEFAULT_MERGE_RATIO
     events, left = [], 0
     for groups, n in workload.group_sizes:
         alike = replace(workload, groups=groups, tokens_per_group=n, sizes=())

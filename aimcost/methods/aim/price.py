@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...ops.attention import causal_pairs
+from ...ops.attention import SOFTMAX_FLOPS_PER_PAIR, causal_pairs
 from ...ops.cost import Array, Cost
 from ...ops.reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops, select
 from ...types.formats import Widths
@@ -53,7 +53,7 @@ def pagerank_eager_flops(heads: float, tokens: Array) -> Array:
     arXiv 2412.03248, whose 4.18 GFLOP this reproduces.
     """
     square = heads * tokens * tokens
-    return square * (1.0 + 5.0) + 2.0 * square * PAGERANK_ITERATIONS + 2.0 * heads * tokens + tokens
+    return square * (1.0 + SOFTMAX_FLOPS_PER_PAIR) + 2.0 * square * PAGERANK_ITERATIONS + 2.0 * heads * tokens + tokens
 
 
 def pagerank_eager(*, batch: float, heads: float, tokens: Array, widths: Widths) -> Cost:
