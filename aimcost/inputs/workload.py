@@ -69,10 +69,10 @@ def resolve_workload(
     images = _images(file, frames)
     layout = VisualLayout()
     if file.visual_tokens is not None:
-        newline = 1 if file.newline else 0
-        layout = VisualLayout(sizes=((1, file.visual_tokens - newline),), newline_tokens=newline)
+        layout = _stated(file.visual_tokens, file, model)
         if model.vision is not None:
             notes.append("visual_tokens given: the vision tower and projector are not priced")
+        notes.extend(layout.notes)
     elif given is not None:
         layout = _layout(file, model, images, frames, given, without_newline=without_newline)
         notes.extend(layout.notes)
@@ -101,6 +101,17 @@ def resolve_workload(
         template_tokens=layout.template_tokens,
     )
     return workload, tuple(notes)
+
+
+def _stated(tokens: int, file: WorkloadFile, model: ModelSpec) -> VisualLayout:
+    """A count that the run states: part of the sequence, or what cross-attention layers read."""
+    if model.decoder.cross_layers:
+        if file.newline:
+            raise InvalidValueError("workload.newline", f"omitted: {model.name} has no newline tokens", file.newline)
+        note = f"{tokens:,} visual tokens feed the cross-attention layers of {model.name}, outside its sequence"
+        return VisualLayout(cross_tokens=tokens, notes=(note,))
+    newline = 1 if file.newline else 0
+    return VisualLayout(sizes=((1, tokens - newline),), newline_tokens=newline)
 
 
 def _source(file: WorkloadFile, model: ModelSpec) -> str | None:

@@ -151,6 +151,18 @@ def test_the_cache_of_cross_attention_layers_is_the_towers():
     assert aimcost.estimate(run).memory.kv_bytes == 2 * tokens * 8 * 128 * 2
 
 
+def test_a_stated_count_feeds_the_cross_attention_layers_too():
+    """6,404 = 4 tiles of 1,601, which is what one image gives; no tower is priced for a count."""
+    run = {"model": "llama-3.2-11b-vision", "hardware": HARDWARE, "estimator": "roofline"}
+    stated, shown = (
+        aimcost.estimate({**run, "workload": {**visual, "text_tokens": 100}})
+        for visual in ({"visual_tokens": 6404}, {"images": 1})
+    )
+    assert stated.stages["prefill"].flops == shown.stages["prefill"].flops
+    assert stated.stages["vision"].flops == 0
+    assert stated.memory.kv_bytes == shown.memory.kv_bytes
+
+
 def test_reduction_inside_a_cross_attending_model_is_refused():
     run = {"model": "llama-3.2-11b-vision", "workload": {"images": 1}, "method": {"name": "fastv"}}
     with pytest.raises(aimcost.errors.InvalidValueError, match="do not enter its sequence"):
