@@ -100,9 +100,11 @@ def _is_prefill(q_len: Array, kv_len: Array) -> bool:
 def _op(
     op: TracedOp, counts: Mapping[str, Array], widths: Widths, *, kernel: str, onchip_bytes: float, place: Place
 ) -> Iterator[Priced]:
+    if op.count is not None and not np.any(op.count(counts)):
+        return  # a copy that these counts do not need
     sizes = {name: size(counts) for name, size in op.dims}
     if op.kind == "attention":
-        for priced, cost in _attention(op, sizes, widths, kernel=kernel, onchip_bytes=onchip_bytes):
+        for priced, cost in _attention(op, sizes, counts["kv"], widths, kernel=kernel, onchip_bytes=onchip_bytes):
             yield priced, _repeated(cost, op, counts)
         return
     cost = _FORMULAS.get(op.kind, _moved)(op, sizes, counts, widths)
@@ -124,7 +126,7 @@ def _repeated(cost: Cost, op: TracedOp, counts: Mapping[str, Array]) -> Cost:
         return cost
     times = op.count(counts)
     if op.kind not in ("gemm", "bmm", "attention", "experts"):
-        return replace(cost, launches=times)
+        return replace(cost, launches=np.maximum(1.0, times))
     grows = "m" if cost.kind == "gemm" else "groups" if cost.kind == "bmm" else "batch"
     dims = {**cost.dims, grows: cost.dims[grows] * times}
     full = None if cost.flops_full_square is None else cost.flops_full_square * times
@@ -136,8 +138,9 @@ def _repeated(cost: Cost, op: TracedOp, counts: Mapping[str, Array]) -> Cost:
 
 
 def _attention(
-    op: TracedOp, sizes: Mapping[str, Array], widths: Widths, *, kernel: str, onchip_bytes: float
+    op: TracedOp, sizes: Mapping[str, Array], end: Array, widths: Widths, *, kernel: str, onchip_bytes: float
 ) -> Iterator[Priced]:
+    """`end`: all tokens so far, of which a cache of a window or a block may hold fewer."""
     q_len, kv_len = sizes["q_len"], sizes["kv_len"]
     shape = AttentionShape(
         batch=sizes["batch"],
@@ -148,7 +151,7 @@ def _attention(
         kv_len=kv_len,
         causal=op.mask != "full",
         window=float(op.window) if op.mask == "window" else ALL_KEYS,
-        visible=attention.chunked_pairs(q_len, kv_len, float(op.window)) if op.mask == "chunk" else None,
+        visible=attention.chunked_pairs(q_len, end, float(op.window)) if op.mask == "chunk" else None,
     )
     cached, weight = op.read_cached is not None, op.weight
     core = attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=(), kv_cached=cached)

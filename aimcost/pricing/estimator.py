@@ -88,7 +88,7 @@ class Estimator:
             priced=priced,
             estimator=self.name,
             stages_priced=self.stages,
-            notes=(*run.notes, *ignored, *priced.notes),
+            notes=(*run.notes, *ignored, *_unknown_ops(run, priced), *priced.notes),
         )
 
     def _ignored(self, options: Mapping[str, Any], where: str) -> tuple[str, ...]:
@@ -105,6 +105,16 @@ class Estimator:
         own = self.options.names() if self.options is not None else ()
         ignored = [key for key in options if key not in own]
         return (f"estimator_options ignored by {self.name}: {', '.join(ignored)}",) if ignored else ()
+
+
+def _unknown_ops(run: Run, priced: PricedTable) -> tuple[str, ...]:
+    """A note on the ops of a trace of which nothing but the memory moved is known, and their share of the time."""
+    traced = run.model.decoder.traced
+    if traced is None or not traced.unknown:
+        return ()
+    here = priced.table.spread([segment.name in traced.unknown for segment in priced.table.segments])
+    share = float(priced.seconds[here].sum() / priced.seconds.sum())
+    return (f"priced by the memory they move alone: {', '.join(traced.unknown)} ({share:.1%} of the time)",)
 
 
 def estimator_of(name: str) -> Estimator:

@@ -64,7 +64,7 @@ class Subject:
         kind = str(data.get("model_type"))
         try:
             config = AutoConfig.for_model(**data)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except Exception as error:  # a configuration class validates as it likes
             raise UnsupportedModelError(f"{kind}: {_first_line(error)}") from error
         if getattr(config, "is_encoder_decoder", False):
             raise UnsupportedModelError(f"{kind}: an encoder-decoder")
@@ -81,7 +81,7 @@ class Subject:
         with torch.device("meta"):
             try:
                 model = family.from_config(config, dtype=FORMAT, attn_implementation="eager")
-            except (ValueError, ImportError) as error:
+            except Exception as error:
                 raise UnsupportedModelError(f"{kind}: {_first_line(error)}") from error
         _through_ours(model)
         decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
@@ -106,11 +106,17 @@ class Subject:
     def run(self, recorder: Recorder, *, batch: int, tokens: int, cached: int = 0) -> Pass:
         """`tokens` new tokens a request after `cached` ones."""
         cache: Any = None
-        if cached:
-            with recorder.recording():
-                cache = self._forward(batch, cached, 0, None)
-        with recorder.recording(self._cache_tensors(cache)):
-            cache = self._forward(batch, tokens, cached, cache)
+        try:
+            if cached:
+                with recorder.recording():
+                    cache = self._forward(batch, cached, 0, None)
+            with recorder.recording(self._cache_tensors(cache)):
+                cache = self._forward(batch, tokens, cached, cache)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{self.config.model_type}: {error}") from error
+        except Exception as error:  # whatever a model's own code raises on this configuration
+            said = f"{self.config.model_type}: does not run: {type(error).__name__}: {_first_line(error)}"
+            raise UnsupportedModelError(said) from error
         values = {"batch": batch, "tokens": tokens, "kv": tokens + cached}
         return Pass(values, recorder.events, self._cache_elements(cache))
 
@@ -128,7 +134,7 @@ class Subject:
             given["attention_mask"] = torch.ones(batch, cached + tokens, dtype=torch.long)
         slot = next((name for name in ("cache", "past_key_values", "cache_params") if name in names), None)
         if slot is None:
-            raise UnsupportedModelError(f"{self.config.model_type}: takes no cache")
+            raise UnsupportedModelError("takes no cache")
         if cache is None:
             cache = DynamicCache(config=self.config)
         given[slot] = cache
@@ -177,14 +183,12 @@ class Subject:
         """Sizes that scorers and reports ask for."""
         text = self.config.get_text_config(decoder=True)
         hidden = int(text.hidden_size)
-        heads = int(getattr(text, "num_attention_heads", 0) or 1)
-        kv_heads = getattr(text, "num_key_value_heads", None) or heads
-        head_dim = getattr(text, "head_dim", None) or max(1, hidden // heads)
+        heads = _whole(text, "num_attention_heads", 1)
         return {
             "hidden": hidden,
             "heads": heads,
-            "kv_heads": int(kv_heads) if isinstance(kv_heads, int) else heads,
-            "head_dim": int(head_dim),
+            "kv_heads": _whole(text, "num_key_value_heads", heads),
+            "head_dim": _whole(text, "head_dim", max(1, hidden // heads)),
             "vocab": int(text.vocab_size),
         }
 
@@ -192,6 +196,15 @@ class Subject:
         """Widths of blocks that the configuration names."""
         text = self.config.get_text_config(decoder=True).to_dict()
         return {v for k, v in text.items() if "chunk" in k and isinstance(v, int) and 1 < v <= 4096}
+
+
+def _whole(config: PreTrainedConfig, name: str, default: int) -> int:
+    """A size; `default` where it is absent or another one in each layer."""
+    try:
+        given = getattr(config, name, None)
+    except Exception:
+        return default
+    return given if isinstance(given, int) and given > 0 else default
 
 
 def _held(layer: Any) -> list[torch.Tensor]:

@@ -234,12 +234,13 @@ class Recorder(TorchDispatchMode):
             return {"rows": made[0].numel() / width, "width": width}
         if scope.kind == "rope" and len(made) == 2 and all(t.ndim == 4 for t in made):
             q, k = made
-            # (batch, heads, tokens, width), as transformers lays them out where it rotates
+            # (batch, heads, tokens, width) in most models; Llama 4 rotates before it transposes
+            heads, tokens = (2, 1) if q.shape[1] == k.shape[1] and q.shape[2] != k.shape[2] else (1, 2)
             return {
                 "batch": q.shape[0],
-                "q_len": q.shape[2],
-                "heads": q.shape[1],
-                "kv_heads": k.shape[1],
+                "q_len": q.shape[tokens],
+                "heads": q.shape[heads],
+                "kv_heads": k.shape[heads],
                 "head_dim": q.shape[3],
             }
         if scope.kind == "rope":
@@ -424,9 +425,11 @@ class Recorder(TorchDispatchMode):
     # -- aten ops ------------------------------------------------------------------------------------
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs = dict(kwargs or {})
         if func is aten._local_scalar_dense.default and args[0].is_meta:
             raise UnsupportedModelError(f"{self._where()}: needs the value of a tensor (.item())")
+        if func is aten._to_copy.default and not args[0].is_meta:
+            kwargs.pop("device", None)  # control values stay real wherever they are sent
         given = _tensors((args, kwargs))
         on_meta = any(t.is_meta for t in given)
         if on_meta and not all(t.is_meta for t in given):

@@ -249,7 +249,8 @@ class _Passes:
             "_position": first.order if events[0] is not None else some.order,
         }
         if some.kind == "attention":
-            op["mask"] = _mask([e for e in events if e is not None], where, self.model)
+            ends = [one.values["kv"] for one, event in zip(self.passes, events, strict=True) if event is not None]
+            op["mask"] = _mask([e for e in events if e is not None], ends, where, self.model)
             if op["mask"] in ("window", "chunk"):
                 op["window"] = self.window
         weight = sum(size for _, size in some.weights.values())
@@ -329,11 +330,14 @@ def _sum(run: Sequence[Event]) -> Event | None:
     return total
 
 
-def _mask(events: Sequence[Event], where: str, model: str) -> str:
+def _mask(events: Sequence[Event], ends: Sequence[float], where: str, model: str) -> str:
     """Which (query, key) pairs the mask lets through, as a rule that holds at every count."""
     for name, rule in _MASKS.items():
         if all(e.dims["pairs"] == rule(e.dims["q_len"], e.dims["kv_len"]) for e in events):
             return name
+    # where a block begins depends on all tokens so far, not on those that the cache holds
+    if all(e.dims["pairs"] == _chunked(e.dims["q_len"], end) for e, end in zip(events, ends, strict=True)):
+        return "chunk"
     raise UnsupportedModelError(f"{model}: {where}: its mask is neither causal nor full, windowed or chunked")
 
 
@@ -353,7 +357,6 @@ _MASKS: Mapping[str, Callable[[float, float], float]] = {
     "causal": _causal,
     "full": lambda q, kv: q * kv,
     "window": _windowed,
-    "chunk": _chunked,
 }
 
 

@@ -27,6 +27,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "gemma2": {"sliding_window": 100},
     "gemma3_text": {"sliding_window": 100, "layer_types": [*3 * ["sliding_attention"], "full_attention"]},
     "gpt_oss": {"sliding_window": 100},
+    "llama4_text": {"attention_chunk_size": 100},
     "mistral": {"sliding_window": 100},
 }
 REFUSED = {
@@ -73,6 +74,8 @@ def test_figures_are_those_of_the_real_model(kind, real_model):
         step = _priced(traced, batch, tokens, 2)
         assert step.matrix_flops(["decode"], full_square=True) == flops
         assert step.memory.kv_by_layer == cache
+        assert 0 < step.totals.time_s < 1
+        assert not any("nan" in str(op) for op in step.ops())
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.check) for kind in REFUSED])

@@ -170,6 +170,22 @@ def test_a_cut_changes_the_layers_after_it(model):
     assert cut["memory"]["kv_by_layer"] == [240, 240, 320, 240, 240]
 
 
+def test_a_copy_that_one_request_does_not_need(model):
+    copy = {
+        "name": "clone",
+        "kind": "move",
+        "group": "rest",
+        "dims": {"elements": "8*batch*tokens"},
+        "count": "min(1, batch - 1)",
+        "read_bytes": "min(1, batch - 1)*(16*batch*tokens)",
+        "write_bytes": "min(1, batch - 1)*(16*batch*tokens)",
+    }
+    model["parts"]["decoder"]["layers"][1]["ops"].append(copy)
+    one, two = (_estimate(model, workload={"text_tokens": 50, "batch": batch}).to_dict() for batch in (1, 2))
+    assert [op["bytes"] for op in one["ops"] if op["name"] == "clone"] == []
+    assert [op["bytes"] for op in two["ops"] if op["name"] == "clone"] == [2 * 16 * 2 * 50]
+
+
 def test_formats_follow_the_run(model):
     eight = _estimate(model, precision={"weights": 8, "activations": 16, "kv": 16}).to_dict()
     assert eight["memory"]["weights_bytes"] == 5 * 64 + 80
