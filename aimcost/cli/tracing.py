@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from .common import app
+from .options import Argument, Option
 
 
 @app.command()
 def trace(
-    config: Annotated[str, typer.Argument(help="A config.json, its folder, or a model's name.")],
-    output: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
+    config: Annotated[str, Argument(help="A config.json, its folder, or a model's name.")],
+    output: Annotated[str | None, Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
 ) -> None:
     """Trace any transformers model into a model file."""
     from ..extras import torch_module

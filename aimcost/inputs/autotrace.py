@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import Any
 from ..errors import FileFormatError
 from ..extras import torch_module
 from .files import read_mapping, write_atomically
-from .strict_json import digest
+from .strict_json import digest, to_json
 
 __all__ = ["cache_folder", "traced_config", "transformers_knows"]
 
@@ -66,7 +65,7 @@ def traced_config(config: Mapping[str, Any]) -> dict[str, Any]:
     traced: dict[str, Any] = torch_module("aimcost.tracing.trace", "tracing a model").trace(config)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(traced, indent=1) + "\n")
+        write_atomically(path, to_json(traced) + "\n")
     except (FileFormatError, OSError):
         pass  # a folder that cannot be written to costs a trace each time
     return traced

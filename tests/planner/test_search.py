@@ -119,7 +119,7 @@ def test_the_front_says_which_keep_every_budget(case: dict[str, float], sure: bo
         (
             (100_000, 101_000),
             (57.0, 56.0),
-            "its expected score is 1.00 lower (56.00), though it keeps 1.0% more visual tokens",
+            "its expected score is 1.00 lower (56.00), although it keeps 1.0% more visual tokens",
         ),
         ((100_000, 90_000), (57.0, 56.999), "its expected score is lower by less than 0.01 (57.00)"),
         ((100_000, 99_998), (None, None), "it keeps 2 fewer visual tokens, summed over layers (99,998)"),
@@ -221,7 +221,7 @@ def test_other_methods_have_grids(method: str) -> None:
         ({"shapes": ["round"]}, UnknownNameError, "round"),
         ({"methods": ["visionzip"]}, InvalidValueError, "visionzip"),
         ({"objective": "speed"}, UnknownNameError, "speed"),
-        ({"objective": "accuracy"}, InvalidValueError, "measured"),
+        ({"objective": "accuracy"}, InvalidValueError, "no scores are known"),
         ({"confidence": 0.2}, InvalidValueError, "confidence"),
         ({"earliest_cut": 99}, InvalidValueError, "earliest_cut"),
         ({"hardware": ["a200"]}, UnknownNameError, "a200"),
