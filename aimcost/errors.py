@@ -37,7 +37,7 @@ def argument(name: str) -> str:
     return f"\ue000{name}\ue001"
 
 
-def nearest(found: str, allowed: Iterable[str], *, count: int = 3) -> list[str]:
+def nearest(found: str, allowed: Iterable[str], *, count: int = 3, cutoff: float = 0.5) -> list[str]:
     """Names in `allowed` that look most like `found`, best first, ignoring case and separators.
 
     A name that continues or contains `found` (a100 → nvidia_a100_sxm_40gb) beats one that resembles it.
@@ -50,7 +50,7 @@ def nearest(found: str, allowed: Iterable[str], *, count: int = 3) -> list[str]:
     wanted = plain(found)[:200]
     hits = [name for name in by_plain if len(wanted) >= 3 and name.startswith(wanted)]
     hits += [name for name in by_plain if len(wanted) >= 2 and wanted in name]
-    hits += difflib.get_close_matches(wanted, list(by_plain), n=count, cutoff=0.5)
+    hits += difflib.get_close_matches(wanted, list(by_plain), n=count, cutoff=cutoff)
     return [by_plain[hit] for hit in dict.fromkeys(hits)][:count]
 
 
@@ -85,27 +85,40 @@ class AimcostError(Exception):
 class UnknownNameError(AimcostError):
     """A name that nothing answers to. Names are looked up exactly; the nearest are offered.
 
-    Of names that are equally near, the first of `allowed` come first.
+    Of names that are equally near, the first of `allowed` come first. `cutoff` says how near a name must be, and
+    `remedy` what to do where none is meant.
     """
 
     # no command lists these: the message names them all
     UNLISTED = frozenset({"scorer"})
 
-    def __init__(self, what: str, found: str, allowed: Iterable[str], *, where: str = "") -> None:
+    def __init__(
+        self,
+        what: str,
+        found: str,
+        allowed: Iterable[str],
+        *,
+        where: str = "",
+        cutoff: float = 0.5,
+        remedy: str = "",
+    ) -> None:
         ordered = list(allowed)
         names = sorted(ordered)
         self.what, self.found, self.allowed = what, found, tuple(names)
-        close = nearest(found, ordered)
+        close = nearest(found, ordered, cutoff=cutoff)
         if close:
             hint = "did you mean " + " or ".join(repr(name) for name in close) + "?"
             if len(names) <= 6:
                 hint += " (known: " + ", ".join(names) + ")"
         elif len(names) <= 12 or what in self.UNLISTED:
             hint = "known: " + ", ".join(names)
+        elif remedy:
+            hint = ""
         else:
             hint = f"{len(names)} are known: `aimcost {'schema' if what == 'key' else 'list'}` shows them"
         prefix = f"{where}: " if where else ""
-        super().__init__(f"{prefix}unknown {what} {_shown(found)}; {hint}")
+        said = "; ".join(part for part in (f"unknown {what} {_shown(found)}", hint, remedy) if part)
+        super().__init__(prefix + said)
 
 
 class InvalidValueError(AimcostError):

@@ -49,7 +49,10 @@ def main() -> None:
             print(error.format_message())
             sys.exit(2)
         _fail(error.format_message(), 2)
-    gc.freeze()  # what is left is for the system to take back: a collection at exit is a tenth of a short command
+    if "torch" not in sys.modules:
+        # what is left is for the system to take back: a collection at exit is a tenth of a short command. Triton's
+        # bindings report what is not collected
+        gc.freeze()
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aimcost.errors import AimcostError, FileFormatError
+from aimcost.errors import AimcostError, FileFormatError, UnknownNameError
 from aimcost.inputs import discover
 from aimcost.inputs.files import read_once
 from aimcost.inputs.model import load_model, model_config
@@ -195,3 +195,12 @@ def test_a_miss_names_what_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(FileFormatError, match=r"Qwen/Qwen2\.5-VL-32B-Instruct is neither .*Qwen/Qwen2\.5-VL-72B"):
         load_model("Qwen/Qwen2.5-VL-32B-Instruct")
+
+
+def test_a_type_without_a_reader_says_what_would_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not another family whose name is alike; a slip of a letter is still named."""
+    monkeypatch.setattr("aimcost.inputs.model.transformers_knows", lambda kind: False)
+    with pytest.raises(UnknownNameError, match=r"unknown model_type 'gemma3'; any architecture .*aimcost\[torch\]"):
+        load_model({"model_type": "gemma3"})
+    with pytest.raises(UnknownNameError, match="did you mean 'llama'"):
+        load_model({"model_type": "lama"})

@@ -20,6 +20,11 @@ from .reader import Reader
 
 __all__ = ["FAMILIES", "model_spec"]
 
+_TRACING = (
+    "any architecture that the installed transformers knows is traced from its config.json: "
+    "pip install 'aimcost[torch]'"
+)
+
 
 def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str = "") -> ModelSpec:
     """The shape that an HF-style configuration describes.
@@ -38,7 +43,8 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
         raise InvalidValueError("model_type", "given (text)", kind, where=where)
     builder = FAMILIES.get(kind)
     if builder is None:
-        raise UnknownNameError("model_type", kind, FAMILIES, where=where)
+        # a slip of a letter, not another family whose name is alike
+        raise UnknownNameError("model_type", kind, FAMILIES, where=where, cutoff=0.85, remedy=_TRACING)
     spec = builder(reader, name, source)
     reader.check_spelling()
     filled = dict.fromkeys(note for part in (reader, *reader.sections) for note in part.notes())
