@@ -112,7 +112,7 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return [value for value in tree_flatten(values)[0] if isinstance(value, torch.Tensor)]
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records the ops of a model's forward passes, layer by layer.
 
     Parameters
@@ -124,7 +124,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, model: nn.Module, layers: list[nn.Module]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._names = {id(module): name for name, module in model.named_modules()}
         self._modules = {id(module) for module in model.modules()}
         self._layer_of = {id(layer): index for index, layer in enumerate(layers)}

@@ -172,7 +172,7 @@ class _Passes:
                 runs = sites.setdefault(key, [[] for _ in self.passes])
                 runs[number].append(event)
                 order.setdefault(key, len(order))
-        ops = []
+        ops: list[dict[str, Any]] = []
         for key, runs in sites.items():
             try:
                 ops += self._site_ops(layer, key, runs)
