@@ -79,7 +79,7 @@ def _attention(table: OpTable, index: int, model: AttentionModel | AttentionGrid
     rows, dims = table.rows_of(index), table.columns(index)
     seconds = model.seconds(
         dims,
-        bytes_moved=np.add.reduce(table.costs[2:, rows] * traffic, axis=0),
+        bytes_moved=np.add.reduce(table.traffic[:, rows] * traffic, axis=0),
         flops=table.flops[rows],
         peak=card.peak,
         bandwidth=card.bandwidth,

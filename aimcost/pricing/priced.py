@@ -201,10 +201,10 @@ class PricedTable:
 
         Scoring and other reduction operations are left out.
         """
-        column, total = 1 if full_square else 0, 0.0
-        wanted = set(stages)
+        flops = self.table.full_square_flops if full_square else self.table.flops
+        wanted, total = set(stages), 0.0
         for segment in self.table.segments:
             if segment.stage in wanted and segment.kind in ("gemm", "attention", "bmm"):
                 rows = slice(segment.start, segment.stop)
-                total += float(self.table.costs[column, rows] @ self.table.count[rows])
+                total += float(flops[rows] @ self.table.count[rows])
         return total

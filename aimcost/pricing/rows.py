@@ -13,7 +13,7 @@ from ..types import Parallel
 from ..types.bounds import BOUNDS
 from ..types.stages import STAGES
 from .priced import PricedTable, StageSum
-from .table import COST_COLUMNS, NO_LAYER
+from .table import COST_COLUMNS, FLOPS, FULL_SQUARE_FLOPS, NO_LAYER, TRAFFIC
 
 __all__ = ["layer_rows", "op_rows", "parallel_summary", "reduction_summary", "stage_sums"]
 
@@ -77,15 +77,15 @@ def _segment_rows(priced: PricedTable, number: int) -> list[dict[str, Any]]:
     )
     sums = np.stack([np.bincount(where, weights=values) for values in columns])
     costs, (time, low, high, outside) = sums[:-4], sums[-4:]
-    classes = dict(zip(COST_COLUMNS[2:], costs[2:], strict=True))
+    classes = dict(zip(COST_COLUMNS[TRAFFIC], costs[TRAFFIC], strict=True))
     entries = []
     for position, layer in enumerate(distinct):
         entry: dict[str, Any] = {
             "stage": segment.stage,
             "layer": None if layer == NO_LAYER else int(layer),
             "name": segment.name,
-            "flops": float(costs[0, position]),
-            "bytes": float(costs[2:, position].sum()),
+            "flops": float(costs[FLOPS, position]),
+            "bytes": float(costs[TRAFFIC, position].sum()),
             "time_s": float(time[position]),
             "bound": BOUNDS[int(priced.bound[rows][first[position]])],
             "time_low_s": float(low[position]),
@@ -94,7 +94,7 @@ def _segment_rows(priced: PricedTable, number: int) -> list[dict[str, Any]]:
             **{f"{name}_bytes": float(values[position]) for name, values in classes.items()},
         }
         if segment.kind in ("attention", "bmm", "softmax"):
-            entry["flops_full_square"] = float(costs[1, position])
+            entry["flops_full_square"] = float(costs[FULL_SQUARE_FLOPS, position])
         if segment.kind == "collective":
             dims = table.columns(number)
             wire = dims["wire_bytes"] * table.count[rows]
@@ -140,7 +140,7 @@ def reduction_summary(priced: PricedTable, included: Collection[str], *, events:
             rows = slice(segment.start, segment.stop)
             by_name[segment.name] = by_name.get(segment.name, 0.0) + float(priced.seconds[rows].sum())
             flops += float(table.flops[rows] @ table.count[rows])
-            size += float(table.costs[2:, rows].sum(axis=0) @ table.count[rows])
+            size += float(table.traffic[:, rows].sum(axis=0) @ table.count[rows])
     return {
         "events": events,
         "flops": flops,

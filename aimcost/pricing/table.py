@@ -14,7 +14,19 @@ from ..ops import Cost
 from ..ops.cost import Array
 from ..ops.op import Fusion, Group, Op, Place
 
-__all__ = ["OpTable", "Part", "Products", "Segment", "TableBuilder", "fixed"]
+__all__ = [
+    "COST_COLUMNS",
+    "FLOPS",
+    "FULL_SQUARE_FLOPS",
+    "NO_LAYER",
+    "TRAFFIC",
+    "OpTable",
+    "Part",
+    "Products",
+    "Segment",
+    "TableBuilder",
+    "fixed",
+]
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -27,6 +39,8 @@ COST_COLUMNS = (
     "write_activations",
     "write_kv",
 )
+# Places in `COST_COLUMNS`; traffic is bytes by tensor class.
+FLOPS, FULL_SQUARE_FLOPS, TRAFFIC = 0, 1, slice(2, None)
 NO_LAYER = -1
 
 
@@ -145,13 +159,25 @@ class OpTable:
     @property
     def flops(self) -> NDArray[np.float64]:
         """FLOPs of each row, once."""
-        flops: NDArray[np.float64] = self.costs[0]
+        flops: NDArray[np.float64] = self.costs[FLOPS]
         return flops
+
+    @property
+    def full_square_flops(self) -> NDArray[np.float64]:
+        """FLOPs of each row, once, with attention over the full square."""
+        flops: NDArray[np.float64] = self.costs[FULL_SQUARE_FLOPS]
+        return flops
+
+    @property
+    def traffic(self) -> NDArray[np.float64]:
+        """DRAM bytes of each row by tensor class, once, shape (classes, rows)."""
+        traffic: NDArray[np.float64] = self.costs[TRAFFIC]
+        return traffic
 
     @cached_property
     def bytes(self) -> NDArray[np.float64]:
         """DRAM traffic of each row, once."""
-        total: NDArray[np.float64] = np.add.reduce(self.costs[2:], axis=0)
+        total: NDArray[np.float64] = np.add.reduce(self.traffic, axis=0)
         return fixed(total)
 
     @cached_property

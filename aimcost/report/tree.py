@@ -102,7 +102,7 @@ def _branch(estimate: Estimate, depth: int, name: str, segments: list[Segment]) 
         done = float(table.flops[rows] @ count)
         flops += done
         matrix += done if segment.kind in _MATRIX_KINDS else 0.0
-        size += float(table.costs[2:, rows].sum(axis=0) @ count)
+        size += float(table.traffic[:, rows].sum(axis=0) @ count)
         seconds += float(times.sum())
         shares += np.bincount(estimate.bound[rows], weights=times, minlength=len(BOUNDS))
     machine = require_hardware(estimate.run.hardware)

@@ -37,7 +37,7 @@ from ..operations import build
 from ..overhead import Overhead, overheads, with_overheads
 from ..preprocess import preprocessing
 from ..priced import Band, PricedTable
-from ..table import COST_COLUMNS, OpTable, Products, Segment
+from ..table import COST_COLUMNS, TRAFFIC, OpTable, Products, Segment
 from .roofline import roofline_seconds
 
 __all__ = ["ESTIMATOR"]
@@ -107,7 +107,7 @@ class _Pricing:
         self.sync = table.syncs > 0 if table.syncs.any() else None
         self.groups = self._fused_groups()
         self.costs = self._priced_costs()
-        self.bytes: Floats = np.add.reduce(self.costs[2:], axis=0)
+        self.bytes: Floats = np.add.reduce(self.costs[TRAFFIC], axis=0)
 
     @cached_property
     def peaks(self) -> tuple[float, float]:
@@ -149,7 +149,7 @@ class _Pricing:
             for segment, inside in zip(self.table.segments, self.inside_norm, strict=True)
         ]
         costs: Floats = self.table.costs.copy()
-        costs[2:] *= self.table.spread(factors)
+        costs[TRAFFIC] *= self.table.spread(factors)
         for parts in self.groups:
             for index in parts[1:]:
                 costs[READ_ACTIVATIONS, self._rows(index)] = 0.0  # the first part has read them
@@ -347,7 +347,7 @@ class _Pricing:
         )
         for rows, kind, curves in measured:
             # timed as eager PyTorch runs them: every kernel and copy is in the curve, and bmm's whole square
-            work = self.table.costs[1, rows] if kind == "bmm" else flops[rows]
+            work = self.table.full_square_flops[rows] if kind == "bmm" else flops[rows]
             priced[rows] = curves.seconds(ideal[rows], work)
             stated = self.table.launches[rows]
             if self.table.states_launches[rows].any():
