@@ -198,7 +198,7 @@ def _slopes(run: Run, stacks: Sequence[Stack], steps: Floats) -> _Slopes:
         added = dict.fromkeys(STAGES, 0.0)
         for each in overheads(replace(run, stack=stack), base.table.steps):
             added[each.beside] += each.seconds.value
-        last = _device(priced) if priced.last_kernel_seconds is None else priced.last_kernel_seconds
+        last = _device(priced) if priced.after_issue_seconds is None else priced.after_issue_seconds
         return _device(priced), last, _host(priced), np.array(list(added.values()))
 
     values = [columns(stack) for stack in stacks]

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 
 def with_host(
-    table: OpTable, device: Floats, host: Floats, last: Floats, sync: NDArray[np.bool_] | None = None
+    table: OpTable, device: Floats, host: Floats, after_issue: Floats, sync: NDArray[np.bool_] | None = None
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Row times once launches are issued by the host, and which rows wait for it.
 
@@ -24,7 +24,7 @@ def with_host(
     ----------
     device, host
         Seconds a row [rows]: computing, and issuing.
-    last
+    after_issue
         Of `device`, what is left once all launches of the row are issued: its last kernel, where a row is
         a long sequence of kernels, else all of it.
     sync
@@ -41,7 +41,7 @@ def with_host(
             issue, work = np.cumsum(host[rows]), device[rows]
             done = np.cumsum(work)
             # end of row i: the latest over j ≤ i of issue(j) + what is left of j then + the work after j up to i
-            end = np.maximum(done, done + np.maximum.accumulate(issue - (done - last[rows])))
+            end = np.maximum(done, done + np.maximum.accumulate(issue - (done - after_issue[rows])))
             spent = np.diff(end, prepend=0.0)
             seconds[rows], waiting[rows] = spent, spent > 1.05 * work
     return seconds, waiting

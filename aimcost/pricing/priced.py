@@ -113,7 +113,7 @@ class PricedTable:
         Per row, whether a dimension leaves the calibrated range.
     device_seconds, host_seconds
         Per row, the device's own time, and the host's for issuing it; None where not modelled.
-    last_kernel_seconds
+    after_issue_seconds
         Per row, the part of the device's time that is left once the host has issued all of its launches.
     syncs
         Per row, whether the host then waits for the device; None where it never does.
@@ -128,7 +128,7 @@ class PricedTable:
     extrapolated: NDArray[np.bool_] | None = None
     device_seconds: NDArray[np.float64] | None = None
     host_seconds: NDArray[np.float64] | None = None
-    last_kernel_seconds: NDArray[np.float64] | None = None
+    after_issue_seconds: NDArray[np.float64] | None = None
     syncs: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
 

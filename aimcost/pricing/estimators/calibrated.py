@@ -9,7 +9,7 @@ product says much about the next), independent between kinds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -25,7 +25,7 @@ from ...machine.peaks import computed_in, link_bytes_per_s, peak_flops_per_s, pr
 from ...machine.timemodels.attention import AttentionModel
 from ...machine.timemodels.collective import ONE_SHOT, CollectiveModel
 from ...machine.timemodels.gemm import GemmModel
-from ...machine.timemodels.measured import AttentionGrid, CurveSet
+from ...machine.timemodels.measured import AttentionGrid, CurveSet, GemmGrid
 from ...machine.timemodels.memory_bound import KernelModel
 from ...machine.timemodels.memory_bound import seconds as kernel_seconds
 from ...types import HardwareSpec, Stack
@@ -37,14 +37,14 @@ from ..operations import build
 from ..overhead import Overhead, overheads, with_overheads
 from ..preprocess import preprocessing
 from ..priced import Band, PricedTable
-from ..table import COST_COLUMNS, TRAFFIC, OpTable, Products, Segment
+from ..stack_kernels import StackKernels
+from ..table import OpTable, Products, Segment
 from .roofline import roofline_seconds
 
 __all__ = ["ESTIMATOR"]
 
 Floats = NDArray[np.float64]
 _Priced = tuple[Floats, NDArray[np.bool_]]
-READ_ACTIVATIONS = COST_COLUMNS.index("read_activations")
 _LIBRARY_FORMATS = ("bf16", "fp16")  # other formats' kernels are not of cuBLAS's 16-bit products
 _WHERE = ("beyond", "inside")
 
@@ -62,8 +62,8 @@ def price(run: Run) -> PricedTable:
     pricing = _Pricing(run, hardware, table)
     device, extrapolated = pricing.device_seconds()
     host = pricing.host_seconds() if run.host_time else np.zeros(len(table))
-    last = pricing.last_kernel_seconds(device)
-    seconds, waiting = with_host(table, device, host, last, pricing.sync)
+    after_issue = pricing.kernels.after_issue_seconds(device)
+    seconds, waiting = with_host(table, device, host, after_issue, pricing.sync)
     _, bound, notes = roofline_seconds(table, hardware, run.precision)
     bound = np.where(waiting | pricing.launch_bound, LAUNCH, bound)
     before, left_out = preprocessing(run)
@@ -71,32 +71,31 @@ def price(run: Run) -> PricedTable:
     beside = np.array([each.seconds.value for each in added])
     none = np.zeros(len(added))
     return PricedTable(
-        table=with_overheads(replace(table, costs=pricing.costs), added),
+        table=with_overheads(pricing.kernels.as_run, added),
         seconds=np.concatenate((seconds, beside)),
         bound=np.concatenate((bound, np.full(len(added), LAUNCH))),
         band=pricing.band(seconds, device, waiting, extrapolated, added),
         extrapolated=np.concatenate((extrapolated, none > 0)),
         device_seconds=np.concatenate((device, none)),
         host_seconds=np.concatenate((host, none)),
-        last_kernel_seconds=np.concatenate((last, none)),
+        after_issue_seconds=np.concatenate((after_issue, none)),
         syncs=None if pricing.sync is None else np.concatenate((pricing.sync, none > 0)),
         notes=(*precision_notes(run.precision), *notes, *pricing.notes(device), *left_out),
     )
 
 
-# A residual that is added inside the norm behind it: the sum stays in registers, one operand is read and one
-# written, where a separate kernel reads two and writes one.
-_ADD_TRAFFIC = 2.0 / 3.0
+@dataclass(frozen=True, slots=True)
+class _ProductTimes:
+    """Seconds of the table's products, each by itself, and of each fused product."""
+
+    seconds: Floats
+    outside: NDArray[np.bool_]
+    launch_bound: NDArray[np.bool_]
+    fused: list[Floats]
 
 
 class _Pricing:
-    """Seconds of a table's rows on one machine under one stack.
-
-    Attributes
-    ----------
-    costs
-        The table's costs with the traffic that the stack's kernels cause: what is priced.
-    """
+    """Seconds of a table's rows on one machine under one stack."""
 
     def __init__(self, run: Run, hardware: HardwareSpec, table: OpTable) -> None:
         self.run, self.hardware, self.table = run, hardware, table
@@ -105,9 +104,8 @@ class _Pricing:
         self.calibration = self.coefficients.calibration
         self.launch_bound = np.zeros(len(table), dtype=bool)
         self.sync = table.syncs > 0 if table.syncs.any() else None
-        self.groups = self._fused_groups()
-        self.costs = self._priced_costs()
-        self.bytes: Floats = np.add.reduce(self.costs[TRAFFIC], axis=0)
+        self.kernels = StackKernels(table, run.stack, run.workload)
+        self.bytes = self.kernels.as_run.bytes
 
     @cached_property
     def peaks(self) -> tuple[float, float]:
@@ -126,74 +124,6 @@ class _Pricing:
 
     def _rows(self, index: int) -> slice:
         return self.table.rows_of(index)
-
-    def _fused_groups(self) -> list[list[int]]:
-        """Segments whose products run as one: the parts of a fusion on the same layers of one stage."""
-        found: dict[tuple[str, str, bytes], list[int]] = {}
-        for index, segment in enumerate(self.table.segments):
-            if segment.kind == "gemm" and segment.fusion in self.stack.fused:
-                layers = self.table.layer[self._rows(index)].tobytes()
-                found.setdefault((segment.stage, segment.fusion, layers), []).append(index)
-        return [parts for parts in found.values() if len(parts) > 1]
-
-    @cached_property
-    def inside_norm(self) -> list[bool]:
-        """By segment: whether it is a residual that is added inside the next norm's kernel."""
-        fused = "add_norm" in self.stack.fused
-        return [fused and segment.fusion == "add_norm" for segment in self.table.segments]
-
-    def _priced_costs(self) -> Floats:
-        """Traffic by the stack's kernels: chains of them move more, fused ones less."""
-        factors = [
-            _ADD_TRAFFIC if inside else self.stack.traffic.get(segment.kind, 1.0)
-            for segment, inside in zip(self.table.segments, self.inside_norm, strict=True)
-        ]
-        costs: Floats = self.table.costs.copy()
-        costs[TRAFFIC] *= self.table.spread(factors)
-        for parts in self.groups:
-            for index in parts[1:]:
-                costs[READ_ACTIVATIONS, self._rows(index)] = 0.0  # the first part has read them
-        return costs
-
-    @cached_property
-    def kernels(self) -> list[float]:
-        """By segment: launches of one run of an operation, as the stack runs its kind."""
-        return [self.stack.kernels.get(segment.kind, 1.0) for segment in self.table.segments]
-
-    @cached_property
-    def issued(self) -> list[float]:
-        """By segment: `kernels`, none of them for what runs inside another's."""
-        return [0.0 if inside else count for inside, count in zip(self.inside_norm, self.kernels, strict=True)]
-
-    @cached_property
-    def launches(self) -> Floats:
-        """Per row: launches of one run, the operation's own count where it states one.
-
-        The parts of a fused product share one launch, attention windows may have one each.
-        """
-        counts = list(self.issued)
-        for parts in self.groups:
-            for index in parts:
-                counts[index] /= len(parts)
-        launches: Floats = self.table.spread(counts).astype(float)
-        load = self.run.workload
-        if self.stack.tower_loop == "window" and load.tower is not None:
-            for index, segment in enumerate(self.table.segments):
-                if segment.stage == "vision" and segment.kind == "attention":
-                    windows = self.table.columns(index)["batch"] / (load.batch * load.tower.sequences)
-                    launches[self._rows(index)] *= np.maximum(1.0, windows)
-        return np.where(self.table.states_launches, self.table.launches, launches)
-
-    @cached_property
-    def kernel_counts(self) -> Floats:
-        """Per row: kernels of one run that take a launch's latency each on the device."""
-        counts = [1.0 if inside else count for inside, count in zip(self.inside_norm, self.kernels, strict=True)]
-        by_stack = self.table.spread(counts)
-        return np.where(self.table.states_launches, self.table.launches, by_stack)
-
-    def last_kernel_seconds(self, device: Floats) -> Floats:
-        """Per row: what is left of its device seconds once all its launches are issued."""
-        return np.where(self.table.states_launches, device / self.kernel_counts, device)
 
     def device_seconds(self) -> tuple[Floats, NDArray[np.bool_]]:
         """Per row: device seconds of all its runs, and whether a dimension is extrapolated."""
@@ -219,51 +149,67 @@ class _Pricing:
         return Card(peak, self.hardware.memory_bytes_per_s, self.coefficients.sm_count)
 
     def _products(self, seconds: Floats, outside: NDArray[np.bool_]) -> None:
-        """All products at once; equal shapes are computed once.
-
-        The parts of a fused product share its time by width. It is never slower than its parts, launches
-        saved: an engine that found it slower would run them.
-        """
-        table, here = self.table, self.table.is_product
+        """All products with weights; the parts of a fused one share its time."""
+        here = self.table.is_product
         model, _ = self.coefficients.products()
-        card, shape, whole = self._card(self.peaks[0]), table.product_shapes, []
-        for parts in self.groups:
-            each = [shape[:, self._rows(index)] for index in parts]
-            width, moved = sum(part[1] for part in each), sum(self.bytes[self._rows(index)] for index in parts)
-            whole.append(np.stack([each[0][0], width, each[0][2], moved]))
-        if whole:
-            m, n, k, moved = np.concatenate([np.stack([*shape, table.bytes])[:, here], *whole], axis=1)
+        priced = self._products_as_run(model)
+        seconds[here], outside[here] = priced.seconds, priced.outside
+        self.launch_bound[here] = priced.launch_bound
+        self._share_fused(seconds, priced.fused, model.launch_s)
+
+    def _products_as_run(self, model: GemmModel | GemmGrid) -> _ProductTimes:
+        """Products one by one, and the fused ones: distinct shapes are computed once, together."""
+        table, fused = self.table, self.kernels.fused
+        card = Card(self.peaks[0], self.hardware.memory_bytes_per_s, self.coefficients.sm_count)
+        if fused:
+            m, n, k = table.product_shapes
+            lone = np.stack([m, n, k, table.bytes])[:, table.is_product]
+            whole = [
+                np.stack([m[each.rows[0]], each.total(n), k[each.rows[0]], each.total(self.bytes)]) for each in fused
+            ]
+            m, n, k, moved = np.concatenate([lone, *whole], axis=1)
             products = Products.of(np.stack([m, n, k]))
             times = times_of(model, products, moved, card)
+            lone, *together = np.split(products.back, np.cumsum([each.shape[1] for each in (lone, *whole)])[:-1])
         else:
             products, times = table.products, product_times(table, model, card)
-        library = None
+            lone, together = products.back, []
+        scaled = times.seconds * self.calibration.scale.get("gemm", 1.0)
+        library = self._library_factor(products)
+        distinct = scaled if library is None else scaled * library
+        return _ProductTimes(
+            seconds=distinct[lone],
+            outside=times.outside[lone],
+            launch_bound=(model.launch_s > 0.5 * scaled)[lone],
+            fused=[distinct[each] for each in together],
+        )
+
+    def _library_factor(self, products: Products) -> Floats | None:
+        """Of each distinct shape: the stack's GEMM library over the calibration's."""
         weights, activations = self.run.precision.weights, self.run.precision.activations
         # a format without compute units is computed in the next wider one, by that one's kernels
         computed = computed_in(self.hardware, weights) if weights == activations else weights
-        if computed in _LIBRARY_FORMATS:
-            library = library_factor(self.stack.products, self._architecture, products.distinct[0])
-        distinct = times.seconds * self.calibration.scale.get("gemm", 1.0)
-        own = distinct if library is None else distinct * library
-        start = products.shape.shape[1] - sum(part.shape[1] for part in whole)
-        back = products.back[:start]
-        seconds[here] = own[back]
-        outside[here] = times.outside[back]
-        self.launch_bound[here] = (model.launch_s > 0.5 * distinct)[back]
-        for parts, (_, width, _, _) in zip(self.groups, whole, strict=True):
-            one = own[products.back[start : start + len(width)]]
-            start += len(width)
-            apart = sum(seconds[self._rows(index)] for index in parts) - (len(parts) - 1) * model.launch_s
-            together = np.minimum(one, apart)
-            for index in parts:
-                rows = self._rows(index)
-                seconds[rows] = together * shape[1, rows] / width
+        if computed not in _LIBRARY_FORMATS:
+            return None
+        return library_factor(self.stack.products, self._architecture, products.distinct[0])
+
+    def _share_fused(self, seconds: Floats, fused_seconds: list[Floats], launch_s: float) -> None:
+        """Share the time of each fused product among its parts, by width.
+
+        It is never slower than its parts, launches saved: an engine that found it slower would run them.
+        """
+        width = self.table.product_shapes[1]
+        for product, one in zip(self.kernels.fused, fused_seconds, strict=True):
+            apart = product.total(seconds) - (len(product.rows) - 1) * launch_s
+            together, total = np.minimum(one, apart), product.total(width)
+            for rows in product.rows:
+                seconds[rows] = together * width[rows] / total
 
     def _attention(self, index: int, segment: Segment, model: AttentionModel | AttentionGrid) -> _Priced:
         traffic = self.stack.traffic.get(segment.kind, 1.0)
         times = attention_times(self.table, index, model, traffic, self._card(self.peaks[1]))
         # around the kernel, an eager stack copies its result into place
-        extra = (self.kernels[index] - 1.0) * self._launch_s("pointwise")
+        extra = (self.kernels.kernels_by_segment[index] - 1.0) * self._launch_s("pointwise")
         self.launch_bound[segment.start : segment.stop] = model.launch_s + extra > 0.5 * times.seconds
         return times.seconds + extra, times.outside
 
@@ -320,7 +266,7 @@ class _Pricing:
             cycles = model.launch_cycles, model.row_cycles, model.bytes_per_cycle
             by_class.append((*cycles, model.compute_share, own, model.serial))
         coefficients = []
-        for index, (found, inside) in enumerate(zip(self.table.class_of, self.inside_norm, strict=True)):
+        for index, (found, inside) in enumerate(zip(self.table.class_of, self.kernels.inside_norm, strict=True)):
             # a residual inside the norm's kernel is its traffic alone
             coefficients.append(nothing if inside else by_class[found])
             model = None if inside else models[found]
@@ -331,7 +277,7 @@ class _Pricing:
         spread = np.repeat(np.array(coefficients).T, self.table.lengths, axis=1)
         launch, row, rate, compute_share, bandwidth_of, serial = spread
         products = self.table.is_product
-        kernels = self.kernel_counts
+        kernels = self.kernels.device_kernels
         moved, ideal, flops = self.bytes, self.table.bytes, self.table.flops
         priced = kernel_seconds(
             moved,
@@ -389,7 +335,7 @@ class _Pricing:
         each = self.stack.host_s.value * self.stack.scale.get("all", 1.0)
         issued = self.table.spread([not self.stack.captured(segment.stage) for segment in self.table.segments])
         waits = self.table.syncs * self.stack.sync_s
-        seconds: Floats = (self.launches * each * issued + waits) * self.table.count
+        seconds: Floats = (self.kernels.host_launches * each * issued + waits) * self.table.count
         return seconds
 
     def band(

@@ -53,7 +53,7 @@ def device_and_host(every: Estimate) -> tuple[Floats, Floats, Floats]:
     where the estimator knows none."""
     device = every.device_seconds if every.device_seconds is not None else every.seconds
     host = every.host_seconds if every.host_seconds is not None else np.zeros(len(device))
-    last = every.priced.last_kernel_seconds
+    last = every.priced.after_issue_seconds
     return device, host, device if last is None else last
 
 
