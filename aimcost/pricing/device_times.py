@@ -1,28 +1,43 @@
-"""Device seconds of products and of attention: of one table on one card they are worked out once.
+"""Device seconds of a table's rows, each kind of operation by the model of its kernels.
 
-A stack changes neither, where it fuses no products and adds no traffic: runs that differ in the stack, in host time or
-in what they include share them. What is held is compared by content of the figures and by identity of table and
-model, neither of which is ever modified; tables of many rows are priced anew.
+Products and attention of one table on one card are computed once: a stack changes neither, where it fuses no products
+and adds no traffic, so runs that differ in the stack, in host time or in what they include share them. The caches
+compare figures by content, and table and model, neither of which is ever modified, by identity; tables of many rows
+are priced anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..inputs.hardware import load_hardware
+from ..machine.coefficients import COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Coefficients
+from ..machine.libraries import library_factor
+from ..machine.peaks import computed_in, link_bytes_per_s, peak_flops_per_s
 from ..machine.timemodels.attention import AttentionModel
+from ..machine.timemodels.collective import ONE_SHOT, CollectiveModel
 from ..machine.timemodels.gemm import GemmModel
-from ..machine.timemodels.measured import AttentionGrid, GemmGrid
+from ..machine.timemodels.measured import AttentionGrid, CurveSet, GemmGrid
+from ..machine.timemodels.memory_bound import KernelModel, latency_s
+from ..machine.timemodels.memory_bound import seconds as kernel_seconds
 from .operations import MOST_ROWS
+from .stack_kernels import StackKernels
 from .table import OpTable, Products, fixed
 
-__all__ = ["Card", "Times", "attention_times", "product_times", "times_of"]
+__all__ = ["DevicePricing", "DeviceTimes"]
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 _HELD = 64
+_LIBRARY_FORMATS = ("bf16", "fp16")  # other formats' kernels are not of cuBLAS's 16-bit products
+# A row is launch-bound where launches take more of its device time than traffic and arithmetic together.
+LAUNCH_BOUND_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +51,290 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Device seconds, and where a dimension leaves the measured range."""
+    """Device seconds of rows.
+
+    Attributes
+    ----------
+    outside
+        Where a dimension leaves the measured range.
+    launch_s
+        Part of the seconds that launches take, and not traffic or arithmetic.
+    """
 
     seconds: Floats
     outside: NDArray[np.bool_]
+    launch_s: Floats | float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTimes:
+    """By row: device seconds of all its runs, whether a dimension is extrapolated, and whether launches bound it."""
+
+    seconds: Floats
+    extrapolated: Flags
+    launch_bound: Flags
+
+
+class _KernelCoefficients(NamedTuple):
+    """Of memory-bound kernels, one value or one a row; the defaults are those of traffic within another kernel."""
+
+    bandwidth: Floats | float
+    launch_cycles: Floats | float = 0.0
+    row_cycles: Floats | float = 0.0
+    bytes_per_cycle: Floats | float = np.inf
+    compute_share: Floats | float = 1.0
+    serial: Floats | float = 0.0
+
+
+class DevicePricing:
+    """Device seconds of a table on one machine, run by a stack's kernels.
+
+    A method per kind of operation returns the `Times` of one run of its rows.
+    """
+
+    def __init__(self, coefficients: Coefficients, kernels: StackKernels) -> None:
+        self.coefficients, self.kernels = coefficients, kernels
+        self.table, self.stack = kernels.operations, kernels.stack
+        self.hardware, self.calibration = coefficients.hardware, coefficients.calibration
+
+    @cached_property
+    def gemm_card(self) -> Card:
+        """The machine, for products with weights."""
+        return self._card(self.coefficients.gemm_dtype)
+
+    @cached_property
+    def other_card(self) -> Card:
+        """The machine, for everything else."""
+        return self._card(self.coefficients.other_dtype)
+
+    def _card(self, dtype: str) -> Card:
+        peak, _ = peak_flops_per_s(self.hardware, dtype)
+        return Card(peak, self.hardware.memory_bytes_per_s, self.coefficients.sm_count)
+
+    def times(self) -> DeviceTimes:
+        """Price each row once, by its kind."""
+        table = self.table
+        seconds, launch_s = np.zeros(len(table)), np.zeros(len(table))
+        outside = np.zeros(len(table), dtype=bool)
+
+        def enter(rows: slice | Flags, times: Times) -> None:
+            seconds[rows], outside[rows], launch_s[rows] = times.seconds, times.outside, times.launch_s
+
+        if table.is_product.any():
+            enter(table.is_product, self._products())
+        curves: dict[str, CurveSet] = {}
+        kernels: dict[str, KernelModel] = {}
+        memory_bound = [False] * len(table.segments)
+        for index, segment in enumerate(table.segments):
+            kind, rows = segment.kind, slice(segment.start, segment.stop)
+            if kind == "gemm":
+                continue
+            if kind == "attention" and (attention := self._attention_model(index)) is not None:
+                enter(rows, self._attention(index, attention))
+            elif kind == "bmm" and (product := self._score_model) is not None:
+                enter(rows, self._score_product(index, product))
+            elif kind == "collective":
+                enter(rows, self._collective(index))
+            else:
+                if kind not in kernels and kind not in curves:
+                    model = self.coefficients.memory_bound(kind, self.stack)
+                    if isinstance(model, CurveSet):
+                        curves[kind] = model
+                    else:
+                        kernels[kind] = model
+                if kind in kernels or self.kernels.inside_norm[index]:
+                    memory_bound[index] = True
+                else:
+                    enter(rows, self._curve(index, curves[kind]))
+        if True in memory_bound:
+            enter(table.spread(memory_bound), self._memory_bound(memory_bound, kernels))
+        # taken before the factors: they scale a kernel's launch with the rest of it
+        launch_bound = launch_s > LAUNCH_BOUND_SHARE * seconds
+        if self.calibration.scale:
+            scale = {**self.calibration.scale, "gemm": 1.0}  # that of products is in their seconds
+            seconds *= table.spread([scale.get(segment.kind, 1.0) for segment in table.segments])
+        if self.stack.scale:
+            seconds *= table.spread([self.stack.scale_of(segment.kind, segment.stage) for segment in table.segments])
+        return DeviceTimes(seconds * table.count, outside, launch_bound)
+
+    def _products(self) -> Times:
+        """Products with weights; the parts of a fused one share its time."""
+        model, _ = self.coefficients.products()
+        alone, fused_s = self._products_as_run(model)
+        return self._share_fused(alone, fused_s, model.launch_s) if fused_s else alone
+
+    def _products_as_run(self, model: GemmModel | GemmGrid) -> tuple[Times, list[Floats]]:
+        """The table's products by themselves, and seconds of each fused one: distinct shapes are computed once."""
+        table, fused = self.table, self.kernels.fused
+        if fused:
+            m, n, k = table.product_shapes
+            moved = self.kernels.as_run.bytes
+            lone = np.stack([m, n, k, table.bytes])[:, table.is_product]
+            whole = [np.stack([m[each.rows[0]], each.total(n), k[each.rows[0]], each.total(moved)]) for each in fused]
+            m, n, k, moved = np.concatenate([lone, *whole], axis=1)
+            products = Products.of(np.stack([m, n, k]))
+            times = times_of(model, products, moved, self.gemm_card)
+            lone, *together = np.split(products.back, np.cumsum([each.shape[1] for each in (lone, *whole)])[:-1])
+        else:
+            products, times = table.products, product_times(table, model, self.gemm_card)
+            lone, together = products.back, []
+        distinct = times.seconds * self.calibration.scale.get("gemm", 1.0)
+        library = self._library_factor(products)
+        if library is not None:
+            distinct = distinct * library
+        return Times(distinct[lone], times.outside[lone], times.launch_s), [distinct[each] for each in together]
+
+    def _library_factor(self, products: Products) -> Floats | None:
+        """Of each distinct shape: time of the stack's GEMM library over the calibration's."""
+        precision = self.coefficients.precision
+        # a format without compute units is computed in the next wider one, by that one's kernels
+        mixed = precision.weights != precision.activations
+        computed = precision.weights if mixed else computed_in(self.hardware, precision.weights)
+        if computed not in _LIBRARY_FORMATS:
+            return None
+        return library_factor(self.stack.products, self._architecture, products.distinct[0])
+
+    @property
+    def _architecture(self) -> str:
+        """The machine's, or where it states none that of the card whose coefficients it takes."""
+        if self.hardware.architecture or not self.calibration.inherited_from:
+            return self.hardware.architecture
+        return load_hardware(self.calibration.inherited_from).architecture
+
+    def _share_fused(self, alone: Times, fused_s: list[Floats], launch_s: float) -> Times:
+        """Share the time and the launch of each fused product among its parts, by width.
+
+        It is never slower than its parts, launches saved: an engine that found it slower would run them.
+        """
+        here, width = self.table.is_product, self.table.product_shapes[1]
+        seconds, launch = np.zeros(len(here)), np.full(len(here), launch_s)
+        seconds[here] = alone.seconds
+        for product, one in zip(self.kernels.fused, fused_s, strict=True):
+            apart = product.total(seconds) - (len(product.rows) - 1) * launch_s
+            together, total = np.minimum(one, apart), product.total(width)
+            for rows in product.rows:
+                seconds[rows] = together * width[rows] / total
+                launch[rows] = launch_s * width[rows] / total
+        return Times(seconds[here], alone.outside, launch[here])
+
+    def _attention_model(self, index: int) -> AttentionModel | AttentionGrid | None:
+        chosen = self.coefficients.attention(self.table.segments[index].stage, self.table.head_widths[index])
+        return None if chosen is None else chosen[0]
+
+    def _attention(self, index: int, model: AttentionModel | AttentionGrid) -> Times:
+        traffic = self.stack.traffic.get("attention", 1.0)
+        times = attention_times(self.table, index, model, traffic, self.other_card)
+        # around the kernel, an eager stack copies its result into place
+        copies_s = (self.kernels.kernels_by_segment[index] - 1.0) * self._pointwise_launch_s
+        return Times(times.seconds + copies_s, times.outside, times.launch_s + copies_s)
+
+    @cached_property
+    def _pointwise_launch_s(self) -> float:
+        model = self.coefficients.memory_bound("pointwise")
+        return model.launch_s(self.calibration.machine) if isinstance(model, KernelModel) else model.launch_s
+
+    @cached_property
+    def _score_model(self) -> GemmModel | None:
+        """Of products without weights; None where the machine timed them itself, as eager PyTorch runs them."""
+        model, _ = self.coefficients.products(self.coefficients.other_dtype)
+        return model if isinstance(model, GemmModel) else None
+
+    def _score_product(self, index: int, model: GemmModel) -> Times:
+        """q·kᵀ or p·v of an eager attention: products of all heads at once, the whole square."""
+        rows, dims, card = self.table.rows_of(index), self.table.columns(index), self.other_card
+        seconds = model.seconds(
+            dims["groups"] * dims["m"],
+            dims["n"],
+            dims["k"],
+            bytes_moved=self.kernels.as_run.bytes[rows],
+            peak=card.peak,
+            bandwidth=card.bandwidth,
+            sm_count=card.sm_count,
+        )
+        return Times(seconds, np.zeros(len(seconds), dtype=bool), model.launch_s)
+
+    def _collective(self, index: int) -> Times:
+        """From NCCL's curves; a relative's link takes the sizes at which its own would be as busy.
+
+        The start-up of an exchange is the network's latency and no launch.
+        """
+        dims, model, link = self.table.columns(index), self.calibration.collective, link_bytes_per_s(self.hardware)
+        if model is None:
+            wire_s = dims["wire_bytes"] / (link * COLLECTIVE_SHARE)
+            return Times(COLLECTIVE_LAUNCH_S + wire_s, np.zeros(len(wire_s), dtype=bool))
+        ranks = float(dims["ranks"][0])
+        message = dims["ring_bytes"] * (self.calibration.collective_link / self.hardware.interconnect_bytes_per_s)
+        if dims["passes"][0] == 2.0:
+            return self._all_reduce(dims, model, ranks, message)
+        return Times(model.seconds("all_gather", ranks, message), model.outside("all_gather", ranks, message))
+
+    def _all_reduce(self, dims: Mapping[str, Floats], model: CollectiveModel, ranks: float, message: Floats) -> Times:
+        """NCCL's ring, or where the stack has it the one-shot kernel as long as that is faster."""
+        seconds, outside = model.seconds("all_reduce", ranks, message), model.outside("all_reduce", ranks, message)
+        if self.stack.collectives == ONE_SHOT:
+            one = model.seconds(ONE_SHOT, ranks, message)
+            outside, seconds = outside & (seconds < one), np.minimum(seconds, one)
+        large = (dims["bytes"] >= self.stack.large_bytes) & (dims["ranks"] >= self.stack.large_ranks)
+        return Times(np.where(large, self.stack.large_factor * seconds, seconds), outside)
+
+    def _curve(self, index: int, curves: CurveSet) -> Times:
+        """As eager PyTorch was timed: every kernel and copy is in the curve, and the whole square of a product."""
+        table, rows = self.table, self.table.rows_of(index)
+        flops = table.full_square_flops if table.segments[index].kind == "bmm" else table.flops
+        seconds = curves.seconds(table.bytes[rows], flops[rows])
+        if table.states_launches[rows].any():
+            # a curve holds the kernels of what was timed; a longer sequence takes at least the shortest for each
+            seconds = np.fmax(seconds, table.launches[rows] * self._shortest_s)
+        return Times(seconds, np.zeros(len(seconds), dtype=bool))
+
+    @cached_property
+    def _shortest_s(self) -> float:
+        """The shortest kernel measured on this machine."""
+        model = self.coefficients.memory_bound("pointwise")
+        return model.shortest_s if isinstance(model, CurveSet) else model.launch_s(self.calibration.machine)
+
+    def _memory_bound(self, chosen: list[bool], models: Mapping[str, KernelModel]) -> Times:
+        """Kernels that memory traffic bounds, of the segments `chosen`, in one pass; `models` by kind.
+
+        A residual inside a norm's kernel is its traffic alone.
+        """
+        table, machine, here = self.table, self.calibration.machine, self.table.spread(chosen)
+        by_kind = {kind: self._coefficients_of(model) for kind, model in models.items()}
+        traffic_alone = _KernelCoefficients(machine.bandwidth)
+        by_segment, width = [traffic_alone] * len(chosen), np.zeros(len(table))
+        for index, segment in enumerate(table.segments):
+            if chosen[index] and not self.kernels.inside_norm[index]:
+                model = models[segment.kind]
+                by_segment[index] = by_kind[segment.kind]
+                if model.row_cycles:
+                    width[segment.start : segment.stop] = table.dims[index].get("width", model.typical_width)
+        by_row = _KernelCoefficients(*np.repeat(np.array(by_segment).T, table.lengths, axis=1)[:, here])
+        count = self.kernels.device_kernels[here]
+        seconds = kernel_seconds(
+            self.kernels.as_run.bytes[here],
+            machine,
+            launch_cycles=by_row.launch_cycles,
+            row_cycles=by_row.row_cycles,
+            width=width[here],
+            bytes_per_cycle=by_row.bytes_per_cycle,
+            kernels=count,
+            compute_s=table.flops[here] / (self.other_card.peak * by_row.compute_share),
+            bandwidth=by_row.bandwidth,
+            serial=np.asarray(by_row.serial) > 0,
+        )
+        each_s = latency_s(machine, launch_cycles=by_row.launch_cycles, row_cycles=by_row.row_cycles, width=width[here])
+        return Times(seconds, np.zeros(len(seconds), dtype=bool), count * each_s)
+
+    def _coefficients_of(self, model: KernelModel) -> _KernelCoefficients:
+        machine = self.calibration.machine
+        return _KernelCoefficients(
+            bandwidth=machine.bandwidth if model.share is None else self.hardware.memory_bytes_per_s * model.share,
+            launch_cycles=model.launch_cycles,
+            row_cycles=model.row_cycles,
+            bytes_per_cycle=model.bytes_per_cycle,
+            compute_share=model.compute_share,
+            serial=model.serial,
+        )
 
 
 def times_of(model: GemmModel | GemmGrid, products: Products, moved: Floats, card: Card) -> Times:
@@ -54,7 +349,7 @@ def times_of(model: GemmModel | GemmGrid, products: Products, moved: Floats, car
         bandwidth=card.bandwidth,
         sm_count=card.sm_count,
     )
-    return Times(fixed(seconds), fixed(model.outside(m, n, k)))
+    return Times(fixed(seconds), fixed(model.outside(m, n, k)), model.launch_s)
 
 
 def product_times(table: OpTable, model: GemmModel | GemmGrid, card: Card) -> Times:
@@ -85,4 +380,4 @@ def _attention(table: OpTable, index: int, model: AttentionModel | AttentionGrid
         bandwidth=card.bandwidth,
         sm_count=card.sm_count,
     )
-    return Times(fixed(seconds), fixed(model.outside(dims)))
+    return Times(fixed(seconds), fixed(model.outside(dims)), model.launch_s)

@@ -83,6 +83,15 @@ def test_an_estimate_reads_the_curve() -> None:
     assert all(op["time_s"] == pytest.approx(expected) for op in found)
 
 
+@pytest.mark.parametrize("hardware", ["nvidia_h100_sxm", "intel_arc_pro_b60"])
+def test_an_exchange_that_does_not_wait_for_the_host_is_bound_by_the_network(hardware: str) -> None:
+    """Of one token too: its start-up is the network's latency, measured or assumed."""
+    run = {"model": "qwen2-7b", "workload": {"text_tokens": 100, "new_tokens": 8}, "parallel": {"tp": 2}}
+    ops = aimcost.estimate(run, hardware=hardware, execution="cuda_graph").ops()
+    exchanges = {(op["stage"], op["bound"]) for op in ops if "wire_bytes" in op}
+    assert exchanges == {("prefill", "network"), ("decode", "network")}
+
+
 def test_a_relative_with_half_the_link_takes_about_twice_as_long() -> None:
     names = ("nvidia_a100_sxm_80gb", "nvidia_v100_sxm2_32gb")
     links = [load_hardware(name).interconnect_bytes_per_s for name in names]

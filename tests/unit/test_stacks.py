@@ -289,6 +289,16 @@ def test_a_residual_inside_the_norm_moves_two_thirds_and_launches_nothing() -> N
     assert (inside.device_seconds[rows] < own.device_seconds[rows]).all()
 
 
+def test_parts_of_a_fused_product_are_launch_bound_together_or_not_at_all() -> None:
+    """Grouped queries: k and v by themselves would be short enough for the launch to be half of their time."""
+    bits = {"weights": "int8", "activations": "int8", "kv": 16}
+    run = {"model": "qwen2-7b", "workload": {"text_tokens": 300}, "hardware": A100, "precision": bits}
+    ops = stacked(run, fused=["qkv"]).ops()
+    parts = [op["bound"] for op in ops if op["stage"] == "prefill" and op["name"] in ("q_proj", "k_proj", "v_proj")]
+    assert len(parts) == 3 * 28
+    assert len({bound == "launch" for bound in parts}) == 1
+
+
 def test_the_tower_is_never_fused() -> None:
     fused, apart = stacked(IMAGE, fused=["qkv", "gate_up", "add_norm"]), stacked(IMAGE)
     assert fused.stages["vision"] == apart.stages["vision"]

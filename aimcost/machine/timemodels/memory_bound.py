@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .tables import Floats, Provenance, number
 
-__all__ = ["KernelModel", "Machine", "seconds"]
+__all__ = ["KernelModel", "Machine", "latency_s", "seconds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,13 @@ class KernelModel:
         return self.launch_cycles / machine.cycles_per_s
 
 
+def latency_s(
+    machine: Machine, *, launch_cycles: Floats | float, row_cycles: Floats | float, width: Floats | float
+) -> Floats | float:
+    """Seconds of one kernel that neither traffic nor arithmetic fills: its launch, and a block's walk along a row."""
+    return (launch_cycles + row_cycles * width) / machine.cycles_per_s
+
+
 def seconds(
     bytes_moved: Floats,
     machine: Machine,
@@ -112,7 +120,7 @@ def seconds(
     kernels: Floats | float = 1.0,
     compute_s: Floats | float = 0.0,
     bandwidth: Floats | float | None = None,
-    serial: Floats | bool = False,
+    serial: NDArray[np.bool_] | bool = False,
 ) -> Floats:
     """Device seconds of rows, each of so many `kernels`, shape (rows,).
 
@@ -130,7 +138,7 @@ def seconds(
         Whether latency adds to the rest.
     """
     each = np.asarray(bytes_moved, dtype=float) / kernels
-    latency = (launch_cycles + row_cycles * width) / machine.cycles_per_s
+    latency = latency_s(machine, launch_cycles=launch_cycles, row_cycles=row_cycles, width=width)
     fetched = each - machine.reuse * np.minimum(each, machine.l2_bytes)
     memory = fetched / (machine.bandwidth if bandwidth is None else bandwidth)
     issue = each / (bytes_per_cycle * machine.sm_count * machine.cycles_per_s)
