@@ -34,6 +34,7 @@ __all__ = ["DevicePricing", "DeviceTimes"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Rows = NDArray[np.int64]
 _HELD = 64
 _LIBRARY_FORMATS = ("bf16", "fp16")  # other formats' kernels are not of cuBLAS's 16-bit products
 # A row is launch-bound where launches take more of its device time than traffic and arithmetic together.
@@ -117,7 +118,7 @@ class DevicePricing:
         seconds, launch_s = np.zeros(len(table)), np.zeros(len(table))
         outside = np.zeros(len(table), dtype=bool)
 
-        def enter(rows: slice | Flags, times: Times) -> None:
+        def enter(rows: slice | Flags | Rows, times: Times) -> None:
             seconds[rows], outside[rows], launch_s[rows] = times.seconds, times.outside, times.launch_s
 
         if table.is_product.any():
@@ -147,7 +148,9 @@ class DevicePricing:
                 else:
                     enter(rows, self._curve(index, curves[kind]))
         if True in memory_bound:
-            enter(table.spread(memory_bound), self._memory_bound(memory_bound, kernels))
+            here = np.flatnonzero(table.spread(memory_bound))
+            segments = [index for index, each in enumerate(memory_bound) if each]
+            enter(here, self._memory_bound(segments, here, kernels))
         # taken before the factors: they scale a kernel's launch with the rest of it
         launch_bound = launch_s > LAUNCH_BOUND_SHARE * seconds
         if self.calibration.scale:
@@ -293,36 +296,38 @@ class DevicePricing:
         model = self.coefficients.memory_bound("pointwise")
         return model.shortest_s if isinstance(model, CurveSet) else model.launch_s(self.calibration.machine)
 
-    def _memory_bound(self, chosen: list[bool], models: Mapping[str, KernelModel]) -> Times:
-        """Kernels that memory traffic bounds, of the segments `chosen`, in one pass; `models` by kind.
+    def _memory_bound(self, segments: list[int], here: Rows, models: Mapping[str, KernelModel]) -> Times:
+        """Kernels that memory traffic bounds: `segments` in one pass over their rows `here`; `models` by kind.
 
         A residual inside a norm's kernel is its traffic alone.
         """
-        table, machine, here = self.table, self.calibration.machine, self.table.spread(chosen)
+        table, machine = self.table, self.calibration.machine
         by_kind = {kind: self._coefficients_of(model) for kind, model in models.items()}
-        traffic_alone = _KernelCoefficients(machine.bandwidth)
-        by_segment, width = [traffic_alone] * len(chosen), np.zeros(len(table))
-        for index, segment in enumerate(table.segments):
-            if chosen[index] and not self.kernels.inside_norm[index]:
+        by_segment = [_KernelCoefficients(machine.bandwidth)] * len(segments)
+        width = np.zeros(len(table))
+        for position, index in enumerate(segments):
+            segment = table.segments[index]
+            if not self.kernels.inside_norm[index]:
                 model = models[segment.kind]
-                by_segment[index] = by_kind[segment.kind]
+                by_segment[position] = by_kind[segment.kind]
                 if model.row_cycles:
                     width[segment.start : segment.stop] = table.dims[index].get("width", model.typical_width)
-        by_row = _KernelCoefficients(*np.repeat(np.array(by_segment).T, table.lengths, axis=1)[:, here])
-        count = self.kernels.device_kernels[here]
+        by_row = _KernelCoefficients(*np.repeat(np.array(by_segment).T, table.lengths[segments], axis=1))
+        width = width.take(here)
+        count = self.kernels.device_kernels.take(here)
         seconds = kernel_seconds(
-            self.kernels.as_run.bytes[here],
+            self.kernels.as_run.bytes.take(here),
             machine,
             launch_cycles=by_row.launch_cycles,
             row_cycles=by_row.row_cycles,
-            width=width[here],
+            width=width,
             bytes_per_cycle=by_row.bytes_per_cycle,
             kernels=count,
-            compute_s=table.flops[here] / (self.other_card.peak * by_row.compute_share),
+            compute_s=table.flops.take(here) / (self.other_card.peak * by_row.compute_share),
             bandwidth=by_row.bandwidth,
             serial=np.asarray(by_row.serial) > 0,
         )
-        each_s = latency_s(machine, launch_cycles=by_row.launch_cycles, row_cycles=by_row.row_cycles, width=width[here])
+        each_s = latency_s(machine, launch_cycles=by_row.launch_cycles, row_cycles=by_row.row_cycles, width=width)
         return Times(seconds, np.zeros(len(seconds), dtype=bool), count * each_s)
 
     def _coefficients_of(self, model: KernelModel) -> _KernelCoefficients:
