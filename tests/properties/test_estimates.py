@@ -168,6 +168,11 @@ KEEP_ALL: list[dict[str, Any]] = [  # of 196 tokens in each of 32 frames, a newl
     {"name": "evs", "q": 0.0},
     {"name": "sparsevlm", "layers": [2], "keep": [6273]},
     {"name": "visionzip", "dominant": 196},
+    {"name": "cdpruner", "ratio": 1.0},
+    {"name": "vispruner", "ratio": 1.0},
+    {"name": "holov", "ratio": 1.0},
+    {"name": "fastervlm", "ratio": 1.0},
+    {"name": "vidcom2", "ratio": 1.0},
     {"name": "explicit", "tokens_per_layer": [[6373, 28]]},
     {"name": "explicit", "tokens_per_layer": [6373] * 28, "select": "aim"},
 ]
@@ -288,7 +293,7 @@ def test_every_model_estimates(name: str) -> None:
                 "estimator": estimator,
             }
             if estimator == "llm_viewer" and (crossing or model.decoder.moe is not None):
-                with pytest.raises(InvalidValueError, match="LLM-Viewer knows no"):
+                with pytest.raises(InvalidValueError, match="LLM-Viewer does not know"):
                     aimcost.estimate(run)
                 continue
             document = aimcost.estimate(run).to_dict()

@@ -84,7 +84,7 @@ def check(document: dict[str, Any]) -> None:
     assert [layer["index"] for layer in document["layers"]] == list(range(len(document["layers"])))
     assert {entry["bound"] for entry in document["ops"] + document["layers"]} <= set(BOUNDS)
     for key in ("flops", "bytes", "time_s"):
-        whole = sum(stage[key] for stage in document["stages"].values())
+        whole = sum(document["stages"][name][key] for name in document["included"])
         assert document["totals"][key] == pytest.approx(whole, rel=1e-9)
         for name, stage in document["stages"].items():
             ops = [op for op in document["ops"] if op["stage"] == name]

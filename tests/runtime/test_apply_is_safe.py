@@ -422,7 +422,7 @@ def test_a_sliding_window_is_not_outgrown(toolbox):
 
 def test_masking_needs_kept_sets_that_fit(toolbox):
     case = toolbox.build_case("qwen2", 1)
-    with pytest.raises(ScheduleError, match="'uniform' needs kept sets"):
+    with pytest.raises(ScheduleError, match="'uniform' needs the positions to keep"):
         apply_masked(case.model, case.schedule([(1, 10)], scorer="uniform"))
     with pytest.raises(ScheduleError, match="24 positions after layer 1"):
         apply_masked(case.model, case.schedule([(1, 10)]), kept={1: torch.zeros(1, 3, dtype=torch.long)})

@@ -154,7 +154,9 @@ def test_a_range_that_was_tested():
 # In the package no module of transformers below its top; in tests the files of models, whose code they check.
 PRIVATE = r"past_key_value|cache_position|\._attn_implementation|transformers\.__version__|no_init_weights"
 INNER = {"aimcost": r"(from|import) transformers\.", "tests": r"(from|import) transformers\.(?!models\.)"}
-KNOWS = {"compat.py", "test_compat.py"}
+# The tracer registers itself where transformers looks attention, masks and experts up (ADR 17), and its tests call
+# models as it does; what writes golden counts records the release.
+KNOWS = {"compat.py", "test_compat.py", "generate.py", "real_model.py"} | {"model.py", "recorder.py", "trace.py"}
 
 
 def test_no_other_file_knows_a_release():
@@ -162,7 +164,7 @@ def test_no_other_file_knows_a_release():
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for folder, inner in INNER.items()
         for path in sorted((ROOT / folder).rglob("*.py"))
-        if path.name not in KNOWS
+        if path.name not in KNOWS or path.parent.name in ("inputs", "types")
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if re.search(f"{PRIVATE}|{inner}", line)
     ]
