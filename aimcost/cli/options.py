@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Argument", "Call", "Commands", "Context", "Declared", "Exit", "Option", "parse"]
+__all__ = ["Argument", "Call", "Commands", "Context", "Declared", "Exit", "Option", "hints_of", "parse"]
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -97,7 +97,7 @@ def parse(commands: Commands, arguments: Sequence[str]) -> Call | None:
         return None
     values: dict[str, Any] = {}
     context, flags, places = None, dict[str, _Parameter](), list[_Parameter]()
-    hints = get_type_hints(function, include_extras=True)
+    hints = hints_of(function)
     for name, parameter in inspect.signature(function).parameters.items():
         if hints[name] is Context:
             context = name
@@ -121,6 +121,18 @@ def parse(commands: Commands, arguments: Sequence[str]) -> Call | None:
     if context is not None:
         values[context] = Context(dict(values))
     return Call(arguments[0], function, values)
+
+
+def hints_of(function: Callable[..., None]) -> dict[str, Any]:
+    """Types of the parameters with their declarations.
+
+    Python 3.10 makes the type of a parameter whose default is None optional once more, around the declaration.
+    """
+    hints = get_type_hints(function, include_extras=True)
+    return {
+        name: next((each for each in get_args(hint) if get_origin(each) is Annotated), hint)
+        for name, hint in hints.items()
+    }
 
 
 def _parameter(name: str, hint: Any) -> tuple[_Parameter, Declared] | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import wraps
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args
 
 import typer
 
-from .options import Commands, Context, Declared
+from .options import Commands, Context, Declared, hints_of
 
 __all__ = ["application"]
 
@@ -46,7 +46,7 @@ def application(commands: Commands, prepare: Callable[[str], None]) -> typer.Typ
 
 def _typed(function: Callable[..., None]) -> Callable[..., None]:
     """The function with typer's own declarations in place of ours."""
-    hints = {name: _annotation(hint) for name, hint in get_type_hints(function, include_extras=True).items()}
+    hints = {name: _annotation(hint) for name, hint in hints_of(function).items()}
     signature = inspect.signature(function)
 
     @wraps(function)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import inspect
 from functools import wraps
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import pytest
 
 from aimcost.cli import app
-from aimcost.cli.options import Commands, Context, Declared, parse
+from aimcost.cli.options import Commands, Context, Declared, hints_of, parse
 from aimcost.cli.typed import application
 
 VALUES = {"str": "word", "Path": "a/file.yaml", "int": "7", "float": "2.5"}
@@ -18,7 +18,7 @@ VALUES = {"str": "word", "Path": "a/file.yaml", "int": "7", "float": "2.5"}
 
 def parameters(function: Any) -> list[tuple[str, str, bool, Declared]]:
     """Name, type as text, whether it must be given, and declaration of each parameter."""
-    hints = get_type_hints(function, include_extras=True)
+    hints = hints_of(function)
     return [
         (name, str(get_args(hints[name])[0]), each.default is each.empty, get_args(hints[name])[1])
         for name, each in inspect.signature(function).parameters.items()
