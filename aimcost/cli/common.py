@@ -117,22 +117,31 @@ def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:
 
     Counts stay text until the schema of run files parses them, so that both routes fail with the same message.
     """
-    import yaml
-
     from ..errors import InvalidValueError
 
-    overrides = {
-        key: yaml.safe_load(value) if "." in key else value for key, value in named.items() if value is not None
-    }
+    overrides: dict[str, Any] = {}
+    for key, text in named.items():
+        if text is None:
+            continue
+        overrides[key] = _parsed(key, text) if "." in key else text
+        if overrides[key] is None:
+            raise InvalidValueError(key, "given a value", text)
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise InvalidValueError("--set", "key=value", setting)
-        try:
-            overrides[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise InvalidValueError(f"--set {key}", "a YAML value", text) from None
+        overrides[key] = _parsed(f"--set {key}", text)
     return overrides
+
+
+def _parsed(key: str, text: str) -> Any:
+    from ..errors import FileFormatError, InvalidValueError
+    from ..inputs.files import parse_value
+
+    try:
+        return parse_value(text)
+    except FileFormatError:
+        raise InvalidValueError(key, "a YAML value", text) from None
 
 
 def overrides_of(settings: list[str]) -> dict[str, Any]:

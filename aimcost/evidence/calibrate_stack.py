@@ -88,7 +88,9 @@ def calibrate_stack(timings: Sequence[Timing], base: str | None = None, *, name:
     key = "step_ms" if kinds == {True} else "request_ms"
     original = dict(load_stack(base or named[0]).data)
     bare = copy.deepcopy(original)
-    bare[key] = {**(bare.get(key) or {}), "fixed": 0.0, "low": 0.0, "high": 0.0}
+    given = {k: v for k, v in (bare.get(key) or {}).items() if k != "source"}
+    # the fit names the timings as its source in place of this one
+    bare[key] = {**given, "fixed": 0.0, "low": 0.0, "high": 0.0, "source": "left to the fit"}
     rows = join(timings, {timing.id: bare for timing in timings})
     kernels, others = (np.array(column) for column in zip(*map(_parts, rows), strict=True))
     measured = np.array([timing.value_s for timing in timings])

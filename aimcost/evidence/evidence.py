@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InvalidValueError, argument
+from ..errors import FileFormatError, InvalidValueError, argument
 from ..machine.fitting.published import price_kernels
 from .held_out import SOURCES_TO_LEAVE_OUT, Refit, held_out
 from .joining import Joined, Speedup, join, speedups, unpaired
@@ -182,6 +182,9 @@ def gather(paths: Sequence[Path] | None = None, *, leave_out: str | None = None)
     timings = load_timings(paths)
     refits = held_out(timings.requests) if leave_out == "source" else []
     files = {name: refit.file for refit in refits if refit.figures for name in refit.judged}
+    if not timings.requests and not timings.kernels:
+        names = ", ".join(str(path) for path in paths or ())
+        raise FileFormatError(f"{names}: holds no timing")
     rows = join(timings.requests, files)
     return Evidence(
         rows=tuple(rows),

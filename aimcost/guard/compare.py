@@ -31,6 +31,8 @@ DEFAULT_TOLERANCE = 1e-6
 _SHOWN = 6
 
 Key = tuple[str, str]
+# The stage that counts only where a run includes it by name.
+APART = "preprocess"
 Row = tuple[float, float, float]
 Rows = dict[int | None, Row]
 
@@ -166,6 +168,8 @@ def moved_ops(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Moved
     ours, theirs = _expanded(before["operations"]), _expanded(after["operations"])
     moved = []
     for key in dict.fromkeys([*ours, *theirs]):
+        if key[0] == APART and APART not in (after["facts"]["settings"].get("include") or ()):
+            continue  # in no total
         found = _moved(key, ours.get(key, {}), theirs.get(key, {}))
         if found is not None:
             moved.append(found)

@@ -20,6 +20,7 @@ from .strict_json import parse
 __all__ = [
     "MAX_FILE_BYTES",
     "Stamp",
+    "parse_value",
     "read_json",
     "read_mapping",
     "read_once",
@@ -159,6 +160,35 @@ def read_once(path: Path) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def _read_once(path: Path, _: Stamp) -> dict[str, Any]:
     return read_mapping(path)
+
+
+def _refuse_cycles(value: Any, above: tuple[int, ...] = ()) -> None:
+    """Raise where an alias stands inside what it names."""
+    if isinstance(value, dict | list):
+        if id(value) in above:
+            raise FileFormatError("an alias inside what it names")
+        for inner in value.values() if isinstance(value, dict) else value:
+            _refuse_cycles(inner, (*above, id(value)))
+
+
+def parse_value(text: str) -> Any:
+    """The value that a piece of YAML holds, read as strictly as a file: a flag's, or that of ``--set``.
+
+    Raises
+    ------
+    FileFormatError
+        Malformed, a key twice, nested too deep, or a number or date that cannot be.
+    """
+    try:
+        _check_depth(text)
+        value = yaml.load(text, Loader=_StrictLoader)
+        if "*" in text:
+            _refuse_cycles(value)
+        return value
+    except yaml.YAMLError as error:
+        raise FileFormatError(f"not YAML: {_yaml_problem(error)}") from None
+    except (RecursionError, ValueError) as error:
+        raise FileFormatError(f"no value: {str(error).partition(';')[0]}") from None
 
 
 def read_text(path: Path, *, limit: int = MAX_FILE_BYTES) -> str:

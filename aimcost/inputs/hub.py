@@ -10,7 +10,7 @@ from ..errors import FileFormatError, nearest
 from . import discover
 from .files import read_once
 
-__all__ = ["find", "is_id"]
+__all__ = ["cached_id", "find", "is_id"]
 
 # The Hub's own rule: an owner and a name of letters, digits, ``-``, ``_`` and ``.``
 _ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
@@ -24,7 +24,7 @@ def is_id(text: str) -> bool:
 def find(name: str) -> Path:
     """The configuration of a checkpoint: a bundled model file that lists the id, else its cached ``config.json``.
 
-    Ids are compared as the Hub does, ignoring case. Nothing is downloaded.
+    Bundled ids are compared as the Hub does, ignoring case; cached ones as they were downloaded. Nothing is downloaded.
 
     Raises
     ------
@@ -44,9 +44,17 @@ def find(name: str) -> Path:
     close = [tails[tail] for tail in nearest(own, tails)]
     hint = f"; bundled: {', '.join(close)}" if close else ""
     raise FileFormatError(
-        f"model: {name} is neither bundled nor in the local Hugging Face cache{hint}; "
+        f"model: {name} is neither bundled nor, as one snapshot, in the local Hugging Face cache{hint}; "
         "any checkpoint works by the path of its config.json"
     )
+
+
+def cached_id(path: Path) -> str | None:
+    """The id of the checkpoint whose cached ``config.json`` lies at `path`; None elsewhere."""
+    folder = path.parent.parent.parent.name
+    if path.parent.parent.name != "snapshots" or not folder.startswith("models--"):
+        return None
+    return folder.removeprefix("models--").replace("--", "/", 1)
 
 
 def _bundled() -> dict[str, Path]:
@@ -64,7 +72,7 @@ def _cached(name: str) -> Path | None:
     folder = _cache_folder() / f"models--{name.replace('/', '--')}"
     reference = folder / "refs" / "main"
     if reference.is_file():
-        path = folder / "snapshots" / reference.read_text(encoding="utf-8").strip() / "config.json"
+        path = folder / "snapshots" / reference.read_text(encoding="utf-8", errors="replace").strip() / "config.json"
         if path.is_file():
             return path
     snapshots = sorted(folder.glob("snapshots/*/config.json"))

@@ -82,7 +82,7 @@ def _load_file(path: Path, _: Stamp, beside: tuple[Stamp | None, ...]) -> ModelS
     if "config" not in data:
         if any(beside):
             data = preprocessor_section(in_transformers_layout(data, str(path)), path.parent)
-        name = path.parent.name if path.name == "config.json" else path.stem
+        name = hub.cached_id(path) or (path.parent.name if path.name == "config.json" else path.stem)
         return _spec(data, name=name, where=str(path), source=str(path))
     file = validate(ModelFile, {"name": path.stem, **data}, where=str(path))
     # the file's own notes are for `aimcost show`; those of the spec concern every estimate

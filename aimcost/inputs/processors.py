@@ -186,7 +186,7 @@ def sampled_frames(sampling: SamplingSpec, file: WorkloadFile) -> tuple[int, tup
     """
     least, most = sampling.min_frames, sampling.max_frames
     if file.frames is not None:
-        frames = min(max(file.frames, file.min_frames or 1), file.max_frames or file.frames)
+        frames = max(min(file.frames, file.max_frames or file.frames), file.min_frames or 1)
         if frames == file.frames:
             return frames, ()
         return frames, (f"{frames} frames instead of {file.frames}: workload's own limit",)

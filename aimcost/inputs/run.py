@@ -308,6 +308,8 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
     """`data` with `overrides` laid over it; dotted keys and nested mappings reach inside."""
     merged = dict(data)
     for key, value in overrides.items():
+        if not isinstance(key, str):
+            raise InvalidValueError("key", "text", key)
         head, _, rest = key.partition(".")
         if rest:
             value = {rest: value}

@@ -334,7 +334,8 @@ def test_tiles_of_the_original_repository():
     # OpenGVLab's config.json: 2 x 4 tiles, with or without the whole image
     config = model_config("internvl3-8b")
     vision = {**config["vision_config"], "image_size": 448, "patch_size": 14, "qkv_bias": True}
-    chat = {"model_type": "internvl_chat", "llm_config": config["text_config"], "vision_config": vision}
+    stated = {"dynamic_image_size": True, "use_thumbnail": True, "max_dynamic_patch": 12}
+    chat = {"model_type": "internvl_chat", "llm_config": config["text_config"], "vision_config": vision, **stated}
     for keys, tiles in (
         ({}, 9),
         ({"use_thumbnail": False}, 8),

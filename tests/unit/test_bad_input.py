@@ -358,3 +358,28 @@ def test_the_command_on_a_bad_file(cli: Any, tmp_path: Path) -> None:
     done = cli("estimate", "bad.yaml", "--json")
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"aimcost: \S*bad\.yaml: line 2: duplicate key 'model'\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--images", "[1"],
+        ["--images", "*a"],
+        ["--images", ""],
+        ["--images", "null"],
+        ["--images", "2020-13-45"],
+        ["--images", "9" * 5000],
+        ["--set", "workload.frames=2020-13-45"],
+        ["--set", "workload.frames=" + "[" * 3000],
+        ["--set", "workload={1: 5}"],
+        ["--set", "method=&x {name: none, a: *x}"],
+        ["--set", "workload={images: 3, images: 5}"],
+    ],
+    ids=lambda flags: " ".join(flags)[:40],
+)
+def test_a_flag_that_holds_no_value_is_one_line(flags: list[str], cli: Any) -> None:
+    """Read as strictly as a file; nothing is left out without a word."""
+    done = cli("estimate", "--model", "llava-1.5-7b", "--hardware", "nvidia_l4", *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith("aimcost: ")
+    assert done.stderr.count("\n") == 1

@@ -13,6 +13,8 @@ from aimcost.errors import AimcostError, FileFormatError, UnknownNameError
 from aimcost.inputs import discover
 from aimcost.inputs.files import read_once
 from aimcost.inputs.model import load_model, model_config
+from aimcost.inputs.run import load_run
+from aimcost.types import ModelSpec
 
 QWEN2_7B = {
     "hidden_size": 3584,
@@ -82,6 +84,7 @@ ORIGINALS: dict[str, tuple[str, dict[str, Any]]] = {
             **CLIP,
             "mm_vision_select_layer": -2,
             "image_aspect_ratio": "anyres",
+            "mm_patch_merge_type": "spatial_unpad",
             "image_grid_pinpoints": PINPOINTS,
         },
     ),
@@ -119,6 +122,7 @@ ORIGINALS: dict[str, tuple[str, dict[str, Any]]] = {
             "max_dynamic_patch": 12,
             "select_layer": -1,
             "use_thumbnail": True,
+            "dynamic_image_size": True,
             "llm_config": {"model_type": "qwen2", **QWEN2_7B, "vocab_size": 151674},
             "vision_config": {
                 "model_type": "intern_vit_6b",
@@ -137,14 +141,22 @@ ORIGINALS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+def _bare(model: ModelSpec) -> ModelSpec:
+    """Without where it is from; its grids in one order, which the two layouts state by width and by height."""
+    rule = model.resolution
+    if rule is not None:
+        rule = replace(rule, grids=tuple(sorted(rule.grids)))
+    return replace(model, name="", source="", notes=(), resolution=rule)
+
+
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_an_original_config_is_the_bundled_model(name: str, tmp_path: Path) -> None:
     bundled, config = ORIGINALS[name]
     folder = tmp_path / name
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config))
-    ours, own = load_model(str(folder)), load_model(bundled)
-    assert replace(ours, name="", source="", notes=()) == replace(own, name="", source="", notes=())
+    ours, own = (_bare(load_model(one)) for one in (str(folder), bundled))
+    assert ours == own
     assert model_config(str(folder))["model_type"] == own.family
 
 
@@ -160,6 +172,37 @@ def test_an_original_config_is_the_bundled_model(name: str, tmp_path: Path) -> N
 def test_what_has_no_counterpart_is_one_line(change: dict[str, Any], part: str) -> None:
     with pytest.raises(AimcostError, match=part):
         load_model({**ORIGINALS["llava-v1.5-7b"][1], **change})
+
+
+SIGLIP_TILES = {**ORIGINALS["llava-onevision-qwen2-7b-ov"][1], "image_aspect_ratio": "anyres"}
+
+
+@pytest.mark.parametrize(
+    ("config", "tokens"),
+    [
+        # one padded view of 27 x 27 patches
+        ({**SIGLIP_TILES, "image_aspect_ratio": "pad"}, 729),
+        # (width, height) = (768, 384): two tiles beside the whole; 1280 x 720 fills 54 x 30 patches of 54 x 27, so
+        # that 48 of 54 columns stay of 27 rows, each with a newline
+        ({**SIGLIP_TILES, "image_grid_pinpoints": [[384, 384], [768, 384]]}, 729 + 27 * (48 + 1)),
+        ({**SIGLIP_TILES, "image_grid_pinpoints": "[(384, 384), (768, 384)]"}, 729 + 27 * (48 + 1)),
+        ({**SIGLIP_TILES, "image_grid_pinpoints": "(1x1),...,(2x1)"}, 729 + 27 * (48 + 1)),
+        # its class cuts no image unless told to
+        ({k: v for k, v in ORIGINALS["InternVL3-8B"][1].items() if k != "dynamic_image_size"}, 256),
+    ],
+)
+def test_tiles_of_original_configs(config: dict[str, Any], tokens: int) -> None:
+    run = load_run({"model": config, "workload": {"images": 1, "image_size": [1280, 720]}})
+    assert run.workload.visual_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type"), ({"mm_projector_type": None}, "mm_pro")],
+)
+def test_what_is_not_priced_is_refused(change: dict[str, Any], part: str) -> None:
+    with pytest.raises(AimcostError, match=part):
+        load_model({**SIGLIP_TILES, **change})
 
 
 def test_every_bundled_model_names_its_checkpoints() -> None:

@@ -112,6 +112,23 @@ def test_one_timing_fixes_the_offset_alone(cli: Any, tmp_path: Path) -> None:
     assert estimate.run.stack.spread == pytest.approx((0.825, 1.212), abs=0.001)  # e^∓1.28·0.15
 
 
+@pytest.mark.parametrize("stack", ["transformers", "llava", "torch_compile"])
+def test_one_decode_timing_fixes_what_a_step_costs(cli: Any, tmp_path: Path, stack: str) -> None:
+    run = {**RUN, "workload": {"text_tokens": 300, "new_tokens": 20}, "stack": stack}
+    step = aimcost.estimate(run).decode_step()["tpot_s"]
+    row = timing("one", step + 0.004, run=run, stages="tpot", quantity="tpot", stack=stack)
+    done = cli("calibrate-stack", write(tmp_path, row), "-o", "mine.yaml")
+    assert done.returncode == 0, done.stderr
+    found = aimcost.estimate({**run, "stack": str(tmp_path / "mine.yaml")})
+    assert found.decode_step()["tpot_s"] == pytest.approx(step + 0.004, rel=1e-3)
+
+
+def test_a_file_without_timings_is_one_line(cli: Any, tmp_path: Path) -> None:
+    done = cli("evidence", write(tmp_path))
+    assert done.returncode == 2
+    assert "timings.jsonl: holds no timing" in done.stderr
+
+
 def test_timings_apart_fix_a_scale_too(cli: Any, tmp_path: Path) -> None:
     """Made of 20 ms and 1.2 times the kernels: the prior pulls the scale a little towards 1."""
     rows = []

@@ -7,6 +7,7 @@ LLaVA-VL/LLaVA-NeXT ``llava/model``, EvolvingLMMs-Lab/LongVA, OpenGVLab/InternVL
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,7 +81,7 @@ def _llava(config: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     name = str(config["mm_vision_tower"]).rstrip("/").rpartition("/")[2]
     if name not in TOWERS:
         raise UnknownNameError("mm_vision_tower", name, TOWERS, where=where)
-    projector = config.get("mm_projector_type", "mlp2x_gelu")
+    projector = config.get("mm_projector_type", "linear")
     if projector != "mlp2x_gelu":
         raise InvalidValueError("mm_projector_type", "mlp2x_gelu", projector, where=where)
     tower = TOWERS[name]
@@ -94,17 +95,21 @@ def _llava(config: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
         "vision_feature_layer": -1 if siglip else config.get("mm_vision_select_layer", -2),
         "projector_hidden_act": "gelu",
     }
-    if siglip:
-        result |= {
+    tiled = aspect.startswith("anyres")
+    if tiled:
+        merge = str(config.get("mm_patch_merge_type", "flat"))
+        if not merge.startswith("spatial"):
+            raise InvalidValueError("mm_patch_merge_type", "spatial_unpad with tiles", merge, where=where)
+        grids = _grids(config, tower["image_size"], where)
+        result |= {"image_grid_pinpoints": grids} if grids else {}
+    if siglip and tiled:
+        return result | {
             "model_type": "llava_onevision",
             "vision_feature_select_strategy": "full",
             # without a limit, every tile's tokens stay: more than its grids can make
             "vision_aspect_ratio": aspect if aspect.startswith("anyres_max_") else "anyres_max_36",
             "mm_newline_position": _newline(config, where),
         }
-        if isinstance(config.get("image_grid_pinpoints"), list):
-            result["image_grid_pinpoints"] = config["image_grid_pinpoints"]
-        return result
     strategy = {"patch": "default", "cls_patch": "full"}.get(str(config.get("mm_vision_select_feature", "patch")))
     if strategy is None:
         found = config["mm_vision_select_feature"]
@@ -112,11 +117,27 @@ def _llava(config: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     result["vision_feature_select_strategy"] = strategy
     if config.get("mm_resampler_type") == "spatial_pool":
         return {**result, "model_type": "llava", "spatial_pool_stride": config.get("mm_spatial_pool_stride", 2)}
-    if not aspect.startswith("anyres"):
-        return {**result, "model_type": "llava"}
-    if isinstance(config.get("image_grid_pinpoints"), list):
-        result["image_grid_pinpoints"] = config["image_grid_pinpoints"]
-    return {**result, "model_type": "llava_next"}
+    return {**result, "model_type": "llava_next" if tiled else "llava"}
+
+
+def _grids(config: Mapping[str, Any], side: int, where: str) -> list[list[int]] | None:
+    """Grids of tiles as transformers writes them, [height, width], from the original's (width, height) in pixels.
+
+    A list, the same as text, or ``(1x1),...,(6x6)``: all grids of tiles between two.
+    """
+    given = config.get("image_grid_pinpoints")
+    if given is None:
+        return None
+    text = str(given)
+    span = re.fullmatch(r"\((\d+)x(\d+)\),\.\.\.,\((\d+)x(\d+)\)", text.replace(" ", ""))
+    if span is not None:
+        first_wide, first_high, last_wide, last_high = map(int, span.groups())
+        wides, highs = range(first_wide, last_wide + 1), range(first_high, last_high + 1)
+        return [[high * side, wide * side] for wide in wides for high in highs]
+    pairs = re.findall(r"[(\[]\s*(\d+)\s*,\s*(\d+)\s*[)\]]", text)
+    if not pairs:
+        raise InvalidValueError("image_grid_pinpoints", "a list of [width, height] in pixels", given, where=where)
+    return [[int(high), int(wide)] for wide, high in pairs]
 
 
 def _text_type(config: Mapping[str, Any], kind: str) -> str:
@@ -149,8 +170,8 @@ def _internvl(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         "vision_feature_layer": config.get("select_layer", -1),
         "preprocessor": {
             "min_patches": config.get("min_dynamic_patch", 1),
-            "max_patches": config.get("max_dynamic_patch", 12) if config.get("dynamic_image_size", True) else 1,
-            "use_thumbnail": config.get("use_thumbnail", True),
+            "max_patches": config.get("max_dynamic_patch", 6) if config.get("dynamic_image_size", False) else 1,
+            "use_thumbnail": config.get("use_thumbnail", False),
         },
         "text_config": {"model_type": text_type, **{k: text[k] for k in _TEXT_KEYS if k in text}, **inner},
         "vision_config": {

@@ -35,7 +35,9 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """
     workload, untouched = video_alone(workload)
     frames, n = workload.groups if workload.frames else 0, workload.tokens_per_group
-    rows = math.isqrt(n) if frames and model.projector is not None and n > model.projector.tokens_per_frame else 0
+    # a tower of any grid has no count of its own, and no rows that end in a newline
+    bare = model.projector.tokens_per_frame if model.projector is not None else 0
+    rows = math.isqrt(n) if frames and 0 < bare < n else 0
     notes: list[str] = []
     if not frames:
         kept = workload.groups * n
