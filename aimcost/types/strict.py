@@ -333,7 +333,8 @@ def _translated(hint: Any) -> Any:
     if isinstance(hint, type) and origin is None and issubclass(hint, Strict):
         return pydantic_model(hint)
     if origin is Annotated:
-        return Annotated[(_translated(args[0]), *map(_marker, args[1:]))]
+        parts = (_translated(args[0]), *map(_marker, args[1:]))
+        return Annotated[parts]
     if origin in (Union, UnionType):
         return Union[tuple(_translated(each) for each in args)]  # noqa: UP007
     if origin in (list, dict, tuple):

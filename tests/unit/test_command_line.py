@@ -56,10 +56,11 @@ def lines(name: str) -> list[list[str]]:
 
 
 def plain(value: Any) -> Any:
-    """A parameter; of a context all of them, where typer has a path as text and [] for None."""
+    """A parameter; of a context all of them, where typer has a path as text, [] for None and, once, a tuple for a list."""
     if not hasattr(value, "params"):
         return value
-    return {name: str(each) if each else None for name, each in value.params.items()}
+    listed = {name: list(each) if isinstance(each, tuple) else each for name, each in value.params.items()}
+    return {name: str(each) if each else None for name, each in listed.items()}
 
 
 def by_typer(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
