@@ -56,7 +56,7 @@ def lines(name: str) -> list[list[str]]:
 
 
 def plain(value: Any) -> Any:
-    """A parameter; of a context all of them, where typer has a path as text, [] for None and, once, a tuple for a list."""
+    """A parameter; of a context all of them, where typer has a path as text, [] for None and tuples for lists."""
     if not hasattr(value, "params"):
         return value
     listed = {name: list(each) if isinstance(each, tuple) else each for name, each in value.params.items()}
