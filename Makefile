@@ -26,15 +26,16 @@ run: $(VENV)/.light
 
 # tests/README.md says what the slowest buy.
 test: $(VENV)/.test
-	$(call pytest,-m 'not check')
+	$(call pytest,-m 'not check and not check_all')
 
 # What lands a change; .ci/run calls it. The tests run on the newest transformers that is supported, which is
 # the locked one; the oldest runs here, those between and the newest of the index nightly.
 check: lint types light test-oldest $(VENV)/.test
-	$(call pytest)
+	$(call pytest,-m 'not check_all')
 
 # By hand and nightly.
 check-all: check test-versions bench
+	$(BIN)/python -m pytest -n auto -m check_all
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

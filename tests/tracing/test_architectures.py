@@ -58,7 +58,7 @@ def _priced(traced, batch, tokens, new_tokens=0):
 
 
 @pytest.mark.parametrize(
-    "kind", [*SAMPLE, *(pytest.param(k, marks=pytest.mark.check) for k in EXACT if k not in SAMPLE)]
+    "kind", [*SAMPLE, *(pytest.param(k, marks=pytest.mark.check_all) for k in EXACT if k not in SAMPLE)]
 )
 def test_figures_are_those_of_the_real_model(kind, real_model):
     from aimcost.tracing.trace import trace
@@ -79,7 +79,7 @@ def test_figures_are_those_of_the_real_model(kind, real_model):
         assert not any("nan" in str(op) for op in step.ops())
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.check) for kind in REFUSED])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.check_all) for kind in REFUSED])
 def test_what_cannot_be_traced_is_refused_in_one_line(kind):
     from aimcost.tracing.trace import trace
 
