@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -54,6 +53,8 @@ def traced_config(config: Mapping[str, Any]) -> dict[str, Any]:
     MissingExtraError, UnsupportedModelError
         torch or transformers is not installed; the model cannot be traced.
     """
+    import importlib.metadata  # here alone: it takes as long to import as a small estimate
+
     path = cache_folder() / f"{digest(config)}.json"
     if path.is_file():
         try:

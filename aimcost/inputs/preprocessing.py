@@ -8,8 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
-
+from ..types.strict import Bounds
 from . import discover
 from .files import Stamp, read_mapping, stamp_of
 from .schema import Strict, validate
@@ -18,8 +17,8 @@ __all__ = ["Processor", "processor_of"]
 
 # The only machine that processors were timed on.
 MEASURED = "amd_epyc"
-Milliseconds = Annotated[float, Field(ge=0)]
-Range = Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=2, max_length=2)]
+Milliseconds = Annotated[float, Bounds(ge=0)]
+Range = Annotated[list[Annotated[float, Bounds(gt=0)]], Bounds(min_length=2, max_length=2)]
 
 
 class ProcessorFile(Strict):
