@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.torch
+# minutes of measuring: what lands a change runs it, a commit need not
+pytestmark = [pytest.mark.torch, pytest.mark.check]
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ("cpu_bf16_aim", "cpu_bf16_cut", "cpu_fp32_aim", "cpu_fp32_short")
