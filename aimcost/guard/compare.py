@@ -8,6 +8,7 @@ from typing import Any
 
 from ..inputs.strict_json import digest
 from ..ops.reduction import REDUCTION_OPS
+from ..types.stages import DEFAULT_INCLUDE
 from .facts import FIGURES
 
 __all__ = [
@@ -31,8 +32,6 @@ DEFAULT_TOLERANCE = 1e-6
 _SHOWN = 6
 
 Key = tuple[str, str]
-# The stage that counts only where a run includes it by name.
-APART = "preprocess"
 Row = tuple[float, float, float]
 Rows = dict[int | None, Row]
 
@@ -168,8 +167,8 @@ def moved_ops(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Moved
     ours, theirs = _expanded(before["operations"]), _expanded(after["operations"])
     moved = []
     for key in dict.fromkeys([*ours, *theirs]):
-        if key[0] == APART and APART not in (after["facts"]["settings"].get("include") or ()):
-            continue  # in no total
+        if key[0] not in DEFAULT_INCLUDE and key[0] not in (after["facts"]["settings"].get("include") or ()):
+            continue  # a stage that counts only where a run includes it by name
         found = _moved(key, ours.get(key, {}), theirs.get(key, {}))
         if found is not None:
             moved.append(found)

@@ -24,6 +24,7 @@ __all__ = [
     "gather",
     "positional",
     "required_count",
+    "required_frames",
     "select",
 ]
 
@@ -85,6 +86,20 @@ def required_count(counts: Mapping[str, int], name: str, *, scorer: str) -> int:
     if name not in counts:
         raise ScheduleError(f"scorer {scorer!r} needs {name!r} among the counts of its event")
     return counts[name]
+
+
+def required_frames(groups: int, tokens: int, counts: Mapping[str, int], *, scorer: str) -> int:
+    """Frames of `groups` groups of `tokens` tokens: the groups, or the stated count where they are one.
+
+    Raises
+    ------
+    ScheduleError
+        Their number is unknown or does not divide the tokens.
+    """
+    frames = groups if groups > 1 else required_count(counts, "frames", scorer=scorer)
+    if not frames or groups * tokens % frames:
+        raise ScheduleError(f"scorer {scorer!r}: {groups * tokens} tokens are not those of {frames} frames")
+    return frames
 
 
 def select(rows: Array, candidates: Array, kept: Array) -> Cost:

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ...errors import ScheduleError
-from ...ops.reduction import required_count
+from ...ops.reduction import required_frames
 from .price import TEMPORAL_COSINE
 
 __all__ = ["VISUAL_SCORERS"]
@@ -26,10 +25,7 @@ def change_since_last_frame(*, x: torch.Tensor, counts: Mapping[str, int], **_: 
         The number of frames is unknown or does not divide the tokens.
     """
     rows, groups, tokens, width = x.shape
-    count = groups if groups > 1 else required_count(counts, "frames", scorer=TEMPORAL_COSINE.name)
-    if not count or groups * tokens % count:
-        total = groups * tokens
-        raise ScheduleError(f"scorer {TEMPORAL_COSINE.name!r}: {total} tokens are not those of {count} frames")
+    count = required_frames(groups, tokens, counts, scorer=TEMPORAL_COSINE.name)
     per_frame = x.float().view(rows, count, -1, width)
     change = 1 - torch.nn.functional.cosine_similarity(per_frame[:, 1:], per_frame[:, :-1], dim=-1)
     # A cosine distance is at most 2: the first frame outranks every change.

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ...errors import ScheduleError
-from ...ops.reduction import required_count
+from ...ops.reduction import required_frames
 from .price import CHANNEL_SHARE, SCALES, TEMPERATURE, UNIQUENESS
 
 __all__ = ["VISUAL_SCORERS", "unlike_frame_and_video"]
@@ -30,10 +29,7 @@ def unlike_frame_and_video(*, x: torch.Tensor, keep: int, counts: Mapping[str, i
         The number of frames is unknown or does not divide the tokens.
     """
     rows, groups, tokens, width = x.shape
-    frames = groups if groups > 1 else required_count(counts, "frames", scorer=UNIQUENESS.name)
-    if not frames or groups * tokens % frames:
-        total = groups * tokens
-        raise ScheduleError(f"scorer {UNIQUENESS.name!r}: {total} tokens are not those of {frames} frames")
+    frames = required_frames(groups, tokens, counts, scorer=UNIQUENESS.name)
     features = x.float().reshape(rows, groups * tokens, width)
     steady = features.var(dim=1, correction=0).topk(int(width * CHANNEL_SHARE), dim=-1, largest=False).indices
     features = features.gather(2, steady[:, None].expand(-1, groups * tokens, -1))
