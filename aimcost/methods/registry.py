@@ -1,15 +1,16 @@
 """Scorers by name: what choosing tokens costs, what the choice reads, and how it runs.
 
-A scorer is registered beside its formula, in ``methods/<method>/price.py``. Plans name it in their events,
-`reduction_ops` prices it, and ``methods/<method>/apply.py`` holds the function of the same name that the
+A scorer is registered beside its formula, in ``methods/<method>/cost.py``. Plans name it in their events,
+`reduction_ops` looks up its cost, and ``methods/<method>/apply.py`` holds the function of the same name that the
 runtime calls.
 """
 
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -88,7 +89,7 @@ class Scorer:
 
     Attributes
     ----------
-    price
+    cost
         The costs of one cut, in execution order: any of score, select, merge and gather.
     reads
         What the choice is made from: ``positions`` alone, the visual ``embeddings``, queries and keys of
@@ -105,7 +106,7 @@ class Scorer:
     merges
         Whether an event before the language model averages tokens rather than drops them.
     counts
-        What price and run need beside the tokens before and after, from the workload and the tokens that a
+        What cost and run need beside the tokens before and after, from the workload and the tokens that a
         group keeps. A plan records it in its event and in the schedule's parameters.
     masks_every_layer
         Whether its released code, which masks, scores in every decoder layer (AIM).
@@ -114,7 +115,7 @@ class Scorer:
     """
 
     name: str
-    price: Callable[[Cut, ScoreContext], NamedCosts]
+    cost: Callable[[Cut, ScoreContext], NamedCosts] = None  # type: ignore[assignment]
     reads: Reads
     launches: Launches = Launches()
     eager_launches: Launches | None = None
@@ -125,6 +126,14 @@ class Scorer:
     counts: Callable[[Workload, int], Mapping[str, int]] = _no_counts
     masks_every_layer: bool = False
     square_scores: bool = False
+    price: InitVar[Callable[[Cut, ScoreContext], NamedCosts] | None] = None
+
+    def __post_init__(self, price: Callable[[Cut, ScoreContext], NamedCosts] | None) -> None:
+        if price is not None:
+            warnings.warn("Scorer(price=) goes in 0.3: it is cost=", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "cost", price)
+        if self.cost is None:
+            raise TypeError("Scorer needs a cost")
 
 
 _registered: dict[str, Scorer] = {}
@@ -147,7 +156,7 @@ def register(new: Scorer) -> Scorer:
 def find_scorer(name: str, *, where: str = "") -> Scorer:
     """The scorer of that name.
 
-    A plan imports the prices that it names, so the other methods' are loaded only on a miss.
+    A plan imports the scorers that it names, so the other methods' are loaded only on a miss.
 
     Raises
     ------
@@ -162,8 +171,10 @@ def find_scorer(name: str, *, where: str = "") -> Scorer:
 
 def all_scorers() -> Mapping[str, Scorer]:
     """All scorers of all methods."""
-    for path in sorted(Path(__file__).resolve().parent.glob("*/price.py")):
-        importlib.import_module(f"{__package__}.{path.parent.name}.price")
+    # price.py is what cost.py was called until 0.2
+    for path in sorted(Path(__file__).resolve().parent.glob("*/*.py")):
+        if path.stem in ("cost", "price"):
+            importlib.import_module(f"{__package__}.{path.parent.name}.{path.stem}")
     return MappingProxyType(_registered)
 
 
@@ -199,13 +210,13 @@ def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
     Raises
     ------
     UnknownNameError
-        Nobody priced the scorer.
+        No method registers the scorer.
     """
     chosen = find_scorer(name)
     launches = launches_of(chosen, context.implementation)
     named = [
         (op, cost)
-        for op, cost in chosen.price(cut, context)
+        for op, cost in chosen.cost(cut, context)
         if cost.kind != "gather" or context.implementation != "masked"
     ]
     steps = launches.iterations(cut, context)

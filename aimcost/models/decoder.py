@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..ops import attention, gemm, pointwise
 from ..ops.attention import ALL_KEYS, AttentionShape
 from ..ops.cost import Array
-from ..ops.op import ONE, Fusion, Op, Priced, Ranks, Split, stored_parameters
+from ..ops.op import ONE, Fusion, Op, OpCost, Ranks, Split, stored_parameters
 from ..ops.reduction import gather, select
 from ..types import DecoderSpec, MoeSpec
 from ..types.formats import Widths
@@ -66,7 +66,7 @@ def layer_ops(
     window: Array = ALL_KEYS,
     ranks: Ranks = ONE,
     kind: int = 0,
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """Ops of one decoder layer in execution order, those of one rank.
 
     Parameters
@@ -92,14 +92,14 @@ def layer_ops(
             onchip_bytes=onchip_bytes,
         )
         return
-    spec, price = decoder, ranks.price
+    spec, cost = decoder, ranks.cost
     rows = batch * q_len
     q_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     bias = spec.qkv_bias
-    yield price(Op("attn_norm", "norms", "replicated", reads=_INPUT), pointwise.rms_norm, rows, spec.hidden, widths)
-    yield price(_projection("q_proj", "column"), gemm.linear, rows, spec.hidden, q_width, widths, bias=bias)
-    yield price(_projection("k_proj", "kv_column"), gemm.linear, rows, spec.hidden, kv_width, widths, bias=bias)
-    yield price(
+    yield cost(Op("attn_norm", "norms", "replicated", reads=_INPUT), pointwise.rms_norm, rows, spec.hidden, widths)
+    yield cost(_projection("q_proj", "column"), gemm.linear, rows, spec.hidden, q_width, widths, bias=bias)
+    yield cost(_projection("k_proj", "kv_column"), gemm.linear, rows, spec.hidden, kv_width, widths, bias=bias)
+    yield cost(
         _projection("v_proj", "kv_column"), gemm.linear, rows, spec.hidden, kv_width, widths, bias=bias, to_kv=True
     )
     rotated = ("q_proj", "k_proj")
@@ -107,7 +107,7 @@ def layer_ops(
         yield _head_norm(spec, widths, rows, "q_norm", ranks)
         yield _head_norm(spec, widths, rows, "k_norm", ranks)
         rotated = ("q_norm", "k_norm")
-    yield price(
+    yield cost(
         Op("rope", "attention", "heads", reads=rotated),
         pointwise.rope,
         batch=batch,
@@ -130,18 +130,18 @@ def layer_ops(
     )
     yield from attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=("rope",), ranks=ranks)
     yield _out_proj(spec, widths, rows, kernel, ranks)
-    yield price(_residual("attn_add", "x", "out_proj"), pointwise.add, rows * spec.hidden, widths)
+    yield cost(_residual("attn_add", "x", "out_proj"), pointwise.add, rows * spec.hidden, widths)
     yield from _mlp_block(spec, widths, rows, ranks)
 
 
 def cross_kv_ops(
     decoder: DecoderSpec, widths: Widths, *, batch: float, kv_len: float, ranks: Ranks = ONE
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """Keys and values of a cross-attention layer: the tower's tokens, projected once a request."""
-    rows, kv_width, price = batch * kv_len, decoder.kv_heads * decoder.head_dim, ranks.price
+    rows, kv_width, cost = batch * kv_len, decoder.kv_heads * decoder.head_dim, ranks.cost
     k_proj, v_proj = _projection("k_proj", "kv_column", "tower"), _projection("v_proj", "kv_column", "tower")
-    yield price(k_proj, gemm.linear, rows, decoder.hidden, kv_width, widths, bias=decoder.qkv_bias)
-    yield price(v_proj, gemm.linear, rows, decoder.hidden, kv_width, widths, bias=decoder.qkv_bias, to_kv=True)
+    yield cost(k_proj, gemm.linear, rows, decoder.hidden, kv_width, widths, bias=decoder.qkv_bias)
+    yield cost(v_proj, gemm.linear, rows, decoder.hidden, kv_width, widths, bias=decoder.qkv_bias, to_kv=True)
     yield _head_norm(decoder, widths, rows, "k_norm", ranks)
 
 
@@ -155,12 +155,12 @@ def cross_layer_ops(
     kernel: str,
     onchip_bytes: float,
     ranks: Ranks = ONE,
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """A gated cross-attention layer on `q_len` text tokens a request (Llama-3.2-Vision)."""
-    spec, rows, price = decoder, batch * q_len, ranks.price
-    yield price(Op("attn_norm", "norms", "replicated", reads=_INPUT), pointwise.rms_norm, rows, spec.hidden, widths)
+    spec, rows, cost = decoder, batch * q_len, ranks.cost
+    yield cost(Op("attn_norm", "norms", "replicated", reads=_INPUT), pointwise.rms_norm, rows, spec.hidden, widths)
     # q reads the text, keys and values the tower's tokens: no one product
-    yield price(
+    yield cost(
         replace(_projection("q_proj", "column"), fusion=""),
         gemm.linear,
         rows,
@@ -181,8 +181,8 @@ def cross_layer_ops(
     )
     yield from attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=("q_norm",), ranks=ranks)
     yield _out_proj(spec, widths, rows, kernel, ranks)
-    yield price(_gate("attn_gate", "out_proj"), pointwise.scale, rows * spec.hidden, widths)
-    yield price(_residual("attn_add", "x", "attn_gate"), pointwise.add, rows * spec.hidden, widths)
+    yield cost(_gate("attn_gate", "out_proj"), pointwise.scale, rows * spec.hidden, widths)
+    yield cost(_residual("attn_add", "x", "attn_gate"), pointwise.add, rows * spec.hidden, widths)
     yield from _mlp_block(spec, widths, rows, ranks, gated=True)
 
 
@@ -190,16 +190,16 @@ def _projection(name: str, split: Split, source: str = "attn_norm") -> Op:
     return Op(name, "projections", split, reads=(source,), fusion="qkv")
 
 
-def _head_norm(spec: DecoderSpec, widths: Widths, rows: Array, name: str, ranks: Ranks) -> Priced:
+def _head_norm(spec: DecoderSpec, widths: Widths, rows: Array, name: str, ranks: Ranks) -> OpCost:
     """RMSNorm of each head of q or k."""
     if name == "q_norm":
         op = Op(name, "attention", "heads", reads=("q_proj",))
-        return ranks.price(op, pointwise.rms_norm, rows * spec.heads, spec.head_dim, widths)
+        return ranks.cost(op, pointwise.rms_norm, rows * spec.heads, spec.head_dim, widths)
     op = Op(name, "attention", "kv_heads", reads=("k_proj",))
-    return ranks.price(op, pointwise.rms_norm, rows * spec.kv_heads, spec.head_dim, widths)
+    return ranks.cost(op, pointwise.rms_norm, rows * spec.kv_heads, spec.head_dim, widths)
 
 
-def _out_proj(spec: DecoderSpec, widths: Widths, rows: Array, kernel: str, ranks: Ranks) -> Priced:
+def _out_proj(spec: DecoderSpec, widths: Widths, rows: Array, kernel: str, ranks: Ranks) -> OpCost:
     op = Op(
         "out_proj",
         "projections",
@@ -208,7 +208,7 @@ def _out_proj(spec: DecoderSpec, widths: Widths, rows: Array, kernel: str, ranks
         # the modules hold the normed input until their last product
         reads=(attention.output_of(kernel), "attn_norm"),
     )
-    return ranks.price(op, gemm.linear, rows, spec.heads * spec.head_dim, spec.hidden, widths, bias=spec.out_bias)
+    return ranks.cost(op, gemm.linear, rows, spec.heads * spec.head_dim, spec.hidden, widths, bias=spec.out_bias)
 
 
 def _residual(name: str, stream: str, branch: str) -> Op:
@@ -222,11 +222,11 @@ def _gate(name: str, branch: str) -> Op:
 
 def _mlp_block(
     spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks, *, gated: bool = False
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """The second half of a layer: norm, MLP or experts, the gate of a cross-attention layer, residual."""
-    price = ranks.price
+    cost = ranks.cost
     norm = Op("mlp_norm", "norms", "replicated", reads=("attn_add",))
-    yield price(norm, pointwise.rms_norm, rows, spec.hidden, widths)
+    yield cost(norm, pointwise.rms_norm, rows, spec.hidden, widths)
     if spec.moe is None:
         branch = "down_proj"
         yield from _mlp_ops(spec, widths, rows, ranks)
@@ -234,20 +234,20 @@ def _mlp_block(
         branch = "shared_add" if spec.moe.shared_intermediate else "combine"
         yield from _moe_ops(spec, spec.moe, widths, rows, ranks)
     if gated:
-        yield price(_gate("mlp_gate", branch), pointwise.scale, rows * spec.hidden, widths)
+        yield cost(_gate("mlp_gate", branch), pointwise.scale, rows * spec.hidden, widths)
         branch = "mlp_gate"
-    yield price(_residual("mlp_add", "attn_add", branch), pointwise.add, rows * spec.hidden, widths)
+    yield cost(_residual("mlp_add", "attn_add", branch), pointwise.add, rows * spec.hidden, widths)
 
 
-def _mlp_ops(spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
-    price, hidden, inner, bias = ranks.price, spec.hidden, spec.intermediate, spec.mlp_bias
+def _mlp_ops(spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[OpCost]:
+    cost, hidden, inner, bias = ranks.cost, spec.hidden, spec.intermediate, spec.mlp_bias
     products = ("gate_proj", "up_proj") if spec.gated_mlp else ("up_proj",)
     for name in products:
         product = _mlp(name, "mlp_norm", fusion="gate_up")
-        yield price(product, gemm.linear, rows, hidden, inner, widths, bias=bias)
+        yield cost(product, gemm.linear, rows, hidden, inner, widths, bias=bias)
     activation = pointwise.gated_silu if spec.gated_mlp else pointwise.gelu
-    yield price(_mlp("mlp_act", *products), activation, rows * inner, widths)
-    yield price(_down("down_proj", "mlp_act", "mlp_norm"), gemm.linear, rows, inner, hidden, widths, bias=bias)
+    yield cost(_mlp("mlp_act", *products), activation, rows * inner, widths)
+    yield cost(_down("down_proj", "mlp_act", "mlp_norm"), gemm.linear, rows, inner, hidden, widths, bias=bias)
 
 
 def _mlp(name: str, *reads: str, fusion: Fusion = "") -> Op:
@@ -260,48 +260,48 @@ def _down(name: str, *reads: str) -> Op:
     return Op(name, "mlp", "row", exchange="mlp", reads=reads)
 
 
-def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
+def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[OpCost]:
     """Router, dispatch to experts, their gated MLPs as grouped products, weighted sum."""
-    price, hidden, inner = ranks.price, spec.hidden, moe.intermediate
+    cost, hidden, inner = ranks.cost, spec.hidden, moe.intermediate
     experts, active = float(moe.experts), float(moe.active)
     router, route, dispatch = (
         Op(name, "mlp", "replicated", reads=reads)
         for name, reads in (("router", ("mlp_norm",)), ("route", ("router",)), ("dispatch", ("mlp_norm", "route")))
     )
-    yield price(router, gemm.linear, rows, hidden, moe.experts, widths)
-    yield price(route, select, rows, moe.experts, moe.active)
-    yield price(dispatch, gather, rows * moe.active, hidden, widths)
+    yield cost(router, gemm.linear, rows, hidden, moe.experts, widths)
+    yield cost(route, select, rows, moe.experts, moe.active)
+    yield cost(dispatch, gather, rows * moe.active, hidden, widths)
     for op in (_mlp(name, "dispatch", fusion="gate_up") for name in ("gate_proj", "up_proj")):
-        yield price(op, gemm.grouped_linear, rows, hidden, inner, widths, experts=experts, active=active)
-    yield price(_mlp("mlp_act", "gate_proj", "up_proj"), pointwise.gated_silu, rows * moe.active * inner, widths)
-    yield price(
+        yield cost(op, gemm.grouped_linear, rows, hidden, inner, widths, experts=experts, active=active)
+    yield cost(_mlp("mlp_act", "gate_proj", "up_proj"), pointwise.gated_silu, rows * moe.active * inner, widths)
+    yield cost(
         _down("down_proj", "mlp_act"), gemm.grouped_linear, rows, inner, hidden, widths, experts=experts, active=active
     )
     combine = Op("combine", "mlp", "linear", reads=("down_proj", "route", "mlp_norm"))
-    yield price(combine, pointwise.weighted_sum, rows, moe.active, hidden, widths)
+    yield cost(combine, pointwise.weighted_sum, rows, moe.active, hidden, widths)
     if moe.shared_intermediate:
         shared = moe.shared_intermediate
-        yield price(_mlp("shared_gate_proj", "mlp_norm"), gemm.linear, rows, hidden, shared, widths)
-        yield price(_mlp("shared_up_proj", "mlp_norm"), gemm.linear, rows, hidden, shared, widths)
+        yield cost(_mlp("shared_gate_proj", "mlp_norm"), gemm.linear, rows, hidden, shared, widths)
+        yield cost(_mlp("shared_up_proj", "mlp_norm"), gemm.linear, rows, hidden, shared, widths)
         act = _mlp("shared_act", "shared_gate_proj", "shared_up_proj")
-        yield price(act, pointwise.gated_silu, rows * shared, widths)
-        yield price(_down("shared_down_proj", "shared_act"), gemm.linear, rows, shared, hidden, widths)
+        yield cost(act, pointwise.gated_silu, rows * shared, widths)
+        yield cost(_down("shared_down_proj", "shared_act"), gemm.linear, rows, shared, hidden, widths)
         gate = Op("shared_gate", "mlp", "replicated", reads=("mlp_norm",))
-        yield price(gate, gemm.linear, rows, hidden, 1, widths)
+        yield cost(gate, gemm.linear, rows, hidden, 1, widths)
         add = Op("shared_add", "mlp", "linear", reads=("combine", "shared_down_proj", "shared_gate"))
-        yield price(add, pointwise.add, rows * hidden, widths)
+        yield cost(add, pointwise.add, rows * hidden, widths)
 
 
-def embed_op(decoder: DecoderSpec, widths: Widths, rows: float, ranks: Ranks = ONE) -> Priced:
+def embed_op(decoder: DecoderSpec, widths: Widths, rows: float, ranks: Ranks = ONE) -> OpCost:
     """Look-up of `rows` token embeddings."""
     op = Op("embed", "embedding", "row", place="before", exchange="embed")
     vocab = decoder.vocab + decoder.extra_embeddings
-    return ranks.price(op, pointwise.embed, rows, decoder.hidden, widths, vocab=vocab)
+    return ranks.cost(op, pointwise.embed, rows, decoder.hidden, widths, vocab=vocab)
 
 
 def before_ops(
     decoder: DecoderSpec, widths: Widths, *, batch: float, tokens: float, text: float, ranks: Ranks = ONE
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """What precedes the first layer: `text` of the `tokens` tokens of a request are looked up."""
     if decoder.traced is not None:
         yield from traced.outer_ops(
@@ -313,7 +313,7 @@ def before_ops(
 
 def head_ops(
     decoder: DecoderSpec, widths: Widths, *, batch: float, tokens: float = 1.0, ranks: Ranks = ONE
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """Final norm and lm_head, on the last token of each request only.
 
     A traced decoder may normalise all of the `tokens` tokens that leave its last layer.
@@ -324,9 +324,9 @@ def head_ops(
         )
         return
     norm = Op("final_norm", "norms", "replicated", place="after", reads=_INPUT)
-    yield ranks.price(norm, pointwise.rms_norm, batch, decoder.hidden, widths)
+    yield ranks.cost(norm, pointwise.rms_norm, batch, decoder.hidden, widths)
     head = Op("lm_head", "head", "vocabulary", place="after", exchange="logits", reads=("final_norm",))
-    yield ranks.price(head, gemm.linear, batch, decoder.hidden, decoder.vocab, widths)
+    yield ranks.cost(head, gemm.linear, batch, decoder.hidden, decoder.vocab, widths)
 
 
 _ANY = Widths(weights=1.0, activations=1.0, kv=1.0)  # parameters are counted in elements

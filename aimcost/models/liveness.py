@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..ops.cost import Array
-from ..ops.op import Priced
+from ..ops.op import OpCost
 
 __all__ = ["Step", "layer_peak", "peak_live"]
 
@@ -45,7 +45,7 @@ def peak_live(inputs: Mapping[str, Array], steps: Sequence[Step], held: tuple[st
     return peak
 
 
-def layer_peak(x: Array, ops: Iterable[Priced], *after: Step, held: tuple[str, ...] = ("x",)) -> Array:
+def layer_peak(x: Array, ops: Iterable[OpCost], *after: Step, held: tuple[str, ...] = ("x",)) -> Array:
     """Peak bytes of the activations of a run of ops on an input `x`.
 
     Parameters

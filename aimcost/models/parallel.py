@@ -14,7 +14,7 @@ from dataclasses import replace
 from ..errors import InvalidValueError
 from ..ops import collectives
 from ..ops.cost import Array
-from ..ops.op import ONE, Op, Priced, Ranks
+from ..ops.op import ONE, Op, OpCost, Ranks
 from ..types import DecoderSpec, ModelSpec, Parallel, TowerLoad
 
 __all__ = [
@@ -90,7 +90,7 @@ def rank_heads(decoder: DecoderSpec, ranks: Ranks) -> DecoderSpec:
     return replace(decoder, heads=ranks.heads(decoder.heads), kv_heads=ranks.kv_heads(decoder.kv_heads))
 
 
-def exchanged(ops: Iterable[Priced], ranks: Ranks) -> Iterable[Priced]:
+def exchanged(ops: Iterable[OpCost], ranks: Ranks) -> Iterable[OpCost]:
     """One rank's ops with the collectives that their splits imply.
 
     Partial sums are reduced before the first op that reads them whole, or after the last one; what
@@ -99,7 +99,7 @@ def exchanged(ops: Iterable[Priced], ranks: Ranks) -> Iterable[Priced]:
     return ops if ranks.count == 1 else _with_collectives(ops, ranks)
 
 
-def _with_collectives(ops: Iterable[Priced], ranks: Ranks) -> Iterator[Priced]:
+def _with_collectives(ops: Iterable[OpCost], ranks: Ranks) -> Iterator[OpCost]:
     sums: dict[str, tuple[Op, Array]] = {}  # tensors of partial sums: the op named in the collective, and bytes
     count = float(ranks.count)
     for op, cost in ops:

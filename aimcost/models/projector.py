@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ..ops import gemm, pointwise
-from ..ops.op import Op, Priced, stored_parameters
+from ..ops.op import Op, OpCost, stored_parameters
 from ..types import ModelSpec, ProjectorSpec, TowerLoad, VisionSpec
 from ..types.formats import Widths
 from . import resampler
@@ -15,7 +15,7 @@ __all__ = ["deepstack_ops", "input_width", "ops", "parameters"]
 
 def ops(
     model: ModelSpec, widths: Widths, *, inputs: float, load: TowerLoad, patches: float | None = None
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """Ops on all patches that leave the tower; pooling follows where it drops tokens.
 
     Parameters
@@ -40,7 +40,7 @@ def ops(
         yield _op("pool", last), pointwise.pool(share * load.pooled_in * width, share * load.pooled_out * width, widths)
 
 
-def deepstack_ops(model: ModelSpec, widths: Widths, *, inputs: float, load: TowerLoad) -> Iterator[Priced]:
+def deepstack_ops(model: ModelSpec, widths: Widths, *, inputs: float, load: TowerLoad) -> Iterator[OpCost]:
     """One of the mergers on features of an earlier layer."""
     vision, projector = model.vision, model.projector
     if vision is not None and projector is not None and projector.deepstack:
@@ -53,7 +53,7 @@ def _rows(vision: VisionSpec, projector: ProjectorSpec, inputs: float, load: Tow
     return inputs * vision.tiles * each / projector.merge**2
 
 
-def _mlp(projector: ProjectorSpec, widths: Widths, rows: float, prefix: str, *, merged: bool) -> Iterator[Priced]:
+def _mlp(projector: ProjectorSpec, widths: Widths, rows: float, prefix: str, *, merged: bool) -> Iterator[OpCost]:
     before = "x"
     if projector.norm:
         area = projector.merge**2

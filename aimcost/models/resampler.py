@@ -11,14 +11,14 @@ from dataclasses import replace
 
 from ..ops import attention, gemm, pointwise
 from ..ops.attention import AttentionShape
-from ..ops.op import Op, Priced
+from ..ops.op import Op, OpCost
 from ..types import ResamplerSpec
 from ..types.formats import Widths
 
 __all__ = ["ops"]
 
 
-def ops(spec: ResamplerSpec, widths: Widths, *, inputs: float, patches: float) -> Iterator[Priced]:
+def ops(spec: ResamplerSpec, widths: Widths, *, inputs: float, patches: float) -> Iterator[OpCost]:
     """Ops on `inputs` images of `patches` patches each."""
     width, queries, keys = spec.width, inputs * spec.queries, inputs * patches
     yield _op("kv_in", "x"), gemm.linear(keys, spec.tower_width, width, widths)

@@ -14,7 +14,7 @@ import numpy as np
 from ..ops import attention, gemm, pointwise
 from ..ops.attention import ALL_KEYS, AttentionShape
 from ..ops.cost import Array, Cost
-from ..ops.op import Op, Place, Priced
+from ..ops.op import Op, OpCost, Place
 from ..ops.reduction import gather
 from ..types.formats import Widths
 from ..types.traced import TracedDecoder, TracedLayer, TracedOp
@@ -38,7 +38,7 @@ def layer_ops(
     kv_len: Array,
     kernel: str,
     onchip_bytes: float,
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """Ops of a layer: a prefill where every key is new, a decode step of one token otherwise."""
     prefill = _is_prefill(q_len, kv_len)
     counts = {"batch": batch, "tokens": q_len, "kv": kv_len}
@@ -48,15 +48,15 @@ def layer_ops(
 
 def outer_ops(
     ops: tuple[TracedOp, ...], widths: Widths, *, batch: float, tokens: Array, looked_up: Array, place: Place
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """Ops outside the layers; `looked_up` of the `tokens` come from an embedding table."""
     before = ("x",)
     for op in ops:
         rows = looked_up if op.kind == "embed" else tokens
         counts = {"batch": batch, "tokens": rows, "kv": rows}
-        for priced, cost in _op(op, counts, widths, kernel="flash", onchip_bytes=0.0, place=place):
-            yield replace(priced, reads=before), cost
-            before = (priced.name,)
+        for each, cost in _op(op, counts, widths, kernel="flash", onchip_bytes=0.0, place=place):
+            yield replace(each, reads=before), cost
+            before = (each.name,)
 
 
 def cache_elements(layer: TracedLayer, *, batch: float, tokens: Array) -> Array:
@@ -99,13 +99,13 @@ def _is_prefill(q_len: Array, kv_len: Array) -> bool:
 
 def _op(
     op: TracedOp, counts: Mapping[str, Array], widths: Widths, *, kernel: str, onchip_bytes: float, place: Place
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     if op.count is not None and not np.any(op.count(counts)):
         return  # a copy that these counts do not need
     sizes = {name: size(counts) for name, size in op.dims}
     if op.kind == "attention":
-        for priced, cost in _attention(op, sizes, counts["kv"], widths, kernel=kernel, onchip_bytes=onchip_bytes):
-            yield priced, _repeated(cost, op, counts)
+        for kernel_op, cost in _attention(op, sizes, counts["kv"], widths, kernel=kernel, onchip_bytes=onchip_bytes):
+            yield kernel_op, _repeated(cost, op, counts)
         return
     cost = _FORMULAS.get(op.kind, _moved)(op, sizes, counts, widths)
     cost = replace(cost, parameters=op.weight)
@@ -139,7 +139,7 @@ def _repeated(cost: Cost, op: TracedOp, counts: Mapping[str, Array]) -> Cost:
 
 def _attention(
     op: TracedOp, sizes: Mapping[str, Array], end: Array, widths: Widths, *, kernel: str, onchip_bytes: float
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """`end`: all tokens so far, of which a cache of a window or a block may hold fewer."""
     q_len, kv_len = sizes["q_len"], sizes["kv_len"]
     shape = AttentionShape(
@@ -155,9 +155,9 @@ def _attention(
     )
     cached, weight = op.read_cached is not None, op.weight
     core = attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=(), kv_cached=cached)
-    for priced, cost in core:
+    for kernel_op, cost in core:
         # learned sinks are read by the first kernel
-        yield priced, replace(cost, read_weights=cost.read_weights + weight * widths.weights, parameters=weight)
+        yield kernel_op, replace(cost, read_weights=cost.read_weights + weight * widths.weights, parameters=weight)
         weight = 0.0
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..ops import Cost, attention, gemm, pointwise
 from ..ops.attention import AttentionShape
 from ..ops.cost import Array
-from ..ops.op import ONE, Op, Priced, Ranks, stored_parameters
+from ..ops.op import ONE, Op, OpCost, Ranks, stored_parameters
 from ..types import TowerLoad, VisionSpec
 from ..types.formats import Widths
 
@@ -46,9 +46,9 @@ def layer_groups(vision: VisionSpec) -> tuple[LayerGroup, ...]:
 
 def patch_ops(
     vision: VisionSpec, widths: Widths, *, inputs: float, load: TowerLoad, ranks: Ranks = ONE
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """Patch embedding (a convolution whose stride is its kernel: one product) and positions."""
-    price, hidden = ranks.price, vision.hidden
+    cost, hidden = ranks.cost, vision.hidden
     images = inputs * vision.tiles
     patches = float(load.patches)
     each = patches + (1 if vision.class_token else 0)
@@ -56,13 +56,13 @@ def patch_ops(
     embed = Op(
         "patch_embed", "embedding", "replicated", place="before", weight=float(hidden if vision.class_token else 0)
     )
-    yield price(embed, gemm.linear, images * patches, pixels, hidden, widths, bias=vision.patch_bias)
+    yield cost(embed, gemm.linear, images * patches, pixels, hidden, widths, bias=vision.patch_bias)
     if vision.position_rows != 0:
         add = Op("pos_add", "embedding", "replicated", place="before", weight=_position_parameters(vision))
-        yield price(add, pointwise.add, images * each * hidden, widths)
+        yield cost(add, pointwise.add, images * each * hidden, widths)
     if vision.pre_norm:
         norm = Op("pre_norm", "norms", "replicated", place="before")
-        yield price(norm, pointwise.layer_norm, images * each, hidden, widths)
+        yield cost(norm, pointwise.layer_norm, images * each, hidden, widths)
 
 
 def _position_parameters(vision: VisionSpec) -> float:
@@ -88,7 +88,7 @@ def layer_ops(
     tokens: Array | None = None,
     mlp_tokens: Array | None = None,
     ranks: Ranks = ONE,
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """Ops of one tower layer, those of one rank: attention inside each input or its windows, MLP.
 
     Parameters
@@ -100,21 +100,21 @@ def layer_ops(
         tower (arrays: one entry a layer); all of the input's by default.
     """
     n: Array = float(sequence_tokens(vision, load)) if tokens is None else tokens
-    rows, width, price = inputs * n, vision.hidden, ranks.price
+    rows, width, cost = inputs * n, vision.hidden, ranks.cost
     mlp_rows = rows if mlp_tokens is None else inputs * mlp_tokens
     norm = pointwise.layer_norm if vision.norm == "layer" else pointwise.rms_norm
-    yield price(Op("attn_norm", "norms", "replicated", reads=("x",)), norm, rows, width, widths)
+    yield cost(Op("attn_norm", "norms", "replicated", reads=("x",)), norm, rows, width, widths)
     yield from _projections(vision, widths, rows, ranks)
     q, k, v = ("qkv_proj",) * 3 if vision.fused_qkv else ("q_proj", "k_proj", "v_proj")
     if vision.qk_norm:
         for name, source in (("q_norm", q), ("k_norm", k)):
             op = Op(name, "attention", "replicated", reads=(source,))
-            yield price(op, pointwise.rms_norm, rows, width, widths)
+            yield cost(op, pointwise.rms_norm, rows, width, widths)
         q, k = "q_norm", "k_norm"
     if vision.rope:
         heads, head_dim = float(vision.heads), vision.hidden / vision.heads
         op = Op("rope", "attention", "heads", reads=(q, k))
-        yield price(op, _rope, rows=rows, heads=heads, head_dim=head_dim, widths=widths)
+        yield cost(op, _rope, rows=rows, heads=heads, head_dim=head_dim, widths=widths)
         q, k = "rope", "rope"
     shapes: list[tuple[float, Array]] = [(1.0, n)]
     if windowed or load.beside:
@@ -125,27 +125,27 @@ def layer_ops(
         ]
     yield from _attention(vision, widths, inputs, shapes, kernel, onchip_bytes, (q, k, v), ranks)
     out = Op("out_proj", "projections", "row", exchange="attn", reads=(attention.output_of(kernel), "attn_norm"))
-    yield price(out, gemm.linear, rows, width, width, widths, bias=vision.out_bias)
+    yield cost(out, gemm.linear, rows, width, width, widths, bias=vision.out_bias)
     branch = "out_proj"
     if vision.layer_scale or gated:
-        yield price(_scale(vision, "attn_scale", branch, gated), pointwise.scale, rows * width, widths)
+        yield cost(_scale(vision, "attn_scale", branch, gated), pointwise.scale, rows * width, widths)
         branch = "attn_scale"
-    yield price(_residual("attn_add", "x", branch), pointwise.add, rows * width, widths)
-    yield price(Op("mlp_norm", "norms", "replicated", reads=("attn_add",)), norm, mlp_rows, width, widths)
+    yield cost(_residual("attn_add", "x", branch), pointwise.add, rows * width, widths)
+    yield cost(Op("mlp_norm", "norms", "replicated", reads=("attn_add",)), norm, mlp_rows, width, widths)
     yield from _mlp_ops(vision, widths, mlp_rows, ranks)
     branch = "down_proj"
     if vision.layer_scale or gated:
-        yield price(_scale(vision, "mlp_scale", branch, gated), pointwise.scale, mlp_rows * width, widths)
+        yield cost(_scale(vision, "mlp_scale", branch, gated), pointwise.scale, mlp_rows * width, widths)
         branch = "mlp_scale"
-    yield price(_residual("mlp_add", "attn_add", branch), pointwise.add, mlp_rows * width, widths)
+    yield cost(_residual("mlp_add", "attn_add", branch), pointwise.add, mlp_rows * width, widths)
 
 
-def _projections(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
+def _projections(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[OpCost]:
     width, bias = vision.hidden, vision.qkv_bias
     products = (("qkv_proj", 3 * width),) if vision.fused_qkv else tuple((f"{x}_proj", width) for x in "qkv")
     for name, features in products:
         op = Op(name, "projections", "column", reads=("attn_norm",))
-        yield ranks.price(op, gemm.linear, rows, width, features, widths, bias=bias)
+        yield ranks.cost(op, gemm.linear, rows, width, features, widths, bias=bias)
 
 
 def _residual(name: str, stream: str, branch: str) -> Op:
@@ -158,16 +158,16 @@ def _scale(vision: VisionSpec, name: str, branch: str, gated: bool) -> Op:
     return Op(name, "rest", "linear", reads=(branch,), weight=float(weight))
 
 
-def _mlp_ops(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[Priced]:
-    width, inner, bias, price = vision.hidden, vision.intermediate, vision.mlp_bias, ranks.price
+def _mlp_ops(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[OpCost]:
+    width, inner, bias, cost = vision.hidden, vision.intermediate, vision.mlp_bias, ranks.cost
     products = ("gate_proj", "up_proj") if vision.gated_mlp else ("up_proj",)
     for name in products:
         op = Op(name, "mlp", "column", reads=("mlp_norm",))
-        yield price(op, gemm.linear, rows, width, inner, widths, bias=bias)
+        yield cost(op, gemm.linear, rows, width, inner, widths, bias=bias)
     activation = pointwise.gated_silu if vision.gated_mlp else pointwise.gelu
-    yield price(Op("mlp_act", "mlp", "column", reads=products), activation, rows * inner, widths)
+    yield cost(Op("mlp_act", "mlp", "column", reads=products), activation, rows * inner, widths)
     down = Op("down_proj", "mlp", "row", exchange="mlp", reads=("mlp_act", "mlp_norm"))
-    yield price(down, gemm.linear, rows, inner, width, widths, bias=bias)
+    yield cost(down, gemm.linear, rows, inner, width, widths, bias=bias)
 
 
 def _rope(*, rows: Array, heads: float, head_dim: float, widths: Widths) -> Cost:
@@ -195,7 +195,7 @@ def _attention(
     onchip_bytes: float,
     reads: tuple[str, ...],
     ranks: Ranks,
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     heads, head_dim = float(vision.heads), vision.hidden / vision.heads
     parts = []
     for count, length in shapes:
@@ -251,12 +251,12 @@ def post_ops(
     load: TowerLoad,
     tokens: float | None = None,
     ranks: Ranks = ONE,
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """The norm after the last layer, where the features are taken there (SigLIP)."""
     if vision.post_norm and vision.layers == vision.stored_layers:
         rows = inputs * (sequence_tokens(vision, load) if tokens is None else tokens)
         norm = Op("post_norm", "norms", "replicated", place="after")
-        yield ranks.price(norm, pointwise.layer_norm, rows, vision.hidden, widths)
+        yield ranks.cost(norm, pointwise.layer_norm, rows, vision.hidden, widths)
 
 
 @lru_cache(maxsize=256)

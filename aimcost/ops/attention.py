@@ -15,7 +15,7 @@ import numpy as np
 
 from ..types.formats import Widths
 from .cost import Array, Cost
-from .op import ONE, Op, Priced, Ranks
+from .op import ONE, Op, OpCost, Ranks
 
 __all__ = [
     "ALL_KEYS",
@@ -243,7 +243,7 @@ def core(
     reads: tuple[str, ...],
     ranks: Ranks = ONE,
     kv_cached: bool = True,
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """Attention between its projections: one fused op, or the three of the eager path.
 
     Parameters

@@ -2,7 +2,7 @@
 
 A layer yields ``(Op, Cost)`` pairs. How tensor parallelism splits the op, where collectives go, what is
 stored and what is alive in memory, and where reports file it are read off the `Op`; no list of
-operation names exists elsewhere. `Ranks.price` makes such a pair.
+operation names exists elsewhere. `Ranks.cost` makes such a pair.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from .cost import Array, Cost
 
-__all__ = ["ONE", "Fusion", "Group", "Op", "Place", "Priced", "Ranks", "Split", "stored_parameters"]
+__all__ = ["ONE", "Fusion", "Group", "Op", "OpCost", "Place", "Ranks", "Split", "stored_parameters"]
 
 # What a validation times together, and what reports sum: the modules of a layer, then what is outside one.
 Group = Literal[
@@ -106,12 +106,13 @@ class Op:
     fusion: Fusion = ""
 
 
-Priced = tuple[Op, Cost]
+# What a layer yields: an op, and its FLOPs and bytes by tensor. Seconds come with a machine, in `aimcost.pricing`.
+OpCost = tuple[Op, Cost]
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Tensor-parallel ranks, of which one is priced.
+    """Tensor-parallel ranks, of which one is looked at.
 
     Attributes
     ----------
@@ -143,7 +144,7 @@ class Ranks:
         block = math.lcm(VOCABULARY_BLOCK, self.count)
         return math.ceil(rows / block) * block
 
-    def price(self, op: Op, formula: Callable[P, Cost], *args: P.args, **kwargs: P.kwargs) -> Priced:
+    def cost(self, op: Op, formula: Callable[P, Cost], *args: P.args, **kwargs: P.kwargs) -> OpCost:
         """`op` with one rank's cost: `formula` of the whole op's sizes, those that it splits divided.
 
         Raises
@@ -184,6 +185,6 @@ def _divided(formula: Callable[..., Cost], split: Split) -> tuple[tuple[str, int
     return found
 
 
-def stored_parameters(ops: Iterable[Priced]) -> float:
+def stored_parameters(ops: Iterable[OpCost]) -> float:
     """Parameters that a run of ops stores, whether it reads all of them or not."""
     return float(sum(cost.parameters + op.weight for op, cost in ops))

@@ -1,6 +1,6 @@
-"""What every reduction of tokens is priced from: a cut, its context, select and gather.
+"""What the cost of every reduction is made of: a cut, its context, select and gather.
 
-The scorers themselves are priced by their methods, in ``aimcost/methods/<method>/price.py``.
+The scorers' own costs stand in ``aimcost/methods/<method>/cost.py``.
 """
 
 from __future__ import annotations

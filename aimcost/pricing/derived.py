@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..machine.peaks import compute_dtypes
 from ..ops import Cost, collectives, quantised
 from ..ops.cost import Array
-from ..ops.op import Op, Priced, Ranks
+from ..ops.op import Op, OpCost, Ranks
 from ..types import Parallel, Precision
 from ..types.formats import Widths
 from .table import Part
@@ -58,7 +58,7 @@ def _beside(part: Part, name: str, cost: Cost, served: Op) -> Part:
     return Part(part.stage, op, cost, part.layers, part.count)
 
 
-def reduction(named: Iterable[tuple[str, Cost]], ranks: Ranks) -> Iterator[Priced]:
+def reduction(named: Iterable[tuple[str, Cost]], ranks: Ranks) -> Iterator[OpCost]:
     """The ops of a scorer. Each rank scores with its own heads: scores are summed before they are ranked."""
     for name, cost in named:
         if ranks.count > 1 and cost.kind == "select":

@@ -21,7 +21,7 @@ from ..models import projector as projector_ops
 from ..models import visual_tokens, vit
 from ..models.parallel import decoder_ranks, exchanged, rank_heads, stage_layers, tower_inputs, tower_ranks
 from ..ops import pointwise
-from ..ops.op import ONE, Op, Priced, Ranks
+from ..ops.op import ONE, Op, OpCost, Ranks
 from ..ops.reduction import Cut, ScoreContext
 from ..types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
 from ..types.formats import Widths
@@ -171,7 +171,7 @@ class _Request:
         )
 
     def _add(
-        self, stage: str, ops: Iterable[Priced], layers: Layers | None, count: float = 1.0, ranks: Ranks = ONE
+        self, stage: str, ops: Iterable[OpCost], layers: Layers | None, count: float = 1.0, ranks: Ranks = ONE
     ) -> None:
         """A run of ops, and the collectives between `ranks`."""
         for op, cost in exchanged(ops, ranks):
@@ -292,7 +292,7 @@ class _Request:
         self._add("decode", head, None, times, ranks)
 
     def _layer_rows(
-        self, stage: str, ops: Iterable[Priced], layers: Layers, count: float = 1.0, layer_of_row: Layers | None = None
+        self, stage: str, ops: Iterable[OpCost], layers: Layers, count: float = 1.0, layer_of_row: Layers | None = None
     ) -> None:
         """Decoder layers, and what enters those that begin a pipeline stage.
 

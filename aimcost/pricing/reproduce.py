@@ -13,7 +13,7 @@ from typing import Any
 from ..inputs import discover
 from ..inputs.files import read_mapping
 from ..inputs.run import load_run
-from ..methods.aim.price import bipartite_similarity_flops, pagerank_eager_flops
+from ..methods.aim.cost import bipartite_similarity_flops, pagerank_eager_flops
 from ..units import GIGA, KILO, TERA
 from .pricing import estimate_run
 

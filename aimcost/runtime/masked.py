@@ -17,7 +17,7 @@ from torch import nn
 
 from ..errors import ScheduleError
 from ..kernels.select import select_tokens
-from ..methods.aim.price import PAGERANK, PAGERANK_ITERATIONS, PAGERANK_TEMPERATURE
+from ..methods.aim.cost import PAGERANK, PAGERANK_ITERATIONS, PAGERANK_TEMPERATURE
 from ..types import Schedule
 from . import compat
 from .executor import Applied

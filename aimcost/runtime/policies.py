@@ -23,7 +23,7 @@ import torch
 
 from .. import methods
 from ..errors import ScheduleError, UnknownNameError
-from ..methods.vtw.price import WITHDRAW
+from ..methods.vtw.cost import WITHDRAW
 from ..types import ReductionEvent, Schedule
 
 __all__ = ["Policies", "all_policies", "check_policies", "layer_policy", "merging_policy", "pruning_policy"]

@@ -1,4 +1,4 @@
-"""A method is its folder: plan.py, price.py and apply.py, and everything knows it."""
+"""A method is its folder: plan.py, cost.py and apply.py, and everything knows it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLAN = '''"""Toy: after layer k, the tokens with the longest keys."""
 from __future__ import annotations
 
 from ..base import DroppedParams, cuts_by_ratio, drop_after
-from .price import LONGEST_KEY
+from .cost import LONGEST_KEY
 
 SUMMARY = "Toy: layers 0 … k−1 full, then the tokens with the longest keys: k, ratio | keep_tokens"
 candidates = cuts_by_ratio
@@ -31,7 +31,7 @@ class Params(DroppedParams):
 def plan(model, workload, params):
     return drop_after(model, workload, params, method="toy", scorer=LONGEST_KEY, default_ratio=0.5)
 '''
-PRICE = '''"""The squared norm of every key: 2 FLOPs an element."""
+COST = '''"""The squared norm of every key: 2 FLOPs an element."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def longest_key(cut, context):
     return (("score", score), *cut_ops(cut, context, ranked=True))
 
 
-LONGEST_KEY = register(Scorer(name="longest_key", price=longest_key, reads="layer", launches=Launches(score=2.0)))
+LONGEST_KEY = register(Scorer(name="longest_key", cost=longest_key, reads="layer", launches=Launches(score=2.0)))
 '''
 APPLY = '''"""The squared norm of every key."""
 
 from __future__ import annotations
 
-from .price import LONGEST_KEY
+from .cost import LONGEST_KEY
 
 
 def longest_key(*, key, **_):
@@ -85,7 +85,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(ROOT / "pyproject.toml", root)
     folder = root / "aimcost" / "methods" / "toy"
     folder.mkdir()
-    for name, text in (("plan", PLAN), ("price", PRICE), ("apply", APPLY)):
+    for name, text in (("plan", PLAN), ("cost", COST), ("apply", APPLY)):
         (folder / f"{name}.py").write_text(text, encoding="utf-8")
     (root / "run.json").write_text(json.dumps(RUN), encoding="utf-8")
     return root

@@ -32,7 +32,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
             path.write_text(text, encoding="utf-8")
         elif language == "python":
             decoder = root / "aimcost" / "models" / "decoder.py"
-            before = '    yield price(_residual("mlp_add"'
+            before = '    yield cost(_residual("mlp_add"'
             code = decoder.read_text(encoding="utf-8")
             assert code.count(before) == 1
             lines = "".join(f"    {line}\n" for line in text.splitlines())

@@ -17,7 +17,7 @@ from aimcost.models import decoder as decoder_ops
 from aimcost.models import vit
 from aimcost.models.parallel import decoder_ranks
 from aimcost.ops import gemm, pointwise
-from aimcost.ops.op import ONE, Op, Priced, Ranks
+from aimcost.ops.op import ONE, Op, OpCost, Ranks
 from aimcost.pricing import operations
 from aimcost.pricing.host_queue import execution_order
 from aimcost.pricing.result import Estimate
@@ -37,23 +37,23 @@ RUN = {
 HIDDEN, LAYERS, TOKENS = 3584, 28, 8 * 196 + 1 + 100
 
 
-def adapters(decoder: DecoderSpec, widths: Widths, rows: Any, ranks: Ranks) -> Iterator[Priced]:
+def adapters(decoder: DecoderSpec, widths: Widths, rows: Any, ranks: Ranks) -> Iterator[OpCost]:
     """A newcomer: a narrow branch beside the MLP, as a layer would yield it."""
     down = Op("adapter_in", "mlp", "column", reads=("mlp_norm",))
-    yield ranks.price(down, gemm.linear, rows, decoder.hidden, NARROW, widths, bias=True)
-    yield ranks.price(Op("adapter_act", "mlp", "column", reads=("adapter_in",)), pointwise.gelu, rows * NARROW, widths)
+    yield ranks.cost(down, gemm.linear, rows, decoder.hidden, NARROW, widths, bias=True)
+    yield ranks.cost(Op("adapter_act", "mlp", "column", reads=("adapter_in",)), pointwise.gelu, rows * NARROW, widths)
     up = Op("adapter_out", "mlp", "row", reads=("adapter_act", "mlp_norm"))
-    yield ranks.price(up, gemm.linear, rows, NARROW, decoder.hidden, widths)
+    yield ranks.cost(up, gemm.linear, rows, NARROW, decoder.hidden, widths)
     # gate and table: parameters that no formula reads
     gate = Op("adapter_gate", "rest", "linear", reads=("adapter_out",), weight=7.0)
-    yield ranks.price(gate, pointwise.scale, rows * decoder.hidden, widths)
+    yield ranks.cost(gate, pointwise.scale, rows * decoder.hidden, widths)
 
 
 @pytest.fixture
 def adapted(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = decoder_ops._mlp_ops
 
-    def with_adapters(spec: DecoderSpec, widths: Widths, rows: Any, ranks: Ranks) -> Iterator[Priced]:
+    def with_adapters(spec: DecoderSpec, widths: Widths, rows: Any, ranks: Ranks) -> Iterator[OpCost]:
         yield from adapters(spec, widths, rows, ranks)
         yield from plain(spec, widths, rows, ranks)
 
@@ -173,9 +173,9 @@ def test_what_is_fused_is_what_ops_declare(monkeypatch: pytest.MonkeyPatch) -> N
     assert apart - fused == pytest.approx(LAYERS * 10e-6, rel=1e-9)
     plain = decoder_ops._mlp_ops
 
-    def with_a_third(spec: DecoderSpec, widths: Widths, rows: Any, ranks: Ranks) -> Iterator[Priced]:
+    def with_a_third(spec: DecoderSpec, widths: Widths, rows: Any, ranks: Ranks) -> Iterator[OpCost]:
         third = Op("third_proj", "mlp", "column", reads=("mlp_norm",), fusion="gate_up")
-        yield ranks.price(third, gemm.linear, rows, spec.hidden, NARROW, widths)
+        yield ranks.cost(third, gemm.linear, rows, spec.hidden, NARROW, widths)
         yield from plain(spec, widths, rows, ranks)
 
     monkeypatch.setattr(decoder_ops, "_mlp_ops", with_a_third)
@@ -190,9 +190,9 @@ def test_what_is_fused_is_what_ops_declare(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_split_that_divides_nothing_is_refused() -> None:
     widths = Widths(weights=2.0, activations=2.0, kv=2.0)
     op = Op("odd", "mlp", "row")
-    assert ONE.price(op, pointwise.add, 8.0, widths)[0] is op
+    assert ONE.cost(op, pointwise.add, 8.0, widths)[0] is op
     with pytest.raises(TypeError, match="add has none of the sizes that split 'row' divides"):
-        Ranks(2, 2).price(op, pointwise.add, 8.0, widths)
+        Ranks(2, 2).cost(op, pointwise.add, 8.0, widths)
 
 
 def test_kv_columns_are_copied_beyond_the_kv_heads() -> None:
@@ -202,7 +202,7 @@ def test_kv_columns_are_copied_beyond_the_kv_heads() -> None:
     assert (ranks.heads(spec.heads), ranks.kv_heads(spec.kv_heads)) == (2, 1)
 
 
-# Files that yield ops, beside each method's price.py. LLM-Viewer's rows are its own.
+# Files that yield ops, beside each method's cost.py. LLM-Viewer's rows are its own.
 YIELD = {
     "models/decoder.py",
     "models/vit.py",
@@ -271,7 +271,7 @@ def test_names_of_ops_stand_only_where_ops_are_yielded() -> None:
     offenders = []
     for path in sorted(PACKAGE.rglob("*.py")):
         place = path.relative_to(PACKAGE).as_posix()
-        if place not in YIELD and not place.startswith("data/") and path.name != "price.py":
+        if place not in YIELD and not place.startswith("data/") and path.name != "cost.py":
             found = _named_in(ast.parse(path.read_text(encoding="utf-8")), names)
             offenders += [f"{place}:{line} {what}" for line, what in found if (place, what) not in ELSEWHERE]
     assert not offenders

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from aimcost.errors import InvalidValueError
-from aimcost.methods.aim.price import bipartite_similarity_flops, pagerank_eager_flops, pagerank_fused
+from aimcost.methods.aim.cost import bipartite_similarity_flops, pagerank_eager_flops, pagerank_fused
 from aimcost.methods.registry import all_scorers, find_scorer, reduction_ops
 from aimcost.models import decoder as decoder_ops
 from aimcost.models import projector as projector_ops
 from aimcost.models import vit
 from aimcost.ops import Cost, attention, gemm, pointwise
 from aimcost.ops.attention import AttentionShape
-from aimcost.ops.op import Priced
+from aimcost.ops.op import OpCost
 from aimcost.ops.reduction import Cut, ScoreContext
 from aimcost.types import DecoderSpec, ModelSpec, Precision, ProjectorSpec, TowerLoad, VisionSpec, Workload
 from aimcost.types.formats import Widths, bytes_per_element
@@ -37,7 +37,7 @@ LOAD = TowerLoad(sequences=3, rows=2, columns=2)
 CONTEXT = ScoreContext(model=MODEL, batch=2, widths=W)
 
 
-def by_name(ops: Iterable[Priced]) -> dict[str, Cost]:
+def by_name(ops: Iterable[OpCost]) -> dict[str, Cost]:
     return {op.name: cost for op, cost in ops}
 
 

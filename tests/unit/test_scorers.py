@@ -94,13 +94,21 @@ def test_every_scorer_that_a_plan_names_is_applied_where_the_runtime_can() -> No
         table = policies.layer if inside else policies.merge if action == "merge" else policies.prune
         assert name in table, f"{name} is planned to {action}, and nothing runs it"
     runnable = policies.layer.keys() | policies.merge.keys() | policies.prune.keys()
-    assert runnable <= set(all_scorers()), "a policy whose scorer nobody priced"
+    assert runnable <= set(all_scorers()), "a policy whose scorer no method registers"
 
 
 def test_a_name_is_registered_once() -> None:
     with pytest.raises(ValueError, match="pagerank"):
-        register(Scorer(name="pagerank", price=positional, reads="positions"))
-    assert find_scorer("pagerank").price is not positional
+        register(Scorer(name="pagerank", cost=positional, reads="positions"))
+    assert find_scorer("pagerank").cost is not positional
+
+
+def test_the_old_name_of_a_cost_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="it is cost="):
+        old = Scorer(name="of_before", price=positional, reads="positions")
+    assert old.cost is positional
+    with pytest.raises(TypeError, match="cost"):
+        Scorer(name="of_nothing", reads="positions")
 
 
 def test_an_unknown_scorer_is_named_with_the_nearest() -> None:
@@ -114,8 +122,8 @@ def test_an_unknown_scorer_is_named_with_the_nearest() -> None:
     [("pagerank_v2", "did you mean 'pagerank'?"), ("zzzz", "known: bipartite_cosine, cls_attention, ")],
 )
 @pytest.mark.parametrize("layer", [13, None])
-def test_a_scorer_that_nobody_priced_is_one_line(scorer: str, hint: str, layer: int | None) -> None:
-    """As a method without its price.py, or a schedule made by hand, would have it."""
+def test_a_scorer_that_no_method_registers_is_one_line(scorer: str, hint: str, layer: int | None) -> None:
+    """As a method without its cost.py, or a schedule made by hand, would have it."""
     run = load_run("llava15_aim_a100", {"method": {"name": "none"}})
     event = ReductionEvent(action="prune", scorer=scorer, after_layer=layer, tokens_in=640, tokens_out=320)
     schedule = replace(run.schedule, events=(event,))
@@ -142,10 +150,10 @@ def test_an_estimate_loads_the_prices_of_its_own_method_alone() -> None:
     }
     code = (
         f"import sys, aimcost; aimcost.estimate({run!r}).to_dict(); "
-        "print(sorted(m for m in sys.modules if m.startswith('aimcost.methods.') and m.endswith('.price')))"
+        "print(sorted(m for m in sys.modules if m.startswith('aimcost.methods.') and m.endswith('.cost')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['aimcost.methods.fastv.price']"
+    assert done.stdout.strip() == "['aimcost.methods.fastv.cost']"
     assert registry.__name__ == "aimcost.methods.registry"
 
 

@@ -13,7 +13,7 @@ from ...errors import AimcostError, FileFormatError
 from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.run import load_run
-from ...methods.aim.price import bipartite_similarity_flops
+from ...methods.aim.cost import bipartite_similarity_flops
 from ...ops.attention import single_pass
 from ...ops.cost import Cost
 from ...types import runs_of

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...machine.timemodels.measured import FORM, CurveSet
 from ...machine.timemodels.tables import Floats
-from ...methods.aim.price import BIPARTITE, pagerank_fused
+from ...methods.aim.cost import BIPARTITE, pagerank_fused
 from ...ops import Cost, attention, pointwise
 from ...ops.attention import AttentionShape
 from ...ops.reduction import Cut, ScoreContext, gather, select
@@ -172,7 +172,7 @@ def _merge_costs(sample: Sample) -> Sequence[tuple[str, Cost]]:
     decoder = DecoderSpec(hidden=int(dims["width"]), intermediate=1, layers=1, heads=1, kv_heads=1, head_dim=1, vocab=1)
     model = ModelSpec(name="merged", family="", decoder=decoder)
     context = ScoreContext(model=model, batch=1, widths=widths)
-    return BIPARTITE.price(cut, context)
+    return BIPARTITE.cost(cut, context)
 
 
 def _rounded(value: float, digits: int = 5) -> float:

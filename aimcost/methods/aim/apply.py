@@ -8,7 +8,7 @@ import torch
 
 from ...kernels.importance import importance_scores
 from ...kernels.merge import merge_tokens
-from .price import BIPARTITE, PAGERANK, PAGERANK_ITERATIONS, PAGERANK_TEMPERATURE
+from .cost import BIPARTITE, PAGERANK, PAGERANK_ITERATIONS, PAGERANK_TEMPERATURE
 
 __all__ = ["LAYER_SCORERS", "VISUAL_MERGERS", "pagerank"]
 

@@ -22,7 +22,7 @@ from ..base import (
     side_by_side,
     tokens_by_layer,
 )
-from .price import BIPARTITE, PAGERANK
+from .cost import BIPARTITE, PAGERANK
 
 SUMMARY = "AIM: merge per frame, prune from l1 to l2: merge_ratio | merge_r, l1, l2, decay, convention"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ..base import RATIOS, CropParams, reduce_crops
-from .price import CONDITIONAL_DPP
+from .cost import CONDITIONAL_DPP
 
 SUMMARY = (
     "CDPruner: pre-LLM, tokens of each crop diverse given the question (priced only): "

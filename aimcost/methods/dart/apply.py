@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .price import PIVOT_COSINE, PIVOTS_A_SIDE
+from .cost import PIVOT_COSINE, PIVOTS_A_SIDE
 
 __all__ = ["LAYER_SCORERS", "unlike_pivots"]
 

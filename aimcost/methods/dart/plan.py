@@ -9,7 +9,7 @@ from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ..base import DroppedParams, cuts_by_ratio, drop_after
-from .price import PIVOT_COSINE
+from .cost import PIVOT_COSINE
 
 SUMMARY = "DART: layers 0 … k−1 full, then tokens unlike the pivots: k, ratio (dropped) | keep_tokens"
 

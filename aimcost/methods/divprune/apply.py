@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .price import MAX_MIN_COSINE
+from .cost import MAX_MIN_COSINE
 
 __all__ = ["VISUAL_SCORERS", "farthest_first"]
 

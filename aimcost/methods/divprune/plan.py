@@ -9,7 +9,7 @@ from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ..base import RATIOS, KeptParams, reduce_before, require_absent
-from .price import MAX_MIN_COSINE
+from .cost import MAX_MIN_COSINE
 
 SUMMARY = "DivPrune: pre-LLM, max-min diverse subset of all visual tokens: ratio | keep_tokens"
 

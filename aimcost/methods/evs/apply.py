@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...ops.reduction import required_frames
-from .price import TEMPORAL_COSINE
+from .cost import TEMPORAL_COSINE
 
 __all__ = ["VISUAL_SCORERS"]
 

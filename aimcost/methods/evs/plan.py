@@ -12,7 +12,7 @@ from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
 from ..base import MethodParams, reduce_before, video_alone
-from .price import TEMPORAL_COSINE
+from .cost import TEMPORAL_COSINE
 
 SUMMARY = "EVS: pre-LLM, tokens that changed since the previous frame: q (share dropped)"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .price import RANDOM, UNIFORM
+from .cost import RANDOM, UNIFORM
 
 __all__ = ["LAYER_SCORERS", "VISUAL_SCORERS"]
 

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 from ...errors import InvalidValueError, ScheduleError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
 from ...types.strict import Bounds
+from ..aim.cost import PAGERANK
 from ..aim.plan import merge_by_ratio
-from ..aim.price import PAGERANK
 from ..base import MethodParams, build_schedule, event_before
-from .price import RANDOM, UNIFORM
+from .cost import RANDOM, UNIFORM
 
 SUMMARY = "explicit token counts per layer: tokens_per_layer, select, merge_ratio"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..visionzip.apply import by_tower_attention
-from .price import CLASS_ATTENTION_TOP
+from .cost import CLASS_ATTENTION_TOP
 
 __all__ = ["VISUAL_SCORERS"]
 

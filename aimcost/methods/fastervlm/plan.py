@@ -10,7 +10,7 @@ from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ..base import RATIOS, CropParams, reduce_crops
-from .price import CLASS_ATTENTION_TOP
+from .cost import CLASS_ATTENTION_TOP
 
 SUMMARY = "FasterVLM: pre-LLM, most attended tokens of each crop: visual_token_num | ratio | keep_tokens"
 

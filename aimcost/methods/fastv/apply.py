@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .price import LAST_ROW
+from .cost import LAST_ROW
 
 __all__ = ["LAYER_SCORERS", "last_row"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ..base import DroppedParams, cuts_by_ratio, drop_after
-from .price import LAST_ROW
+from .cost import LAST_ROW
 
 SUMMARY = "FastV: layers 0 … k−1 full, then a share (ratio) of visual tokens dropped: k, ratio | keep_tokens"
 

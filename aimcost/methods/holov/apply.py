@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...ops.reduction import required_count
-from .price import HOLISTIC, VARIETY_WEIGHT
+from .cost import HOLISTIC, VARIETY_WEIGHT
 
 __all__ = ["VISUAL_SCORERS", "attended_by_strips"]
 

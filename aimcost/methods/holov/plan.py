@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
 from ..base import RATIOS, KeptParams, reduce_before, require_absent, require_between
-from .price import HOLISTIC, NUM_PATCHES
+from .cost import HOLISTIC, NUM_PATCHES
 
 SUMMARY = (
     "HoloV: pre-LLM, most attended tokens of each strip of an image: new_image_token_num | ratio | keep_tokens, "

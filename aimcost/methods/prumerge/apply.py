@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...kernels.select import select_tokens
-from .price import CLASS_ATTENTION, NEIGHBOURS
+from .cost import CLASS_ATTENTION, NEIGHBOURS
 
 __all__ = ["VISUAL_MERGERS", "VISUAL_SCORERS"]
 

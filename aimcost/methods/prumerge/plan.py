@@ -9,7 +9,7 @@ from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ..base import RATIOS, KeptParams, reduce_before, require_absent
-from .price import CLASS_ATTENTION
+from .cost import CLASS_ATTENTION
 
 SUMMARY = "PruMerge: pre-LLM, int(N·ratio) + 1 tokens per image: ratio | keep_tokens"
 

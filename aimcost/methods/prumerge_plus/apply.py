@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..prumerge.apply import by_class_attention, merge_by_class_attention
-from .price import CLASS_ATTENTION_GRID
+from .cost import CLASS_ATTENTION_GRID
 
 __all__ = ["VISUAL_MERGERS", "VISUAL_SCORERS"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...types import ModelSpec, Schedule, Workload
 from ..base import KeptParams, reduce_before, require_absent
-from .price import CLASS_ATTENTION_GRID
+from .cost import CLASS_ATTENTION_GRID
 
 SUMMARY = "PruMerge+: pre-LLM, int(N·ratio) tokens per image: ratio | keep_tokens"
 

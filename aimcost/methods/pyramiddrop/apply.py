@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..fastv.apply import last_row
-from .price import LAST_QUERY
+from .cost import LAST_QUERY
 
 __all__ = ["LAYER_SCORERS"]
 

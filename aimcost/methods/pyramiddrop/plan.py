@@ -11,7 +11,7 @@ from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds, made
 from ..base import RATIOS, MethodParams, build_schedule, require_between, scaled_layers
-from .price import LAST_QUERY
+from .cost import LAST_QUERY
 
 SUMMARY = "PyramidDrop: visual tokens cut to ratios[i] before layer layers[i]: layers, ratios"
 

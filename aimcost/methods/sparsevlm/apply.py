@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .price import TEXT_RATERS
+from .cost import TEXT_RATERS
 
 __all__ = ["LAYER_SCORERS", "rated_by_text"]
 

@@ -11,7 +11,7 @@ from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
 from ..base import MethodParams, build_schedule, require_between, scaled_layers
-from .price import PER_CLUSTER, RECYCLED_SHARE, TEXT_RATERS
+from .cost import PER_CLUSTER, RECYCLED_SHARE, TEXT_RATERS
 
 SUMMARY = "SparseVLM: visual tokens cut to keep[i] (+ merged ones) after layer layers[i]: layers, keep"
 

@@ -11,7 +11,7 @@ from ...errors import InvalidValueError, UnsupportedModelError
 from ...types import ModelSpec, ReductionEvent, Schedule, VisionSpec, Workload
 from ...types.strict import Bounds
 from ..base import MethodParams, build_schedule
-from .price import MEAN_KEY_BIPARTITE
+from .cost import MEAN_KEY_BIPARTITE
 
 SUMMARY = "ToMe: −r tokens per layer inside the vision tower: r"
 

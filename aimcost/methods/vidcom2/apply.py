@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...ops.reduction import required_frames
-from .price import CHANNEL_SHARE, SCALES, TEMPERATURE, UNIQUENESS
+from .cost import CHANNEL_SHARE, SCALES, TEMPERATURE, UNIQUENESS
 
 __all__ = ["VISUAL_SCORERS", "unlike_frame_and_video"]
 

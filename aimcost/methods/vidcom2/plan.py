@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
 from ..base import RATIOS, MethodParams, reduce_before, video_alone
-from .price import UNIQUENESS
+from .cost import UNIQUENESS
 
 SUMMARY = "VidCom2: pre-LLM, tokens unlike their frame and the video, more of unlike frames: ratio"
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...kernels.select import select_tokens
-from .price import CLASS_ATTENTION_CONTEXTUAL, contextual_tokens
+from .cost import CLASS_ATTENTION_CONTEXTUAL, contextual_tokens
 
 __all__ = ["VISUAL_MERGERS", "VISUAL_SCORERS", "dominant_and_contextual"]
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
 from ..base import MethodParams, reduce_before, require_absent
-from .price import CLASS_ATTENTION_CONTEXTUAL, CONTEXTUAL, DOMINANT, OF
+from .cost import CLASS_ATTENTION_CONTEXTUAL, CONTEXTUAL, DOMINANT, OF
 
 SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens per image: dominant, contextual | keep_tokens"
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...ops.reduction import required_count
-from .price import IMPORTANT_AND_DIVERSE, REMOVED_A_ROUND
+from .cost import IMPORTANT_AND_DIVERSE, REMOVED_A_ROUND
 
 __all__ = ["VISUAL_SCORERS", "attended_or_distinct"]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
 from ..base import RATIOS, CropParams, reduce_crops
-from .price import IMPORTANT_AND_DIVERSE, IMPORTANT_RATIO
+from .cost import IMPORTANT_AND_DIVERSE, IMPORTANT_RATIO
 
 SUMMARY = (
     "VisPruner: pre-LLM, attended and diverse tokens of each crop: visual_token_num | ratio | keep_tokens, "

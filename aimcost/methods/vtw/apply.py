@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .price import WITHDRAW
+from .cost import WITHDRAW
 
 __all__ = ["LAYER_SCORERS"]
 

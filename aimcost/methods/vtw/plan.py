@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
 from ..base import MethodParams, build_schedule, require_between, scaled_layer
-from .price import WITHDRAW
+from .cost import WITHDRAW
 
 SUMMARY = "VTW: layers 0 … k−1 full, then text alone: k"
 

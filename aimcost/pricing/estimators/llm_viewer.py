@@ -17,7 +17,7 @@ from ...inputs.run import Run
 from ...machine.peaks import require_hardware
 from ...ops import Cost
 from ...ops.cost import Array
-from ...ops.op import Group, Op, Priced
+from ...ops.op import Group, Op, OpCost
 from ...types import DecoderSpec, HardwareSpec, Precision
 from ...types.bounds import COMPUTE, MEMORY
 from ...types.formats import BITS, Widths
@@ -131,7 +131,7 @@ def _layer(
     n: Array,
     query_load_heads: float,
     kernel: str,
-) -> Iterator[Priced]:
+) -> Iterator[OpCost]:
     """One layer: `q` query tokens, `n` tokens attended to."""
     h, i, heads, kv_heads = decoder.hidden, decoder.intermediate, decoder.heads, decoder.kv_heads
     a, c = widths.activations, widths.kv

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from ...errors import AimcostError, InvalidValueError, argument
 from ...inputs import discover
 from ...inputs.run import Run, plan_schedule
+from ...methods.aim.cost import PAGERANK
 from ...methods.aim.plan import Params as AimParams
 from ...methods.aim.plan import pruned, reachable_ratios
-from ...methods.aim.price import PAGERANK
 from ...methods.registry import find_scorer, plan_module
 from ...types import ReductionEvent, Schedule, runs_of
 from ..compositions import Compositions, compositions

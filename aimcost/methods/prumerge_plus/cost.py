@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..prumerge.price import class_attention, image_by_image
+from ..prumerge.cost import class_attention, image_by_image
 from ..registry import Launches, Scorer, register
 
 __all__ = ["CLASS_ATTENTION_GRID"]
@@ -11,7 +11,7 @@ __all__ = ["CLASS_ATTENTION_GRID"]
 CLASS_ATTENTION_GRID = register(
     Scorer(
         name="cls_attention_grid",
-        price=class_attention,
+        cost=class_attention,
         reads="tower",
         launches=Launches(score=4.0),
         # token_prune_merge_advanced_plus: a step as PruMerge's; about three of four tokens come from the grid, each

@@ -43,7 +43,7 @@ def mean_key_bipartite(cut: Cut, context: ScoreContext) -> NamedCosts:
 MEAN_KEY_BIPARTITE = register(
     Scorer(
         name="mean_key_bipartite",
-        price=mean_key_bipartite,
+        cost=mean_key_bipartite,
         reads="inside_tower",
         launches=Launches(score=3.0),
         # mean key, bipartite_soft_matching, merge_wavg of tokens and sizes (19), and the sizes' logarithm on attention

@@ -60,7 +60,7 @@ def _one_by_one(cut: Cut, context: ScoreContext) -> Array:
 CONDITIONAL_DPP = register(
     Scorer(
         name="conditional_dpp",
-        price=conditional_dpp,
+        cost=conditional_dpp,
         reads="text_tower",
         # the text tower's layers fused (norm, qkv, attention, out, norm, two products), then cosine, relevance, kernel;
         # a step takes the largest, reads its row, subtracts those before, scales, lowers the rest, hides the chosen

@@ -33,7 +33,7 @@ def _counts(workload: Workload, kept: int) -> dict[str, int]:
 TEMPORAL_COSINE = register(
     Scorer(
         name="evs",
-        price=temporal_cosine,
+        cost=temporal_cosine,
         reads="embeddings",
         launches=Launches(score=2.0),
         # compute_retention_mask 18, and the boolean index of the caller

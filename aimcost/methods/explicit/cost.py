@@ -8,5 +8,5 @@ from ..registry import Scorer, register
 __all__ = ["RANDOM", "UNIFORM"]
 
 
-UNIFORM = register(Scorer(name="uniform", price=positional, reads="positions"))
-RANDOM = register(Scorer(name="random", price=positional, reads="positions"))
+UNIFORM = register(Scorer(name="uniform", cost=positional, reads="positions"))
+RANDOM = register(Scorer(name="random", cost=positional, reads="positions"))

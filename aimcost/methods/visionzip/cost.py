@@ -39,7 +39,7 @@ def contextual_tokens(counts: Mapping[str, int], kept: int) -> int:
 def received_attention(cut: Cut, context: ScoreContext) -> Cost:
     """Ranking tokens by the attention that they receive in one layer of the tower, averaged over heads.
 
-    With a class token the fused price is one attention row; without one (SigLIP) a token's score is
+    With a class token the fused form is one attention row; without one (SigLIP) a token's score is
     the attention it receives from all, so the square is computed. Eager towers leave the matrix in
     memory.
     """
@@ -86,7 +86,7 @@ def class_attention_contextual(cut: Cut, context: ScoreContext) -> NamedCosts:
 CLASS_ATTENTION_CONTEXTUAL = register(
     Scorer(
         name=NAME,
-        price=class_attention_contextual,
+        cost=class_attention_contextual,
         reads="tower",
         launches=Launches(score=2.0),
         # top-k, masks, contextual matching; two masked_select and three boolean indices wait

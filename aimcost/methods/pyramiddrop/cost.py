@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.cost import Cost
 from ...ops.reduction import Cut, NamedCosts, ScoreContext, cut_ops
-from ..fastv.price import row_score
+from ..fastv.cost import row_score
 from ..registry import Launches, Scorer, register
 
 __all__ = ["LAST_QUERY"]
@@ -32,7 +32,7 @@ def next_layer_row(cut: Cut, context: ScoreContext) -> NamedCosts:
 LAST_QUERY = register(
     Scorer(
         name="last_query",
-        price=next_layer_row,
+        cost=next_layer_row,
         reads="next_layer",
         launches=Launches(score=7.0),
         # pdrop_rank_drop on one request: norm (6), q, k, v, rope (11), a causal mask, a row, top-k, sort, and inputs,

@@ -8,7 +8,7 @@ from ...ops.cost import Array, Cost
 from ...ops.reduction import INDEX_BYTES, SCORE_BYTES, Cut, NamedCosts, ScoreContext, gather, required_count
 from ...types import Workload
 from ..registry import Launches, Scorer, register
-from ..visionzip.price import received_attention
+from ..visionzip.cost import received_attention
 
 __all__ = ["IMPORTANT_AND_DIVERSE", "IMPORTANT_RATIO", "REMOVED_A_ROUND"]
 
@@ -73,7 +73,7 @@ _RELEASED = Launches(
 IMPORTANT_AND_DIVERSE = register(
     Scorer(
         name=NAME,
-        price=important_and_diverse,
+        cost=important_and_diverse,
         reads="tower",
         # a round: gather, product, row maxima, sort, gather, join
         launches=Launches(score=2.0, steps=_rounds, per_step=6.0),

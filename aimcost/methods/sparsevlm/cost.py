@@ -18,7 +18,7 @@ def text_raters(cut: Cut, context: ScoreContext) -> NamedCosts:
     Raters are chosen by the similarity of text and visual tokens (2·V·T·h). Of p pruned tokens 0.3·p
     are recycled into a tenth as many means, after distances of every pair (2·m²·h for m tokens).
     p follows from the counts: in − out = p · (1 − 0.03). The matrix of attention comes from eager
-    attention in every layer; the fused price computes the text rows alone.
+    attention in every layer; the fused form computes the text rows alone.
     """
     decoder, widths, batch = context.model.decoder, context.widths, context.batch
     n, text, hidden = cut.tokens_in, float(context.text_tokens), float(decoder.hidden)
@@ -53,7 +53,7 @@ def text_raters(cut: Cut, context: ScoreContext) -> NamedCosts:
 TEXT_RATERS = register(
     Scorer(
         name="text_raters",
-        price=text_raters,
+        cost=text_raters,
         reads="layer",
         launches=Launches(score=4.0),
         # the first of three cuts takes 82 and waits 8 times (four where, two slices, two ranges made on the host), the

@@ -8,4 +8,4 @@ from ..registry import Scorer, register
 __all__ = ["WITHDRAW"]
 
 
-WITHDRAW = register(Scorer(name="none", price=positional, reads="positions"))
+WITHDRAW = register(Scorer(name="none", cost=positional, reads="positions"))

@@ -49,7 +49,7 @@ def image_by_image(cut: Cut, context: ScoreContext) -> Array:
 CLASS_ATTENTION = register(
     Scorer(
         name="cls_attention",
-        price=class_attention,
+        cost=class_attention,
         reads="tower",
         launches=Launches(score=4.0),
         # token_prune_merge_advanced: q·kᵀ, top-k, gathers, norms, and the outliers on the host; a step joins the other

@@ -48,7 +48,7 @@ def _frames(cut: Cut, context: ScoreContext) -> Array:
 UNIQUENESS = register(
     Scorer(
         name=NAME,
-        price=uniqueness,
+        cost=uniqueness,
         reads="embeddings",
         # fused: variance, top-k, gather, norm, two means, two similarities, budgets, and the rank within frames
         launches=Launches(score=10.0),

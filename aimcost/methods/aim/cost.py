@@ -128,7 +128,7 @@ def bipartite(cut: Cut, context: ScoreContext) -> NamedCosts:
 PAGERANK = register(
     Scorer(
         name="pagerank",
-        price=pagerank,
+        cost=pagerank,
         reads="layer",
         launches=Launches(score=PAGERANK_ITERATIONS + 2.0),
         # dropping is not released: the importance as the masked code computes it (23, and a vector made on the host),
@@ -145,7 +145,7 @@ PAGERANK = register(
 BIPARTITE = register(
     Scorer(
         name="bipartite_cosine",
-        price=bipartite,
+        cost=bipartite,
         reads="embeddings",
         launches=Launches(score=2.0),
         # bipartite_soft_matching_merge: norm, quotient, product, maximum, sort, three gathers, scatter, join

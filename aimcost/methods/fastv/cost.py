@@ -44,7 +44,7 @@ def _row_of_matrix(cut: Cut, context: ScoreContext) -> Cost:
 LAST_ROW = register(
     Scorer(
         name="last_row",
-        price=attention_row,
+        cost=attention_row,
         reads="layer",
         launches=Launches(score=3.0),
         # head mean, top-k, offset, two ranges, join, sort, gather, a new causal mask (6); masked: two fills and the

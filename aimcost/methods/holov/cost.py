@@ -6,7 +6,7 @@ from ...ops.cost import Array, Cost
 from ...ops.reduction import SCORE_BYTES, Cut, NamedCosts, ScoreContext, cut_ops, required_count
 from ...types import Workload
 from ..registry import Launches, Scorer, register
-from ..visionzip.price import received_attention
+from ..visionzip.cost import received_attention
 
 __all__ = ["HOLISTIC", "NUM_PATCHES", "VARIETY_WEIGHT"]
 
@@ -51,7 +51,7 @@ def holistic(cut: Cut, context: ScoreContext) -> NamedCosts:
 HOLISTIC = register(
     Scorer(
         name=NAME,
-        price=holistic,
+        cost=holistic,
         reads="tower",
         # fused: the attention row (2), norms and products, mean and variance, both scales and the token's score, the
         # strips' means, shares and what is left over, ranks within strips, and the mask

@@ -35,7 +35,7 @@ def pivot_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
 PIVOT_COSINE = register(
     Scorer(
         name="pivot_cosine",
-        price=pivot_cosine,
+        cost=pivot_cosine,
         reads="layer",
         launches=Launches(score=4.0),
         # estimated: key norms, pivots, cosine and top-k for each of 8 pivots, set difference

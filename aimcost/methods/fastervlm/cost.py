@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...ops.reduction import Cut, NamedCosts, ScoreContext, cut_ops
 from ..registry import Launches, Scorer, register
-from ..visionzip.price import received_attention
+from ..visionzip.cost import received_attention
 
 __all__ = ["CLASS_ATTENTION_TOP"]
 
@@ -17,7 +17,7 @@ def class_attention_top(cut: Cut, context: ScoreContext) -> NamedCosts:
 CLASS_ATTENTION_TOP = register(
     Scorer(
         name="cls_attention_top",
-        price=class_attention_top,
+        cost=class_attention_top,
         reads="tower",
         launches=Launches(score=2.0),
         # encode_images: mean, top-k, mask, scatter; then a boolean index (nonzero and gather) and a stack

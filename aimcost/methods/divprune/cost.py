@@ -41,7 +41,7 @@ def max_min_cosine(cut: Cut, context: ScoreContext) -> NamedCosts:
 MAX_MIN_COSINE = register(
     Scorer(
         name="max_min_cosine",
-        price=max_min_cosine,
+        cost=max_min_cosine,
         reads="embeddings",
         # a step of the loop hides the chosen, takes the farthest, reads its row and lowers the minima
         launches=Launches(score=2.0, steps=kept_tokens, per_step=6.0),
