@@ -1,4 +1,4 @@
-"""Build hook: package data is the YAML and the timings of configs/ and hardware_profiles/, never raw measurements."""
+"""Build hook: package data is the YAML, timings and scores of configs/ and hardware_profiles/, never measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PATTERNS = (
     "configs/models/*.yaml",
     "configs/runs/*.yaml",
     "configs/papers/*.yaml",
-    "configs/accuracy/*.yaml",
+    "configs/accuracy/*.csv",
     "configs/timings/*.jsonl",
     "configs/stacks/*.yaml",
     "configs/campaigns/*.yaml",

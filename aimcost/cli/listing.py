@@ -18,12 +18,13 @@ from ..inputs.stack import DEFAULT_STACK, load_stack
 from ..machine.inheritance import calibration_status
 from ..methods.registry import plan_module
 from ..pricing.estimator import estimator_of, options_schema
+from ..search.scores.points import load_points
 from ..types.strict import pydantic_model
 from ..units import GIGA, KILO, MEGA, TERA
 
 __all__ = ["LISTINGS", "describe", "json_schema", "listing"]
 
-LISTINGS = ("models", "hardware", "stacks", "methods", "estimators", "runs")
+LISTINGS = ("models", "hardware", "stacks", "methods", "estimators", "runs", "accuracy")
 
 
 def listing(what: str, *, hidden: bool = False, problems: list[str] | None = None) -> list[dict[str, Any]]:
@@ -52,6 +53,8 @@ def listing(what: str, *, hidden: bool = False, problems: list[str] | None = Non
         return [{"name": name, "summary": plan_module(name).SUMMARY} for name in discover.method_names()]
     if what == "estimators":
         return [{"name": name, "summary": estimator_of(name).summary} for name in discover.estimator_names()]
+    if what == "accuracy":
+        return _rows("accuracy", _scores_row, problems)
     return [{"name": name, "file": str(path)} for name, path in discover.names("run").items()]
 
 
@@ -113,6 +116,18 @@ def _stack_row(name: str, path: Path) -> dict[str, Any]:
     }
 
 
+def _scores_row(name: str, path: Path) -> dict[str, Any]:
+    points = load_points([path])
+    return {
+        "name": name,
+        "source": points[0].source if points else "",
+        "models": ", ".join(dict.fromkeys(point.model for point in points)),
+        "scores": len(points),
+        "methods": len({point.method for point in points}),
+        "benchmarks": len({point.benchmark for point in points}),
+    }
+
+
 def describe(name: str) -> str:
     """The file of a model, profile, stack or run, or what a method or estimator takes.
 
@@ -123,8 +138,8 @@ def describe(name: str) -> str:
     """
     for kind in discover.KINDS:
         files = discover.names(kind)
-        # a paper or a timing file may share its name with a method; the method wins
-        if name in files and not (kind in ("paper", "timings") and name in discover.method_names()):
+        # a paper, its timings or its scores may share their name with a method; the method wins
+        if name in files and not (kind in ("paper", "timings", "accuracy") and name in discover.method_names()):
             return f"# {kind} {name}: {files[name]}\n{files[name].read_text(encoding='utf-8')}"
     if name in discover.method_names():
         module = plan_module(name)

@@ -24,7 +24,7 @@ def list_(
         str | None,
         Argument(
             metavar="KIND",
-            help="models, hardware, stacks, methods, estimators or runs. Default: all.",
+            help="models, hardware, stacks, methods, estimators, runs or accuracy. Default: all.",
             show_default=False,
         ),
     ] = None,
@@ -55,10 +55,19 @@ def list_(
 @app.command()
 def show(
     name: Annotated[str, Argument(help="Model, hardware profile, stack, method, estimator or run.")],
+    accuracy: Annotated[
+        bool, Option("--accuracy", help="Published scores of a model.")
+    ] = False,
 ) -> None:
     """Show one item of a listing, with its sources."""
     from .listing import describe
 
+    if accuracy:
+        from ..report.scores import scores_text
+        from ..search.scores.points import points_of
+
+        print(scores_text(name, points_of(name)))
+        return
     print(describe(name), end="")
 
 

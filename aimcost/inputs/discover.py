@@ -31,7 +31,7 @@ KINDS: dict[str, str] = {
     "preprocess": "configs/preprocess",
 }
 # Every other kind is YAML; `aimcost trace` writes models as JSON.
-_SUFFIXES = {"timings": (".jsonl",), "model": (".yaml", ".json")}
+_SUFFIXES = {"timings": (".jsonl",), "accuracy": (".csv",), "model": (".yaml", ".json")}
 _YAML = (".yaml",)
 
 

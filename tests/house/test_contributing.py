@@ -39,6 +39,8 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
             decoder.write_text(code.replace(before, lines + before), encoding="utf-8")
         elif language == "json":
             (root / "configs" / "timings" / "bench.jsonl").write_text(text, encoding="utf-8")
+        elif language == "csv":
+            (root / "configs" / "accuracy" / "bench.csv").write_text(text, encoding="utf-8")
     commands = root / "aimcost" / "cli" / "__init__.py"
     code = commands.read_text(encoding="utf-8")
     commands.write_text(
@@ -96,6 +98,15 @@ def test_a_timing_is_evidence(house: Path) -> None:
     (row,) = found["rows"]
     assert (row["id"], row["published_s"]) == ("bench/dense", 0.212)
     assert row["predicted_s"] > 0
+
+
+def test_a_papers_scores_are_listed_and_shown(house: Path) -> None:
+    rows = json.loads(command(house, "list", "accuracy", "--json"))["accuracy"]
+    (mine,) = (row for row in rows if row["name"] == "bench")
+    assert (mine["source"], mine["scores"]) == ("our lmms-eval run, 2026-01-15", 1)
+    shown = command(house, "show", "llava-1.5-7b", "--accuracy")
+    # 55.6 of 58.2
+    assert re.search(r"^VisionZip +64 +mine +11.1% +95.5 +1$", shown, re.MULTILINE)
 
 
 def test_a_command_is_listed_and_runs(house: Path) -> None:

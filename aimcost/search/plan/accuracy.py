@@ -12,48 +12,28 @@ measured (x1, x2) unless asked for.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import AimcostError, FileFormatError, InvalidValueError
-from ...inputs import discover
-from ...inputs.files import read_mapping
 from ...inputs.run import Run, plan_schedule
-from ...inputs.schema import WorkloadFile, validate
+from ...inputs.schema import WorkloadFile
 from ...inputs.workload import resolve_workload
 from ...types import Schedule, Workload
+from ..scores.points import Point, load_points, model_named, settings_of
 
 __all__ = ["Surrogate", "features", "fit", "surrogate_for"]
 
 Floats = NDArray[np.float64]
 _SWEEPS = 500
 _TOLERANCE = 1e-9
-
-
-class _Point(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-    method: dict[str, Any]
-    score: Annotated[float, Field(ge=-1e9, le=1e9)]
-
-
-class AccuracyFile(BaseModel):
-    """Measured scores of schedules of one model on one workload."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    source: Annotated[str, Field(min_length=1)]
-    model: str
-    metric: str
-    workload: WorkloadFile
-    points: Annotated[list[_Point], Field(min_length=2)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,22 +193,38 @@ def surrogate_for(run: Run, table: str | Path | None = None) -> Surrogate | None
     """
     if table is not None:
         return _from_csv(run, Path(table))
-    path = discover.names("accuracy").get(run.model.name)
-    if path is None:
+    scored = _scored(run.model.name)
+    if not scored:
         return None
-    file = validate(AccuracyFile, read_mapping(path), where=str(path))
     convention = run.method.get("convention", "executed")
-    workload, _ = resolve_workload(file.workload, run.model, without_newline=convention == "paper")
-    methods = [({**point.method, "convention": convention}, point.score) for point in file.points]
-    points = _measured(run, workload, methods, str(path))
+    first = scored[0][0]
+    found = re.search(r"(\d+) frames", f"{first.table} {first.note}")
+    # the published tables price 100 tokens of text; the features do not depend on them
+    workload, _ = resolve_workload(
+        WorkloadFile(frames=int(found[1]) if found else None, images=None if found else 1, text_tokens=100),
+        run.model,
+        without_newline=convention == "paper",
+    )
+    methods = [({**method, "convention": convention}, point.score) for point, method in scored]
     return fit(
-        points,
-        source=file.source,
-        metric=file.metric,
+        _measured(run, workload, methods, first.source),
+        source=first.source,
+        metric=first.benchmark,
         methods=_names(methods),
         frames=workload.frames,
         images=workload.images,
     )
+
+
+def _scored(model: str) -> list[tuple[Point, dict[str, Any]]]:
+    """The points with stated AIM parameters, of the benchmark and source that has most of them; none of under three."""
+    groups: dict[tuple[str, str], list[tuple[Point, dict[str, Any]]]] = {}
+    for point in load_points():
+        method = settings_of(point) if model_named(point.model) == model else None
+        if method is not None and method["name"] == "aim":
+            groups.setdefault((point.source_id, point.benchmark), []).append((point, method))
+    most = max(groups.values(), key=len, default=[])
+    return most if len(most) > 2 else []
 
 
 def _from_csv(run: Run, path: Path) -> Surrogate:

@@ -1,0 +1,1 @@
+"""Published scores of reduced models, and what is expected of a schedule that nobody scored."""

@@ -1,0 +1,113 @@
+"""Published scores: every file reads, names resolve, and what a row states twice agrees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aimcost.errors import AimcostError
+from aimcost.inputs import discover
+from aimcost.inputs.run import load_model, plan_schedule
+from aimcost.inputs.schema import WorkloadFile
+from aimcost.inputs.workload import resolve_workload
+from aimcost.search.scores.points import (
+    FAMILIES,
+    benchmarks_of,
+    family_of,
+    load_points,
+    method_named,
+    model_named,
+    points_of,
+    settings_of,
+)
+
+POINTS = load_points()
+
+
+def test_a_file_is_one_source_with_its_title() -> None:
+    for path in discover.names("accuracy").values():
+        points = load_points([path])
+        assert len({(point.source_id, point.source) for point in points}) == 1, path
+        assert points[0].source, path
+
+
+def test_no_row_stands_twice_in_a_source() -> None:
+    keys = [(p.source_id, p.table, *p.copied_as[:4], p.metric) for p in POINTS]
+
+    assert len(keys) == len(set(keys))
+
+
+def test_every_benchmark_is_of_a_task() -> None:
+    assert {family_of(point.benchmark) for point in POINTS} <= set(FAMILIES)
+
+
+def test_names_are_ours_where_we_have_the_model_or_the_method() -> None:
+    unknown = {point.model for point in POINTS if model_named(point.model) is None}
+    assert unknown == {"llava-next-video-7b", "internvl2-26b", "qwen3-vl-32b", "nemotron-nano-12b-v2-vl"}
+    assert model_named("llava-next-7b") == "llava-next-vicuna-7b"
+    assert method_named("PruMerge+") == "prumerge_plus"
+    for variant in ("DivPrune + ours", "VisionZip (trained)", "DivPrune (PruMerge's ratio)", "Random"):
+        assert method_named(variant) is None
+
+
+def test_aims_tables_are_those_of_its_paper_file() -> None:
+    """Every score of the AIM file stands in configs/papers/aim.yaml, under its row's method."""
+    paper = yaml.safe_load(discover.find("paper", "aim").read_text(encoding="utf-8"))
+    printed: dict[str, set[float]] = {}
+    for table in paper["accuracy"]:
+        for row in table["points"]:
+            for score in row["scores"].values():
+                printed.setdefault(row["method"], set()).add(score)
+    rows = load_points([discover.find("accuracy", "aim")])
+    assert len(rows) == 84 + 19  # S18, and the points of AIM's own grids that it does not repeat
+    strange = [p for p in rows if p.score not in printed[method_named(p.method) or ""]]
+    assert not strange
+
+
+def test_stated_parameters_are_schedules() -> None:
+    stated = [(p, method) for p in POINTS if (method := settings_of(p)) is not None and model_named(p.model)]
+    assert {method["name"] for _, method in stated} == {"aim", "vtw", "fastv"}
+    for point, method in stated:
+        model = load_model(model_named(point.model))
+        workload, _ = resolve_workload(WorkloadFile(images=1, text_tokens=40), model, without_newline=False)
+        assert plan_schedule(model, workload, method).tokens
+
+
+def test_a_task_is_its_benchmarks() -> None:
+    known = {point.benchmark for point in points_of("llava-1.5-7b")}
+    assert benchmarks_of(["ocr"], known) == ("TextVQA", "OCRBench", "DocVQA")
+    assert benchmarks_of(["pope", "chart"], known) == ("POPE",)
+    with pytest.raises(AimcostError, match="unknown task 'orc'; did you mean 'ocr'"):
+        benchmarks_of(["orc"], known)
+
+
+HEAD = "model,method,benchmark,score,source_id"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "needs the column model (found no columns)"),
+        ("model,method,benchmark,score", "needs the column source_id"),
+        (HEAD + ",colour\n", "unknown column 'colour'"),
+        (HEAD + "\nm,FastV,GQA,1\n", "line 2: 4 fields under 5 columns"),
+        (HEAD + "\nm,FastV,,1,S\n", "line 2: benchmark is empty"),
+        (HEAD + "\nm,FastV,GQA,high,S\n", "line 2: 'score' must be a number (got 'high')"),
+        (HEAD + "\nm,FastV,GQA,nan,S\n", "line 2: 'score' must be a number"),
+        (HEAD + ",share_kept\nm,FastV,GQA,1,S,64\n", "'share_kept' must be from 0 to 1 (got 64.0)"),
+        (HEAD + ",vanilla_same_table\nm,FastV,GQA,1,S,0\n", "'vanilla_same_table' must be above 0"),
+        (
+            HEAD + ",vanilla_same_table,relative\nm,FastV,GQA,57.1,S,61.9,0.9325\n",
+            "line 2: 'relative' must be 0.9225, score over vanilla_same_table (got 0.9325)",
+        ),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(AimcostError) as caught:
+        load_points([path])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
