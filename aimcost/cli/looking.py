@@ -55,9 +55,7 @@ def list_(
 @app.command()
 def show(
     name: Annotated[str, Argument(help="Model, hardware profile, stack, method, estimator or run.")],
-    accuracy: Annotated[
-        bool, Option("--accuracy", help="Published scores of a model.")
-    ] = False,
+    accuracy: Annotated[bool, Option("--accuracy", help="Published scores of a model.")] = False,
 ) -> None:
     """Show one item of a listing, with its sources."""
     from .listing import describe
