@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from ..errors import UnsupportedModelError
 from . import compat
 
-__all__ = ["check_attention", "listen", "restore_attention", "switch_attention", "unlisten"]
+__all__ = ["check_attention", "exactly", "listen", "restore_attention", "switch_attention", "unlisten"]
 
 NAME = "aimcost_sdpa"
 SUPPORTED = "sdpa"
@@ -63,6 +64,11 @@ def _attention(
 AttentionInterface.register(NAME, _attention)
 # Without a mask function under the same name transformers drops padding silently.
 AttentionMaskInterface.register(NAME, compat.sdpa_mask)
+
+
+def exactly(device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast off: scores are computed in the precision that their formulas name."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def check_attention(decoder: nn.Module) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, get_args
 
@@ -26,6 +27,7 @@ __all__ = [
     "cache_of",
     "caches_in",
     "find_cache",
+    "generations",
     "native_config",
     "sdpa_attention",
     "sdpa_mask",
@@ -53,6 +55,7 @@ try:
         AttentionInterface,
         AttentionMaskInterface,
         Cache,
+        GenerationMixin,
         LlamaConfig,
     )
 
@@ -163,6 +166,23 @@ def _parameters(module: nn.Module) -> dict[str, Any]:
 def attention_name(module: nn.Module) -> str:
     """The registered attention function that `module` runs."""
     return str(module.config._attn_implementation)
+
+
+# Generation.
+
+
+def generations() -> Iterator[tuple[Any, bool]]:
+    """The ``generate`` calls that this thread is in, innermost first: (generation config, whether a model assists).
+
+    A forward pass is not told how its caller decodes; no release has another way to ask.
+    """
+    code = inspect.unwrap(GenerationMixin.generate).__code__
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is code:
+            known = frame.f_locals
+            yield known.get("generation_config"), known.get("assistant_model") is not None
+        frame = frame.f_back  # type: ignore[assignment]
 
 
 # Towers.

@@ -18,11 +18,10 @@ from torch import nn
 from ..errors import ScheduleError
 from ..kernels.select import select_tokens
 from ..kernels.select.reference import gather_rows
-from ..methods.registry import find_scorer
 from ..types import ReductionEvent, Schedule
+from . import attention
 from .layout import Boundaries
-from .policies import layer_policy
-from .prompt import Plan, make_plan
+from .prompt import FixedPlan, Planner, make_plan
 from .session import Session
 from .steps import Continuation, Prefill, Record
 
@@ -39,11 +38,9 @@ class _Shown(Exception):
 class DroppingSession(Session):
     """Drops tokens after the layers that the schedule names."""
 
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
-        self._policies = {layer: layer_policy(event.scorer) for layer, event in self.events.items()}
-        self._reads = {layer: find_scorer(event.scorer).reads for layer, event in self.events.items()}
-        self.reads_attention = any(reads != "positions" for reads in self._reads.values())
+    def __init__(self, planner: Planner) -> None:
+        super().__init__(planner)
+        self.reads_attention = planner.reads_attention
 
     def before_layer(
         self, step: Prefill | Continuation, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
@@ -55,7 +52,7 @@ class DroppingSession(Session):
         step.tokens.append(hidden.shape[1])
         step.alive_at.append(step.alive)
         step.cut(kwargs)
-        if self._reads.get(index) == "next_layer":
+        if step.plan.reads.get(index) == "next_layer":
             step.layer_inputs = {"position_embeddings": kwargs["position_embeddings"]}
 
     def after_layer(self, step: Prefill, index: int, hidden: torch.Tensor) -> torch.Tensor:
@@ -63,7 +60,7 @@ class DroppingSession(Session):
         if index < len(step.extras):
             extra = step.extras[index]
             hidden = hidden + gather_rows(extra, step.alive, 1).to(hidden)
-        event = self.events.get(index)
+        event = step.plan.events.get(index)
         if event is None:
             return hidden
         keep = self._choose(step, event, index, hidden)
@@ -88,22 +85,28 @@ class DroppingSession(Session):
         if getattr(self._local, "looking", False):
             step.shown = (query, key, scale)
             raise _Shown
-        if self._reads.get(len(step.tokens) - 1) == "layer":
+        if step.plan.reads.get(len(step.tokens) - 1) == "layer":
             step.shown = (query, key, scale)
 
     def _choose(self, step: Prefill, event: ReductionEvent, index: int, hidden: torch.Tensor) -> torch.Tensor:
         """Positions among the live tokens that stay, (B, keep), ascending."""
-        reads, score = self._reads[index], self._policies[index]
+        reads, score = step.plan.reads[index], step.plan.scorers[index]
         if reads == "next_layer":
             self._look_ahead(step, index + 1, hidden)
-        inputs: dict[str, Any] = {"protected": step.protected, "live": step.real, "keep": event.tokens_out}
+        inputs: dict[str, Any] = {
+            "protected": step.protected,
+            "protected_count": step.prompt - step.visual_count,
+            "live": step.real,
+            "keep": event.tokens_out,
+        }
         if reads != "positions":
             if step.shown is None:
                 raise ScheduleError(
                     f"layer {index} showed no queries and keys: was its attention implementation changed?"
                 )
             inputs.update(zip(("query", "key", "scale"), step.shown, strict=True))
-        scores = score(**inputs, seed=self.plan.seed + 1000 * (index + 1))
+        with attention.exactly(hidden.device):
+            scores = score(**inputs, seed=step.plan.seed + 1000 * (index + 1))
         return select_tokens(scores.to(hidden.device), event.tokens_out, protected=step.protected)
 
     def _look_ahead(self, step: Prefill, index: int, hidden: torch.Tensor) -> None:
@@ -144,8 +147,7 @@ class Applied:
             running, users = _active.get(decoder, (self._session, 0))
             if users and running is not self._session and not _same(running, self._session):
                 raise ScheduleError(
-                    f"a schedule of method {running.plan.schedule.method!r} is already applied to this "
-                    f"{type(decoder).__name__}: leave that block first"
+                    f"{running.planner} is already applied to this {type(decoder).__name__}: leave that block first"
                 )
             if not users:
                 running.enter()
@@ -166,12 +168,12 @@ class Applied:
 
 
 def _same(left: Session, right: Session) -> bool:
-    a, b = left.plan.boundaries, right.plan.boundaries
+    a, b = left.planner.boundaries, right.planner.boundaries
     if isinstance(a, torch.Tensor) or isinstance(b, torch.Tensor):
         alike = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b)
     else:
         alike = a == b
-    return alike and type(left) is type(right) and left.plan.schedule == right.plan.schedule
+    return alike and type(left) is type(right) and left.planner == right.planner
 
 
 def apply(model: nn.Module, schedule: Schedule, *, boundaries: Boundaries | None = None) -> Applied:
@@ -205,4 +207,4 @@ def apply(model: nn.Module, schedule: Schedule, *, boundaries: Boundaries | None
     Inside the model, survivors keep their RoPE positions. Reductions before the model close up the
     positions, as the released AIM does, except under mRoPE (Qwen-VL), where survivors keep theirs.
     """
-    return Applied(DroppingSession(make_plan(model, schedule, boundaries)))
+    return Applied(DroppingSession(FixedPlan(make_plan(model, schedule, boundaries))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..errors import UnsupportedModelError
 
@@ -52,6 +53,8 @@ class Family:
         Positions have time, height and width (Qwen-VL): survivors keep theirs.
     window
         Sliding attention window in tokens, or None.
+    head
+        The transformers model around them that turns hidden states into logits; None where there is none.
     """
 
     decoder: nn.Module
@@ -59,6 +62,7 @@ class Family:
     visual_ids: tuple[int, ...]
     mrope: bool
     window: int | None
+    head: nn.Module | None = None
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -113,4 +117,11 @@ def locate(model: nn.Module) -> Family:
         visual_ids=tuple(int(token) for token in found if token is not None),
         mrope=_is_a(decoder, _MROPE_DECODERS),
         window=_window(decoder.config),
+        head=_head(model, container if container is not None else decoder),
     )
+
+
+def _head(model: nn.Module, inner: nn.Module) -> nn.Module | None:
+    """The transformers model that holds `inner` as a direct part."""
+    around = (module for module in model.modules() if any(child is inner for child in module.children()))
+    return next((module for module in around if isinstance(module, PreTrainedModel)), None)

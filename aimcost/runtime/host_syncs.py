@@ -6,10 +6,12 @@ truth value, a count of nonzeros, a copy from pageable memory) cannot be part of
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 __all__ = ["HostSyncs"]
@@ -45,12 +47,28 @@ class HostSyncs(TorchDispatchMode):
     ----------
     found
         Names of the operators, in order, each once.
+    waits
+        How often each of them waited.
     """
 
     def __init__(self, device: str | torch.device) -> None:
         super().__init__()
         self._kind = torch.device(device).type
-        self.found: list[str] = []
+        self.waits: Counter[str] = Counter()
+        self._lists = _Lists(self)
+
+    @property
+    def found(self) -> list[str]:
+        return list(self.waits)
+
+    def __enter__(self) -> HostSyncs:
+        self._lists.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._lists.__exit__(*error)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -58,8 +76,8 @@ class HostSyncs(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         result = func(*args, **kwargs)
         name = func._schema.name.partition("::")[2]
-        if self._waits(name, func._overloadname, args, kwargs, result) and name not in self.found:
-            self.found.append(name)
+        if self._waits(name, func._overloadname, args, kwargs, result):
+            self.waits[name] += 1
         return result
 
     def _waits(self, name: str, overload: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
@@ -80,6 +98,10 @@ class HostSyncs(TorchDispatchMode):
             return self._crosses(source, target)
         return False
 
+    def reads_list(self, value: Any) -> bool:
+        """Whether ``value.tolist()`` waits without an operator: on a CPU it reads memory as it lies there."""
+        return self._kind == "cpu" and self._here(value)
+
     def _here(self, value: Any) -> bool:
         return isinstance(value, torch.Tensor) and value.device.type == self._kind
 
@@ -89,3 +111,18 @@ class HostSyncs(TorchDispatchMode):
         # a number is filled in, not copied
         moved = source.device.type != target.device.type and source.numel() > 1
         return moved and (self._here(source) or self._here(target))
+
+
+class _Lists(TorchFunctionMode):
+    """Notes each ``tolist`` that no operator shows."""
+
+    def __init__(self, syncs: HostSyncs) -> None:
+        super().__init__()
+        self._syncs = syncs
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.Tensor.tolist and self._syncs.reads_list(args[0]):
+            self._syncs.waits["tolist"] += 1
+        return func(*args, **(kwargs or {}))

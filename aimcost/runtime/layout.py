@@ -17,10 +17,14 @@ from ..types import Schedule
 __all__ = [
     "Boundaries",
     "Expectation",
+    "Observed",
     "check_boundaries",
     "check_schedule",
+    "equal_counts",
+    "marked_positions",
+    "observe",
     "padding_of",
-    "visual_positions",
+    "triple_positions",
 ]
 
 Triple = tuple[int, int, int]
@@ -140,57 +144,135 @@ def _triple(row: object) -> Triple:
     return (row[0], row[1], row[2])
 
 
-def padding_of(attention_mask: torch.Tensor | None, rows: int, prompt: int) -> torch.Tensor | None:
-    """(B, P) True where a token is real, or None where nothing is known to be padding."""
-    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
-        return None
-    real = attention_mask.bool()
-    if real.shape != (rows, prompt):
-        raise ScheduleError(f"attention_mask covers {tuple(real.shape)}, the prompt is {(rows, prompt)}")
-    return None if bool(real.all()) else real
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What one look at a prompt's values tells: the only ones that the host waits for.
+
+    Attributes
+    ----------
+    counts
+        Visual tokens of each row; None where nothing marks them.
+    tokens
+        Real tokens of each row.
+    ends_visual
+        Whether any row ends in a visual token.
+    grids
+        The numbers of each tensor that was to be read with them.
+    """
+
+    counts: tuple[int, ...] | None
+    tokens: tuple[int, ...]
+    ends_visual: bool
+    grids: tuple[tuple[int, ...], ...] = ()
 
 
-def visual_positions(
+def observe(
     rows: int,
-    expected: Expectation,
+    prompt: int,
     *,
-    boundaries: Boundaries,
+    marks: torch.Tensor | None,
     real: torch.Tensor | None,
+    grids: Sequence[torch.Tensor] = (),
+) -> Observed:
+    """Read what decides about a prompt, in one copy to the host; nothing is read where nothing is asked.
+
+    Parameters
+    ----------
+    marks
+        (B, P) True at visual tokens.
+    real
+        (B, P) True where a token is no padding.
+    """
+    parts = []
+    if marks is not None:
+        parts += [marks.sum(1), marks[:, -1].any()[None]]
+    if real is not None:
+        parts.append(real.sum(1))
+    parts += [grid.flatten() for grid in grids]
+    if not parts:
+        return Observed(counts=None, tokens=(prompt,) * rows, ends_visual=False)
+    numbers = iter(torch.cat([part.to(parts[0].device, torch.long) for part in parts]).tolist())
+    counts = tuple(next(numbers) for _ in range(rows)) if marks is not None else None
+    ends = bool(next(numbers)) if marks is not None else False
+    tokens = tuple(next(numbers) for _ in range(rows)) if real is not None else (prompt,) * rows
+    read = tuple(tuple(next(numbers) for _ in range(grid.numel())) for grid in grids)
+    return Observed(counts=counts, tokens=tokens, ends_visual=ends, grids=read)
+
+
+def equal_counts(counts: Sequence[int]) -> int:
+    """The visual tokens of every row.
+
+    Raises
+    ------
+    ScheduleError
+        Rows that hold different numbers of them.
+    """
+    if len(set(counts)) > 1:
+        raise ScheduleError(f"every row needs the same number of visual tokens (got {list(counts)}): split the batch")
+    return counts[0]
+
+
+def marked_positions(marks: torch.Tensor, count: int) -> torch.Tensor:
+    """Ascending positions (B, count) of a (B, P) mask with `count` marks in every row."""
+    return (~marks).int().argsort(dim=1, stable=True)[:, :count]
+
+
+def triple_positions(
+    rows: int,
+    boundaries: Triple | Sequence[Triple],
+    *,
+    prompt: int,
+    real: torch.Tensor | None,
+    observed: Observed,
     device: torch.device,
 ) -> torch.Tensor:
-    """Ascending positions of each row's visual tokens, (B, V).
+    """Ascending positions (B, V) of the visual tokens that one triple, or one a row, says.
 
-    Triples count from the first real token of a row, so that left padding shifts them.
+    Triples count from the first real token of a row, so that left padding shifts them. One triple for a padded
+    batch holds for every row: the text after the visual tokens is what is shorter.
 
     Raises
     ------
     ScheduleError
         Rows that do not cover the prompt, or that hold different numbers of visual tokens.
     """
-    if isinstance(boundaries, torch.Tensor):
-        return _from_mask(boundaries.to(device).expand(rows, -1))
-    triples = [boundaries] * rows if isinstance(boundaries[0], int) else list(boundaries)
+    one = isinstance(boundaries[0], int)
+    if one and real is None:
+        # No value travels to the device here, so that a CUDA graph can record it.
+        start, count, after = boundaries
+        if start + count + after != prompt:
+            raise ScheduleError(f"boundaries do not cover the prompt of {prompt} tokens")
+        return torch.arange(start, start + count, device=device).expand(rows, -1)
+    triples = [_fitted(boundaries, tokens) for tokens in observed.tokens] if one else list(boundaries)
     if len(triples) != rows:
         raise ScheduleError(f"boundaries are given for {len(triples)} rows, the batch has {rows}")
-    if real is None and any(sum(triple) != expected.prompt for triple in triples):
-        raise ScheduleError(f"boundaries do not cover the prompt of {expected.prompt} tokens")
-    if isinstance(boundaries[0], int) and real is None:
-        # No value travels to the device here, so that a CUDA graph can record it.
-        start, count, _ = boundaries
-        return torch.arange(start, start + count, device=device).expand(rows, -1)
+    if real is None and any(sum(triple) != prompt for triple in triples):
+        raise ScheduleError(f"boundaries do not cover the prompt of {prompt} tokens")
+    count = equal_counts([triple[1] for triple in triples])
+    if real is not None and any(
+        before + visual > tokens for (before, visual, _), tokens in zip(triples, observed.tokens, strict=True)
+    ):
+        raise ScheduleError("boundaries reach into padding: give them row by row, or as a mask")
     first = torch.zeros(rows, dtype=torch.long, device=device) if real is None else real.int().argmax(1)
     before = torch.tensor([triple[0] for triple in triples], device=device)
-    count = triples[0][1]
-    positions = (first + before)[:, None] + torch.arange(count, device=device)
-    if real is not None and not bool(real.gather(1, positions.clamp(max=real.shape[1] - 1)).all()):
-        raise ScheduleError("boundaries reach into padding: give them row by row, or as a mask")
-    return positions
+    return (first + before)[:, None] + torch.arange(count, device=device)
 
 
-def _from_mask(mask: torch.Tensor) -> torch.Tensor:
-    counts = mask.sum(1)
-    if int(counts.min()) != int(counts.max()):
+def _fitted(triple: Triple, tokens: int) -> Triple:
+    before, visual, _ = triple
+    if tokens < before + visual:
         raise ScheduleError(
-            f"every row needs the same number of visual tokens (got {counts.tolist()}): split the batch"
+            f"a row of {tokens} tokens cannot hold {before} text and {visual} visual tokens: "
+            "give boundaries row by row, or as a mask"
         )
-    return mask.nonzero()[:, 1].view(mask.shape[0], -1)
+    return before, visual, tokens - before - visual
+
+
+def padding_of(attention_mask: torch.Tensor | None, rows: int, prompt: int) -> torch.Tensor | None:
+    """(B, P) True where a token is real, or None where no mask says anything."""
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
+        return None
+    real = attention_mask.bool()
+    if real.shape != (rows, prompt):
+        raise ScheduleError(f"attention_mask covers {tuple(real.shape)}, the prompt is {(rows, prompt)}")
+    return real

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import ScheduleError
+from ..errors import ScheduleError, UnsupportedModelError
 from ..kernels.select import select_tokens
 from ..methods.aim.cost import PAGERANK, PAGERANK_ITERATIONS, PAGERANK_TEMPERATURE
 from ..types import Schedule
 from . import compat
 from .executor import Applied
 from .layout import Boundaries
-from .prompt import Plan, make_plan
+from .prompt import FixedPlan, Plan, make_plan
 from .session import Session
 from .steps import Continuation, Prefill, Record
 
@@ -33,9 +33,9 @@ class MaskingSession(Session):
     """Hides what a schedule drops."""
 
     def __init__(self, plan: Plan, kept: Mapping[int, torch.Tensor] | None) -> None:
-        super().__init__(plan)
+        super().__init__(FixedPlan(plan))
         self._kept = kept
-        for layer, event in self.events.items():
+        for layer, event in plan.events.items():
             if kept is None and event.scorer != PAGERANK.name:
                 raise ScheduleError(
                     f"masking scorer {event.scorer!r} needs the positions to keep: pass kept=record.kept"
@@ -51,6 +51,8 @@ class MaskingSession(Session):
             notes = step.notes
             alive, prompt = notes.alive_at[index], notes.prompt
         else:
+            if step.prefix:
+                raise UnsupportedModelError("masking a prompt behind a cached prefix is not supported")
             step.tokens.append(hidden.shape[1])
             step.alive_at.append(step.alive)
             alive, prompt = step.alive, step.prompt
@@ -68,7 +70,7 @@ class MaskingSession(Session):
         """Add what DeepStack adds here, and note which tokens are dead from now on."""
         if index < len(step.extras):
             hidden = hidden + step.extras[index].to(hidden)
-        event = self.events.get(index)
+        event = step.plan.events.get(index)
         if event is None:
             return hidden
         if self._kept is not None:
@@ -96,7 +98,7 @@ class MaskingSession(Session):
         group = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
         logits = query.float() @ key.float().transpose(2, 3) * scale + mask
-        if isinstance(step, Prefill) and self._kept is None and len(step.tokens) - 1 in self.events:
+        if isinstance(step, Prefill) and self._kept is None and len(step.tokens) - 1 in step.plan.events:
             step.layer_inputs = {"scores": _released_importance(logits, step.real)}
         output = logits.softmax(-1).to(value.dtype) @ value
         return output.transpose(1, 2).contiguous()

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
+from ..errors import UnsupportedModelError
 from ..kernels.merge.reference import match
 from ..kernels.select import select_tokens
 from ..kernels.select.reference import gather_rows
+from ..methods.aim.price import BIPARTITE
 from ..methods.registry import find_scorer
 from ..types import ReductionEvent, Schedule
 from .policies import merging_policy, pruning_policy
@@ -31,7 +33,8 @@ class Reduced:
         (B, p, D).
     origin
         (B, p): where each token stood in the prompt. Merged tokens of a group take the places of
-        the group's first tokens, in the order in which merging yields them.
+        the group's first tokens, in the order in which merging yields them; with `own_places`, each that of
+        the token that did not move: its own, or of the odd token that the others were averaged into.
     visual
         (B, v): where the visual tokens are among the p.
     extras
@@ -52,11 +55,13 @@ def reduce_visuals(
     seed: int,
     extras: Sequence[torch.Tensor] = (),
     tower: TowerAttention | None = None,
+    own_places: bool = False,
 ) -> Reduced:
     """Run the schedule's events before the language model on (B, P, D) embeddings.
 
     `visual` (B, V) are the ascending positions of the visual tokens; the last
-    ``schedule.newline_tokens`` of them belong to no group and stay as they are.
+    ``schedule.newline_tokens`` of them belong to no group and stay as they are. `own_places`: merged
+    tokens stay where one of the tokens that they hold was, for positions that mean a place in the image.
     """
     loose = schedule.newline_tokens
     grouped = visual.shape[1] - loose
@@ -65,8 +70,10 @@ def reduce_visuals(
     features = [feature[:, :grouped] for feature in features]
     places = visual[:, :grouped]
     for number, event in enumerate(schedule.pre_llm_events):
-        step = _merge if event.action == "merge" else _prune
-        features, places = step(event, features, places, seed=seed + number, schedule=schedule, tower=tower)
+        if event.action == "merge":
+            features, places = _merge(event, features, places, tower=tower, own_places=own_places)
+        else:
+            features, places = _prune(event, features, places, seed=seed + number, tower=tower)
     places = torch.cat((places, visual[:, grouped:]), dim=1)
     features = [torch.cat(pair, dim=1) for pair in zip(features, tails, strict=True)]
     origin, where = _close_up(embeds, visual, places)
@@ -89,19 +96,32 @@ def _merge(
     features: list[torch.Tensor],
     places: torch.Tensor,
     *,
-    seed: int,
-    schedule: Schedule,
     tower: TowerAttention | None,
+    own_places: bool,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     rows, keep = places.shape[0], event.tokens_out
     x = _in_groups(features[0], event)
     context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
     merged = [merging_policy(event.scorer)(x=x, keep=keep, counts=dict(event.counts), **context)]
+    places = places.view(rows, event.groups, event.tokens_in)
+    if own_places:
+        if event.scorer != BIPARTITE.name:
+            raise UnsupportedModelError(f"scorer {event.scorer!r} merges tokens of unknown places in the image")
+        stays = _unmoved(x, keep).view(rows, event.groups, keep)
+        places = places.gather(2, stays)
+    else:
+        places = places[..., :keep]
     if len(features) > 1:
         weights = _merge_weights(x, keep)
         merged += [(weights @ _in_groups(extra, event).float()).to(extra.dtype) for extra in features[1:]]
-    first = places.view(rows, event.groups, event.tokens_in)[..., :keep]
-    return [m.reshape(rows, event.groups * keep, -1) for m in merged], first.reshape(rows, -1)
+    return [m.reshape(rows, event.groups * keep, -1) for m in merged], places.reshape(rows, -1)
+
+
+def _unmoved(x: torch.Tensor, keep: int) -> torch.Tensor:
+    """(G, keep): for each result of a bipartite merge of `x` (G, n, D), the token that did not move into another."""
+    pairs = match(x, x.shape[1] - keep)
+    odd = 2 * torch.arange(x.shape[1] // 2, device=x.device) + 1
+    return torch.cat((2 * pairs.unmerged_FU, odd.expand(x.shape[0], -1)), dim=1)
 
 
 def _in_groups(feature: torch.Tensor, event: ReductionEvent) -> torch.Tensor:
@@ -131,7 +151,6 @@ def _prune(
     places: torch.Tensor,
     *,
     seed: int,
-    schedule: Schedule,
     tower: TowerAttention | None,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     rows, width = places.shape[0], features[0].shape[-1]

@@ -5,8 +5,10 @@ Shapes: B rows, P prompt tokens, p of them after the events before the model, V 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -14,16 +16,16 @@ from torch import nn
 from ..errors import InvalidValueError, ScheduleError, UnsupportedModelError
 from ..kernels import _dispatch
 from ..kernels.select.reference import gather_mask, gather_rows
-from ..methods.registry import reads_tower
-from ..types import Schedule
+from ..methods.registry import find_scorer, reads_tower
+from ..types import ReductionEvent, Schedule
 from . import attention, compat, layout, policies
 from .families import Family, locate
-from .layout import Boundaries, Expectation
+from .layout import Boundaries, Expectation, Observed
 from .pre_llm import Reduced, reduce_visuals
 from .steps import Prefill
 from .tower import TowerAttention
 
-__all__ = ["Plan", "make_plan", "start"]
+__all__ = ["Arrived", "FixedPlan", "Plan", "Planner", "check_schedule_on", "make_plan", "start"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,92 @@ class Plan:
         """Seed of whatever is drawn at random: ``seed`` of the method's parameters, else 0."""
         return int(self.schedule.params.get("seed", 0))
 
+    @functools.cached_property
+    def events(self) -> Mapping[int, ReductionEvent]:
+        """The cuts inside the language model, by the layer whose output they cut."""
+        return {event.after_layer: event for event in self.schedule.layer_events if event.after_layer is not None}
+
+    @functools.cached_property
+    def reads(self) -> Mapping[int, str]:
+        """What each cut is decided from, by layer."""
+        return {layer: find_scorer(event.scorer).reads for layer, event in self.events.items()}
+
+    @functools.cached_property
+    def scorers(self) -> Mapping[int, policies.Policy]:
+        """What ranks the tokens of each cut, by layer."""
+        return {layer: policies.layer_policy(event.scorer) for layer, event in self.events.items()}
+
+    @property
+    def reads_attention(self) -> bool:
+        """Whether any cut needs the queries and keys of a layer."""
+        return any(reads != "positions" for reads in self.reads.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrived:
+    """What can be said of a prompt without its values."""
+
+    rows: int
+    prompt: int
+    past: int
+    tokens: torch.Tensor
+    marks: torch.Tensor | None
+    real: torch.Tensor | None
+    media: Mapping[str, torch.Tensor]
+
+
+class Planner(Protocol):
+    """Where the plan of a prompt comes from."""
+
+    family: Family
+    boundaries: Boundaries | None
+    tower: TowerAttention | None
+    reads_attention: bool
+
+    def check(self, arrived: Arrived) -> None:
+        """Raise where the prompt's shape alone rules it out."""
+
+    def grids(self, arrived: Arrived) -> Sequence[torch.Tensor]:
+        """Numbers that the plan depends on, to be read together with the counts."""
+
+    def plan(self, arrived: Arrived, observed: Observed) -> Plan:
+        """What is to happen to the prompt."""
+
+
+class FixedPlan:
+    """One schedule for every prompt."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.fixed = plan
+        self.family, self.boundaries, self.tower = plan.family, plan.boundaries, plan.tower
+        self.reads_attention = plan.reads_attention
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, FixedPlan) and self.fixed.schedule == other.fixed.schedule
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return f"a schedule of method {self.fixed.schedule.method!r}"
+
+    def check(self, arrived: Arrived) -> None:
+        """The prompt is as long as the schedule's."""
+        expected = self.fixed.expected
+        if arrived.prompt != expected.prompt:
+            behind = f" behind {arrived.past} cached ones" if arrived.past else ""
+            raise ScheduleError(
+                f"the prompt has {arrived.prompt} tokens{behind}, the schedule was planned for {expected.prompt} "
+                f"({expected.visual} visual)"
+            )
+
+    def grids(self, arrived: Arrived) -> Sequence[torch.Tensor]:
+        """None are needed."""
+        return ()
+
+    def plan(self, arrived: Arrived, observed: Observed) -> Plan:
+        """The schedule as given."""
+        return self.fixed
+
 
 def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | None) -> Plan:
     """Check everything that can be known without a prompt; nothing is changed.
@@ -52,19 +140,22 @@ def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | Non
     """
     family = locate(model)
     attention.check_attention(family.decoder)
+    tower = TowerAttention(family) if reads_tower(schedule) else None
+    return check_schedule_on(family, schedule, boundaries, tower)
+
+
+def check_schedule_on(
+    family: Family, schedule: Schedule, boundaries: Boundaries | None, tower: TowerAttention | None
+) -> Plan:
+    """`schedule` on the parts of a model."""
     expected = layout.check_schedule(schedule, len(family.layers))
     boundaries = layout.check_boundaries(boundaries, expected)
     _check_reach(family, schedule, expected, boundaries)
-    tower = TowerAttention(family) if reads_tower(schedule) else None
     return Plan(family=family, schedule=schedule, expected=expected, boundaries=boundaries, tower=tower)
 
 
 def _check_reach(family: Family, schedule: Schedule, expected: Expectation, boundaries: Boundaries | None) -> None:
-    if family.window is not None and expected.prompt >= family.window:
-        raise UnsupportedModelError(
-            f"a prompt of {expected.prompt} tokens exceeds the sliding window of {family.window}: "
-            "dropping inside a sliding window is not supported"
-        )
+    _check_window(family, expected.prompt)
     if isinstance(boundaries, torch.Tensor):
         return
     text, after = expected.prompt - expected.visual, schedule.text_after
@@ -76,7 +167,22 @@ def _check_reach(family: Family, schedule: Schedule, expected: Expectation, boun
         raise ScheduleError("the prompt must end in text: its last token yields the next one")
 
 
-def start(plan: Plan, kwargs: dict[str, Any], placeholders: torch.Tensor | None) -> Prefill:
+def _check_window(family: Family, tokens: int) -> None:
+    if family.window is not None and tokens >= family.window:
+        raise UnsupportedModelError(
+            f"a prompt of {tokens} tokens exceeds the sliding window of {family.window}: "
+            "dropping inside a sliding window is not supported"
+        )
+
+
+def start(
+    planner: Planner,
+    kwargs: dict[str, Any],
+    placeholders: torch.Tensor | None,
+    *,
+    past: int = 0,
+    media: Mapping[str, torch.Tensor] | None = None,
+) -> Prefill:
     """Check a prompt, run the events before layer 0 on it, and say what is live.
 
     Parameters
@@ -85,6 +191,10 @@ def start(plan: Plan, kwargs: dict[str, Any], placeholders: torch.Tensor | None)
         The decoder's arguments by name, changed in place to fit the shorter prompt.
     placeholders
         (B, P) where ``input_ids`` hold image or video placeholders, None if no ids were passed.
+    past
+        Tokens that the KV cache holds before the prompt.
+    media
+        Sizes and pixels of what the prompt shows, by argument of the container.
 
     Raises
     ------
@@ -95,29 +205,43 @@ def start(plan: Plan, kwargs: dict[str, Any], placeholders: torch.Tensor | None)
     ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
     tokens = ids if ids is not None else embeds
     rows, prompt = tokens.shape[:2]
-    if prompt != plan.expected.prompt:
-        raise ScheduleError(
-            f"the prompt has {prompt} tokens, the schedule was planned for {plan.expected.prompt} "
-            f"({plan.expected.visual} visual)"
-        )
-    if embeds is not None and _dispatch.should_check(None, embeds) and not bool(torch.isfinite(embeds).all()):
-        raise InvalidValueError("inputs_embeds", "finite", "NaN or infinite values")
-    mask = kwargs.get("attention_mask")
+    mask, family = kwargs.get("attention_mask"), planner.family
     if isinstance(mask, dict):
         raise UnsupportedModelError("masks prepared by layer type are not supported: pass the 2D mask")
-    real = layout.padding_of(mask, rows, prompt)
-    visual = _visual(plan, rows, real, tokens.device, placeholders)
+    real = layout.padding_of(mask, rows, past + prompt)
+    arrived = Arrived(
+        rows=rows,
+        prompt=prompt,
+        past=past,
+        tokens=tokens,
+        marks=_marks(planner.boundaries, placeholders, tokens),
+        real=None if real is None else real[:, past:],
+        media=media or {},
+    )
+    planner.check(arrived)
+    if embeds is not None and _dispatch.should_check(None, embeds) and not bool(torch.isfinite(embeds).all()):
+        raise InvalidValueError("inputs_embeds", "finite", "NaN or infinite values")
+    observed = layout.observe(rows, prompt, marks=arrived.marks, real=arrived.real, grids=planner.grids(arrived))
+    plan = planner.plan(arrived, observed)
+    if past:
+        _check_prefix(plan, past, prompt)
+    real = None if all(count == prompt for count in observed.tokens) else arrived.real
+    visual = _visual(plan, arrived, observed, real, embedded=ids is None)
     extras = _deepstack(kwargs, rows, prompt)
     origin = torch.arange(prompt, device=tokens.device).expand(rows, -1)
-    following = _next_position(kwargs.get("position_ids"), origin) if plan.family.mrope else None
+    following = _next_position(kwargs.get("position_ids"), origin) if family.mrope else None
     if plan.schedule.pre_llm_events:
-        reduced = _reduce(plan, kwargs, visual, extras)
+        reduced = _reduce(plan, kwargs, visual, extras, past)
         origin, visual = reduced.origin, reduced.visual
         extras = [_spread(extra, visual, origin.shape[1]) for extra in reduced.extras]
         real = None if real is None else gather_rows(real, origin, 1)
     protected = torch.ones(origin.shape, dtype=torch.bool, device=tokens.device).scatter(1, visual, False)
     alive = torch.arange(origin.shape[1], device=tokens.device).expand(rows, -1)
     return Prefill(
+        plan=plan,
+        length=prompt,
+        visual_count=visual.shape[1],
+        prefix=past,
         origin=origin,
         alive=alive,
         protected=protected,
@@ -126,6 +250,33 @@ def start(plan: Plan, kwargs: dict[str, Any], placeholders: torch.Tensor | None)
         extras=extras,
         next_position=following,
     )
+
+
+def _marks(
+    boundaries: Boundaries | None, placeholders: torch.Tensor | None, tokens: torch.Tensor
+) -> torch.Tensor | None:
+    """(B, P) True at visual tokens, where a mask or ``input_ids`` say so."""
+    if isinstance(boundaries, torch.Tensor):
+        return boundaries.to(tokens.device).expand(tokens.shape[0], -1)
+    return placeholders if boundaries is None else None
+
+
+def _check_prefix(plan: Plan, past: int, prompt: int) -> None:
+    """Raise where a prompt behind cached tokens cannot be reduced as planned.
+
+    What ranks tokens by the queries of the whole prompt lacks those of the prefix, and mRoPE's positions are
+    not known to go on from it.
+    """
+    behind = f"a prompt of {prompt} tokens behind {past} cached ones"
+    if plan.family.mrope:
+        raise UnsupportedModelError(f"{behind}: not supported under mRoPE; empty the cache first")
+    for event in plan.schedule.layer_events:
+        if plan.reads[event.after_layer or 0] != "positions":
+            raise UnsupportedModelError(
+                f"{behind}: scorer {event.scorer!r} reads the queries of the whole prompt, which a cache does not "
+                "hold; empty the cache first"
+            )
+    _check_window(plan.family, past + prompt)
 
 
 def _next_position(positions: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor:
@@ -139,73 +290,72 @@ def _next_position(positions: torch.Tensor | None, places: torch.Tensor) -> torc
 
 
 def _visual(
-    plan: Plan,
-    rows: int,
-    real: torch.Tensor | None,
-    device: torch.device,
-    placeholders: torch.Tensor | None,
+    plan: Plan, arrived: Arrived, observed: Observed, real: torch.Tensor | None, *, embedded: bool
 ) -> torch.Tensor:
     """(B, V) positions of the visual tokens: as the caller says, else by placeholder, else as planned."""
     schedule, expected = plan.schedule, plan.expected
-    given: Boundaries = (
-        schedule.text_before,
-        expected.visual,
-        schedule.text_tokens - schedule.text_before,
-    )
-    if plan.boundaries is not None:
+    if arrived.marks is not None:
+        if arrived.marks.shape[1] != arrived.prompt:
+            raise ScheduleError(f"input_ids cover {arrived.marks.shape[1]} tokens, the prompt has {arrived.prompt}")
+        count = layout.equal_counts(observed.counts or ())
+        visual = layout.marked_positions(arrived.marks, count)
+    else:
         given = plan.boundaries
-    elif placeholders is not None:
-        given = placeholders
-    if isinstance(given, torch.Tensor) and given.shape[1] != expected.prompt:
-        raise ScheduleError(f"input_ids cover {given.shape[1]} tokens, the prompt has {expected.prompt}")
-    if real is not None and not isinstance(given, torch.Tensor) and isinstance(given[0], int):
-        given = _shorter_rows(given, real)
-    visual = layout.visual_positions(rows, expected, boundaries=given, real=real, device=device)
-    count = visual.shape[1]
+        if given is None:
+            if embedded and schedule.events and (not schedule.text_before or schedule.template_tokens):
+                raise ScheduleError(
+                    "inputs_embeds do not show which tokens are visual: pass boundaries=(text before, visual, "
+                    "text after) to apply, or plan with workload.text_tokens {system, question}"
+                )
+            given = (schedule.text_before, expected.visual, schedule.text_tokens - schedule.text_before)
+        assert not isinstance(given, torch.Tensor)
+        visual = layout.triple_positions(
+            arrived.rows,
+            given,
+            prompt=arrived.prompt,
+            real=real,
+            observed=observed,
+            device=arrived.tokens.device,
+        )
+        count = visual.shape[1]
     if count != expected.visual and (plan.boundaries is None or schedule.pre_llm_events):
         raise ScheduleError(
             f"the prompt has {count} visual tokens a row, the schedule was planned for {expected.visual}"
         )
-    if isinstance(given, torch.Tensor):
+    if arrived.marks is not None:
         left = schedule.visual_tokens if schedule.pre_llm_events else count
         policies.check_policies(schedule, schedule.tokens[0] - left)
-        if schedule.layer_events and count and bool((visual[:, -1] == expected.prompt - 1).any()):
+        if schedule.layer_events and observed.ends_visual:
             raise ScheduleError("the prompt must end in text: its last token yields the next one")
     return visual
 
 
-def _shorter_rows(triple: tuple[int, int, int], real: torch.Tensor) -> list[tuple[int, int, int]]:
-    """The triple for each row of a padded batch: the text after the visual tokens is what is shorter."""
-    before, visual, _ = triple
-    counts = real.sum(1).tolist()
-    if min(counts) < before + visual:
-        raise ScheduleError(
-            f"a row of {min(counts)} tokens cannot hold {before} text and {visual} visual tokens: "
-            "give boundaries row by row, or as a mask"
-        )
-    return [(before, visual, count - before - visual) for count in counts]
-
-
-def _reduce(plan: Plan, kwargs: dict[str, Any], visual: torch.Tensor, extras: list[torch.Tensor]) -> Reduced:
+def _reduce(plan: Plan, kwargs: dict[str, Any], visual: torch.Tensor, extras: list[torch.Tensor], past: int) -> Reduced:
     """Run the events before layer 0, and make the decoder's arguments fit the shorter prompt."""
     embeds = kwargs.get("inputs_embeds")
     if embeds is None:
         embeds = plan.family.decoder.get_input_embeddings()(kwargs["input_ids"])
-    reduced = reduce_visuals(
-        embeds,
-        visual,
-        plan.schedule,
-        seed=plan.seed,
-        extras=[gather_rows(extra, visual, 1) for extra in extras],
-        tower=plan.tower,
-    )
+    with attention.exactly(embeds.device):
+        reduced = reduce_visuals(
+            embeds,
+            visual,
+            plan.schedule,
+            seed=plan.seed,
+            extras=[gather_rows(extra, visual, 1) for extra in extras],
+            tower=plan.tower,
+            own_places=plan.family.mrope,
+        )
     if plan.tower is not None:
         plan.tower.forget()
     origin, mask, positions = reduced.origin, kwargs.get("attention_mask"), kwargs.get("position_ids")
     steps = torch.arange(embeds.shape[1], device=origin.device)
     kwargs["input_ids"], kwargs["inputs_embeds"] = None, reduced.embeds
-    if mask is not None:
-        kwargs["attention_mask"] = gather_mask(mask, origin) if mask.ndim == 4 else gather_rows(mask, origin, 1)
+    if mask is not None and mask.ndim == 4:
+        if past:
+            raise UnsupportedModelError("a 4D mask over a cached prefix is not supported: pass the 2D mask")
+        kwargs["attention_mask"] = gather_mask(mask, origin)
+    elif mask is not None:
+        kwargs["attention_mask"] = torch.cat((mask[:, :past], gather_rows(mask[:, past:], origin, 1)), dim=1)
     if plan.family.mrope:
         positions = steps[None] if positions is None else positions
         kwargs["position_ids"] = gather_rows(positions, origin, positions.ndim - 1)

@@ -21,22 +21,51 @@ from ..errors import ScheduleError, UnsupportedModelError
 from ..kernels.select.reference import gather_rows
 from . import attention, compat
 from .families import Family
-from .prompt import Plan, start
+from .heads import HeadCall
+from .prompt import Planner, start
+from .reduced_cache import mark, notes_on, open_cache
 from .steps import CacheNotes, Continuation, Prefill, Record
 
 __all__ = ["Session"]
 
-_NOTES = "_aimcost_notes"
+# What a container is told about the sizes of what it sees.
+_MEDIA = ("image_grid_thw", "video_grid_thw", "image_sizes", "pixel_values", "pixel_values_videos")
+
+
+class _Hook:
+    """A hook that stays with the model it was installed on: copies and pickles of the model run without it."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return no_hook
+
+    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
+        return _nothing, ()
+
+
+def no_hook(*_: Any, **__: Any) -> None:
+    """What a copied hook does."""
+
+
+def _nothing() -> Callable[..., None]:
+    return no_hook
 
 
 class Session(ABC):
-    """One schedule in force on one model. Subclasses say what happens around a layer."""
+    """One schedule, or one way of planning them, in force on one model.
+
+    Subclasses say what happens around a layer.
+    """
 
     reads_attention = True
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.events = {event.after_layer: event for event in plan.schedule.layer_events}
+    def __init__(self, planner: Planner) -> None:
+        self.planner = planner
         self._local = threading.local()
         self._handles: list[RemovableHandle] = []
         self._undo: list[Callable[[], None]] = []
@@ -45,11 +74,11 @@ class Session(ABC):
     @property
     def family(self) -> Family:
         """The parts of the model."""
-        return self.plan.family
+        return self.planner.family
 
     @property
     def record(self) -> Record | None:
-        """What the latest prefill did: of this thread if it ran one, else of any."""
+        """What the latest prompt's prefill did: of this thread if it ran one, else of any; None if it failed."""
         return getattr(self._local, "record", None) or self._latest
 
     def enter(self) -> None:
@@ -68,18 +97,21 @@ class Session(ABC):
             modules = [layer.self_attn for layer in family.layers]
             attention.listen(modules, self.on_attention)
             self._undo.append(lambda: attention.unlisten(modules))
-        if self.plan.tower is not None:
-            self.plan.tower.install()
-            self._undo.append(self.plan.tower.remove)
+        if self.planner.tower is not None:
+            self.planner.tower.install()
+            self._undo.append(self.planner.tower.remove)
         after = {"with_kwargs": True, "always_call": True}
+        if family.head is not None:
+            add(family.head.register_forward_pre_hook(_Hook(self._enter_head), with_kwargs=True))
+            add(family.head.register_forward_hook(_Hook(self._leave_head), **after))
         if family.container is not None:
-            add(family.container.register_forward_pre_hook(self._enter_container, with_kwargs=True))
-            add(family.container.register_forward_hook(self._leave_container, **after))
-        add(family.decoder.register_forward_pre_hook(self._enter_decoder, with_kwargs=True))
-        add(family.decoder.register_forward_hook(self._leave_decoder, **after))
+            add(family.container.register_forward_pre_hook(_Hook(self._enter_container), with_kwargs=True))
+            add(family.container.register_forward_hook(_Hook(self._leave_container), **after))
+        add(family.decoder.register_forward_pre_hook(_Hook(self._enter_decoder), with_kwargs=True))
+        add(family.decoder.register_forward_hook(_Hook(self._leave_decoder), **after))
         for index, layer in enumerate(family.layers):
-            add(layer.register_forward_pre_hook(self._layer_pre(index), with_kwargs=True))
-            add(layer.register_forward_hook(self._layer_post(index), with_kwargs=True))
+            add(layer.register_forward_pre_hook(_Hook(self._layer_pre(index)), with_kwargs=True))
+            add(layer.register_forward_hook(_Hook(self._layer_post(index)), with_kwargs=True))
 
     def leave(self) -> None:
         """Remove every hook and put the attention implementation back."""
@@ -118,6 +150,19 @@ class Session(ABC):
         """The forward pass that this thread is in."""
         return getattr(self._local, "step", None)
 
+    # The head: what it computes must agree with the tokens that are left.
+
+    def _enter_head(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        kwargs = compat.by_name(module, args, kwargs)
+        self._local.head = HeadCall.of(module, kwargs)
+        return (), kwargs
+
+    def _leave_head(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        head, self._local.head = getattr(self._local, "head", None), None
+        return None if head is None or output is None else head.finish(output)
+
     # The container: input ids are available only here.
 
     def _enter_container(
@@ -125,18 +170,25 @@ class Session(ABC):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kwargs = compat.by_name(module, args, kwargs)
         cache = _checked(compat.find_cache(module, kwargs))
+        if cache is None or not cache.get_seq_length():
+            self._forget()
         ids = kwargs.get("input_ids")
         self._local.placeholders = None
+        self._local.media = {name: kwargs[name] for name in _MEDIA if kwargs.get(name) is not None}
         if ids is not None and self.family.visual_ids:
-            wanted = torch.tensor(self.family.visual_ids, device=ids.device)
-            self._local.placeholders = torch.isin(ids, wanted)
-        notes = _notes_on(cache)
+            found = [ids == token for token in self.family.visual_ids]
+            self._local.placeholders = found[0] if len(found) == 1 else found[0] | found[1]
+        notes = notes_on(cache)
         if notes is not None and notes.lost and notes.next_position is not None and kwargs.get("position_ids") is None:
             kwargs["position_ids"] = _mrope_positions(notes, kwargs, cache.get_seq_length())
         return (), kwargs
 
     def _leave_container(self, *_: Any) -> None:
-        self._local.placeholders = None
+        self._local.placeholders = self._local.media = None
+
+    def _forget(self) -> None:
+        """No record: what it would tell of has just begun."""
+        self._local.record = self._latest = None
 
     # The decoder: prompts are checked and reduced, caches get their notes.
 
@@ -147,21 +199,32 @@ class Session(ABC):
         self._local.step = None
         cache = _checked(compat.find_cache(module, kwargs))
         past = cache.get_seq_length() if cache is not None else 0
-        if past:
-            self._continue(kwargs, _notes_on(cache), past)
-        else:
-            self._local.step = start(self.plan, kwargs, getattr(self._local, "placeholders", None))
+        notes = notes_on(cache)
+        tokens = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
+        if past and notes is not None:
+            self._continue(kwargs, notes, past, tokens)
+        elif not past or tokens.shape[1] > 1:
+            self._forget()
+            _check_generation()
+            local = self._local
+            local.step = start(
+                self.planner,
+                kwargs,
+                getattr(local, "placeholders", None),
+                past=past,
+                media=getattr(local, "media", None),
+            )
+        # and else one token that follows a prompt which was never reduced
+        open_cache(cache)
         return (), kwargs
 
-    def _continue(self, kwargs: dict[str, Any], notes: CacheNotes | None, past: int) -> None:
+    def _continue(self, kwargs: dict[str, Any], notes: CacheNotes, past: int, tokens: torch.Tensor) -> None:
         placeholders = getattr(self._local, "placeholders", None)
         if placeholders is not None and placeholders.shape[1] > 1 and bool(placeholders.any()):
+            self._forget()
             raise ScheduleError(
                 f"visual tokens that follow {past} cached ones would not be reduced: empty the cache first"
             )
-        if notes is None:
-            return
-        tokens = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
         if self.family.window is not None and past + tokens.shape[1] >= self.family.window:
             raise UnsupportedModelError(
                 f"{past + tokens.shape[1]} tokens exceed the sliding window of {self.family.window}"
@@ -177,24 +240,22 @@ class Session(ABC):
             if kwargs.get(name) is not None and not (self.family.mrope and name == "position_ids"):
                 kwargs[name] = kwargs[name] - notes.lost
 
-    def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         step, self._local.step = self.step, None
+        open_cache(None)
         if not isinstance(step, Prefill) or output is None:
-            return
+            return None
         self._local.record = self._latest = step.record()
         values = output.values() if isinstance(output, dict) else output
         for cache in compat.caches_in((*kwargs.values(), *values)):
-            lost = self.plan.expected.prompt - step.prompt
-            held = tuple(cache.get_seq_length(layer) for layer in range(len(step.alive_at)))
-            notes = CacheNotes(
-                origin=step.origin,
-                alive_at=tuple(step.alive_at),
-                lost=lost,
-                held=held,
-                next_position=step.next_position,
-            )
-            # On the cache itself: generations may interleave, and copies of a cache keep it.
-            setattr(cache, _NOTES, notes)
+            mark(cache, step.notes(tuple(cache.get_seq_length(layer) for layer in range(len(step.alive_at)))))
+        head = getattr(self._local, "head", None)
+        if head is None or not head.whole:
+            return None
+        if isinstance(output, tuple):
+            return (head.spread(output[0], step.places(), step.length), *output[1:])
+        output["last_hidden_state"] = head.spread(output["last_hidden_state"], step.places(), step.length)
+        return output
 
     # The layers.
 
@@ -222,13 +283,26 @@ class Session(ABC):
         return hook
 
 
-def _notes_on(cache: Any) -> CacheNotes | None:
-    """The notes on a KV cache, unless it was emptied and filled by something else since."""
-    notes = getattr(cache, _NOTES, None)
-    if notes is None:
-        return None
-    grown = {cache.get_seq_length(layer) - held for layer, held in enumerate(notes.held)}
-    return notes if len(grown) == 1 and min(grown) >= 0 else None
+def _check_generation() -> None:
+    """Raise for ways of decoding that a reduced prompt cannot serve, by the names of their arguments.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Decoding that splits the prompt, repeats it, or takes back what it added to the cache.
+    """
+    for config, assisted in compat.generations():
+        refused = {
+            "use_cache=False": getattr(config, "use_cache", True) is False,
+            "prefill_chunk_size": getattr(config, "prefill_chunk_size", None) is not None,
+            "guidance_scale": getattr(config, "guidance_scale", None) not in (None, 1),
+            "assistant_model": assisted,
+            "prompt_lookup_num_tokens": getattr(config, "prompt_lookup_num_tokens", None) is not None,
+            "assistant_early_exit": getattr(config, "assistant_early_exit", None) is not None,
+        }
+        for name, given in refused.items():
+            if given:
+                raise UnsupportedModelError(f"generate with {name} is not supported while a schedule is applied")
 
 
 def _mrope_positions(notes: CacheNotes, kwargs: dict[str, Any], past: int) -> torch.Tensor:

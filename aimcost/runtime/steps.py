@@ -6,12 +6,16 @@ Shapes: B rows, P tokens that reach layer 0, n of them still live.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..kernels.select import gather_tokens
 from ..kernels.select.reference import cut_columns, gather_mask, gather_rows
+from ..types import Schedule
+
+if TYPE_CHECKING:
+    from .prompt import Plan
 
 __all__ = ["CacheNotes", "Continuation", "Prefill", "Record"]
 
@@ -31,12 +35,18 @@ class Record:
         tokens of layer 0 that stayed.
     visual
         (B, P): which tokens of layer 0 are visual.
+    schedule
+        The schedule that ran: as given, or as planned for this prompt.
+    prefix
+        Tokens that were in the KV cache before the prompt; none of the above counts them.
     """
 
     tokens: tuple[int, ...]
     origin: torch.Tensor
     visual: torch.Tensor
     kept: dict[int, torch.Tensor]
+    schedule: Schedule | None = None
+    prefix: int = 0
 
 
 @dataclass(kw_only=True)
@@ -53,12 +63,24 @@ class Prefill:
         (B, n): never to be dropped (text and padding); not padding (None: no padding at all).
     visual
         (B, P): which tokens of layer 0 are visual.
+    visual_count
+        How many of each row's are.
     extras
         For each layer with visual features to add after it (DeepStack): a (B, P, D) tensor.
     next_position
         As in `CacheNotes`.
+    plan
+        What is to happen to it.
+    length
+        Tokens of the prompt before anything was reduced.
+    prefix
+        Tokens that the cache held before the prompt, which it attends to and which stay.
     """
 
+    plan: Plan
+    length: int
+    visual_count: int
+    prefix: int = 0
     origin: torch.Tensor
     alive: torch.Tensor
     protected: torch.Tensor
@@ -96,13 +118,19 @@ class Prefill:
             return full
         if isinstance(full, tuple):
             return tuple(gather_rows(part, self.alive, part.ndim - 2) for part in full)
-        return gather_mask(full, self.alive) if full.ndim == 4 else gather_rows(full, self.alive, full.ndim - 1)
+        if full.ndim != 4:
+            return gather_rows(full, self.alive, full.ndim - 1)
+        if not self.prefix:
+            return gather_mask(full, self.alive)
+        before = full[..., : self.prefix].expand(self.alive.shape[0], -1, -1, -1)
+        rows = self.alive[:, None, :, None].expand(-1, full.shape[1], -1, self.prefix)
+        return torch.cat((before.gather(2, rows), gather_mask(full[..., self.prefix :], self.alive)), dim=3)
 
     def keep(self, index: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """Go on with the live tokens at `index` (B, k), ascending; their hidden states.
 
         Whatever the next layers need of them is gathered in the same pass; a second kind of mask,
-        where layers differ, is cut when it is met.
+        where layers differ, or one that begins with a cached prefix, is cut when it is met.
         """
         entries = list(self._cut.values())
         masks = [(full, cut) for full, cut in entries if not isinstance(full, tuple) and full.ndim == 4]
@@ -111,6 +139,7 @@ class Prefill:
         for _, cut in others:
             parts = [(part, part.ndim - 2) for part in cut] if isinstance(cut, tuple) else [(cut, cut.ndim - 1)]
             aux.extend(parts)
+        masks = [] if self.prefix else masks
         mask = masks[0][1] if masks else None
         hidden, gathered, mask = gather_tokens(hidden, index, aux=aux, mask=mask)
         taken = iter(gathered)
@@ -122,14 +151,41 @@ class Prefill:
             self._cut[id(full)] = (full, smaller)
         return hidden
 
+    def places(self) -> torch.Tensor:
+        """(B, n): where the live tokens stood in the prompt."""
+        return self.origin.gather(1, self.alive)
+
+    def notes(self, held: tuple[int, ...]) -> CacheNotes:
+        """What became of the prompt in the KV cache that it filled, whose layers hold `held` keys."""
+        return CacheNotes(
+            origin=self._behind_prefix(self.origin),
+            alive_at=tuple(self._behind_prefix(alive) for alive in self.alive_at),
+            lost=self.length - self.prompt,
+            held=held,
+            next_position=self.next_position,
+        )
+
+    def _behind_prefix(self, index: torch.Tensor) -> torch.Tensor:
+        if not self.prefix:
+            return index
+        first = torch.arange(self.prefix, device=index.device).expand(index.shape[0], -1)
+        return torch.cat((first, index + self.prefix), dim=1)
+
     def record(self) -> Record:
         """What happened so far, without the tensors that only the pass itself needs."""
-        return Record(tokens=tuple(self.tokens), origin=self.origin, kept=dict(self.kept), visual=self.visual)
+        return Record(
+            tokens=tuple(self.tokens),
+            origin=self.origin,
+            kept=dict(self.kept),
+            visual=self.visual,
+            schedule=self.plan.schedule,
+            prefix=self.prefix,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheNotes:
-    """What became of the prompt in a KV cache.
+    """What became of the prompt in a KV cache, a prefix that was cached before it included.
 
     Attributes
     ----------
@@ -155,6 +211,11 @@ class CacheNotes:
     def prompt(self) -> int:
         """Tokens of the prompt that layer 0 holds."""
         return self.origin.shape[1]
+
+    @property
+    def reduced(self) -> bool:
+        """Whether any layer holds less than the whole prompt."""
+        return self.lost > 0 or any(alive.shape[1] < self.prompt for alive in self.alive_at)
 
 
 @dataclass(kw_only=True)

@@ -67,7 +67,8 @@ class TowerAttention:
         mask: object,
         scale: float,
     ) -> None:
-        scores = torch.stack([self._received(q, k, scale) for q, k in zip(query, key, strict=True)])
+        with attention.exactly(query.device):
+            scores = torch.stack([self._received(q, k, scale) for q, k in zip(query, key, strict=True)])
         keys = key.transpose(1, 2).flatten(2)
         if self._has_class_token:
             keys = keys[:, 1:]

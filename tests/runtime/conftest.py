@@ -209,7 +209,7 @@ class Case:
     def text(self):
         return self.prompt - int(self.visual[0].sum())
 
-    def schedule(self, cuts, scorer="pagerank", pre_llm=(), newline=0, **params):
+    def schedule(self, cuts, scorer="pagerank", pre_llm=(), newline=0, text_before=BEFORE, **params):
         """A schedule with `cuts`: (after layer, visual tokens that stay)."""
         from aimcost.types import ReductionEvent, Schedule
 
@@ -231,8 +231,8 @@ class Case:
             tokens=tuple(tokens),
             visual_tokens=visual,
             newline_tokens=newline,
-            text_before=BEFORE,
-            text_after=self.text - BEFORE,
+            text_before=text_before,
+            text_after=self.text - text_before,
             events=(*pre_llm, *events),
             params=params,
         )
