@@ -14,7 +14,6 @@ from ..errors import UnsupportedModelError
 from ..kernels.merge.reference import match
 from ..kernels.select import select_tokens
 from ..kernels.select.reference import gather_rows
-from ..methods.aim.price import BIPARTITE
 from ..methods.registry import find_scorer
 from ..types import ReductionEvent, Schedule
 from .policies import merging_policy, pruning_policy
@@ -105,7 +104,7 @@ def _merge(
     merged = [merging_policy(event.scorer)(x=x, keep=keep, counts=dict(event.counts), **context)]
     places = places.view(rows, event.groups, event.tokens_in)
     if own_places:
-        if event.scorer != BIPARTITE.name:
+        if find_scorer(event.scorer).reads != "embeddings":  # whatever else merges is not bipartite
             raise UnsupportedModelError(f"scorer {event.scorer!r} merges tokens of unknown places in the image")
         stays = _unmoved(x, keep).view(rows, event.groups, keep)
         places = places.gather(2, stays)
