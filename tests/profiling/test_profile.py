@@ -323,6 +323,25 @@ def test_a_process_restarts_once_with_the_settings(tmp_path: Path) -> None:
     assert again.endswith("['a b', '--c'] True")
 
 
+@pytest.mark.skipif(process.is_quiet(), reason="nothing to restart: quiet already, or another C library")
+@pytest.mark.parametrize("flags", [[], ["-P"], ["-I"]], ids=" ".join)
+def test_a_restart_imports_nothing_from_the_current_folder(tmp_path: Path, flags: list[str]) -> None:
+    """A folder of downloads with modules named as the library's, the project's needs and the project."""
+    if flags == ["-P"] and sys.version_info < (3, 11):
+        pytest.skip("the interpreter has no such switch")
+    folder = tmp_path / "downloads"
+    folder.mkdir()
+    for name in ("torch", "yaml", "numpy", "aimcost", "runpy", "platform", "typer"):
+        (folder / f"{name}.py").write_text("open('ran', 'a').write(__name__)")
+    start = f"import sys; sys.path = [{str(ROOT)!r}, *(one for one in sys.path if one)]\n"
+    start += "from aimcost.measure.profile import quiet_process; quiet_process(['estimate', '--help'])"
+    arguments = [sys.executable, *flags, "-c", start]
+    run = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "aimcost estimate" in run.stdout
+    assert not (folder / "ran").exists()
+
+
 def grid_flops(plan: Plan) -> int:
     """Of all repeats of the GEMM grid in all formats, which are most of a profile."""
     once = sum(2 * m * n * k for m in plan.rows for n in plan.outs for k in plan.ins)

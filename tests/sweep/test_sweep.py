@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -293,6 +294,49 @@ def test_a_cluster_that_the_sweep_starts(tmp_path: Path) -> None:
     sweep(grid, tmp_path / "one.csv")
     sweep(grid, tmp_path / "two.csv", engine_name="dask", workers=2)
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
+
+
+@pytest.mark.skipif(not HAS_DASK, reason="needs dask and distributed")
+def test_a_cluster_that_the_sweep_starts_is_closed_to_others() -> None:
+    """Nothing listens beyond this machine, and the HTTP servers that Dask always opens have no page."""
+    import urllib.error
+    import urllib.request
+
+    import distributed
+
+    with engines._local_cluster(distributed, 1) as cluster:
+        info = cluster.scheduler_info
+        servers = [info["services"]["dashboard"], *(one["services"]["dashboard"] for one in info["workers"].values())]
+        assert all(address.startswith("tcp://127.0.0.1:") for address in [info["address"], *info["workers"]])
+        assert cluster.scheduler.http_server.address == "127.0.0.1"
+        assert 8787 not in servers
+        for port, page in itertools.product(servers, ("status", "health", "metrics", "info/main/workers.html")):
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10)
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+@pytest.mark.skipif(not HAS_DASK, reason="needs dask and distributed")
+@pytest.mark.parametrize("address", ["tcp://10.0.0.2:8786", "tcp://cluster:8786", "ws://127.0.0.1:1", "cluster:1", ""])
+def test_a_scheduler_elsewhere_needs_tls(tmp_path: Path, address: str) -> None:
+    with pytest.raises(InvalidValueError, match="'scheduler' must be tls://HOST:PORT"):
+        sweep(put(tmp_path, RUNS), tmp_path / "out.csv", engine_name="dask", scheduler=address)
+
+
+@pytest.mark.parametrize("address", ["tls://cluster:8786", "tcp://127.0.0.1:1", "localhost:1", "tcp://[::1]:1"])
+def test_a_scheduler_here_or_behind_tls_is_taken(address: str) -> None:
+    engines._check_address(address)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the interpreter has no such switch")
+def test_workers_import_nothing_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of downloads with modules named as the library's and the project's."""
+    for name in ("random", "multiprocessing", "yaml", "numpy", "aimcost"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'a').write(__name__)")
+    grid = put(tmp_path, RUNS)
+    monkeypatch.chdir(tmp_path)
+    sweep(grid, tmp_path / "out.csv", workers=2)
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"engine_name": "dask", "workers": 2}])

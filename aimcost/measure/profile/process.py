@@ -7,6 +7,8 @@ import platform
 import sys
 from collections.abc import Sequence
 
+from ...inputs import discover
+
 __all__ = ["is_quiet", "quiet_process"]
 
 # glibc returns large freed blocks to the kernel; every tensor then meets fresh pages, and the page
@@ -18,6 +20,16 @@ QUIET_ENVIRONMENT = {
     "MALLOC_TOP_PAD_": str(1 << 28),
 }
 _GUARD = "AIMCOST_QUIET_PROCESS"
+# `python -m` would look for every import in the current folder first, where a downloaded torch.py or yaml.py
+# would then run. Only -c works on every version: -P came with 3.11, and -I would drop the user's PYTHONPATH.
+# The package's own folder goes last: in site-packages it is there already, from a checkout nothing else leads to it.
+_START = """import runpy, sys
+if sys.path[0] == "":
+    del sys.path[0]
+if {root!r} not in sys.path:
+    sys.path.append({root!r})
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+"""
 
 
 def is_quiet() -> bool:
@@ -28,10 +40,11 @@ def is_quiet() -> bool:
 
 
 def quiet_process(arguments: Sequence[str] | None = None, *, module: str = "aimcost") -> None:
-    """Start ``python -m module`` anew in place of this process, with `QUIET_ENVIRONMENT` set.
+    """Run `module` anew in place of this process, with `QUIET_ENVIRONMENT` set.
 
-    Does nothing where the settings are in force already, where the C library does not read them, and
-    in a process that this function started (so never twice). Call it before anything is written.
+    Nothing is imported from the current folder. Does nothing where the settings are in force already, where the
+    C library does not read them, and in a process that this function started (so never twice). Call it before
+    anything is written.
 
     Parameters
     ----------
@@ -45,7 +58,8 @@ def quiet_process(arguments: Sequence[str] | None = None, *, module: str = "aimc
     environment = {**os.environ, **QUIET_ENVIRONMENT, _GUARD: "1"}
     given = list(sys.argv[1:] if arguments is None else arguments)
     interpreter = [sys.executable, *_interpreter_flags()]
-    os.execve(sys.executable, [*interpreter, "-m", module, *given], environment)
+    start = _START.format(root=str(discover.PACKAGE.parent), module=module)
+    os.execve(sys.executable, [*interpreter, "-c", start, *given], environment)
 
 
 def _interpreter_flags() -> list[str]:

@@ -6,7 +6,9 @@ An engine yields chunks in any order; what a chunk holds does not depend on who 
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import itertools
+import os
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -90,12 +92,26 @@ def _result(future: Any) -> Done:
     return result
 
 
+@contextlib.contextmanager
+def _nothing_from_here() -> Iterator[None]:
+    """New interpreters import nothing from the current folder (a ./random.py would run; Python 3.11 and later)."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
+
+
 def _processes(text: str, jobs: Iterator[Any], kind: str, workers: int) -> Iterator[Done]:
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import get_context
 
     # spawned, not forked: threads of this process would leave locks behind
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with _nothing_from_here(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(compute, text, job, kind) for job in itertools.islice(jobs, workers * _AHEAD)}
         try:
             while waiting:
@@ -111,14 +127,12 @@ def _processes(text: str, jobs: Iterator[Any], kind: str, workers: int) -> Itera
 
 def _dask(text: str, jobs: Iterator[Any], kind: str, workers: int, scheduler: str | None) -> Iterator[Done]:
     distributed: Any = load("distributed", extra="sweep", purpose="engine 'dask'")
+    if scheduler is not None:
+        _check_address(scheduler)
     with contextlib.ExitStack() as stack:
         address: Any = scheduler
         if scheduler is None:
-            address = stack.enter_context(
-                distributed.LocalCluster(
-                    n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=40
-                )
-            )
+            address = stack.enter_context(_local_cluster(distributed, workers))
         try:
             client = stack.enter_context(distributed.Client(address, timeout=CONNECT_S))
         except OSError as error:
@@ -136,3 +150,56 @@ def _dask(text: str, jobs: Iterator[Any], kind: str, workers: int, scheduler: st
             for job in itertools.islice(jobs, 1):
                 under_way.add(client.submit(compute, shared, job, kind, pure=False))
             yield result
+
+
+def _check_address(scheduler: str) -> None:
+    """Dask runs what reaches it, and without TLS anyone on the way may write: plain TCP stays on this machine.
+
+    Raises
+    ------
+    InvalidValueError
+        A scheduler of another machine without TLS, or no address.
+    """
+    protocol, _, rest = scheduler.rpartition("://")
+    host = rest.rpartition(":")[0].strip("[]")
+    if protocol == "tls" or (protocol in ("", "tcp") and _is_here(host)):
+        return
+    raise InvalidValueError(
+        argument("scheduler"), "tls://HOST:PORT (with Dask's TLS settings), or tcp://127.0.0.1:PORT", scheduler
+    )
+
+
+def _is_here(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+@contextlib.contextmanager
+def _local_cluster(distributed: Any, workers: int) -> Iterator[Any]:
+    """Processes of this machine, reachable from it alone.
+
+    Dask always opens an HTTP server, for its dashboard or without one; here it has no pages and a port of the
+    system's choosing.
+    """
+    import dask
+
+    no_pages = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    with (
+        dask.config.set(no_pages),
+        _nothing_from_here(),
+        distributed.LocalCluster(
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            worker_dashboard_address="127.0.0.1:0",
+            silence_logs=40,
+        ) as cluster,
+    ):
+        yield cluster
