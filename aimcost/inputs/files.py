@@ -240,6 +240,17 @@ def write_bytes_atomically(path: str | Path, content: bytes) -> None:
         Path(temporary).write_bytes(content)
 
 
+def _mode_for(target: Path) -> int:
+    """The permissions of the file that is replaced, or those of a new file under the process's umask."""
+    try:
+        return target.stat().st_mode & 0o777
+    except FileNotFoundError:
+        # The umask can be read by setting it alone; for that moment no file is open to more than its owner.
+        mask = os.umask(0o077)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[str]:
     """A temporary file beside `target` that replaces it on success and is removed on failure.
@@ -258,7 +269,7 @@ def replacing(target: Path) -> Iterator[str]:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp keeps it to its owner
+        os.chmod(temporary, _mode_for(target))  # mkstemp lets its owner alone read it
         os.replace(temporary, target)
         temporary = None
     except OSError as error:

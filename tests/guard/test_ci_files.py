@@ -51,7 +51,10 @@ def run_check(folder: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
     script, values = step("check"), {key: str(value["default"]) for key, value in ACTION["inputs"].items()}
     values.update(inputs)
     environment = dict(os.environ)
+    environment["BIN"] = str(folder / "bin")
     for variable, expression in script["env"].items():
+        if variable == "BIN":
+            continue
         (name,) = re.fullmatch(r"\$\{\{ inputs\.([a-z-]+) \}\}", expression).groups()  # type: ignore[union-attr]
         environment[variable] = values[name]
     environment.update(GITHUB_OUTPUT=str(folder / "output"), GITHUB_STEP_SUMMARY=str(folder / "summary.md"))
@@ -77,6 +80,43 @@ def test_the_action_passes_and_fails_as_the_check_does(project: Path) -> None:
     assert run_check(project, runs="--update a.yaml").returncode == 2
     assert run_check(project, runs="b.yaml\na.yaml", tolerance="100%").returncode == 0
     assert run_check(project, baseline="none.json").returncode == 2
+
+
+@needs_bash
+def test_the_action_installs_beside_the_jobs_python(tmp_path: Path) -> None:
+    """Into an environment of its own, importing nothing that the checked-out folder holds."""
+    checkout, temporary = tmp_path / "checkout", tmp_path / "temporary"
+    for folder in (checkout, temporary):
+        folder.mkdir()
+    for name in ("pip", "venv", "ensurepip", "yaml", "runpy"):
+        (checkout / f"{name}.py").write_text("open('ran', 'a').write(__name__)", encoding="utf-8")
+    step = next(step for step in ACTION["runs"]["steps"] if step.get("id") == "install")
+    environment = {
+        **os.environ,
+        "PYTHON": sys.executable,
+        "AIMCOST_INSTALL": "--help",  # what is installed is no matter here, and building it needs an index,
+        "RUNNER_TEMP": str(temporary),
+        "GITHUB_OUTPUT": str(tmp_path / "output"),
+    }
+    command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+    assert not (checkout / "ran").exists()
+    assert (tmp_path / "output").read_text(encoding="utf-8") == f"bin={temporary}/aimcost/bin\n"
+    python = next(step for step in ACTION["runs"]["steps"] if step.get("id") == "python")
+    assert python["with"]["update-environment"] is False
+
+
+def test_actions_are_pinned_and_workflows_may_only_read() -> None:
+    """A tag can be moved; a commit cannot."""
+    files = [ROOT / "action.yml", *sorted((ROOT / ".github" / "workflows").glob("*.yml"))]
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        for used in re.findall(r"uses: (.*)", text):
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}  # v[\d.]+", used), f"{file.name}: {used}"
+        if file.name != "action.yml":
+            assert yaml.safe_load(text)["permissions"] == {"contents": "read"}, file.name
 
 
 @needs_bash

@@ -155,6 +155,26 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path) == ["r.json"]
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o027, 0o640)])
+def test_a_new_file_is_as_open_as_the_umask_says(tmp_path: Path, mask: int, mode: int) -> None:
+    path, before = tmp_path / "r.json", os.umask(mask)
+    try:
+        write_atomically(path, "{}")
+        assert path.stat().st_mode & 0o777 == mode
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o664])
+def test_a_replaced_file_stays_as_open_as_it_was(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "r.json"
+    path.touch()
+    path.chmod(mode)
+    write_atomically(path, "{}")
+    assert path.stat().st_mode & 0o777 == mode
+
+
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     text = record(sample(), sample(1)).to_json().rstrip()
     path = tmp_path / "r.json"
