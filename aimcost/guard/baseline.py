@@ -59,6 +59,7 @@ class _Facts(StrictModel):
     hardware: dict[str, Any]
     card: dict[str, Any] = Field(default_factory=dict)
     settings: dict[str, Any]
+    files: dict[str, str] = Field(default_factory=dict)
 
 
 class _Entry(StrictModel):

@@ -121,7 +121,8 @@ def check(
     Raises
     ------
     AimcostError
-        Bad input, a baseline that is damaged included: nothing is written then.
+        Bad input, a baseline that is damaged included: nothing is written then. A file of the user that stands
+        in place of a shipped one, which the baseline did not record.
     """
     if update and baseline is None:
         raise InvalidValueError(argument("baseline"), f"given with {argument('update')}", None)
@@ -139,6 +140,9 @@ def check(
         raise InvalidValueError(argument("runs"), f"given: run files, or a {argument('baseline')} with entries", None)
     estimates = {name: _priced(name, overrides or {}) for name in names}
     entries = {name: entry_of(estimate) for name, estimate in estimates.items()}
+    if not update:
+        for name, entry in entries.items():
+            _check_files(name, entry, held["runs"].get(name))
     if baseline is None and not any(_budgets(estimate) for estimate in estimates.values()):
         raise InvalidValueError(argument("baseline"), "given when no run has budgets", None)
     checked = tuple(
@@ -160,6 +164,19 @@ def _priced(name: str, overrides: Mapping[str, Any]) -> Estimate:
     run = load_run(name, overrides)
     require_hardware(run.hardware)
     return estimate_run(run)
+
+
+def _check_files(name: str, entry: Mapping[str, Any], before: Mapping[str, Any] | None) -> None:
+    """Refuse a profile, model or stack that replaces a shipped one unseen: it could make any budget hold."""
+    recorded = {} if before is None else before["facts"].get("files", {})
+    for key, path in entry["facts"].get("files", {}).items():
+        if recorded.get(key) != path:
+            raise InvalidValueError(
+                key,
+                f"one that aimcost ships, a path, or recorded in the baseline ({argument('update')})",
+                f"{path}, in place of the shipped file of that name",
+                where=name,
+            )
 
 
 def _compared(

@@ -11,13 +11,15 @@ from ..pricing.result import Estimate
 __all__ = ["FIGURES", "entry_of"]
 
 # Parts that only explain another part, and have no digest.
-_EXPLAIN = ("method", "card")
+_EXPLAIN = ("method", "card", "files")
 FIGURES = ("flops", "kv_bytes", "peak_bytes", "tpot_s", "ttft_s")
 
 
 def entry_of(estimate: Estimate) -> dict[str, Any]:
     """What a baseline holds of a run."""
     facts = run_facts(estimate.run)
+    if files := estimate.run.hidden_files():
+        facts["files"] = files
     operations = _operations(estimate)
     digests = {part: digest(values) for part, values in facts.items() if part not in _EXPLAIN}
     return {

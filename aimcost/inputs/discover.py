@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import FileFormatError, UnknownNameError
 
-__all__ = ["KINDS", "estimator_names", "find", "is_file", "method_names", "names"]
+__all__ = ["KINDS", "estimator_names", "find", "is_file", "method_names", "names", "not_shipped"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 _METHODS, _ESTIMATORS = str(PACKAGE / "methods"), str(PACKAGE / "pricing" / "estimators")
@@ -102,6 +102,22 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
         # cards that were measured before those that inherit
         visible.sort(key=lambda one: "\ncalibration:" not in known[one].read_text(encoding="utf-8"))
     raise UnknownNameError(kind, name, visible, where=where)
+
+
+def not_shipped(kind: str, given: object) -> tuple[Path, bool] | None:
+    """The file that a name stands for where the project did not ship it, and whether it hides one that it did.
+
+    None for what is no name (a path, a mapping), for an unknown name, and for the project's own files.
+    """
+    if not isinstance(given, str) or "/" in given or given.endswith((".yaml", ".yml", ".json")):
+        return None
+    *others, own = search_path()
+    for root in others:
+        for suffix in _SUFFIXES.get(kind, _YAML):
+            path = root / KINDS[kind] / f"{given}{suffix}"
+            if is_file(path) and root.resolve() != own.resolve():
+                return path, any(is_file(own / KINDS[kind] / f"{given}{s}") for s in _SUFFIXES.get(kind, _YAML))
+    return None
 
 
 def estimator_names() -> list[str]:

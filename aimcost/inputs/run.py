@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,10 @@ class Run:
         document: dict[str, Any] = self._file.dump(given=True, exclude_none=True)
         return document
 
+    def hidden_files(self) -> dict[str, str]:
+        """Files of the user that stand in place of one that aimcost ships under the same name, by key of the run."""
+        return {key: _shown(path) for key, path, hides in _own_files(self._file) if hides}
+
     def hf_config(self) -> dict[str, Any]:
         """The HF-style configuration of the model, for building it."""
         return model_config(self._file.model)
@@ -253,6 +257,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         host_time=before.host_time if before is not None else True,
         source=source,
         notes=(
+            *_file_notes(file),
             *model.notes,
             *notes,
             *_context_note(model, schedule, workload),
@@ -263,6 +268,27 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         _file=file,
         _workload_notes=notes,
     )
+
+
+def _own_files(file: RunFile) -> Iterator[tuple[str, Path, bool]]:
+    """Key, path, and whether it hides a shipped file, of each name that the user's own folders answer."""
+    for key, given in (("model", file.model), ("hardware", file.hardware), ("stack", file.stack)):
+        if (found := discover.not_shipped(key, given)) is not None:
+            yield key, *found
+
+
+def _file_notes(file: RunFile) -> list[str]:
+    return [
+        f"{key} {path.stem} is read from {_shown(path)}"
+        + (", in place of the file that aimcost ships under that name" if hides else "")
+        for key, path, hides in _own_files(file)
+    ]
+
+
+def _shown(path: Path) -> str:
+    """A path as the folder it is used in sees it."""
+    folder = Path.cwd()
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
 def _context_note(model: ModelSpec, schedule: Schedule, workload: Workload) -> tuple[str, ...]:

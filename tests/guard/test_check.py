@@ -448,3 +448,34 @@ def test_the_job_summary(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         guarding._append_summary("x")
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
     guarding._append_summary("nowhere")
+
+
+SHADOWS = [("hardware", "hardware_profiles", "nvidia_l4"), ("stack", "configs/stacks", "vllm")]
+
+
+@pytest.mark.parametrize(("key", "folder", "name"), SHADOWS, ids=[key for key, *_ in SHADOWS])
+def test_a_file_that_hides_a_shipped_one_is_not_taken_unseen(place: Path, key: str, folder: str, name: str) -> None:
+    """A profile of twice the speed, added beside a failing budget, would let it pass."""
+    run = {**changed("hardware", "nvidia_l4"), "estimator": "calibrated", key: name}
+    write({**run, "budgets": {"max_ttft_ms": 1e6}})
+    assert check(["run.yaml"]).ok
+    shipped = Path(__file__).resolve().parents[2] / folder / f"{name}.yaml"
+    (place / folder).mkdir(parents=True)
+    (place / folder / f"{name}.yaml").write_text(shipped.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(InvalidValueError, match=f"run.yaml: '{key}' must be one that aimcost ships.*{folder}/{name}"):
+        check(["run.yaml"])
+    with pytest.raises(InvalidValueError, match="in place of the shipped file of that name"):
+        check(["run.yaml"], baseline="base.json")
+    check(["run.yaml"], baseline="base.json", update=True)
+    assert load_baseline("base.json")["runs"]["run.yaml"]["facts"]["files"] == {key: f"{folder}/{name}.yaml"}
+    assert check(["run.yaml"], baseline="base.json").ok
+    (note,) = [note for note in load_run("run.yaml").notes if "in place of" in note]
+    assert note.startswith(f"{key} {name} is read from {folder}/{name}.yaml")
+
+
+def test_a_profile_of_ones_own_is_named_and_taken(place: Path) -> None:
+    (place / "hardware_profiles").mkdir()
+    (place / "hardware_profiles" / "mine.yaml").write_text(yaml.safe_dump({**MACHINE, "name": "mine"}))
+    write({**changed("hardware", "mine"), "budgets": {"max_ttft_ms": 1e6}})
+    assert check(["run.yaml"]).ok
+    assert "hardware mine is read from hardware_profiles/mine.yaml" in load_run("run.yaml").notes
