@@ -187,7 +187,7 @@ def _local_cluster(distributed: Any, workers: int) -> Iterator[Any]:
     """
     import dask
 
-    no_pages = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    no_pages: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
     with (
         dask.config.set(no_pages),
         _nothing_from_here(),
