@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from .common import (
     AttentionFlag,
@@ -66,7 +67,7 @@ def evidence(
 @app.command("import")
 def import_(
     context: Context,
-    file: Annotated[Path, Argument(metavar="FILE", help="Result file of another benchmark (JSON).")],
+    files: Annotated[list[Path], Argument(metavar="FILE...", help="Result files of another benchmark (JSON).")],
     model: ModelFlag = None,
     hardware: Annotated[str | None, Option(help="Hardware profile of the machine that was timed.")] = None,
     stack: Annotated[str | None, Option(help="Software stack that was timed (see `aimcost list stacks`).")] = None,
@@ -83,31 +84,48 @@ def import_(
     pp: PipelineFlag = None,
     settings: SettingsOption = None,
     quantity: Annotated[str | None, Option(metavar="NAME", help="Import one quantity only: ttft, tpot or e2e.")] = None,
-    output: Annotated[Path | None, Option("-o", "--output", metavar="FILE", help="Write the timings (.jsonl).")] = None,
+    metric: Annotated[
+        str | None, Option(metavar="NAME", help="Import one metric of each accuracy benchmark only.")
+    ] = None,
+    output: Annotated[
+        Path | None, Option("-o", "--output", metavar="FILE", help="Write the timings (.jsonl) or the scores (.csv).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Import results of other benchmarks as timings.
+    """Import results of other benchmarks: timings or scores.
 
-    Reads vllm bench, guidellm, aiperf and optimum-benchmark, and compares each timing with its prediction.
+    Timings of vllm bench, guidellm, aiperf and optimum-benchmark are compared with their predictions. Scores of
+    lmms-eval and VLMEvalKit become the table that `aimcost plan --accuracy` takes.
     """
     from ..evidence.formats import import_file
+    from ..evidence.formats.accuracy import import_scores, score_lines
     from ..evidence.joining import join
     from ..evidence.timings import timing_lines
     from ..inputs.files import write_atomically
     from ..inputs.run import SHORT_KEYS
-    from ..report.evidence import imported_text, joined_dict
+    from ..report.evidence import imported_scores_text, imported_text, joined_dict
     from ..report.export import to_json
 
     named = {key: context.params[key] for key in _KEYS}
     given = keys_of(settings or [], **{SHORT_KEYS.get(key, key): value for key, value in named.items()})
-    imported = import_file(file, given, quantity=quantity)
-    rows = join(imported.timings)
-    if output is not None:
-        write_atomically(output, timing_lines(imported.timings))
-    if as_json:
-        print(to_json({"tool": imported.tool, "rows": [joined_dict(r) for r in rows], "notes": list(imported.notes)}))
+    scores = import_scores(files, given, metric=metric)
+    if scores is not None:
+        lines, text = score_lines(scores.scores), imported_scores_text(scores)
+        tools, notes = list(scores.tools), list(scores.notes)
+        rows: list[Any] = [asdict(row) for row in scores.scores]
     else:
-        print(imported_text(imported, rows) + (f"\nwritten: {output}" if output is not None else ""))
+        imports = [import_file(file, given, quantity=quantity) for file in files]
+        lines = timing_lines(timing for each in imports for timing in each.timings)
+        tools, notes = [each.tool for each in imports], [note for each in imports for note in each.notes]
+        joined = [join(each.timings) for each in imports]
+        rows = [joined_dict(row) for each in joined for row in each]
+        text = "\n\n".join(imported_text(*each) for each in zip(imports, joined, strict=True))
+    if output is not None:
+        write_atomically(output, lines)
+    if as_json:
+        print(to_json({"tool": ", ".join(dict.fromkeys(tools)), "rows": rows, "notes": notes}))
+    else:
+        print(text + (f"\nwritten: {output}" if output is not None else ""))
 
 
 _KEYS = (

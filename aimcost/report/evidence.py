@@ -9,9 +9,11 @@ from typing import Any
 
 from ..evidence.evidence import Bar, Evidence
 from ..evidence.formats import Imported
+from ..evidence.formats.accuracy import ImportedScores
 from ..evidence.held_out import Refit
 from ..evidence.joining import Joined, Speedup
 from ..evidence.scores import Interval, Score
+from ..inputs.method_arguments import method_arguments
 from ..units import KILO, format_seconds
 from .text import table
 
@@ -20,6 +22,7 @@ __all__ = [
     "evidence_dict",
     "evidence_text",
     "figures_text",
+    "imported_scores_text",
     "imported_text",
     "joined_dict",
     "kernels_text",
@@ -167,6 +170,22 @@ def imported_text(imported: Imported, rows: Sequence[Joined]) -> str:
     headers = ["timing", "quantity", "measured", "predicted", "80 % band", "error", ""]
     notes = [f"note: {note}" for note in imported.notes]
     return "\n".join([f"{imported.tool}, priced under stack {stacks}", "", table(cells, headers, left=2), *notes])
+
+
+def imported_scores_text(imported: ImportedScores) -> str:
+    """One row per score of some result files."""
+    cells = [
+        [
+            method_arguments(row.method),
+            row.benchmark,
+            f"{row.score:.4g}",
+            "" if not row.vanilla else f"{row.score / row.vanilla:.1%}",
+        ]
+        for row in imported.scores
+    ]
+    headers = ["method", "benchmark", "score", "of unreduced"]
+    notes = [f"note: {note}" for note in imported.notes]
+    return "\n".join([", ".join(imported.tools), "", table(cells, headers, left=2), *notes])
 
 
 def evidence_dict(evidence: Evidence) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ...inputs.run import merge_overrides
 from ...units import MEGA
 from ..timings import TPOT, Timing
 from . import aiperf, guidellm, optimum, vllm
+from .accuracy import SCORED
 from .result import Result
 
 __all__ = ["Imported", "import_file"]
@@ -53,7 +54,7 @@ def import_file(path: Path, given: Mapping[str, Any], *, quantity: str | None = 
     data = read_mapping(path, limit=_MAX_BYTES)
     tool = next((tool for tool in _TOOLS if tool.wrote(data)), None)
     if tool is None:
-        known = ", ".join(tool.name for tool in _TOOLS)
+        known = ", ".join((*(tool.name for tool in _TOOLS), *SCORED))
         raise FileFormatError(f"{path}: not a result file that aimcost reads ({known})")
     try:
         results = tool.read(data, plain(given))
