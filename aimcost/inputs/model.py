@@ -94,7 +94,25 @@ def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> M
     if is_traced(config):
         return traced_model(config, name=name, where=where)
     kind = config.get("model_type")
-    if isinstance(kind, str) and kind not in FAMILIES and transformers_knows(kind):
-        config = {key: value for key, value in config.items() if key != "name"}
-        return traced_model(traced_config(config), name=name, where=where)
+    if isinstance(kind, str) and not _has_reader(kind, config) and transformers_knows(kind):
+        kept_apart = ("name", "preprocessor")
+        traced = traced_config({key: value for key, value in config.items() if key not in kept_apart})
+        return traced_model(traced, name=name, where=where, preprocessor=config.get("preprocessor"))
     return model_spec(config, name=name, where=where, source=source)
+
+
+# Families of several language models and towers, of which their readers take the usual ones.
+_OPEN = ("llava", "llava_next", "llava_onevision", "internvl")
+
+
+def _has_reader(kind: str, config: Mapping[str, Any]) -> bool:
+    """Whether a family's reader takes the configuration: not LLaVA on Pixtral's tower, or on a type without one."""
+    if kind not in _OPEN:
+        return kind in FAMILIES
+    text, vision = (_section_type(config.get(key)) for key in ("text_config", "vision_config"))
+    return (text in FAMILIES or not transformers_knows(text)) and vision != "pixtral"
+
+
+def _section_type(section: Any) -> str:
+    """The ``model_type`` of a section; empty where it has none."""
+    return str(section.get("model_type") or "") if isinstance(section, Mapping) else ""

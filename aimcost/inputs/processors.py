@@ -19,6 +19,7 @@ from . import discover
 from .files import Stamp, read_mapping, stamp_of
 from .hf.reader import Reader
 from .schema import MAX_COUNT, WorkloadFile
+from .traced_images import BY_PIXELS
 
 __all__ = [
     "preprocessor_section",
@@ -37,6 +38,8 @@ IMAGE_FILE, VIDEO_FILE, PROCESSOR_FILE = (
 # Families whose `size` is a number of pixels (the Qwen-VL processors); elsewhere it is the tower's input.
 _BY_PIXELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 MAX_PIXELS = 10**13
+# Whether images are cut at all.
+_FLAGS = ("crop_to_patches", "use_thumbnail", "do_image_splitting", "do_pan_and_scan", "split_image")
 # A run's own limits.
 _LIMITS = ("min_pixels", "max_pixels", "total_pixels", "min_frames", "max_frames")
 
@@ -63,9 +66,11 @@ def processor_keys(folder: Path, kind: str) -> dict[str, Any]:
     image, video = _section(folder, "image_processor", IMAGE_FILE), _section(folder, "video_processor", VIDEO_FILE)
     keys: dict[str, Any] = {}
     if image is not None:
-        if kind in _BY_PIXELS:
+        if kind in (*_BY_PIXELS, *BY_PIXELS):
             keys.update(_pixels(image, ""))
-        _copy(keys, image, "min_patches", "max_patches", "image_grid_pinpoints")
+        elif image.get("size") is not None:
+            _edges(keys, image)
+        _copy(keys, image, "min_patches", "max_patches", "image_grid_pinpoints", *_FLAGS)
     if video is not None:
         if kind in _BY_PIXELS:
             keys.update(_pixels(video, "video_"))
@@ -95,6 +100,14 @@ def _pixels(reader: Reader, prefix: str) -> dict[str, int]:
     return keys
 
 
+def _edges(keys: dict[str, Any], image: Reader) -> None:
+    """The longest edge in pixels, and that of a tile."""
+    for key, name in (("longest_edge", "size"), ("max_image_size", "max_image_size")):
+        section = image.get(name)
+        if isinstance(section, Mapping) and section.get("longest_edge") is not None:
+            keys[key] = image.section(name).count("longest_edge")
+
+
 def _copy(keys: dict[str, Any], reader: Reader, *names: str) -> None:
     for name in names:
         value = reader.get(name)
@@ -102,7 +115,7 @@ def _copy(keys: dict[str, Any], reader: Reader, *names: str) -> None:
             continue
         if name == "fps":
             keys[name] = reader.number(name)
-        elif name == "cap_pixels_per_frame":
+        elif name == "cap_pixels_per_frame" or name in _FLAGS:
             keys[name] = reader.flag(name, False)
         else:
             keys[name] = value if name == "image_grid_pinpoints" else reader.count(name)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Literal, TypeVar
 
 from ..errors import InvalidValueError
-from ..types import DecoderSpec, ModelSpec
+from ..types import DecoderSpec, ModelSpec, VisionSpec
 from ..types.expression import Expression
 from ..types.strict import Bounds, Strict, made
-from ..types.traced import Group, TracedDecoder, TracedLayer, TracedOp
+from ..types.traced import Group, TracedDecoder, TracedLayer, TracedOp, TracedTower
 from .schema import NonNegative, validate
+from .traced_images import projector_of, resolution_of
 
 __all__ = ["SCHEMA", "TracedFile", "is_traced", "traced_model"]
 
@@ -85,10 +87,41 @@ class TracedDecoderFile(Strict):
     outer_parameters: NonNegative
 
 
+class TracedTowerLayerFile(Strict):
+    """A run of equal layers of a tower: described here, or the same as an earlier entry."""
+
+    repeat: Count
+    same_as: Annotated[int, Bounds(ge=0)] | None = None
+    ops: list[TracedOpFile] = made(list)
+    alive: list[Size] = made(list)
+
+
+class TracedTowerFile(Strict):
+    """A vision tower and its projector, by images and patches of an image.
+
+    `side` is that of an image in patches, zero where the tower takes any grid of them; `merge` the side
+    of the square of patches that becomes one visual token there.
+    """
+
+    hidden: Count
+    intermediate: Count
+    heads: Count
+    patch_size: Count
+    image_size: Annotated[int, Bounds(ge=0, le=100_000)] = 0
+    side: Annotated[int, Bounds(ge=0, le=100_000)]
+    merge: Count
+    parameters: NonNegative
+    tokens: Size
+    layers: Annotated[list[TracedTowerLayerFile], Bounds(min_length=1)]
+    before: list[TracedOpFile]
+    after: list[TracedOpFile]
+
+
 class TracedPartsFile(Strict):
     """The parts of a model."""
 
     decoder: TracedDecoderFile
+    tower: TracedTowerFile | None = None
 
 
 class TracedFile(Strict):
@@ -109,8 +142,15 @@ def is_traced(data: Mapping[str, Any]) -> bool:
     return "parts" in data and "architecture" in data
 
 
-def traced_model(data: Mapping[str, Any], *, name: str, where: str) -> ModelSpec:
+def traced_model(
+    data: Mapping[str, Any], *, name: str, where: str, preprocessor: Mapping[str, Any] | None = None
+) -> ModelSpec:
     """The model that a file describes.
+
+    Parameters
+    ----------
+    preprocessor
+        What the checkpoint's processor files say, as `aimcost.inputs.processors.processor_keys` reads them.
 
     Raises
     ------
@@ -121,27 +161,14 @@ def traced_model(data: Mapping[str, Any], *, name: str, where: str) -> ModelSpec
         raise InvalidValueError("schema", f"{SCHEMA}: what this release reads", data.get("schema"), where=where)
     file = validate(TracedFile, {key: value for key, value in data.items() if key != "schema"}, where=where)
     decoder = file.parts.decoder
-    kinds: list[TracedLayer] = []
-    order: list[int] = []
-    kind_of: dict[int, int] = {}
-    for index, entry in enumerate(decoder.layers):
-        place = f"parts.decoder.layers.{index}"
-        if entry.same_as is not None:
-            if entry.same_as not in kind_of:
-                raise InvalidValueError(f"{place}.same_as", "an earlier entry with ops", entry.same_as, where=where)
-            kind_of[index] = kind_of[entry.same_as]
-        else:
-            kind_of[index] = len(kinds)
-            kinds.append(_layer(entry, place, where))
-        order += [kind_of[index]] * entry.repeat
-    unknown = dict.fromkeys(op.name for kind in kinds for op in (*kind.ops, *kind.decode) if op.kind == "unknown")
+    kinds, order = _unfolded(decoder.layers, "parts.decoder.layers", where, _layer)
     traced = TracedDecoder(
-        kinds=tuple(kinds),
-        order=tuple(order),
+        kinds=kinds,
+        order=order,
         before=_ops(decoder.before, "parts.decoder.before", where),
         after=_ops(decoder.after, "parts.decoder.after", where),
         outer_parameters=decoder.outer_parameters,
-        unknown=tuple(unknown),
+        unknown=_unknown(kinds),
     )
     spec = DecoderSpec(
         hidden=decoder.hidden,
@@ -153,12 +180,81 @@ def traced_model(data: Mapping[str, Any], *, name: str, where: str) -> ModelSpec
         vocab=decoder.vocab,
         traced=traced,
     )
-    return ModelSpec(
+    model = ModelSpec(
         name=name,
         family=file.architecture,
         decoder=spec,
         source=f"traced from transformers {file.transformers}",
         notes=tuple(file.notes),
+    )
+    return model if file.parts.tower is None else _with_tower(model, file, file.parts.tower, preprocessor, where)
+
+
+def _with_tower(
+    model: ModelSpec, file: TracedFile, given: TracedTowerFile, preprocessor: Mapping[str, Any] | None, where: str
+) -> ModelSpec:
+    kinds, order = _unfolded(given.layers, "parts.tower.layers", where, _tower_layer)
+    tower = TracedTower(
+        kinds=kinds,
+        order=order,
+        before=_ops(given.before, "parts.tower.before", where),
+        after=_ops(given.after, "parts.tower.after", where),
+        parameters=given.parameters,
+        tokens=_expression(given.tokens, "parts.tower.tokens", where),
+        unknown=_unknown(kinds),
+    )
+    vision = VisionSpec(
+        hidden=given.hidden,
+        intermediate=given.intermediate,
+        layers=len(order),
+        stored_layers=len(order),
+        heads=given.heads,
+        image_size=given.side * given.patch_size,
+        patch_size=given.patch_size,
+        post_norm=False,
+        traced=tower,
+    )
+    projector = projector_of(vision, given.merge)
+    config = {**file.config, **({"preprocessor": dict(preprocessor)} if preprocessor else {})}
+    rule = resolution_of(file.architecture, config, vision, given.image_size, where)
+    return replace(model, vision=vision, projector=projector, resolution=rule)
+
+
+_Entry = TypeVar("_Entry", TracedLayerFile, TracedTowerLayerFile)
+
+
+def _unfolded(
+    entries: Sequence[_Entry], key: str, where: str, read: Callable[[_Entry, str, str], TracedLayer]
+) -> tuple[tuple[TracedLayer, ...], tuple[int, ...]]:
+    """Kinds of layer, and the kind of each layer."""
+    kinds: list[TracedLayer] = []
+    order: list[int] = []
+    kind_of: dict[int, int] = {}
+    for index, entry in enumerate(entries):
+        place = f"{key}.{index}"
+        if entry.same_as is not None:
+            if entry.same_as not in kind_of:
+                raise InvalidValueError(f"{place}.same_as", "an earlier entry with ops", entry.same_as, where=where)
+            kind_of[index] = kind_of[entry.same_as]
+        else:
+            kind_of[index] = len(kinds)
+            kinds.append(read(entry, place, where))
+        order += [kind_of[index]] * entry.repeat
+    return tuple(kinds), tuple(order)
+
+
+def _unknown(kinds: Sequence[TracedLayer]) -> tuple[str, ...]:
+    ops = (op for kind in kinds for op in (*kind.ops, *kind.decode))
+    return tuple(dict.fromkeys(op.name for op in ops if op.kind == "unknown"))
+
+
+def _tower_layer(entry: TracedTowerLayerFile, place: str, where: str) -> TracedLayer:
+    if not entry.ops:
+        raise InvalidValueError(f"{place}.ops", "given", [], where=where)
+    return TracedLayer(
+        parameters=0.0,
+        ops=_ops(entry.ops, f"{place}.ops", where),
+        alive=tuple(_elements(size, f"{place}.alive", where) for size in entry.alive),
     )
 
 

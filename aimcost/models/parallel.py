@@ -56,6 +56,9 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
     if parallel.pp > decoder.layers:
         raise InvalidValueError("parallel.pp", f"at most {model.name}'s {decoder.layers} layers", parallel.pp)
     vision = model.vision
+    if parallel.tower == "sharded" and vision is not None and vision.traced is not None:
+        allowed = f"replicated or data: a trace does not say how {model.name}'s tower is split"
+        raise InvalidValueError("parallel.tower", allowed, "sharded")
     if parallel.tower == "sharded" and vision is not None:
         for what, count in (("tower heads", vision.heads), ("tower MLP columns", vision.intermediate)):
             if count % tp:

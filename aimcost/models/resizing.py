@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..errors import InvalidValueError
 
-__all__ = ["Size", "best_grid", "frame_share", "smart_resize", "tile_grid", "unpadded", "volume_share"]
+__all__ = [
+    "Size",
+    "at_least",
+    "best_grid",
+    "canvas_grid",
+    "covering_grid",
+    "edge_grid",
+    "frame_share",
+    "smart_resize",
+    "tile_grid",
+    "unpadded",
+    "volume_share",
+    "within_edge",
+]
 
 Size = tuple[int, int]
 # The ratio of sides above which Qwen-VL's processors refuse an image.
@@ -35,6 +50,93 @@ def smart_resize(size: Size, *, factor: int, pixels: tuple[int, int], frames: in
         scale = math.sqrt(least / (frames * height * width))
         high, wide = (math.ceil(side * scale / factor) * factor for side in (height, width))
     return wide, high
+
+
+def at_least(size: Size, factor: int) -> Size:
+    """A size of which both sides have a block of `factor` pixels, scaled up where one had none."""
+    if min(size) >= factor:
+        return size
+    scale = max(factor / size[0], factor / size[1])
+    return int(size[0] * scale), int(size[1] * scale)
+
+
+def within_edge(size: Size, *, edge: int, factor: int) -> Size:
+    """Pixtral: scaled down to a longest edge of `edge` pixels, then rounded up to whole blocks.
+
+    Source: `get_resize_output_image_size` of transformers' PixtralImageProcessor.
+    """
+    ratio = max(side / edge for side in size)
+    if ratio > 1:
+        size = (math.floor(size[0] / ratio), math.floor(size[1] / ratio))
+    wide, high = ((side - 1) // factor * factor + factor for side in size)
+    return wide, high
+
+
+def edge_grid(size: Size, *, edge: int, side: int) -> tuple[int, int]:
+    """Idefics3: (columns, rows) of tiles that cover the image, its longest edge scaled to `edge` pixels.
+
+    Source: `get_number_of_image_patches` of transformers' Idefics3ImageProcessor.
+    """
+    width, height = size
+    aspect = width / height
+    if width >= height:
+        width, height = edge, int(edge / aspect)
+        height += height % 2
+    else:
+        width, height = int(edge * aspect), edge
+        width += width % 2
+    width, height = max(width, 1), max(height, 1)
+    # sides above 4096 are scaled down once more
+    longest = 4096
+    if max(width, height) > longest:
+        aspect = width / height
+        width, height = (longest, int(longest / aspect)) if width >= height else (int(longest * aspect), longest)
+    return max(1, math.ceil(width / side)), max(1, math.ceil(height / side))
+
+
+def canvas_grid(size: Size, *, side: int, most: int) -> tuple[int, int]:
+    """Llama 4: (columns, rows) of at most `most` tiles that enlarges the image least, else shrinks it least.
+
+    Of canvases with one scale the smallest; scales are compared in single precision. Source: `get_best_fit` of
+    transformers' Llama4ImageProcessor.
+    """
+    width, height = size
+    grids = [(columns, rows) for columns in range(1, most + 1) for rows in range(1, most // columns + 1)]
+    single = np.float32
+    scales = [min(single(g[0] * side) / single(width), single(g[1] * side) / single(height)) for g in grids]
+    larger = [scale for scale in scales if scale >= 1]
+    chosen = min(larger) if larger else max(scales)
+    return min((g for g, scale in zip(grids, scales, strict=True) if scale == chosen), key=lambda g: g[0] * g[1])
+
+
+def covering_grid(size: Size, *, side: int, most: int) -> tuple[int, int]:
+    """Ovis2: the fewest tiles of which each, at `side` pixels, covers its part of the image to over nine tenths.
+
+    Source: `get_min_tile_covering_grid` of transformers' Ovis2ImageProcessor, which takes the pair that it counts as
+    (rows, columns) for (columns, rows); this returns what it returns.
+    """
+    width, height = size
+    found = []
+    for grid in sorted(
+        ((i, j) for i in range(1, most + 1) for j in range(1, most // i + 1)), key=lambda grid: grid[0] * grid[1]
+    ):
+        area = sum(_covered(wide, high, side) for wide in _parts(width, grid[1]) for high in _parts(height, grid[0]))
+        found.append((grid, area / (width * height)))
+    enough = [(grid[0] * grid[1], -share, grid) for grid, share in found if share > 0.9]
+    if enough:
+        return min(enough, key=lambda entry: entry[:2])[2]
+    return min(found, key=lambda entry: (-entry[1], entry[0][0] * entry[0][1]))[0]
+
+
+def _parts(length: int, count: int) -> list[int]:
+    """Whole parts of a length, the rest with the last one."""
+    each = length // count
+    return [*[each] * (count - 1), length - each * (count - 1)]
+
+
+def _covered(wide: int, high: int, side: int) -> float:
+    longer, shorter = max(wide, high), float(min(wide, high))
+    return side * (shorter / longer * side) if longer > side else longer * shorter
 
 
 def frame_share(pixels: tuple[int, int], *, budget: int, frames: int, temporal: int) -> tuple[int, int]:

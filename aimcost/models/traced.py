@@ -17,7 +17,7 @@ from ..ops.cost import Array, Cost
 from ..ops.op import Op, OpCost, Place
 from ..ops.reduction import gather
 from ..types.formats import Widths
-from ..types.traced import TracedDecoder, TracedLayer, TracedOp
+from ..types.traced import TracedDecoder, TracedLayer, TracedOp, TracedTower
 
 __all__ = [
     "cache_elements",
@@ -26,6 +26,9 @@ __all__ = [
     "outer_ops",
     "parameters",
     "peak_elements",
+    "tower_layer_ops",
+    "tower_outer_ops",
+    "tower_peak_elements",
 ]
 
 
@@ -57,6 +60,30 @@ def outer_ops(
         for each, cost in _op(op, counts, widths, kernel="flash", onchip_bytes=0.0, place=place):
             yield replace(each, reads=before), cost
             before = (each.name,)
+
+
+def tower_layer_ops(
+    layer: TracedLayer, widths: Widths, *, images: float, patches: float, kernel: str, onchip_bytes: float
+) -> Iterator[OpCost]:
+    """Ops of a tower's layer on `images` inputs of `patches` patches each."""
+    counts = {"images": images, "patches": patches, "kv": patches}
+    for op in layer.ops:
+        yield from _op(op, counts, widths, kernel=kernel, onchip_bytes=onchip_bytes, place="layer")
+
+
+def tower_outer_ops(
+    ops: tuple[TracedOp, ...], widths: Widths, *, images: float, patches: float, kernel: str, place: Place
+) -> Iterator[OpCost]:
+    """Ops ahead of a tower's layers, or behind them: the projector's are of group ``projector``."""
+    counts = {"images": images, "patches": patches, "kv": patches}
+    for op in ops:
+        yield from _op(op, counts, widths, kernel=kernel, onchip_bytes=0.0, place=place)
+
+
+def tower_peak_elements(tower: TracedTower, *, images: float, patches: float) -> float:
+    """Elements of activations alive together in a tower's layers, under fused attention."""
+    counts = {"images": images, "patches": patches, "kv": patches}
+    return max(float(expression(counts)) for kind in tower.kinds for expression in kind.alive)
 
 
 def cache_elements(layer: TracedLayer, *, batch: float, tokens: Array) -> Array:

@@ -12,7 +12,20 @@ from dataclasses import dataclass, replace
 from ..errors import InvalidValueError
 from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, TowerLoad, VisionSpec, Workload
 from .markup import frame_numbers, image_markers, time_markers
-from .resizing import Size, best_grid, frame_share, smart_resize, tile_grid, unpadded, volume_share
+from .resizing import (
+    Size,
+    at_least,
+    best_grid,
+    canvas_grid,
+    covering_grid,
+    edge_grid,
+    frame_share,
+    smart_resize,
+    tile_grid,
+    unpadded,
+    volume_share,
+    within_edge,
+)
 
 __all__ = [
     "DEFAULT_SIZE",
@@ -141,7 +154,12 @@ def _image_layout(
     if vision is None or rule is None:
         notes: tuple[str, ...] = () if size is None or vision is None else _resized(size, vision.image_size)
         return VisualLayout(sizes=((images, projector.tokens_per_image),), notes=notes)
+    if rule.kind == "unknown":
+        what = f"omitted: how {model.family}'s processor sizes and cuts images is not known here (use visual_tokens)"
+        raise InvalidValueError("workload.images", what, images)
     notes = ()
+    if rule.kind == "fixed":
+        return _fixed(projector, vision, rule, images, size)
     if size is None:
         size = DEFAULT_SIZE
         notes = (_assumed("images"),)
@@ -149,9 +167,12 @@ def _image_layout(
         layout = _anyres(projector, vision, rule, images, size, newline=newline is not False, alone=alone)
     else:
         layout = _IMAGES[rule.kind](projector, vision, rule, images, size)
-    written = image_markers(images) if rule.markup == "numbers" else 0
-    if written:
+    written = layout.template_tokens
+    if rule.markup == "numbers":
+        written = image_markers(images)
         notes = (*notes, f"{written} tokens of text around the images: two markers each, by the processor")
+    else:
+        notes = (*notes, *_marked(written))
     return replace(layout, template_tokens=written, notes=(*notes, *layout.notes))
 
 
@@ -176,6 +197,9 @@ def video_layout(
     assert projector is not None
     if model.decoder.cross_layers:
         raise InvalidValueError("workload.frames", f"omitted: {model.name} takes images only", frames)
+    if vision is not None and vision.traced is not None:
+        what = f"omitted: what {model.family}'s processor makes of a video is not known here (images or visual_tokens)"
+        raise InvalidValueError("workload.frames", what, frames)
     if vision is not None and rule is not None and rule.kind == "dynamic":
         if newline == "row":
             raise InvalidValueError("workload.newline", "true or false: its frames have no fixed rows", newline)
@@ -234,7 +258,7 @@ def _dynamic(
     projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size
 ) -> VisualLayout:
     factor = vision.patch_size * projector.merge
-    wide, high = smart_resize(size, factor=factor, pixels=rule.pixels)
+    wide, high = smart_resize(at_least(size, factor) if rule.grows else size, factor=factor, pixels=rule.pixels)
     notes: tuple[str, ...] = ()
     if size[0] * size[1] > rule.pixels[1]:
         notes = (_shrunk(size, (wide, high), rule.pixels[1]),)
@@ -242,8 +266,67 @@ def _dynamic(
     return VisualLayout(
         sizes=((images, rows * columns // projector.merge**2),),
         load=TowerLoad(sequences=images, rows=rows, columns=columns),
+        template_tokens=images * rule.markers,
         notes=notes,
     )
+
+
+def _fixed(
+    projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size | None
+) -> VisualLayout:
+    """Every image is resized to the tower's one size."""
+    side = vision.image_size // vision.patch_size
+    return VisualLayout(
+        sizes=((images, projector.tokens_per_image),),
+        load=TowerLoad(sequences=images, rows=side, columns=side),
+        template_tokens=images * rule.markers,
+        notes=(*_marked(images * rule.markers), *(() if size is None else _resized(size, vision.image_size))),
+    )
+
+
+def _marked(written: int) -> tuple[str, ...]:
+    return (f"{written} tokens of text around and in the images: markers, by the processor",) if written else ()
+
+
+def _edge(projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size) -> VisualLayout:
+    """Pixtral: patches of the image itself, a marker after each row of merged ones."""
+    wide, high = within_edge(size, edge=rule.edge, factor=vision.patch_size * projector.merge)
+    rows, columns = high // vision.patch_size, wide // vision.patch_size
+    merged = rows // projector.merge
+    return VisualLayout(
+        sizes=((images, merged * (columns // projector.merge)),),
+        load=TowerLoad(sequences=images, rows=rows, columns=columns),
+        template_tokens=images * merged,
+        notes=(f"the longest edge is limited to {rule.edge} pixels",) if max(size) > rule.edge else (),
+    )
+
+
+def _grid_of_tiles(
+    projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size
+) -> VisualLayout:
+    """Idefics3, Llama 4, Ovis2: tiles, markers between them, and the whole image beside several."""
+    side = vision.image_size
+    if rule.kind == "rows":
+        columns, rows = edge_grid(size, edge=rule.edge, side=side)
+    else:
+        grid = canvas_grid if rule.kind == "canvas" else covering_grid
+        columns, rows = grid(size, side=side, most=rule.max_tiles)
+    tiles = columns * rows
+    views, written = (tiles + 1, _MARKERS[rule.kind](columns, rows)) if tiles > 1 else (1, 0)
+    patches = side // vision.patch_size
+    return VisualLayout(
+        sizes=((images, views * projector.tokens_per_image),),
+        load=TowerLoad(sequences=images * views, rows=patches, columns=patches),
+        template_tokens=images * (rule.markers + written),
+    )
+
+
+# Between tiles: a marker and its place before each and the end of a row; one beside each; those between two.
+_MARKERS: Mapping[str, Callable[[int, int], int]] = {
+    "rows": lambda columns, rows: rows * (2 * columns + 1),
+    "canvas": lambda columns, rows: rows * columns,
+    "covering": lambda columns, rows: rows * columns - 1,
+}
 
 
 def _shrunk(size: Size, to: Size, most: int) -> str:
@@ -261,9 +344,7 @@ def _dynamic_video(
     pixels, what = rule.video_pixels, "a frame"
     if rule.video_volume:
         what = "all frames together"
-        if min(size) < factor:
-            scale = max(factor / size[0], factor / size[1])
-            size = (int(size[0] * scale), int(size[1] * scale))
+        size = at_least(size, factor)
         counted = max(frames, temporal)
         if any(rule.frame_pixels):
             pixels = volume_share(pixels, frame=rule.frame_pixels, frames=counted)
@@ -304,6 +385,7 @@ def _tiles(projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, i
     return VisualLayout(
         sizes=((images, views * projector.tokens_per_image),),
         load=TowerLoad(sequences=images * views, rows=side // vision.patch_size, columns=side // vision.patch_size),
+        template_tokens=images * (rule.markers + rule.tile_markers * views),
         notes=notes,
     )
 
@@ -358,4 +440,8 @@ def _anyres(
 _IMAGES: Mapping[str, Callable[[ProjectorSpec, VisionSpec, ResolutionSpec, int, Size], VisualLayout]] = {
     "dynamic": _dynamic,
     "tiles": _tiles,
+    "edge": _edge,
+    "rows": _grid_of_tiles,
+    "canvas": _grid_of_tiles,
+    "covering": _grid_of_tiles,
 }

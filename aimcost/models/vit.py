@@ -261,7 +261,9 @@ def post_ops(
 
 @lru_cache(maxsize=256)
 def parameters(vision: VisionSpec, *, ranks: Ranks = ONE) -> float:
-    """Stored parameters, those of layers that never run included."""
+    """Stored parameters, those of layers that never run included; of a traced tower, its projector's too."""
+    if vision.traced is not None:
+        return vision.traced.parameters
     widths, load = Widths(weights=1.0, activations=1.0, kv=1.0), TowerLoad(sequences=1, rows=1, columns=1)
 
     def layer(gated: bool) -> float:

@@ -289,6 +289,15 @@ class _Case:
             return
         widths = self.widths
         inputs = float(tower_inputs(load, workload.batch, self.parallel))
+        if vision.traced is not None:
+            alive = max(
+                traced.tower_peak_elements(
+                    vision.traced, images=inputs * grid.sequences / load.inputs, patches=float(grid.rows * grid.columns)
+                )
+                for grid in load.grids
+            )
+            yield StageMemory("vision", 0.0, alive * widths.activations)
+            return
         tower = vit.layer_ops(
             vision,
             widths,

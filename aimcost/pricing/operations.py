@@ -18,13 +18,14 @@ from ..methods.implementation import decode_kernel, eager_layers, tower_kernel, 
 from ..methods.registry import reduction_ops
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
-from ..models import visual_tokens, vit
+from ..models import traced, visual_tokens, vit
 from ..models.parallel import decoder_ranks, exchanged, rank_heads, stage_layers, tower_inputs, tower_ranks
 from ..ops import pointwise
 from ..ops.op import ONE, Op, OpCost, Ranks
 from ..ops.reduction import Cut, ScoreContext
 from ..types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
 from ..types.formats import Widths
+from ..types.traced import TracedTower
 from .derived import reduction, stage_send, with_conversions, with_gathered_images
 from .table import OpTable, TableBuilder
 
@@ -180,6 +181,9 @@ class _Request:
     def vision(self, vision: VisionSpec, load: TowerLoad, inputs: float, kernel: str, ranks: Ranks) -> None:
         """The tower on `inputs` images, tiles or frames, what merges inside it, and the projector."""
         widths, model = self.widths, self.model
+        if vision.traced is not None:
+            self._traced_tower(vision.traced, load, inputs, kernel)
+            return
         self._add("vision", vit.patch_ops(vision, widths, inputs=inputs, load=load, ranks=ranks), None, ranks=ranks)
         left: float | None = None
         attend: NDArray[np.float64] | None = None
@@ -209,6 +213,22 @@ class _Request:
         deepstack = float(model.projector.deepstack) if model.projector else 0.0
         self._add("projector", projector_ops.deepstack_ops(model, widths, inputs=inputs, load=load), None, deepstack)
         self._add("projector", projector_ops.ops(model, widths, inputs=inputs, load=load, patches=patches), None)
+
+    def _traced_tower(self, tower: TracedTower, load: TowerLoad, inputs: float, kernel: str) -> None:
+        """A traced tower and its projector: a pass for each grid of patches."""
+        for grid in load.grids:
+            images, patches = inputs * grid.sequences / load.inputs, float(grid.rows * grid.columns)
+            counts = {"images": images, "patches": patches}
+            before = traced.tower_outer_ops(tower.before, self.widths, **counts, kernel=kernel, place="before")
+            self._add("vision", before, None)
+            order = np.array(tower.order)
+            for number, kind in enumerate(tower.kinds):
+                ops = traced.tower_layer_ops(kind, self.widths, **counts, kernel=kernel, onchip_bytes=self.onchip_bytes)
+                self._add("vision", ops, np.flatnonzero(order == number))
+            for stage, joins in (("vision", False), ("projector", True)):
+                some = tuple(op for op in tower.after if (op.group == "projector") == joins)
+                after = traced.tower_outer_ops(some, self.widths, **counts, kernel=kernel, place="after")
+                self._add(stage, after, None)
 
     def merging(self) -> None:
         """Reduction between the projector and the language model."""

@@ -37,6 +37,8 @@ class Fitter:
         Stand-in width → width that is written.
     blocks
         Widths of blocks that lengths may be padded to.
+    squared
+        Terms of the repeating count's square too: a loop over images of what is done on all of them.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Fitter:
         *,
         windows: Mapping[int, int] | None = None,
         blocks: Iterable[int] = (),
+        squared: bool = False,
     ) -> None:
         outer, length = counts
         n = np.array([point[length] for point in points], dtype=float)
@@ -67,13 +70,13 @@ class Fitter:
             text = f"ceil({length}/{block})"
             extended += [(text, padded), (f"{length}*{text}", n * padded), (f"{text}*{text}", padded * padded)]
         self._tiers = []
-        for tier in (lengths[:2], lengths, extended):
-            pairs = [
-                (text, values, *prefix) for text, values in tier for prefix in (("", np.ones_like(n)), (outer, repeat))
-            ]
+        prefixes = [("", np.ones_like(n)), (outer, repeat)]
+        more = [*prefixes, (f"{outer}*{outer}", repeat * repeat)] if squared else prefixes
+        for tier, factors in ((lengths[:2], prefixes), (lengths, prefixes), (extended, more)):
+            pairs = [(text, values, *prefix) for text, values in tier for prefix in factors]
             names = tuple(_product(prefix, text) for text, _, prefix, _ in pairs)
             self._tiers.append(_Tier(names, np.stack([values * factor for _, values, _, factor in pairs], axis=1)))
-        self._counts, self._outer, self._length = counts, repeat, n
+        self._names, self._outer, self._length = counts, repeat, n
         self._single = repeat == 1
         self._indicators = [(f"min(1, {outer} - 1)", repeat > 1), (f"max(0, 2 - {outer})", repeat == 1)]
         for block in sorted(set(blocks)):
@@ -87,11 +90,12 @@ class Fitter:
         part: Fitter = object.__new__(Fitter)
         part._tiers = [tier.on(chosen) for tier in self._tiers]
         part._known, part._single, part._indicators = {}, self._single[list(chosen)], []
+        part._names = self._names
         return part
 
     def bound(self, values: Sequence[float]) -> str:
         """An expression that no value exceeds and that the one at the most tokens attains: linear in the length."""
-        outer, length = self._counts
+        outer, length = self._names
         most = int(np.argmax(self._outer * self._length))
         slope = values[most] / (self._outer[most] * self._length[most])
         rest = max(0.0, *(value / b - slope * n for value, b, n in zip(values, self._outer, self._length, strict=True)))
@@ -105,7 +109,7 @@ class Fitter:
         return None
 
     def fit_apart(self, values: Sequence[float]) -> str | float | None:
-        """As `fit`, or one expression for a single request and another for several: strides differ between them.
+        """As `fit`, or one expression for a single request or image and another for several, whose strides differ.
 
         Each half has about half of the points, so at most two terms.
         """
@@ -113,7 +117,8 @@ class Fitter:
         if whole is not None:
             return whole
         halves = []
-        for factor, chosen in (("max(0, 2 - batch)", self._single), ("min(1, batch - 1)", ~self._single)):
+        outer = self._names[0]
+        for factor, chosen in ((f"max(0, 2 - {outer})", self._single), (f"min(1, {outer} - 1)", ~self._single)):
             part = self.on([int(n) for n in np.flatnonzero(chosen)])
             found = part._fit(np.array(values, dtype=float)[chosen], most=2)
             if found is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,12 @@ from transformers.models.auto import modeling_auto
 from ..errors import UnsupportedModelError
 from .recorder import FORMAT, IMPLEMENTATION, Event, Recorder
 
-__all__ = ["STAND_IN", "Pass", "Subject"]
+__all__ = ["STAND_IN", "Pass", "Subject", "first_line", "handing_on"]
 
 # Windows are traced at this width, which the counts of a trace exceed, and written at their own.
 STAND_IN = 61
+# Their forward reads image features off the text model's output, which has none (transformers 5.24).
+_TEXT_ALONE = ("llama4",)
 _WINDOWS = ("sliding_window", "attention_chunk_size", "sliding_window_size", "local_attention")
 
 
@@ -65,7 +67,7 @@ class Subject:
         try:
             config = AutoConfig.for_model(**data)
         except Exception as error:  # a configuration class validates as it likes
-            raise UnsupportedModelError(f"{kind}: {_first_line(error)}") from error
+            raise UnsupportedModelError(f"{kind}: {first_line(error)}") from error
         if getattr(config, "is_encoder_decoder", False):
             raise UnsupportedModelError(f"{kind}: an encoder-decoder")
         text = config.get_text_config(decoder=True)
@@ -82,7 +84,7 @@ class Subject:
             try:
                 model = family.from_config(config, dtype=FORMAT, attn_implementation="eager")
             except Exception as error:
-                raise UnsupportedModelError(f"{kind}: {_first_line(error)}") from error
+                raise UnsupportedModelError(f"{kind}: {first_line(error)}") from error
         _through_ours(model)
         decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
         layers = _layers(decoder if decoder is not None else model, text)
@@ -115,13 +117,15 @@ class Subject:
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{self.config.model_type}: {error}") from error
         except Exception as error:  # whatever a model's own code raises on this configuration
-            said = f"{self.config.model_type}: does not run: {type(error).__name__}: {_first_line(error)}"
+            said = f"{self.config.model_type}: does not run: {type(error).__name__}: {first_line(error)}"
             raise UnsupportedModelError(said) from error
         values = {"batch": batch, "tokens": tokens, "kv": tokens + cached}
         return Pass(values, recorder.events, self._cache_elements(cache))
 
     def _forward(self, batch: int, tokens: int, cached: int, cache: Any) -> Any:
-        names = inspect.signature(self.model.forward).parameters
+        whole: Any = self.model
+        model = whole.language_model if self.config.model_type in _TEXT_ALONE else whole
+        names = inspect.signature(model.forward).parameters
         ids = torch.zeros(batch, tokens, dtype=torch.long, device="meta")
         positions = torch.arange(cached, cached + tokens)[None].expand(batch, -1)
         given: dict[str, Any] = {
@@ -139,7 +143,7 @@ class Subject:
             cache = DynamicCache(config=self.config)
         given[slot] = cache
         given = {name: value for name, value in given.items() if name in names}
-        output = self.model(**given)
+        output = model(**given)
         found = getattr(output, slot, None)
         return cache if found is None else found
 
@@ -152,19 +156,9 @@ class Subject:
             sizes.append(sum(t.numel() * t.element_size() for t in _held(layer)) / FORMAT.itemsize)
         return tuple(float(size) for size in sizes)
 
-    @contextmanager
-    def only(self, chosen: set[int]) -> Iterator[None]:
+    def only(self, chosen: set[int]) -> AbstractContextManager[None]:
         """Layers that are none of `chosen` hand their input on."""
-        replaced = []
-        for index, layer in enumerate(self.layers):
-            if index not in chosen:
-                replaced.append(layer)
-                layer.forward = _handed_on(self._returns_tuple)
-        try:
-            yield
-        finally:
-            for layer in replaced:
-                del layer.forward
+        return handing_on(self.layers, chosen, self._returns_tuple)
 
     def parameters(self) -> float:
         """Stored parameters, tied ones once."""
@@ -217,8 +211,24 @@ def _held(layer: Any) -> list[torch.Tensor]:
     return list(found.values())
 
 
+@contextmanager
+def handing_on(layers: Sequence[nn.Module], chosen: set[int], as_tuple: bool) -> Iterator[None]:
+    """Layers that are none of `chosen` return their input."""
+    replaced = []
+    for index, layer in enumerate(layers):
+        if index not in chosen:
+            replaced.append(layer)
+            layer.forward = _handed_on(as_tuple)
+    try:
+        yield
+    finally:
+        for layer in replaced:
+            del layer.forward
+
+
 def _handed_on(as_tuple: bool) -> Any:
-    def forward(hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        hidden_states = args[0] if args else next(iter(kwargs.values()))
         return (hidden_states,) if as_tuple else hidden_states
 
     return forward
@@ -259,5 +269,5 @@ def _layers(decoder: nn.Module, config: PreTrainedConfig) -> list[nn.Module]:
     return list(lists[0])
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import transformers
+from torch import nn
 
 from ..errors import UnsupportedModelError
 from ..inputs.strict_json import digest
@@ -15,6 +16,7 @@ from .fit import Fitter
 from .model import STAND_IN, Pass, Subject
 from .naming import group_of, label
 from .recorder import ELEMENT_BYTES, Event
+from .tower import Tower, joins
 
 __all__ = ["trace"]
 
@@ -38,12 +40,20 @@ def trace(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     subject = Subject.build(config)
     decoder, bounded = _decoder(subject)
-    notes = [f"upper bounds, from no exact expression: {', '.join(sorted(bounded))}"] if bounded else []
-    if subject.sees:
-        notes.append(
-            "traced without its tower: workload.visual_tokens says how many tokens images are; they attend causally"
-        )
     parts = {"decoder": decoder}
+    notes = []
+    if subject.sees:
+        try:
+            tower, more = _tower(Tower.of(subject))
+        except UnsupportedModelError as error:
+            notes.append(f"traced without its tower ({error}): workload.visual_tokens says how many tokens images are")
+        else:
+            decoder["outer_parameters"] -= tower["parameters"]
+            bounded |= more
+            parts["tower"] = tower
+        notes.append("visual tokens attend causally, as text does")
+    if bounded:
+        notes.insert(0, f"upper bounds, from no exact expression: {', '.join(sorted(bounded))}")
     return {
         "schema": 1,
         "architecture": str(config.get("model_type")),
@@ -68,7 +78,7 @@ def _decoder(subject: Subject) -> tuple[dict[str, Any], set[str]]:
         subject.run(recorder, batch=PREFILLS[0][0], tokens=PREFILLS[0][1]),
         subject.run(recorder, batch=DECODES[0][0], tokens=1, cached=DECODES[0][1]),
     ]
-    kinds = _kinds(subject, whole)
+    kinds = _kinds(subject.layers, whole)
     with subject.only(set(kinds)):
         prefills = [subject.run(recorder, batch=b, tokens=n) for b, n in PREFILLS]
         decodes = [subject.run(recorder, batch=b, tokens=1, cached=n) for b, n in DECODES]
@@ -86,20 +96,7 @@ def _decoder(subject: Subject) -> tuple[dict[str, Any], set[str]]:
         )
         for runs, length in ((prefills, "tokens"), (decodes, "kv"))
     ]
-    layers: list[dict[str, Any]] = []
-    entries: dict[int, int] = {}
-    for index in range(len(subject.layers)):
-        first = kinds_of(kinds, index)
-        if layers and layers[-1]["_kind"] == first:
-            layers[-1]["repeat"] += 1
-            continue
-        if first in entries:
-            layers.append({"repeat": 1, "same_as": entries[first], "_kind": first})
-            continue
-        entries[first] = len(layers)
-        layers.append({"repeat": 1, "_kind": first, **_layer(subject, passes, first)})
-    for layer in layers:
-        del layer["_kind"]
+    layers = _folded(kinds, len(subject.layers), lambda index: _layer(subject, passes, index))
     decoder = {
         **subject.sizes(),
         "layers": layers,
@@ -108,6 +105,47 @@ def _decoder(subject: Subject) -> tuple[dict[str, Any], set[str]]:
         "outer_parameters": subject.outer_parameters(),
     }
     return decoder, set().union(*(each.bounded for each in passes))
+
+
+def _tower(tower: Tower) -> tuple[dict[str, Any], set[str]]:
+    """Tower and projector by images and patches of an image, and what is given as a bound."""
+    recorder = tower.recorder()
+    points = tower.points()
+    kinds = _kinds(tower.layers, [tower.run(recorder, *point)[0] for point in points[:1]])
+    with tower.only(set(kinds)):
+        runs = [tower.run(recorder, *point) for point in points]
+    passes = [one for one, _ in runs]
+    fitter = Fitter([p.values for p in passes], ("images", "patches"), squared=True)
+    stage = _Passes(passes, fitter, f"{tower.subject.config.model_type} tower")
+    after = stage.ops("after", lambda op: "projector" if joins(op["path"]) else group_of(op))
+    return {
+        **tower.sizes(),
+        "parameters": tower.parameters(),
+        "tokens": stage.count([tokens for _, tokens in runs], "visual tokens"),
+        "layers": _folded(kinds, len(tower.layers), lambda n: {"ops": stage.ops(n), "alive": stage.alive(n)}),
+        "before": stage.ops("before", lambda _: "embedding"),
+        "after": after,
+    }, stage.bounded
+
+
+def _folded(
+    kinds: Mapping[int, list[int]], count: int, describe: Callable[[int], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Runs of equal layers; a kind is described where it comes first."""
+    layers: list[dict[str, Any]] = []
+    entries: dict[int, int] = {}
+    last = -1
+    for index in range(count):
+        first = kinds_of(kinds, index)
+        if first == last:
+            layers[-1]["repeat"] += 1
+        elif first in entries:
+            layers.append({"repeat": 1, "same_as": entries[first]})
+        else:
+            entries[first] = len(layers)
+            layers.append({"repeat": 1, **describe(first)})
+        last = first
+    return layers
 
 
 def _looks_ahead(prefill: Pass) -> bool:
@@ -134,10 +172,10 @@ def _layer(subject: Subject, passes: Sequence[_Passes], index: int) -> dict[str,
     }
 
 
-def _kinds(subject: Subject, passes: Sequence[Pass]) -> dict[int, list[int]]:
+def _kinds(layers: Sequence[nn.Module], passes: Sequence[Pass]) -> dict[int, list[int]]:
     """Layers that do the same and hold the same, by the first of them."""
     found: dict[Any, list[int]] = {}
-    for index, layer in enumerate(subject.layers):
+    for index, layer in enumerate(layers):
         shapes = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
         done = tuple(
             tuple(
@@ -162,7 +200,7 @@ class _Passes:
     # what the file gives as a bound, by name
     bounded: set[str] = field(default_factory=set)
 
-    def ops(self, layer: int | str) -> list[dict[str, Any]]:
+    def ops(self, layer: int | str, group: Callable[[dict[str, Any]], str] = group_of) -> list[dict[str, Any]]:
         """Symbolic ops of a layer, in execution order."""
         sites: dict[Any, list[list[Event]]] = {}
         order: dict[Any, int] = {}
@@ -181,7 +219,7 @@ class _Passes:
                     raise
                 ops.append(self._bound(key, runs))  # copies that come and go with strides
         ops.sort(key=lambda op: op.pop("_position"))
-        _label(ops)
+        _label(ops, group)
         return ops
 
     def _site_ops(self, layer: int | str, key: Any, runs: list[list[Event]]) -> Iterator[dict[str, Any]]:
@@ -281,6 +319,10 @@ class _Passes:
         """Elements of the traced format as an expression of bytes."""
         return self._fit([ELEMENT_BYTES * value for value in elements], where)
 
+    def count(self, values: Sequence[float], where: str) -> str | float:
+        """An expression of a number of things."""
+        return self._fit(values, where)
+
     def alive(self, layer: int | str) -> list[str | float]:
         """Bytes alive during the layer's ops: expressions whose largest is the peak."""
         measured = [sorted({e.alive for e in p.events.get(layer, ())})[-1:] for p in self.passes]
@@ -379,14 +421,14 @@ def _gated(events: Sequence[Event]) -> list[Event]:
     return [event for event in result if id(event) not in dropped]
 
 
-def _label(ops: Sequence[dict[str, Any]]) -> None:
+def _label(ops: Sequence[dict[str, Any]], group: Callable[[dict[str, Any]], str]) -> None:
     """Names that are unique in the layer, and groups."""
     used: dict[str, int] = {}
     adds = [op for op in ops if op["path"] == "" and op["name"] == "add"]
     for op in ops:
         name = label(op, adds, ops)
         used[name] = used.get(name, 0) + 1
-        op["group"] = group_of(op)
+        op["group"] = group(op)
         op["name"] = name if used[name] == 1 else f"{name}_{used[name]}"
     for op in ops:
         del op["path"]

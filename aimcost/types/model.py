@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .traced import TracedDecoder
+from .traced import TracedDecoder, TracedTower
 
 __all__ = [
     "DecoderSpec",
@@ -142,6 +142,9 @@ class VisionSpec:
     tiles, pad_to, global_layers, tile_embeddings
         Llama-3.2-Vision: `tiles` inputs are attended together, each padded to a multiple of
         `pad_to` tokens; gated layers after the others; rows of the tables of tile positions.
+    traced
+        What its layers and the projector do, where a trace says it; the sizes above then serve methods and
+        reports alone.
     """
 
     hidden: int
@@ -174,6 +177,7 @@ class VisionSpec:
     pad_to: int = 1
     global_layers: int = 0
     tile_embeddings: int = 0
+    traced: TracedTower | None = None
 
     @property
     def patches(self) -> int:
@@ -258,7 +262,12 @@ class ResolutionSpec:
         ``dynamic``: resized to whole blocks of merged patches inside limits of pixels (Qwen-VL).
         ``anyres``: the whole image, and tiles of the grid that fits best (LLaVA-NeXT,
         LLaVA-OneVision). ``tiles``: tiles by aspect ratio, and the whole image as a thumbnail
-        (InternVL).
+        (InternVL). ``fixed``: one input of the tower, whatever its size (Gemma 3, PaliGemma, Aria).
+        ``edge``: the longest edge is at most `edge`, both sides round up to merged patches, and a
+        marker follows each row (Pixtral). ``rows``: the longest edge becomes `edge`, and each side as
+        many tiles as cover it (Idefics3). ``canvas``: the grid of tiles that shrinks the image
+        least (Llama 4). ``covering``: the fewest tiles that cover nine tenths of it (Ovis2).
+        ``unknown``: not known here.
     pixels, video_pixels
         Least and most pixels of a resized image, and of a resized frame.
     video_volume
@@ -279,9 +288,15 @@ class ResolutionSpec:
         Text that the processor writes around visual tokens. ``times``: the time of each patch of a
         video, between two markers (Qwen3-VL). ``numbers``: two markers around an image or frame, and
         the number of a frame (InternVL).
+    edge
+        Pixels of the longest edge, of ``edge`` and ``rows``.
+    markers, tile_markers
+        Tokens of text around an image, and beside each of its inputs to the tower.
+    grows
+        dynamic: an image less than a block wide or high is first scaled up to it (GLM-4V).
     """
 
-    kind: Literal["dynamic", "anyres", "tiles"]
+    kind: Literal["dynamic", "anyres", "tiles", "fixed", "edge", "rows", "canvas", "covering", "unknown"]
     pixels: tuple[int, int] = (0, 0)
     video_pixels: tuple[int, int] = (0, 0)
     video_volume: bool = False
@@ -292,6 +307,10 @@ class ResolutionSpec:
     max_tiles: int = 0
     without_thumbnail: bool = False
     markup: Literal["", "times", "numbers"] = ""
+    edge: int = 0
+    markers: int = 0
+    tile_markers: int = 0
+    grows: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,11 @@ from typing import Literal
 
 from .expression import Expression
 
+NOTHING = Expression("0.0")
 # As `aimcost.ops.op.Group`.
 Group = Literal["projections", "attention", "norms", "mlp", "rest", "embedding", "projector", "head"]
 
-__all__ = ["TracedDecoder", "TracedLayer", "TracedOp"]
+__all__ = ["TracedDecoder", "TracedLayer", "TracedOp", "TracedTower"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,19 +62,20 @@ class TracedLayer:
     Attributes
     ----------
     ops, decode
-        Of a prefill, by ``batch`` and ``tokens``; of one decode step, by ``batch`` and ``kv``.
+        Of a prefill, by ``batch`` and ``tokens``; of one decode step, by ``batch`` and ``kv``. Of a tower by
+        ``images`` and ``patches``, without decode steps.
     cache
-        Elements of its cache after ``tokens`` tokens.
+        Elements of its cache after ``tokens`` tokens; of a tower, none.
     alive, decode_alive
         Elements of activations alive together: the largest is the peak.
     """
 
     parameters: float
     ops: tuple[TracedOp, ...]
-    decode: tuple[TracedOp, ...]
-    cache: Expression
     alive: tuple[Expression, ...]
-    decode_alive: tuple[Expression, ...]
+    decode: tuple[TracedOp, ...] = ()
+    cache: Expression = NOTHING
+    decode_alive: tuple[Expression, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,3 +106,30 @@ class TracedDecoder:
     def kind_of(self, layer: int) -> int:
         """The kind of a layer; where all are alike there may be any number of them."""
         return 0 if len(self.kinds) == 1 else self.order[layer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TracedTower:
+    """A vision tower and its projector, by ``images`` (inputs of all requests) and ``patches`` of one of them.
+
+    Attributes
+    ----------
+    kinds, order
+        Layers that differ, and the kind of each layer that runs.
+    before, after
+        Ops ahead of the first layer and behind the last one, the projector's among these.
+    parameters
+        Stored in tower and projector.
+    tokens
+        Visual tokens that leave the projector.
+    unknown
+        Names of ops of which nothing but the memory moved is known.
+    """
+
+    kinds: tuple[TracedLayer, ...]
+    order: tuple[int, ...]
+    before: tuple[TracedOp, ...]
+    after: tuple[TracedOp, ...]
+    parameters: float
+    tokens: Expression
+    unknown: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, DynamicCache
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-__all__ = ["RealModel"]
+__all__ = ["RealModel", "RealTower"]
 
 
 class RealModel:
@@ -72,6 +72,72 @@ class RealModel:
             if "rotary" in name.rpartition(".")[2]
         )
         return counter.get_total_flops() - angles, tuple(_bytes(layer) for layer in cache.layers)
+
+
+class RealTower:
+    """The tower and projector of an image-text model.
+
+    Parameters
+    ----------
+    device
+        ``meta``, or ``cpu`` for towers that put what they compute beside real masks (a small configuration then).
+    """
+
+    def __init__(self, config: dict[str, Any], device: str = "meta") -> None:
+        self.config, self.device = AutoConfig.for_model(**config), device
+        with torch.device(device):
+            # fused attention on a CPU is an op that FlopCounterMode does not count
+            attention = "eager" if device == "cpu" else "sdpa"
+            model = AutoModelForImageTextToText.from_config(
+                self.config, dtype=torch.bfloat16, attn_implementation=attention
+            )
+        self.model = model.eval()
+
+    @property
+    def parameters(self) -> int:
+        """Stored parameters that are not the language model's."""
+        whole = {id(p): p.numel() for p in self.model.parameters()}
+        language = {id(p) for p in self.model.get_decoder().parameters()}
+        language |= {id(p) for p in self.model.get_output_embeddings().parameters()}
+        return sum(size for key, size in whole.items() if key not in language)
+
+    def flops(self, images: int, high: int, wide: int) -> int:
+        """FLOPs on images of that many pixels, without those of rotary angles."""
+        owner = self.model.model if hasattr(self.model, "model") else self.model
+        vision = self.config.vision_config
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            if "image_grid_thw" in inspect.signature(owner.get_image_features).parameters:
+                rows, columns, temporal = high // vision.patch_size, wide // vision.patch_size, 2
+                pixels = torch.empty(images * rows * columns, 3 * temporal * vision.patch_size**2, device=self.device)
+                grid = torch.tensor([[1, rows, columns]] * images)
+                owner.get_image_features(pixels.bfloat16(), image_grid_thw=grid)
+            else:
+                self._square(owner, torch.empty(images, 3, high, wide, dtype=torch.bfloat16, device=self.device))
+        angles = sum(
+            sum(counts.values())
+            for name, counts in counter.get_flop_counts().items()
+            if "rotary" in name.rpartition(".")[2]
+        )
+        return counter.get_total_flops() - angles
+
+    def _square(self, owner: Any, pixels: torch.Tensor) -> None:
+        kind = self.config.model_type
+        if kind in ("idefics3", "smolvlm"):  # get_image_features looks for empty images by their values
+            vision = self.config.vision_config
+            side = vision.image_size // vision.patch_size
+            embedded = owner.vision_model.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+            assert embedded.shape[1] == side * side
+            encoded = owner.vision_model.encoder(inputs_embeds=embedded).last_hidden_state
+            owner.connector(owner.vision_model.post_layernorm(encoded))
+        elif kind == "llama4":
+            found = owner.get_image_features(pixels).last_hidden_state
+            owner.multi_modal_projector(found.reshape(-1, found.shape[-1]))
+        elif self.config.vision_config.model_type == "pixtral":
+            sizes = torch.tensor([list(pixels.shape[2:])] * len(pixels))  # get_image_features would move it to meta
+            found = owner.vision_tower(pixels, image_sizes=sizes).last_hidden_state
+            owner.multi_modal_projector(*((found.squeeze(0), sizes) if kind == "mistral3" else (found,)))
+        else:
+            owner.get_image_features(pixels)
 
 
 def _bytes(layer: Any) -> float:

@@ -36,6 +36,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     if vision is None or not (workload.frames or workload.images):
         found = "visual_tokens" if workload.visual_tokens else "text alone"
         raise InvalidValueError("workload.images", "given, or frames: ToMe merges in the vision tower", found)
+    if vision.traced is not None:
+        raise UnsupportedModelError(f"{model.name}: ToMe merges inside the tower, whose ops are traced on whole images")
     if workload.tokens_per_group != vision.patches:
         # the patches of such a tower follow from the image's size
         patches = str(vision.patches) if vision.patches else "as many patches as the image's size gives"

@@ -1,0 +1,130 @@
+"""What the processor of a traced family makes of an image: tiles, grids of patches, text around them.
+
+Sizes come from the tower's trace, limits from the checkpoint's processor files, else from the processor's class in
+transformers 5.24. tests/tracing/test_image_tokens.py holds the counts equal to transformers' processors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..types import ProjectorSpec, ResolutionSpec, VisionSpec
+from .hf.preprocessor import MAX_PATCHES, pixel_limits, tile_limits
+from .hf.qwen import QWEN_PIXELS
+from .hf.reader import Reader
+
+__all__ = ["BY_PIXELS", "projector_of", "resolution_of"]
+
+# Families whose limits are numbers of pixels.
+BY_PIXELS = ("glm4v", "glm4v_moe", "glm46v", "qwen3_5", "qwen3_5_moe")
+# Glm4vImageProcessor: limits are of a temporal patch of two frames, of which an image fills both.
+GLM_PIXELS = (112 * 112 // 2, 28 * 28 * 15000 // 2)
+# Llama4ImageProcessor
+CANVAS_TILES = 16
+# Checkpoints of Idefics3 and SmolVLM make the longest edge four tiles.
+EDGE_TILES = 4
+
+# Tokens of text around an image that is one input of the tower: Gemma 3 puts two markers and two blank lines.
+_FIXED = {"gemma3": 4, "shieldgemma2": 4, "paligemma": 0, "aria": 0, "deepseek_vl": 0, "vipllava": 0, "llava": 0}
+_CUTS = ("do_pan_and_scan", "split_image")
+
+
+def projector_of(vision: VisionSpec, merge: int) -> ProjectorSpec:
+    """What leaves a traced tower: so many tokens of an image of the one size, else one of each merged square."""
+    tokens = 0
+    if vision.traced is not None and vision.image_size:
+        tokens = int(vision.traced.tokens({"images": 1.0, "patches": float(vision.patches)}))
+    return ProjectorSpec(linears=(), tokens_per_image=tokens, tokens_per_frame=0, merge=merge)
+
+
+def resolution_of(family: str, config: Mapping[str, Any], vision: VisionSpec, edge: int, where: str) -> ResolutionSpec:
+    """The rule by which an image's size decides what the tower computes on.
+
+    Parameters
+    ----------
+    config
+        With the processor's own keys as its section ``preprocessor``.
+    edge
+        ``image_size`` of the tower's configuration: where it takes any grid, the longest edge.
+    """
+    limits = Reader(config, where).optional_section("preprocessor")
+    rule = _RULES.get(family)
+    if rule is not None:
+        return rule(limits, vision, edge)
+    if not vision.image_size:
+        # one whose tower is Pixtral's is resized by Pixtral's rule
+        section = config.get("vision_config")
+        pixtral = isinstance(section, Mapping) and section.get("model_type") == "pixtral"
+        return _edge(limits, vision, edge) if pixtral else ResolutionSpec(kind="unknown")
+    if family in _FIXED and not any(limits.get(key) for key in _CUTS):
+        return ResolutionSpec(kind="fixed", markers=_FIXED[family])
+    return ResolutionSpec(kind="unknown")
+
+
+def _edge(limits: Reader, _: VisionSpec, edge: int) -> ResolutionSpec:
+    return ResolutionSpec(kind="edge", edge=limits.count("longest_edge", edge))
+
+
+def _rows(limits: Reader, vision: VisionSpec, _: int) -> ResolutionSpec:
+    side = vision.image_size
+    if limits.count("max_image_size", side) != side:
+        return ResolutionSpec(kind="unknown")
+    if not limits.flag("do_image_splitting", True):
+        return ResolutionSpec(kind="fixed", markers=3)
+    return ResolutionSpec(kind="rows", edge=limits.count("longest_edge", EDGE_TILES * side), markers=3)
+
+
+def _canvas(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
+    return ResolutionSpec(kind="canvas", max_tiles=limits.count("max_patches", CANVAS_TILES), markers=3)
+
+
+def _covering(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
+    # Ovis2ImageProcessor cuts nothing unless its file says so, as those of the checkpoints do
+    if not limits.flag("crop_to_patches", False):
+        return ResolutionSpec(kind="fixed", markers=3)
+    return ResolutionSpec(kind="covering", max_tiles=limits.count("max_patches", MAX_PATCHES), markers=3)
+
+
+def _tiles(markers: int, each: int) -> Callable[[Reader, VisionSpec, int], ResolutionSpec]:
+    def rule(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
+        if not limits.flag("crop_to_patches", True):
+            return ResolutionSpec(kind="fixed", markers=markers + each)
+        least, most = tile_limits(limits)
+        return ResolutionSpec(
+            kind="tiles",
+            min_tiles=least if least > 1 else 0,
+            max_tiles=most,
+            without_thumbnail=not limits.flag("use_thumbnail", True),
+            markers=markers,
+            tile_markers=each,
+        )
+
+    return rule
+
+
+def _glm(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
+    least, most = pixel_limits(limits, "pixels", (2 * GLM_PIXELS[0], 2 * GLM_PIXELS[1]))
+    # the template writes a marker before and after an image
+    return ResolutionSpec(kind="dynamic", pixels=(least // 2, most // 2), grows=True, markers=2)
+
+
+def _qwen(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
+    return ResolutionSpec(kind="dynamic", pixels=pixel_limits(limits, "pixels", QWEN_PIXELS["qwen3_vl"][0]))
+
+
+_RULES: Mapping[str, Callable[[Reader, VisionSpec, int], ResolutionSpec]] = {
+    "mistral3": _edge,
+    "idefics3": _rows,
+    "smolvlm": _rows,
+    "llama4": _canvas,
+    "ovis2": _covering,
+    "internvl": _tiles(2, 0),
+    "aya_vision": _tiles(2, 1),
+    "cohere2_vision": _tiles(2, 1),
+    "glm4v": _glm,
+    "glm4v_moe": _glm,
+    "glm46v": _glm,
+    "qwen3_5": _qwen,
+    "qwen3_5_moe": _qwen,
+}

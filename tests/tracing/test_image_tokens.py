@@ -1,0 +1,174 @@
+"""Image tokens of traced families: those of transformers' processors, at random sizes; no trace is needed for them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from aimcost.errors import InvalidValueError
+from aimcost.inputs.traced_images import projector_of, resolution_of
+from aimcost.models.visual_tokens import images_layout
+from aimcost.types import DecoderSpec, ModelSpec, VisionSpec
+from aimcost.types.expression import Expression
+from aimcost.types.traced import TracedTower
+
+SIZES = 1000
+TEXT = {"hidden": 64, "intermediate": 64, "layers": 1, "heads": 1, "kv_heads": 1, "head_dim": 64, "vocab": 8}
+
+
+def _model(family, *, patch, side=0, merge=1, tokens="0.0", edge=0, preprocessor=None, vision="siglip"):
+    """A family's tower by the sizes that its processor's rule needs."""
+    tower = TracedTower(kinds=(), order=(), before=(), after=(), parameters=0.0, tokens=Expression(tokens))
+    spec = VisionSpec(
+        hidden=64,
+        intermediate=64,
+        layers=1,
+        stored_layers=1,
+        heads=1,
+        image_size=side * patch,
+        patch_size=patch,
+        traced=tower,
+    )
+    config = {"vision_config": {"model_type": vision}, "preprocessor": preprocessor or {}}
+    return ModelSpec(
+        name=family,
+        family=family,
+        decoder=DecoderSpec(**TEXT),
+        vision=spec,
+        projector=projector_of(spec, merge),
+        resolution=resolution_of(family, config, spec, edge, "config"),
+    )
+
+
+def _counted(model, width, height, images=1):
+    """(visual tokens, tokens of text around them) of images of one size."""
+    layout = images_layout(model, [((width, height), images)], newline=None)
+    return sum(count * tokens for count, tokens in layout.sizes), layout.template_tokens
+
+
+def _sizes(seed, least=8):
+    draw = random.Random(f"traced {seed}")
+    for _ in range(SIZES):
+        most = draw.choice((100, 700, 2000, 5000))
+        yield draw.randint(least, most), draw.randint(least, most)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("family", "side"), [("idefics3", 364), ("smolvlm", 384)])
+def test_tiles_of_idefics3(family, side):
+    module = pytest.importorskip(f"transformers.models.{family}.image_processing_pil_{family}")
+    edge = {"longest_edge": 4 * side}
+    name = "Idefics3ImageProcessorPil" if family == "idefics3" else "SmolVLMImageProcessorPil"
+    processor = getattr(module, name)(size=edge, max_image_size={"longest_edge": side})
+    model = _model(family, patch=side // 26, side=26, tokens="169*images")
+    for width, height in _sizes(family):
+        patches, rows, columns = processor.get_number_of_image_patches(height, width)
+        # `_get_num_multimodal_tokens`: an image and three markers; two markers more a tile, one more a row
+        expected = max(1, patches) * 169 + 3 + rows * (2 * columns + 1)
+        assert sum(_counted(model, width, height)) == expected, (width, height)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("patch", "merge", "edge"), [(16, 1, 1024), (14, 2, 1540)])
+def test_rows_of_pixtral(patch, merge, edge):
+    module = pytest.importorskip("transformers.models.pixtral.image_processing_pil_pixtral")
+    np = pytest.importorskip("numpy")
+    block = patch * merge
+    for family, vision in (("mistral3", "pixtral"), ("llava", "pixtral")):
+        model = _model(family, patch=patch, merge=merge, edge=edge, vision=vision)
+        for width, height in _sizes(f"pixtral {patch}"):
+            image = np.broadcast_to(np.zeros((), dtype=np.uint8), (height, width, 3))
+            high, wide = module.get_resize_output_image_size(image, size=edge, patch_size=block)
+            rows, columns = high // block, wide // block
+            # a break ends each row, the last one with the image's end
+            assert _counted(model, width, height) == (rows * columns, rows), (width, height)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("family", ["glm4v", "glm4v_moe", "glm46v"])
+def test_patches_of_glm(family):
+    module = pytest.importorskip("transformers.models.glm4v.image_processing_pil_glm4v")
+    processor = module.Glm4vImageProcessorPil()
+    model = _model(family, patch=14, merge=2)
+    for width, height in _sizes(family):
+        if max(width, height) <= 200 * min(width, height):
+            assert _counted(model, width, height) == (processor.get_number_of_image_patches(height, width) // 4, 2)
+
+
+@pytest.mark.torch
+def test_patches_of_qwen3_5():
+    module = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    # limits of Qwen3-VL's checkpoints
+    processor = module.Qwen2VLImageProcessorPil(min_pixels=256 * 256, max_pixels=4096 * 4096, patch_size=16)
+    model = _model("qwen3_5", patch=16, merge=2)
+    for width, height in _sizes("qwen3_5", least=32):
+        assert _counted(model, width, height)[0] == processor.get_number_of_image_patches(height, width) // 4
+
+
+@pytest.mark.torch
+def test_tiles_of_ovis2():
+    module = pytest.importorskip("transformers.models.ovis2.image_processing_pil_ovis2")
+    processing = pytest.importorskip("transformers.models.ovis2.processing_ovis2")
+    markup = processing.Ovis2Processor.__new__(processing.Ovis2Processor)
+    markup.image_seq_length = 256
+    model = _model(
+        "ovis2", patch=14, side=32, tokens="256*images", preprocessor={"crop_to_patches": True, "max_patches": 9}
+    )
+    for width, height in list(_sizes("ovis2", least=30))[:200]:
+        columns, rows = module.get_min_tile_covering_grid((height, width), target_patch_size=448, max_image_tiles=9)
+
+        class Grid(list):
+            def tolist(self):
+                return list(self)
+
+        text = markup.replace_image_token({"grids": [Grid((rows, columns))]}, 0)
+        visual = text.count("<IMG_ATOM>")
+        assert _counted(model, width, height) == (visual, text.count("<") - visual), (width, height)
+    assert _counted(_model("ovis2", patch=14, side=32, tokens="256*images"), 2000, 900) == (256, 3)
+
+
+@pytest.mark.torch
+def test_tiles_of_cohere_and_aya():
+    module = pytest.importorskip("transformers.models.got_ocr2.image_processing_pil_got_ocr2")
+    processor = module.GotOcr2ImageProcessorPil(size={"height": 364, "width": 364}, min_patches=1, max_patches=12)
+    models = [_model(family, patch=14, side=26, tokens="169*images") for family in ("aya_vision", "cohere2_vision")]
+    for width, height in _sizes("aya"):
+        tiles = processor.get_number_of_image_patches(height, width, {"crop_to_patches": True})
+        for model in models:
+            # `_get_num_multimodal_tokens` of both processors: two markers an image, one a tile
+            assert _counted(model, width, height) == (169 * tiles, 2 + tiles), (width, height)
+
+
+@pytest.mark.torch
+def test_tiles_of_llama4():
+    """Its image processor needs torchvision; `get_best_fit` is repeated here in the same single precision."""
+    torch = pytest.importorskip("torch")
+    processing = pytest.importorskip("transformers.models.llama4.processing_llama4")
+    markup = processing.Llama4Processor.__new__(processing.Llama4Processor)
+    model = _model("llama4", patch=14, side=24, tokens="144*images")
+    canvases = torch.tensor(
+        [[336 * rows, 336 * columns] for rows in range(1, 17) for columns in range(1, 16 // rows + 1)]
+    )
+    for width, height in _sizes("llama4"):
+        scales = torch.minimum(canvases[:, 0] / height, canvases[:, 1] / width)
+        larger = scales[scales >= 1]
+        chosen = canvases[scales == (larger.min() if len(larger) else scales.max())]
+        best = chosen[chosen.prod(dim=1).argmin()] // 336
+        text = markup._prompt_split_image(best.tolist(), 144)
+        visual = text.count("<|patch|>")
+        assert _counted(model, width, height) == (visual, text.count("<|") - visual), (width, height)
+
+
+def test_images_that_are_one_input():
+    # mm_tokens_per_image 256 and "\n\n<start_of_image>…<end_of_image>\n\n"; 256 of Aria's 980 pixels; (448 / 14)²
+    for family, side, tokens, text in (("gemma3", 64, 256, 4), ("aria", 70, 256, 0), ("paligemma", 32, 1024, 0)):
+        model = _model(family, patch=14, side=side, tokens=f"{tokens}*images")
+        for width, height in ((60, 2000), (3000, 3000)):
+            assert _counted(model, width, height, images=3) == (3 * tokens, 3 * text)
+
+
+def test_a_processor_that_is_not_known_is_said_so():
+    model = _model("newcomer", patch=14, side=10, tokens="100*images")
+    with pytest.raises(InvalidValueError, match="how newcomer's processor sizes and cuts images is not known here"):
+        _counted(model, 100, 100)
