@@ -151,7 +151,7 @@ def check(
             budgets=tuple(_budgets(estimates[name])),
             strict=strict,
             updated=update,
-            **({} if baseline is None else _compared(held, name, entries[name], tolerances or {})),
+            **({} if baseline is None else _compared(held, name, entries[name], estimates[name], tolerances or {})),
         )
         for name in names
     )
@@ -180,7 +180,11 @@ def _check_files(name: str, entry: Mapping[str, Any], before: Mapping[str, Any] 
 
 
 def _compared(
-    held: Mapping[str, Any], name: str, entry: Mapping[str, Any], tolerances: Mapping[str, float]
+    held: Mapping[str, Any],
+    name: str,
+    entry: Mapping[str, Any],
+    estimate: Estimate,
+    tolerances: Mapping[str, float],
 ) -> dict[str, Any]:
     before = held["runs"].get(name)
     changes = changes_of(before, entry, tolerances)
@@ -196,7 +200,8 @@ def _compared(
                 "`--update` rewrites it",
             )
         before, entry = without_stacks(before, entry)
-    causes = causes_of(before, entry, held["written_by"], f"aimcost {__version__}")
+    selection = {segment.name for segment in estimate.table.segments if segment.group == "selection"}
+    causes = causes_of(before, entry, held["written_by"], f"aimcost {__version__}", selection=selection)
     return {
         "changes": tuple(changes),
         "moved": tuple(moved_ops(before, entry)),

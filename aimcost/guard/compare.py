@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..inputs.strict_json import digest
-from ..ops.reduction import REDUCTION_OPS
 from ..types.stages import DEFAULT_INCLUDE
 from .facts import FIGURES
 
@@ -229,11 +228,23 @@ def _ranges(layers: Iterable[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}–{b}" for a, b in spans)
 
 
-def causes_of(before: Mapping[str, Any], after: Mapping[str, Any], written_by: str, now: str) -> list[Cause]:
+def causes_of(
+    before: Mapping[str, Any],
+    after: Mapping[str, Any],
+    written_by: str,
+    now: str,
+    *,
+    selection: Collection[str] = (),
+) -> list[Cause]:
     """What changed between two entries: each part by its own digest, the formulas by elimination.
 
     Where model, workload, schedule, profile and settings are the same and figures or operations are
     not, the formulas of aimcost itself are what changed.
+
+    Parameters
+    ----------
+    selection
+        Names of the ops of `after` that choose tokens, which a change of schedule moves in any layer.
     """
     ours, theirs = before["digests"], after["digests"]
     causes = []
@@ -255,7 +266,7 @@ def causes_of(before: Mapping[str, Any], after: Mapping[str, Any], written_by: s
     if not causes and (figures or moved_ops(before, after)):
         inputs = "model, workload, schedule, profile and settings are unchanged"
         causes.append(Cause(kind="formula", details=(f"{inputs}; {versions}",)))
-    unexplained = _unexplained(before, after, {cause.kind for cause in causes})
+    unexplained = _unexplained(before, after, {cause.kind for cause in causes}, selection)
     if unexplained:
         names = ", ".join(unexplained[:_SHOWN])
         causes.append(
@@ -264,19 +275,24 @@ def causes_of(before: Mapping[str, Any], after: Mapping[str, Any], written_by: s
     return causes
 
 
-def _unexplained(before: Mapping[str, Any], after: Mapping[str, Any], kinds: set[str]) -> list[str]:
+def _unexplained(
+    before: Mapping[str, Any], after: Mapping[str, Any], kinds: set[str], selection: Collection[str]
+) -> list[str]:
     """Operations whose FLOPs a change of schedule or profile alone cannot have moved.
 
-    A profile moves no FLOPs at all, and a schedule none in layers that compute on the same tokens.
+    A profile moves no FLOPs at all, and a schedule none in layers that compute on the same tokens, but for the ops that
+    choose tokens: those that it has, and those that went with a scorer.
     """
     if not kinds or kinds - {"schedule", "profile"}:
         return []
     ours, theirs = _expanded(before["operations"]), _expanded(after["operations"])
     old, new = _tokens(before), _tokens(after)
+    scorer_gone = bool(_scorers(before) - _scorers(after))
     found = []
     for key in dict.fromkeys([*ours, *theirs]):
         stage, name = key
-        free = "schedule" in kinds and (stage != "prefill" or name in REDUCTION_OPS)
+        chooses = name in selection or (scorer_gone and key not in theirs)
+        free = "schedule" in kinds and (stage != "prefill" or chooses)
         a, b = ours.get(key, {}), theirs.get(key, {})
         zero = (0.0, 0.0, 0.0)
         for layer in dict.fromkeys([*a, *b]):
@@ -307,6 +323,11 @@ def _said(value: Any) -> str:
 def _by(before: Any, after: Any) -> str:
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (before, after))
     return f" ({after / before - 1:+.2%})" if numbers and before and after / before < 100 else ""
+
+
+def _scorers(entry: Mapping[str, Any]) -> set[tuple[str, str]]:
+    """Action and scorer of every event."""
+    return {(action, scorer) for action, scorer, *_ in entry["facts"]["schedule"]["events"]}
 
 
 def _tokens(entry: Mapping[str, Any]) -> list[int]:

@@ -15,7 +15,6 @@ from .cost import Array, Cost
 
 __all__ = [
     "INDEX_BYTES",
-    "REDUCTION_OPS",
     "SCORE_BYTES",
     "Cut",
     "NamedCosts",
@@ -27,8 +26,6 @@ __all__ = [
     "required_frames",
     "select",
 ]
-
-REDUCTION_OPS = ("score", "select", "gather", "merge")
 
 SCORE_BYTES = 4.0  # scores and PageRank vectors are fp32 whatever the model's format
 INDEX_BYTES = 8.0

@@ -181,6 +181,30 @@ def test_a_changed_formula_is_found_by_elimination(
         assert "FLOPs of lm_head" in run.causes[1].text
 
 
+def test_an_op_that_chooses_tokens_is_known_by_its_group(
+    place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """A method may call its op as it likes: with l1 = 3 layer 2 ranks no longer, on the same tokens."""
+    from aimcost.pricing import operations
+
+    named = operations.reduction_ops
+
+    def renamed(*given: Any) -> Any:
+        return tuple(("appraise" if name == "score" else name, cost) for name, cost in named(*given))
+
+    monkeypatch.setattr(operations, "reduction_ops", renamed)
+    operations.forget()
+    request.addfinalizer(operations.forget)
+    check(["run.yaml"], baseline="base.json", update=True)
+    run = checked(changed("method/l1", 3))
+    assert "appraise" in {op.name for op in run.moved}
+    assert [cause.kind for cause in run.causes] == ["schedule"]
+    # and without its scorer it is gone
+    run = checked(changed("method", {"name": "none"}))
+    assert "appraise" in {op.name for op in run.moved if op.kind == "gone"}
+    assert [cause.kind for cause in run.causes] == ["schedule"]
+
+
 def test_what_a_change_would_move(place: Path) -> None:
     write(RUN)
     (run,) = check(["run.yaml"], baseline="base.json", overrides={"method.l1": 3}).runs

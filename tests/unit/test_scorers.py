@@ -19,7 +19,7 @@ from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.run import load_run
 from aimcost.methods import registry
 from aimcost.methods.registry import Scorer, all_scorers, find_scorer, reduction_ops, register
-from aimcost.ops.reduction import REDUCTION_OPS, Cut, ScoreContext, positional
+from aimcost.ops.reduction import Cut, ScoreContext, positional
 from aimcost.pricing.pricing import estimate_run
 from aimcost.types import DecoderSpec, ModelSpec, ReductionEvent
 from aimcost.types.formats import Widths
@@ -78,7 +78,6 @@ def test_every_scorer_that_a_plan_names_is_priced() -> None:
             counts=dict(event.counts),
         )
         costs = reduction_ops(event.scorer, cut, CONTEXT)
-        assert {name for name, _ in costs} <= set(REDUCTION_OPS)
         assert sum(float(np.sum(cost.bytes)) for _, cost in costs) > 0
 
 
