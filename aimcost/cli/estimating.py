@@ -74,10 +74,9 @@ def estimate(
         rows = result.layers() if layers else result.ops()
         print(to_csv(rows) if as_csv else to_json(result.to_dict()) + "\n", end="")
         return
-    from ..pricing.pricing import unreduced
     from ..report.text import estimate_text, layers_text, ops_text
 
-    baseline = estimate_run(unreduced(resolved)) if resolved.schedule.events else None
+    baseline = result.dense if resolved.schedule.events else None
     fused = None
     if baseline is not None and resolved.implementation != "fused":
         fused = estimate_run(resolved.with_(implementation="fused"))

@@ -126,7 +126,7 @@ def _has_tower(row: Joined) -> bool:
 def _parts(row: Joined) -> tuple[float, float]:
     """Seconds of the interval's operations, and of what the stack adds to it."""
     estimate = row.estimate
-    seconds = estimate.rows_of(row.timing.stages) * estimate.seconds
+    seconds = estimate.shares(row.timing.stages) * estimate.seconds
     beside = float(seconds[estimate.priced.overhead(STAGES)].sum())
     return float(seconds.sum()) - beside, beside
 

@@ -235,7 +235,7 @@ def _parts(slopes: _Slopes, timing: Timing) -> _Decomposed:
     linear = np.sum([slopes.added[stage] for stage in wanted], axis=0)
     queues: list[tuple[float, Floats]] = []
     order, decode = execution_order(table)
-    syncs = np.zeros(len(table), dtype=bool) if base.syncs is None else base.syncs
+    syncs = np.zeros(len(table), dtype=bool) if base.waits is None else base.waits
     for part in (order[~decode[order]], order[decode[order]]):
         for stretch in np.split(part, np.flatnonzero(syncs[part]) + 1):
             inside = included[stretch]

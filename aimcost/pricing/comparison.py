@@ -14,7 +14,7 @@ from ..types.stages import STAGES
 from ..units import KILO
 from .estimator import estimator_of
 from .gain import gain
-from .pricing import estimate_run, unreduced
+from .pricing import estimate_run
 from .result import Estimate
 
 __all__ = ["compare_run", "mfu"]
@@ -70,7 +70,7 @@ def _note_hidden_launches(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -
 def _row(run: Run) -> dict[str, Any]:
     machine = require_hardware(run.hardware)
     result = estimate_run(run)
-    plain = estimate_run(unreduced(run)) if run.schedule.events else result
+    plain = result.dense
     low, high = result.ttft_band_s
     found = gain(plain, result) if run.schedule.events else None
     banded = found.speedup if found is not None and found.speedup.high is not None else None

@@ -35,9 +35,9 @@ class Gain:
 
 
 def gain(dense: Estimate, reduced: Estimate, what: str | Iterable[str] = "ttft") -> Gain | None:
-    """The gain of `reduced` over `dense` in a quantity (`Estimate.rows_of`); None where either takes no time."""
+    """The gain of `reduced` over `dense` in a quantity (`Estimate.shares`); None where either takes no time."""
     what = what if isinstance(what, str) else tuple(what)
-    before, after = dense.rows_of(what), reduced.rows_of(what)
+    before, after = dense.shares(what), reduced.shares(what)
     d, r = float((before * dense.seconds).sum()), float((after * reduced.seconds).sum())
     if not d or not r:
         return None

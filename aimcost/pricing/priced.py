@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,7 +116,7 @@ class PricedTable:
         Per row, the device's own time, and the host's for issuing it; None where not modelled.
     after_issue_seconds
         Per row, the part of the device's time that is left once the host has issued all of its launches.
-    syncs
+    waits
         Per row, whether the host then waits for the device; None where it never does.
     notes
         What the reader must know about the times.
@@ -129,18 +130,36 @@ class PricedTable:
     device_seconds: NDArray[np.float64] | None = None
     host_seconds: NDArray[np.float64] | None = None
     after_issue_seconds: NDArray[np.float64] | None = None
-    syncs: NDArray[np.bool_] | None = None
+    waits: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
 
     @cached_property
-    def flops(self) -> NDArray[np.float64]:
-        """FLOPs of each row, all its runs together."""
+    def total_flops(self) -> NDArray[np.float64]:
+        """FLOPs of each row, all its `count` runs together; those of one run are `table.flops`."""
         return self.table.flops * self.table.count
 
     @cached_property
-    def bytes(self) -> NDArray[np.float64]:
-        """DRAM traffic of each row, all its runs together."""
+    def total_bytes(self) -> NDArray[np.float64]:
+        """DRAM traffic of each row, all its `count` runs together; that of one run is `table.bytes`."""
         return self.table.bytes * self.table.count
+
+    @property
+    def flops(self) -> NDArray[np.float64]:
+        """Deprecated: `total_flops`."""
+        _renamed("flops", "total_flops")
+        return self.total_flops
+
+    @property
+    def bytes(self) -> NDArray[np.float64]:
+        """Deprecated: `total_bytes`."""
+        _renamed("bytes", "total_bytes")
+        return self.total_bytes
+
+    @property
+    def syncs(self) -> NDArray[np.bool_] | None:
+        """Deprecated: `waits`."""
+        _renamed("syncs", "waits")
+        return self.waits
 
     def rows(self, stages: Iterable[str]) -> NDArray[np.bool_]:
         """Which rows belong to `stages`; overhead only where the stage that it stands beside is among them."""
@@ -173,8 +192,8 @@ class PricedTable:
         for stage in STAGES:
             mask = self.overhead(STAGES) if stage == "overhead" else self.rows([stage])
             sums[stage] = StageSum(
-                flops=float(self.flops[mask].sum()),
-                bytes=float(self.bytes[mask].sum()),
+                flops=float(self.total_flops[mask].sum()),
+                bytes=float(self.total_bytes[mask].sum()),
                 time_s=float(self.seconds[mask].sum()),
                 steps=self.table.steps if stage == "decode" else 0,
                 beside_s=float(self.seconds[self.overhead(["decode"])].sum()) if stage == "decode" else 0.0,
@@ -208,3 +227,7 @@ class PricedTable:
                 rows = slice(segment.start, segment.stop)
                 total += float(flops[rows] @ self.table.count[rows])
         return total
+
+
+def _renamed(old: str, new: str) -> None:
+    warnings.warn(f"PricedTable.{old} goes in 0.3: it is {new}", DeprecationWarning, stacklevel=3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -123,6 +124,15 @@ class Estimate:
         return tuple(stage for stage in STAGES if stage in wanted and stage in self.stages_priced)
 
     @cached_property
+    def dense(self) -> Estimate:
+        """The same run without reduction, priced when it is first asked for; where nothing is reduced, this one."""
+        if not self.run.schedule.events:
+            return self
+        from .pricing import estimate_run, unreduced  # which stands on this module
+
+        return estimate_run(unreduced(self.run))
+
+    @cached_property
     def memory(self) -> Memory:
         """Memory of the request; the same under every estimator."""
         return memory_of(self.run)
@@ -131,20 +141,15 @@ class Estimate:
     def totals(self) -> Totals:
         """Sums over the included stages."""
         mask = self.rows(self.included)
-        time_s = float(np.where(mask, self.seconds, 0.0).sum())
-        low, high = self._band(mask, time_s)
+        time_s, low, high = self.interval("request")
         return Totals(
-            flops=float(self.priced.flops[mask].sum()),
-            bytes=float(self.priced.bytes[mask].sum()),
+            flops=float(self.priced.total_flops[mask].sum()),
+            bytes=float(self.priced.total_bytes[mask].sum()),
             time_s=time_s,
             time_low_s=low,
             time_high_s=high,
             extrapolated=self.priced.is_extrapolated(np.where(mask, self.seconds, 0.0)),
         )
-
-    def _band(self, share: NDArray[Any], value: float) -> tuple[float, float | None]:
-        """Band of a sum of rows: `value` itself and no upper end where the estimator has none."""
-        return (value, None) if self.band is None else self.band.around(share)
 
     @cached_property
     def first_token_rows(self) -> NDArray[np.bool_]:
@@ -157,24 +162,7 @@ class Estimate:
         decode = self.rows(["decode"])
         return decode | self.priced.overhead(["decode"]) if "overhead" in self.included else decode
 
-    @cached_property
-    def ttft_s(self) -> float:
-        """Time to first token: everything but decode, of what is included."""
-        operations = sum(self.stages[stage].time_s for stage in self.included if stage not in ("decode", "overhead"))
-        added = self.first_token_rows & self.priced.overhead(STAGES)
-        return operations + float(self.seconds[added].sum())
-
-    @cached_property
-    def ttft_band_s(self) -> tuple[float, float | None]:
-        """Band of `ttft_s`."""
-        return self._band(self.first_token_rows, self.ttft_s)
-
-    @cached_property
-    def ttft_extrapolated(self) -> bool:
-        """Whether `ttft_s` rests on rows outside the calibrated range."""
-        return self.priced.is_extrapolated(np.where(self.first_token_rows, self.seconds, 0.0))
-
-    def rows_of(self, what: str | Iterable[str]) -> NDArray[np.float64]:
+    def shares(self, what: str | Iterable[str]) -> NDArray[np.float64]:
         """How much of each row a quantity holds.
 
         Parameters
@@ -194,11 +182,51 @@ class Estimate:
         return self.rows({*what, "overhead"}).astype(float)
 
     def interval(self, what: str | Iterable[str]) -> Interval:
-        """A quantity with its band; `what` as in `rows_of`."""
-        share = self.rows_of(what)
-        value = float((share * self.seconds).sum())
-        low, high = self._band(share, value)
+        """A quantity with its band: the one place where row times become a figure. `what` as in `shares`.
+
+        ``ttft`` and ``tpot`` add up the stages as they are listed, so that the printed sums agree to the last bit.
+        """
+        what = what if isinstance(what, str) else tuple(what)
+        share = self.shares(what)
+        if what == "ttft":
+            operations = sum(self.stages[name].time_s for name in self.included if name not in ("decode", "overhead"))
+            value = operations + float(self.seconds[self.first_token_rows & self.priced.overhead(STAGES)].sum())
+        elif what == "tpot":
+            value = self.stages["decode"].tpot_s
+        else:
+            value = float((share * self.seconds).sum())
+        low, high = (value, None) if self.band is None else self.band.around(share)
         return Interval(value, low, high)
+
+    @cached_property
+    def ttft(self) -> Interval:
+        """Time to first token, with its band: everything but decode, of what is included."""
+        return self.interval("ttft")
+
+    @cached_property
+    def tpot(self) -> Interval:
+        """The mean decode step, with its band; zero where nothing is decoded."""
+        return self.interval("tpot")
+
+    @property
+    def ttft_s(self) -> float:
+        """Time to first token."""
+        return self.ttft.value
+
+    @property
+    def ttft_band_s(self) -> tuple[float, float | None]:
+        """Band of `ttft_s`."""
+        return self.ttft.low, self.ttft.high
+
+    @property
+    def tpot_band_s(self) -> tuple[float, float | None]:
+        """Band of the mean decode step."""
+        return self.tpot.low, self.tpot.high
+
+    @cached_property
+    def ttft_extrapolated(self) -> bool:
+        """Whether `ttft_s` rests on rows outside the calibrated range."""
+        return self.priced.is_extrapolated(np.where(self.first_token_rows, self.seconds, 0.0))
 
     @property
     def tpot_range_s(self) -> tuple[float, float]:
@@ -208,15 +236,6 @@ class Estimate:
         first, last = self.priced.tpot_range_s
         return first + each, last + each
 
-    @cached_property
-    def tpot_band_s(self) -> tuple[float, float | None]:
-        """Band of the mean decode step."""
-        decode = self.stages["decode"]
-        if self.band is None or not decode.steps:
-            return decode.tpot_s, (None if self.band is None else decode.tpot_s)
-        low, high = self.band.around(self.step_rows / decode.steps)
-        return low, high
-
     def decode_step(self) -> dict[str, float | None]:
         """``tpot_s`` and its band as columns of a table; None where nothing is decoded."""
         decode = self.stages["decode"]
@@ -224,6 +243,11 @@ class Estimate:
             return {"tpot_s": None, "tpot_low_s": None, "tpot_high_s": None}
         low, high = self.tpot_band_s
         return {"tpot_s": decode.tpot_s, "tpot_low_s": low, "tpot_high_s": high}
+
+    def rows_of(self, what: str | Iterable[str]) -> NDArray[np.float64]:
+        """Deprecated: `shares`."""
+        warnings.warn("Estimate.rows_of goes in 0.3: it is shares", DeprecationWarning, stacklevel=2)
+        return self.shares(what)
 
     def layers(self) -> list[dict[str, Any]]:
         """Prefill, one entry per decoder layer."""
@@ -238,8 +262,11 @@ class Estimate:
         return reduction_summary(self.priced, self.included, events=len(self.run.schedule.events))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON form: inputs by name, notes, workload, summary, totals, stages, layers, ops, memory."""
-        from .summary import summary_of, workload_of  # prices the unreduced run as well
+        """The JSON form: inputs by name, notes, workload, summary, totals, stages, layers, ops, memory.
+
+        The gain in its summary compares with `dense`, so that a reduced run prices two.
+        """
+        from .summary import summary_of, workload_of  # which stands on this module
 
         run, totals = self.run, self.totals
         return {

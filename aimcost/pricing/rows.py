@@ -29,7 +29,7 @@ def layer_rows(priced: PricedTable, tokens: Sequence[int]) -> list[dict[str, Any
     def total(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(np.bincount(index, weights=values[mask], minlength=count), dtype=np.float64)
 
-    flops, size, seconds = total(priced.flops), total(priced.bytes), total(priced.seconds)
+    flops, size, seconds = total(priced.total_flops), total(priced.total_bytes), total(priced.seconds)
     shares = np.stack([total(np.where(priced.bound == code, priced.seconds, 0.0)) for code in range(len(BOUNDS))])
     return [
         {

@@ -12,7 +12,6 @@ from ..models import traced, vit
 from ..types import ModelSpec
 from .estimator import estimator_of
 from .gain import gain
-from .pricing import estimate_run, unreduced
 from .result import Estimate
 
 __all__ = ["summary_of", "workload_of"]
@@ -31,7 +30,7 @@ def summary_of(estimate: Estimate) -> dict[str, Any]:
     computed = run.schedule.tokens
     ratio = saved = None
     if run.schedule.events and first:
-        found = gain(estimate_run(unreduced(run)), estimate)
+        found = gain(estimate.dense, estimate)
         ratio, saved = (found.speedup, found.saved) if found is not None else (None, None)
     stored, active = _parameters(run.model)
     return {

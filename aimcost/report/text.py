@@ -111,7 +111,7 @@ def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None) -> str
         return f"{before / after:.2f}x" if after else "-"
 
     def timed(name: str, after: Estimate, what: str | Sequence[str]) -> list[str]:
-        flops = [float(each.rows_of(what) @ each.priced.flops) for each in (baseline, after)]
+        flops = [float(each.shares(what) @ each.priced.total_flops) for each in (baseline, after)]
         seconds = [each.interval(what).value for each in (baseline, after)]
         row = [name, ratio(*flops), ratio(*seconds), "", *map(format_seconds, seconds), ""]
         found = gain(baseline, after, what)

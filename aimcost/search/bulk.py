@@ -125,7 +125,7 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
         seconds=seconds,
         flops=flops,
         fixed_s=float(every.seconds[outside].sum()),
-        fixed_flops=float((every.table.flops * every.table.count)[outside].sum()),
+        fixed_flops=float(every.priced.total_flops[outside].sum()),
         cut_from=cut_from,
         cut_to=cut_to,
     )

@@ -229,8 +229,8 @@ def test_launches_and_traffic_by_kind() -> None:
     assert chain.host_seconds is not None
     assert one.host_seconds[rows] == pytest.approx(10e-6)
     assert chain.host_seconds[rows] == pytest.approx(70e-6)
-    assert chain.priced.bytes[rows] == pytest.approx(9 * one.priced.bytes[rows])
-    assert chain.priced.flops[rows] == pytest.approx(one.priced.flops[rows])
+    assert chain.priced.total_bytes[rows] == pytest.approx(9 * one.priced.total_bytes[rows])
+    assert chain.priced.total_flops[rows] == pytest.approx(one.priced.total_flops[rows])
 
 
 @pytest.mark.parametrize(("graph", "prefill", "decode"), [(False, 1, 1), ("decode", 1, 0), (True, 0, 0)])
@@ -265,9 +265,9 @@ def test_a_fused_product_is_priced_as_one_and_shared_by_width() -> None:
     assert fused.device_seconds[gate] == pytest.approx(fused.device_seconds[up])
     assert fused.host_seconds[gate] == pytest.approx(5e-6)
     # the second part reads the activations of the first: 512 tokens of 4096 in 16 bit
-    less = apart.priced.bytes[up] - fused.priced.bytes[up]
+    less = apart.priced.total_bytes[up] - fused.priced.total_bytes[up]
     assert less == pytest.approx(2 * 512 * 4096)
-    assert fused.priced.bytes[gate] == pytest.approx(apart.priced.bytes[gate])
+    assert fused.priced.total_bytes[gate] == pytest.approx(apart.priced.total_bytes[gate])
 
 
 def test_grouped_queries_share_a_fused_product_by_width() -> None:
@@ -285,7 +285,7 @@ def test_a_residual_inside_the_norm_moves_two_thirds_and_launches_nothing() -> N
     assert inside.device_seconds is not None
     assert own.device_seconds is not None
     assert inside.host_seconds[rows] == pytest.approx(0.0)
-    assert inside.priced.bytes[rows] == pytest.approx(own.priced.bytes[rows] * 2 / 3)
+    assert inside.priced.total_bytes[rows] == pytest.approx(own.priced.total_bytes[rows] * 2 / 3)
     assert (inside.device_seconds[rows] < own.device_seconds[rows]).all()
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...errors import AimcostError, FileFormatError
 from ...inputs.run import Run, load_run
 from ...pricing.priced import EXTRAPOLATED_SHARE
-from ...pricing.pricing import estimate_run, unreduced
+from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
 from ..records import Record, Sample
 from .heldout import held_out_of
@@ -111,8 +111,8 @@ def _estimates(document: Mapping[str, Any], profile: Mapping[str, Any], samples:
         # as many steps as were timed: each attends to one token more
         overrides["workload"] = {"new_tokens": int(steps[0]) + 1}
     run: Run = load_run(document, overrides)
-    priced = {"reduced": estimate_run(run)} if run.schedule.events else {}
-    return {"dense": estimate_run(unreduced(run)), **priced}
+    priced = estimate_run(run)
+    return {"dense": priced.dense, **({"reduced": priced} if run.schedule.events else {})}
 
 
 def _point(label: str, sample: Sample, estimate: Estimate) -> Point | None:

@@ -50,8 +50,8 @@ def price(run: Run) -> PricedTable:
     device = DevicePricing(coefficients, kernels).times()
     host = host_seconds(kernels, hardware) if run.host_time else np.zeros(len(table))
     after_issue = kernels.after_issue_seconds(device.seconds)
-    syncs = table.syncs > 0 if table.syncs.any() else None
-    seconds, waiting = with_host(table, device.seconds, host, after_issue, syncs)
+    waits = table.syncs > 0 if table.syncs.any() else None
+    seconds, waiting = with_host(table, device.seconds, host, after_issue, waits)
     _, bound, roofline_notes = roofline_seconds(table, hardware, run.precision)
     bound = np.where(waiting | device.launch_bound, LAUNCH, bound)
     before, left_out = preprocessing(run)
@@ -78,7 +78,7 @@ def price(run: Run) -> PricedTable:
         device_seconds=np.concatenate((device.seconds, none)),
         host_seconds=np.concatenate((host, none)),
         after_issue_seconds=np.concatenate((after_issue, none)),
-        syncs=None if syncs is None else np.concatenate((syncs, none > 0)),
+        waits=None if waits is None else np.concatenate((waits, none > 0)),
         notes=(
             *precision_notes(run.precision),
             *roofline_notes,

@@ -147,7 +147,7 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
     if run.workload.new_tokens:
         kernel = decode_kernel(priced_run.schedule, run.implementation, run.attention)
         fields = _decode(replace(run, attention=kernel), ordered, scorer)
-    flops = every.table.flops * every.table.count
+    flops = every.priced.total_flops
     included = every.rows(every.included)
     return Tables(
         pairs=ordered,
@@ -213,7 +213,7 @@ def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
     head, layers, tail = rows[:first], rows[first:last], rows[last:]
     blocks = _blocks(every, layers, len(counts))
     counted = "decode" in every.included
-    flops = every.table.flops * every.table.count * counted
+    flops = every.priced.total_flops * counted
     outside = np.concatenate([head, tail])
     return {
         "kv": kv,
@@ -255,7 +255,7 @@ def _blocks(every: Estimate, rows: NDArray[np.int64], count: int) -> Blocks:
 
 def _syncs(every: Estimate, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Rows after which the host waits: the last of a cut, and so of its layer."""
-    return np.zeros(len(rows), dtype=bool) if every.priced.syncs is None else every.priced.syncs[rows]
+    return np.zeros(len(rows), dtype=bool) if every.priced.waits is None else every.priced.waits[rows]
 
 
 def _one_block(every: Estimate, rows: NDArray[np.int64]) -> Blocks:

@@ -10,7 +10,7 @@ from ...errors import AimcostError, InvalidValueError, argument
 from ...inputs.run import Run
 from ...methods.aim.plan import reachable_ratios
 from ...pricing.budgets import figures_of
-from ...pricing.pricing import estimate_run, unreduced
+from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
 from .budgets import Budgets, Shortfall, no_budget, upper_end
 from .planning import VISUALS, spread_of
@@ -199,7 +199,7 @@ def _break_even(case: _Case) -> dict[str, Any]:
     result = case.at(start) if start is not None else None
     row["visual_tokens"] = None if result is None else result.run.workload.visual_tokens
     row["ttft_s"] = None if result is None else result.ttft_s
-    row["plain_s"] = None if result is None else estimate_run(unreduced(result.run)).ttft_s
+    row["plain_s"] = None if result is None else result.dense.ttft_s
     return row
 
 
@@ -211,7 +211,7 @@ def _window(case: _Case, top: int) -> tuple[int | None, int | None]:
 
     def pays(number: int) -> bool:
         result = case.at(number)
-        return result is not None and estimate_run(unreduced(result.run)).ttft_s > result.ttft_s
+        return result is not None and result.dense.ttft_s > result.ttft_s
 
     def turn(one: int, other: int) -> int:
         """The number closest to `other` at which reduction pays (or not) as it does at `one`."""
