@@ -7,14 +7,16 @@ hit wins. Folders are not searched recursively.
 
 from __future__ import annotations
 
+import importlib
 import os
 import pkgutil
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from ..errors import FileFormatError, UnknownNameError
 
-__all__ = ["KINDS", "estimator_names", "find", "is_file", "method_names", "names", "not_shipped"]
+__all__ = ["KINDS", "estimator", "estimator_names", "find", "is_file", "method_names", "names", "not_shipped"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 _METHODS, _ESTIMATORS = str(PACKAGE / "methods"), str(PACKAGE / "pricing" / "estimators")
@@ -123,6 +125,14 @@ def not_shipped(kind: str, given: object) -> tuple[Path, bool] | None:
 def estimator_names() -> list[str]:
     """Estimators: the public modules of ``aimcost.pricing.estimators``, without importing them."""
     return list(_modules(_ESTIMATORS, os.stat(_ESTIMATORS).st_mtime_ns))
+
+
+def estimator(name: str) -> Any:
+    """The ``ESTIMATOR`` of that file, an `aimcost.pricing.estimator.Estimator`.
+
+    Estimators stand above this room and register by their file alone, so they are loaded by name.
+    """
+    return importlib.import_module(f"aimcost.pricing.estimators.{name}").ESTIMATOR
 
 
 @lru_cache(maxsize=8)

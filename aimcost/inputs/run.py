@@ -25,8 +25,6 @@ from .workload import InputSize, input_sizes, resolve_workload
 __all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "plan_schedule", "varied"]
 
 DEFAULT_ESTIMATOR = "calibrated"
-# The one estimator in which a stack acts: under another, what the run leaves open is not the stack's to say.
-STACKED = "calibrated"
 # Decode is priced by layer and step: more rows than this do not fit a laptop.
 MAX_DECODE_ROWS = 10_000_000
 _BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
@@ -198,36 +196,18 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
     """A run from the mapping of a file; parts of `before` are reused where their keys are the same."""
     where = source if source and before is None else "run"
     file = validate(RunFile, data, where=where)
-    old = before._file if before is not None else None
     if file.estimator is not None and file.estimator not in discover.estimator_names():
         names = discover.estimator_names()
         raise UnknownNameError("estimator", file.estimator, names, where=where)
-    same = old is not None and old.model == file.model
-    model = before.model if before is not None and same else load_model(file.model)
-    if model.decoder.layers * file.workload.new_tokens > MAX_DECODE_ROWS:
-        most = MAX_DECODE_ROWS // model.decoder.layers
-        what = f"at most {most} with {model.decoder.layers} layers"
-        raise InvalidValueError("workload.new_tokens", what, file.workload.new_tokens)
-    paper = _is_paper(file.method)
-    same = same and old is not None and old.workload == file.workload and _is_paper(old.method) == paper
-    if before is not None and same:
-        workload, notes = before.workload, before._workload_notes
-    else:
-        workload, notes = resolve_workload(file.workload, model, without_newline=paper)
-    same = same and old is not None and old.method == file.method
-    schedule = (
-        before.schedule if before is not None and same else plan_schedule(model, workload, file.method, where=where)
-    )
+    request = _request(file, where, before)
+    model, workload, schedule = request.model, request.workload, request.schedule
     parallel = Parallel(**file.parallel.dump())
     check_parallel(model, parallel)
+    hardware = _hardware(file, before)
+    stack = _stack(file, hardware, where)
     estimator = file.estimator or DEFAULT_ESTIMATOR
-    if before is not None and old is not None and old.hardware == file.hardware:
-        hardware = before.hardware
-    else:
-        hardware = load_hardware(file.hardware) if file.hardware is not None else None
-    stack = _stack_of(file, hardware, where)
-    # what a run says wins; what it leaves open is the stack's
-    acting = stack if estimator == STACKED else None
+    # what a run says wins; what it leaves open is the stack's, where the estimator prices one
+    acting = stack if discover.estimator(estimator).uses_stack else None
     attention = file.attention or (acting.attention if acting else "flash")
     tower_attention = file.attention or (acting.tower_attention if acting else "flash")
     implementation = file.implementation or (acting.implementation if acting else "fused")
@@ -259,15 +239,53 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         notes=(
             *_file_notes(file),
             *model.notes,
-            *notes,
+            *request.workload_notes,
             *_context_note(model, schedule, workload),
             *schedule.notes,
             *implementation_notes(schedule, implementation, attention, tower_attention),
             *parallel_notes(model, parallel, workload.batch),
         ),
         _file=file,
-        _workload_notes=notes,
+        _workload_notes=request.workload_notes,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What is asked of a model, whatever executes it."""
+
+    model: ModelSpec
+    workload: Workload
+    workload_notes: tuple[str, ...]
+    schedule: Schedule
+
+
+def _request(file: RunFile, where: str, before: Run | None) -> _Request:
+    """Model, workload and schedule: each is that of `before` as far as its keys, and what it rests on, are the same."""
+    old = before._file if before is not None else None
+    same = old is not None and old.model == file.model
+    model = before.model if before is not None and same else load_model(file.model)
+    if model.decoder.layers * file.workload.new_tokens > MAX_DECODE_ROWS:
+        most = MAX_DECODE_ROWS // model.decoder.layers
+        what = f"at most {most} with {model.decoder.layers} layers"
+        raise InvalidValueError("workload.new_tokens", what, file.workload.new_tokens)
+    paper = _is_paper(file.method)
+    same = same and old is not None and old.workload == file.workload and _is_paper(old.method) == paper
+    if before is not None and same:
+        workload, notes = before.workload, before._workload_notes
+    else:
+        workload, notes = resolve_workload(file.workload, model, without_newline=paper)
+    same = same and old is not None and old.method == file.method
+    schedule = (
+        before.schedule if before is not None and same else plan_schedule(model, workload, file.method, where=where)
+    )
+    return _Request(model=model, workload=workload, workload_notes=notes, schedule=schedule)
+
+
+def _hardware(file: RunFile, before: Run | None) -> HardwareSpec | None:
+    if before is not None and before._file.hardware == file.hardware:
+        return before.hardware
+    return load_hardware(file.hardware) if file.hardware is not None else None
 
 
 def _own_files(file: RunFile) -> Iterator[tuple[str, Path, bool]]:
@@ -299,7 +317,7 @@ def _context_note(model: ModelSpec, schedule: Schedule, workload: Workload) -> t
     return (f"warning: {tokens:,} tokens exceed the context limit of {model.name}, {limit:,}",)
 
 
-def _stack_of(file: RunFile, hardware: HardwareSpec | None, where: str) -> Stack:
+def _stack(file: RunFile, hardware: HardwareSpec | None, where: str) -> Stack:
     if file.stack is not None and file.execution is not None:
         raise InvalidValueError("execution", "omitted with 'stack', which it also selects", file.execution, where=where)
     given = file.stack if file.stack is not None else EXECUTIONS[file.execution] if file.execution else DEFAULT_STACK

@@ -6,7 +6,6 @@ JSON Schema and every command; nothing else names it.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -119,7 +118,7 @@ def _unknown_ops(run: Run, priced: PricedTable) -> tuple[str, ...]:
 
 def estimator_of(name: str) -> Estimator:
     """The estimator of this name (`aimcost.inputs.discover.estimator_names` lists them)."""
-    found: Estimator = importlib.import_module(f"aimcost.pricing.estimators.{name}").ESTIMATOR
+    found: Estimator = discover.estimator(name)
     return found
 
 

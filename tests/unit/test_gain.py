@@ -96,7 +96,7 @@ def fake(seconds: list[float], above: list[float]) -> Any:
     return SimpleNamespace(
         seconds=np.array(seconds),
         band=band(seconds, [0.0, 0.0], above),
-        rows_of=lambda what: np.ones(2),
+        shares=lambda what: np.ones(2),
         table=SimpleNamespace(segments=segments),
     )
 
