@@ -11,7 +11,6 @@ import os
 import sys
 
 from ..errors import AimcostError
-from . import estimating, evidencing, guarding, looking, measuring, planning, tracing  # noqa: F401 (each adds its commands)
 from .common import app, flag_of
 from .options import Exit, parse
 
@@ -78,6 +77,6 @@ def _run(arguments: list[str]) -> object:
 
 
 def _prepare(command: str) -> None:
-    if command not in measuring.TIMED:
+    if command not in app.timed:
         # before NumPy is imported: starting a thread for each core costs a quarter of a short command
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

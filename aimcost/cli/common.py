@@ -40,7 +40,7 @@ __all__ = [
     "resolve_flags",
 ]
 
-app = Commands()
+app = Commands("aimcost.cli.commands")
 
 RunArgument = Annotated[str | None, Argument(metavar="RUN", help="Run file, or the name of one in configs/runs.")]
 SettingsOption = Annotated[

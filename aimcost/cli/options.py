@@ -7,12 +7,15 @@ mistakes among them, goes to typer.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ..inputs.discover import modules
 
 __all__ = ["Argument", "Call", "Commands", "Context", "Declared", "Exit", "Option", "hints_of", "parse"]
 
@@ -55,18 +58,55 @@ class Exit(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Commands:
-    """The commands by name, in the order in which they are declared."""
+    """The commands by name: each is declared in a file of its function's name, imported when it is asked for.
 
-    functions: dict[str, Callable[..., None]] = field(default_factory=dict)
+    Attributes
+    ----------
+    package
+        The package of those files; without one, what was declared is all there is.
+    declared
+        What was imported so far.
+    timed
+        Commands that time the machine, for which it is left as it is.
+    """
 
-    def command(self, name: str | None = None) -> Callable[[Function], Function]:
-        """Declare a command, called as its function unless it has a `name`."""
+    package: str = ""
+    declared: dict[str, Callable[..., None]] = field(default_factory=dict)
+    timed: set[str] = field(default_factory=set)
+
+    def command(self, *, times_machine: bool = False) -> Callable[[Function], Function]:
+        """Declare a command named after its function: ``calibrate_stack`` as ``calibrate-stack``."""
 
         def declare(function: Function) -> Function:
-            self.functions[name or function.__name__] = function
+            name = _spelled(function.__name__)
+            self.declared[name] = function
+            if times_machine:
+                self.timed.add(name)
             return function
 
         return declare
+
+    def find(self, name: str) -> Callable[..., None] | None:
+        """The command of that name, with no other imported."""
+        if name not in self.declared and name in (files := self._files()):
+            importlib.import_module(f"{self.package}.{files[name]}")
+        return self.declared.get(name)
+
+    def all(self) -> dict[str, Callable[..., None]]:
+        """Every command, by name."""
+        for name in self._files():
+            self.find(name)
+        return dict(sorted(self.declared.items()))
+
+    def _files(self) -> dict[str, str]:
+        if not self.package:
+            return {}
+        (folder,) = importlib.import_module(self.package).__path__
+        return {_spelled(module): module for module in modules(folder)}
+
+
+def _spelled(name: str) -> str:
+    return name.rstrip("_").replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -92,7 +132,7 @@ class _Parameter:
 
 def parse(commands: Commands, arguments: Sequence[str]) -> Call | None:
     """The call that a plain command line means; None for any other, which typer reads."""
-    function = commands.functions.get(arguments[0]) if arguments else None
+    function = commands.find(arguments[0]) if arguments else None
     if function is None:
         return None
     values: dict[str, Any] = {}

@@ -39,7 +39,7 @@ def application(commands: Commands, prepare: Callable[[str], None]) -> typer.Typ
     ) -> None:
         prepare(context.invoked_subcommand or "")
 
-    for name, function in commands.functions.items():
+    for name, function in commands.all().items():
         app.command(name)(_typed(function))
     return app
 

@@ -16,7 +16,17 @@ from typing import Any
 
 from ..errors import FileFormatError, UnknownNameError
 
-__all__ = ["KINDS", "estimator", "estimator_names", "find", "is_file", "method_names", "names", "not_shipped"]
+__all__ = [
+    "KINDS",
+    "estimator",
+    "estimator_names",
+    "find",
+    "is_file",
+    "method_names",
+    "modules",
+    "names",
+    "not_shipped",
+]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 _METHODS, _ESTIMATORS = str(PACKAGE / "methods"), str(PACKAGE / "pricing" / "estimators")
@@ -124,7 +134,12 @@ def not_shipped(kind: str, given: object) -> tuple[Path, bool] | None:
 
 def estimator_names() -> list[str]:
     """Estimators: the public modules of ``aimcost.pricing.estimators``, without importing them."""
-    return list(_modules(_ESTIMATORS, os.stat(_ESTIMATORS).st_mtime_ns))
+    return modules(_ESTIMATORS)
+
+
+def modules(folder: str) -> list[str]:
+    """The public modules in a folder of the package, without importing them."""
+    return list(_modules(folder, os.stat(folder).st_mtime_ns))
 
 
 def estimator(name: str) -> Any:

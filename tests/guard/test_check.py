@@ -461,17 +461,17 @@ def test_the_command(cli: Any, tmp_path: Path) -> None:
 
 
 def test_the_job_summary(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aimcost.cli import guarding
+    from aimcost.cli.commands.check import _append_summary
 
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place / "summary.md"))
-    guarding._append_summary("one\n")
-    guarding._append_summary("two\n")
+    _append_summary("one\n")
+    _append_summary("two\n")
     assert (place / "summary.md").read_text(encoding="utf-8") == "one\ntwo\n"
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(place))
     with pytest.raises(FileFormatError):
-        guarding._append_summary("x")
+        _append_summary("x")
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
-    guarding._append_summary("nowhere")
+    _append_summary("nowhere")
 
 
 SHADOWS = [("hardware", "hardware_profiles", "nvidia_l4"), ("stack", "configs/stacks", "vllm")]

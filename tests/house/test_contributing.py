@@ -41,11 +41,6 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (root / "configs" / "timings" / "bench.jsonl").write_text(text, encoding="utf-8")
         elif language == "csv":
             (root / "configs" / "accuracy" / "bench.csv").write_text(text, encoding="utf-8")
-    commands = root / "aimcost" / "cli" / "__init__.py"
-    code = commands.read_text(encoding="utf-8")
-    commands.write_text(
-        code.replace("from . import estimating,", "from . import estimating, heaviest,"), encoding="utf-8"
-    )
     return root
 
 

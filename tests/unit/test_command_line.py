@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
 from functools import wraps
 from pathlib import Path
 from typing import Any, get_args
@@ -13,6 +15,7 @@ from aimcost.cli import app
 from aimcost.cli.options import Commands, Context, Declared, hints_of, parse
 from aimcost.cli.typed import application
 
+COMMANDS = app.all()
 VALUES = {"str": "word", "Path": "a/file.yaml", "int": "7", "float": "2.5"}
 
 
@@ -35,7 +38,7 @@ def lines(name: str) -> list[list[str]]:
     """The command with what it needs, with each of its flags in each form, with all of them, and out of order."""
     needed: list[str] = []
     flags: list[list[str]] = []
-    for parameter, kind, must, declared in parameters(app.functions[name]):
+    for parameter, kind, must, declared in parameters(COMMANDS[name]):
         value = value_of(kind)
         if declared.what == "argument":
             needed += value * (1 + ("list" in kind)) if must else []
@@ -73,13 +76,13 @@ def by_typer(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str,
 
         return record
 
-    commands = Commands({name: recording(function) for name, function in app.functions.items()})
+    commands = Commands(declared={name: recording(function) for name, function in COMMANDS.items()})
     monkeypatch.setattr("sys.argv", ["aimcost", *arguments])
     application(commands, lambda command: None)(standalone_mode=False)
     return received[0]
 
 
-@pytest.mark.parametrize("name", app.functions)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_a_plain_line_means_what_typer_makes_of_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read = 0
     for line in lines(name):
@@ -89,7 +92,7 @@ def test_a_plain_line_means_what_typer_makes_of_it(name: str, monkeypatch: pytes
         read += 1
         values = {key: plain(value) for key, value in call.values.items()}
         assert values == by_typer(line, monkeypatch), line
-    assert read or any({"min", "max"} & set(d.words) for *_, d in parameters(app.functions[name]))
+    assert read or any({"min", "max"} & set(d.words) for *_, d in parameters(COMMANDS[name]))
 
 
 @pytest.mark.parametrize("name", ["estimate", "compare", "plan", "list", "show", "sweep", "check"])
@@ -134,3 +137,12 @@ def test_paths_and_numbers_are_converted() -> None:
     assert {key: call.values[key] for key in wanted} == wanted
     assert call.values["as_json"] is True
     assert call.values["kv_gb"] is None
+
+
+def test_a_command_imports_no_other() -> None:
+    code = (
+        "import sys; from aimcost.cli import app; from aimcost.cli.options import parse; parse(app, ['estimate', 'x']);"
+        "print(sorted(m for m in sys.modules if m.startswith('aimcost.cli.commands.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['aimcost.cli.commands.estimate']"

@@ -1,12 +1,12 @@
-"""Commands that look things up: list, show, schema."""
+"""``aimcost list``: list models, hardware, stacks, methods, …"""
 
 from __future__ import annotations
 
 import sys
 from typing import Annotated
 
-from .common import JsonOption, app
-from .options import Argument, Option
+from ..common import JsonOption, app
+from ..options import Argument, Option
 
 # Headers of the printed listings; the keys of the JSON stay as they are.
 _HEADERS = {
@@ -18,7 +18,7 @@ _HEADERS = {
 }
 
 
-@app.command("list")
+@app.command()
 def list_(
     what: Annotated[
         str | None,
@@ -32,9 +32,9 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List models, hardware, stacks, methods, …"""
-    from ..report.export import to_json
-    from ..report.text import table
-    from .listing import LISTINGS, listing
+    from ...report.export import to_json
+    from ...report.text import table
+    from ..listing import LISTINGS, listing
 
     chosen = LISTINGS if what is None else (what,)
     problems: list[str] = []
@@ -50,32 +50,3 @@ def list_(
         cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
         shown = [_HEADERS.get(header, header) for header in headers]
         print(f"{name} ({len(rows)})\n{table(cells, shown, left=left)}\n")
-
-
-@app.command()
-def show(
-    name: Annotated[str, Argument(help="Model, hardware profile, stack, method, estimator or run.")],
-    accuracy: Annotated[bool, Option("--accuracy", help="Published scores of a model.")] = False,
-) -> None:
-    """Show one item of a listing, with its sources."""
-    from .listing import describe
-
-    if accuracy:
-        from ..report.scores import scores_text
-        from ..search.scores.points import points_of
-
-        print(scores_text(name, points_of(name)))
-        return
-    print(describe(name), end="")
-
-
-@app.command()
-def schema() -> None:
-    """Print the JSON Schema of the input files.
-
-    Run files, method parameters, hardware profiles, software stacks and sweep grids.
-    """
-    from ..report.export import to_json
-    from .listing import json_schema
-
-    print(to_json(json_schema()))

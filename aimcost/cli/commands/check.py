@@ -1,4 +1,4 @@
-"""Commands for many runs and for continuous integration: sweep, check."""
+"""``aimcost check``: check predictions against a baseline and budgets."""
 
 from __future__ import annotations
 
@@ -6,42 +6,8 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from .common import JsonOption, SettingsOption, StackFlag, app, overrides_of, progress_bar
-from .options import Argument, Exit, Option
-
-
-@app.command()
-def sweep(
-    grid: Annotated[Path, Argument(metavar="GRID", help="Grid file (YAML): base, axes, schedules.")],
-    output: Annotated[Path, Option("-o", "--output", help="File to write: .csv, .jsonl or .parquet.")],
-    resume: Annotated[bool, Option("--resume", help="Continue an interrupted sweep.")] = False,
-    engine: Annotated[str, Option(help="local or dask.")] = "local",
-    workers: Annotated[int, Option(metavar="N", help="Local processes.")] = 1,
-    scheduler: Annotated[str | None, Option(metavar="ADDRESS", help="Address of a Dask scheduler.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Price a grid of runs into one file.
-
-    The grid varies models, GPUs, methods, workloads or schedules. A point that cannot be priced gets a row too,
-    with the reason in its `error` column.
-    """
-    from dataclasses import asdict
-
-    from ..report.export import to_json
-    from ..report.guard import sweep_text
-    from ..search.sweep.sweep import sweep as run_sweep
-
-    with progress_bar() as step:
-        result = run_sweep(
-            grid,
-            output,
-            resume=resume,
-            engine_name=engine,
-            workers=workers,
-            scheduler=scheduler,
-            progress=step,
-        )
-    print(to_json(asdict(result)) if as_json else sweep_text(result))
+from ..common import JsonOption, SettingsOption, StackFlag, app, overrides_of
+from ..options import Argument, Exit, Option
 
 
 @app.command()
@@ -72,11 +38,11 @@ def check(
     Compares FLOPs, TTFT, TPOT, KV cache and peak memory. Exit status: 0 pass, 1 a figure rose or a budget is exceeded,
     2 bad input.
     """
-    from ..guard.check import check as run_check
-    from ..guard.check import parse_tolerances
-    from ..inputs.files import write_atomically
-    from ..report.export import to_json
-    from ..report.guard import check_json, check_junit, check_markdown, check_text
+    from ...guard.check import check as run_check
+    from ...guard.check import parse_tolerances
+    from ...inputs.files import write_atomically
+    from ...report.export import to_json
+    from ...report.guard import check_json, check_junit, check_markdown, check_text
 
     result = run_check(
         runs or [],
@@ -99,7 +65,7 @@ def check(
 
 def _append_summary(text: str) -> None:
     """To the file that GitHub Actions names, else nowhere: the same command runs outside of CI."""
-    from ..errors import FileFormatError
+    from ...errors import FileFormatError
 
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if path:

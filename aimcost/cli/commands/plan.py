@@ -1,4 +1,4 @@
-"""``aimcost plan``: the best schedule within a budget, and the inverse questions."""
+"""``aimcost plan``: find the best token schedule within a budget."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from .common import JsonOption, SettingsOption, StackFlag, app, one_of, progress_bar, resolve
-from .options import Argument, Option
+from ..common import JsonOption, SettingsOption, StackFlag, app, one_of, progress_bar, resolve
+from ..options import Argument, Option
 
 _BUDGETS = {
     "--ttft-ms": "max_ttft_ms",
@@ -86,10 +86,10 @@ def plan(
             _absent({**limits, "--confidence": confidence}, "--question break-even, which takes no budget")
         _answer(resolved, question, budgets, confidence, as_json=as_json, as_csv=as_csv)
         return
-    from ..errors import CheckFailedError
-    from ..report.export import to_json
-    from ..report.planning import front_csv, plan_text, run_yaml, save_plot
-    from ..search.plan import SHAPES, plan_run
+    from ...errors import CheckFailedError
+    from ...report.export import to_json
+    from ...report.planning import front_csv, plan_text, run_yaml, save_plot
+    from ...search.plan import SHAPES, plan_run
 
     with progress_bar() as step:
         found = plan_run(
@@ -110,7 +110,7 @@ def plan(
     if plot is not None:
         save_plot(found, plot)
     if output is not None and found.best is not None:
-        from ..inputs.files import write_atomically
+        from ...inputs.files import write_atomically
 
         write_atomically(output, run_yaml(found, found.best))
     if as_json:
@@ -130,10 +130,10 @@ def _answer(
     as_json: bool,
     as_csv: bool,
 ) -> None:
-    from ..errors import CheckFailedError
-    from ..report.export import to_csv, to_json
-    from ..report.planning import answer_text
-    from ..search.plan.questions import ask
+    from ...errors import CheckFailedError
+    from ...report.export import to_csv, to_json
+    from ...report.planning import answer_text
+    from ...search.plan.questions import ask
 
     with progress_bar() as step:
         answer = ask(resolved, question, budgets=budgets, confidence=confidence, progress=step)
@@ -146,7 +146,7 @@ def _answer(
 
 
 def _absent(flags: Mapping[str, object], beside: str) -> None:
-    from ..errors import InvalidValueError
+    from ...errors import InvalidValueError
 
     for flag, value in flags.items():
         if value is not None:
@@ -154,7 +154,7 @@ def _absent(flags: Mapping[str, object], beside: str) -> None:
 
 
 def _positive(flag: str, value: float | None) -> float | None:
-    from ..errors import InvalidValueError
+    from ...errors import InvalidValueError
 
     if value is not None and not 1e-12 <= value <= 1e30:
         raise InvalidValueError(flag, "a positive number", value)
@@ -166,7 +166,7 @@ def _names(given: str | None) -> list[str]:
 
 
 def _numbers(flag: str, given: str | None) -> list[int]:
-    from ..errors import InvalidValueError
+    from ...errors import InvalidValueError
 
     numbers = []
     for text in _names(given):

@@ -1,4 +1,4 @@
-"""Commands on third-party timings: evidence, import."""
+"""``aimcost import``: import results of other benchmarks: timings or scores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from .common import (
+from ..common import (
     AttentionFlag,
     BatchFlag,
     FramesFlag,
@@ -23,48 +23,16 @@ from .common import (
     VisualTokensFlag,
     app,
     keys_of,
-    one_of,
 )
-from .options import Argument, Context, Option
+from ..options import Argument, Context, Option
+
+_KEYS = (
+    *("model", "hardware", "stack", "method", "attention", "implementation"),
+    *("images", "frames", "visual_tokens", "text_tokens", "new_tokens", "batch", "tp", "pp"),
+)
 
 
 @app.command()
-def evidence(
-    timings: Annotated[
-        list[Path] | None,
-        Argument(metavar="FILE...", help="Timing files (.jsonl). Default: all of configs/timings."),
-    ] = None,
-    leave_out: Annotated[
-        str | None,
-        Option("--leave-out", metavar="source", help="Refit the stacks without each source, then predict that source."),
-    ] = None,
-    refit: Annotated[
-        bool, Option("--refit", help="Print stack coefficients refitted to all rows, beside the shipped ones.")
-    ] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare predictions with published GPU timings.
-
-    Errors by source, stack, quantity and card; coverage of the 80 % band; speed-ups.
-    """
-    from ..evidence.evidence import gather
-    from ..report.evidence import evidence_dict, evidence_text
-    from ..report.export import to_json
-
-    if refit:
-        from ..evidence.held_out import refit as fitted
-        from ..evidence.timings import load_timings
-        from ..report.evidence import figures_text, refit_dict
-
-        one_of(**{"refit": refit, "leave-out": leave_out is not None})
-        refits = fitted(load_timings(timings or None).requests)
-        print(to_json([refit_dict(each) for each in refits]) if as_json else figures_text(refits))
-        return
-    found = gather(timings or None, leave_out=leave_out)
-    print(to_json(evidence_dict(found)) if as_json else evidence_text(found))
-
-
-@app.command("import")
 def import_(
     context: Context,
     files: Annotated[list[Path], Argument(metavar="FILE...", help="Result files of another benchmark (JSON).")],
@@ -97,14 +65,14 @@ def import_(
     Timings of vllm bench, guidellm, aiperf and optimum-benchmark are compared with their predictions. Scores of
     lmms-eval and VLMEvalKit become the table that `aimcost plan --accuracy` takes.
     """
-    from ..evidence.formats import import_file
-    from ..evidence.formats.accuracy import import_scores, score_lines
-    from ..evidence.joining import join
-    from ..evidence.timings import timing_lines
-    from ..inputs.files import write_atomically
-    from ..inputs.run import SHORT_KEYS
-    from ..report.evidence import imported_scores_text, imported_text, joined_dict
-    from ..report.export import to_json
+    from ...evidence.formats import import_file
+    from ...evidence.formats.accuracy import import_scores, score_lines
+    from ...evidence.joining import join
+    from ...evidence.timings import timing_lines
+    from ...inputs.files import write_atomically
+    from ...inputs.run import SHORT_KEYS
+    from ...report.evidence import imported_scores_text, imported_text, joined_dict
+    from ...report.export import to_json
 
     named = {key: context.params[key] for key in _KEYS}
     given = keys_of(settings or [], **{SHORT_KEYS.get(key, key): value for key, value in named.items()})
@@ -126,9 +94,3 @@ def import_(
         print(to_json({"tool": ", ".join(dict.fromkeys(tools)), "rows": rows, "notes": notes}))
     else:
         print(text + (f"\nwritten: {output}" if output is not None else ""))
-
-
-_KEYS = (
-    *("model", "hardware", "stack", "method", "attention", "implementation"),
-    *("images", "frames", "visual_tokens", "text_tokens", "new_tokens", "batch", "tp", "pp"),
-)

@@ -1,11 +1,11 @@
-"""The command that traces a transformers model into a model file."""
+"""``aimcost trace``: trace any transformers model into a model file."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from .common import app
-from .options import Argument, Option
+from ..common import app
+from ..options import Argument, Option
 
 
 @app.command()
@@ -14,10 +14,10 @@ def trace(
     output: Annotated[str | None, Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
 ) -> None:
     """Trace any transformers model into a model file."""
-    from ..extras import torch_module
-    from ..inputs.files import write_atomically
-    from ..inputs.model import load_model, model_config
-    from ..report.export import to_json
+    from ...extras import torch_module
+    from ...inputs.files import write_atomically
+    from ...inputs.model import load_model, model_config
+    from ...report.export import to_json
 
     tracer = torch_module("aimcost.tracing.trace", "tracing a model")
     traced = tracer.trace(model_config(config))

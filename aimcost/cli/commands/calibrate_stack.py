@@ -1,0 +1,31 @@
+"""``aimcost calibrate-stack``: fit a software stack to a few timings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from ..common import JsonOption, app
+from ..options import Argument, Option
+
+
+@app.command()
+def calibrate_stack(
+    timings: Annotated[
+        list[Path], Argument(metavar="TIMING...", help="Timings (.jsonl), in the format of configs/timings.")
+    ],
+    output: Annotated[
+        Path | None, Option("-o", "--output", metavar="FILE", help="Stack file to write. Default: print only.")
+    ] = None,
+    stack: Annotated[
+        str | None, Option("--stack", help="Stack to start from. Default: the one the timings name.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a software stack to a few timings.
+
+    One timing fits an offset, two or more fit a scale as well.
+    """
+    from ..calibrating import stack_command
+
+    print(stack_command(timings, stack, output, as_json=as_json))

@@ -1,0 +1,77 @@
+"""``aimcost compare``: compare GPUs and software stacks on one run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from ..common import (
+    AttentionFlag,
+    BatchFlag,
+    CsvOption,
+    EstimatorFlag,
+    FramesFlag,
+    ImagesFlag,
+    ImplementationFlag,
+    JsonOption,
+    MethodFlag,
+    ModelFlag,
+    NewTokensFlag,
+    PipelineFlag,
+    ReplicasFlag,
+    RunArgument,
+    SettingsOption,
+    TensorFlag,
+    TextTokensFlag,
+    VisualTokensFlag,
+    app,
+    one_of,
+    resolve_flags,
+)
+from ..options import Context, Option
+
+
+@app.command()
+def compare(
+    context: Context,
+    run: RunArgument = None,
+    hardware: Annotated[str | None, Option(help="Hardware profiles, comma-separated. Default: the run's.")] = None,
+    stack: Annotated[str | None, Option(help="Software stacks, comma-separated. Default: the run's.")] = None,
+    model: ModelFlag = None,
+    estimator: EstimatorFlag = None,
+    method: MethodFlag = None,
+    attention: AttentionFlag = None,
+    frames: FramesFlag = None,
+    images: ImagesFlag = None,
+    visual_tokens: VisualTokensFlag = None,
+    text_tokens: TextTokensFlag = None,
+    new_tokens: NewTokensFlag = None,
+    batch: BatchFlag = None,
+    implementation: ImplementationFlag = None,
+    tp: TensorFlag = None,
+    pp: PipelineFlag = None,
+    dp: ReplicasFlag = None,
+    settings: SettingsOption = None,
+    as_csv: CsvOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare GPUs and software stacks on one run.
+
+    Time to first token with its band, bound, MFU, gain over no reduction, memory and cost.
+    """
+    from ...errors import InvalidValueError
+    from ...pricing.comparison import compare_run
+    from ...report.compare import compare_text
+    from ...report.export import to_csv, to_json
+
+    one_of(csv=as_csv, json=as_json)
+    names, stacks = ([name.strip() for name in (given or "").split(",") if name.strip()] for given in (hardware, stack))
+    if not names and not stacks:
+        raise InvalidValueError("--hardware", "given: comma-separated profiles (or --stack)", None)
+    resolved = resolve_flags(context, stack=stacks[0] if len(stacks) == 1 else None)
+    rows = compare_run(resolved, names, stacks)
+    if as_json:
+        print(to_json(rows))
+    elif as_csv:
+        print(to_csv(rows), end="")
+    else:
+        print(compare_text(resolved, rows))
