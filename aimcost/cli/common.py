@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 from ..inputs.discover import estimator_names
+from ..report.format import Format, Report, format_by_suffix, format_names, format_of
 from .options import Argument, Commands, Context, Option
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "BatchFlag",
     "CsvOption",
     "EstimatorFlag",
+    "FormatFlag",
     "FramesFlag",
     "ImagesFlag",
     "ImplementationFlag",
@@ -24,6 +27,7 @@ __all__ = [
     "NewTokensFlag",
     "PipelineFlag",
     "ReplicasFlag",
+    "ReportOption",
     "RunArgument",
     "SettingsOption",
     "StackFlag",
@@ -32,12 +36,14 @@ __all__ = [
     "VisualTokensFlag",
     "app",
     "flag_of",
+    "format_asked",
     "keys_of",
     "one_of",
     "overrides_of",
     "progress_bar",
     "resolve",
     "resolve_flags",
+    "write_report",
 ]
 
 app = Commands("aimcost.cli.commands")
@@ -49,6 +55,10 @@ SettingsOption = Annotated[
 ]
 JsonOption = Annotated[bool, Option("--json", help="Print JSON.")]
 CsvOption = Annotated[bool, Option("--csv", help="Print CSV.")]
+FormatFlag = Annotated[str | None, Option("--format", metavar="NAME", help=f"{', '.join(format_names())}.")]
+ReportOption = Annotated[
+    Path | None, Option("-o", "--output", metavar="FILE", help="Write the report there; its suffix is the format.")
+]
 
 # Keys of a run that have a flag. Counts stay text here: the schema of run files parses them.
 ModelFlag = Annotated[str | None, Option("--model", help="Model name, or path of an HF config.json or its folder.")]
@@ -110,6 +120,29 @@ def one_of(**given: bool) -> None:
     names = [f"--{name}" for name, value in given.items() if value]
     if len(names) > 1:
         raise InvalidValueError(names[0], f"given without {' and '.join(names[1:])}", " ".join(names))
+
+
+def format_asked(
+    name: str | None, *, as_json: bool = False, as_csv: bool = False, output: Path | None = None
+) -> Format:
+    """The format that flags ask for, else that of the file that is written, else text."""
+    one_of(format=name is not None, csv=as_csv, json=as_json)
+    if output is not None and name is None and not (as_json or as_csv):
+        return format_by_suffix(output)
+    return format_of(name or ("json" if as_json else "csv" if as_csv else "text"))
+
+
+def write_report(report: Report, written: Format, output: Path | None = None) -> None:
+    """Print a report, or write it to a file and say so."""
+    text = written.render(report)
+    text += "" if text.endswith("\n") else "\n"
+    if output is None:
+        print(text, end="")
+        return
+    from ..inputs.files import write_atomically
+
+    write_atomically(output, text)
+    print(f"written: {output}")
 
 
 def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from ..inputs.stack import DEFAULT_STACK, load_stack
 from ..machine.inheritance import calibration_status
 from ..methods.registry import plan_module
 from ..pricing.estimator import estimator_of, options_schema
+from ..report.format import format_names, format_of
 from ..search.scores.points import load_points
 from ..types.strict import pydantic_model
 from ..units import GIGA, KILO, MEGA, TERA
 
 __all__ = ["LISTINGS", "describe", "json_schema", "listing"]
 
-LISTINGS = ("models", "hardware", "stacks", "methods", "estimators", "runs", "accuracy")
+LISTINGS = ("models", "hardware", "stacks", "methods", "estimators", "runs", "accuracy", "formats")
 
 
 def listing(what: str, *, hidden: bool = False, problems: list[str] | None = None) -> list[dict[str, Any]]:
@@ -53,6 +54,9 @@ def listing(what: str, *, hidden: bool = False, problems: list[str] | None = Non
         return [{"name": name, "summary": plan_module(name).SUMMARY} for name in discover.method_names()]
     if what == "estimators":
         return [{"name": name, "summary": estimator_of(name).summary} for name in discover.estimator_names()]
+    if what == "formats":
+        found = map(format_of, format_names())
+        return [{"name": each.name, "suffix": each.suffix, "summary": each.summary} for each in found]
     if what == "accuracy":
         return _rows("accuracy", _scores_row, problems)
     return [{"name": name, "file": str(path)} for name, path in discover.names("run").items()]
@@ -153,6 +157,9 @@ def describe(name: str) -> str:
     if name in discover.estimator_names():
         doc = importlib.import_module(f"aimcost.pricing.estimators.{name}").__doc__ or estimator_of(name).summary
         return f"# estimator {name}\n{doc.strip()}\n"
+    if name in format_names():
+        found = format_of(name)
+        return f"# format {name} (-o FILE{found.suffix})\n{found.summary}\n"
     known = [key for kind in discover.KINDS for key in discover.names(kind) if not key.startswith("llm_viewer_")]
     raise UnknownNameError("name", name, [*known, *discover.method_names(), *discover.estimator_names()])
 

@@ -13,7 +13,7 @@ from ..search.sweep.sweep import SweepResult
 from ..units import format_bytes, format_flops, format_seconds
 from .text import table
 
-__all__ = ["check_json", "check_junit", "check_markdown", "check_text", "sweep_text"]
+__all__ = ["check_json", "check_junit", "check_markdown", "check_rows", "check_text", "sweep_text"]
 
 _TITLES = {"flops": "FLOPs", "ttft": "TTFT", "tpot": "TPOT", "kv": "KV cache", "memory": "peak memory"}
 _FORMATS: dict[str, Callable[[float], str]] = {
@@ -177,6 +177,15 @@ def _case(run: str, name: str, message: str | None, why: str) -> str:
     if message is None:
         return head + "/>"
     return f"{head}><failure message={quoteattr(message)}>{escape(why)}</failure></testcase>"
+
+
+def check_rows(result: CheckResult) -> list[dict[str, Any]]:
+    """A row for each figure of each run, beside its baseline."""
+    return [
+        {"run": run.run, **asdict(change), "relative": change.relative, "ok": not run.failed(change)}
+        for run in result.runs
+        for change in run.changes
+    ]
 
 
 def check_json(result: CheckResult) -> dict[str, Any]:

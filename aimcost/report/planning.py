@@ -15,10 +15,10 @@ from ..search.plan.questions import Answer
 from ..search.plan.result import Plan, Setting
 from ..search.plan.search import Group
 from ..units import format_bytes, format_count, format_flops, format_seconds
-from .export import to_csv, to_json
+from .export import to_json
 from .text import table, token_runs
 
-__all__ = ["answer_text", "front_csv", "plan_text", "run_yaml", "save_plot"]
+__all__ = ["answer_text", "front_rows", "plan_text", "run_yaml", "save_plot"]
 
 _FRONT_LINES = 10
 
@@ -211,9 +211,9 @@ def run_yaml(plan: Plan, choice: Choice) -> str:
     return "\n".join(lines) + "\n" + body
 
 
-def front_csv(plan: Plan) -> str:
+def front_rows(plan: Plan) -> list[dict[str, Any]]:
     """All points of all fronts; the method column is JSON."""
-    return to_csv({**row, "method": to_json(row["method"], indent=None)} for row in plan.front())
+    return [{**row, "method": to_json(row["method"], indent=None)} for row in plan.front()]
 
 
 def save_plot(plan: Plan, path: Path) -> None:

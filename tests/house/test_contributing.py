@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import re
@@ -60,7 +62,7 @@ def command(house: Path, *arguments: str) -> str:
 
 def test_listings_and_the_schema_know_them(house: Path) -> None:
     listed = command(house, "list")
-    for name in ("acme_x1", "my_engine", "my-llama", "padded"):
+    for name in ("acme_x1", "my_engine", "my-llama", "padded", "latex"):
         assert re.search(rf"^{name} ", listed, re.MULTILINE), name
     assert "padded" in json.loads(command(house, "schema"))["run"]["properties"]["estimator"]["anyOf"][0]["enum"]
 
@@ -107,3 +109,38 @@ def test_a_papers_scores_are_listed_and_shown(house: Path) -> None:
 def test_a_command_is_listed_and_runs(house: Path) -> None:
     assert "  heaviest         Print the op of a run that takes longest.\n" in command(house, "--help")
     assert command(house, "heaviest", "llava15_aim_a100").startswith("decode lm_head")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("estimate", *RUN, "--hardware", "nvidia_l4"),
+        ("compare", *RUN, "--hardware", "nvidia_l4,acme_x1"),
+        ("plan", "llava15_aim_a100", "--ttft-ms", "40", "--shape", "step"),
+        ("plan", "llava15_aim_a100", "--question", "break-even"),
+        ("reproduce",),
+        ("check", "llava15_aim_a100", "--baseline", "base.json"),
+    ],
+    ids=lambda arguments: f"{arguments[0]}-{len(arguments)}",
+)
+def test_a_report_format_writes_every_report(house: Path, arguments: tuple[str, ...]) -> None:
+    """The table has the columns and the rows that CSV has."""
+    if arguments[0] == "check":
+        command(house, *arguments, "--update")
+    table = command(house, *arguments, "--format", "latex")
+    rows = list(csv.reader(io.StringIO(command(house, *arguments, "--format", "csv"))))
+    begin, head, *body, end = table.splitlines()
+    assert (begin, end) == (rf"\begin{{tabular}}{{{'l' * len(rows[0])}}}", r"\end{tabular}")
+    assert head == " & ".join(rows[0]).replace("_", r"\_") + r" \\"
+    assert len(body) == len(rows) - 1 > 0
+
+
+def test_a_report_format_is_known_by_its_suffix(house: Path) -> None:
+    arguments = ("estimate", *RUN, "--hardware", "nvidia_l4", "--layers")
+    assert command(house, *arguments, "-o", "layers.tex") == "written: layers.tex\n"
+    assert (house / "layers.tex").read_text(encoding="utf-8") == command(house, *arguments, "--format", "latex")
+    assert {"name": "latex", "suffix": ".tex"}.items() <= json.loads(command(house, "list", "--json"))["formats"][
+        2
+    ].items()
+    assert "LaTeX table" in command(house, "show", "latex")
+    assert "latex" in command(house, "plan", "--help")

@@ -6,7 +6,17 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from ..common import JsonOption, SettingsOption, StackFlag, app, overrides_of
+from ..common import (
+    FormatFlag,
+    JsonOption,
+    ReportOption,
+    SettingsOption,
+    StackFlag,
+    app,
+    format_asked,
+    overrides_of,
+    write_report,
+)
 from ..options import Argument, Exit, Option
 
 
@@ -32,6 +42,8 @@ def check(
     markdown: Annotated[Path | None, Option(metavar="FILE", help="Write a Markdown report.")] = None,
     summary: Annotated[bool, Option("--summary", help="Append the Markdown report to $GITHUB_STEP_SUMMARY.")] = False,
     as_json: JsonOption = False,
+    form: FormatFlag = None,
+    output: ReportOption = None,
 ) -> None:
     """Check predictions against a baseline and budgets.
 
@@ -41,9 +53,10 @@ def check(
     from ...guard.check import check as run_check
     from ...guard.check import parse_tolerances
     from ...inputs.files import write_atomically
-    from ...report.export import to_json
-    from ...report.guard import check_json, check_junit, check_markdown, check_text
+    from ...report.format import Report
+    from ...report.guard import check_json, check_junit, check_markdown, check_rows, check_text
 
+    written = format_asked(form, as_json=as_json, output=output)
     result = run_check(
         runs or [],
         baseline=baseline,
@@ -58,7 +71,8 @@ def check(
         write_atomically(markdown, check_markdown(result))
     if summary:
         _append_summary(check_markdown(result))
-    print(to_json(check_json(result)) if as_json else check_text(result))
+    report = Report(text=lambda: check_text(result), data=lambda: check_json(result), rows=lambda: check_rows(result))
+    write_report(report, written, output)
     if not result.ok:
         raise Exit(1)
 

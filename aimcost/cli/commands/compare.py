@@ -9,6 +9,7 @@ from ..common import (
     BatchFlag,
     CsvOption,
     EstimatorFlag,
+    FormatFlag,
     FramesFlag,
     ImagesFlag,
     ImplementationFlag,
@@ -18,14 +19,16 @@ from ..common import (
     NewTokensFlag,
     PipelineFlag,
     ReplicasFlag,
+    ReportOption,
     RunArgument,
     SettingsOption,
     TensorFlag,
     TextTokensFlag,
     VisualTokensFlag,
     app,
-    one_of,
+    format_asked,
     resolve_flags,
+    write_report,
 )
 from ..options import Context, Option
 
@@ -53,6 +56,8 @@ def compare(
     settings: SettingsOption = None,
     as_csv: CsvOption = False,
     as_json: JsonOption = False,
+    form: FormatFlag = None,
+    output: ReportOption = None,
 ) -> None:
     """Compare GPUs and software stacks on one run.
 
@@ -61,17 +66,13 @@ def compare(
     from ...errors import InvalidValueError
     from ...pricing.comparison import compare_run
     from ...report.compare import compare_text
-    from ...report.export import to_csv, to_json
+    from ...report.format import Report
 
-    one_of(csv=as_csv, json=as_json)
+    written = format_asked(form, as_json=as_json, as_csv=as_csv, output=output)
     names, stacks = ([name.strip() for name in (given or "").split(",") if name.strip()] for given in (hardware, stack))
     if not names and not stacks:
         raise InvalidValueError("--hardware", "given: comma-separated profiles (or --stack)", None)
     resolved = resolve_flags(context, stack=stacks[0] if len(stacks) == 1 else None)
     rows = compare_run(resolved, names, stacks)
-    if as_json:
-        print(to_json(rows))
-    elif as_csv:
-        print(to_csv(rows), end="")
-    else:
-        print(compare_text(resolved, rows))
+    report = Report(text=lambda: compare_text(resolved, rows), data=lambda: rows, rows=lambda: rows)
+    write_report(report, written, output)

@@ -8,6 +8,7 @@ from ..common import (
     AttentionFlag,
     BatchFlag,
     EstimatorFlag,
+    FormatFlag,
     FramesFlag,
     ImagesFlag,
     ImplementationFlag,
@@ -17,6 +18,7 @@ from ..common import (
     NewTokensFlag,
     PipelineFlag,
     ReplicasFlag,
+    ReportOption,
     RunArgument,
     SettingsOption,
     StackFlag,
@@ -24,8 +26,10 @@ from ..common import (
     TextTokensFlag,
     VisualTokensFlag,
     app,
+    format_asked,
     one_of,
     resolve_flags,
+    write_report,
 )
 from ..options import Context, Option
 
@@ -55,33 +59,32 @@ def estimate(
     ops: Annotated[bool, Option("--ops", help="Show every op.")] = False,
     as_csv: Annotated[bool, Option("--csv", help="Print CSV: one row per op, or per layer with --layers.")] = False,
     as_json: JsonOption = False,
+    form: FormatFlag = None,
+    output: ReportOption = None,
 ) -> None:
     """Estimate the FLOPs, bytes, time and memory of a run.
 
     By stage, by layer (--layers) and by op (--ops), beside the gain over the same run without reduction.
     """
     from ...pricing.pricing import estimate_run
+    from ...report.format import Report
 
-    one_of(csv=as_csv, json=as_json)
+    written = format_asked(form, as_json=as_json, as_csv=as_csv, output=output)
     if as_csv:
         one_of(layers=layers, ops=ops)
-    resolved = resolve_flags(context, hardware=hardware)
-    result = estimate_run(resolved)
-    if as_json or as_csv:
-        from ...report.export import to_csv, to_json
+    result = estimate_run(resolve_flags(context, hardware=hardware))
 
-        rows = result.layers() if layers else result.ops()
-        print(to_csv(rows) if as_csv else to_json(result.to_dict()) + "\n", end="")
-        return
-    from ...pricing.pricing import unreduced
-    from ...report.text import estimate_text, layers_text, ops_text
+    def text() -> str:
+        from ...report.text import estimate_text, layers_text, ops_text
 
-    baseline = estimate_run(unreduced(resolved)) if resolved.schedule.events else None
-    fused = None
-    if baseline is not None and resolved.implementation != "fused":
-        fused = estimate_run(resolved.with_(implementation="fused"))
-    print(estimate_text(result, baseline, fused))
-    if layers:
-        print("\n" + layers_text(result))
-    if ops:
-        print("\n" + ops_text(result))
+        reduced = bool(result.run.schedule.events)
+        fused = None
+        if reduced and result.run.implementation != "fused":
+            fused = estimate_run(result.run.with_(implementation="fused"))
+        parts = [estimate_text(result, result.dense if reduced else None, fused)]
+        parts += [layers_text(result)] if layers else []
+        parts += [ops_text(result)] if ops else []
+        return "\n\n".join(parts)
+
+    report = Report(text=text, data=result.to_dict, rows=result.layers if layers else result.ops)
+    write_report(report, written, output)

@@ -24,7 +24,7 @@ def list_(
         str | None,
         Argument(
             metavar="KIND",
-            help="models, hardware, stacks, methods, estimators, runs or accuracy. Default: all.",
+            help="models, hardware, stacks, methods, estimators, runs, accuracy or formats. Default: all.",
             show_default=False,
         ),
     ] = None,

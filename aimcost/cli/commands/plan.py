@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..common import JsonOption, SettingsOption, StackFlag, app, one_of, progress_bar, resolve
+from ...report.format import Format
+from ..common import (
+    FormatFlag,
+    JsonOption,
+    SettingsOption,
+    StackFlag,
+    app,
+    format_asked,
+    progress_bar,
+    resolve,
+    write_report,
+)
 from ..options import Argument, Option
 
 _BUDGETS = {
@@ -62,12 +73,13 @@ def plan(
     settings: SettingsOption = None,
     as_csv: Annotated[bool, Option("--csv", help="Print the Pareto front (or the answers) as CSV.")] = False,
     as_json: JsonOption = False,
+    form: FormatFlag = None,
 ) -> None:
     """Find the best token schedule within a budget.
 
     Maximises expected accuracy, or the tokens kept. Exit status 1 if no schedule meets the budget.
     """
-    one_of(csv=as_csv, json=as_json)
+    written = format_asked(form, as_json=as_json, as_csv=as_csv)
     resolved = resolve(run, settings or [], stack=stack)
     limits = {
         "--ttft-ms": ttft_ms,
@@ -80,15 +92,15 @@ def plan(
     if question is not None:
         searched = {"--hardware": hardware, "--method": method, "--shape": shape, "--frames": frames, "--batch": batch}
         scored = {"--objective": objective, "--accuracy": accuracy, "--extrapolate": extrapolate}
-        written = {"--earliest-cut": earliest_cut, "--plot": plot, "--output": output}
-        _absent({**searched, **scored, **written}, "--question")
+        beside = {"--earliest-cut": earliest_cut, "--plot": plot, "--output": output}
+        _absent({**searched, **scored, **beside}, "--question")
         if question == "break-even":
             _absent({**limits, "--confidence": confidence}, "--question break-even, which takes no budget")
-        _answer(resolved, question, budgets, confidence, as_json=as_json, as_csv=as_csv)
+        _answer(resolved, question, budgets, confidence, written)
         return
     from ...errors import CheckFailedError
-    from ...report.export import to_json
-    from ...report.planning import front_csv, plan_text, run_yaml, save_plot
+    from ...report.format import Report
+    from ...report.planning import front_rows, plan_text, run_yaml, save_plot
     from ...search.plan import SHAPES, plan_run
 
     with progress_bar() as step:
@@ -113,10 +125,8 @@ def plan(
         from ...inputs.files import write_atomically
 
         write_atomically(output, run_yaml(found, found.best))
-    if as_json:
-        print(to_json(found.to_dict()))
-    else:
-        print(front_csv(found) if as_csv else plan_text(found), end="" if as_csv else "\n")
+    report = Report(text=lambda: plan_text(found), data=found.to_dict, rows=lambda: front_rows(found))
+    write_report(report, written)
     if found.best is None:
         raise CheckFailedError("no schedule meets the budget: " + "; ".join(m["text"] for m in found.shortfalls))
 
@@ -126,21 +136,17 @@ def _answer(
     question: str,
     budgets: dict[str, float | None],
     confidence: float | None,
-    *,
-    as_json: bool,
-    as_csv: bool,
+    written: Format,
 ) -> None:
     from ...errors import CheckFailedError
-    from ...report.export import to_csv, to_json
+    from ...report.format import Report
     from ...report.planning import answer_text
     from ...search.plan.questions import ask
 
     with progress_bar() as step:
         answer = ask(resolved, question, budgets=budgets, confidence=confidence, progress=step)
-    if as_json:
-        print(to_json(answer.to_dict()))
-    else:
-        print(to_csv(answer.rows) if as_csv else answer_text(answer), end="" if as_csv else "\n")
+    report = Report(text=lambda: answer_text(answer), data=answer.to_dict, rows=lambda: answer.rows)
+    write_report(report, written)
     if not answer.answered:
         raise CheckFailedError(f"--question {question}: no method has an answer above zero")
 
