@@ -9,11 +9,11 @@ from ..errors import InvalidValueError
 from ..inputs.run import Run
 from ..machine.inheritance import calibration_status
 from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
-from ..types.bounds import BOUNDS
 from ..types.stages import STAGES
 from ..units import KILO
 from .estimator import estimator_of
 from .gain import gain
+from .priced import BOUNDS
 from .pricing import estimate_run
 from .result import Estimate
 

@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from ..types.stages import STAGES
 from .table import OpTable
 
-__all__ = ["EXTRAPOLATED_SHARE", "Band", "PricedTable", "StageSum"]
+__all__ = ["BOUNDS", "COMPUTE", "EXTRAPOLATED_SHARE", "LAUNCH", "MEMORY", "NETWORK", "Band", "PricedTable", "StageSum"]
+
+# What limits an operation: the names that reports print, and their codes in row arrays.
+BOUNDS = ("memory", "compute", "launch", "network")
+MEMORY, COMPUTE, LAUNCH, NETWORK = range(4)
 
 # A sum is extrapolated where rows outside the calibrated range carry more of its time than this.
 EXTRAPOLATED_SHARE = 0.05
@@ -107,7 +111,7 @@ class PricedTable:
     seconds
         Time of each row, all its `count` runs together.
     bound
-        Per row, an index into `aimcost.types.bounds.BOUNDS`.
+        Per row, an index into `BOUNDS`.
     band
         None for an estimator without one.
     extrapolated

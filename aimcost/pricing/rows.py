@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from ..models.parallel import bubble
 from ..types import Parallel
-from ..types.bounds import BOUNDS
 from ..types.stages import STAGES
-from .priced import PricedTable, StageSum
+from .priced import BOUNDS, PricedTable, StageSum
 from .table import COST_COLUMNS, FLOPS, FULL_SQUARE_FLOPS, NO_LAYER, TRAFFIC
 
 __all__ = ["layer_rows", "op_rows", "parallel_summary", "reduction_summary", "stage_sums"]

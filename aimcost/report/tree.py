@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
+from ..pricing.priced import BOUNDS
 from ..pricing.result import Estimate
 from ..pricing.table import Segment
-from ..types.bounds import BOUNDS
 from ..units import format_bytes, format_flops, format_seconds
 
 __all__ = ["Branch", "breakdown", "tree_rows"]

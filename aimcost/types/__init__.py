@@ -15,8 +15,7 @@ from .model import (
     SamplingSpec,
     VisionSpec,
 )
-from .request import Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload
-from .runs import runs_of
+from .request import Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload, runs_of
 from .stack import Figure, Stack
 
 __all__ = [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import groupby
+from typing import Any, Literal, TypeVar
 
-__all__ = ["Parallel", "Precision", "ReductionEvent", "Schedule", "TowerLoad", "Workload"]
+__all__ = ["Parallel", "Precision", "ReductionEvent", "Schedule", "TowerLoad", "Workload", "runs_of"]
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,3 +269,8 @@ class Schedule:
     def layer_events(self) -> tuple[ReductionEvent, ...]:
         """Events inside the language model, in layer order."""
         return tuple(event for event in self.events if event.after_layer is not None)
+
+
+def runs_of(values: Iterable[Value]) -> list[tuple[Value, int]]:
+    """Equal neighbours as (value, how many): the form of token counts that run files, baselines and reports share."""
+    return [(value, sum(1 for _ in same)) for value, same in groupby(values)]

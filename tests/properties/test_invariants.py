@@ -17,7 +17,7 @@ import aimcost
 from aimcost.inputs import discover
 from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.model import load_model
-from aimcost.types.bounds import BOUNDS
+from aimcost.pricing.priced import BOUNDS
 from aimcost.types.stages import STAGES
 
 ESTIMATORS = discover.estimator_names()

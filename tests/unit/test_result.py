@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 import aimcost
-from aimcost.pricing.priced import Band
+from aimcost.pricing.priced import BOUNDS, Band
 from aimcost.pricing.result import Estimate
-from aimcost.types.bounds import BOUNDS
 
 RUN = {
     "model": "llava-onevision-qwen2-7b",

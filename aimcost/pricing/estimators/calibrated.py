@@ -17,14 +17,13 @@ from ...machine.coefficients import BASES, Basis, Coefficients
 from ...machine.inheritance import inheritance_note
 from ...machine.peaks import precision_notes, require_hardware
 from ...types import HardwareSpec, Stack
-from ...types.bounds import LAUNCH
 from ..device_times import DevicePricing
 from ..estimator import Estimator
 from ..host_queue import with_host
 from ..operations import build
 from ..overhead import overheads, with_overheads
 from ..preprocess import preprocessing
-from ..priced import PricedTable
+from ..priced import LAUNCH, PricedTable
 from ..row_bands import row_bands
 from ..stack_kernels import StackKernels
 from ..table import OpTable

@@ -19,11 +19,10 @@ from ...ops import Cost
 from ...ops.cost import Array
 from ...ops.op import Group, Op, OpCost
 from ...types import DecoderSpec, HardwareSpec, Precision
-from ...types.bounds import COMPUTE, MEMORY
 from ...types.formats import BITS, Widths
 from ...types.strict import Strict
 from ..estimator import Estimator
-from ..priced import PricedTable
+from ..priced import COMPUTE, MEMORY, PricedTable
 from ..table import OpTable, TableBuilder
 
 __all__ = ["ESTIMATOR"]

@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from ...inputs.run import Run
 from ...machine.peaks import compute_dtypes, link_bytes_per_s, peak_flops_per_s, precision_notes, require_hardware
 from ...types import HardwareSpec, Precision
-from ...types.bounds import COMPUTE, MEMORY, NETWORK
 from ..estimator import Estimator
 from ..operations import build
-from ..priced import PricedTable
+from ..priced import COMPUTE, MEMORY, NETWORK, PricedTable
 from ..table import OpTable
 
 __all__ = ["ESTIMATOR", "roofline_seconds"]
