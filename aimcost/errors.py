@@ -108,7 +108,7 @@ class UnknownNameError(AimcostError):
         close = nearest(found, ordered, cutoff=cutoff)
         if close:
             hint = "did you mean " + " or ".join(repr(name) for name in close) + "?"
-            if len(names) <= 7:
+            if len(names) <= 8:
                 hint += " (known: " + ", ".join(names) + ")"
         elif len(names) <= 12 or what in self.UNLISTED:
             hint = "known: " + ", ".join(names)
