@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from aimcost.inputs import discover
 from aimcost.inputs.files import read_mapping
@@ -23,6 +22,7 @@ from aimcost.measure.records import Record, load_record
 from aimcost.measure.validate import compare_record
 from aimcost.ops.attention import single_pass
 from aimcost.report.calibration import errors_text, external_text, inherited_text
+from aimcost.report.table import table
 from aimcost.report.validation import validation_section
 from aimcost.report.validation_plot import draw_validation
 from aimcost.types.formats import Widths
@@ -142,8 +142,7 @@ def extrapolation_text(blocks: Mapping[str, Any]) -> str:
         for bands in [(e["band"], e["extrapolation_band"])]
     ]
     headers = ["card", "format", "MAPE inside", "MAPE beyond", "band inside", "band beyond"]
-    align = ("left", "left", *("right",) * 4)
-    return tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True, colalign=align)
+    return table(rows, headers, left=2, style="github")
 
 
 def band(edges: Sequence[float]) -> str:

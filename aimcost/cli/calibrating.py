@@ -22,7 +22,7 @@ from ..machine.fitting.write import block_text, write_calibration, write_tables
 from ..measure.clock import read_timings, scale_from, with_scale
 from ..report.calibration import errors_text, inherited_text
 from ..report.export import to_json
-from ..report.text import table
+from ..report.table import table
 from ..units import format_seconds
 
 __all__ = ["derive_command", "inherited_command", "scale_command", "stack_command"]

@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tabulate import tabulate
-
 from ..machine.inheritance import KINSHIPS
+from .table import Style, table
 
 __all__ = ["errors_text", "external_text", "inherited_text"]
 
 _KINSHIPS = {"sibling": "the same architecture", "architecture": "another architecture", "vendor": "another vendor"}
 
 
-def errors_text(errors: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple") -> str:
+def errors_text(errors: Iterable[Mapping[str, Any]], *, tablefmt: Style = "simple") -> str:
     """One row per check: what was fitted, what it was checked on, and the error."""
     rows = [
         [
@@ -31,11 +30,10 @@ def errors_text(errors: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple"
         for e in errors
     ]
     headers = ["model", "tables", "checked on", "rows", "MAPE", "bias", "90 % within", "in band"]
-    align = ("left", "left", "left", *("right",) * 5)
-    return tabulate(rows, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=align)
+    return table(rows, headers, left=3, style=tablefmt)
 
 
-def external_text(rows: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple") -> str:
+def external_text(rows: Iterable[Mapping[str, Any]], *, tablefmt: Style = "simple") -> str:
     """One row per source and GPU: calibrated against roofline, and after fitting one scale."""
     cells = [
         [
@@ -62,11 +60,10 @@ def external_text(rows: Iterable[Mapping[str, Any]], *, tablefmt: str = "simple"
         "scale",
         "after scale",
     ]
-    align = ("left", "left", *("right",) * 7)
-    return tabulate(cells, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=align)
+    return table(cells, headers, left=2, style=tablefmt)
 
 
-def inherited_text(bands: Mapping[str, Any], output: Path | None = None, *, tablefmt: str = "simple") -> str:
+def inherited_text(bands: Mapping[str, Any], output: Path | None = None, *, tablefmt: Style = "simple") -> str:
     """One row per kinship: error of a card's GEMMs under another card's coefficients."""
     rows = [
         [
@@ -78,8 +75,6 @@ def inherited_text(bands: Mapping[str, Any], output: Path | None = None, *, tabl
         for kinship in KINSHIPS
     ]
     headers = ["coefficients from a card of", "pairs", "MAPE", "measured / predicted, 80 % interval"]
-    table = tabulate(
-        rows, headers=headers, tablefmt=tablefmt, disable_numparse=True, colalign=("left", *("right",) * 3)
-    )
+    text = table(rows, headers, style=tablefmt)
     written = f"\n\nwritten: {output}" if output is not None else ""
-    return f"{table}\n{bands['source']}{written}"
+    return f"{text}\n{bands['source']}{written}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..units import GIGA, KILO, TERA, format_bytes, format_seconds
-from .text import table
+from .table import table
 
 __all__ = ["summary_text"]
 

@@ -8,7 +8,8 @@ from typing import Any
 from ..inputs.run import Run
 from ..pricing.estimator import estimator_of
 from ..units import format_bytes, format_flops, format_seconds
-from .text import stack_label, table
+from .table import table
+from .text import stack_label
 
 __all__ = ["compare_text"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..units import format_seconds
-from .text import table, token_runs
+from .table import table
+from .text import token_runs
 
 if TYPE_CHECKING:
     from ..measure.demo import Demonstration

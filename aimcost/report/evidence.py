@@ -15,7 +15,7 @@ from ..evidence.joining import Joined, Speedup
 from ..evidence.scores import Interval, Score
 from ..inputs.method_arguments import method_arguments
 from ..units import KILO, format_seconds
-from .text import table
+from .table import table
 
 __all__ = [
     "bars_text",

@@ -11,7 +11,7 @@ from ..guard.check import CheckResult, RunCheck
 from ..guard.compare import Change, Moved
 from ..search.sweep.sweep import SweepResult
 from ..units import format_bytes, format_flops, format_seconds
-from .text import table
+from .table import table
 
 __all__ = ["check_json", "check_junit", "check_markdown", "check_rows", "check_text", "sweep_text"]
 

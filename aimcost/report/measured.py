@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..units import format_seconds
-from .text import table
+from .table import table
 
 if TYPE_CHECKING:
     from ..measure.records import Record

@@ -16,7 +16,8 @@ from ..search.plan.result import Plan, Setting
 from ..search.plan.search import Group
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .export import to_json
-from .text import table, token_runs
+from .table import table
+from .text import token_runs
 
 __all__ = ["answer_text", "front_rows", "plan_text", "run_yaml", "save_plot"]
 
@@ -148,10 +149,7 @@ def _off_front(name: str) -> str:
 
 
 def _table_right(cells: list[list[str]], headers: list[str]) -> str:
-    from tabulate import tabulate
-
-    align = ["right", "right", "left", "left"]
-    return tabulate(cells, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
+    return table(cells, headers, align=["right", "right", "left", "left"])
 
 
 def _of(row: Mapping[str, Any], setting: Setting) -> bool:
@@ -294,10 +292,7 @@ def answer_text(answer: Answer) -> str:
     headers = ["method", f"max {answer.question if answer.question == 'frames' else 'requests'}", "TTFT", "KV cache"]
     headers.append("limited by (at one more)")
     title = f"{run.model.name} on {hardware} with {answer.budgets.describe()}{sure}"
-    from tabulate import tabulate
-
-    align = ["left", "right", "right", "right", "left"]
-    return f"{title}\n" + tabulate(cells, headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
+    return f"{title}\n" + table(cells, headers, align=["left", "right", "right", "right", "left"])
 
 
 def _window(row: Mapping[str, Any]) -> list[str]:

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from ..pricing.reproduce import as_printed
-from .text import table
+from .table import table
 
 __all__ = ["reproduce_text"]
 

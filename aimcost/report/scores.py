@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..search.scores.points import FAMILIES, Point, family_of
-from .text import table
+from .table import table
 
 __all__ = ["scores_text"]
 

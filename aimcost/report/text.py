@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from tabulate import tabulate
 
 from ..inputs.run import Run
 from ..pricing.estimator import estimator_of
@@ -14,15 +12,10 @@ from ..pricing.memory import Memory
 from ..pricing.result import Estimate
 from ..types import HardwareSpec, Schedule, runs_of
 from ..units import format_bytes, format_count, format_flops, format_seconds
+from .table import table
 from .tree import breakdown, tree_rows
 
-__all__ = ["estimate_text", "layers_text", "ops_text", "stack_label", "table", "token_runs"]
-
-
-def table(rows: Iterable[Sequence[Any]], headers: Sequence[str], *, left: int = 1) -> str:
-    """A plain table: the first `left` columns flush left, the others right."""
-    align = ["left"] * left + ["right"] * (len(headers) - left)
-    return tabulate(list(rows), headers=headers, tablefmt="simple", colalign=align, disable_numparse=True)
+__all__ = ["estimate_text", "layers_text", "ops_text", "stack_label", "token_runs"]
 
 
 def token_runs(schedule: Schedule) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tabulate import tabulate
-
 from ..units import format_bytes, format_seconds
+from .table import Style, table
 
 if TYPE_CHECKING:
     from ..measure.validate import Comparison, Errors, Point
@@ -30,15 +28,10 @@ def validation_section(comparison: Comparison, path: str) -> str:
     return "\n\n".join([head, f"{device}.", f"**{summary}**", *_tables(comparison, "github"), notes]) + "\n"
 
 
-def _tables(comparison: Comparison, tablefmt: str) -> list[str]:
+def _tables(comparison: Comparison, tablefmt: Style) -> list[str]:
     tables = [_prefills(comparison, tablefmt), _parts(comparison, tablefmt)]
     tables += [_speedups(comparison, tablefmt)] if comparison.speedups else []
     return tables + ([_memory(comparison, tablefmt)] if comparison.memory else [])
-
-
-def _table(rows: Sequence[Sequence[str]], headers: Sequence[str], left: int, tablefmt: str) -> str:
-    align = ["left"] * left + ["right"] * (len(headers) - left)
-    return tabulate(rows, headers=headers, tablefmt=tablefmt, colalign=align, disable_numparse=True)
 
 
 def _headline(comparison: Comparison) -> tuple[str, str]:
@@ -59,7 +52,7 @@ def _headline(comparison: Comparison) -> tuple[str, str]:
     )
 
 
-def _prefills(comparison: Comparison, tablefmt: str) -> str:
+def _prefills(comparison: Comparison, tablefmt: Style) -> str:
     rows = [
         [
             point.run,
@@ -75,7 +68,7 @@ def _prefills(comparison: Comparison, tablefmt: str) -> str:
         for point in comparison.of("prefill")
     ]
     headers = ["run", "prefill", "format", "tokens", "predicted", "measured", "spread", "error", "80 % band"]
-    return _table(rows, headers, 3, tablefmt)
+    return table(rows, headers, left=3, style=tablefmt)
 
 
 def _band(point: Point) -> str:
@@ -83,11 +76,11 @@ def _band(point: Point) -> str:
     return f"{inside}, extrapolated" if point.extrapolated else inside
 
 
-def _parts(comparison: Comparison, tablefmt: str) -> str:
+def _parts(comparison: Comparison, tablefmt: Style) -> str:
     whole = sum(point.measured_s for point in comparison.of("prefill"))
     rows = [_part(name, errors, _share(comparison, name, whole)) for name, errors in comparison.errors.items()]
     headers = ["part", "timed", "share of prefill", "MAPE", "worst", "bias", "in 80 % band"]
-    return _table(rows, headers, 1, tablefmt)
+    return table(rows, headers, left=1, style=tablefmt)
 
 
 def _share(comparison: Comparison, name: str, whole: float) -> str:
@@ -103,15 +96,15 @@ def _part(name: str, errors: Errors, share: str) -> list[str]:
     return [name, str(errors.count), share, *percent]
 
 
-def _speedups(comparison: Comparison, tablefmt: str) -> str:
+def _speedups(comparison: Comparison, tablefmt: Style) -> str:
     rows = [
         [speedup.run, speedup.dtype, f"{speedup.predicted:.3f}x", f"{speedup.measured:.3f}x", f"{speedup.error:+.1%}"]
         for speedup in comparison.speedups
     ]
-    return _table(rows, ["prefill speed-up", "format", "predicted", "measured", "error"], 2, tablefmt)
+    return table(rows, ["prefill speed-up", "format", "predicted", "measured", "error"], left=2, style=tablefmt)
 
 
-def _memory(comparison: Comparison, tablefmt: str) -> str:
+def _memory(comparison: Comparison, tablefmt: Style) -> str:
     rows = [
         [
             point.run,
@@ -122,7 +115,7 @@ def _memory(comparison: Comparison, tablefmt: str) -> str:
         ]
         for point in comparison.memory
     ]
-    return _table(rows, ["peak memory", "prefill", "predicted", "measured", "error"], 2, tablefmt)
+    return table(rows, ["peak memory", "prefill", "predicted", "measured", "error"], left=2, style=tablefmt)
 
 
 def _held_out(comparison: Comparison) -> str:

@@ -33,7 +33,7 @@ def list_(
 ) -> None:
     """List models, hardware, stacks, methods, …"""
     from ...report.export import to_json
-    from ...report.text import table
+    from ...report.table import table
     from ..listing import LISTINGS, listing
 
     chosen = LISTINGS if what is None else (what,)

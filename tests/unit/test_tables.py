@@ -1,0 +1,33 @@
+"""Tables as reports print them."""
+
+from __future__ import annotations
+
+from aimcost.report.table import table
+
+ROWS = [["q_proj", 1.5, None], ["a long operation", 20, "µs"]]
+
+
+def test_a_plain_table() -> None:
+    """A column takes its longest cell, or its header and two; ends of lines are bare."""
+    assert table(ROWS, ["op", "time", "unit"]) == (
+        "op                  time    unit\n"
+        "----------------  ------  ------\n"
+        "q_proj               1.5\n"
+        "a long operation      20      µs"
+    )
+    assert table(ROWS, ["op", "time", "unit"], align=["right", "left", "left"]).splitlines()[2:] == [
+        "          q_proj  1.5",
+        "a long operation  20      µs",
+    ]
+
+
+def test_without_rows_headers_are_flush_left() -> None:
+    assert table([], ["op", "time"]) == "op    time\n----  ------"
+
+
+def test_a_markdown_table() -> None:
+    assert table(ROWS[1:], ["op", "time", "unit"], left=2, style="github") == (
+        "| op               | time   |   unit |\n"
+        "|------------------|--------|--------|\n"
+        "| a long operation | 20     |     µs |"
+    )
