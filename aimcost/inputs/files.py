@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -260,6 +259,8 @@ def replacing(target: Path) -> Iterator[str]:
     FileFormatError
         The folder cannot be written to.
     """
+    import tempfile  # loads the archive modules as well
+
     temporary: str | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

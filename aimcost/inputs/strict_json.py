@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import Any, NoReturn
 
@@ -72,4 +71,6 @@ def digest(value: Any) -> str:
 
 def digest_bytes(content: bytes) -> str:
     """Sixteen hexadecimal digits of SHA-256 over bytes."""
+    import hashlib  # loads OpenSSL
+
     return hashlib.sha256(content).hexdigest()[:16]
