@@ -110,6 +110,8 @@ class Scorer:
         group keeps. A plan records it in its event and in the schedule's parameters.
     masks_every_layer
         Whether its released code, which masks, scores in every decoder layer (AIM).
+    last_tower_layer
+        Whether it reads the tower's last layer, all heads as one, rather than the layer whose output is used.
     square_scores
         Whether its eager form holds a second fp32 matrix, beside the layer's attention.
     """
@@ -125,6 +127,7 @@ class Scorer:
     merges: bool = False
     counts: Callable[[Workload, int], Mapping[str, int]] = _no_counts
     masks_every_layer: bool = False
+    last_tower_layer: bool = False
     square_scores: bool = False
     price: InitVar[Callable[[Cut, ScoreContext], NamedCosts] | None] = None
 

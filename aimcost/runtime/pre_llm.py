@@ -100,8 +100,11 @@ def _merge(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     rows, keep = places.shape[0], event.tokens_out
     x = _in_groups(features[0], event)
-    context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
-    merged = [merging_policy(event.scorer)(x=x, keep=keep, counts=dict(event.counts), **context)]
+    if tower is not None and tower.has_merged(event):
+        merged = [x[:, :keep]]  # before the projector
+    else:
+        context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
+        merged = [merging_policy(event.scorer)(x=x, keep=keep, counts=dict(event.counts), **context)]
     places = places.view(rows, event.groups, event.tokens_in)
     if own_places:
         if find_scorer(event.scorer).reads != "embeddings":  # whatever else merges is not bipartite

@@ -140,7 +140,7 @@ def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | Non
     """
     family = locate(model)
     attention.check_attention(family.decoder)
-    tower = TowerAttention(family) if reads_tower(schedule) else None
+    tower = TowerAttention(family, schedule) if reads_tower(schedule) else None
     return check_schedule_on(family, schedule, boundaries, tower)
 
 

@@ -226,26 +226,75 @@ def test_class_attention_ranks_patches(toolbox):
     assert attention_name(case.model.model.vision_tower) == "sdpa"
 
 
-@pytest.mark.parametrize(("name", "groups", "size"), [("llava-image", 1, 16), ("llava_onevision-video", 4, 9)])
-def test_class_attention_merges(name, groups, size, toolbox):
-    """Averages stay inside the convex hull of a group's tokens, and run through the whole model."""
-    case = toolbox.build_case(name, 3, True)
-    embeds, _ = _embeddings(case)
-    newline = int(case.visual[0].sum()) - groups * size
-    events = [_event(groups, size, 4, "cls_attention", "merge")]
+def _prumerge(tokens, attention, keys, keep):
+    """PruMerge's merging as described: plain loops over one image's (n, D) tokens."""
+    order = sorted(range(len(tokens)), key=lambda i: -float(attention[i]))
+    results = []
+    for one in order[: keep - 1]:
+        others = [i for i in range(len(tokens)) if i != one]
+        cosines = {i: float(torch.nn.functional.cosine_similarity(keys[one], keys[i], dim=0)) for i in others}
+        nearest = sorted(others, key=lambda i: -cosines[i])[:32]
+        results.append(tokens[one] + sum(attention[i] * tokens[i] for i in nearest))
+    return torch.stack([*results, sum(attention[i] * tokens[i] for i in order[keep - 1 :])])
+
+
+def _last_tower_layer(case, frames):
+    """Attention with all heads as one, and keys, of the tower's last layer: (G, n) and (G, n, E)."""
+    tower, shown = case.model.model.vision_tower, {}
+    last = [module for module in tower.modules() if hasattr(module, "q_proj")][-1]
+    handles = [
+        projection.register_forward_hook(lambda m, a, out, name=name: shown.update({name: out}))
+        for name, projection in (("query", last.q_proj), ("key", last.k_proj))
+    ]
+    with torch.no_grad():
+        states = tower(frames, output_hidden_states=True).hidden_states
+    for handle in handles:
+        handle.remove()
+    query, key = shown["query"], shown["key"]
+    return (query @ key.transpose(1, 2) * query.shape[-1] ** -0.5).softmax(-1), key, states
+
+
+def _at_layer_0(case, events, newline=0):
     seen = {}
     with torch.no_grad(), apply(case.model, case.schedule([(2, 3)], pre_llm=events, newline=newline)):
         handle = case.decoder.layers[0].register_forward_pre_hook(lambda m, a, k: seen.update(h=a[0]), with_kwargs=True)
         case.model(**case.inputs)
         handle.remove()
         case.generate()
+    return seen["h"]
+
+
+def test_prumerge_merges_what_the_tower_yields(toolbox):
+    """The class token of the last layer ranks, the layer that feeds the model is merged, and then projected."""
+    case = toolbox.build_case("llava-image", 3, True)
+    attention, keys, states = _last_tower_layer(case, case.inputs["pixel_values"])
+    hidden = _at_layer_0(case, [_event(1, 16, 5, "cls_attention", "merge")])
+    features = states[case.model.config.vision_feature_layer][:, 1:]
     for row, visual in enumerate(case.visual):
         first = int(visual.nonzero()[0])
-        for group in range(groups):
-            members = embeds[row, first + group * size : first + (group + 1) * size]
-            results = seen["h"][row, first + group * 4 : first + (group + 1) * 4]
-            assert (results <= members.amax(0) + 1e-5).all()
-            assert (results >= members.amin(0) - 1e-5).all()
+        merged = _prumerge(features[row], attention[row, 0, 1:], keys[row, 1:], 5)
+        with torch.no_grad():
+            expected = case.model.model.multi_modal_projector(merged[None])[0]
+        assert torch.allclose(hidden[row, first : first + 5], expected, atol=1e-5)
+
+
+def test_prumerge_merges_pooled_tokens_after_the_projector(toolbox):
+    """A frame is pooled after the projector, and has no class token: what a token receives on average ranks."""
+    case = toolbox.build_case("llava_onevision-video", 3, True)
+    embeds, _ = _embeddings(case)
+    newline = int(case.visual[0].sum()) - 4 * 9
+    hidden = _at_layer_0(case, [_event(4, 9, 4, "cls_attention", "merge")], newline)
+    frames = case.inputs["pixel_values_videos"].flatten(0, 1)
+    attention, keys, _ = _last_tower_layer(case, frames)
+    pool = case.model.model.apply_pooling
+    attention, keys = pool(attention.mean(1)[..., None])[..., 0], pool(keys)
+    for row, visual in enumerate(case.visual):
+        first = int(visual.nonzero()[0])
+        for group in range(4):
+            members = embeds[row, first + group * 9 : first + (group + 1) * 9]
+            expected = _prumerge(members, attention[4 * row + group], keys[4 * row + group], 4)
+            results = hidden[row, first + group * 4 : first + (group + 1) * 4]
+            assert torch.allclose(results, expected, atol=1e-4)
 
 
 def test_evs_keeps_the_first_frame_and_what_moves(toolbox):

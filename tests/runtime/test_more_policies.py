@@ -10,6 +10,7 @@ pytest.importorskip("aimcost.runtime.executor", exc_type=ImportError)
 from aimcost.methods.dart.apply import unlike_pivots
 from aimcost.methods.divprune.apply import farthest_first
 from aimcost.methods.holov.apply import attended_by_strips
+from aimcost.methods.prumerge_plus.apply import attended_and_grid, grid_step, merge_with_grid
 from aimcost.methods.sparsevlm.apply import rated_by_text
 from aimcost.methods.vidcom2.apply import unlike_frame_and_video
 from aimcost.methods.visionzip.apply import dominant_and_contextual
@@ -55,50 +56,90 @@ def test_divprune_equals_a_plain_greedy_search():
         assert int((scores[row] > 0).sum()) == 6
 
 
-def test_visionzip_splits_as_its_event_says():
-    torch.manual_seed(3)
-    x, keys = torch.randn(1, 20, 5), torch.randn(1, 20, 4)
-    attention = torch.rand(1, 20)
-    order = attention[0].argsort(descending=True)
-    for contextual in (0, 1, 7, 8):
-        counts = {"contextual": contextual}
-        result = dominant_and_contextual(x=x, keep=8, attention=attention, keys=keys, counts=counts)
-        assert result.shape == (1, 8, 5)
-        dominant = sorted(order[: 8 - contextual].tolist())
-        assert torch.equal(result[0, : 8 - contextual], x[0, dominant])
-        for mean in result[0, 8 - contextual :]:
-            assert not (x[0, dominant] == mean).all(-1).any()
+def _visionzip(x, attention, keys, dominant, contextual, class_feature):
+    """VisionZip as described: plain loops over one image's (n, D) tokens and (n, heads, d) keys."""
+    begin = [] if class_feature is None else [class_feature]
+    order = sorted(range(len(x)), key=lambda i: -float(attention[i]))
+    stays = sorted(order[: dominant - len(begin)])
+    rest = [i for i in range(len(x)) if i not in stays]
+    targets = rest[:: max(1, len(rest) // contextual)][:contextual]
+    mean_key = keys.mean(1)
+    joined = {target: [] for target in targets}
+    for token in rest:
+        if token not in targets:
+            cosine = torch.nn.functional.cosine_similarity(mean_key[token], mean_key[targets], dim=-1)
+            joined[targets[int(cosine.argmax())]].append(x[token])
+    made = [x[t] + (sum(more) / len(more) if more else 0) for t, more in joined.items()]
+    return torch.stack([*begin, *(x[i] for i in stays), *made])
 
 
-def test_visionzip_keeps_the_attended_and_averages_the_rest():
+@pytest.mark.parametrize("with_class_token", [False, True])
+@pytest.mark.parametrize(("keep", "contextual"), [(8, 1), (8, 7), (15, 2), (12, 6)])
+def test_visionzip_equals_plain_loops(keep, contextual, with_class_token):
     torch.manual_seed(2)
-    x, keys = torch.randn(2, 20, 5), torch.randn(2, 20, 4)
-    attention = torch.rand(2, 20)
-    result = dominant_and_contextual(x=x, keep=15, attention=attention, keys=keys, counts={"contextual": 2})
-    assert result.shape == (2, 15, 5)
+    x, keys, attention = torch.randn(2, 20, 5), torch.randn(2, 20, 12), torch.rand(2, 20)
+    token = torch.randn(2, 1, 5) if with_class_token else None
+    counts = {"contextual": contextual}
+    result = dominant_and_contextual(
+        x=x, keep=keep, attention=attention, keys=keys, heads=3, counts=counts, class_feature=token
+    )
     for group in range(2):
-        order = attention[group].argsort(descending=True)
-        dominant = sorted(order[:13].tolist())
-        assert torch.equal(result[group, :13], x[group, dominant])
-        rest = sorted(order[13:].tolist())
-        unit = torch.nn.functional.normalize(keys[group, rest], dim=-1)
-        seeds = [0, 3]
-        near = (unit @ unit[seeds].T).argmax(1)
-        near[seeds] = torch.arange(2)
-        for target in range(2):
-            mean = x[group, rest][near == target].mean(0)
-            assert torch.allclose(result[group, 13 + target], mean, atol=1e-6)
+        one = None if token is None else token[group, 0]
+        shaped = keys[group].view(20, 3, 4)
+        expected = _visionzip(x[group], attention[group], shaped, keep - contextual, contextual, one)
+        assert torch.allclose(result[group], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("contextual", [0, 8])
+def test_visionzip_may_be_dominant_or_contextual_alone(contextual):
+    torch.manual_seed(3)
+    x, keys, attention = torch.randn(1, 20, 5), torch.randn(1, 20, 12), torch.rand(1, 20)
+    result = dominant_and_contextual(
+        x=x, keep=8, attention=attention, keys=keys, heads=3, counts={"contextual": contextual}
+    )
+    assert result.shape == (1, 8, 5)
+    dominant = sorted(attention[0].argsort(descending=True)[:8].tolist())
+    assert torch.equal(result[0], x[0, dominant]) == (not contextual)
+
+
+@pytest.mark.parametrize("keep", [20, 40])
+def test_prumerge_plus_lays_a_grid(keep):
+    """The grid's step follows from the outliers; what of it the attended ones lack comes after them, in order."""
+    torch.manual_seed(8)
+    x, keys, attention = torch.randn(1, 144, 6), torch.randn(1, 144, 8), torch.rand(1, 144)
+    attention[0, torch.randperm(144)[:6]] += 3.0
+    low, high = (float(attention.quantile(q)) for q in (0.25, 0.75))
+    outliers = [i for i in range(144) if float(attention[0, i]) > high + 1.5 * (high - low)]
+    assert len(outliers) == 6
+    grid = list(range(0, 143, int(int(144 / 6) / 3)))
+    order = sorted(range(144), key=lambda i: -float(attention[0, i]))
+    count = max(m for m in range(144) if len(set(order[:m]) | set(grid)) <= keep - 1)
+    stay = order[:count] + [i for i in grid if i not in order[:count]]
+    assert attended_and_grid(attention, keep - 1)[0].tolist() == stay
+    result = merge_with_grid(x=x, keep=keep, joint_attention=attention, last_keys=keys)
+    assert result.shape == (1, keep, 6)
+    assert torch.allclose(result[0, -1], sum(attention[0, i] * x[0, i] for i in range(144) if i not in stay), atol=1e-4)
+
+
+def test_prumerge_plus_shortens_a_grid_that_has_no_room():
+    """Twelve outliers would lay every fourth of 144 tokens: more than 20."""
+    attention = torch.rand(1, 144, generator=torch.Generator().manual_seed(9))
+    attention[0, :12] += 3.0
+    step = grid_step(144, 20)
+    stay = attended_and_grid(attention, 19)[0].tolist()
+    assert len(set(stay)) == 19
+    assert set(range(0, 143, step)) <= set(stay)
 
 
 def test_vispruner_equals_a_plain_loop_over_rounds():
     """48 tokens, 12 stay, 6 by attention: 42 lose eight a round, 34, 26, 18, 10, and then four: 6."""
     torch.manual_seed(4)
-    x, attention = torch.randn(1, 2, 48, 6), torch.rand(2, 48)
-    scores = attended_or_distinct(x=x, keep=12, attention=attention, counts={"important": 6})
+    x, attention, features = torch.randn(1, 2, 48, 4), torch.rand(2, 48), torch.randn(2, 48, 6)
+    scores = attended_or_distinct(x=x, keep=12, attention=attention, features=features, counts={"important": 6})
     assert scores.shape == (1, 2, 48)
     for group in range(2):
         order = attention[group].argsort(descending=True).tolist()
-        unit = torch.nn.functional.normalize(x[0, group], dim=-1)
+        unit = torch.nn.functional.normalize(features[group], dim=-1)
         left = order[6:]
         while len(left) > 6:
             evens, odds = left[::2], left[1::2]

@@ -14,15 +14,16 @@ __all__ = ["VISUAL_SCORERS", "farthest_first"]
 def farthest_first(*, x: torch.Tensor, keep: int, **_: Any) -> torch.Tensor:
     """The later a token is chosen the lower its score; 0 where it is not: (B, groups, n) fp32.
 
-    Distance is 1 − cosine. The first is the one farthest from its nearest neighbour. `x` is
-    (B, groups, n, D); tokens of all groups compete. Source: vbdi/divprune.
+    Distance is 1 − cosine in the tokens' own format, whose rounding decides among many as good as equal. The first is
+    the one farthest from its second-nearest, itself being among those. `x` is (B, groups, n, D); tokens of all groups
+    compete. Released code may choose a token again, which then stands in the prompt twice. Source: vbdi/divprune.
     """
     rows, groups, tokens, width = x.shape
-    unit = torch.nn.functional.normalize(x.float().reshape(rows, groups * tokens, width), dim=-1)
+    flat = x.reshape(rows, groups * tokens, width)
+    unit = flat / flat.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
     distance = 1 - unit @ unit.transpose(1, 2)
-    distance.diagonal(dim1=1, dim2=2).fill_(float("inf"))
-    nearest = distance.amin(-1)
-    scores = torch.zeros_like(nearest)
+    nearest = distance.topk(min(2, groups * tokens), dim=1, largest=False).values[:, -1]
+    scores = torch.zeros(rows, groups * tokens, device=x.device)
     for order in range(min(keep, groups * tokens)):
         chosen = nearest.masked_fill(scores > 0, float("-inf")).argmax(1, keepdim=True)
         scores.scatter_(1, chosen, float(keep - order))

@@ -26,11 +26,12 @@ def change_since_last_frame(*, x: torch.Tensor, counts: Mapping[str, int], **_: 
     """
     rows, groups, tokens, width = x.shape
     count = required_frames(groups, tokens, counts, scorer=TEMPORAL_COSINE.name)
-    per_frame = x.float().view(rows, count, -1, width)
+    # in the tokens' own format, as released: its rounding makes ties
+    per_frame = x.reshape(rows, count, -1, width)
     change = 1 - torch.nn.functional.cosine_similarity(per_frame[:, 1:], per_frame[:, :-1], dim=-1)
     # A cosine distance is at most 2: the first frame outranks every change.
     first = torch.full_like(per_frame[:, :1, :, 0], 3.0)
-    return torch.cat((first, change), dim=1).view(rows, groups, tokens)
+    return torch.cat((first, change), dim=1).view(rows, groups, tokens).float()
 
 
 VISUAL_SCORERS = {TEMPORAL_COSINE.name: change_since_last_frame}

@@ -58,5 +58,6 @@ CLASS_ATTENTION = register(
             total=24.0, steps=image_by_image, per_step=11.0, syncs=1.0, counted="42Shawn/LLaVA-PruMerge at 097c041"
         ),
         merges=True,
+        last_tower_layer=True,
     )
 )

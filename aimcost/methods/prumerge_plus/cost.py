@@ -25,5 +25,6 @@ CLASS_ATTENTION_GRID = register(
             counted="42Shawn/LLaVA-PruMerge at 097c041",
         ),
         merges=True,
+        last_tower_layer=True,
     )
 )

@@ -14,20 +14,27 @@ __all__ = ["VISUAL_SCORERS", "attended_or_distinct"]
 
 
 def attended_or_distinct(
-    *, x: torch.Tensor, keep: int, attention: torch.Tensor, counts: Mapping[str, int], **_: Any
+    *,
+    x: torch.Tensor,
+    keep: int,
+    attention: torch.Tensor,
+    features: torch.Tensor,
+    counts: Mapping[str, int],
+    **_: Any,
 ) -> torch.Tensor:
     """2 for the most attended tokens of a group, 1 for the diverse ones, 0 for the rest: (B, groups, n) fp32.
 
     Of the tokens that attention leaves, every round drops up to eight of the even ones, those whose nearest odd one
-    is nearest (cosine), until the diverse ones are left. `x` is (B, groups, n, D), `attention` (G, n). Source:
-    Theia-4869/VisPruner, which compares what the tower yields; the projected tokens are compared here.
+    is nearest (cosine), until the diverse ones are left. `x` is (B, groups, n, D); compared are `features` (G, n, E),
+    what the tower yields, in their own format. `attention` is (G, n). Source: Theia-4869/VisPruner.
     """
-    rows, groups, tokens, width = x.shape
+    rows, groups, tokens, _width = x.shape
+    width = features.shape[-1]
     important = required_count(counts, "important", scorer=IMPORTANT_AND_DIVERSE.name)
     diverse = keep - important
     order = attention.float().view(rows * groups, tokens).argsort(dim=1, descending=True, stable=True)
     rest = order[:, important:]
-    unit = torch.nn.functional.normalize(x.float().reshape(rows * groups, tokens, width), dim=-1)
+    unit = features / features.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny)
     while 0 < diverse < rest.shape[1]:
         left = unit.gather(1, rest[..., None].expand(-1, -1, width))
         nearest = (left[:, ::2] @ left[:, 1::2].transpose(1, 2)).amax(-1)

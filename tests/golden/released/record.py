@@ -1,0 +1,313 @@
+"""Run the methods' released functions on seeded tensors and write what they choose, one JSON file a method.
+
+    python tests/golden/released/record.py CLONES
+
+CLONES is a folder of git clones, named as the repositories are (``VisionZip``, ``divprune``, …). Each function is read
+from the commit below and executed as it stands; nothing of it is copied here. The files hold outputs alone, the commit,
+and the versions they were recorded with. `tests/runtime/test_released.py` compares this project's functions with them.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import subprocess
+import sys
+import typing
+from pathlib import Path
+from types import SimpleNamespace
+
+import inputs
+import torch
+from torch import nn
+from torch.nn import functional
+
+HERE = Path(__file__).parent
+COMMITS = {
+    "CDPruner": "Theia-4869/CDPruner at 9541616c40fcd5625de1cdb8ea6c33c129eb7864",
+    "FasterVLM": "Theia-4869/FasterVLM at f5d5f12037e105a51865ecb4b28a73cd86eb4921",
+    "HoloV": "obananas/HoloV at 1d2e65e961e698ff0e7d5bb4625489177dd9deba",
+    "LLaVA-PruMerge": "42Shawn/LLaVA-PruMerge at 097c04116a58465e4bcb58cec44a94018a68ff1a",
+    "LightCompress": "ModelTC/LightCompress at 9701d035b0aac5df97a2ebaadb30bcf0707616f5 (a port of ZichenWen1/DART)",
+    "PyramidDrop": "Cooperx521/PyramidDrop at 6444f304aee4b7edcb022839fb9e8cd07859704a",
+    "SparseVLMs": "Gumpest/SparseVLMs at 26a5f48813c46cd1c7364160354e7fdd3febaa67",
+    "ToMe": "facebookresearch/ToMe at af95e4b1befa172dadccd8c81e223b10090f9579",
+    "VidCom2": "xuyang-liu16/VidCom2 at 944a17d14f4848ad080a65eab2b0711a760fa154",
+    "VisPruner": "Theia-4869/VisPruner at aefa01adc7c7ce6334e880c88225e90cede760d1",
+    "VisionZip": "dvlab-research/VisionZip at 3151f6df4fca36a4cd1c985e5956e725b1f9ad02",
+    "divprune": "vbdi/divprune at 799e2d950aa01ba7860907f5a6d86061f885dca6",
+}
+CLONES = Path()
+
+
+def released(repository: str, path: str, *names: str, **more: object) -> dict[str, typing.Any]:
+    """The named functions (methods by their own name) of a file, executed with what they look up."""
+    commit = COMMITS[repository].split()[2]
+    source = subprocess.run(
+        ["git", "-C", CLONES / repository, "show", f"{commit}:{path}"], capture_output=True, text=True, check=True
+    ).stdout
+    wanted = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name in names]
+    for node in wanted:
+        node.decorator_list = []
+    scope: dict[str, typing.Any] = {**vars(typing), "torch": torch, "nn": nn, "F": functional, "math": math, **more}
+    exec(compile(ast.Module(body=wanted, type_ignores=[]), path, "exec"), scope)
+    return scope
+
+
+def write(method: str, repository: str, function: str, cases: list[dict[str, typing.Any]]) -> None:
+    """One file, with its source."""
+    versions = {"torch": torch.__version__}
+    body = {"method": method, "released": COMMITS[repository], "function": function, "recorded_with": versions}
+    lines = ",\n".join(json.dumps(case) for case in cases)
+    head = json.dumps(body)[:-1]
+    (HERE / f"{method}.json").write_text(f'{head},\n"cases": [\n{lines}\n]}}\n', encoding="utf-8")
+    print(method, len(cases))
+
+
+def tower(seed: int, side: int = 12, heads: int = 4, depth: int = 16) -> dict[str, torch.Tensor]:
+    """Queries and keys (H, 1 + n, d) and features (1 + n, H·d) of a tower with a class token."""
+    n = side * side + 1
+    features = torch.cat((inputs.normal(300 + seed, 1, heads * depth), inputs.field(400 + seed, side, heads * depth)))
+    return {
+        "query": 1.5 * inputs.normal(100 + seed, heads, n, depth),
+        "key": 1.5 * inputs.normal(200 + seed, heads, n, depth),
+        "features": features,
+    }
+
+
+def divprune() -> None:
+    scope = released("divprune", "LLaVA/llava/model/llava_arch.py", "pairwise_cosine_similarity", "DivPrune")
+    model = SimpleNamespace()
+    model.pairwise_cosine_similarity = lambda x: scope["pairwise_cosine_similarity"](model, x)
+    cases = []
+    for dtype in ("float32", "float16", "bfloat16"):
+        for seed in inputs.SEEDS:
+            for keep in (14, 48):
+                x = inputs.field(seed, 12, 64).to(getattr(torch, dtype))
+                picked, _ = scope["DivPrune"](model, x, 144, threshold_ratio=keep / 144)
+                cases.append({"seed": seed, "dtype": dtype, "keep": keep, "kept": picked.tolist()})
+    write("divprune", "divprune", "DivPrune", cases)
+
+
+def vispruner() -> None:
+    scope = released("VisPruner", "llava/model/llava_arch.py", "encode_images")
+    cases = []
+    for seed in inputs.SEEDS:
+        for keep in (16, 48):
+            given = tower(seed)
+            attention = inputs.attention_of(given["query"], given["key"])[:, 0, 1:]
+            parts = SimpleNamespace(
+                get_vision_tower=lambda f=given["features"], a=attention: lambda *_, **__: (f[None, 1:], a[None]),
+                mm_projector=lambda x: x,
+            )
+            model = SimpleNamespace(
+                get_model=lambda parts=parts: parts,
+                get_visual_token_num=lambda keep=keep: keep,
+                get_important_ratio=lambda: 0.5,
+            )
+            _, mask = scope["encode_images"](model, None)
+            cases.append({"seed": seed, "keep": keep, "kept": mask[0].nonzero()[:, 0].tolist()})
+    write("vispruner", "VisPruner", "encode_images", cases)
+
+
+def fastervlm() -> None:
+    scope = released("FasterVLM", "llava/model/llava_arch.py", "encode_images")
+    cases = []
+    for seed in inputs.SEEDS:
+        for keep in (16, 48):
+            given = tower(seed)
+            attention = inputs.attention_of(given["query"], given["key"])[:, 0, 1:]
+            parts = SimpleNamespace(
+                get_vision_tower=lambda f=given["features"], a=attention: lambda _: (f[None, 1:], a[None]),
+                mm_projector=lambda x: x,
+            )
+            model = SimpleNamespace(get_model=lambda parts=parts: parts, get_visual_token_num=lambda keep=keep: keep)
+            _, mask, _ = scope["encode_images"](model, None)
+            cases.append({"seed": seed, "keep": keep, "kept": mask[0].nonzero()[:, 0].tolist()})
+    write("fastervlm", "FasterVLM", "encode_images", cases)
+
+
+def holov() -> None:
+    scope = released("HoloV", "llava/model/utils.py", "HoloV")
+    cases = []
+    for seed in inputs.SEEDS:
+        for keep in (16, 64):
+            given = tower(seed)
+            attention = inputs.attention_of(given["query"], given["key"])[:, 0, 1:].mean(0)
+            x = given["features"][1:]
+            out = scope["HoloV"](x[None], attention[None], num_patches=16, new_image_token_num=keep)[0]
+            kept = [int((x == token).all(-1).nonzero()[0, 0]) for token in out if bool(token.any())]
+            cases.append({"seed": seed, "keep": keep, "kept": kept})
+    write("holov", "HoloV", "HoloV", cases)
+
+
+def vidcom2() -> None:
+    names = ("select_low_var_channels", "compute_gaussian_scores", "_multi_scale_gaussian", "compute_scales")
+    scope = released(
+        "VidCom2", "token_compressor/vidcom2/vidcom2.py", *names, "select_outlier_indices", "_map_linear_offset"
+    )
+    cases = []
+    for seed in inputs.SEEDS:
+        for share in (0.15, 0.25):
+            frames = torch.cat([inputs.field(10 * seed + f // 2, 12, 64) for f in range(6)])
+            frames = frames + 0.2 * inputs.normal(700 + seed, 6 * 144, 64)
+            chosen = scope["select_low_var_channels"](frames)
+            video, own = scope["compute_gaussian_scores"](chosen, 144)
+            scales = scope["compute_scales"](-video.mean(dim=-1), share)
+            each = scope["select_outlier_indices"](video + own, scales, 144)
+            kept = scope["_map_linear_offset"](each, 144).tolist()
+            cases.append({"seed": seed, "share": share, "kept": kept})
+    write("vidcom2", "VidCom2", "vidcom2_compression (its steps)", cases)
+
+
+def cdpruner() -> None:
+    scope = released("CDPruner", "llava/model/llava_arch.py", "encode_images")
+    cases = []
+    for seed in inputs.SEEDS:
+        for keep in (16, 48):
+            features = inputs.field(400 + seed, 12, 64)
+            image, text = inputs.normal(500 + seed, 144, 24), inputs.normal(600 + seed, 2, 24)
+            given = (features[None], image[None], text)
+            parts = SimpleNamespace(
+                get_vision_tower=lambda given=given: lambda *_, **__: given, mm_projector=lambda x: x
+            )
+            model = SimpleNamespace(get_model=lambda parts=parts: parts, visual_token_num=keep)
+            _, mask = scope["encode_images"](model, None)
+            cases.append({"seed": seed, "keep": keep, "kept": mask[0].nonzero()[:, 0].tolist()})
+    write("cdpruner", "CDPruner", "encode_images", cases)
+
+
+def visionzip() -> None:
+    scope = released("VisionZip", "visionzip/clip_encoder.py", "forward")
+    cases = []
+    for seed in inputs.SEEDS:
+        for dominant, contextual in ((27, 5), (48, 12)):
+            given = tower(seed)
+            attention = inputs.attention_of(given["query"], given["key"])[None]
+            outputs = SimpleNamespace(attentions=[attention, None], hidden_states=[given["features"][None], None])
+            layer = SimpleNamespace(metric=given["key"].mean(0)[None])
+            clip = _Clip(outputs, [layer, None])
+            clip._info = {"dominant": dominant - 1, "contextual": contextual}
+            model = SimpleNamespace(vision_tower=clip, device="cpu", dtype=torch.float32)
+            out, indices = scope["forward"](model, torch.zeros(1))
+            cases.append(
+                {
+                    "seed": seed,
+                    "dominant": dominant,
+                    "contextual": contextual,
+                    "kept": sorted(i - 1 for i in indices[0].tolist() if i),
+                    "tokens": inputs.numbers(out[0]),
+                }
+            )
+    write("visionzip", "VisionZip", "CLIPVisionTower_VisionZip.forward", cases)
+
+
+class _Clip:
+    """A vision tower that has run."""
+
+    def __init__(self, outputs: object, layers: list[object], run: tuple[nn.Module, ...] = ()) -> None:
+        self._outputs, self._run = outputs, run
+        self.vision_model = SimpleNamespace(encoder=SimpleNamespace(layers=layers))
+
+    def __call__(self, *_: object, **__: object) -> object:
+        for module in self._run:
+            module()
+        return self._outputs
+
+
+class _Given(nn.Module):
+    """A projection whose result is given."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self) -> torch.Tensor:
+        return self.value
+
+
+def prumerge(method: str, function: str) -> None:
+    import numpy as np
+
+    found: dict[str, torch.Tensor] = {}
+    scope = released(
+        "LLaVA-PruMerge",
+        "llava/model/multimodal_encoder/clip_encoder.py",
+        *("complement_idx", "hook_k", "hook_q", "outlier_dectection", "feature_select", function),
+        np=np,
+        outputs=found,
+    )
+    cases = []
+    for seed in inputs.SEEDS:
+        for sharp in (0.15, 0.3):
+            given = tower(seed, side=24)
+            flat = {name: given[name].transpose(0, 1).flatten(1)[None] for name in ("query", "key")}
+            attn = SimpleNamespace(k_proj=_Given(flat["key"]), q_proj=_Given(sharp * flat["query"]))
+            outputs = SimpleNamespace(hidden_states=[given["features"][None], None])
+            clip = _Clip(outputs, [None] * 23 + [SimpleNamespace(self_attn=attn)], run=(attn.k_proj, attn.q_proj))
+            model = SimpleNamespace(
+                vision_tower=clip, device="cpu", dtype=torch.float32, select_layer=-2, select_feature="patch"
+            )
+            model.feature_select = lambda x, model=model: scope["feature_select"](model, x)
+            chosen: list[torch.Tensor] = []
+            # the token positions are a local variable: they come by where its complement is formed
+            scope["complement_idx"] = lambda i, n, f=scope["complement_idx"], c=chosen: c.append(i) or f(i, n)
+            out = scope[function](model, torch.zeros(1, 3))
+            case = {"seed": seed, "sharp": sharp, "keep": out.shape[1], "kept": chosen[-1][0].tolist()}
+            cases.append({**case, "tokens": inputs.numbers(out[0])})
+    write(method, "LLaVA-PruMerge", function, cases)
+
+
+def dart() -> None:
+    scope = released("LightCompress", "llmc/compression/token_reduction/dart.py", "get_retained_image_token")
+    cases = []
+    for seed in inputs.SEEDS:
+        for kept in (36, 68):
+            hidden, key = inputs.prompt(seed), inputs.normal(800 + seed, 1, 4, 164, 16)
+            key = key * (1 + 0.2 * inputs.normal(900 + seed, 1, 1, 164, 1))
+            rules = {
+                "vision_token_start_index": inputs.BEFORE,
+                "vision_token_length": inputs.VISUAL,
+                "pivot_image_token": 4,
+                "pivot_text_token": 4,
+                "reduction_ratio": 1 - (kept - 4 + 0.5) / inputs.VISUAL,
+            }
+            found = scope["get_retained_image_token"](rules, hidden, key)
+            cases.append({"seed": seed, "keep": kept, "kept": sorted(i - inputs.BEFORE for i in found.tolist())})
+    write("dart", "LightCompress", "get_retained_image_token", cases)
+
+
+def tome() -> None:
+    scope = released("ToMe", "tome/merge.py", "bipartite_soft_matching", "merge_wavg", "do_nothing")
+    cases = []
+    for seed in inputs.SEEDS:
+        for r in (8, 40):
+            given, size = tower(seed), None
+            x, key = given["features"][None], given["key"].mean(0)[None]
+            for _ in range(2):
+                merge, _ = scope["bipartite_soft_matching"](key, r, True, False)
+                x, size = scope["merge_wavg"](merge, x, size)
+                key = x[..., :16]
+            cases.append({"seed": seed, "r": r, "sizes": size[0, :, 0].tolist(), "tokens": inputs.numbers(x[0])})
+    write("tome", "ToMe", "bipartite_soft_matching, merge_wavg", cases)
+
+
+def main() -> None:
+    global CLONES
+    CLONES = Path(sys.argv[1])
+    divprune()
+    vispruner()
+    fastervlm()
+    holov()
+    vidcom2()
+    cdpruner()
+    visionzip()
+    prumerge("prumerge", "token_prune_merge_advanced")
+    prumerge("prumerge_plus", "token_prune_merge_advanced_plus")
+    dart()
+    tome()
+
+
+if __name__ == "__main__":
+    main()
