@@ -13,6 +13,7 @@ from .registry import Scorer
 
 __all__ = [
     "RATIOS",
+    "RENUMBERED",
     "CropParams",
     "DroppedParams",
     "KeptParams",
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 
+# Of `positions`: the tokens that a cut leaves are counted from 0 again.
+RENUMBERED = "renumbered"
 # Shares that a planner's grid over a method's own parameters tries.
 RATIOS = (0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.1, 0.05, 0.02)
 

@@ -21,6 +21,7 @@ from ..kernels.select.reference import gather_rows
 from ..types import ReductionEvent, Schedule
 from . import attention
 from .layout import Boundaries
+from .policies import all_policies
 from .prompt import FixedPlan, Planner, make_plan
 from .session import Session
 from .steps import Continuation, Prefill, Record
@@ -48,7 +49,14 @@ class DroppingSession(Session):
         """Cut positions and masks to the tokens that this layer computes on, or whose keys it holds."""
         if isinstance(step, Continuation):
             kwargs["attention_mask"] = step.cut_mask(kwargs.get("attention_mask"), index)
+            self.close_up(step, index, hidden, kwargs)
             return
+        if index == 0:
+            for scorer in {event.scorer for event in step.plan.events.values()} & all_policies().prepare.keys():
+                with attention.exactly(hidden.device):
+                    step.prepared[scorer] = all_policies().prepare[scorer](
+                        hidden=hidden, protected=step.protected, live=step.real, visual_count=step.visual_count
+                    )
         step.tokens.append(hidden.shape[1])
         step.alive_at.append(step.alive)
         step.cut(kwargs)
@@ -63,10 +71,10 @@ class DroppingSession(Session):
         event = step.plan.events.get(index)
         if event is None:
             return hidden
-        keep = self._choose(step, event, index, hidden)
+        keep, hidden = self._choose(step, event, index, hidden)
         step.shown = None
         hidden = step.keep(keep, hidden)
-        step.kept[index] = step.alive
+        step.kept[index] = step.alive if step.identity is None else step.identity.sort(dim=1).values
         return hidden
 
     def on_attention(
@@ -88,16 +96,19 @@ class DroppingSession(Session):
         if step.plan.reads.get(len(step.tokens) - 1) == "layer":
             step.shown = (query, key, scale)
 
-    def _choose(self, step: Prefill, event: ReductionEvent, index: int, hidden: torch.Tensor) -> torch.Tensor:
-        """Positions among the live tokens that stay, (B, keep), ascending."""
+    def _choose(
+        self, step: Prefill, event: ReductionEvent, index: int, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions among the live tokens that stay, (B, keep), ascending; and the hidden states to take them from."""
         reads, score = step.plan.reads[index], step.plan.scorers[index]
         if reads == "next_layer":
             self._look_ahead(step, index + 1, hidden)
+        recycled = dict(event.counts).get("recycled", 0)
         inputs: dict[str, Any] = {
             "protected": step.protected,
             "protected_count": step.prompt - step.visual_count,
             "live": step.real,
-            "keep": event.tokens_out,
+            "keep": event.tokens_out - recycled,
         }
         if reads != "positions":
             if step.shown is None:
@@ -105,9 +116,17 @@ class DroppingSession(Session):
                     f"layer {index} showed no queries and keys: was its attention implementation changed?"
                 )
             inputs.update(zip(("query", "key", "scale"), step.shown, strict=True))
+            inputs.update(hidden=hidden, norm=self.family.decoder.norm)
+        if event.scorer in step.prepared:
+            inputs["prepared"] = step.prepared[event.scorer].gather(1, step.alive)
         with attention.exactly(hidden.device):
-            scores = score(**inputs, seed=step.plan.seed + 1000 * (index + 1))
-        return select_tokens(scores.to(hidden.device), event.tokens_out, protected=step.protected)
+            scores = score(**inputs, seed=step.plan.seed + 1000 * (index + 1)).to(hidden.device)
+            keep = select_tokens(scores, event.tokens_out - recycled, protected=step.protected)
+            if not recycled:
+                step.identity = None if step.identity is None else step.identity.gather(1, keep)
+                return keep, hidden
+            merged, centres = all_policies().recycle[event.scorer](hidden, scores, keep, recycled)
+        return step.add_recycled(hidden, keep, merged, centres)
 
     def _look_ahead(self, step: Prefill, index: int, hidden: torch.Tensor) -> None:
         """Have layer `index` compute queries and keys of `hidden`, and nothing more."""

@@ -50,12 +50,15 @@ class MaskingSession(Session):
         if isinstance(step, Continuation):
             notes = step.notes
             alive, prompt = notes.alive_at[index], notes.prompt
+            self.close_up(step, index, hidden, kwargs)
         else:
             if step.prefix:
                 raise UnsupportedModelError("masking a prompt behind a cached prefix is not supported")
             step.tokens.append(hidden.shape[1])
             step.alive_at.append(step.alive)
             alive, prompt = step.alive, step.prompt
+            if step.closed_up:
+                kwargs["position_embeddings"] = step.spread_positions(kwargs["position_embeddings"])
         rows, queries = hidden.shape[:2]
         cache = compat.find_cache(self.family.layers[index], kwargs)
         keys = queries + (cache.get_seq_length(index) if cache is not None else 0)

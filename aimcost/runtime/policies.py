@@ -1,10 +1,14 @@
 """Which function ranks or merges tokens for an event: looked up by the event's scorer.
 
-Each ``methods/<method>/apply.py`` declares any of three tables by scorer name; what a scorer reads and
+Each ``methods/<method>/apply.py`` declares any of five tables by scorer name; what a scorer reads and
 whether it merges stands in its registration (`aimcost.methods.registry`):
 
 ``LAYER_SCORERS``
     Ranks live tokens inside the language model, (B, n) scores.
+``LAYER_PREPARERS``
+    Before layer 0, marks tokens of the prompt, (B, P), for the scorer of that name.
+``LAYER_RECYCLERS``
+    Turns some of the tokens that a cut drops into means: (B, c, D), and (B, c) which token's place each takes.
 ``VISUAL_SCORERS``
     Ranks visual tokens before the language model, (B, groups, n) scores.
 ``VISUAL_MERGERS``
@@ -18,6 +22,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,6 +41,8 @@ class Policies:
     """Functions by scorer name: inside the language model, and before it."""
 
     layer: dict[str, Policy] = field(default_factory=dict)
+    prepare: dict[str, Policy] = field(default_factory=dict)
+    recycle: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=dict)
     prune: dict[str, Policy] = field(default_factory=dict)
     merge: dict[str, Policy] = field(default_factory=dict)
 
@@ -53,12 +60,14 @@ def all_policies() -> Policies:
     for path in sorted(Path(methods.__file__).parent.glob("*/apply.py")):
         module = importlib.import_module(f"{methods.__name__}.{path.parent.name}.apply")
         _add(found.layer, getattr(module, "LAYER_SCORERS", {}))
+        _add(found.prepare, getattr(module, "LAYER_PREPARERS", {}))
+        _add(found.recycle, getattr(module, "LAYER_RECYCLERS", {}))
         _add(found.prune, getattr(module, "VISUAL_SCORERS", {}))
         _add(found.merge, getattr(module, "VISUAL_MERGERS", {}))
     return found
 
 
-def _add(known: dict[str, Policy], new: Mapping[str, Policy]) -> None:
+def _add(known: dict[str, Any], new: Mapping[str, Any]) -> None:
     for name, policy in new.items():
         if name in known:
             raise ValueError(f"two methods run the scorer {name!r}")

@@ -16,6 +16,7 @@ from torch import nn
 from ..errors import InvalidValueError, ScheduleError, UnsupportedModelError
 from ..kernels import _dispatch
 from ..kernels.select.reference import gather_mask, gather_rows
+from ..methods.base import RENUMBERED
 from ..methods.registry import find_scorer, reads_tower
 from ..types import ReductionEvent, Schedule
 from . import attention, compat, layout, policies
@@ -249,6 +250,7 @@ def start(
         visual=~protected,
         extras=extras,
         next_position=following,
+        closed_up=plan.schedule.params.get("positions") == RENUMBERED and not plan.family.mrope,
     )
 
 

@@ -259,6 +259,13 @@ class Session(ABC):
 
     # The layers.
 
+    def close_up(self, step: Continuation, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]) -> None:
+        """Move positions that follow a closed-up prompt down by what layer `index` lost of it."""
+        dropped = step.dropped(index)
+        if dropped:
+            kwargs["position_ids"] = kwargs["position_ids"] - dropped
+            kwargs["position_embeddings"] = self.family.decoder.rotary_emb(hidden, position_ids=kwargs["position_ids"])
+
     def _layer_pre(self, index: int) -> Any:
         def hook(
             module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

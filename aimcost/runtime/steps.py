@@ -67,8 +67,10 @@ class Prefill:
         How many of each row's are.
     extras
         For each layer with visual features to add after it (DeepStack): a (B, P, D) tensor.
-    next_position
+    next_position, closed_up
         As in `CacheNotes`.
+    identity
+        (B, n): which of the P each live token is; None where it is `alive`. A merged token is its cluster's centre.
     plan
         What is to happen to it.
     length
@@ -88,6 +90,9 @@ class Prefill:
     visual: torch.Tensor
     extras: list[torch.Tensor] = field(default_factory=list)
     next_position: torch.Tensor | None = None
+    closed_up: bool = False
+    identity: torch.Tensor | None = None
+    prepared: dict[str, torch.Tensor] = field(default_factory=dict)
     shown: tuple[torch.Tensor, torch.Tensor, float] | None = None
     tokens: list[int] = field(default_factory=list)
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -109,9 +114,24 @@ class Prefill:
             full = kwargs.get(name)
             if full is None:
                 continue
+            if self.closed_up and name != "attention_mask":
+                kwargs[name] = self._first(full)
+                continue
             if id(full) not in self._cut:
                 self._cut[id(full)] = (full, self._from_prompt(full))
             kwargs[name] = self._cut[id(full)][1]
+
+    def _first(self, full: Any) -> Any:
+        """Positions of the prompt's first tokens, as many as are live."""
+        if isinstance(full, tuple):
+            return tuple(part.narrow(part.ndim - 2, 0, self.alive.shape[1]) for part in full)
+        return full.narrow(full.ndim - 1, 0, self.alive.shape[1])
+
+    def spread_positions(self, full: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """Position embeddings of the whole prompt in which the live tokens have those of its first ones."""
+        index = self.alive[..., None]
+        parts = (part.expand(index.shape[0], -1, -1) for part in full)
+        return tuple(part.scatter(1, index.expand(-1, -1, part.shape[-1]), part[:, : index.shape[1]]) for part in parts)
 
     def _from_prompt(self, full: Any) -> Any:
         if self.alive.shape[1] == self.prompt:
@@ -153,7 +173,7 @@ class Prefill:
 
     def places(self) -> torch.Tensor:
         """(B, n): where the live tokens stood in the prompt."""
-        return self.origin.gather(1, self.alive)
+        return self.origin.gather(1, self.alive if self.identity is None else self.identity)
 
     def notes(self, held: tuple[int, ...]) -> CacheNotes:
         """What became of the prompt in the KV cache that it filled, whose layers hold `held` keys."""
@@ -163,6 +183,7 @@ class Prefill:
             lost=self.length - self.prompt,
             held=held,
             next_position=self.next_position,
+            closed_up=self.closed_up,
         )
 
     def _behind_prefix(self, index: torch.Tensor) -> torch.Tensor:
@@ -170,6 +191,33 @@ class Prefill:
             return index
         first = torch.arange(self.prefix, device=index.device).expand(index.shape[0], -1)
         return torch.cat((first, index + self.prefix), dim=1)
+
+    def add_recycled(
+        self, hidden: torch.Tensor, kept: torch.Tensor, merged: torch.Tensor, centres: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `keep` takes so that (B, c, D) `merged` tokens stay beside the `kept` (B, k).
+
+        Where positions are closed up they come right behind the visual tokens that stay; else each takes the place of
+        its cluster's centre (B, c).
+        """
+        visual = ~self.protected
+        index = torch.cat((kept, centres), dim=1)
+        sources = torch.cat((gather_rows(hidden, kept, 1), merged.to(hidden.dtype)), dim=1)
+        if not self.closed_up:
+            order = index.argsort(dim=1)
+            index = index.gather(1, order)
+        else:
+            self.identity = self.alive if self.identity is None else self.identity
+            place = torch.arange(hidden.shape[1], device=hidden.device)
+            last = torch.where(visual, place, -1).amax(1, keepdim=True)
+            order = torch.cat((2 * kept, (2 * last + 1).expand_as(centres)), dim=1).argsort(dim=1, stable=True)
+            self.identity = self.identity.gather(1, index.gather(1, order))
+            # they stand where the first visual tokens stood: for masks and for what follows only their order counts
+            left = visual.sum(1, keepdim=True) - (hidden.shape[1] - index.shape[1])
+            stays = self.protected | (visual & (visual.cumsum(1) <= left))
+            index = (~stays).int().argsort(dim=1, stable=True)[:, : index.shape[1]]
+        sources = gather_rows(sources, order, 1)
+        return index, hidden.scatter(1, index[..., None].expand_as(sources), sources)
 
     def record(self) -> Record:
         """What happened so far, without the tensors that only the pass itself needs."""
@@ -199,6 +247,9 @@ class CacheNotes:
         Keys that each layer held after the prompt.
     next_position
         (B,) the mRoPE position that follows the whole prompt, None where that was not asked for.
+    closed_up
+        Whether the tokens that a cut leaves take the positions of the prompt's first ones, and what follows goes on
+        from there, layer by layer.
     """
 
     origin: torch.Tensor
@@ -206,6 +257,7 @@ class CacheNotes:
     lost: int
     held: tuple[int, ...]
     next_position: torch.Tensor | None = None
+    closed_up: bool = False
 
     @property
     def prompt(self) -> int:
@@ -239,3 +291,7 @@ class Continuation:
         repeat = mask.shape[0] // alive.shape[0]
         alive = alive.repeat_interleave(repeat, 0) if repeat > 1 else alive
         return cut_columns(mask, alive, self.notes.prompt)
+
+    def dropped(self, layer: int) -> int:
+        """Tokens of the prompt by which positions are closed up at `layer`."""
+        return self.notes.prompt - self.notes.alive_at[layer].shape[1] if self.notes.closed_up else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -46,13 +48,44 @@ def _rows(tensor, index):
     return tensor.gather(1, index[..., None].expand(-1, -1, tensor.shape[-1]))
 
 
+@contextlib.contextmanager
+def _renumbered(decoder, kept, prompt):
+    """The oracle's positions: tokens live at a layer have those of the prompt's first ones, what follows goes on."""
+
+    def hook_of(some):
+        def hook(module, args, kwargs):
+            hidden = args[0] if args else kwargs["hidden_states"]
+            positions = kwargs["position_ids"].expand(hidden.shape[0], -1)
+            if hidden.shape[1] == prompt:
+                positions = positions.scatter(1, some, positions[:, : some.shape[1]])
+            else:
+                positions = positions - (prompt - some.shape[1])
+            kwargs["position_embeddings"] = decoder.rotary_emb(hidden, position_ids=positions)
+            return args, kwargs
+
+        return hook
+
+    handles = []
+    try:
+        for index, layer in enumerate(decoder.layers):
+            earlier = [cut for cut in kept if cut < index]
+            if earlier:
+                handles.append(layer.register_forward_pre_hook(hook_of(kept[max(earlier)]), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def _compare(case, schedule, toolbox, bar=FP32_BAR):
     with apply(case.model, schedule) as applied:
         with toolbox.hidden_states(case.decoder) as ours:
             logits = _forward(case)
         record = applied.record
         tokens = case.generate()
-    with toolbox.hide_dead(case.decoder, record.kept, case.real):
+    renumbered = schedule.params.get("positions") == "renumbered"
+    moved = _renumbered(case.decoder, record.kept, case.real.shape[1]) if renumbered else contextlib.nullcontext()
+    with toolbox.hide_dead(case.decoder, record.kept, case.real), moved:
         with toolbox.hidden_states(case.decoder) as theirs:
             expected = _forward(case)
         expected_tokens = case.generate()
@@ -87,6 +120,24 @@ def test_live_tokens_are_as_if_the_others_were_masked(name, batch, padded, toolb
 def test_every_policy_drops_soundly(name, scorer, toolbox):
     case = toolbox.build_case(name, 3, True)
     _compare(case, case.schedule([(1, 10), (2, 4)], scorer=scorer, seed=3), toolbox)
+
+
+@pytest.mark.versions("drop = mask", "generate")
+@pytest.mark.parametrize("name", ["llama", "qwen3", "llava_onevision-video"])
+def test_renumbered_positions(name, toolbox):
+    """Prefill and decoding with positions counted from 0 after every cut (PyramidDrop, SparseVLM)."""
+    case = toolbox.build_case(name, 3, True)
+    schedule = case.schedule([(1, 10), (2, 4)], scorer="last_query", positions="renumbered")
+    record = _compare(case, schedule, toolbox)
+    expected = _forward(case)
+    with apply_masked(case.model, schedule, kept=record.kept):
+        masked, tokens = _forward(case), case.generate()
+    with apply(case.model, schedule):
+        logits = _forward(case)
+        assert torch.equal(case.generate(), tokens)
+    index = record.kept[2]
+    assert toolbox.relative_error(logits, _rows(masked, index), case.real.gather(1, index)) < FP32_BAR
+    assert not torch.allclose(logits, _rows(expected, index), atol=1e-3)
 
 
 @pytest.mark.versions("drop = mask", "generate")

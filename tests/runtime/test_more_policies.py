@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -11,7 +13,7 @@ from aimcost.methods.dart.apply import unlike_pivots
 from aimcost.methods.divprune.apply import farthest_first
 from aimcost.methods.holov.apply import attended_by_strips
 from aimcost.methods.prumerge_plus.apply import attended_and_grid, grid_step, merge_with_grid
-from aimcost.methods.sparsevlm.apply import rated_by_text
+from aimcost.methods.sparsevlm.apply import cluster_means, rated_by_text, raters, recycle
 from aimcost.methods.vidcom2.apply import unlike_frame_and_video
 from aimcost.methods.visionzip.apply import dominant_and_contextual
 from aimcost.methods.vispruner.apply import attended_or_distinct
@@ -19,26 +21,94 @@ from aimcost.methods.vispruner.apply import attended_or_distinct
 pytestmark = pytest.mark.torch
 
 
-def test_dart_drops_what_resembles_a_pivot():
-    key = torch.zeros(1, 1, 8, 4)
-    for token, (axis, length) in enumerate([(0, 9), (0, 1), (1, 8), (1, 1), (2, 7), (2, 6), (3, 1), (3, 5)]):
-        key[0, 0, token, axis] = length
-    protected = torch.zeros(1, 8, dtype=torch.bool)
-    protected[0, 7] = True
-    scores = unlike_pivots(key=key, protected=protected, live=None)
-    # visual pivots 0, 2, 4, 5 and the text token; 1, 3 and 6 lie on an axis of theirs
-    assert (scores[0, [0, 2, 4, 5, 7]] == 2).all()
-    assert torch.allclose(scores[0, [1, 3, 6]], torch.tensor(-1.0))
+def _dart(key, hidden, visual, behind, keep):
+    """DART as described, for one request: sets and loops. Pivots are visited by their place modulo 32."""
+    size = key.transpose(0, 1).flatten(1).abs().sum(-1)
+    pivots = [sorted(side, key=lambda i: -float(size[i]))[:4] for side in (visual, behind)]
+    kept = set(pivots[0])
+    order = sorted(pivots[0] + pivots[1], key=lambda i: i % 32)
+    left = keep - len(kept)
+    for number, pivot in enumerate(order):
+        share = left // len(order) + (number < left % len(order))
+        free = [i for i in visual if i not in kept]
+        cosine = {i: float(torch.nn.functional.cosine_similarity(hidden[pivot], hidden[i], dim=0)) for i in free}
+        kept |= set(sorted(free, key=cosine.get)[:share])
+    return sorted(kept)
 
 
-def test_sparsevlm_averages_the_text_rows_alone():
+@pytest.mark.parametrize("keep", [12, 15, 20])
+def test_dart_equals_plain_loops(keep):
+    """Two requests of 5 + 24 + 7 tokens, the second behind two of padding, with five behind the image."""
+    torch.manual_seed(0)
+    key, hidden = torch.randn(2, 2, 36, 8), torch.randn(2, 36, 10)
+    protected = torch.ones(2, 36, dtype=torch.bool)
+    protected[0, 5:29], protected[1, 7:31] = False, False
+    live = torch.ones(2, 36, dtype=torch.bool)
+    live[1, :2] = False
+    scores = unlike_pivots(key=key, hidden=hidden, norm=lambda x: 2 * x, protected=protected, live=live, keep=12 + keep)
+    for row, (first, last) in enumerate([(5, 29), (7, 31)]):
+        kept = _dart(key[row], hidden[row], list(range(first, last)), list(range(last, 36)), keep)
+        assert scores[row].nonzero()[:, 0].tolist() == kept
+
+
+def test_sparsevlm_raters_are_the_text_that_the_image_resembles():
+    torch.manual_seed(0)
+    hidden = torch.randn(2, 12, 4)
+    protected = torch.tensor([[True] * 2 + [False] * 5 + [True] * 5, [True] * 3 + [False] * 5 + [True] * 4])
+    live = torch.ones(2, 12, dtype=torch.bool)
+    live[1, 0] = False
+    found = raters(hidden=hidden, protected=protected, live=live, visual_count=5)
+    for row, (first, last) in enumerate([(2, 7), (3, 8)]):
+        shares = (hidden[row, first:last] @ hidden[row, last:].T).softmax(1).mean(0)
+        expected = [last + i for i, share in enumerate(shares) if share > shares.mean()]
+        assert found[row].nonzero()[:, 0].tolist() == expected
+
+
+def test_sparsevlm_averages_the_raters_rows_alone():
     torch.manual_seed(0)
     query, key = torch.randn(2, 4, 7, 8), torch.randn(2, 2, 7, 8)
     protected = torch.tensor([[False] * 5 + [True] * 2] * 2)
-    scores = rated_by_text(query=query, key=key, scale=0.3, protected=protected, live=None)
+    chosen = torch.tensor([[False] * 5 + [True, False], [False] * 5 + [True, True]])
+    scores = rated_by_text(
+        query=query, key=key, scale=0.3, protected=protected, live=None, prepared=chosen, protected_count=2
+    )
     logits = query @ key.repeat_interleave(2, 1).transpose(2, 3) * 0.3
-    causal = logits.masked_fill(torch.ones(7, 7, dtype=torch.bool).triu(1), float("-inf")).softmax(-1)
-    assert torch.allclose(scores, causal.mean(1)[:, 5:].mean(1), atol=1e-6)
+    causal = logits.masked_fill(torch.ones(7, 7, dtype=torch.bool).triu(1), float("-inf")).softmax(-1).mean(1)
+    assert torch.allclose(scores[0], causal[0, 5], atol=1e-6)
+    assert torch.allclose(scores[1], causal[1, 5:].mean(0), atol=1e-6)
+
+
+def test_sparsevlm_clusters_by_density():
+    """Plain loops: a centre is dense and far from what is denser; the others join the nearest centre."""
+    torch.manual_seed(1)
+    x, count = torch.randn(1, 21, 6), 3
+    means, centres = cluster_means(x, count)
+    distance = [[float((a - b).norm()) / 6**0.5 for b in x[0]] for a in x[0]]
+    density = [math.exp(-sum(d * d for d in sorted(row)[:count]) / count) for row in distance]
+    largest = max(map(max, distance))
+    score = []
+    for i in range(21):
+        denser = [distance[i][j] for j in range(21) if density[j] > density[i]]
+        score.append(density[i] * min(denser, default=largest))
+    expected = sorted(range(21), key=lambda i: -score[i])[:count]
+    assert centres[0].tolist() == expected
+    members = {centre: [centre] for centre in expected}
+    for i in set(range(21)) - set(expected):
+        members[min(expected, key=lambda centre: distance[centre][i])].append(i)
+    for mean, some in zip(means[0], members.values(), strict=True):
+        assert torch.allclose(mean, x[0, some].mean(0), atol=1e-5)
+
+
+def test_sparsevlm_merges_the_best_rated_of_what_goes():
+    torch.manual_seed(2)
+    hidden, scores = torch.randn(1, 50, 6), torch.rand(1, 50)
+    kept = torch.arange(0, 50, 5)[None]
+    gone = [i for i in range(50) if i % 5]
+    best = sorted(gone, key=lambda i: -float(scores[0, i]))[: int(0.3 * 40) + 1]
+    means, places = recycle(hidden, scores, kept, 2)
+    expected, centres = cluster_means(hidden[:, best], 2)
+    assert torch.allclose(means, expected)
+    assert places[0].tolist() == [best[i] for i in centres[0].tolist()]
 
 
 def test_divprune_equals_a_plain_greedy_search():

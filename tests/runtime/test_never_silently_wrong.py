@@ -441,5 +441,7 @@ def test_sparsevlm_holds_the_rows_of_the_raters_alone():
     protected = torch.zeros(1, tokens, dtype=torch.bool)
     protected[:, -text:] = True
     with Watch():
-        rated_by_text(query=query, key=key, scale=0.3, protected=protected, live=None, protected_count=text)
+        rated_by_text(
+            query=query, key=key, scale=0.3, protected=protected, live=None, prepared=protected, protected_count=text
+        )
     assert largest == heads * text * tokens * 4

@@ -16,7 +16,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("aimcost.runtime.executor", exc_type=ImportError)
 
-from aimcost.runtime.policies import merging_policy, pruning_policy
+import aimcost
+from aimcost.runtime import apply
+from aimcost.runtime.policies import layer_policy, merging_policy, pruning_policy
 
 pytestmark = pytest.mark.torch
 
@@ -109,8 +111,59 @@ def _prumerge(scorer):
     return run
 
 
+def _dart(case):
+    seed, n = case["seed"], inputs.BEFORE + inputs.VISUAL + inputs.AFTER
+    key = inputs.normal(800 + seed, 1, 4, n, 16) * (1 + 0.2 * inputs.normal(900 + seed, 1, 1, n, 1))
+    protected = torch.ones(1, n, dtype=torch.bool)
+    protected[:, inputs.BEFORE : inputs.BEFORE + inputs.VISUAL] = False
+    scores = layer_policy("pivot_cosine")(
+        key=key,
+        hidden=inputs.prompt(seed),
+        norm=lambda x: x,
+        protected=protected,
+        live=None,
+        keep=inputs.BEFORE + inputs.AFTER + case["keep"],
+    )
+    return [i - inputs.BEFORE for i in _best(scores, case["keep"])], None
+
+
+def _in_model(method, case, **params):
+    """Kept sets and last hidden states of a method inside the seeded decoder, through `apply`."""
+    decoder = inputs.decoder(case["seed"])
+    decoder.set_attn_implementation("sdpa")
+    run = {
+        "model": inputs.LLAMA,
+        "hardware": "nvidia_a100_sxm_80gb",
+        "workload": {
+            "visual_tokens": inputs.VISUAL,
+            "text_tokens": {"system": inputs.BEFORE, "question": inputs.AFTER},
+        },
+        "method": {"name": method, "layers": [1, 2, 3], **params},
+    }
+    boundaries = (inputs.BEFORE, inputs.VISUAL, inputs.AFTER)
+    with torch.no_grad(), apply(decoder, aimcost.schedule(run), boundaries=boundaries) as applied:
+        hidden = decoder(inputs_embeds=inputs.prompt(case["seed"])).last_hidden_state
+    return applied.record.kept, hidden[0]
+
+
+def _pyramiddrop(case):
+    kept, hidden = _in_model("pyramiddrop", case, ratios=[0.5, 0.25, 0.125])
+    assert {str(layer): some[0].tolist() for layer, some in kept.items()} == case["kept"]
+    return None, hidden
+
+
+def _sparsevlm(case):
+    kept, hidden = _in_model("sparsevlm", case, keep=inputs.KEEP)
+    first = {i + inputs.BEFORE for i in case["kept"][0]}
+    assert first <= set(kept[1][0].tolist())
+    return None, hidden
+
+
 OURS = {
     "divprune": _divprune,
+    "dart": _dart,
+    "pyramiddrop": _pyramiddrop,
+    "sparsevlm": _sparsevlm,
     "vispruner": _vispruner,
     "fastervlm": _fastervlm,
     "holov": _holov,
@@ -134,7 +187,7 @@ def overlap(method, case):
 
 
 # What the released function yields and ours does not: nothing but the following.
-SHARE = {"vidcom2": 0.99}
+SHARE = {"vidcom2": 0.99, "dart": 0.88}
 
 
 @pytest.mark.parametrize("method", OURS)

@@ -5,7 +5,7 @@ Source: Cooperx521/PyramidDrop; layers 8, 16, 24 of 32 and shares 1/2, 1/4, 1/8 
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
@@ -17,12 +17,16 @@ SUMMARY = "PyramidDrop: visual tokens cut to ratios[i] before layer layers[i]: l
 
 
 class Params(MethodParams):
-    """`ratios[i]` of the original visual tokens stay from layer ``layers[i]`` on."""
+    """`ratios[i]` of the original visual tokens stay from layer ``layers[i]`` on.
+
+    After each cut released code counts positions from 0 again, ``renumbered``.
+    """
 
     layers: Annotated[list[Annotated[int, Bounds(ge=1)]], Bounds(min_length=1)] | None = None
     ratios: Annotated[list[Annotated[float, Bounds(ge=0, le=1)]], Bounds(min_length=1)] = made(
         lambda: [0.5, 0.25, 0.125]
     )
+    positions: Literal["renumbered", "kept"] = "renumbered"
 
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:

@@ -5,7 +5,8 @@ Source: Gumpest/SparseVLMs; cuts after layers 2, 6 and 15 to 300, 200 and 110 of
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Literal
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
@@ -20,10 +21,14 @@ _LAYERS, _KEEP, _OF = (2, 6, 15), (300, 200, 110), 576
 
 
 class Params(MethodParams):
-    """``keep[i]`` visual tokens stay after layer ``layers[i]``, and some of the others as means."""
+    """``keep[i]`` visual tokens stay after layer ``layers[i]``, and some of the others as means.
+
+    Released code counts positions from 0 after each cut in its first version, ``renumbered``, and not in its second.
+    """
 
     layers: Annotated[list[Annotated[int, Bounds(ge=0)]], Bounds(min_length=1)] | None = None
     keep: Annotated[list[Annotated[int, Bounds(ge=0)]], Bounds(min_length=1)] | None = None
+    positions: Literal["renumbered", "kept"] = "renumbered"
 
 
 def recycled(pruned: int) -> int:
@@ -44,13 +49,14 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     if sorted(keep, reverse=True) != keep:
         raise InvalidValueError("method.keep", "falling", keep)
     require_between("keep", max(keep), 0, visual, "visual tokens")
-    cuts, alive = [], visual
+    cuts, alive, merged = [], visual, {}
     for layer, count in zip(layers, keep, strict=True):
         if params.layers:
             require_between("layers", layer, 0, depth - 1, f"the model has {depth} layers")
-        alive = min(alive, count + recycled(alive - count))
+        added = recycled(alive - count)
+        alive, merged[layer] = min(alive, count + added), added
         cuts.append((layer + 1, alive + text))
-    return build_schedule(
+    schedule = build_schedule(
         model=model,
         workload=workload,
         params={**params.dump(), "layers": layers, "keep": keep},
@@ -59,3 +65,6 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         cuts=cuts,
         scorer=TEXT_RATERS,
     )
+    counts = {layer: (("recycled", count),) for layer, count in merged.items()}
+    events = (replace(event, counts=counts[event.after_layer or 0]) for event in schedule.events)
+    return replace(schedule, events=tuple(events))

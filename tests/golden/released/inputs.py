@@ -58,6 +58,17 @@ LLAMA = {
 }
 """The decoder of the in-model cases; seeds fill its weights."""
 BEFORE, VISUAL, AFTER = 6, 144, 14
+KEEP = [60, 40, 20]
+"""Visual tokens that SparseVLM keeps beside merged ones, of `VISUAL`."""
+
+
+def decoder(seed: int) -> torch.nn.Module:
+    """The decoder, attending eagerly."""
+    from transformers import AutoConfig, AutoModel
+
+    shape = {key: value for key, value in LLAMA.items() if key != "model_type"}
+    config = AutoConfig.for_model("llama", **shape, attn_implementation="eager")
+    return fill(AutoModel.from_config(config), seed)
 
 
 def prompt(seed: int) -> torch.Tensor:

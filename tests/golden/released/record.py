@@ -41,13 +41,15 @@ COMMITS = {
 CLONES = Path()
 
 
-def released(repository: str, path: str, *names: str, **more: object) -> dict[str, typing.Any]:
+def released(repository: str, path: str, *names: str, first: bool = False, **more: object) -> dict[str, typing.Any]:
     """The named functions (methods by their own name) of a file, executed with what they look up."""
     commit = COMMITS[repository].split()[2]
     source = subprocess.run(
         ["git", "-C", CLONES / repository, "show", f"{commit}:{path}"], capture_output=True, text=True, check=True
     ).stdout
     wanted = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name in names]
+    if first:
+        wanted = [next(node for node in wanted if node.name == name) for name in names]
     for node in wanted:
         node.decorator_list = []
     scope: dict[str, typing.Any] = {**vars(typing), "torch": torch, "nn": nn, "F": functional, "math": math, **more}
@@ -293,6 +295,169 @@ def tome() -> None:
     write("tome", "ToMe", "bipartite_soft_matching, merge_wavg", cases)
 
 
+class _Decoder:
+    """The seeded decoder of `inputs`, layer by layer, at whatever positions it is told."""
+
+    def __init__(self, seed: int) -> None:
+        self.model = inputs.decoder(seed)
+
+    def rotary(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.model.rotary_emb(x, positions)
+
+    def layer(self, index: int, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What layer `index` makes of (1, n, h), and its attention."""
+        one, n = self.model.layers[index], x.shape[1]
+        mask = torch.full((n, n), torch.finfo(x.dtype).min).triu(1)[None, None]
+        mixed, weights = one.self_attn(
+            one.input_layernorm(x), position_embeddings=self.rotary(x, positions), attention_mask=mask
+        )
+        x = x + mixed
+        return x + one.mlp(one.post_attention_layernorm(x)), weights
+
+
+def pyramiddrop() -> None:
+    from transformers.models.llama.modeling_llama import rotate_half
+
+    def turned(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, at: torch.Tensor) -> object:
+        cos, sin = cos[at][:, None], sin[at][:, None]
+        return q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+
+    def causal(mask: torch.Tensor, shape: tuple[int, int], x: torch.Tensor, **_: object) -> torch.Tensor:
+        return torch.full((shape[1], shape[1]), torch.finfo(x.dtype).min).triu(1)[None, None]
+
+    scope = released(
+        "PyramidDrop",
+        "llava/model/modeling_llama_pdrop.py",
+        "pdrop_rank_drop",
+        apply_rotary_pos_emb=turned,
+        _prepare_4d_causal_attention_mask=causal,
+        IGNORE_INDEX=-100,
+    )
+    cases = []
+    for seed in inputs.SEEDS:
+        decoder, x = _Decoder(seed), inputs.prompt(seed)
+
+        def rotary(values: torch.Tensor, seq_len: int, decoder: _Decoder = decoder) -> tuple[torch.Tensor, ...]:
+            return tuple(part[0] for part in decoder.rotary(values, torch.arange(seq_len)[None]))
+
+        layers = []
+        for one in decoder.model.layers:
+            shape = {"num_heads": 4, "num_key_value_heads": 4, "head_dim": 16, "rotary_emb": rotary}
+            projections = {name: getattr(one.self_attn, name) for name in ("q_proj", "k_proj", "v_proj")}
+            attn = SimpleNamespace(**shape, **projections)
+            layers.append(SimpleNamespace(self_attn=attn, input_layernorm=one.input_layernorm))
+        model = SimpleNamespace(
+            config=SimpleNamespace(),
+            training=False,
+            layers=layers,
+            image_tokens=[inputs.VISUAL],
+            image_token_posi=[inputs.BEFORE],
+            prompt_len=[inputs.BEFORE + inputs.AFTER],
+            image_token_ratio_list=[1.0, 0.5, 0.25, 0.125],
+        )
+        positions, kept, alive = torch.arange(x.shape[1])[None], {}, list(range(x.shape[1]))
+        for index in range(len(layers)):
+            x, _ = decoder.layer(index, x, positions)
+            if index + 1 in (1, 2, 3):
+                before = x
+                positions, _, x, _ = scope["pdrop_rank_drop"](model, index, index + 1, x, positions, None, None)
+                alive = [alive[int((before[0] == row).all(-1).nonzero()[0, 0])] for row in x[0]]
+                kept[str(index)] = alive
+        cases.append({"seed": seed, "kept": kept, "tokens": inputs.numbers(decoder.model.norm(x)[0])})
+    write("pyramiddrop", "PyramidDrop", "pdrop_rank_drop", cases)
+
+
+class _Torch:
+    """torch, with a clock for a GPU that is not there."""
+
+    def __init__(self) -> None:
+        event = SimpleNamespace(record=lambda: None, elapsed_time=lambda _: 0.0)
+        self.cuda = SimpleNamespace(Event=lambda **_: event, synchronize=lambda: None)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(torch, name)
+
+
+def sparsevlm() -> None:
+    import logging
+
+    def rearrange(x: torch.Tensor, pattern: str) -> torch.Tensor:
+        return x[:, :, None] if pattern.endswith("l () r") else x[:, None]
+
+    where = "llava/model/language_model"
+    files = {
+        f"{where}/modelling_sparse_llama.py": ("forward",),
+        f"{where}/score.py": ("attn_postprocess_topk",),
+        f"{where}/utils.py": ("cluster_and_merge", "index_points", "batch_index_select"),
+    }
+    scope: dict[str, typing.Any] = {
+        "layer_dict": {1: 0, 2: 1, 3: 2},
+        "sparse_token_dict": {192: inputs.KEEP},
+        "RETAIN_TOKN": 192,
+        "V2_0": False,
+        "ein": SimpleNamespace(rearrange=rearrange),
+        "loggerinfo": logging.getLogger("released"),
+        "prefix": "",
+        "torch": _Torch(),
+        "BaseModelOutputWithPast": SimpleNamespace,
+        "GenerateOutput": object,
+    }
+    # of several functions of a name, the first of the file is the model's
+    found = {path: released("SparseVLMs", path, *names, first=True, **scope) for path, names in files.items()}
+    for path, names in files.items():
+        scope.update({name: found[path][name] for name in names})
+    for functions in found.values():
+        for name, value in list(functions.items()):
+            if callable(value) and getattr(value, "__globals__", None) is functions:
+                functions.update({key: given for key, given in scope.items() if key != name})
+    cases = []
+    for seed in inputs.SEEDS:
+        decoder, x = _Decoder(seed), inputs.prompt(seed)
+
+        class Layers(list):  # type: ignore[type-arg]
+            """Layers that are called as the released model calls its own."""
+
+        def layer(index: int, decoder: _Decoder = decoder) -> object:
+            def run(hidden_states: torch.Tensor, position_ids: torch.Tensor, **_: object) -> tuple[object, ...]:
+                out, weights = decoder.layer(index, hidden_states, position_ids)
+                return out, None, weights
+
+            run.mlp = SimpleNamespace(up_proj=SimpleNamespace(out_features=96))  # type: ignore[attr-defined]
+            return run
+
+        kept: list[list[int]] = []
+        forward = found[f"{where}/modelling_sparse_llama.py"]["forward"]
+        chosen = scope["attn_postprocess_topk"]
+
+        def noted(*given: object, chosen: object = chosen, kept: list[list[int]] = kept) -> object:
+            result = chosen(*given)  # type: ignore[operator]
+            kept.append(result[0][0].nonzero()[:, 0].tolist())
+            return result
+
+        forward.__globals__["attn_postprocess_topk"] = noted
+        config = SimpleNamespace(output_attentions=False, output_hidden_states=False, use_cache=False)
+        config.use_return_dict = True
+        model = SimpleNamespace(
+            config=config,
+            training=False,
+            gradient_checkpointing=False,
+            _use_flash_attention_2=True,
+            _use_sdpa=False,
+            pruning_loc=[1, 2, 3],
+            layers=Layers(layer(i) for i in range(5)),
+            num_layers=5,
+            norm=decoder.model.norm,
+            **dict.fromkeys(
+                ("init_token_total_shape", "generate_process_count", "all_FLOPs", "total_cuda_time", "num_forward"), 0
+            ),
+            num_token_pool=0,
+        )
+        out = forward(model, inputs_embeds=x, image_shape=inputs.VISUAL, pre_prompt_length_list=[inputs.BEFORE])
+        hidden = next(part for part in out if isinstance(part, SimpleNamespace)).last_hidden_state
+        cases.append({"seed": seed, "kept": kept, "tokens": inputs.numbers(hidden[0])})
+    write("sparsevlm", "SparseVLMs", "LlamaDynamicvitModel.forward", cases)
+
+
 def main() -> None:
     global CLONES
     CLONES = Path(sys.argv[1])
@@ -307,6 +472,9 @@ def main() -> None:
     prumerge("prumerge_plus", "token_prune_merge_advanced_plus")
     dart()
     tome()
+    with torch.no_grad():
+        pyramiddrop()
+        sparsevlm()
 
 
 if __name__ == "__main__":
