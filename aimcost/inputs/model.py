@@ -13,7 +13,7 @@ from ..types.strict import Bounds, Strict, made
 from . import discover, hub
 from .autotrace import traced_config, transformers_knows
 from .files import Stamp, read_mapping, read_once, stamp_of
-from .hf.from_hf import FAMILIES, model_spec
+from .hf.from_hf import FAMILIES, model_spec, with_formats
 from .hf.original import in_transformers_layout
 from .processors import preprocessor_section, processor_stamps
 from .schema import validate
@@ -92,12 +92,13 @@ def _load_file(path: Path, _: Stamp, beside: tuple[Stamp | None, ...]) -> ModelS
 def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> ModelSpec:
     """A configuration through its reader, or traced where there is none and transformers knows the model."""
     if is_traced(config):
-        return traced_model(config, name=name, where=where)
+        return with_formats(traced_model(config, name=name, where=where), config.get("config", {}), where)
     kind = config.get("model_type")
     if isinstance(kind, str) and not _has_reader(kind, config) and transformers_knows(kind):
         kept_apart = ("name", "preprocessor")
         traced = traced_config({key: value for key, value in config.items() if key not in kept_apart})
-        return traced_model(traced, name=name, where=where, preprocessor=config.get("preprocessor"))
+        model = traced_model(traced, name=name, where=where, preprocessor=config.get("preprocessor"))
+        return with_formats(model, config, where)
     return model_spec(config, name=name, where=where, source=source)
 
 

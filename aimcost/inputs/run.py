@@ -18,6 +18,7 @@ from .files import read_once
 from .hardware import load_hardware
 from .model import load_model, model_config
 from .plain import plain
+from .precision import resolve_precision
 from .schema import RunFile, WorkloadFile, validate
 from .stack import DEFAULT_STACK, EXECUTIONS, load_stack
 from .workload import InputSize, input_sizes, resolve_workload
@@ -27,7 +28,6 @@ __all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "plan_schedule", 
 DEFAULT_ESTIMATOR = "calibrated"
 # Decode is priced by layer and step: more rows than this do not fit a laptop.
 MAX_DECODE_ROWS = 10_000_000
-_BY_BITS = {32: "fp32", 16: "bf16", 8: "int8", 4: "int4"}
 # Keys that need no section in `Run.with_` and on the command line.
 SHORT_KEYS: Mapping[str, str] = {
     **{name: f"workload.{name}" for name in WorkloadFile.names()},
@@ -201,6 +201,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         raise UnknownNameError("estimator", file.estimator, names, where=where)
     request = _request(file, where, before)
     model, workload, schedule = request.model, request.workload, request.schedule
+    precision, stored = resolve_precision(file, model)
     parallel = Parallel(**file.parallel.dump())
     check_parallel(model, parallel)
     hardware = _hardware(file, before)
@@ -216,11 +217,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         workload=workload,
         schedule=schedule,
         method=file.method,
-        precision=Precision(
-            weights=_dtype(file.precision.weights),
-            activations=_dtype(file.precision.activations),
-            kv=_dtype(file.precision.kv),
-        ),
+        precision=precision,
         attention=attention,
         tower_attention=tower_attention,
         hardware=hardware,
@@ -240,6 +237,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
             *_file_notes(file),
             *model.notes,
             *request.workload_notes,
+            *stored,
             *_context_note(model, schedule, workload),
             *schedule.notes,
             *implementation_notes(schedule, implementation, attention, tower_attention),
@@ -378,10 +376,6 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
             raise InvalidValueError(key, f"a key of an inline {head}; this run names one", inner)
         merged[head] = value
     return merged
-
-
-def _dtype(given: int | str) -> str:
-    return given if isinstance(given, str) else _BY_BITS[given]
 
 
 def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any], *, where: str = "run") -> Schedule:

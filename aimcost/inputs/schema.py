@@ -16,6 +16,7 @@ __all__ = [
     "StackFile",
     "Strict",
     "TextTokens",
+    "WeightsFile",
     "WorkloadFile",
     "validate",
 ]
@@ -37,7 +38,7 @@ Method = Annotated[
     Before(lambda given: {"name": given} if isinstance(given, str) else given, str | dict[str, Any]),
 ]
 Stage = Literal["preprocess", "vision", "projector", "merge", "prefill", "decode", "overhead"]
-Bits = Literal[32, 16, 8, 4] | Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4"]
+Bits = Literal[32, 16, 8, 4] | Literal["fp32", "bf16", "fp16", "fp8", "int8", "int4", "fp4"]
 
 
 class TextTokens(Strict):
@@ -85,10 +86,26 @@ class WorkloadFile(Strict):
     newline: bool | Literal["row"] | None = None
 
 
-class PrecisionFile(Strict):
-    """Bits, or a number format by name, for each tensor class."""
+class WeightsFile(Strict):
+    """Bits, or a number format by name, of the weights of each part; parts that are not named stay 16 bit."""
 
-    weights: Bits = 16
+    decoder: Bits | None = None
+    embedding: Bits | None = None
+    lm_head: Bits | None = None
+    tower: Bits | None = None
+    projector: Bits | None = None
+
+
+class PrecisionFile(Strict):
+    """Bits, or a number format by name, for each tensor class.
+
+    Attributes
+    ----------
+    weights
+        Of the language model's linear layers; 16 bits and more are those of all weights. Or by part.
+    """
+
+    weights: Bits | WeightsFile = 16
     activations: Bits = 16
     kv: Bits = 16
 
@@ -314,7 +331,9 @@ def _keys(detail: Any) -> list[str]:
 
 
 # models that are a branch of a union, by the name that pydantic puts into the location
-_UNION_MODELS: dict[str, type[Strict]] = {model.__name__: model for model in (TextTokens, FigureFile, CollectivesFile)}
+_UNION_MODELS: dict[str, type[Strict]] = {
+    model.__name__: model for model in (TextTokens, WeightsFile, FigureFile, CollectivesFile)
+}
 
 
 def _is_branch(part: str) -> bool:

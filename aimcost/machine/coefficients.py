@@ -7,7 +7,7 @@ from typing import Literal
 from ..errors import CalibrationError
 from ..inputs.hardware import load_hardware
 from ..types import HardwareSpec, Precision, Stack
-from ..types.formats import Widths
+from ..types.formats import BITS
 from .bands import BandFactors, factors_of
 from .calibration import Calibration, calibration_of
 from .inheritance import parent_of
@@ -64,21 +64,28 @@ class Coefficients:
             self.sm_count = max(1, parent.sm_count)
             self.substitutes.add(f"sm_count not given: {self.sm_count} assumed, as on {parent.name}")
 
-    def products(self, computed: str | None = None) -> tuple[GemmModel | GemmGrid, bool]:
+    def gemm_format(self, weights: str = "") -> str:
+        """What products with weights of this format compute in."""
+        own = compute_dtypes(self.precision, weights)[0]
+        return self.gemm_dtype if not weights or weights == self.precision.weights else computed_in(self.hardware, own)
+
+    def products(self, computed: str | None = None, *, weights: str = "") -> tuple[GemmModel | GemmGrid, bool]:
         """Coefficients for the run's formats, and whether they are those of the nearest format measured.
 
         Parameters
         ----------
         computed
             Of products without weights: the format of both operands.
+        weights
+            Of products with weights: their format, where it is not that of the decoder's linear layers.
         """
         models, precision = self.calibration.gemm, self.precision
-        widths = Widths.of(precision)
-        wanted = self.gemm_dtype if computed is None else computed
-        if computed is None and widths.weights < widths.activations:
-            wanted = f"{precision.weights}_weight_only"
+        stored = weights or precision.weights
+        wanted = self.gemm_format(stored) if computed is None else computed
+        if computed is None and BITS[stored] < BITS[precision.activations]:
+            wanted = f"{stored}_weight_only"
         # 8-bit products feed their units twice as fast as 16-bit ones, and reach less of the peak
-        dtype = self.gemm_dtype if computed is None else computed
+        dtype = self.gemm_format(stored) if computed is None else computed
         eight = ("fp8", "int8") if dtype in ("fp8", "int8") else ()
         for name in (wanted, dtype, *eight, "bf16" if dtype != "fp32" else "fp32", *models):
             if name in models:
@@ -87,6 +94,9 @@ class Coefficients:
                     self.substitutes.add(f"GEMMs in {wanted} use efficiencies measured in {name}")
                 return models[name], borrowed
         raise CalibrationError(f"{self.hardware.name}: calibration has no GEMM coefficients")
+
+    def _products(self, kind: str, weights: str) -> tuple[GemmModel | GemmGrid, bool]:
+        return self.products(weights=weights) if kind == "gemm" else self.products(self.other_dtype)
 
     def attention(self, stage: str, width: int) -> tuple[AttentionModel | AttentionGrid, bool] | None:
         """The coefficients of an attention, and whether they are another width's or another stage's.
@@ -130,7 +140,8 @@ class Coefficients:
         """What the time of a kind rests on: measured on this card, on another card, format or kind, or assumed.
 
         Products and attention are measured where the card has tables of that format, stage and head width;
-        memory-bound kernels where that kind was timed on it; an exchange where its link was.
+        memory-bound kernels where that kind was timed on it; an exchange where its link was. `stage` of a product is
+        the format of its weights.
         """
         measured = self.calibration.measured
         if kind == "collective":
@@ -138,7 +149,7 @@ class Coefficients:
                 return "assumed"
             return "measured" if "collective" in measured else "inherited"
         if kind in ("gemm", "bmm"):
-            model, borrowed = self.products(None if kind == "gemm" else self.other_dtype)
+            model, borrowed = self._products(kind, stage)
             own = [
                 name for name, known in self.calibration.gemm.items() if known is model and f"gemm {name}" in measured
             ]
@@ -159,14 +170,14 @@ class Coefficients:
         return "measured" if name in measured else "inherited"
 
     def band_factors(self, kind: str, stage: str, width: int) -> BandFactors:
-        """Band factors of a kind; `stage` and head `width` matter for attention only."""
+        """Band factors of a kind; `width` matters for attention only, `stage` of a product is its weights' format."""
         evidence: Provenance | tuple[float, float]
         borrowed = False
         if kind == "collective":
             model = self.calibration.collective
             evidence = COLLECTIVE_BAND if model is None else model.provenance
         elif kind in ("gemm", "bmm"):
-            products, borrowed = self.products(None if kind == "gemm" else self.other_dtype)
+            products, borrowed = self._products(kind, stage)
             # no batched product was timed
             borrowed = borrowed or kind == "bmm"
             evidence = products.provenance

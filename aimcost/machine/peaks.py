@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..errors import InvalidValueError
-from ..ops.quantised import SCALE_GROUP, narrower
+from ..ops.quantised import narrower, scale_bytes
 from ..types import HardwareSpec, Precision
-from ..types.formats import BITS
+from ..types.formats import BITS, PARTS, part_format
 
 __all__ = [
     "compute_dtypes",
@@ -34,10 +34,16 @@ def require_hardware(hardware: HardwareSpec | None) -> HardwareSpec:
     return hardware
 
 
-def compute_dtypes(precision: Precision) -> tuple[str, str]:
-    """Formats that products with weights, and attention, compute in: the wider operand's."""
+def compute_dtypes(precision: Precision, weights: str = "") -> tuple[str, str]:
+    """Formats that products with weights, and attention, compute in: the wider operand's.
+
+    Parameters
+    ----------
+    weights
+        The weights' format, where it is not that of the language model's linear layers.
+    """
     return (
-        _wider(precision.weights, precision.activations),
+        _wider(weights or precision.weights, precision.activations),
         _wider(precision.activations, precision.kv),
     )
 
@@ -93,12 +99,18 @@ def precision_notes(precision: Precision) -> tuple[str, ...]:
     """What mixed formats mean, in words; nothing where one format is used throughout."""
     gemm, attention = compute_dtypes(precision)
     notes = []
+    formats = {part: part_format(precision, part) for part in PARTS}
     if narrower(precision.weights, gemm):
-        scales = f", with one 16-bit scale in {SCALE_GROUP:.0f}" if BITS[precision.weights] <= 4 else ""
+        each = 8.0 * float(scale_bytes(precision.weights, 1.0, precision.scale_bytes))
+        scales = f", with {each:.2g} bits a weight of scales and zero points" if each else ""
         notes.append(
-            f"weights are read in {precision.weights}{scales} and dequantized to {gemm} inside each GEMM; "
-            "embeddings, tower and lm_head are assumed to use it too"
+            f"the decoder's linear layers are read in {precision.weights}{scales} "
+            f"and dequantized to {gemm} inside each GEMM"
         )
+    if len(set(formats.values())) > 1:
+        by_format = {name: [part for part in PARTS if formats[part] == name] for name in formats.values()}
+        named = "; ".join(f"{name}: {', '.join(parts)}" for name, parts in by_format.items())
+        notes.append(f"weights by part: {named}")
     if narrower(precision.kv, attention):
         notes.append(f"the KV cache is read in {precision.kv} and dequantized to {attention} inside attention")
     if BITS[precision.activations] < 16:

@@ -18,6 +18,7 @@ from ..runtime.build import build_model
 from ..runtime.executor import apply
 from ..runtime.layout import Boundaries
 from ..runtime.masked import apply_masked
+from ..types.formats import PARTS, part_format
 
 if TYPE_CHECKING:
     from ..inputs.run import Run
@@ -46,7 +47,8 @@ def check_run(run: Run, device: str) -> None:
         Naming the key and what is possible.
     """
     require_device(device)
-    formats = {run.precision.weights, run.precision.activations, run.precision.kv}
+    precision = run.precision
+    formats = {precision.activations, precision.kv, *(part_format(precision, part) for part in PARTS)}
     if len(formats) > 1 or not formats <= set(_DTYPES):
         raise InvalidValueError("precision", f"one of {', '.join(_DTYPES)} throughout, to be run", sorted(formats))
     if run.parallel.devices > 1:

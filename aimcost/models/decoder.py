@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from ..ops import attention, gemm, pointwise
 from ..ops.attention import ALL_KEYS, AttentionShape
 from ..ops.cost import Array
-from ..ops.op import ONE, Fusion, Op, OpCost, Ranks, Split, stored_parameters
+from ..ops.op import ONE, Fusion, Op, OpCost, Ranks, Split, packed_parameters, stored_parameters
 from ..ops.reduction import gather, select
 from ..types import DecoderSpec, MoeSpec
-from ..types.formats import Widths
+from ..types.formats import Part, Widths
 from . import traced
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "layer_kinds",
     "layer_ops",
     "layer_parameters",
+    "packed",
     "parameters",
     "windows",
 ]
@@ -268,7 +269,7 @@ def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array, ranks
         Op(name, "mlp", "replicated", reads=reads)
         for name, reads in (("router", ("mlp_norm",)), ("route", ("router",)), ("dispatch", ("mlp_norm", "route")))
     )
-    yield cost(router, gemm.linear, rows, hidden, moe.experts, widths)
+    yield cost(router, gemm.linear, rows, hidden, moe.experts, widths, packed=False)
     yield cost(route, select, rows, moe.experts, moe.active)
     yield cost(dispatch, gather, rows * moe.active, hidden, widths)
     for op in (_mlp(name, "dispatch", fusion="gate_up") for name in ("gate_proj", "up_proj")):
@@ -287,7 +288,7 @@ def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array, ranks
         yield cost(act, pointwise.gated_silu, rows * shared, widths)
         yield cost(_down("shared_down_proj", "shared_act"), gemm.linear, rows, shared, hidden, widths)
         gate = Op("shared_gate", "mlp", "replicated", reads=("mlp_norm",))
-        yield cost(gate, gemm.linear, rows, hidden, 1, widths)
+        yield cost(gate, gemm.linear, rows, hidden, 1, widths, packed=False)
         add = Op("shared_add", "mlp", "linear", reads=("combine", "shared_down_proj", "shared_gate"))
         yield cost(add, pointwise.add, rows * hidden, widths)
 
@@ -333,16 +334,22 @@ _ANY = Widths(weights=1.0, activations=1.0, kv=1.0)  # parameters are counted in
 
 
 @lru_cache(maxsize=256)
-def layer_parameters(decoder: DecoderSpec, *, cross: bool = False, ranks: Ranks = ONE) -> float:
-    """Stored parameters of one layer, of a cross-attention one where asked."""
+def layer_parameters(
+    decoder: DecoderSpec,
+    *,
+    cross: bool = False,
+    ranks: Ranks = ONE,
+    count: Callable[[Iterable[OpCost]], float] = stored_parameters,
+) -> float:
+    """Stored parameters of one layer, of a cross-attention one where asked; or what `count` counts of them."""
     if not cross:
         ops = layer_ops(decoder, _ANY, batch=1.0, q_len=1.0, kv_len=1.0, kernel="flash", onchip_bytes=0.0, ranks=ranks)
-        return stored_parameters(ops)
+        return count(ops)
     crossed = cross_layer_ops(
         decoder, _ANY, batch=1.0, q_len=1.0, kv_len=1.0, kernel="flash", onchip_bytes=0.0, ranks=ranks
     )
     keys = cross_kv_ops(decoder, _ANY, batch=1.0, kv_len=1.0, ranks=ranks)
-    return stored_parameters(keys) + stored_parameters(crossed)
+    return count(keys) + count(crossed)
 
 
 def parameters(decoder: DecoderSpec, layers: range | None = None, *, ranks: Ranks = ONE) -> float:
@@ -368,3 +375,21 @@ def parameters(decoder: DecoderSpec, layers: range | None = None, *, ranks: Rank
         norm, head = head_ops(decoder, _ANY, batch=1.0, ranks=ranks)
         total += stored_parameters([norm] if first and decoder.tied_embeddings else [norm, head])
     return total
+
+
+def packed(decoder: DecoderSpec, layers: range, *, ranks: Ranks = ONE) -> Mapping[Part, float]:
+    """Those of `parameters` that quantisation packs, by part. A tied table is the embedding's; its lm_head is zero
+    where both lie together."""
+    first, last = layers.start == 0, layers.stop == decoder.layers
+    if decoder.traced is not None:
+        inside, outside = traced.packed(decoder.traced, layers)
+    else:
+        crossing = sum(layer in layers for layer in decoder.cross_layers)
+        inside = (len(layers) - crossing) * layer_parameters(decoder, ranks=ranks, count=packed_parameters)
+        if crossing:
+            inside += crossing * layer_parameters(decoder, cross=True, ranks=ranks, count=packed_parameters)
+        head = packed_parameters(head_ops(decoder, _ANY, batch=1.0, ranks=ranks))
+        tied = first and decoder.tied_embeddings
+        outside = (packed_parameters([embed_op(decoder, _ANY, 1.0, ranks)]), 0.0 if tied else head)
+    table, head = outside
+    return {"decoder": inside, "embedding": table if first else 0.0, "lm_head": head if last else 0.0}

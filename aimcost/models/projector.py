@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..ops import gemm, pointwise
-from ..ops.op import Op, OpCost, stored_parameters
+from ..ops.op import Op, OpCost, packed_parameters, stored_parameters
 from ..types import ModelSpec, ProjectorSpec, TowerLoad, VisionSpec
 from ..types.formats import Widths
 from . import resampler
 
-__all__ = ["deepstack_ops", "input_width", "ops", "parameters"]
+__all__ = ["deepstack_ops", "input_width", "ops", "packed", "parameters"]
 
 
 def ops(
@@ -93,9 +93,18 @@ def parameters(model: ModelSpec) -> float:
     projector = model.projector
     if projector is None:
         return 0.0
+    total = _counted(model, projector, stored_parameters)
+    return total + (model.decoder.hidden if projector.newline_token and projector.resampler is None else 0)
+
+
+def packed(model: ModelSpec) -> float:
+    """Those of `parameters` that quantisation packs."""
+    return _counted(model, model.projector, packed_parameters) if model.projector is not None else 0.0
+
+
+def _counted(model: ModelSpec, projector: ProjectorSpec, count: Callable[[Iterable[OpCost]], float]) -> float:
     widths, load = Widths(weights=1.0, activations=1.0, kv=1.0), TowerLoad(sequences=1, rows=1, columns=1)
-    total = stored_parameters(ops(model, widths, inputs=1.0, load=load))
+    total = count(ops(model, widths, inputs=1.0, load=load))
     if projector.resampler is not None:
         return total
-    total += projector.deepstack * stored_parameters(deepstack_ops(model, widths, inputs=1.0, load=load))
-    return total + (model.decoder.hidden if projector.newline_token else 0)
+    return total + projector.deepstack * count(deepstack_ops(model, widths, inputs=1.0, load=load))

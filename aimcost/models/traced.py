@@ -24,10 +24,12 @@ __all__ = [
     "idle_parameters",
     "layer_ops",
     "outer_ops",
+    "packed",
     "parameters",
     "peak_elements",
     "tower_layer_ops",
     "tower_outer_ops",
+    "tower_packed",
     "tower_peak_elements",
 ]
 
@@ -109,6 +111,25 @@ def parameters(decoder: TracedDecoder, layers: range, *, first: bool, last: bool
     return inside + sum(op.weight for op in (decoder.before if first else decoder.after if last else ()))
 
 
+def packed(decoder: TracedDecoder, layers: range) -> tuple[float, tuple[float, float]]:
+    """Parameters that quantisation packs: inside the layers; tables, and what follows the layers (zero if tied)."""
+    by_kind = [_packed(kind.ops) for kind in decoder.kinds]
+    table, head = _packed(decoder.before), _packed(decoder.after)
+    tied = table + head > decoder.outer_parameters
+    return sum(by_kind[decoder.kind_of(index)] for index in layers), (table, 0.0 if tied else head)
+
+
+def tower_packed(tower: TracedTower) -> tuple[float, float]:
+    """Parameters of a tower's and of its projector's linear layers, which quantisation packs."""
+    inside = sum(_packed(tower.kinds[kind].ops) for kind in tower.order)
+    behind = {joins: tuple(op for op in tower.after if (op.group == "projector") == joins) for joins in (False, True)}
+    return inside + _packed(behind[False]), _packed(behind[True])
+
+
+def _packed(ops: tuple[TracedOp, ...]) -> float:
+    return sum(op.weight for op in ops if op.kind in _PACKED)
+
+
 def idle_parameters(decoder: TracedDecoder) -> float:
     """Parameters of the experts that a token does not pass through."""
     idle = 0.0
@@ -135,7 +156,7 @@ def _op(
             yield kernel_op, _repeated(cost, op, counts)
         return
     cost = _FORMULAS.get(op.kind, _moved)(op, sizes, counts, widths)
-    cost = replace(cost, parameters=op.weight)
+    cost = replace(cost, parameters=op.weight, packed=op.weight if op.kind in _PACKED else 0.0)
     cost = _into_cache(cost, op, counts, widths)
     yield Op(op.name, op.group, "replicated", place=place), _repeated(cost, op, counts)
 
@@ -184,7 +205,7 @@ def _attention(
     core = attention.core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=(), kv_cached=cached)
     for kernel_op, cost in core:
         # learned sinks are read by the first kernel
-        yield kernel_op, replace(cost, read_weights=cost.read_weights + weight * widths.weights, parameters=weight)
+        yield kernel_op, replace(cost, read_weights=cost.read_weights + weight * widths.unpacked, parameters=weight)
         weight = 0.0
 
 
@@ -266,12 +287,15 @@ def _moved(op: TracedOp, sizes: Mapping[str, Array], counts: Mapping[str, Array]
         kind=op.kind if op.kind in ("gated_act", "gather") else "pointwise",
         dims=dict(sizes),
         flops=0.0 if op.flops is None else op.flops(counts),
-        read_weights=op.weight * widths.weights,
+        read_weights=op.weight * widths.unpacked,
         read_activations=(read - cached) * widths.activations,
         read_kv=cached * widths.kv,
         write_activations=written * widths.activations,
     )
 
+
+# Kinds whose weights quantisation packs.
+_PACKED = ("gemm", "experts", "embed")
 
 _FORMULAS = {
     "gemm": _gemm,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -16,6 +16,7 @@ from ..ops.cost import Array
 from ..ops.op import ONE, Op, OpCost, Ranks, stored_parameters
 from ..types import TowerLoad, VisionSpec
 from ..types.formats import Widths
+from . import traced
 
 __all__ = ["LayerGroup", "layer_groups", "layer_ops", "parameters", "patch_ops", "post_ops", "sequence_tokens"]
 
@@ -56,7 +57,9 @@ def patch_ops(
     embed = Op(
         "patch_embed", "embedding", "replicated", place="before", weight=float(hidden if vision.class_token else 0)
     )
-    yield cost(embed, gemm.linear, images * patches, pixels, hidden, widths, bias=vision.patch_bias)
+    # a convolution, which no quantisation of linear layers packs
+    bias = vision.patch_bias
+    yield cost(embed, gemm.linear, images * patches, pixels, hidden, widths, bias=bias, packed=False)
     if vision.position_rows != 0:
         add = Op("pos_add", "embedding", "replicated", place="before", weight=_position_parameters(vision))
         yield cost(add, pointwise.add, images * each * hidden, widths)
@@ -260,21 +263,26 @@ def post_ops(
 
 
 @lru_cache(maxsize=256)
-def parameters(vision: VisionSpec, *, ranks: Ranks = ONE) -> float:
-    """Stored parameters, those of layers that never run included; of a traced tower, its projector's too."""
+def parameters(
+    vision: VisionSpec, *, ranks: Ranks = ONE, count: Callable[[Iterable[OpCost]], float] = stored_parameters
+) -> float:
+    """Stored parameters, those of layers that never run included; of a traced tower, its projector's too.
+
+    Or what `count` counts of them.
+    """
     if vision.traced is not None:
-        return vision.traced.parameters
+        return vision.traced.parameters if count is stored_parameters else traced.tower_packed(vision.traced)[0]
     widths, load = Widths(weights=1.0, activations=1.0, kv=1.0), TowerLoad(sequences=1, rows=1, columns=1)
 
     def layer(gated: bool) -> float:
         ops = layer_ops(
             vision, widths, inputs=1.0, load=load, kernel="flash", onchip_bytes=0.0, gated=gated, ranks=ranks
         )
-        return stored_parameters(ops)
+        return count(ops)
 
     stored = replace(vision, layers=vision.stored_layers)
-    total = stored_parameters(patch_ops(vision, widths, inputs=1.0, load=load, ranks=ranks))
+    total = count(patch_ops(vision, widths, inputs=1.0, load=load, ranks=ranks))
     total += vision.stored_layers * layer(gated=False)
     if vision.global_layers:
         total += vision.global_layers * layer(gated=True)
-    return total + stored_parameters(post_ops(stored, widths, inputs=1.0, load=load, ranks=ranks))
+    return total + count(post_ops(stored, widths, inputs=1.0, load=load, ranks=ranks))

@@ -40,6 +40,10 @@ class Cost:
         Bytes between DRAM and the chip if every operand is moved once.
     parameters
         Stored weights (elements), whether read or not: of all experts, of a whole embedding table.
+    packed
+        Those of `parameters` that quantisation packs: matrices of linear layers, and tables.
+    weights_format
+        Number format of a product's matrix; empty where it has none of its own.
     """
 
     kind: str
@@ -54,6 +58,8 @@ class Cost:
     launches: Array | None = None
     syncs: Array = 0.0
     parameters: Array = 0.0
+    packed: Array = 0.0
+    weights_format: str = ""
 
     @property
     def bytes(self) -> Array:

@@ -21,6 +21,7 @@ def linear(
     *,
     bias: bool = False,
     to_kv: bool = False,
+    packed: bool = True,
 ) -> Cost:
     """y[m, out] = x[m, in] @ W[in, out] (+ bias).
 
@@ -33,18 +34,22 @@ def linear(
         Rows: tokens times batch.
     to_kv
         The result goes straight to the KV cache (v_proj), in the cache's format.
+    packed
+        Whether quantisation packs its matrix; a router, a gate or a convolution stays as it is.
     """
-    weights = in_features * out_features + (out_features if bias else 0.0)
+    matrix, vector = in_features * out_features, out_features if bias else 0.0
     out = m * out_features
     return Cost(
         kind="gemm",
         dims={"m": m, "n": out_features, "k": in_features},
         flops=product_flops(m, out_features, in_features),
-        read_weights=weights * widths.weights,
+        read_weights=matrix * (widths.weights if packed else widths.unpacked) + vector * widths.unpacked,
         read_activations=m * in_features * widths.activations,
         write_activations=0.0 if to_kv else out * widths.activations,
         write_kv=out * widths.kv if to_kv else 0.0,
-        parameters=weights,
+        parameters=matrix + vector,
+        packed=matrix if packed else 0.0,
+        weights_format=widths.weights_format if packed else widths.plain_format,
     )
 
 
@@ -80,4 +85,6 @@ def grouped_linear(
         read_activations=rows * in_features * widths.activations,
         write_activations=rows * out_features * widths.activations,
         parameters=experts * in_features * out_features,
+        packed=experts * in_features * out_features,
+        weights_format=widths.weights_format,
     )

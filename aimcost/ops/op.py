@@ -16,7 +16,18 @@ from typing import Any, Literal, ParamSpec, TypeVar
 
 from .cost import Array, Cost
 
-__all__ = ["ONE", "Fusion", "Group", "Op", "OpCost", "Place", "Ranks", "Split", "stored_parameters"]
+__all__ = [
+    "ONE",
+    "Fusion",
+    "Group",
+    "Op",
+    "OpCost",
+    "Place",
+    "Ranks",
+    "Split",
+    "packed_parameters",
+    "stored_parameters",
+]
 
 # What a validation times together, and what reports sum: the modules of a layer, then what is outside one.
 Group = Literal[
@@ -188,3 +199,8 @@ def _divided(formula: Callable[..., Cost], split: Split) -> tuple[tuple[str, int
 def stored_parameters(ops: Iterable[OpCost]) -> float:
     """Parameters that a run of ops stores, whether it reads all of them or not."""
     return float(sum(cost.parameters + op.weight for op, cost in ops))
+
+
+def packed_parameters(ops: Iterable[OpCost]) -> float:
+    """Those of `stored_parameters` that quantisation packs."""
+    return float(sum(cost.packed for _, cost in ops))

@@ -41,7 +41,7 @@ def _norm(kind: str, rows: Array, width: float, flops: float, vectors: float, wi
         kind=kind,
         dims={"rows": rows, "width": width},
         flops=flops * rows * width,
-        read_weights=vectors * width * widths.weights,
+        read_weights=vectors * width * widths.unpacked,
         read_activations=moved,
         write_activations=moved,
         parameters=vectors * width,
@@ -113,6 +113,7 @@ def embed(rows: Array, width: float, widths: Widths, *, vocab: float = 0.0) -> C
         read_weights=rows * width * widths.weights,
         write_activations=rows * width * widths.activations,
         parameters=vocab * width,
+        packed=vocab * width,
     )
 
 

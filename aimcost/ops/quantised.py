@@ -11,10 +11,12 @@ from .cost import Array, Cost
 
 __all__ = ["SCALE_GROUP", "dequantise", "kv_scale_bytes", "narrower", "scale_bytes"]
 
-# One 16-bit scale a group of 128 weights, the usual setting of 4-bit formats (GPTQ, arXiv 2210.17323;
-# AWQ, arXiv 2306.00978). 8-bit formats keep a scale a channel or tensor: left out.
+# A 16-bit scale and a 4-bit zero point a group of 128 weights, as AWQ (arXiv 2306.00978) and GPTQ
+# (arXiv 2210.17323) checkpoints store them; MXFP4 has an 8-bit scale a block of 32 (OCP Microscaling 1.0).
+# 8-bit formats keep a scale a channel or tensor: left out.
 SCALE_GROUP = 128.0
 _SCALE_BYTES = 2.0
+_USUAL = {"int4": (_SCALE_BYTES + 0.5) / SCALE_GROUP, "fp4": 1.0 / 32.0}
 _OPS_PER_ELEMENT = 2.0
 
 
@@ -23,9 +25,9 @@ def narrower(stored: str, computed: str) -> bool:
     return BITS[stored] <= 8 and stored != computed
 
 
-def scale_bytes(stored: str, elements: Array, group: float = SCALE_GROUP) -> Array:
-    """Bytes of the scales of `elements` weights: those of 4-bit formats."""
-    return elements / group * _SCALE_BYTES if BITS[stored] <= 4 else elements * 0.0
+def scale_bytes(stored: str, elements: Array, each: float | None = None) -> Array:
+    """Bytes of the scales and zero points of `elements` weights: `each` an element, by default the format's usual."""
+    return elements * (_USUAL.get(stored, 0.0) if each is None else each)
 
 
 def dequantise(elements: Array, *, scales: Array, kv: bool = False) -> Cost:

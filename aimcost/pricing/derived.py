@@ -15,7 +15,7 @@ from ..ops import Cost, collectives, quantised
 from ..ops.cost import Array
 from ..ops.op import Op, OpCost, Ranks
 from ..types import Parallel, Precision
-from ..types.formats import Widths
+from ..types.formats import Widths, bytes_per_element
 from .table import Part
 
 __all__ = ["reduction", "stage_send", "with_conversions", "with_gathered_images"]
@@ -24,24 +24,25 @@ __all__ = ["reduction", "stage_send", "with_conversions", "with_gathered_images"
 def with_conversions(parts: list[Part], precision: Precision, head_dim: float) -> list[Part]:
     """Weights and cache that are stored narrower than computed: one row for each layer's products,
     one for each attention. They are filed with the op they serve, weights with the largest."""
-    gemm, attention = compute_dtypes(precision)
-    widths = Widths.of(precision)
-    of_weights = quantised.narrower(precision.weights, gemm)
+    widths, attention = Widths.of(precision), compute_dtypes(precision)[1]
+    stored = {part.cost.weights_format for part in parts if part.cost.kind == "gemm"}
+    converted = {name for name in stored if name and quantised.narrower(name, compute_dtypes(precision, name)[0])}
     of_kv = quantised.narrower(precision.kv, attention)
-    if not (of_weights or of_kv):
+    if not (converted or of_kv):
         return parts
-    products: dict[tuple[str, bytes, float], list[Part]] = {}
-    if of_weights:
-        for part in parts:
-            if part.cost.kind == "gemm":
-                products.setdefault(part.key, []).append(part)
+    products: dict[tuple[str, tuple[str, bytes, float]], list[Part]] = {}
+    for part in parts:
+        if part.cost.kind == "gemm" and part.cost.weights_format in converted:
+            products.setdefault((part.cost.weights_format, part.key), []).append(part)
     result: list[Part] = []
     for part in parts:
         cost = part.cost
-        if cost.kind == "gemm" and part.key in products:
-            together = products.pop(part.key)
-            size: Array = sum(product.cost.read_weights / widths.weights for product in together)
-            weights = quantised.dequantise(size, scales=quantised.scale_bytes(precision.weights, size))
+        together = products.pop((cost.weights_format, part.key), None) if cost.kind == "gemm" else None
+        if together is not None:
+            name = cost.weights_format
+            size: Array = sum(_packed_read(product.cost, widths) for product in together)
+            each = precision.scale_bytes if name == precision.weights else None
+            weights = quantised.dequantise(size, scales=quantised.scale_bytes(name, size, each))
             largest = max(together, key=lambda product: float(np.max(product.cost.read_weights)))
             result.append(_beside(part, "dequantize_weights", weights, largest.op))
         if of_kv and cost.kind in ("attention", "bmm") and np.any(np.asarray(cost.read_kv)):
@@ -51,6 +52,12 @@ def with_conversions(parts: list[Part], precision: Precision, head_dim: float) -
             result.append(_beside(part, "dequantize_kv", cache, part.op))
         result.append(part)
     return result
+
+
+def _packed_read(cost: Cost, widths: Widths) -> Array:
+    """Elements of its matrix that a product reads: of experts, those of the ones loaded."""
+    plain = (cost.parameters - cost.packed) * widths.unpacked
+    return (cost.read_weights - plain) / bytes_per_element(cost.weights_format)
 
 
 def _beside(part: Part, name: str, cost: Cost, served: Op) -> Part:

@@ -98,10 +98,9 @@ class DevicePricing:
         self.table, self.stack = kernels.operations, kernels.stack
         self.hardware, self.calibration = coefficients.hardware, coefficients.calibration
 
-    @cached_property
-    def gemm_card(self) -> Card:
-        """The machine, for products with weights."""
-        return self._card(self.coefficients.gemm_dtype)
+    def gemm_card(self, weights: str) -> Card:
+        """The machine, for products with weights of a format (empty: the decoder's)."""
+        return self._card(self.coefficients.gemm_format(weights))
 
     @cached_property
     def other_card(self) -> Card:
@@ -121,8 +120,8 @@ class DevicePricing:
         def enter(rows: slice | Flags | Rows, times: Times) -> None:
             seconds[rows], outside[rows], launch_s[rows] = times.seconds, times.outside, times.launch_s
 
-        if table.is_product.any():
-            enter(table.is_product, self._products())
+        for weights, products in table.product_rows.items():
+            enter(products, self._products(weights))
         curves: dict[str, CurveSet] = {}
         kernels: dict[str, KernelModel] = {}
         memory_bound = [False] * len(table.segments)
@@ -160,39 +159,41 @@ class DevicePricing:
             seconds *= table.spread([self.stack.scale_of(segment.kind, segment.stage) for segment in table.segments])
         return DeviceTimes(seconds * table.count, outside, launch_bound)
 
-    def _products(self) -> Times:
-        """Products with weights; the parts of a fused one share its time."""
-        model, _ = self.coefficients.products()
-        alone, fused_s = self._products_as_run(model)
+    def _products(self, weights: str) -> Times:
+        """Products with weights of a format; the parts of a fused one share its time."""
+        model, _ = self.coefficients.products(weights=weights)
+        alone, fused_s = self._products_as_run(model, weights)
         return self._share_fused(alone, fused_s, model.launch_s) if fused_s else alone
 
-    def _products_as_run(self, model: GemmModel | GemmGrid) -> tuple[Times, list[Floats]]:
+    def _products_as_run(self, model: GemmModel | GemmGrid, weights: str) -> tuple[Times, list[Floats]]:
         """The table's products by themselves, and seconds of each fused one: distinct shapes are computed once."""
-        table, fused = self.table, self.kernels.fused
+        # what a stack fuses are linear layers of the decoder
+        table, fused, card = self.table, self.kernels.fused if not weights else [], self.gemm_card(weights)
         if fused:
             m, n, k = table.product_shapes
             moved = self.kernels.as_run.bytes
-            lone = np.stack([m, n, k, table.bytes])[:, table.is_product]
+            lone = np.stack([m, n, k, table.bytes])[:, table.product_rows[weights]]
             whole = [np.stack([m[each.rows[0]], each.total(n), k[each.rows[0]], each.total(moved)]) for each in fused]
             m, n, k, moved = np.concatenate([lone, *whole], axis=1)
             products = Products.of(np.stack([m, n, k]))
-            times = times_of(model, products, moved, self.gemm_card)
+            times = times_of(model, products, moved, card)
             lone, *together = np.split(products.back, np.cumsum([each.shape[1] for each in (lone, *whole)])[:-1])
         else:
-            products, times = table.products, product_times(table, model, self.gemm_card)
+            products, times = table.products[weights], product_times(table, model, card, weights)
             lone, together = products.back, []
         distinct = times.seconds * self.calibration.scale.get("gemm", 1.0)
-        library = self._library_factor(products)
+        library = self._library_factor(products, weights)
         if library is not None:
             distinct = distinct * library
         return Times(distinct[lone], times.outside[lone], times.launch_s), [distinct[each] for each in together]
 
-    def _library_factor(self, products: Products) -> Floats | None:
+    def _library_factor(self, products: Products, weights: str) -> Floats | None:
         """Of each distinct shape: time of the stack's GEMM library over the calibration's."""
         precision = self.coefficients.precision
+        stored = weights or precision.weights
         # a format without compute units is computed in the next wider one, by that one's kernels
-        mixed = precision.weights != precision.activations
-        computed = precision.weights if mixed else computed_in(self.hardware, precision.weights)
+        mixed = stored != precision.activations
+        computed = stored if mixed else computed_in(self.hardware, stored)
         if computed not in _LIBRARY_FORMATS:
             return None
         return library_factor(self.stack.products, self._architecture, products.distinct[0])
@@ -209,7 +210,7 @@ class DevicePricing:
 
         It is never slower than its parts, launches saved: an engine that found it slower would run them.
         """
-        here, width = self.table.is_product, self.table.product_shapes[1]
+        here, width = self.table.product_rows[""], self.table.product_shapes[1]
         seconds, launch = np.zeros(len(here)), np.full(len(here), launch_s)
         seconds[here] = alone.seconds
         for product, one in zip(self.kernels.fused, fused_s, strict=True):
@@ -357,14 +358,14 @@ def times_of(model: GemmModel | GemmGrid, products: Products, moved: Floats, car
     return Times(fixed(seconds), fixed(model.outside(m, n, k)), model.launch_s)
 
 
-def product_times(table: OpTable, model: GemmModel | GemmGrid, card: Card) -> Times:
-    """Of each distinct shape of the table's products, launched one by one."""
-    return (_products if len(table) <= MOST_ROWS else _products.__wrapped__)(table, model, card)
+def product_times(table: OpTable, model: GemmModel | GemmGrid, card: Card, weights: str = "") -> Times:
+    """Of each distinct shape of the table's products with weights of a format, launched one by one."""
+    return (_products if len(table) <= MOST_ROWS else _products.__wrapped__)(table, model, card, weights)
 
 
 @lru_cache(maxsize=_HELD)
-def _products(table: OpTable, model: GemmModel | GemmGrid, card: Card) -> Times:
-    return times_of(model, table.products, table.bytes[table.is_product], card)
+def _products(table: OpTable, model: GemmModel | GemmGrid, card: Card, weights: str) -> Times:
+    return times_of(model, table.products[weights], table.bytes[table.product_rows[weights]], card)
 
 
 def attention_times(

@@ -23,11 +23,11 @@ from ..models.liveness import Step, layer_peak
 from ..models.parallel import decoder_ranks, stage_layers, tower_inputs, tower_ranks
 from ..ops.attention import EXPOSED
 from ..ops.cost import Array
-from ..ops.op import Ranks
+from ..ops.op import Ranks, packed_parameters
 from ..ops.quantised import kv_scale_bytes, scale_bytes
 from ..ops.reduction import SCORE_BYTES
 from ..types import ModelSpec, Parallel, Precision, Schedule, Workload
-from ..types.formats import Widths
+from ..types.formats import Part, Widths, bytes_per_element, part_format
 
 __all__ = ["Memory", "StageMemory", "memory_of"]
 
@@ -180,12 +180,24 @@ class _Case:
 
         The tower and projector lie with the first stage; tied embeddings lie with the first and last.
         """
-        total = decoder_ops.parameters(self.model.decoder, layers, ranks=self.ranks)
+        decoder, vision, precision = self.model.decoder, self.model.vision, self.precision
+        total = decoder_ops.parameters(decoder, layers, ranks=self.ranks)
+        packed: dict[Part, float] = dict(decoder_ops.packed(decoder, layers, ranks=self.ranks))
         if layers.start == 0:
             total += projector_ops.parameters(self.model)
-            if self.model.vision is not None:
-                total += vit.parameters(self.model.vision, ranks=tower_ranks(self.parallel))
-        return total * self.widths.weights + float(scale_bytes(self.precision.weights, total))
+            packed["projector"] = projector_ops.packed(self.model)
+            if vision is not None and vision.traced is not None:
+                packed["projector"] = traced.tower_packed(vision.traced)[1]
+            if vision is not None:
+                ranks = tower_ranks(self.parallel)
+                total += vit.parameters(vision, ranks=ranks)
+                packed["tower"] = vit.parameters(vision, ranks=ranks, count=packed_parameters)
+        size = (total - sum(packed.values())) * self.widths.unpacked
+        for part, elements in packed.items():
+            stored = part_format(precision, part)
+            each = precision.scale_bytes if part == "decoder" else None
+            size += elements * bytes_per_element(stored) + float(scale_bytes(stored, elements, each))
+        return size
 
     def kv(self, new_tokens: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Bytes of the cache by layer: its live tokens, and every generated token but the last.

@@ -24,7 +24,7 @@ from ..ops import pointwise
 from ..ops.op import ONE, Op, OpCost, Ranks
 from ..ops.reduction import Cut, ScoreContext
 from ..types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
-from ..types.formats import Widths
+from ..types.formats import Part, Widths
 from ..types.traced import TracedTower
 from .derived import reduction, stage_send, with_conversions, with_gathered_images
 from .table import OpTable, TableBuilder
@@ -34,6 +34,8 @@ __all__ = ["MOST_ROWS", "build", "forget"]
 Layers = NDArray[np.int64]
 
 
+# Stages behind a traced tower's layers, and the part whose number formats each has.
+_TRACED_PARTS: tuple[tuple[str, Part], ...] = (("vision", "tower"), ("projector", "projector"))
 # A cache of op tables by what they follow from: how many it holds, and the most rows of one (about 3 MB).
 _HELD, MOST_ROWS = 32, 20_000
 
@@ -99,12 +101,12 @@ def _built(asked: _Question) -> OpTable:
         model=model,
         workload=workload,
         schedule=schedule,
-        widths=Widths.of(asked.precision),
+        precision=asked.precision,
         implementation=implementation,
         onchip_bytes=asked.onchip_bytes,
         ranks=decoder_ranks(model.decoder, parallel),
         stage_starts=np.array([stage.start for stage in stage_layers(model.decoder.layers, parallel.pp)][1:], int),
-        builder=TableBuilder(),
+        builder=TableBuilder(asked.precision.weights),
     )
     load = visual_tokens.tower_load(model, workload)
     if load is not None and model.vision is not None:
@@ -141,6 +143,8 @@ class _Request:
 
     Attributes
     ----------
+    precision
+        Number formats, by part of the model.
     ranks
         Tensor-parallel ranks of the language model.
     stage_starts
@@ -150,7 +154,7 @@ class _Request:
     model: ModelSpec
     workload: Workload
     schedule: Schedule
-    widths: Widths
+    precision: Precision
     implementation: str
     onchip_bytes: float
     ranks: Ranks
@@ -160,6 +164,14 @@ class _Request:
     @property
     def batch(self) -> float:
         return float(self.workload.batch)
+
+    @property
+    def widths(self) -> Widths:
+        """Of the decoder's layers."""
+        return self._widths("decoder")
+
+    def _widths(self, part: Part) -> Widths:
+        return Widths.of(self.precision, part)
 
     @property
     def context(self) -> ScoreContext:
@@ -180,7 +192,7 @@ class _Request:
 
     def vision(self, vision: VisionSpec, load: TowerLoad, inputs: float, kernel: str, ranks: Ranks) -> None:
         """The tower on `inputs` images, tiles or frames, what merges inside it, and the projector."""
-        widths, model = self.widths, self.model
+        widths, model = self._widths("tower"), self.model
         if vision.traced is not None:
             self._traced_tower(vision.traced, load, inputs, kernel)
             return
@@ -211,23 +223,25 @@ class _Request:
         self._add("vision", post, None, ranks=ranks)
         patches = None if left is None else left - vision.class_token
         deepstack = float(model.projector.deepstack) if model.projector else 0.0
+        widths = self._widths("projector")
         self._add("projector", projector_ops.deepstack_ops(model, widths, inputs=inputs, load=load), None, deepstack)
         self._add("projector", projector_ops.ops(model, widths, inputs=inputs, load=load, patches=patches), None)
 
     def _traced_tower(self, tower: TracedTower, load: TowerLoad, inputs: float, kernel: str) -> None:
         """A traced tower and its projector: a pass for each grid of patches."""
+        widths = self._widths("tower")
         for grid in load.grids:
             images, patches = inputs * grid.sequences / load.inputs, float(grid.rows * grid.columns)
             counts = {"images": images, "patches": patches}
-            before = traced.tower_outer_ops(tower.before, self.widths, **counts, kernel=kernel, place="before")
+            before = traced.tower_outer_ops(tower.before, widths, **counts, kernel=kernel, place="before")
             self._add("vision", before, None)
             order = np.array(tower.order)
             for number, kind in enumerate(tower.kinds):
-                ops = traced.tower_layer_ops(kind, self.widths, **counts, kernel=kernel, onchip_bytes=self.onchip_bytes)
+                ops = traced.tower_layer_ops(kind, widths, **counts, kernel=kernel, onchip_bytes=self.onchip_bytes)
                 self._add("vision", ops, np.flatnonzero(order == number))
-            for stage, joins in (("vision", False), ("projector", True)):
-                some = tuple(op for op in tower.after if (op.group == "projector") == joins)
-                after = traced.tower_outer_ops(some, self.widths, **counts, kernel=kernel, place="after")
+            for stage, part in _TRACED_PARTS:
+                some = tuple(op for op in tower.after if (op.group == "projector") == (part == "projector"))
+                after = traced.tower_outer_ops(some, self._widths(part), **counts, kernel=kernel, place="after")
                 self._add(stage, after, None)
 
     def merging(self) -> None:
@@ -247,8 +261,9 @@ class _Request:
         decoder, ranks = self.model.decoder, self.ranks
         tokens, text = np.array(self.schedule.tokens, dtype=float), float(self.schedule.text_tokens)
         window = decoder_ops.windows(decoder)
+        table = self._widths("embedding")
         before = decoder_ops.before_ops(
-            decoder, self.widths, batch=self.batch, tokens=float(tokens[0]), text=text, ranks=ranks
+            decoder, table, batch=self.batch, tokens=float(tokens[0]), text=text, ranks=ranks
         )
         self._add("prefill", before, None, ranks=ranks)
         cross = np.array(decoder.cross_layers, dtype=np.int64)
@@ -277,7 +292,8 @@ class _Request:
             op = Op("deepstack_add", "rest", "replicated")
             self._add("prefill", [(op, pointwise.add(visual, self.widths))], None, float(projector.deepstack))
         self._events("prefill", self.schedule.layer_events, ranks=ranks)
-        head = decoder_ops.head_ops(decoder, self.widths, batch=self.batch, tokens=float(tokens[-1]), ranks=ranks)
+        lm_head = self._widths("lm_head")
+        head = decoder_ops.head_ops(decoder, lm_head, batch=self.batch, tokens=float(tokens[-1]), ranks=ranks)
         self._add("prefill", head, None, ranks=ranks)
 
     def decode(self, steps: int, kernel: str) -> None:
@@ -291,7 +307,8 @@ class _Request:
         if decoder.cross_layers:
             self._crossing("decode", np.array(decoder.cross_layers, dtype=np.int64), 1.0, kernel, times)
         window = decoder_ops.windows(decoder)
-        before = decoder_ops.before_ops(decoder, self.widths, batch=self.batch, tokens=1.0, text=1.0, ranks=ranks)
+        table = self._widths("embedding")
+        before = decoder_ops.before_ops(decoder, table, batch=self.batch, tokens=1.0, text=1.0, ranks=ranks)
         self._add("decode", before, None, times, ranks)
         for kind, layers in enumerate(decoder_ops.layer_kinds(decoder)):
             kv_len = (tokens[layers][:, None] + np.arange(1.0, steps + 1.0)[None, :]).ravel()
@@ -308,7 +325,7 @@ class _Request:
                 kind=kind,
             )
             self._layer_rows("decode", ops, layers, times, layer_of_row=np.repeat(layers, steps))
-        head = decoder_ops.head_ops(decoder, self.widths, batch=self.batch, ranks=ranks)
+        head = decoder_ops.head_ops(decoder, self._widths("lm_head"), batch=self.batch, ranks=ranks)
         self._add("decode", head, None, times, ranks)
 
     def _layer_rows(

@@ -65,6 +65,7 @@ class Segment:
     """A run of rows that are one op of one stage over layers and steps.
 
     `beside`: of overhead, the stage that it comes with. `fusion`: what a stack may run it inside of.
+    `weights`: format of a product's weights, where it is not that of the decoder's linear layers.
     """
 
     stage: str
@@ -76,6 +77,7 @@ class Segment:
     stop: int
     beside: str = ""
     fusion: Fusion = ""
+    weights: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,9 +193,21 @@ class OpTable:
         return fixed(self.spread([segment.kind == "gemm" for segment in self.segments]))
 
     @cached_property
-    def products(self) -> Products:
-        """Their shapes."""
-        return Products.of(self.product_shapes[:, self.is_product])
+    def product_rows(self) -> Mapping[str, NDArray[np.bool_]]:
+        """Those rows by the format of their weights."""
+        formats = dict.fromkeys(segment.weights for segment in self.segments if segment.kind == "gemm")
+        if len(formats) == 1:
+            return dict.fromkeys(formats, self.is_product)
+        found = {}
+        for name in formats:
+            here = [segment.kind == "gemm" and segment.weights == name for segment in self.segments]
+            found[name] = fixed(self.spread(here))
+        return found
+
+    @cached_property
+    def products(self) -> Mapping[str, Products]:
+        """Their shapes, by the format of their weights."""
+        return {name: Products.of(self.product_shapes[:, rows]) for name, rows in self.product_rows.items()}
 
     @cached_property
     def product_shapes(self) -> NDArray[np.float64]:
@@ -215,7 +229,10 @@ class OpTable:
 
     @cached_property
     def classes(self) -> tuple[tuple[str, str, int], ...]:
-        """Kind, stage and head width that select time coefficients; the stage matters for attention only."""
+        """Kind, stage and head width that select time coefficients.
+
+        The stage matters for attention only; in its place a product has the format of its weights.
+        """
         return tuple(dict.fromkeys(self._class_names))
 
     @cached_property
@@ -227,7 +244,7 @@ class OpTable:
     @property
     def _class_names(self) -> list[tuple[str, str, int]]:
         return [
-            (segment.kind, segment.stage if segment.kind == "attention" else "", width)
+            (segment.kind, segment.stage if segment.kind == "attention" else segment.weights, width)
             for segment, width in zip(self.segments, self.head_widths, strict=True)
         ]
 
@@ -290,10 +307,17 @@ def _column(value: Array, length: int) -> NDArray[np.float64]:
 
 
 class TableBuilder:
-    """Collects parts; arrays are laid out once, at the end."""
+    """Collects parts; arrays are laid out once, at the end.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    weights
+        Format of the decoder's linear layers.
+    """
+
+    def __init__(self, weights: str = "") -> None:
         self.parts: list[Part] = []
+        self.weights = weights
 
     def add(self, stage: str, op: Op, cost: Cost, layers: NDArray[np.int64] | None, count: float = 1.0) -> None:
         """Add one op: a layer index for each of its rows, or None outside layers."""
@@ -320,7 +344,11 @@ class TableBuilder:
                 else:
                     row[column] = values  # type: ignore[assignment]
             shared.append(row)
-            segments.append(Segment(part.stage, op.name, cost.kind, op.group, op.place, start, stop, fusion=op.fusion))
+            own = cost.weights_format if cost.weights_format != self.weights else ""
+            segment = Segment(
+                part.stage, op.name, cost.kind, op.group, op.place, start, stop, fusion=op.fusion, weights=own
+            )
+            segments.append(segment)
             dims.append(cost.dims)
             start = stop
         costs = np.repeat(np.array(shared).T, lengths, axis=1)

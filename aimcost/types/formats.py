@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from ..errors import InvalidValueError
 from .request import Precision
 
-__all__ = ["BITS", "Widths", "bytes_per_element"]
+__all__ = ["BITS", "PARTS", "Part", "Widths", "bytes_per_element", "part_format", "plain_format"]
+
+# Parts of a model whose weights have a format of their own.
+Part = Literal["decoder", "embedding", "lm_head", "tower", "projector"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 BITS: Mapping[str, float] = {
     "fp32": 32,
@@ -28,19 +33,55 @@ def bytes_per_element(dtype: str) -> float:
     return BITS[dtype] / 8
 
 
+def plain_format(precision: Precision) -> str:
+    """The format of what no quantisation touches: norms, biases, gates, and parts that are not named."""
+    for dtype in (precision.weights, precision.activations):
+        if BITS[dtype] >= 16:
+            return dtype
+    return "bf16"
+
+
+def part_format(precision: Precision, part: Part) -> str:
+    """The format of a part's linear layers, or of its table."""
+    given: str | None = precision.weights if part == "decoder" else getattr(precision, part)
+    return plain_format(precision) if given is None else given
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Widths:
-    """Bytes per element of each tensor class."""
+    """Bytes per element of each tensor class.
+
+    Attributes
+    ----------
+    weights
+        Matrices of linear layers, and tables.
+    plain
+        Norms, biases, gates and convolutions, which no quantisation touches; None: as `weights`.
+    weights_format, plain_format
+        Their number formats; empty where nobody asks.
+    """
 
     weights: float
     activations: float
     kv: float
+    plain: float | None = None
+    weights_format: str = ""
+    plain_format: str = ""
 
     @classmethod
-    def of(cls, precision: Precision) -> Widths:
-        """The widths of a `Precision`."""
+    def of(cls, precision: Precision, part: Part = "decoder") -> Widths:
+        """The widths of a `Precision`, in one part of a model."""
+        weights, plain = part_format(precision, part), plain_format(precision)
         return cls(
-            weights=bytes_per_element(precision.weights),
+            weights=bytes_per_element(weights),
             activations=bytes_per_element(precision.activations),
             kv=bytes_per_element(precision.kv),
+            plain=bytes_per_element(plain),
+            weights_format=weights,
+            plain_format=plain,
         )
+
+    @property
+    def unpacked(self) -> float:
+        """Bytes of an element that no quantisation touches."""
+        return self.weights if self.plain is None else self.plain

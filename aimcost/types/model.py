@@ -12,6 +12,7 @@ __all__ = [
     "ModelSpec",
     "MoeSpec",
     "ProjectorSpec",
+    "QuantisationSpec",
     "ResamplerSpec",
     "ResolutionSpec",
     "SamplingSpec",
@@ -335,8 +336,40 @@ class SamplingSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuantisationSpec:
+    """How a checkpoint's weights are stored, as its ``quantization_config`` says.
+
+    Attributes
+    ----------
+    method
+        ``awq``, ``gptq``, ``fp8``, ``bitsandbytes``, ``mxfp4``, ``compressed-tensors``.
+    weights
+        Format of the language model's linear layers.
+    lm_head, tower, projector
+        Formats of the other parts that it quantises; None: left as they are.
+    scale_bytes
+        Scales and zero points, bytes an element of `weights`.
+    activations, kv
+        Formats of the inputs of products, and of the cache, where it says them.
+    """
+
+    method: str
+    weights: str
+    lm_head: str | None = None
+    tower: str | None = None
+    projector: str | None = None
+    scale_bytes: float = 0.0
+    activations: str | None = None
+    kv: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A model: its decoder and, when multimodal, the tower and projector in front of it."""
+    """A model: its decoder and, when multimodal, the tower and projector in front of it.
+
+    `quantised` is None where the weights are stored as they are computed with; `stored_wide`: in float32, as the
+    configuration says.
+    """
 
     name: str
     family: str
@@ -347,3 +380,5 @@ class ModelSpec:
     sampling: SamplingSpec | None = None
     source: str = ""
     notes: tuple[str, ...] = ()
+    quantised: QuantisationSpec | None = None
+    stored_wide: bool = False

@@ -120,11 +120,27 @@ class Workload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """Number formats by tensor class, as names: bf16, fp16, fp32, fp8, int8, int4."""
+    """Number formats by tensor class, as names: bf16, fp16, fp32, fp8, int8, int4, fp4.
+
+    Attributes
+    ----------
+    weights
+        The language model's linear layers, without embedding and lm_head.
+    embedding, lm_head, tower, projector
+        The other parts' tables and linear layers. None: as `weights` where that has 16 bits or more,
+        else 16 bit.
+    scale_bytes
+        Scales and zero points of `weights`, bytes an element. None: the usual ones of the format.
+    """
 
     weights: str = "bf16"
     activations: str = "bf16"
     kv: str = "bf16"
+    embedding: str | None = None
+    lm_head: str | None = None
+    tower: str | None = None
+    projector: str | None = None
+    scale_bytes: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,9 +97,22 @@ def test_multimodal_models_too(kind: str, tower: str, tmp_path: Path) -> None:
     heads = [part for name, part in model.model.vision_tower.named_modules() if name.rpartition(".")[2] == "head"]
     assert elements(model) - sum(map(elements, heads)) == whole
     run = {"model": str(tmp_path), "workload": {"frames": 2, "text_tokens": 9}, "hardware": "nvidia_l4"}
-    for bits, size in ((16, 2), (8, 1), (32, 4)):
+    for bits, size in ((16, 2), (32, 4)):
         estimate = aimcost.estimate({**run, "precision": {"weights": bits}})
         assert estimate.memory.weights_bytes == size * whole
+    # 8 bits are those of the language model's linear layers
+    layers = [module for module in model.model.language_model.modules() if isinstance(module, torch.nn.Linear)]
+    packed = sum(module.weight.numel() for module in layers)
+    assert aimcost.estimate({**run, "precision": {"weights": 8}}).memory.weights_bytes == 2 * whole - packed
+    # and of everything linear by name: tables and linear layers, not the patches' convolution
+    every = [m for m in model.modules() if isinstance(m, torch.nn.Linear | torch.nn.Embedding)]
+    tied = model.lm_head.weight is model.get_input_embeddings().weight
+    positions = [m for m in model.model.vision_tower.modules() if isinstance(m, torch.nn.Embedding)]
+    inside = [m for head in heads for m in head.modules()]
+    packed = sum(m.weight.numel() for m in every if not any(m is other for other in (*positions, *inside)))
+    packed -= model.lm_head.weight.numel() if tied else 0
+    parts = dict.fromkeys(("decoder", "embedding", "lm_head", "tower", "projector"), 8)
+    assert aimcost.estimate({**run, "precision": {"weights": parts}}).memory.weights_bytes == 2 * whole - packed
 
 
 @pytest.mark.parametrize("tower", ["clip_vision_model", "siglip_vision_model"])

@@ -61,9 +61,10 @@ def test_widths() -> None:
         1,
         0.5,
     ]
-    assert Widths.of(Precision(weights="int4", activations="bf16", kv="fp8")) == Widths(
-        weights=0.5, activations=2, kv=1
-    )
+    packed = Precision(weights="int4", activations="bf16", kv="fp8", tower="int8")
+    decoder, tower, head = (Widths.of(packed, part) for part in ("decoder", "tower", "lm_head"))
+    assert (decoder.weights, decoder.unpacked, decoder.activations, decoder.kv) == (0.5, 2, 2, 1)
+    assert (tower.weights, tower.unpacked, head.weights) == (1, 2, 2)
     with pytest.raises(InvalidValueError, match="fp7"):
         bytes_per_element("fp7")
 

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 import aimcost
+from aimcost.errors import InvalidValueError
 
 RUN = {
     "model": "llama-3.1-8b",
@@ -38,7 +39,8 @@ def test_int4_weights_are_read_packed_with_their_scales() -> None:
     up_16, up_4 = ops(wide, "up_proj", "decode")[0], ops(narrow, "up_proj", "decode")[0]
     assert up_16["bytes"] - up_4["bytes"] == 16 * 4096 * 14336 * 1.5
     (first, *_) = ops(narrow, "dequantize_weights")
-    assert first["bytes"] == LAYER_WEIGHTS / 128 * 2
+    # of 128 weights a 16-bit scale and a 4-bit zero point
+    assert first["bytes"] == LAYER_WEIGHTS / 128 * 2.5
     assert first["flops"] == 2 * LAYER_WEIGHTS
     assert narrow.stages["decode"].time_s < 0.4 * wide.stages["decode"].time_s
     # prefill computes in bf16 either way
@@ -46,10 +48,63 @@ def test_int4_weights_are_read_packed_with_their_scales() -> None:
     assert narrow.matrix_flops(["prefill"]) == wide.matrix_flops(["prefill"])
 
 
-def test_int4_weights_take_half_a_byte_and_a_scale() -> None:
-    assert at(weights="int4").memory.weights_bytes == pytest.approx(
-        at().memory.weights_bytes / 2 * (0.5 + 2 / 128), rel=1e-12
-    )
+def test_int4_decoder_layers_take_half_a_byte_and_scales_and_the_rest_sixteen_bits() -> None:
+    packed = 32 * LAYER_WEIGHTS
+    rest = 2 * 128256 * 4096 + 32 * 2 * 4096 + 4096
+    assert at().memory.weights_bytes == 2 * (packed + rest)
+    assert at(weights="int4").memory.weights_bytes == packed * (0.5 + 2.5 / 128) + 2 * rest
+
+
+def test_qwen_awq_takes_6_92_gb() -> None:
+    """28 layers of 2·3584² + 2·3584·512 + 3·3584·18944 weights at 4 bits, with 20 bits a group of 128: 3.390 GB.
+
+    Embedding and lm_head, 2·152064·3584, and the tower's 676,550,144 parameters stay 16 bit: 2.180 and 1.353 GB;
+    norms and biases 1 MB. Qwen/Qwen2.5-VL-7B-Instruct-AWQ's safetensors hold 6.92 GB.
+    """
+    run = {"model": "qwen2.5-vl-7b", "workload": {"images": 1}, "hardware": "nvidia_h100_sxm"}
+    linear = 28 * (2 * 3584**2 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    vectors = 28 * (2 * 3584 + 3584 + 2 * 512) + 3584
+    rest = 2 * 152064 * 3584 + 676_550_144 + vectors
+    found = aimcost.estimate(run, precision={"weights": "int4"}).memory.weights_bytes
+    assert found == linear * (0.5 + 2.5 / 128) + 2 * rest
+    assert found == pytest.approx(6.92e9, rel=1e-3)
+
+
+def test_parts_that_are_not_named_stay_sixteen_bits() -> None:
+    """The tower's linear layers alone in 8 bits: 32 layers of 4·1280² + 3·1280·3420, a byte each less."""
+    run = {"model": "qwen2.5-vl-7b", "workload": {"images": 1}, "hardware": "nvidia_h100_sxm"}
+    wide = aimcost.estimate(run)
+    narrow = aimcost.estimate(run, precision={"weights": {"tower": "int8"}})
+    assert wide.memory.weights_bytes - narrow.memory.weights_bytes == 32 * (4 * 1280**2 + 3 * 1280 * 3420)
+    converted = {op["stage"] for op in narrow.ops() if op["name"] == "dequantize_weights"}
+    assert converted == {"vision"}
+    assert narrow.stages["prefill"] == wide.stages["prefill"]
+
+
+def test_each_part_computes_in_its_own_format() -> None:
+    """W8A8: the decoder's products at the fp8 peak, lm_head at the bf16 one, half as fast."""
+    wide, narrow = at(), at(weights="fp8", activations="fp8")
+    assert ops(wide, "up_proj")[0]["time_s"] / ops(narrow, "up_proj")[0]["time_s"] == pytest.approx(2.0, rel=1e-3)
+    head_16, head = ops(wide, "lm_head")[0], ops(narrow, "lm_head")[0]
+    # its weights are 99.9 % of its bytes, and 16 bit in both
+    assert head["bytes"] == pytest.approx(head_16["bytes"], rel=1e-3)
+
+
+def test_a_router_is_never_packed() -> None:
+    """Qwen3-30B-A3B in int4: 48 routers of 2048 x 128 stay 16 bit with norms, embedding and lm_head."""
+    run = {"model": "qwen3-30b-a3b", "workload": {"text_tokens": 100}, "hardware": "nvidia_h100_sxm"}
+    layer = 2048 * 4096 * 2 + 2 * 2048 * 512 + 128 * 3 * 2048 * 768
+    rest = 2 * 151936 * 2048 + 48 * (2048 * 128 + 2 * 2048 + 2 * 128) + 2048
+    found = aimcost.estimate(run, precision={"weights": "int4"}).memory.weights_bytes
+    assert found == 48 * layer * (0.5 + 2.5 / 128) + 2 * rest
+
+
+def test_a_tied_table_has_one_format() -> None:
+    run = {"model": "qwen2.5-vl-3b", "workload": {"images": 1}, "hardware": "nvidia_h100_sxm"}
+    with pytest.raises(InvalidValueError, match="one format for embedding and lm_head"):
+        aimcost.estimate(run, precision={"weights": {"lm_head": 8}})
+    both = aimcost.estimate(run, precision={"weights": {"lm_head": 8, "embedding": 8}}).memory.weights_bytes
+    assert aimcost.estimate(run).memory.weights_bytes - both == 151936 * 2048
 
 
 def test_eight_bits_throughout_use_the_eight_bit_peak() -> None:

@@ -318,7 +318,7 @@ def test_a_library_of_another_year_is_a_factor_by_rows() -> None:
     (down,) = rows_named(new, "prefill", "down_proj")
     assert old.seconds[head] == pytest.approx(new.seconds[head] / 1.11)  # the last token's row alone
     assert old.seconds[down] == pytest.approx(new.seconds[down] / 1.01)  # 512 rows
-    int8 = {**TEXT, "precision": {"weights": "int8"}}
+    int8 = {**TEXT, "precision": {"weights": {"decoder": "int8", "lm_head": "int8"}}}
     assert stacked(int8, products="2023").totals.time_s == stacked(int8).totals.time_s
 
 

@@ -16,9 +16,10 @@ from . import qwen as hf_qwen
 from . import vision as hf_vision
 from .decoder import decoder_spec
 from .original import in_transformers_layout
+from .quantised import quantisation
 from .reader import Reader
 
-__all__ = ["FAMILIES", "model_spec"]
+__all__ = ["FAMILIES", "model_spec", "with_formats"]
 
 _TRACING = (
     "any architecture that the installed transformers knows is traced from its config.json: "
@@ -48,14 +49,23 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
     spec = builder(reader, name, source)
     reader.check_spelling()
     filled = dict.fromkeys(note for part in (reader, *reader.sections) for note in part.notes())
-    spec = replace(spec, notes=(*spec.notes, *filled))
-    quantised = reader.section("quantization_config").data if reader.data.get("quantization_config") else {}
-    if quantised:
-        method = quantised.get("quant_method", "given")
-        spec = replace(
-            spec, notes=(*spec.notes, f"quantization_config ({method}) is not supported: set precision.weights")
-        )
-    return spec
+    return with_formats(replace(spec, notes=(*spec.notes, *filled)), config, where)
+
+
+def with_formats(spec: ModelSpec, config: Mapping[str, Any], where: str) -> ModelSpec:
+    """A model with the number formats that its configuration states; float32 is told, 16 bit is what is priced."""
+    quantised, notes = quantisation(config, where)
+    if quantised is not None and spec.vision is None:
+        quantised = replace(quantised, tower=None, projector=None)
+    if quantised is not None and spec.decoder.tied_embeddings:
+        # one table, which a look-up reads as it is
+        quantised = replace(quantised, lm_head=None)
+    inner = config.get("text_config")
+    stated = [
+        each.get(key) for each in (config, inner) if isinstance(each, Mapping) for key in ("dtype", "torch_dtype")
+    ]
+    is_wide = quantised is None and next((name for name in stated if name), None) in ("float32", "torch.float32")
+    return replace(spec, notes=(*spec.notes, *notes), quantised=quantised, stored_wide=is_wide)
 
 
 def _text_only(reader: Reader, name: str, source: str) -> ModelSpec:

@@ -36,7 +36,7 @@ def conditional_dpp(cut: Cut, context: ScoreContext) -> NamedCosts:
         kind="score",
         dims={"tokens": n},
         flops=relevance + rows * (2.0 * n * n * width + 3.0 * n * width + 2.0 * n * n),
-        read_weights=(TEXT_WEIGHTS + tower * PROJECTION) * context.widths.weights,
+        read_weights=(TEXT_WEIGHTS + tower * PROJECTION) * context.widths.unpacked,
         read_activations=rows * n * (2.0 * width * compared + tower * size),
         write_activations=rows * n * n * SCORE_BYTES,
     )

@@ -60,14 +60,16 @@ def row_peaks(
     table: OpTable, hardware: HardwareSpec, precision: Precision
 ) -> tuple[NDArray[np.float64], tuple[str, ...]]:
     """Peak FLOP/s of each row's number format."""
-    gemm_dtype, other_dtype = compute_dtypes(precision)
-    gemm_peak, gemm_note = peak_flops_per_s(hardware, gemm_dtype)
-    other_peak, other_note = peak_flops_per_s(hardware, other_dtype)
+    other_peak, other_note = peak_flops_per_s(hardware, compute_dtypes(precision)[1])
+    by_format = {"": peak_flops_per_s(hardware, compute_dtypes(precision)[0])}
     peaks = np.full(len(table), other_peak)
     for segment in table.segments:
         if segment.kind == "gemm":
-            peaks[segment.start : segment.stop] = gemm_peak
-    return peaks, tuple(dict.fromkeys(note for note in (gemm_note, other_note) if note))
+            if segment.weights not in by_format:
+                by_format[segment.weights] = peak_flops_per_s(hardware, compute_dtypes(precision, segment.weights)[0])
+            peaks[segment.start : segment.stop] = by_format[segment.weights][0]
+    notes = [*(note for _, note in by_format.values()), other_note]
+    return peaks, tuple(dict.fromkeys(note for note in notes if note))
 
 
 ESTIMATOR = Estimator(
