@@ -74,8 +74,15 @@ def schedule(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Schedule:
     return load_run(run, overrides).schedule
 
 
-def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextManager[Any]:
+def apply(
+    model: Any, schedule: Schedule | None = None, *, method: Mapping[str, Any] | None = None, **options: Any
+) -> AbstractContextManager[Any]:
     """Execute `schedule` on a transformers model inside a ``with`` block; needs the torch extra.
+
+    Parameters
+    ----------
+    method
+        In place of a schedule: a ``method:`` mapping, planned for each prompt that arrives.
 
     Raises
     ------
@@ -84,9 +91,10 @@ def apply(model: Any, schedule: Schedule, **options: Any) -> AbstractContextMana
     UnsupportedModelError
         Before anything is changed, where the model cannot run the schedule.
     """
-    if reason := priced_only(schedule):
+    if schedule is not None and (reason := priced_only(schedule)):
         raise UnsupportedModelError(f"method {schedule.method!r} {reason}, which can be priced but not run yet")
-    context: AbstractContextManager[Any] = torch_module("aimcost.runtime.executor").apply(model, schedule, **options)
+    executor = torch_module("aimcost.runtime.executor")
+    context: AbstractContextManager[Any] = executor.apply(model, schedule, method=method, **options)
     return context
 
 

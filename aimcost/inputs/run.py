@@ -378,18 +378,28 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
     return merged
 
 
-def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any], *, where: str = "run") -> Schedule:
-    """The schedule that a ``method:`` mapping plans."""
+def check_method(method: Mapping[str, Any], *, where: str = "run") -> None:
+    """Raise unless a ``method:`` mapping names a method and holds parameters of it."""
+    _method_params(method, where)
+
+
+def _method_params(method: Mapping[str, Any], where: str) -> tuple[Any, Any]:
+    """The module that plans a method, and its parameters."""
     name = method.get("name")
     if not isinstance(name, str):
         raise InvalidValueError("method.name", "given (text)", name, where=where)
     if name not in discover.method_names():
         raise UnknownNameError("method", name, discover.method_names(), where=where)
-    if model.decoder.cross_layers and name not in ("none", "explicit"):
+    module = plan_module(name)
+    return module, validate(module.Params, method, where=f"{where}: method")
+
+
+def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any], *, where: str = "run") -> Schedule:
+    """The schedule that a ``method:`` mapping plans."""
+    module, params = _method_params(method, where)
+    if model.decoder.cross_layers and (name := method["name"]) not in ("none", "explicit"):
         raise InvalidValueError(
             "method.name", f"none: the visual tokens of {model.name} do not enter its sequence", name, where=where
         )
-    module = plan_module(name)
-    params = validate(module.Params, method, where=f"{where}: method")
     schedule: Schedule = module.plan(model, workload, params)
     return schedule

@@ -11,7 +11,7 @@ import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn, get_args
+from typing import Any, NamedTuple, NoReturn, get_args
 
 import transformers
 from torch import nn
@@ -171,17 +171,30 @@ def attention_name(module: nn.Module) -> str:
 # Generation.
 
 
-def generations() -> Iterator[tuple[Any, bool]]:
-    """The ``generate`` calls that this thread is in, innermost first: (generation config, whether a model assists).
+class Generation(NamedTuple):
+    """A ``generate`` call: its configuration, whether a model assists, and the keyword arguments it was given."""
 
-    A forward pass is not told how its caller decodes; no release has another way to ask.
+    config: Any
+    assisted: bool
+    given: Mapping[str, Any]
+
+
+def generations() -> Iterator[Generation]:
+    """The ``generate`` calls that this thread is in, innermost first.
+
+    A forward pass is not told how its caller decodes, nor, where 5.24 runs the tower ahead of it, the sizes of the
+    images; no release has another way to ask.
     """
     code = inspect.unwrap(GenerationMixin.generate).__code__
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code is code:
             known = frame.f_locals
-            yield known.get("generation_config"), known.get("assistant_model") is not None
+            yield Generation(
+                config=known.get("generation_config"),
+                assisted=known.get("assistant_model") is not None,
+                given=known.get("kwargs") or {},
+            )
         frame = frame.f_back  # type: ignore[assignment]
 
 

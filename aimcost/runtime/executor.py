@@ -8,6 +8,7 @@ post-RoPE queries and keys.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,12 +16,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from ..errors import ScheduleError
+from ..errors import InvalidValueError, ScheduleError
 from ..kernels.select import select_tokens
 from ..kernels.select.reference import gather_rows
 from ..types import ReductionEvent, Schedule
 from . import attention
 from .layout import Boundaries
+from .planning import MethodPlanner
 from .policies import all_policies
 from .prompt import FixedPlan, Planner, make_plan
 from .session import Session
@@ -195,8 +197,14 @@ def _same(left: Session, right: Session) -> bool:
     return alike and type(left) is type(right) and left.planner == right.planner
 
 
-def apply(model: nn.Module, schedule: Schedule, *, boundaries: Boundaries | None = None) -> Applied:
-    """Run `schedule` on `model`: ``with apply(model, schedule): model.generate(...)``.
+def apply(
+    model: nn.Module,
+    schedule: Schedule | None = None,
+    *,
+    method: Mapping[str, Any] | None = None,
+    boundaries: Boundaries | None = None,
+) -> Applied:
+    """Run `schedule` on `model`, or plan `method` for each prompt: ``with apply(model, schedule): model.generate(...)``.
 
     Parameters
     ----------
@@ -206,6 +214,10 @@ def apply(model: nn.Module, schedule: Schedule, *, boundaries: Boundaries | None
     schedule
         Counts include padding: the padded prompt is as long as the schedule's, every row has the
         same number of visual tokens, and padding is never dropped.
+    method
+        In place of `schedule`: what stands under ``method:`` in a run file (``{"name": "fastv", "k": 2}``), planned
+        anew for each prompt from its placeholders, grids and padding. A prompt without visual tokens passes
+        dense; ``record.schedule`` is the schedule that ran.
     boundaries
         What is visual: (text before, visual, text after), a list of such triples (one a row), or a
         boolean mask (rows, prompt). By default image and video placeholders in ``input_ids``, and for
@@ -226,4 +238,12 @@ def apply(model: nn.Module, schedule: Schedule, *, boundaries: Boundaries | None
     Inside the model, survivors keep their RoPE positions. Reductions before the model close up the
     positions, as the released AIM does, except under mRoPE (Qwen-VL), where survivors keep theirs.
     """
-    return Applied(DroppingSession(FixedPlan(make_plan(model, schedule, boundaries))))
+    if (schedule is None) == (method is None):
+        raise InvalidValueError("schedule", "given, or method in its place", schedule, where="apply")
+    planner: Planner
+    if method is not None:
+        planner = MethodPlanner(model, method, boundaries)
+    else:
+        assert schedule is not None
+        planner = FixedPlan(make_plan(model, schedule, boundaries))
+    return Applied(DroppingSession(planner))

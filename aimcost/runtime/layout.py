@@ -6,6 +6,7 @@ Padding is neither visual nor ever dropped, so that every row keeps the same num
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -156,6 +157,9 @@ class Observed:
         Real tokens of each row.
     ends_visual
         Whether any row ends in a visual token.
+    first, runs
+        Tokens of each row before its first visual one, and how many runs of visual tokens it holds; empty where
+        nothing marks them.
     grids
         The numbers of each tensor that was to be read with them.
     """
@@ -163,6 +167,8 @@ class Observed:
     counts: tuple[int, ...] | None
     tokens: tuple[int, ...]
     ends_visual: bool
+    first: tuple[int, ...] = ()
+    runs: tuple[int, ...] = ()
     grids: tuple[tuple[int, ...], ...] = ()
 
 
@@ -185,18 +191,29 @@ def observe(
     """
     parts = []
     if marks is not None:
-        parts += [marks.sum(1), marks[:, -1].any()[None]]
+        begins = marks[:, 1:] & ~marks[:, :-1]
+        parts += [marks.sum(1), marks[:, -1].any()[None], marks.int().argmax(1), begins.sum(1) + marks[:, 0]]
     if real is not None:
         parts.append(real.sum(1))
     parts += [grid.flatten() for grid in grids]
     if not parts:
         return Observed(counts=None, tokens=(prompt,) * rows, ends_visual=False)
     numbers = iter(torch.cat([part.to(parts[0].device, torch.long) for part in parts]).tolist())
-    counts = tuple(next(numbers) for _ in range(rows)) if marks is not None else None
-    ends = bool(next(numbers)) if marks is not None else False
-    tokens = tuple(next(numbers) for _ in range(rows)) if real is not None else (prompt,) * rows
-    read = tuple(tuple(next(numbers) for _ in range(grid.numel())) for grid in grids)
-    return Observed(counts=counts, tokens=tokens, ends_visual=ends, grids=read)
+
+    def take(count: int) -> tuple[int, ...]:
+        return tuple(itertools.islice(numbers, count))
+
+    counts, ends, first, runs = None, False, (), ()
+    if marks is not None:
+        counts, ends, first, runs = take(rows), bool(next(numbers)), take(rows), take(rows)
+    return Observed(
+        counts=counts,
+        tokens=take(rows) if real is not None else (prompt,) * rows,
+        ends_visual=ends,
+        first=first,
+        runs=runs,
+        grids=tuple(take(grid.numel()) for grid in grids),
+    )
 
 
 def equal_counts(counts: Sequence[int]) -> int:

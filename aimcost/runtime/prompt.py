@@ -67,7 +67,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Arrived:
-    """What can be said of a prompt without its values."""
+    """What can be said of a prompt without its values; `prompts` of the rows differ, beams of one are alike."""
 
     rows: int
     prompt: int
@@ -76,6 +76,7 @@ class Arrived:
     marks: torch.Tensor | None
     real: torch.Tensor | None
     media: Mapping[str, torch.Tensor]
+    prompts: int
 
 
 class Planner(Protocol):
@@ -183,6 +184,7 @@ def start(
     *,
     past: int = 0,
     media: Mapping[str, torch.Tensor] | None = None,
+    prompts: int | None = None,
 ) -> Prefill:
     """Check a prompt, run the events before layer 0 on it, and say what is live.
 
@@ -196,6 +198,8 @@ def start(
         Tokens that the KV cache holds before the prompt.
     media
         Sizes and pixels of what the prompt shows, by argument of the container.
+    prompts
+        How many prompts the rows are of; None: each is one.
 
     Raises
     ------
@@ -218,13 +222,14 @@ def start(
         marks=_marks(planner.boundaries, placeholders, tokens),
         real=None if real is None else real[:, past:],
         media=media or {},
+        prompts=prompts if prompts is not None and rows % prompts == 0 else rows,
     )
     planner.check(arrived)
     if embeds is not None and _dispatch.should_check(None, embeds) and not bool(torch.isfinite(embeds).all()):
         raise InvalidValueError("inputs_embeds", "finite", "NaN or infinite values")
     observed = layout.observe(rows, prompt, marks=arrived.marks, real=arrived.real, grids=planner.grids(arrived))
     plan = planner.plan(arrived, observed)
-    if past:
+    if past and plan.schedule.events:
         _check_prefix(plan, past, prompt)
     real = None if all(count == prompt for count in observed.tokens) else arrived.real
     visual = _visual(plan, arrived, observed, real, embedded=ids is None)

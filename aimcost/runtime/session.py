@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -174,7 +174,7 @@ class Session(ABC):
             self._forget()
         ids = kwargs.get("input_ids")
         self._local.placeholders = None
-        self._local.media = {name: kwargs[name] for name in _MEDIA if kwargs.get(name) is not None}
+        self._local.media = _media_of(kwargs)
         if ids is not None and self.family.visual_ids:
             found = [ids == token for token in self.family.visual_ids]
             self._local.placeholders = found[0] if len(found) == 1 else found[0] | found[1]
@@ -205,14 +205,16 @@ class Session(ABC):
             self._continue(kwargs, notes, past, tokens)
         elif not past or tokens.shape[1] > 1:
             self._forget()
-            _check_generation()
+            given = _generation()
             local = self._local
+            media = getattr(local, "media", None) or _media_of(given)
             local.step = start(
                 self.planner,
                 kwargs,
                 getattr(local, "placeholders", None),
                 past=past,
-                media=getattr(local, "media", None),
+                media=media,
+                prompts=_rows_of(given),
             )
         # and else one token that follows a prompt which was never reduced
         open_cache(cache)
@@ -290,15 +292,26 @@ class Session(ABC):
         return hook
 
 
-def _check_generation() -> None:
-    """Raise for ways of decoding that a reduced prompt cannot serve, by the names of their arguments.
+def _media_of(given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: given[name] for name in _MEDIA if isinstance(given.get(name), torch.Tensor)}
+
+
+def _rows_of(given: Mapping[str, Any]) -> int | None:
+    """Prompts that ``generate`` was given, each of which may have become several rows; None outside of it."""
+    ids = given.get("input_ids")
+    return len(ids) if isinstance(ids, torch.Tensor) else None
+
+
+def _generation() -> Mapping[str, Any]:
+    """What the ``generate`` around this pass was given, nothing where there is none.
 
     Raises
     ------
     UnsupportedModelError
         Decoding that splits the prompt, repeats it, or takes back what it added to the cache.
     """
-    for config, assisted in compat.generations():
+    calls = list(compat.generations())
+    for config, assisted, _ in calls:
         refused = {
             "use_cache=False": getattr(config, "use_cache", True) is False,
             "prefill_chunk_size": getattr(config, "prefill_chunk_size", None) is not None,
@@ -310,6 +323,7 @@ def _check_generation() -> None:
         for name, given in refused.items():
             if given:
                 raise UnsupportedModelError(f"generate with {name} is not supported while a schedule is applied")
+    return calls[0].given if calls else {}
 
 
 def _mrope_positions(notes: CacheNotes, kwargs: dict[str, Any], past: int) -> torch.Tensor:

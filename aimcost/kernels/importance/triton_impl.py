@@ -55,7 +55,7 @@ def tile_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
 @triton.jit
 def _tile(base, rows, d, stride_n, tokens, D: tl.constexpr, UPCAST: tl.constexpr):
     tile = tl.load(
-        base + rows[:, None] * stride_n + d[None, :],
+        base + rows.to(tl.int64)[:, None] * stride_n + d[None, :],
         mask=(rows < tokens)[:, None] & (d < D)[None, :],
         other=0.0,
     )

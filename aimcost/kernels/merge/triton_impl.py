@@ -55,13 +55,13 @@ def match_kernel(
     frame = tl.program_id(0).to(tl.int64)
     row_a = tl.program_id(1) * BLOCK_A + tl.arange(0, BLOCK_A)
     base = x_ptr + frame * stride_f
-    ptr_a = base + (2 * row_a)[:, None] * stride_n
+    ptr_a = base + (2 * row_a).to(tl.int64)[:, None] * stride_n
     live_a = (row_a < tokens_a)[:, None]
     best = tl.full((BLOCK_A,), -4.0, tl.float32)
     into = tl.zeros((BLOCK_A,), tl.int32)
     for start_b in range(0, tokens_b, BLOCK_B):
         row_b = start_b + tl.arange(0, BLOCK_B)
-        ptr_b = base + (2 * row_b + 1)[:, None] * stride_n
+        ptr_b = base + (2 * row_b + 1).to(tl.int64)[:, None] * stride_n
         live_b = row_b < tokens_b
         dot = tl.zeros((BLOCK_A, BLOCK_B), tl.float32)
         square_a = tl.zeros((BLOCK_A, BLOCK_D), tl.float32)
@@ -128,11 +128,11 @@ def rows_kernel(
     inside = d < width
     stay = tokens_a - r
     if row < stay:
-        a = tl.load(order_ptr + list_at + r + row)
+        a = tl.load(order_ptr + list_at + r + row).to(tl.int64)
         merged = tl.load(base + 2 * a * stride_n, mask=inside)
     else:
         b = row - stay
-        total = tl.load(base + (2 * b + 1) * stride_n, mask=inside, other=0.0).to(tl.float32)
+        total = tl.load(base + (2 * b + 1).to(tl.int64) * stride_n, mask=inside, other=0.0).to(tl.float32)
         count = 1.0
         for start in range(0, r, SCAN):
             slot = start + tl.arange(0, SCAN)
@@ -142,7 +142,7 @@ def rows_kernel(
             nth = tl.cumsum(hits, axis=0) * hits
             for arrival in range(1, found + 1):
                 at = start + tl.sum(tl.where(nth == arrival, tl.arange(0, SCAN), 0), axis=0)
-                a = tl.load(order_ptr + list_at + at)
+                a = tl.load(order_ptr + list_at + at).to(tl.int64)
                 total += tl.load(base + 2 * a * stride_n, mask=inside, other=0.0).to(tl.float32)
             count += found.to(tl.float32)
         merged = tl.div_rn(total, tl.zeros_like(total) + count).to(out_ptr.dtype.element_ty)

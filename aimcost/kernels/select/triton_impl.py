@@ -84,7 +84,7 @@ def _copy(
     LEAD: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     for lead in tl.static_range(LEAD):
-        row = src + lead * stride_l + batch * stride_b + at * stride_n
+        row = src + tl.full((), lead, tl.int64) * stride_l + batch * stride_b + at * stride_n
         to = dst + ((lead * requests + batch) * keep + slot) * WIDTH
         for start in range(0, WIDTH, BLOCK):
             d = start + tl.arange(0, BLOCK)
@@ -118,7 +118,7 @@ def mask_kernel(
 ):  # fmt: skip
     """One row of the smaller mask. Grid (kept queries, batch · heads, blocks of kept keys)."""
     batch = (tl.program_id(1) // HEADS).to(tl.int64)
-    head = tl.program_id(1) % HEADS
+    head = (tl.program_id(1) % HEADS).to(tl.int64)
     kept = kept_ptr + batch * keep
     column = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     query = tl.load(kept + tl.program_id(0))

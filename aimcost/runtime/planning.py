@@ -1,0 +1,205 @@
+"""Planning a method anew for every prompt that arrives, from its ids, grids and padding.
+
+One transfer to the host tells a prompt's visual tokens, their runs and the grids of its images; prompts that
+agree in these share a plan.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import AimcostError, ScheduleError, UnsupportedModelError
+from ..inputs.model import load_model
+from ..inputs.plain import plain
+from ..inputs.run import check_method, plan_schedule
+from ..methods.registry import find_scorer, priced_only, reads_tower
+from ..types import Schedule, Workload
+from . import attention, layout
+from .families import Family, locate
+from .layout import Boundaries, Observed
+from .prompt import Arrived, Plan, check_schedule_on
+from .tower import TowerAttention
+
+__all__ = ["DENSE_NOTE", "MethodPlanner"]
+
+DENSE_NOTE = "a prompt without visual tokens: passed dense"
+_PLANS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """What a plan depends on.
+
+    Attributes
+    ----------
+    sizes
+        (groups, tokens of each) of a row's visual tokens, in order.
+    unclear
+        Why the groups are not known, so that nothing before the language model can reduce them; empty if they are.
+    """
+
+    prompt: int
+    visual: int
+    text_before: int
+    sizes: tuple[tuple[int, int], ...]
+    newline: int = 0
+    images: int = 0
+    frames: int = 0
+    unclear: str = ""
+
+
+class MethodPlanner:
+    """A ``method:`` mapping, planned for each prompt."""
+
+    def __init__(self, model: nn.Module, method: Mapping[str, Any], boundaries: Boundaries | None) -> None:
+        self.family: Family = locate(model)
+        self.method: dict[str, Any] = plain(method)
+        check_method(self.method, where="apply")
+        self.boundaries = boundaries
+        holder = self.family.container or self.family.decoder
+        self._spec = load_model(plain(holder.config.to_dict()))  # type: ignore[union-attr, operator]
+        self._planned = functools.lru_cache(_PLANS)(self._plan)
+        probe = self._probe()
+        self.reads_attention = probe is None or any(
+            find_scorer(event.scorer).reads in ("layer", "next_layer") for event in probe.layer_events
+        )
+        self.tower = TowerAttention(self.family) if probe is not None and reads_tower(probe) else None
+        attention.check_attention(self.family.decoder)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MethodPlanner) and self.method == other.method
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return f"a method {self.method.get('name')!r}, planned for each prompt,"
+
+    def _probe(self) -> Schedule | None:
+        """A plan of the method, whatever the prompt; None where it needs a particular one."""
+        projector = self._spec.projector
+        tokens = (projector.tokens_per_image if projector is not None else 0) or 1024
+        try:
+            return self._schedule(
+                _Shape(prompt=4 * tokens + 64, visual=4 * tokens, text_before=16, sizes=((4, tokens),), images=4)
+            )
+        except AimcostError:
+            return None
+
+    def check(self, arrived: Arrived) -> None:
+        """Any length will do, as long as it can be told what is visual."""
+        if arrived.marks is None and self.boundaries is None:
+            raise ScheduleError(
+                "a method is planned from the placeholders in input_ids, of which there are none here: pass "
+                "boundaries=(text before, visual, text after)"
+            )
+
+    def grids(self, arrived: Arrived) -> Sequence[torch.Tensor]:
+        """Rows, columns and frames of images and videos (Qwen-VL)."""
+        return [arrived.media[name] for name in ("image_grid_thw", "video_grid_thw") if name in arrived.media]
+
+    def plan(self, arrived: Arrived, observed: Observed) -> Plan:
+        """The plan of this prompt."""
+        return self._planned(self._shape(arrived, observed))
+
+    def _plan(self, shape: _Shape) -> Plan:
+        schedule = self._schedule(shape)
+        if shape.unclear and schedule.pre_llm_events:
+            raise ScheduleError(f"{shape.unclear}: method {schedule.method!r} needs to know them, one by one")
+        if reason := priced_only(schedule):
+            raise UnsupportedModelError(f"method {schedule.method!r} {reason}, which can be priced but not run yet")
+        if reads_tower(schedule) and self.tower is None:
+            raise UnsupportedModelError(f"method {schedule.method!r} reads the vision tower only for some prompts")
+        return check_schedule_on(self.family, schedule, self.boundaries, self.tower)
+
+    def _schedule(self, shape: _Shape) -> Schedule:
+        several = len(shape.sizes) > 1
+        groups, each = shape.sizes[0] if shape.sizes else (0, 0)
+        if several:
+            groups, each = 1, shape.visual - shape.newline
+        workload = Workload(
+            images=shape.images,
+            frames=shape.frames,
+            groups=groups,
+            tokens_per_group=each,
+            newline_tokens=shape.newline,
+            text_before=shape.text_before,
+            text_after=shape.prompt - shape.visual - shape.text_before,
+            sizes=shape.sizes if several else (),
+        )
+        if shape.visual:
+            return plan_schedule(self._spec, workload, self.method, where="apply")
+        dense = plan_schedule(self._spec, workload, {"name": "none"}, where="apply")
+        return replace(dense, notes=(*dense.notes, DENSE_NOTE))
+
+    def _shape(self, arrived: Arrived, observed: Observed) -> _Shape:
+        prompt = arrived.prompt
+        if arrived.marks is None:
+            given = self.boundaries
+            assert given is not None
+            assert not isinstance(given, torch.Tensor)
+            before, visual, _ = given if isinstance(given[0], int) else given[0]
+            return _Shape(prompt=prompt, visual=visual, text_before=before, sizes=((1, visual),))
+        visual = layout.equal_counts(observed.counts or ())
+        before = min(observed.first) if visual else 0
+        shape = _Shape(prompt=prompt, visual=visual, text_before=before, sizes=((1, visual),) if visual else ())
+        if not visual or isinstance(self.boundaries, torch.Tensor):
+            return shape
+        if observed.grids:
+            return self._by_grid(shape, arrived, observed)
+        if "pixel_values_videos" in arrived.media:
+            return self._by_frame(shape, arrived)
+        return self._by_image(shape, observed)
+
+    def _by_grid(self, shape: _Shape, arrived: Arrived, observed: Observed) -> _Shape:
+        """Qwen-VL: an image is a group, and so is what a video shows at one time."""
+        merge = self._spec.projector.merge if self._spec.projector is not None else 1
+        if len(observed.grids) > 1:
+            return replace(shape, unclear="images and videos in one prompt")
+        (numbers,) = observed.grids
+        grids = [tuple(numbers[at : at + 3]) for at in range(0, len(numbers), 3)]
+        each, rest = divmod(len(grids), arrived.prompts)
+        rows = {tuple(grids[at : at + each]) for at in range(0, len(grids), each)} if each and not rest else set()
+        sizes = [[(t, high * wide // merge**2) for t, high, wide in row] for row in rows]
+        if len({tuple(row) for row in sizes}) != 1:
+            return replace(shape, unclear="rows of a batch that show images of different sizes")
+        joined: list[tuple[int, int]] = []
+        for count, tokens in sizes[0]:
+            if joined and joined[-1][1] == tokens:
+                count += joined.pop()[0]
+            joined.append((count, tokens))
+        if sum(count * tokens for count, tokens in joined) != shape.visual:
+            return replace(shape, unclear="grids that do not add up to the visual tokens")
+        if "video_grid_thw" in arrived.media:
+            temporal = self._spec.vision.temporal_patch if self._spec.vision is not None else 1
+            frames = sum(count for count, _ in joined)
+            return replace(shape, sizes=tuple(joined), frames=frames * temporal)
+        return replace(shape, sizes=tuple(joined), images=each)
+
+    def _by_frame(self, shape: _Shape, arrived: Arrived) -> _Shape:
+        """A video of equal frames, and a newline token behind it where the model writes one."""
+        pixels, projector = arrived.media["pixel_values_videos"], self._spec.projector
+        newline = int(projector is not None and projector.newline_token and not projector.row_newline)
+        if pixels.ndim != 5 or len(pixels) != arrived.prompts or "pixel_values" in arrived.media:
+            return replace(shape, unclear="several videos in one prompt, or images beside one")
+        frames = pixels.shape[1]
+        if (shape.visual - newline) % frames:
+            return replace(shape, unclear="frames of unequal token counts")
+        sizes = ((frames, (shape.visual - newline) // frames),)
+        return replace(shape, sizes=sizes, newline=newline, frames=frames)
+
+    def _by_image(self, shape: _Shape, observed: Observed) -> _Shape:
+        """Images of one size in every prompt, else one run of placeholders an image."""
+        projector = self._spec.projector
+        each = projector.tokens_per_image if projector is not None and self._spec.resolution is None else 0
+        if each and shape.visual % each == 0:
+            return replace(shape, sizes=((shape.visual // each, each),), images=shape.visual // each)
+        runs = observed.runs
+        if len(set(runs)) == 1 and runs[0] == 1:
+            return replace(shape, images=1)
+        return replace(shape, unclear="several images whose sizes cannot be told")

@@ -1,0 +1,189 @@
+"""A method planned for each prompt that arrives, against the schedule that its run file would give."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import aimcost
+from aimcost.errors import AimcostError, InvalidValueError, ScheduleError, UnknownNameError, UnsupportedModelError
+from aimcost.runtime import planning
+
+pytestmark = [pytest.mark.torch, pytest.mark.versions("methods")]
+
+AIM = {"name": "aim", "merge_ratio": 0.25, "l1": 1, "l2": 4}
+GRIDS = [(4, 4), (4, 8), (8, 6), (8, 8), (6, 10), (10, 12), (16, 8)]
+
+
+def scheduled(toolbox, family, workload, method):
+    run = {"model": toolbox.configs[family], "workload": workload, "method": method}
+    return aimcost.schedule({**run, "hardware": "nvidia_a100_sxm_80gb"})
+
+
+def prompt(generator, grid, before, after, image=101, marker=103):
+    """A prompt of Qwen-VL with one image of a grid of patches."""
+    high, wide = grid
+    visual = high * wide // 4
+    text = torch.randint(3, 99, (before + after,), generator=generator).tolist()
+    ids = [*text[: before - 1], marker, *[image] * visual, *text[before:]]
+    return {
+        "input_ids": torch.tensor([ids]),
+        "attention_mask": torch.ones(1, len(ids), dtype=torch.long),
+        "pixel_values": torch.randn(high * wide, 3 * 2 * 8 * 8, generator=generator),
+        "image_grid_thw": torch.tensor([[1, high, wide]]),
+    }
+
+
+@pytest.mark.parametrize("method", [AIM, {"name": "fastv", "k": 2}], ids=["aim", "fastv"])
+def test_two_hundred_prompts_through_one_block(method, toolbox):
+    """Each is planned as its own run file would be, and runs as with that schedule; equal shapes share a plan."""
+    case = toolbox.build_case("qwen2_vl-image", 1)
+    generator = torch.Generator().manual_seed(0)
+    typed = "mm_token_type_ids" in case.inputs
+    prompts = []
+    for index in range(100):
+        before, after = (int(torch.randint(2, 12, (1,), generator=generator)) for _ in range(2))
+        inputs = prompt(generator, GRIDS[index % len(GRIDS)], before, after)
+        if typed:
+            inputs["mm_token_type_ids"] = (inputs["input_ids"] == 101).int()
+        prompts.append((inputs, before, after))
+    found = []
+    with torch.no_grad(), aimcost.apply(case.model, method=method) as reduction:
+        planner = reduction._session.planner
+        for inputs, *_ in (*prompts, *prompts):
+            logits = case.model(**inputs).logits
+            found.append((logits, reduction.record))
+        shapes = {(inputs["input_ids"].shape[1], before, inputs["image_grid_thw"].tolist()[0][1:].__str__())
+                  for inputs, before, _ in prompts}  # fmt: skip
+        assert planner._planned.cache_info().misses <= len(shapes)
+    for (inputs, before, after), (_, record) in zip((*prompts, *prompts), found, strict=True):
+        visual = int((inputs["input_ids"] == 101).sum())
+        text = {"system": before, "question": after}
+        schedule = scheduled(toolbox, "qwen2_vl", {"visual_tokens": visual, "text_tokens": text}, method)
+        assert record.schedule.tokens == record.tokens == schedule.tokens
+        assert record.schedule.events == schedule.events
+        assert (record.schedule.text_before, record.schedule.text_after) == (before, after)
+    for at in range(0, 200, 9):
+        (inputs, *_), (logits, record) = (*prompts, *prompts)[at], found[at]
+        with torch.no_grad(), aimcost.apply(case.model, record.schedule):
+            assert torch.equal(case.model(**inputs).logits, logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "workload"),
+    [
+        ("llava-image", {"images": 1}),
+        ("llava_onevision-video", {"frames": 4}),
+        ("internvl-image", {"visual_tokens": 16}),
+        ("llava_onevision-image", {"visual_tokens": 78}),
+        ("qwen2_5_vl-video", {"visual_tokens": 32}),
+        ("qwen3_vl-image", {"visual_tokens": 16}),
+    ],
+)
+@pytest.mark.parametrize(("batch", "padded"), [(1, False), (3, True)])
+@pytest.mark.parametrize("method", [{**AIM, "merge_ratio": 0.5}, {"name": "fastv"}, {"name": "divprune", "ratio": 0.5}])
+def test_every_family_is_planned_as_its_run_file(name, workload, batch, padded, method, toolbox):
+    case = toolbox.build_case(name, batch, padded)
+    family = name.partition("-")[0]
+    first = min(int(row.nonzero()[0]) for row in case.visual)
+    text = {"system": first, "question": case.text - first}
+    schedule = scheduled(toolbox, family, {**workload, "text_tokens": text}, method)
+    if name == "qwen2_5_vl-video" and schedule.pre_llm_events and method["name"] == "aim":
+        schedule = None  # two times of 16 tokens, which no flat count says
+    with torch.no_grad():
+        with aimcost.apply(case.model, method=method) as reduction:
+            logits = case.model(**case.inputs).logits
+            assert case.generate().shape == (batch, 16)
+        record = reduction.record
+        if schedule is None:
+            assert [(event.groups, event.tokens_in) for event in record.schedule.pre_llm_events] == [(2, 16)]
+            schedule = record.schedule
+        assert record.schedule.events == schedule.events
+        with aimcost.apply(case.model, schedule):
+            assert torch.equal(case.model(**case.inputs).logits, logits)
+
+
+def test_a_prompt_without_visual_tokens_passes_dense_and_the_record_says_so(toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    ids = torch.randint(3, 99, (2, 11), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = case.model(input_ids=ids).logits
+        with aimcost.apply(case.model, method=AIM) as reduction:
+            assert torch.equal(case.model(input_ids=ids).logits, expected)
+            record = reduction.record
+            assert planning.DENSE_NOTE in record.schedule.notes
+            assert (record.schedule.method, record.tokens) == ("none", (11,) * 5)
+            case.model(**case.inputs)
+            assert reduction.record.schedule.method == "aim"
+
+
+def test_boundaries_say_what_is_visual_where_nothing_else_does(toolbox):
+    case = toolbox.build_case("qwen2", 1)
+    method = {"name": "vtw", "k": 2}
+    with torch.no_grad(), aimcost.apply(case.model, method=method) as reduction:
+        with pytest.raises(ScheduleError, match="pass boundaries"):
+            case.model(**case.inputs)
+        assert reduction.record is None
+    with torch.no_grad(), aimcost.apply(case.model, method=method, boundaries=(5, 24, 9)) as reduction:
+        case.model(**case.inputs)
+    assert reduction.record.tokens == (38, 38, 14, 14, 14)
+
+
+def test_what_cannot_be_reduced_is_refused_with_the_reason(toolbox):
+    case = toolbox.build_case("llava-image", 2)
+    ids = case.inputs["input_ids"].clone()
+    ids[0, 5] = 7
+    with (
+        torch.no_grad(),
+        aimcost.apply(case.model, method=AIM),
+        pytest.raises(ScheduleError, match=r"same number of visual tokens \(got \[15, 16\]\): split the batch"),
+    ):
+        case.model(input_ids=ids)
+    pair = toolbox.build_case("qwen2_vl-image", 1)
+    generator = torch.Generator().manual_seed(0)
+    one, two = prompt(generator, (4, 4), 3, 2), prompt(generator, (8, 8), 3, 5)
+    both = {key: torch.cat([one[key], two[key]], dim=1 if key in ("input_ids", "attention_mask") else 0) for key in one}
+    if "mm_token_type_ids" in pair.inputs:
+        both["mm_token_type_ids"] = (both["input_ids"] == 101).int()
+    with torch.no_grad(), aimcost.apply(pair.model, method=AIM), pytest.raises(ScheduleError, match="several sizes"):
+        pair.model(**both)
+    with torch.no_grad(), aimcost.apply(pair.model, method={"name": "fastv"}) as reduction:
+        pair.model(**both)
+    assert reduction.record.tokens[0] == 4 + 16 + 13
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "message"),
+    [
+        ({"name": "aimm"}, UnknownNameError, "'aim'"),
+        ({"name": "fastv", "ratio": 2}, AimcostError, "ratio"),
+        ({"k": 2}, InvalidValueError, "method.name"),
+    ],
+)
+def test_bad_methods_are_refused_at_once(method, error, message, toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    with pytest.raises(error, match=message):
+        aimcost.apply(case.model, method=method)
+
+
+def test_a_schedule_or_a_method(toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    for given in ({}, {"schedule": case.schedule([(1, 4)]), "method": AIM}):
+        with pytest.raises(InvalidValueError, match="schedule"):
+            aimcost.apply(case.model, **given)
+    with aimcost.apply(case.model, method=AIM):
+        with aimcost.apply(case.model, method=dict(AIM)):
+            pass
+        with (
+            pytest.raises(ScheduleError, match="planned for each prompt"),
+            aimcost.apply(case.model, method={"name": "fastv"}),
+        ):
+            pass
+    with (
+        torch.no_grad(),
+        pytest.raises(UnsupportedModelError, match="not run yet"),
+        aimcost.apply(case.model, method={"name": "tome"}),
+    ):
+        case.model(**case.inputs)
