@@ -26,7 +26,7 @@ from .pre_llm import Reduced, reduce_visuals
 from .steps import Prefill
 from .tower import TowerAttention
 
-__all__ = ["Arrived", "FixedPlan", "Plan", "Planner", "check_schedule_on", "make_plan", "start"]
+__all__ = ["Arrived", "FixedPlan", "Plan", "Planner", "behind_under_mrope", "check_schedule_on", "make_plan", "start"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,15 +268,22 @@ def _marks(
     return placeholders if boundaries is None else None
 
 
+def behind_under_mrope(past: int, prompt: int) -> UnsupportedModelError:
+    """The refusal of a prompt behind a cached prefix whose positions have three parts."""
+    return UnsupportedModelError(
+        f"a prompt of {prompt} tokens behind {past} cached ones: not supported under mRoPE; empty the cache first"
+    )
+
+
 def _check_prefix(plan: Plan, past: int, prompt: int) -> None:
     """Raise where a prompt behind cached tokens cannot be reduced as planned.
 
     What ranks tokens by the queries of the whole prompt lacks those of the prefix, and mRoPE's positions are
     not known to go on from it.
     """
-    behind = f"a prompt of {prompt} tokens behind {past} cached ones"
     if plan.family.mrope:
-        raise UnsupportedModelError(f"{behind}: not supported under mRoPE; empty the cache first")
+        raise behind_under_mrope(past, prompt)
+    behind = f"a prompt of {prompt} tokens behind {past} cached ones"
     for event in plan.schedule.layer_events:
         if plan.reads[event.after_layer or 0] != "positions":
             raise UnsupportedModelError(

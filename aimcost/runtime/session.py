@@ -22,7 +22,7 @@ from ..kernels.select.reference import gather_rows
 from . import attention, compat
 from .families import Family
 from .heads import HeadCall
-from .prompt import Planner, start
+from .prompt import Planner, behind_under_mrope, start
 from .reduced_cache import mark, notes_on, open_cache
 from .steps import CacheNotes, Continuation, Prefill, Record
 
@@ -178,7 +178,12 @@ class Session(ABC):
         if ids is not None and self.family.visual_ids:
             found = [ids == token for token in self.family.visual_ids]
             self._local.placeholders = found[0] if len(found) == 1 else found[0] | found[1]
-        notes = notes_on(cache)
+        notes, past = notes_on(cache), cache.get_seq_length() if cache is not None else 0
+        placeholders = self._local.placeholders
+        if past and notes is None and self.family.mrope and placeholders is not None and placeholders.shape[1] > 1:
+            self._forget()
+            if bool(placeholders.any()):  # before the container works out positions, which it cannot
+                raise behind_under_mrope(past, placeholders.shape[1])
         if notes is not None and notes.lost and notes.next_position is not None and kwargs.get("position_ids") is None:
             kwargs["position_ids"] = _mrope_positions(notes, kwargs, cache.get_seq_length())
         return (), kwargs

@@ -68,7 +68,8 @@ def test_two_hundred_prompts_through_one_block(method, toolbox):
     for at in range(0, 200, 9):
         (inputs, *_), (logits, record) = (*prompts, *prompts)[at], found[at]
         with torch.no_grad(), aimcost.apply(case.model, record.schedule):
-            assert torch.equal(case.model(**inputs).logits, logits)
+            again = case.model(**inputs).logits
+        assert torch.allclose(again, logits, rtol=0, atol=1e-6 * float(logits.abs().max()))
 
 
 @pytest.mark.parametrize(

@@ -192,7 +192,7 @@ def test_a_reduced_cache_is_not_continued_outside(merged, toolbox):
 def test_ways_of_decoding_are_refused_by_their_names(named, given, toolbox):
     case = toolbox.build_case("qwen2", 1)
     with apply(case.model, case.schedule([(1, 8)])), pytest.raises(UnsupportedModelError, match=named):
-        case.generate(**given)
+        case.model.generate(**case.inputs, max_new_tokens=4, pad_token_id=0, eos_token_id=1, **given)
 
 
 def test_assisted_decoding_is_refused_by_its_name(toolbox):

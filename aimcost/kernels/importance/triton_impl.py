@@ -99,9 +99,11 @@ def row_kernel(
     """
     tl.static_assert(OWN % LOOP == 0)
     # The last rows see the most keys: started first, they do not trail behind.
-    block = tl.num_programs(0) - 1 - tl.program_id(0)
-    batch = (tl.program_id(1) // HEADS).to(tl.int64)
-    head = (tl.program_id(1) % HEADS).to(tl.int64)
+    blocks = tl.cdiv(tokens, OWN)
+    pair = (tl.program_id(0) // blocks).to(tl.int64)
+    block = blocks - 1 - tl.program_id(0) % blocks
+    batch = pair // HEADS
+    head = pair % HEADS
     rows = block * OWN + tl.arange(0, OWN)
     d = tl.arange(0, WIDTH)
     k = k_ptr + batch * stride_kb + (head // GROUP) * stride_kh
@@ -119,7 +121,7 @@ def row_kernel(
         alive = tl.load(live + rows, mask=rows < tokens, other=0) != 0
         top = tl.where(alive, top, float("inf"))
         total = tl.where(alive, total, 1.0)
-    at = tl.program_id(1).to(tl.int64) * tokens + rows
+    at = pair * tokens + rows
     mass = tl.load(weight_ptr + at, mask=rows < tokens, other=0.0)
     tl.store(top_ptr + at, top, mask=rows < tokens)
     tl.store(total_ptr + at, total, mask=rows < tokens)
@@ -152,10 +154,12 @@ def step_kernel(
 ):  # fmt: skip
     """One d ← d·M. Block 0 of keys is visible to every query, so it starts first."""
     tl.static_assert(OWN % LOOP == 0)
-    batch = (tl.program_id(1) // HEADS).to(tl.int64)
-    head = (tl.program_id(1) % HEADS).to(tl.int64)
-    flat = tl.program_id(1).to(tl.int64) * tokens
-    first = tl.program_id(0) * OWN
+    blocks = tl.cdiv(tokens, OWN)
+    pair = (tl.program_id(0) // blocks).to(tl.int64)
+    batch = pair // HEADS
+    head = pair % HEADS
+    flat = pair * tokens
+    first = tl.program_id(0) % blocks * OWN
     columns = first + tl.arange(0, OWN)
     d = tl.arange(0, WIDTH)
     q = q_ptr + batch * stride_qb + head * stride_qh
@@ -176,9 +180,10 @@ def step_kernel(
 
 @triton.jit
 def head_rms_kernel(weight_ptr, total_ptr, out_ptr, tokens, HEADS: tl.constexpr, BLOCK: tl.constexpr):
-    """Root mean square over heads. Grid (blocks of tokens, batch)."""
-    batch = tl.program_id(1).to(tl.int64)
-    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """Root mean square over heads. Grid (blocks of tokens · batch)."""
+    blocks = tl.cdiv(tokens, BLOCK)
+    batch = (tl.program_id(0) // blocks).to(tl.int64)
+    column = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     square = tl.zeros((BLOCK,), tl.float32)
     for head in range(HEADS):
         at = (batch * HEADS + head) * tokens + column
@@ -212,13 +217,14 @@ def importance(
         "UPCAST": _dispatch.interpreting() and q.dtype == torch.bfloat16,
         "num_warps": tile.warps, "num_stages": tile.stages,
     }  # fmt: skip
-    grid = (triton.cdiv(tokens, tile.block_own), batch * heads)
+    # One dimension: the others of a grid end at 65,535.
+    grid = (triton.cdiv(tokens, tile.block_own) * batch * heads,)
     with torch.cuda.device_of(q):
         row_kernel[grid](q, k, mask, top, total, weight, tokens, scale2, *strides, **shared)
         for _ in range(steps):
             step_kernel[grid](q, k, mask, top, total, weight, spare, tokens, scale2, *strides, **shared)
             weight, spare = spare, weight
-        head_rms_kernel[(triton.cdiv(tokens, MEAN_BLOCK), batch)](
+        head_rms_kernel[(triton.cdiv(tokens, MEAN_BLOCK) * batch,)](
             weight, total, out, tokens, HEADS=heads, BLOCK=MEAN_BLOCK, num_warps=4
         )
     return out

@@ -119,10 +119,14 @@ def rows_kernel(
     x_ptr, order_ptr, ranked_into_ptr, out_ptr, tokens_a, tokens_b, r, width, stride_f, stride_n,
     BLOCK_D: tl.constexpr, SCAN: tl.constexpr,
 ):  # fmt: skip
-    """One output row: an unmerged A copied, or a B averaged with its arrivals, in rank order."""
-    frame = tl.program_id(0).to(tl.int64)
-    row = tl.program_id(1)
-    d = tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
+    """One output row: an unmerged A copied, or a B averaged with its arrivals, in rank order.
+
+    Grid (frames · output rows, blocks of the width).
+    """
+    left = tokens_a - r + tokens_b
+    frame = (tl.program_id(0) // left).to(tl.int64)
+    row = tl.program_id(0) % left
+    d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     base = x_ptr + frame * stride_f + d
     list_at = frame * tokens_a
     inside = d < width
@@ -173,7 +177,7 @@ def merge(x: torch.Tensor, r: int) -> torch.Tensor:
         rank_kernel[(frames, triton.cdiv(tokens_a, RANK_BLOCK))](
             best, into, order, ranked_into, tokens_a, BLOCK=RANK_BLOCK, num_warps=8
         )
-        rows_kernel[(frames, tokens - r, triton.cdiv(width, ROW_BLOCK))](
+        rows_kernel[(frames * (tokens - r), triton.cdiv(width, ROW_BLOCK))](
             x, order, ranked_into, out, tokens_a, tokens_b, r, width, x.stride(0), x.stride(1),
             BLOCK_D=ROW_BLOCK, SCAN=SCAN_BLOCK, num_warps=4,
         )  # fmt: skip

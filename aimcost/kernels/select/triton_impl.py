@@ -45,12 +45,13 @@ def keep_kernel(
     HAS_PROTECTED: tl.constexpr, HAS_LIVE: tl.constexpr, LOWEST: tl.constexpr,
     BLOCK: tl.constexpr, SCAN: tl.constexpr,
 ):  # fmt: skip
-    """Flag each token whose rank is below `keep`. Grid (blocks of tokens, batch)."""
-    batch = tl.program_id(1).to(tl.int64)
+    """Flag each token whose rank is below `keep`. Grid (blocks of tokens · batch)."""
+    blocks = tl.cdiv(tokens, BLOCK)
+    batch = (tl.program_id(0) // blocks).to(tl.int64)
     score = score_ptr + batch * stride_sb
     protected = protected_ptr + batch * tokens
     live = live_ptr + batch * tokens
-    row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     mine = _key(score, protected, live, row, tokens, HAS_PROTECTED, HAS_LIVE, LOWEST)
     rank = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, tokens, SCAN):
@@ -65,10 +66,11 @@ def keep_kernel(
 
 @triton.jit
 def compact_kernel(flag_ptr, kept_ptr, tokens, keep, BLOCK: tl.constexpr):
-    """Positions of the flags, ascending. Grid (blocks of tokens, batch); each counts what precedes it."""
-    batch = tl.program_id(1).to(tl.int64)
+    """Positions of the flags, ascending. Grid (blocks of tokens · batch); each counts what precedes it."""
+    blocks = tl.cdiv(tokens, BLOCK)
+    batch = (tl.program_id(0) // blocks).to(tl.int64)
     flag = flag_ptr + batch * tokens
-    first = tl.program_id(0) * BLOCK
+    first = tl.program_id(0) % blocks * BLOCK
     lane = tl.arange(0, BLOCK)
     earlier = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, first, BLOCK):
@@ -101,9 +103,9 @@ def gather_kernel(
     LEAD2: tl.constexpr, WIDTH2: tl.constexpr, BLOCK2: tl.constexpr,
     LEAD3: tl.constexpr, WIDTH3: tl.constexpr, BLOCK3: tl.constexpr,
 ):  # fmt: skip
-    """One kept token of up to four (LEAD, B, N, WIDTH) tensors; LEAD 0 is an unused slot."""
-    slot = tl.program_id(0)
-    batch = tl.program_id(1).to(tl.int64)
+    """One kept token of up to four (LEAD, B, N, WIDTH) tensors; LEAD 0 is an unused slot. Grid (kept · batch)."""
+    slot = tl.program_id(0) % keep
+    batch = (tl.program_id(0) // keep).to(tl.int64)
     at = tl.load(kept_ptr + batch * keep + slot)
     _copy(src0, dst0, batch, slot, at, requests, keep, stride_l0, stride_b0, stride_n0, LEAD0, WIDTH0, BLOCK0)
     _copy(src1, dst1, batch, slot, at, requests, keep, stride_l1, stride_b1, stride_n1, LEAD1, WIDTH1, BLOCK1)
@@ -116,16 +118,18 @@ def mask_kernel(
     mask_ptr, kept_ptr, out_ptr, keep, stride_b, stride_h, stride_q, stride_k,
     HEADS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row of the smaller mask. Grid (kept queries, batch · heads, blocks of kept keys)."""
-    batch = (tl.program_id(1) // HEADS).to(tl.int64)
-    head = (tl.program_id(1) % HEADS).to(tl.int64)
+    """One row of the smaller mask. Grid (kept queries · batch · heads, blocks of kept keys)."""
+    pair = (tl.program_id(0) // keep).to(tl.int64)
+    slot = tl.program_id(0) % keep
+    batch = pair // HEADS
+    head = pair % HEADS
     kept = kept_ptr + batch * keep
-    column = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    query = tl.load(kept + tl.program_id(0))
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    query = tl.load(kept + slot)
     key = tl.load(kept + column, mask=column < keep, other=0)
     row = mask_ptr + batch * stride_b + head * stride_h + query * stride_q
     value = tl.load(row + key * stride_k, mask=column < keep)
-    out = out_ptr + (tl.program_id(1).to(tl.int64) * keep + tl.program_id(0)) * keep
+    out = out_ptr + (pair * keep + slot) * keep
     tl.store(out + column, value, mask=column < keep)
 
 
@@ -140,12 +144,12 @@ def select(score: torch.Tensor, keep: int, protected: torch.Tensor | None, live:
     flag = torch.empty(batch, tokens, dtype=torch.uint8, device=score.device)
     kept = torch.empty(batch, keep, dtype=torch.int64, device=score.device)
     with torch.cuda.device_of(score):
-        keep_kernel[(triton.cdiv(tokens, RANK_BLOCK), batch)](
+        keep_kernel[(triton.cdiv(tokens, RANK_BLOCK) * batch,)](
             score, _bytes(protected, flag), _bytes(live, flag), flag, tokens, keep, score.stride(0),
             HAS_PROTECTED=protected is not None, HAS_LIVE=live is not None, LOWEST=LOWEST,
             BLOCK=RANK_BLOCK, SCAN=RANK_SCAN, num_warps=4,
         )  # fmt: skip
-        compact_kernel[(triton.cdiv(tokens, COMPACT_BLOCK), batch)](
+        compact_kernel[(triton.cdiv(tokens, COMPACT_BLOCK) * batch,)](
             flag, kept, tokens, keep, BLOCK=COMPACT_BLOCK, num_warps=4
         )
     return kept
@@ -181,7 +185,7 @@ def gather_rows(pairs: Sequence[tuple[torch.Tensor, int]], kept: torch.Tensor) -
             block = min(ROW_BLOCK, triton.next_power_of_2(width))
             sizes |= {f"LEAD{i}": lead, f"WIDTH{i}": width, f"BLOCK{i}": block}
         with torch.cuda.device_of(kept):
-            gather_kernel[(keep, batch)](kept, keep, batch, *arguments, **sizes, num_warps=4)
+            gather_kernel[(keep * batch,)](kept, keep, batch, *arguments, **sizes, num_warps=4)
     return out
 
 
@@ -197,7 +201,7 @@ def gather_mask(mask: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     out = torch.empty(batch, heads, keep, keep, dtype=mask.dtype, device=mask.device)
     wide = mask.expand(batch, -1, -1, -1)
     with torch.cuda.device_of(kept):
-        mask_kernel[(keep, batch * heads, triton.cdiv(keep, MASK_BLOCK))](
+        mask_kernel[(keep * batch * heads, triton.cdiv(keep, MASK_BLOCK))](
             _raw(wide), kept, _raw(out), keep, *wide.stride(), HEADS=heads, BLOCK=MASK_BLOCK, num_warps=4
         )
     return out

@@ -244,3 +244,35 @@ def test_gather(dtype):
         assert torch.equal(found[0], wanted[0])
         assert all(torch.equal(*pair) for pair in zip(found[1], wanted[1], strict=True))
         assert found[2] is wanted[2] is None if mask is None else torch.equal(found[2], wanted[2])
+
+
+def far_apart(x, dim, stride):
+    """A copy of `x` whose `dim` is `stride` elements apart, in memory of which only what it touches is resident."""
+    strides = list(x.stride())
+    strides[dim] = stride
+    span = 1 + sum((size - 1) * step for size, step in zip(x.shape, strides, strict=True))
+    assert span > 2**31
+    return torch.empty(span, dtype=x.dtype).as_strided(x.shape, strides).copy_(x)
+
+
+def test_importance_of_tokens_that_lie_far_apart():
+    q, k = queries_and_keys(1, 2, 1, 5, 16, torch.float16)
+    q, k = q.contiguous(), k.contiguous()
+    wanted = importance_scores(q, k, path="triton")
+    assert torch.equal(importance_scores(far_apart(q, 2, 2**29 + 8), k, path="triton"), wanted)
+    assert torch.equal(importance_scores(q, far_apart(k, 2, 2**29 + 8), path="triton"), wanted)
+
+
+def test_merge_of_tokens_that_lie_far_apart():
+    x = whole_numbers(1, 6, 8, torch.float16, seed=1)
+    assert torch.equal(merge_tokens(far_apart(x, 1, 2**29 + 8), 2, path="triton"), merge_tokens(x, 2, path="triton"))
+
+
+def test_gather_of_heads_and_tokens_that_lie_far_apart():
+    hidden, mask = torch.randn(1, 5, 8).half(), torch.rand(1, 3, 5, 5) > 0.5
+    kept = torch.tensor([[0, 2, 4]])
+    wanted, _, smaller = gather_tokens(hidden, kept, mask=mask, path="torch")
+    for given in ((far_apart(hidden, 1, 2**29 + 8), mask), (hidden, far_apart(mask, 1, 2**30))):
+        found, _, small = gather_tokens(given[0], kept, mask=given[1], path="triton")
+        assert torch.equal(found, wanted)
+        assert torch.equal(small, smaller)
