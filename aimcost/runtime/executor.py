@@ -204,7 +204,9 @@ def apply(
     method: Mapping[str, Any] | None = None,
     boundaries: Boundaries | None = None,
 ) -> Applied:
-    """Run `schedule` on `model`, or plan `method` for each prompt: ``with apply(model, schedule): model.generate(...)``.
+    """Run `schedule` on `model`, or `method` as planned for each prompt.
+
+    ``with apply(model, schedule): model.generate(...)``
 
     Parameters
     ----------

@@ -9,12 +9,12 @@ Shapes: B rows, P prompt tokens, n of them live after the last layer, D width, C
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationMixin
 
 __all__ = ["IGNORED", "HeadCall"]
 
@@ -29,7 +29,7 @@ class HeadCall:
     Attributes
     ----------
     select
-        ``logits_to_keep``, None where the head has no such argument.
+        ``logits_to_keep``, None where the head predicts no tokens.
     labels
         Labels by position, of which the call was given copies: (those of the next token or of its own, tensor).
     kept
@@ -48,7 +48,7 @@ class HeadCall:
     @classmethod
     def of(cls, head: nn.Module, kwargs: dict[str, Any]) -> HeadCall:
         """Read a head's arguments by name, and change them in place where they must not be the caller's own."""
-        predicts_next = "logits_to_keep" in inspect.signature(head.forward).parameters
+        predicts_next = isinstance(head, GenerationMixin)
         select: Any = kwargs.get("logits_to_keep", 0) if predicts_next else None
         if isinstance(select, (list, tuple)):
             given = kwargs.get("input_ids") if kwargs.get("inputs_embeds") is None else kwargs["inputs_embeds"]
