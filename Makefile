@@ -62,6 +62,7 @@ bench: $(VENV)/.test
 docs: $(VENV)/.test
 	$(BIN)/python docs/validation.py
 	$(BIN)/python docs/evidence.py
+	$(BIN)/python docs/methods.py
 	$(BIN)/python docs/build.py
 
 # Counts of transformers' own image and video processors, which `make test` holds ours to. Video processors need

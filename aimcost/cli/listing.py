@@ -153,7 +153,9 @@ def describe(name: str) -> str:
             for key, field in pydantic_model(module.Params).model_fields.items()
             if key != "name"
         )
-        return f"# method {name}\n{module.__doc__.strip()}\n\nparameters:\n{fields}"
+        released = getattr(module, "RELEASED", None)
+        told = "" if released is None else f"{released}\n".replace("; ", "\n  ")
+        return f"# method {name}\n{module.__doc__.strip()}\n\n{told}parameters:\n{fields}"
     if name in discover.estimator_names():
         doc = importlib.import_module(f"aimcost.pricing.estimators.{name}").__doc__ or estimator_of(name).summary
         return f"# estimator {name}\n{doc.strip()}\n"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
 from ..methods.implementation import computed_schedule, implementation_notes
@@ -22,6 +22,9 @@ from .precision import resolve_precision
 from .schema import RunFile, WorkloadFile, validate
 from .stack import DEFAULT_STACK, EXECUTIONS, load_stack
 from .workload import InputSize, input_sizes, resolve_workload
+
+if TYPE_CHECKING:
+    from ..methods.base import Released
 
 __all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "plan_schedule", "varied"]
 
@@ -402,4 +405,7 @@ def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any
             "method.name", f"none: the visual tokens of {model.name} do not enter its sequence", name, where=where
         )
     schedule: Schedule = module.plan(model, workload, params)
+    released: Released | None = getattr(module, "RELEASED", None)
+    if released is not None and released.differs:
+        return replace(schedule, notes=(*schedule.notes, str(released)))
     return schedule

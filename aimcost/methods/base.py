@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from ..errors import InvalidValueError, ScheduleError
@@ -18,6 +18,7 @@ __all__ = [
     "DroppedParams",
     "KeptParams",
     "MethodParams",
+    "Released",
     "build_schedule",
     "check_schedule",
     "cuts_by_ratio",
@@ -40,6 +41,31 @@ __all__ = [
 RENUMBERED = "renumbered"
 # Shares that a planner's grid over a method's own parameters tries.
 RATIOS = (0.9, 0.8, 0.75, 0.7, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.1, 0.05, 0.02)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """The code that a method's authors released, and how near `aimcost.apply` comes to it.
+
+    Attributes
+    ----------
+    code
+        Repository and commit.
+    overlap
+        Of what its functions keep or merge on seeded tensors, the least share over the cases that ours keep or merge
+        as well (``tests/golden/released``; a test measures it). None: not recorded.
+    differs
+        What is done otherwise, and what cannot be done.
+    """
+
+    code: str
+    overlap: float | None = None
+    differs: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        share = "not recorded" if self.overlap is None else f"{self.overlap:.2f}"
+        parts = (f"overlap with the released code ({self.code}): {share}", *self.differs)
+        return "; ".join(parts)
 
 
 class MethodParams(Strict):

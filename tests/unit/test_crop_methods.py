@@ -103,7 +103,7 @@ def test_vidcom2_rounds_every_frame() -> None:
 def test_vidcom2_leaves_images_alone_and_says_so() -> None:
     schedule = plan(IMAGE, "vidcom2")
     assert (schedule.visual_tokens, schedule.events) == (576, ())
-    assert schedule.notes == ("VidCom2 reduces video alone: all tokens of images stay",)
+    assert schedule.notes[0] == "VidCom2 reduces video alone: all tokens of images stay"
 
 
 def test_fastervlm_reads_one_row_of_attention() -> None:

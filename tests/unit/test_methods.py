@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import aimcost
+from aimcost.cli.listing import describe
 from aimcost.errors import InvalidValueError
+from aimcost.inputs import discover
+from aimcost.methods.registry import plan_module
 from aimcost.types import ReductionEvent, Schedule
 
+ROOT = Path(__file__).resolve().parents[2]
 VIDEO = {"model": "llava-onevision-qwen2-7b", "workload": {"frames": 32, "text_tokens": 100}}  # 28 layers
 IMAGE = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 40}}  # 576 patches, 32 layers
 
@@ -366,3 +372,20 @@ def test_counts_after_merging_are_aims_own() -> None:
     assert not any(event.priced for event in free.run.schedule.layer_events)
     with pytest.raises(InvalidValueError, match=f"{counts[0]} in layer 0"):
         aimcost.schedule(base, method={**method, "tokens_per_layer": [counts[0] + 1, *counts[1:]]})
+
+
+def test_the_page_of_methods_is_current() -> None:
+    """docs/methods.md, the notes of schedules and `aimcost show` say what `RELEASED` says."""
+    spec = importlib.util.spec_from_file_location("docs_methods", ROOT / "docs" / "methods.py")
+    assert spec is not None
+    assert spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    rows = "".join(page.row(name) for name in discover.method_names())
+    assert page.HEAD + rows + page.TAIL == (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    released = plan_module("dart").RELEASED
+    assert (
+        str(released) in aimcost.schedule({"model": "llava-1.5-7b", "workload": {"images": 1}, "method": "dart"}).notes
+    )
+    assert released.differs[0] in describe("dart")
+    assert not aimcost.schedule({"model": "llava-1.5-7b", "workload": {"images": 1}, "method": "fastv"}).notes

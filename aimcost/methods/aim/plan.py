@@ -15,6 +15,7 @@ from ...types import ModelSpec, ReductionEvent, Schedule, Workload
 from ...types.strict import Bounds
 from ..base import (
     MethodParams,
+    Released,
     build_schedule,
     event_before,
     require_absent,
@@ -25,6 +26,15 @@ from ..base import (
 from .cost import BIPARTITE, PAGERANK
 
 SUMMARY = "AIM: merge per frame, prune from l1 to l2: merge_ratio | merge_r, l1, l2, decay, convention"
+
+RELEASED = Released(
+    code="LaVi-Lab/AIM at edc24e9",
+    differs=(
+        "importance starts from live tokens and flows among them alone, where dropped ones go on voting "
+        "(apply_masked runs that, kept_overlap compares)",
+        "merging compares in fp32 whatever the model's format",
+    ),
+)
 
 # What arXiv 2412.03248 evaluates with: merging to 25 %, and (l1, l2) of LLaVA-OneVision-7B (28 layers) and
 # LLaVA-1.5-7B (32). Other depths take those of 28 in proportion.

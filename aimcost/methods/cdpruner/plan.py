@@ -9,12 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import RATIOS, CropParams, reduce_crops
+from ..base import RATIOS, CropParams, Released, reduce_crops
 from .cost import CONDITIONAL_DPP
 
 SUMMARY = (
     "CDPruner: pre-LLM, tokens of each crop diverse given the question (priced only): "
     "visual_token_num | ratio | keep_tokens"
+)
+
+RELEASED = Released(
+    code="Theia-4869/CDPruner at 9541616",
+    differs=("priced only: it ranks with CLIP's text tower, which no model here brings along",),
 )
 
 DEFAULT_SHARE = 128 / 576

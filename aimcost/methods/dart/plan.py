@@ -8,10 +8,20 @@ from __future__ import annotations
 from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import DroppedParams, cuts_by_ratio, drop_after
+from ..base import DroppedParams, Released, cuts_by_ratio, drop_after
 from .cost import PIVOT_COSINE
 
 SUMMARY = "DART: layers 0 … k−1 full, then tokens unlike the pivots: k, ratio (dropped) | keep_tokens"
+
+RELEASED = Released(
+    code="ZichenWen1/DART, as ported to ModelTC/LightCompress at 9701d03",
+    overlap=0.88,
+    differs=(
+        "pivots are visited by their place modulo 32, which is the order of a hash table in released code "
+        "unless two share a slot",
+        "the schedule says how many stay, where released code keeps 4 and a multiple of 8",
+    ),
+)
 
 DEFAULT_RATIO = 0.778
 

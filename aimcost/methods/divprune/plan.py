@@ -8,10 +8,16 @@ from __future__ import annotations
 from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import RATIOS, KeptParams, reduce_before, require_absent
+from ..base import RATIOS, KeptParams, Released, reduce_before, require_absent
 from .cost import MAX_MIN_COSINE
 
 SUMMARY = "DivPrune: pre-LLM, max-min diverse subset of all visual tokens: ratio | keep_tokens"
+
+RELEASED = Released(
+    code="vbdi/divprune at 799e2d9",
+    overlap=1.0,
+    differs=("no token is chosen twice, as it may be in released code where rounding makes a distance negative",),
+)
 
 DEFAULT_RATIO = 0.098
 

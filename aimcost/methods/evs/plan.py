@@ -11,10 +11,14 @@ from typing import Annotated
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import MethodParams, reduce_before, video_alone
+from ..base import MethodParams, Released, reduce_before, video_alone
 from .cost import TEMPORAL_COSINE
 
 SUMMARY = "EVS: pre-LLM, tokens that changed since the previous frame: q (share dropped)"
+
+RELEASED = Released(
+    code="vllm-project/vllm, vllm/multimodal/evs.py",
+)
 
 
 class Params(MethodParams):

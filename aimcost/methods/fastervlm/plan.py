@@ -9,10 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import RATIOS, CropParams, reduce_crops
+from ..base import RATIOS, CropParams, Released, reduce_crops
 from .cost import CLASS_ATTENTION_TOP
 
 SUMMARY = "FasterVLM: pre-LLM, most attended tokens of each crop: visual_token_num | ratio | keep_tokens"
+
+RELEASED = Released(
+    code="Theia-4869/FasterVLM at f5d5f12",
+    overlap=1.0,
+)
 
 DEFAULT_SHARE = 144 / 576
 

@@ -8,10 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import DroppedParams, cuts_by_ratio, drop_after
+from ..base import DroppedParams, Released, cuts_by_ratio, drop_after
 from .cost import LAST_ROW
 
 SUMMARY = "FastV: layers 0 … k−1 full, then a share (ratio) of visual tokens dropped: k, ratio | keep_tokens"
+
+RELEASED = Released(
+    code="pkunlp-icler/FastV",
+)
 
 DEFAULT_RATIO = 0.5
 

@@ -9,12 +9,21 @@ from typing import Annotated, Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import RATIOS, KeptParams, reduce_before, require_absent, require_between
+from ..base import RATIOS, KeptParams, Released, reduce_before, require_absent, require_between
 from .cost import HOLISTIC, NUM_PATCHES
 
 SUMMARY = (
     "HoloV: pre-LLM, most attended tokens of each strip of an image: new_image_token_num | ratio | keep_tokens, "
     "num_patches"
+)
+
+RELEASED = Released(
+    code="obananas/HoloV at 1d2e65e",
+    overlap=1.0,
+    differs=(
+        "tokens stay in the image's order, where released code orders each strip by attention",
+        "a share above a strip's size is filled elsewhere, where released code pads with zeros",
+    ),
 )
 
 DEFAULT_TOKENS, OF = 64, 576

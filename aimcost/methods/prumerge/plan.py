@@ -8,10 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import RATIOS, KeptParams, reduce_before, require_absent
+from ..base import RATIOS, KeptParams, Released, reduce_before, require_absent
 from .cost import CLASS_ATTENTION
 
 SUMMARY = "PruMerge: pre-LLM, int(N·ratio) + 1 tokens per image: ratio | keep_tokens"
+
+RELEASED = Released(
+    code="42Shawn/LLaVA-PruMerge at 097c041",
+    overlap=1.0,
+    differs=(
+        "the schedule says how many stay, not the outliers of each image",
+        "where tokens are pooled after the projector, that is what is merged, without a class token",
+    ),
+)
 
 # 40 of 576 tokens, the share of the tables of arXiv 2412.03248
 DEFAULT_RATIO = 0.0694

@@ -6,10 +6,19 @@ Source: 42Shawn/LLaVA-PruMerge. The real share follows from each image; here it 
 from __future__ import annotations
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import KeptParams, reduce_before, require_absent
+from ..base import KeptParams, Released, reduce_before, require_absent
 from .cost import CLASS_ATTENTION_GRID
 
 SUMMARY = "PruMerge+: pre-LLM, int(N·ratio) tokens per image: ratio | keep_tokens"
+
+RELEASED = Released(
+    code="42Shawn/LLaVA-PruMerge at 097c041",
+    overlap=1.0,
+    differs=(
+        "the schedule says how many stay, not the outliers of each image; a grid that is longer is laid wider",
+        "where tokens are pooled after the projector, that is what is merged, without a class token",
+    ),
+)
 
 # 144 of 576 tokens, the share of the tables of arXiv 2412.03248
 DEFAULT_RATIO = 0.25

@@ -10,10 +10,16 @@ from typing import Annotated, Any, Literal
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds, made
-from ..base import RATIOS, MethodParams, build_schedule, require_between, scaled_layers
+from ..base import RATIOS, MethodParams, Released, build_schedule, require_between, scaled_layers
 from .cost import LAST_QUERY
 
 SUMMARY = "PyramidDrop: visual tokens cut to ratios[i] before layer layers[i]: layers, ratios"
+
+RELEASED = Released(
+    code="Cooperx521/PyramidDrop at 6444f30",
+    overlap=1.0,
+    differs=("under mRoPE positions stay as they are",),
+)
 
 
 class Params(MethodParams):

@@ -11,10 +11,19 @@ from typing import Annotated, Literal
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import MethodParams, build_schedule, require_between, scaled_layers
+from ..base import MethodParams, Released, build_schedule, require_between, scaled_layers
 from .cost import PER_CLUSTER, RECYCLED_SHARE, TEXT_RATERS
 
 SUMMARY = "SparseVLM: visual tokens cut to keep[i] (+ merged ones) after layer layers[i]: layers, keep"
+
+RELEASED = Released(
+    code="Gumpest/SparseVLMs at 26a5f48, its first version",
+    overlap=1.0,
+    differs=(
+        "no noise is added to the density of clusters",
+        "under mRoPE positions stay, and a merged token takes the place of its cluster's centre",
+    ),
+)
 
 # The "192" setting for the 576 tokens of LLaVA-1.5; other counts take it in proportion.
 _LAYERS, _KEEP, _OF = (2, 6, 15), (300, 200, 110), 576

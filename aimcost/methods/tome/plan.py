@@ -10,10 +10,15 @@ from typing import Annotated
 from ...errors import InvalidValueError, UnsupportedModelError
 from ...types import ModelSpec, ReductionEvent, Schedule, VisionSpec, Workload
 from ...types.strict import Bounds
-from ..base import MethodParams, build_schedule
+from ..base import MethodParams, Released, build_schedule
 from .cost import MEAN_KEY_BIPARTITE
 
 SUMMARY = "ToMe: −r tokens per layer inside the vision tower: r"
+
+RELEASED = Released(
+    code="facebookresearch/ToMe at af95e4b",
+    differs=("priced only: it merges between attention and MLP of each tower layer",),
+)
 
 
 class Params(MethodParams):

@@ -10,10 +10,16 @@ from typing import Annotated, Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import RATIOS, MethodParams, reduce_before, video_alone
+from ..base import RATIOS, MethodParams, Released, reduce_before, video_alone
 from .cost import UNIQUENESS
 
 SUMMARY = "VidCom2: pre-LLM, tokens unlike their frame and the video, more of unlike frames: ratio"
+
+RELEASED = Released(
+    code="xuyang-liu16/VidCom2 at 944a17d",
+    overlap=0.99,
+    differs=("as many tokens stay as planned, where budgets rounded frame by frame may add up to a few more or fewer",),
+)
 
 
 class Params(MethodParams):

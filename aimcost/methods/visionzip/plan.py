@@ -9,10 +9,16 @@ from typing import Annotated
 
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import MethodParams, reduce_before, require_absent
+from ..base import MethodParams, Released, reduce_before, require_absent
 from .cost import CLASS_ATTENTION_CONTEXTUAL, CONTEXTUAL, DOMINANT, OF
 
 SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens per image: dominant, contextual | keep_tokens"
+
+RELEASED = Released(
+    code="dvlab-research/VisionZip at 3151f6d",
+    overlap=1.0,
+    differs=("where tokens are pooled after the projector, that is what is merged, without a class token",),
+)
 
 
 class Params(MethodParams):

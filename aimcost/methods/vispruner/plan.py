@@ -10,12 +10,17 @@ from typing import Annotated, Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import RATIOS, CropParams, reduce_crops
+from ..base import RATIOS, CropParams, Released, reduce_crops
 from .cost import IMPORTANT_AND_DIVERSE, IMPORTANT_RATIO
 
 SUMMARY = (
     "VisPruner: pre-LLM, attended and diverse tokens of each crop: visual_token_num | ratio | keep_tokens, "
     "important_ratio"
+)
+
+RELEASED = Released(
+    code="Theia-4869/VisPruner at aefa01a",
+    overlap=1.0,
 )
 
 DEFAULT_SHARE = 128 / 576

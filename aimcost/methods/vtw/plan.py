@@ -6,10 +6,14 @@ from typing import Annotated, Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import MethodParams, build_schedule, require_between, scaled_layer
+from ..base import MethodParams, Released, build_schedule, require_between, scaled_layer
 from .cost import WITHDRAW
 
 SUMMARY = "VTW: layers 0 … k−1 full, then text alone: k"
+
+RELEASED = Released(
+    code="lzhxmu/VTW",
+)
 
 
 class Params(MethodParams):
