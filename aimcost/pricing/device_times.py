@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from ..machine.timemodels.gemm import GemmModel
 from ..machine.timemodels.measured import AttentionGrid, CurveSet, GemmGrid
 from ..machine.timemodels.memory_bound import KernelModel, latency_s
 from ..machine.timemodels.memory_bound import seconds as kernel_seconds
-from .operations import MOST_ROWS
+from .caches import held
 from .stack_kernels import StackKernels
 from .table import OpTable, Products, fixed
 
@@ -35,7 +35,6 @@ __all__ = ["DevicePricing", "DeviceTimes"]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Rows = NDArray[np.int64]
-_HELD = 64
 _LIBRARY_FORMATS = ("bf16", "fp16")  # other formats' kernels are not of cuBLAS's 16-bit products
 # A row is launch-bound where launches take more of its device time than traffic and arithmetic together.
 LAUNCH_BOUND_SHARE = 0.5
@@ -358,25 +357,17 @@ def times_of(model: GemmModel | GemmGrid, products: Products, moved: Floats, car
     return Times(fixed(seconds), fixed(model.outside(m, n, k)), model.launch_s)
 
 
+@held(64, rows=len)
 def product_times(table: OpTable, model: GemmModel | GemmGrid, card: Card, weights: str = "") -> Times:
     """Of each distinct shape of the table's products with weights of a format, launched one by one."""
-    return (_products if len(table) <= MOST_ROWS else _products.__wrapped__)(table, model, card, weights)
-
-
-@lru_cache(maxsize=_HELD)
-def _products(table: OpTable, model: GemmModel | GemmGrid, card: Card, weights: str) -> Times:
     return times_of(model, table.products[weights], table.bytes[table.product_rows[weights]], card)
 
 
+@held(128, rows=len)
 def attention_times(
     table: OpTable, index: int, model: AttentionModel | AttentionGrid, traffic: float, card: Card
 ) -> Times:
     """Of the rows of segment `index`, which move `traffic` times their bytes."""
-    return (_attention if len(table) <= MOST_ROWS else _attention.__wrapped__)(table, index, model, traffic, card)
-
-
-@lru_cache(maxsize=2 * _HELD)
-def _attention(table: OpTable, index: int, model: AttentionModel | AttentionGrid, traffic: float, card: Card) -> Times:
     rows, dims = table.rows_of(index), table.columns(index)
     seconds = model.seconds(
         dims,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,17 @@ from ..ops.reduction import Cut, ScoreContext
 from ..types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, TowerLoad, VisionSpec, Workload
 from ..types.formats import Part, Widths
 from ..types.traced import TracedTower
+from .caches import forget, held
 from .derived import reduction, stage_send, with_conversions, with_gathered_images
 from .table import OpTable, TableBuilder
 
-__all__ = ["MOST_ROWS", "build", "forget"]
+__all__ = ["TableKey", "build", "forget"]
 
 Layers = NDArray[np.int64]
 
 
 # Stages behind a traced tower's layers, and the part whose number formats each has.
 _TRACED_PARTS: tuple[tuple[str, Part], ...] = (("vision", "tower"), ("projector", "projector"))
-# A cache of op tables by what they follow from: how many it holds, and the most rows of one (about 3 MB).
-_HELD, MOST_ROWS = 32, 20_000
 
 
 def build(run: Run) -> OpTable:
@@ -47,15 +46,12 @@ def build(run: Run) -> OpTable:
     as one request passes through them. Runs that differ in stack, estimator or machine (but for its on-chip
     size) share one table.
     """
-    question = _Question.of(run)
-    # about as many rows as the table will have: 20 operations a layer, and attention by decode step
-    rows = run.model.decoder.layers * (20 + decode_steps(run.workload))
-    return _held(question) if rows <= MOST_ROWS else _built(question)
+    return _built(TableKey.of(run))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Question:
-    """What the operations of a request follow from, compared by content.
+class TableKey:
+    """What the rows of a request follow from, compared by content: the key of its `OpTable`.
 
     Attributes
     ----------
@@ -75,7 +71,7 @@ class _Question:
     onchip_bytes: float
 
     @classmethod
-    def of(cls, run: Run) -> _Question:
+    def of(cls, run: Run) -> TableKey:
         schedule = run.computed
         return cls(
             model=run.model,
@@ -93,25 +89,31 @@ class _Question:
             onchip_bytes=run.hardware.onchip_bytes if run.hardware else 0.0,
         )
 
+    @property
+    def rows(self) -> int:
+        """About as many as the table will have: 20 operations a layer, and attention by decode step."""
+        return self.model.decoder.layers * (20 + decode_steps(self.workload))
 
-def _built(asked: _Question) -> OpTable:
-    model, workload, schedule, parallel = asked.model, asked.workload, asked.schedule, asked.parallel
-    attention, implementation = asked.attention, asked.implementation
+
+@held(32, rows=attrgetter("rows"))
+def _built(key: TableKey) -> OpTable:
+    model, workload, schedule, parallel = key.model, key.workload, key.schedule, key.parallel
+    attention, implementation = key.attention, key.implementation
     request = _Request(
         model=model,
         workload=workload,
         schedule=schedule,
-        precision=asked.precision,
+        precision=key.precision,
         implementation=implementation,
-        onchip_bytes=asked.onchip_bytes,
+        onchip_bytes=key.onchip_bytes,
         ranks=decoder_ranks(model.decoder, parallel),
         stage_starts=np.array([stage.start for stage in stage_layers(model.decoder.layers, parallel.pp)][1:], int),
-        builder=TableBuilder(asked.precision.weights),
+        builder=TableBuilder(key.precision.weights),
     )
     load = visual_tokens.tower_load(model, workload)
     if load is not None and model.vision is not None:
         inputs = float(tower_inputs(load, workload.batch, parallel))
-        kernel = tower_kernel(schedule, implementation, asked.tower_attention)
+        kernel = tower_kernel(schedule, implementation, key.tower_attention)
         request.vision(model.vision, load, inputs, kernel, tower_ranks(parallel))
     request.merging()
     request.prefill(eager_layers(schedule, implementation, attention))
@@ -119,17 +121,9 @@ def _built(asked: _Question) -> OpTable:
     if steps:
         request.decode(steps, decode_kernel(schedule, implementation, attention))
     builder = request.builder
-    builder.parts = with_conversions(builder.parts, asked.precision, float(model.decoder.head_dim))
+    builder.parts = with_conversions(builder.parts, key.precision, float(model.decoder.head_dim))
     builder.parts = with_gathered_images(builder.parts, parallel)
     return builder.finish(steps)
-
-
-_held = lru_cache(maxsize=_HELD)(_built)
-
-
-def forget() -> None:
-    """Drop the tables that are held: for whoever has changed a formula in this process."""
-    _held.cache_clear()
 
 
 def decode_steps(workload: Workload) -> int:
