@@ -120,6 +120,7 @@ def test_a_command_is_listed_and_runs(house: Path) -> None:
         ("plan", "llava15_aim_a100", "--question", "break-even"),
         ("reproduce",),
         ("check", "llava15_aim_a100", "--baseline", "base.json"),
+        ("evidence", "configs/timings/bench.jsonl"),
     ],
     ids=lambda arguments: f"{arguments[0]}-{len(arguments)}",
 )

@@ -5,11 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..common import (
-    JsonOption,
-    app,
-    one_of,
-)
+from ..common import FormatFlag, JsonOption, ReportOption, app, format_asked, one_of, write_report
 from ..options import Argument, Option
 
 
@@ -27,15 +23,18 @@ def evidence(
         bool, Option("--refit", help="Print stack coefficients refitted to all rows, beside the shipped ones.")
     ] = False,
     as_json: JsonOption = False,
+    form: FormatFlag = None,
+    output: ReportOption = None,
 ) -> None:
     """Compare predictions with published GPU timings.
 
     Errors by source, stack, quantity and card; coverage of the 80 % band; speed-ups.
     """
     from ...evidence.evidence import gather
-    from ...report.evidence import evidence_dict, evidence_text
-    from ...report.export import to_json
+    from ...report.evidence import evidence_dict, evidence_text, joined_dict
+    from ...report.format import Report
 
+    written = format_asked(form, as_json=as_json, output=output)
     if refit:
         from ...evidence.held_out import refit as fitted
         from ...evidence.timings import load_timings
@@ -43,7 +42,11 @@ def evidence(
 
         one_of(**{"refit": refit, "leave-out": leave_out is not None})
         refits = fitted(load_timings(timings or None).requests)
-        print(to_json([refit_dict(each) for each in refits]) if as_json else figures_text(refits))
+        figures = [refit_dict(each) for each in refits]
+        report = Report(text=lambda: figures_text(refits), data=lambda: figures, rows=lambda: figures)
+        write_report(report, written, output)
         return
     found = gather(timings or None, leave_out=leave_out)
-    print(to_json(evidence_dict(found)) if as_json else evidence_text(found))
+    rows = [joined_dict(row) for row in found.rows]
+    report = Report(text=lambda: evidence_text(found), data=lambda: evidence_dict(found), rows=lambda: rows)
+    write_report(report, written, output)
