@@ -18,7 +18,7 @@ from ..inputs.run import Run
 from ..pricing.pricing import estimate_run
 from ..pricing.result import Estimate
 from ..pricing.table import NO_LAYER
-from ..types import ReductionEvent, Schedule
+from .layers import Pair, with_layers
 
 __all__ = ["LayerTable", "layer_table"]
 
@@ -105,8 +105,7 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
         raise InvalidValueError("parallel.pp", "1 for a bulk table", run.parallel.pp)
     if top < 1:
         raise InvalidValueError("max_tokens", "at least 1", top)
-    counts = tuple(range(top, 0, -1))
-    every = estimate_run(_with_layers(run, counts, events=()))
+    every = estimate_run(with_layers(_alone(run), [(n, n) for n in range(top, 0, -1)], ""))
     seconds, flops = _by_count(every, top)
     outside = every.rows(["prefill"]) & (every.table.layer == NO_LAYER)
     cut_from = cut_to = None
@@ -131,14 +130,11 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     )
 
 
-def _with_layers(run: Run, counts: tuple[int, ...], events: tuple[ReductionEvent, ...]) -> Run:
-    """The run on a model with a layer for each of `counts`, prefill only."""
-    decoder = replace(run.model.decoder, layers=len(counts))
-    schedule: Schedule = replace(run.schedule, tokens=counts, events=events)
+def _alone(run: Run) -> Run:
+    """The prefill of its layers alone; waiting for the host is no sum over layers, so the table holds device time."""
     workload = replace(run.workload, frames=0, images=0, new_tokens=0)
-    model = replace(run.model, decoder=decoder)
-    # waiting for the host is no sum over layers: the table holds device time
-    return replace(run, model=model, workload=workload, schedule=schedule, include=None, host_time=False)
+    schedule = replace(run.schedule, events=())
+    return replace(run, workload=workload, schedule=schedule, include=None, host_time=False)
 
 
 def _by_count(every: Estimate, top: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -149,14 +145,9 @@ def _by_count(every: Estimate, top: int) -> tuple[NDArray[np.float64], NDArray[n
     return seconds, flops
 
 
-def _cut_times(run: Run, scorer: str, cuts: list[tuple[int, int]]) -> NDArray[np.float64]:
-    """Seconds of each cut (tokens before, tokens after)."""
-    events = tuple(
-        ReductionEvent(action="prune", scorer=scorer, after_layer=i, tokens_in=before, tokens_out=after)
-        for i, (before, after) in enumerate(cuts)
-    )
-    counts = tuple(before for before, _ in cuts)
-    priced = estimate_run(_with_layers(run, counts, events))
+def _cut_times(run: Run, scorer: str, cuts: list[Pair]) -> NDArray[np.float64]:
+    """Seconds of each cut; those from a count to itself are none."""
+    priced = estimate_run(with_layers(_alone(run), cuts, scorer))
     seconds = np.zeros(len(cuts))
     for segment in priced.table.segments:
         if segment.stage == "prefill" and segment.group == "selection":

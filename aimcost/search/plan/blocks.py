@@ -22,14 +22,13 @@ from ...pricing.memory import StageMemory
 from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
 from ...pricing.table import NO_LAYER
-from ...types import ReductionEvent
 from ...types.stages import STAGES
+from ..layers import Pair, with_layers
 from .band import Rows, both_rows, device_and_host
 
-__all__ = ["Blocks", "Pair", "Tables", "tables"]
+__all__ = ["Blocks", "Tables", "tables"]
 
 Floats = NDArray[np.float64]
-Pair = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,7 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
     if run.include is not None and "prefill" not in run.include:
         raise InvalidValueError("include", "one that includes prefill, to plan", list(run.include))
     ordered = tuple(sorted(pairs, key=lambda pair: (-pair[0], -pair[1])))
-    priced_run = _with_layers(run, ordered, scorer, priced)
+    priced_run = with_layers(run, ordered, scorer, priced=priced)
     priced_run = replace(priced_run, workload=replace(priced_run.workload, new_tokens=0))
     every = estimate_run(priced_run)
     order, _ = execution_order(every.table)
@@ -182,26 +181,10 @@ def _added(every: Estimate, rows: NDArray[np.bool_]) -> float:
     return float(every.seconds[rows & every.priced.overhead(STAGES)].sum())
 
 
-def _with_layers(run: Run, pairs: tuple[Pair, ...], scorer: str, priced: bool) -> Run:
-    """The run on a model with a layer for each of `pairs`."""
-    events = tuple(
-        ReductionEvent(action="prune", scorer=scorer, after_layer=i, tokens_in=before, tokens_out=after, priced=priced)
-        for i, (before, after) in enumerate(pairs)
-        if after < before
-    )
-    schedule = replace(
-        run.schedule,
-        tokens=tuple(before for before, _ in pairs),
-        events=(*run.schedule.pre_llm_events, *events),
-    )
-    decoder = replace(run.model.decoder, layers=len(pairs))
-    return replace(run, model=replace(run.model, decoder=decoder), schedule=schedule)
-
-
 def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
     """All decode steps, by the count that a layer's cache holds."""
     counts = tuple(sorted({before for before, _ in pairs}, reverse=True))
-    every = estimate_run(_with_layers(run, tuple((n, n) for n in counts), scorer, False))
+    every = estimate_run(with_layers(run, [(n, n) for n in counts], scorer))
     order, decode = execution_order(every.table)
     where = np.array([counts.index(before) for before, _ in pairs])
     kv = np.array(every.memory.kv_by_layer)[where]

@@ -25,7 +25,8 @@ from ...methods.aim.plan import pruned, reachable_ratios
 from ...methods.registry import find_scorer, plan_module
 from ...types import ReductionEvent, Schedule, runs_of
 from ..compositions import Compositions, compositions
-from .blocks import Pair, Tables, tables
+from ..layers import Pair
+from .blocks import Tables, tables
 from .evaluate import Figures, evaluate
 from .levels import LevelTables, level_tables
 
