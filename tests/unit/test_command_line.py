@@ -148,10 +148,10 @@ def test_a_command_imports_no_other() -> None:
     assert done.stdout.strip() == "['aimcost.cli.commands.estimate']"
 
 
-def test_a_cold_estimate_imports_no_archives_no_hashes_and_no_mail() -> None:
-    """Each is a few per cent of the command: what writes files or digests loads them when it runs."""
+def test_a_cold_estimate_as_json_imports_no_archives_no_hashes_and_no_mail() -> None:
+    """Each is a few per cent of the command: what writes files, digests or aligns tables loads them when it runs."""
     code = (
-        "import sys; sys.argv[1:] = ['estimate', 'llava15_aim_a100']; from aimcost.cli import main\n"
+        "import sys; sys.argv[1:] = ['estimate', 'llava15_aim_a100', '--json']; from aimcost.cli import main\n"
         "try: main()\n"
         "finally: print(sorted({'tempfile', 'hashlib', 'email', 'csv'} & set(sys.modules)), file=sys.stderr)"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..export import to_json
+from ...inputs.strict_json import to_json
 from ..format import Format, Report
 
 
