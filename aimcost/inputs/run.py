@@ -12,7 +12,7 @@ from ..errors import AimcostError, FileFormatError, InvalidValueError, UnknownNa
 from ..methods.implementation import computed_schedule, implementation_notes
 from ..methods.registry import plan_module
 from ..models.parallel import check_parallel, parallel_notes
-from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Stack, Workload
+from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Serving, Stack, Workload
 from . import discover
 from .files import read_once
 from .hardware import load_hardware
@@ -61,6 +61,8 @@ class Run:
         Stages that count in the totals; None: all but ``preprocess``.
     implementation
         How reduction runs: ``fused`` kernels, ``eager`` as released code drops, or ``masked`` as it hides.
+    serving
+        How an engine divides the card's memory among requests.
     budgets
         Limits by the keys of ``budgets:``, in the units of those keys; only those given.
     price_per_hour
@@ -88,6 +90,7 @@ class Run:
     stack_given: bool = False
     implementation: str = "fused"
     parallel: Parallel = field(default_factory=Parallel)
+    serving: Serving = field(default_factory=Serving)
     budgets: Mapping[str, float] = field(default_factory=dict)
     price_per_hour: float | None = None
     confidence: float = 0.8
@@ -205,6 +208,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
     request = _request(file, where, before)
     model, workload, schedule = request.model, request.workload, request.schedule
     precision, stored = resolve_precision(file, model)
+    serving = Serving(**file.serving.dump())
     parallel = Parallel(**file.parallel.dump())
     check_parallel(model, parallel)
     hardware = _hardware(file, before)
@@ -231,6 +235,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         stack_given=file.stack is not None or file.execution is not None,
         implementation=implementation,
         parallel=parallel,
+        serving=serving,
         budgets=file.budgets.dump(exclude_none=True),
         price_per_hour=file.price_per_hour,
         confidence=file.confidence,
@@ -241,7 +246,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
             *model.notes,
             *request.workload_notes,
             *stored,
-            *_context_note(model, schedule, workload),
+            *_context_note(model, schedule, workload, serving),
             *schedule.notes,
             *implementation_notes(schedule, implementation, attention, tower_attention),
             *parallel_notes(model, parallel, workload.batch),
@@ -310,12 +315,18 @@ def _shown(path: Path) -> str:
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
 
 
-def _context_note(model: ModelSpec, schedule: Schedule, workload: Workload) -> tuple[str, ...]:
-    """A warning where the language model is given more tokens than it was made for."""
-    limit, tokens = model.decoder.context_limit, schedule.tokens[0] + workload.new_tokens
-    if limit is None or tokens <= limit:
-        return ()
-    return (f"warning: {tokens:,} tokens exceed the context limit of {model.name}, {limit:,}",)
+def _context_note(model: ModelSpec, schedule: Schedule, workload: Workload, serving: Serving) -> tuple[str, ...]:
+    """Warnings where the language model is given more tokens than it was made for, or than a server takes."""
+    tokens = schedule.tokens[0] + workload.new_tokens
+    limits = (
+        (model.decoder.context_limit, f"the context limit of {model.name}"),
+        (serving.max_model_len, "serving.max_model_len"),
+    )
+    return tuple(
+        f"warning: {tokens:,} tokens exceed {what}, {limit:,}"
+        for limit, what in limits
+        if limit is not None and tokens > limit
+    )
 
 
 def _stack(file: RunFile, hardware: HardwareSpec | None, where: str) -> Stack:

@@ -13,6 +13,7 @@ __all__ = [
     "Positive",
     "PrecisionFile",
     "RunFile",
+    "ServingFile",
     "StackFile",
     "Strict",
     "TextTokens",
@@ -119,6 +120,24 @@ class ParallelFile(Strict):
     tower: Literal["replicated", "sharded", "data"] = "replicated"
 
 
+class ServingFile(Strict):
+    """How an engine divides a card's memory among requests; `concurrent_requests` rests on it.
+
+    Attributes
+    ----------
+    memory_fraction
+        Share of the card's memory for weights, activations and caches.
+    prefill_chunk
+        Prompt tokens that one step computes on.
+    max_model_len
+        Tokens that every request is counted with; by default its own.
+    """
+
+    memory_fraction: Annotated[float, Bounds(gt=0, le=1)] = 0.9
+    prefill_chunk: PositiveCount = 8192
+    max_model_len: PositiveCount | None = None
+
+
 class BudgetsFile(Strict):
     """Limits a run must stay under."""
 
@@ -146,6 +165,7 @@ class RunFile(Strict):
     execution: Literal["eager", "compiled", "cuda_graph"] | None = None
     implementation: Literal["fused", "eager", "masked"] | None = None
     parallel: ParallelFile = made(ParallelFile)
+    serving: ServingFile = made(ServingFile)
     budgets: BudgetsFile = made(BudgetsFile)
     # of one device; a run on tp x pp of them costs as many times
     price_per_hour: Positive | None = None

@@ -13,7 +13,7 @@ from ..ops import attention, gemm, pointwise
 from ..ops.attention import ALL_KEYS, AttentionShape
 from ..ops.cost import Array
 from ..ops.op import ONE, Fusion, Op, OpCost, Ranks, Split, packed_parameters, stored_parameters
-from ..ops.reduction import gather, select
+from ..ops.reduction import INDEX_BYTES, gather, select
 from ..types import DecoderSpec, MoeSpec
 from ..types.formats import Part, Widths
 from . import traced
@@ -262,31 +262,54 @@ def _down(name: str, *reads: str) -> Op:
 
 
 def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[OpCost]:
-    """Router, dispatch to experts, their gated MLPs as grouped products, weighted sum."""
+    """Router, dispatch to experts, their gated MLPs as grouped products, weighted sum.
+
+    Live tensors are those of transformers' ``grouped_mm_experts_forward`` (5.24): a copy of every token for each of its
+    experts goes in and is held to the end, and what comes out is held while it is weighted, and that while it is put
+    back in order: four such copies at once. vLLM's fused kernel makes the last two only.
+    """
     cost, hidden, inner = ranks.cost, spec.hidden, moe.intermediate
     experts, active = float(moe.experts), float(moe.active)
-    router, route, dispatch = (
+    pairs, width = rows * active, widths.activations
+    # experts in order and the permutation (int64), the histogram's input and its bins (int32), weights in both orders
+    order = pairs * (2.0 * INDEX_BYTES + 4.0 + 2.0 * width) + 2.0 * 4.0 * experts
+    router, route = (
         Op(name, "mlp", "replicated", reads=reads)
-        for name, reads in (("router", ("mlp_norm",)), ("route", ("router",)), ("dispatch", ("mlp_norm", "route")))
+        for name, reads in (("router", ("mlp_norm",)), ("route", ("router",)))
     )
-    yield cost(router, gemm.linear, rows, hidden, moe.experts, widths, packed=False)
-    yield cost(route, select, rows, moe.experts, moe.active)
-    yield cost(dispatch, gather, rows * moe.active, hidden, widths)
-    for op in (_mlp(name, "dispatch", fusion="gate_up") for name in ("gate_proj", "up_proj")):
-        yield cost(op, gemm.grouped_linear, rows, hidden, inner, widths, experts=experts, active=active)
-    yield cost(_mlp("mlp_act", "gate_proj", "up_proj"), pointwise.gated_silu, rows * moe.active * inner, widths)
-    yield cost(
-        _down("down_proj", "mlp_act"), gemm.grouped_linear, rows, inner, hidden, widths, experts=experts, active=active
-    )
-    combine = Op("combine", "mlp", "linear", reads=("down_proj", "route", "mlp_norm"))
-    yield cost(combine, pointwise.weighted_sum, rows, moe.active, hidden, widths)
+    dispatch = Op("dispatch", "mlp", "replicated", reads=("mlp_norm", "route"), extra={"expert_order": order})
     if moe.shared_intermediate:
+        # Qwen2-MoE runs it first, and holds its output
         shared = moe.shared_intermediate
         yield cost(_mlp("shared_gate_proj", "mlp_norm"), gemm.linear, rows, hidden, shared, widths)
         yield cost(_mlp("shared_up_proj", "mlp_norm"), gemm.linear, rows, hidden, shared, widths)
         act = _mlp("shared_act", "shared_gate_proj", "shared_up_proj")
         yield cost(act, pointwise.gated_silu, rows * shared, widths)
         yield cost(_down("shared_down_proj", "shared_act"), gemm.linear, rows, shared, hidden, widths)
+    yield cost(router, gemm.linear, rows, hidden, moe.experts, widths, packed=False)
+    yield cost(route, select, rows, moe.experts, moe.active)
+    yield cost(dispatch, gather, rows * moe.active, hidden, widths)
+    for op in (_mlp(name, "dispatch", fusion="gate_up") for name in ("gate_proj", "up_proj")):
+        yield cost(op, gemm.grouped_linear, rows, hidden, inner, widths, experts=experts, active=active)
+    # the gate's activation is a tensor of its own beside gate and up, which are one
+    activation = replace(
+        _mlp("mlp_act", "gate_proj", "up_proj"), extra={"gate_act": ranks.heads(pairs * inner * width)}
+    )
+    yield cost(activation, pointwise.gated_silu, rows * moe.active * inner, widths)
+    yield cost(
+        _down("down_proj", "mlp_act"), gemm.grouped_linear, rows, inner, hidden, widths, experts=experts, active=active
+    )
+    # the two copies of what comes out are there before the sum, which takes the place of one
+    copies = pairs * INDEX_BYTES + (2.0 * pairs - rows) * hidden * width
+    combine = Op(
+        "combine",
+        "mlp",
+        "linear",
+        reads=("down_proj", "route", "router", "mlp_norm", "dispatch", "expert_order"),
+        extra={"reordered": copies},
+    )
+    yield cost(combine, pointwise.weighted_sum, rows, moe.active, hidden, widths)
+    if moe.shared_intermediate:
         gate = Op("shared_gate", "mlp", "replicated", reads=("mlp_norm",))
         yield cost(gate, gemm.linear, rows, hidden, 1, widths, packed=False)
         add = Op("shared_add", "mlp", "linear", reads=("combine", "shared_down_proj", "shared_gate"))

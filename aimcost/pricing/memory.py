@@ -26,7 +26,7 @@ from ..ops.cost import Array
 from ..ops.op import Ranks, packed_parameters
 from ..ops.quantised import kv_scale_bytes, scale_bytes
 from ..ops.reduction import SCORE_BYTES
-from ..types import ModelSpec, Parallel, Precision, Schedule, Workload
+from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Serving, Workload
 from ..types.formats import Part, Widths, bytes_per_element, part_format
 
 __all__ = ["Memory", "StageMemory", "memory_of"]
@@ -62,6 +62,9 @@ class Memory:
         Requests computed together, which everything but the weights grows with.
     largest_elsewhere
         The most requests that fit the other pipeline stages; None where there are none.
+    concurrent_requests
+        Requests whose caches fit beside the weights under ``serving.memory_fraction`` of the card's memory, with one
+        request's tower or ``serving.prefill_chunk`` prompt tokens in flight; None without the card's memory.
     """
 
     weights_bytes: float
@@ -70,6 +73,7 @@ class Memory:
     usable_bytes: float | None
     batch: int
     largest_elsewhere: int | None = None
+    concurrent_requests: int | None = None
 
     @property
     def kv_bytes(self) -> float:
@@ -123,6 +127,7 @@ class Memory:
             "fits": self.fits,
             "shortfall_bytes": self.shortfall_bytes,
             "largest_batch": self.largest_batch,
+            "concurrent_requests": self.concurrent_requests,
         }
 
 
@@ -148,11 +153,25 @@ def memory_of(run: Run) -> Memory:
                 stages=tuple(case.stages(layers)),
                 usable_bytes=hardware.usable_memory_bytes if hardware else None,
                 batch=workload.batch,
+                concurrent_requests=_concurrent(case, layers, hardware, run.serving) if hardware else None,
             )
         )
     fullest = max(devices, key=lambda device: device.peak_bytes)
     limits = [device.largest_batch for device in devices if device.largest_batch is not None]
+    served = [device.concurrent_requests for device in devices if device.concurrent_requests is not None]
+    fullest = replace(fullest, concurrent_requests=min(served, default=None))
     return replace(fullest, largest_elsewhere=min(limits)) if len(limits) > 1 else fullest
+
+
+def _concurrent(case: _Case, layers: range, hardware: HardwareSpec, serving: Serving) -> int | None:
+    """Requests that an engine holds at once on a device, prompts computed in chunks."""
+    total = hardware.memory_bytes or hardware.usable_memory_bytes
+    if not total:
+        return None
+    one = replace(case, workload=replace(case.workload, batch=1))
+    request = float(one.kv(one.workload.new_tokens, serving.max_model_len)[layers.start : layers.stop].sum())
+    free = serving.memory_fraction * total - case.weights(layers) - one.in_flight(layers, serving.prefill_chunk)
+    return max(0, math.floor(free / request)) if request else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,13 +218,15 @@ class _Case:
             size += elements * bytes_per_element(stored) + float(scale_bytes(stored, elements, each))
         return size
 
-    def kv(self, new_tokens: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Bytes of the cache by layer: its live tokens, and every generated token but the last.
+    def kv(self, new_tokens: int, total: int | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Bytes of the cache by layer: its live tokens, and every generated token but the last; or of `total` tokens.
 
         A layer with a sliding window keeps what the next token will see beside itself.
         """
         decoder, width = self.model.decoder, self.widths.kv
         tokens = np.array(self.schedule.tokens, dtype=float) + max(0, new_tokens - 1)
+        if total is not None:
+            tokens[:] = total
         if decoder.traced is not None:
             held = np.empty(decoder.layers)
             for kind, layers in zip(decoder.traced.kinds, decoder_ops.layer_kinds(decoder), strict=True):
@@ -225,8 +246,11 @@ class _Case:
             yield from self._before_decoder()
         held = np.cumsum(prompt[layers.start : layers.stop])
         alive = self._layers()
+        features = self._deepstack_features()
         for index, layer in enumerate(layers):
-            yield StageMemory(f"prefill layer {layer}", float(held[index]), float(alive[layer]))
+            # the features of a layer are there until the last of these layers has added its own
+            beside = features if layer < self._deepstack_layers else 0.0
+            yield StageMemory(f"prefill layer {layer}", float(held[index]), float(alive[layer]) + beside)
         if layers.stop == decoder.layers:
             # every rank gathers all logits
             head = decoder_ops.head_ops(decoder, self.widths, batch=float(workload.batch))
@@ -239,6 +263,24 @@ class _Case:
             kinds = range(len(self._kinds()))
             step = max(float(self._layer_peak(1.0, total, kernel, kind=kind)) for kind in kinds)
             yield StageMemory("decode", cache, step)
+
+    @property
+    def _deepstack_layers(self) -> int:
+        """Decoder layers that features of earlier tower layers are added after."""
+        projector = self.model.projector
+        return projector.deepstack if projector is not None and self.workload.tower is not None else 0
+
+    def _deepstack_features(self) -> float:
+        """Bytes of those features, all visual tokens of a request for each of the layers."""
+        return self._deepstack_layers * float(self._stream(float(self.schedule.prompt_visual_tokens)))
+
+    def in_flight(self, layers: range, chunk: int) -> float:
+        """Activations of one step of an engine: `chunk` prompt tokens, or the tower of one request."""
+        kernel = "eager" if self.attention == "eager" else "flash"
+        kinds = range(len(self._kinds()))
+        peak = max(float(self._layer_peak(float(chunk), float(chunk), kernel, kind=kind)) for kind in kinds)
+        before = self._before_decoder() if layers.start == 0 else ()
+        return max([peak, *(stage.activation_bytes for stage in before)])
 
     def _stream(self, tokens: Array) -> Array:
         """Bytes of the residual stream of `tokens` tokens a request."""
@@ -327,4 +369,5 @@ class _Case:
         ops = projector_ops.ops(self.model, widths, inputs=inputs, load=load)
         # the embeddings of all images are copied together
         joined = Step("joined", (), {"embeddings": embeddings})
-        yield StageMemory("projector", 0.0, float(layer_peak(features, ops, joined, held=())))
+        peak = float(layer_peak(features, ops, joined, held=()))
+        yield StageMemory("projector", 0.0, peak + self._deepstack_features())

@@ -47,7 +47,7 @@ def summary_of(estimate: Estimate) -> dict[str, Any]:
         "parameters": stored,
         "active_parameters": active,
         "context_limit": run.model.decoder.context_limit,
-        "concurrent_requests": estimate.memory.largest_batch,
+        "concurrent_requests": estimate.memory.concurrent_requests,
         "ttft_saved_s": saved.value if saved is not None and saved.value >= 0 else None,
         "ttft_speedup": ratio.value if ratio is not None else None,
         "ttft_speedup_low": ratio.low if ratio is not None and ratio.high is not None else None,

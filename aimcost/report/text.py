@@ -10,7 +10,7 @@ from ..pricing.estimator import estimator_of
 from ..pricing.gain import gain, limit
 from ..pricing.memory import Memory
 from ..pricing.result import Estimate
-from ..types import HardwareSpec, Schedule, runs_of
+from ..types import HardwareSpec, Schedule, Serving, runs_of
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .table import table
 from .tree import breakdown, tree_rows
@@ -147,7 +147,7 @@ def _details(estimate: Estimate) -> str:
         lines.append(
             f"reduction        {format_seconds(reduction['time_s'])}, {share:.1%} of the time to first token: {parts}"
         )
-    lines += _memory(memory, hardware)
+    lines += _memory(memory, hardware, estimate.run.serving)
     towered = estimate.run.model.vision is not None and estimate.run.workload.visual_tokens > 0
     if towered and "vision" not in estimate.included:
         lines.append("note             memory covers the whole request, vision tower included")
@@ -159,7 +159,7 @@ def _details(estimate: Estimate) -> str:
     return "\n".join(lines)
 
 
-def _memory(memory: Memory, hardware: HardwareSpec | None) -> list[str]:
+def _memory(memory: Memory, hardware: HardwareSpec | None, serving: Serving) -> list[str]:
     """Peak memory and the stage that sets it, what fits, and the KV cache after the last token."""
     peak = memory.peak_stage
     parts = (
@@ -181,7 +181,18 @@ def _memory(memory: Memory, hardware: HardwareSpec | None) -> list[str]:
             f"fit              {verdict}: {format_bytes(memory.usable_bytes)} usable "
             f"({hardware.usable_memory_source}); {room}"
         )
+    if memory.concurrent_requests is not None:
+        lines.append(f"serving          {_served(memory.concurrent_requests, serving)}")
     return lines
+
+
+def _served(requests: int, serving: Serving) -> str:
+    length = f" of {format_count(serving.max_model_len)} tokens" if serving.max_model_len is not None else ""
+    named = "request" if requests == 1 else "requests"
+    return (
+        f"{format_count(requests)} {named}{length} at once in {serving.memory_fraction:.0%} of the memory, "
+        f"{format_count(serving.prefill_chunk)} prompt tokens in flight"
+    )
 
 
 def _range(low: float, high: float, between: str) -> str:

@@ -16,7 +16,7 @@ from .model import (
     SamplingSpec,
     VisionSpec,
 )
-from .request import Parallel, Precision, ReductionEvent, Schedule, TowerLoad, Workload, runs_of
+from .request import Parallel, Precision, ReductionEvent, Schedule, Serving, TowerLoad, Workload, runs_of
 from .stack import Figure, Stack
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "ResolutionSpec",
     "SamplingSpec",
     "Schedule",
+    "Serving",
     "Stack",
     "TowerLoad",
     "VisionSpec",

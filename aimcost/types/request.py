@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, TypeVar
 
-__all__ = ["Parallel", "Precision", "ReductionEvent", "Schedule", "TowerLoad", "Workload", "runs_of"]
+__all__ = ["Parallel", "Precision", "ReductionEvent", "Schedule", "Serving", "TowerLoad", "Workload", "runs_of"]
 
 Value = TypeVar("Value")
 
@@ -165,6 +165,25 @@ class Parallel:
     def devices(self) -> int:
         """All devices."""
         return self.tp * self.pp * self.dp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How an engine that batches requests continuously divides a card's memory.
+
+    Attributes
+    ----------
+    memory_fraction
+        Share of the card's memory that weights, activations and caches may take.
+    prefill_chunk
+        Prompt tokens of all requests that one step computes on.
+    max_model_len
+        Tokens that every request is counted with; None: its own.
+    """
+
+    memory_fraction: float = 0.9
+    prefill_chunk: int = 8192
+    max_model_len: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from aimcost.inputs.hf.from_hf import model_spec
 from aimcost.models import decoder, vit
 from aimcost.models.liveness import layer_peak
 from aimcost.runtime.compat import cache_argument
@@ -88,6 +89,52 @@ def test_a_decoder_layer(family, kv_heads, kernel, dtype, tokens):
     ops = decoder.layer_ops(spec, widths, batch=BATCH, q_len=n, kv_len=n, kernel=name, onchip_bytes=0.0)
     stream = float(BATCH * tokens * spec.hidden * width)
     assert layer_peak(stream, ops) == seen.peak - held + stream
+
+
+MOE = {
+    "qwen3_moe": {"num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 128, "head_dim": 32},
+    "qwen2_moe": {
+        "num_experts": 16,
+        "num_experts_per_tok": 4,
+        "moe_intermediate_size": 128,
+        "shared_expert_intermediate_size": 256,
+    },
+    "mixtral": {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 1024},
+}
+
+
+@pytest.mark.parametrize("tokens", [300, 2048])
+@pytest.mark.parametrize("family", list(MOE))
+def test_experts(family, tokens):
+    """`grouped_mm` experts on the meta device: four copies of every token by expert at once, and what orders them.
+
+    With experts four times as wide as the model (Mixtral's are 3.5 times), the peak is in their activation instead;
+    Mixtral's router leaves its weights in fp32, two more bytes a pair in either order.
+    """
+    dtype = torch.bfloat16
+    config = transformers.AutoConfig.for_model(
+        family,
+        hidden_size=256,
+        num_hidden_layers=1,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=512,
+        **MOE[family],
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype).to("meta")
+    if getattr(config, "_experts_implementation", None) != "grouped_mm":
+        pytest.skip("this release of transformers runs experts one by one")
+    block = model.model.layers[0].mlp
+    x = torch.empty(1, tokens, 256, dtype=dtype, device="meta")
+    with torch.no_grad(), LiveStorage([*block.parameters(), *block.buffers(), x]) as seen:
+        block(x)
+    spec = model_spec(config.to_dict(), name="experts", where="test").decoder
+    widths, n = Widths(weights=dtype.itemsize, activations=dtype.itemsize, kv=dtype.itemsize), float(tokens)
+    ops = decoder.layer_ops(spec, widths, batch=1.0, q_len=n, kv_len=n, kernel="flash", onchip_bytes=0.0)
+    # beside the block: its input, the residual and the layer's input
+    stream = float(tokens * 256 * dtype.itemsize)
+    wider = 2 * 2 * 2 * tokens if family == "mixtral" else 0
+    assert layer_peak(stream, ops) == seen.peak + 3 * stream - wider
 
 
 @pytest.mark.parametrize("patches", [49, 400])
