@@ -69,7 +69,7 @@ class MethodPlanner:
         self.reads_attention = probe is None or any(
             find_scorer(event.scorer).reads in ("layer", "next_layer") for event in probe.layer_events
         )
-        self.tower = TowerAttention(self.family) if probe is not None and reads_tower(probe) else None
+        self.tower = TowerAttention(self.family, probe) if probe is not None and reads_tower(probe) else None
         attention.check_attention(self.family.decoder)
 
     def __eq__(self, other: object) -> bool:

@@ -100,8 +100,9 @@ def _merge(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     rows, keep = places.shape[0], event.tokens_out
     x = _in_groups(features[0], event)
-    if tower is not None and tower.has_merged(event):
-        merged = [x[:, :keep]]  # before the projector
+    before = None if tower is None else tower.merge(event, rows * event.groups)
+    if before is not None:
+        merged = [before.to(x.dtype)]
     else:
         context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
         merged = [merging_policy(event.scorer)(x=x, keep=keep, counts=dict(event.counts), **context)]

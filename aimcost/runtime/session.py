@@ -22,6 +22,7 @@ from ..kernels.select.reference import gather_rows
 from . import attention, compat
 from .families import Family
 from .heads import HeadCall
+from .hooks import Hook
 from .prompt import Planner, behind_under_mrope, start
 from .reduced_cache import mark, notes_on, open_cache
 from .steps import CacheNotes, Continuation, Prefill, Record
@@ -30,30 +31,6 @@ __all__ = ["Session"]
 
 # What a container is told about the sizes of what it sees.
 _MEDIA = ("image_grid_thw", "video_grid_thw", "image_sizes", "pixel_values", "pixel_values_videos")
-
-
-class _Hook:
-    """A hook that stays with the model it was installed on: copies and pickles of the model run without it."""
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._call(*args, **kwargs)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return no_hook
-
-    def __reduce__(self) -> tuple[Callable[[], Callable[..., None]], tuple[()]]:
-        return _nothing, ()
-
-
-def no_hook(*_: Any, **__: Any) -> None:
-    """What a copied hook does."""
-
-
-def _nothing() -> Callable[..., None]:
-    return no_hook
 
 
 class Session(ABC):
@@ -102,16 +79,16 @@ class Session(ABC):
             self._undo.append(self.planner.tower.remove)
         after = {"with_kwargs": True, "always_call": True}
         if family.head is not None:
-            add(family.head.register_forward_pre_hook(_Hook(self._enter_head), with_kwargs=True))
-            add(family.head.register_forward_hook(_Hook(self._leave_head), **after))
+            add(family.head.register_forward_pre_hook(Hook(self._enter_head), with_kwargs=True))
+            add(family.head.register_forward_hook(Hook(self._leave_head), **after))
         if family.container is not None:
-            add(family.container.register_forward_pre_hook(_Hook(self._enter_container), with_kwargs=True))
-            add(family.container.register_forward_hook(_Hook(self._leave_container), **after))
-        add(family.decoder.register_forward_pre_hook(_Hook(self._enter_decoder), with_kwargs=True))
-        add(family.decoder.register_forward_hook(_Hook(self._leave_decoder), **after))
+            add(family.container.register_forward_pre_hook(Hook(self._enter_container), with_kwargs=True))
+            add(family.container.register_forward_hook(Hook(self._leave_container), **after))
+        add(family.decoder.register_forward_pre_hook(Hook(self._enter_decoder), with_kwargs=True))
+        add(family.decoder.register_forward_hook(Hook(self._leave_decoder), **after))
         for index, layer in enumerate(family.layers):
-            add(layer.register_forward_pre_hook(_Hook(self._layer_pre(index)), with_kwargs=True))
-            add(layer.register_forward_hook(_Hook(self._layer_post(index)), with_kwargs=True))
+            add(layer.register_forward_pre_hook(Hook(self._layer_pre(index)), with_kwargs=True))
+            add(layer.register_forward_hook(Hook(self._layer_post(index)), with_kwargs=True))
 
     def leave(self) -> None:
         """Remove every hook and put the attention implementation back."""

@@ -18,6 +18,7 @@ from ..methods.registry import find_scorer
 from ..types import ReductionEvent, Schedule
 from . import attention
 from .families import Family
+from .hooks import Hook
 from .policies import merging_policy
 
 __all__ = ["TowerAttention"]
@@ -26,11 +27,11 @@ _SUPPORTED = ("LlavaModel", "LlavaOnevisionModel")
 
 
 class TowerAttention:
-    """Records what policies read of the tower, and merges where the projector begins, thread by thread.
+    """Records what policies read of the tower, thread by thread, and merges what it yields.
 
     Queries and keys come from the layer whose output is used, and from the last layer too where a scorer reads it.
-    Released mergers work on what the tower yields: their event runs on the projector's input where that is one token
-    a patch, and the projector's output is filled up to the tokens that the placeholders promise.
+    Released mergers work before the projector. How many tokens stay may be known only when the decoder is reached, so
+    all are projected on their way there, and the merged ones again.
     """
 
     def __init__(self, family: Family, schedule: Schedule) -> None:
@@ -55,7 +56,6 @@ class TowerAttention:
         block = next(module for module in self._tower.modules() if getattr(module, "self_attn", None) is layers[index])
         self._block: nn.Module = block
         self._has_class_token = container.config.vision_feature_select_strategy == "default"
-        self._event = schedule.pre_llm_events[0] if schedule.pre_llm_events[0].action == "merge" else None
         self._captured = threading.local()
         self._handles: list[RemovableHandle] = []
         attention.check_attention(self._tower)
@@ -64,11 +64,7 @@ class TowerAttention:
         """Start listening."""
         attention.switch_attention(self._tower)
         attention.listen(list(self._listened.values()), self._listen)
-        projector = self._container.multi_modal_projector
-        self._handles.append(self._block.register_forward_hook(self._after_block))
-        if self._event is not None:
-            self._handles.append(projector.register_forward_pre_hook(self._before_projector))
-            self._handles.append(projector.register_forward_hook(self._after_projector))
+        self._handles.append(self._block.register_forward_hook(Hook(self._after_block)))
 
     def remove(self) -> None:
         """Stop listening and restore the tower."""
@@ -89,19 +85,6 @@ class TowerAttention:
         found: dict[str, Any] = self._captured.value
         return found
 
-    def has_merged(self, event: ReductionEvent) -> bool:
-        """Whether the projector's input was merged: the first tokens of each group are what stays of it.
-
-        Raises
-        ------
-        ScheduleError
-            It was, but by another event.
-        """
-        done = self._now.get("merged")
-        if done is not None and done != event:
-            raise ScheduleError(f"the tower's tokens were merged {done.tokens_in} to {done.tokens_out} already")
-        return done is not None
-
     def _listen(
         self,
         module: nn.Module,
@@ -114,7 +97,6 @@ class TowerAttention:
         now, first = self._now, int(self._has_class_token)
         keys = key.transpose(1, 2).flatten(2)[:, first:]
         if module is self._listened["feature"]:
-            now.pop("merged", None)
             with attention.exactly(query.device):
                 now["attention"] = torch.stack([self._received(q, k, scale) for q, k in zip(query, key, strict=True)])
             now["keys"], now["heads"] = keys, key.shape[1]
@@ -139,19 +121,21 @@ class TowerAttention:
             self._now["class_feature"] = features[:, :1]
         self._now["features"] = features[:, int(self._has_class_token) :]
 
-    def _before_projector(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        event, now, x = self._event, self._now, args[0]
-        if event is None or x.ndim != 3 or x.shape[1] != event.tokens_in or event.untouched:
-            return None
-        context = self.of_groups(x.shape[0], x.shape[1])
-        with attention.exactly(x.device):
-            merged = merging_policy(event.scorer)(x=x, keep=event.tokens_out, counts=dict(event.counts), **context)
-        now["merged"] = event
-        return (merged, *args[1:])
+    def merge(self, event: ReductionEvent, groups: int) -> torch.Tensor | None:
+        """What a merger makes of the tower's own tokens, projected: (groups, tokens that stay, D).
 
-    def _after_projector(self, module: nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        done = self._now.get("merged")
-        return output if done is None else nn.functional.pad(output, (0, 0, 0, done.tokens_in - output.shape[1]))
+        None where the tower's tokens are not the event's, since they are pooled after the projector.
+        """
+        features = self._now.get("features")
+        if features is None or features.shape[:2] != (groups, event.tokens_in):
+            return None
+        context = self.of_groups(groups, event.tokens_in)
+        with attention.exactly(features.device):
+            merged = merging_policy(event.scorer)(
+                x=features, keep=event.tokens_out, counts=dict(event.counts), **context
+            )
+        projected: torch.Tensor = self._container.multi_modal_projector(merged)
+        return projected
 
     def of_groups(self, groups: int, tokens: int) -> dict[str, Any]:
         """What policies read of the current prompt's tower.
@@ -168,7 +152,6 @@ class TowerAttention:
         now = dict(self._now)
         if "attention" not in now:
             raise ScheduleError("scorer 'cls_attention': the vision tower did not run before the decoder")
-        now.pop("merged", None)
         if now["attention"].shape != (groups, tokens) and hasattr(self._container, "apply_pooling"):
             pool = self._container.apply_pooling
             for name in ("attention", "joint_attention"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -111,6 +113,22 @@ def test_hidden_states_may_be_asked_for(toolbox):
     tokens = schedule.tokens
     counts = [state.shape[1] for state in hidden]
     assert counts in ([38, *tokens[1:], tokens[-1]], [38, *tokens[:-1], tokens[-1]])
+
+
+@pytest.mark.parametrize("method", ["visionzip", "prumerge", "prumerge_plus", "vispruner", "fastervlm", "holov"])
+def test_methods_of_the_tower_are_planned_for_each_prompt(method, toolbox):
+    """As with a schedule, for one image and for two; a copy of the model made inside runs unreduced."""
+    for batch in (1, 3):
+        case = toolbox.build_case("llava-image", batch)
+        schedule = _schedule(case, {"name": method}, toolbox)
+        with torch.no_grad():
+            with apply(case.model, schedule):
+                expected = case.model(**case.inputs).logits
+            with apply(case.model, method={"name": method}) as applied:
+                assert torch.equal(case.model(**case.inputs).logits, expected)
+                copied = copy.deepcopy(case.model)
+            assert applied.record.schedule.notes == schedule.notes
+            assert copied(**case.inputs).logits.shape[1] == case.inputs["input_ids"].shape[1]
 
 
 def test_visionzip_runs_the_split_that_it_plans(toolbox):
