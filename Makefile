@@ -36,6 +36,7 @@ check: lint types light test-oldest $(VENV)/.test
 # By hand and nightly.
 check-all: check test-versions bench
 	$(BIN)/python -m pytest -n auto -m check_all
+	$(BIN)/python docs/traced_models.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

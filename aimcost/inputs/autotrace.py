@@ -10,13 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, UnsupportedModelError
 from ..extras import torch_module
 from .files import read_mapping, write_atomically
 from .strict_json import digest, to_json
 
 __all__ = ["cache_folder", "traced_config", "transformers_knows"]
 
+# Raised with what a trace says of a model: files of another one are traced again.
+REVISION = 2
 # Where the installed transformers lists causal and image-text models by model_type.
 _REGISTRY = "models/auto/modeling_auto.py"
 _SECTION = re.compile(r"^MODEL_FOR_(?:CAUSAL_LM|IMAGE_TEXT_TO_TEXT)_MAPPING_NAMES = (.*?)^\)", re.MULTILINE | re.DOTALL)
@@ -45,8 +47,13 @@ def cache_folder() -> Path:
     return (Path(given) if given else Path.home() / ".cache") / "aimcost" / "traced"
 
 
-def traced_config(config: Mapping[str, Any]) -> dict[str, Any]:
+def traced_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The traced model of a configuration, from the cache where this transformers wrote it.
+
+    Parameters
+    ----------
+    where
+        The configuration's file, for messages.
 
     Raises
     ------
@@ -55,7 +62,7 @@ def traced_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     import importlib.metadata  # here alone: it takes as long to import as a small estimate
 
-    path = cache_folder() / f"{digest(config)}.json"
+    path = cache_folder() / f"{digest(config)}-{REVISION}.json"
     if path.is_file():
         try:
             data = read_mapping(path)
@@ -63,7 +70,11 @@ def traced_config(config: Mapping[str, Any]) -> dict[str, Any]:
             data = {}  # written by something else: traced again
         if data.get("transformers") == importlib.metadata.version("transformers"):
             return data
-    traced: dict[str, Any] = torch_module("aimcost.tracing.trace", "tracing a model").trace(config)
+    tracer = torch_module("aimcost.tracing.trace", "tracing a model")
+    try:
+        traced: dict[str, Any] = tracer.trace(config)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{where}: {error}") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, to_json(traced) + "\n")

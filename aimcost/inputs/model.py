@@ -96,7 +96,7 @@ def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> M
     kind = config.get("model_type")
     if isinstance(kind, str) and not _has_reader(kind, config) and transformers_knows(kind):
         kept_apart = ("name", "preprocessor")
-        traced = traced_config({key: value for key, value in config.items() if key not in kept_apart})
+        traced = traced_config({key: value for key, value in config.items() if key not in kept_apart}, where)
         model = traced_model(traced, name=name, where=where, preprocessor=config.get("preprocessor"))
         return with_formats(model, config, where)
     return model_spec(config, name=name, where=where, source=source)

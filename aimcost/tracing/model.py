@@ -44,6 +44,8 @@ class Subject:
         Widths by key of the configuration: what `STAND_IN` means in this model's expressions.
     with_mask
         Give it a mask of ones. Without one, layers that multiply states with it are left as in generation.
+    own_cache
+        Let it make its cache itself: it takes none of transformers' classes.
     """
 
     config: PreTrainedConfig
@@ -52,7 +54,8 @@ class Subject:
     decoder: nn.Module
     windows: dict[str, int] = field(default_factory=dict)
     with_mask: bool = False
-    _returns_tuple: bool = False
+    own_cache: bool = False
+    _returned: int = 0
 
     @classmethod
     def build(cls, data: Mapping[str, Any]) -> Subject:
@@ -100,7 +103,7 @@ class Subject:
         recorder = Recorder(self.model, self.layers)
 
         def note(_: nn.Module, __: Any, output: Any) -> None:
-            self._returns_tuple = isinstance(output, tuple)
+            self._returned = len(output) if isinstance(output, tuple) else 0
 
         self.layers[-1].register_forward_hook(note)
         return recorder
@@ -139,7 +142,7 @@ class Subject:
         slot = next((name for name in ("cache", "past_key_values", "cache_params") if name in names), None)
         if slot is None:
             raise UnsupportedModelError("takes no cache")
-        if cache is None:
+        if cache is None and not self.own_cache:
             cache = DynamicCache(config=self.config)
         given[slot] = cache
         given = {name: value for name, value in given.items() if name in names}
@@ -148,17 +151,15 @@ class Subject:
         return cache if found is None else found
 
     def _cache_tensors(self, cache: Any) -> list[torch.Tensor]:
-        return [tensor for layer in getattr(cache, "layers", []) for tensor in _held(layer)]
+        return [tensor for layer in _cached_layers(cache) for tensor in layer]
 
     def _cache_elements(self, cache: Any) -> tuple[float, ...]:
-        sizes = []
-        for layer in getattr(cache, "layers", []):
-            sizes.append(sum(t.numel() * t.element_size() for t in _held(layer)) / FORMAT.itemsize)
+        sizes = (sum(t.numel() * t.element_size() for t in layer) / FORMAT.itemsize for layer in _cached_layers(cache))
         return tuple(float(size) for size in sizes)
 
     def only(self, chosen: set[int]) -> AbstractContextManager[None]:
         """Layers that are none of `chosen` hand their input on."""
-        return handing_on(self.layers, chosen, self._returns_tuple)
+        return handing_on(self.layers, chosen, self._returned)
 
     def parameters(self) -> float:
         """Stored parameters, tied ones once."""
@@ -201,6 +202,17 @@ def _whole(config: PreTrainedConfig, name: str, default: int) -> int:
     return given if isinstance(given, int) and given > 0 else default
 
 
+def _cached_layers(cache: Any) -> list[list[torch.Tensor]]:
+    """Tensors of a cache by layer; MiniMax holds its states beside those of transformers' layers."""
+    held = [_held(layer) for layer in getattr(cache, "layers", [])]
+    states = getattr(cache, "linear_cache", [])
+    held += [[] for _ in states[len(held) :]]
+    for tensors, state in zip(held, states, strict=False):
+        if isinstance(state, torch.Tensor):
+            tensors.append(state)
+    return held
+
+
 def _held(layer: Any) -> list[torch.Tensor]:
     """Tensors of one layer of a cache; a scalar is its window's width, not part of it."""
     found: dict[int, torch.Tensor] = {}
@@ -212,13 +224,13 @@ def _held(layer: Any) -> list[torch.Tensor]:
 
 
 @contextmanager
-def handing_on(layers: Sequence[nn.Module], chosen: set[int], as_tuple: bool) -> Iterator[None]:
-    """Layers that are none of `chosen` return their input."""
+def handing_on(layers: Sequence[nn.Module], chosen: set[int], returned: int) -> Iterator[None]:
+    """Layers that are none of `chosen` return their input, first of `returned` values, or alone for zero."""
     replaced = []
     for index, layer in enumerate(layers):
         if index not in chosen:
             replaced.append(layer)
-            layer.forward = _handed_on(as_tuple)
+            layer.forward = _handed_on(returned)
     try:
         yield
     finally:
@@ -226,10 +238,10 @@ def handing_on(layers: Sequence[nn.Module], chosen: set[int], as_tuple: bool) ->
             del layer.forward
 
 
-def _handed_on(as_tuple: bool) -> Any:
+def _handed_on(returned: int) -> Any:
     def forward(*args: Any, **kwargs: Any) -> Any:
         hidden_states = args[0] if args else next(iter(kwargs.values()))
-        return (hidden_states,) if as_tuple else hidden_states
+        return (hidden_states, *[None] * (returned - 1)) if returned else hidden_states
 
     return forward
 
@@ -270,4 +282,6 @@ def _layers(decoder: nn.Module, config: PreTrainedConfig) -> list[nn.Module]:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    # a validator names the key, and what is wrong with it a line below
+    return (" ".join(lines[:2]) if lines[0].endswith(":") else lines[0])[:300]

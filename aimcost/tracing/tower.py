@@ -60,7 +60,7 @@ class Tower:
     patch: int
     side: int = 0
     merge: int = 1
-    _returns_tuple: bool = False
+    _returned: int = 0
 
     @classmethod
     def of(cls, subject: Subject) -> Tower:
@@ -109,7 +109,7 @@ class Tower:
         """A recorder of the tower's layers."""
 
         def note(_: nn.Module, __: Any, output: Any) -> None:
-            self._returns_tuple = isinstance(output, tuple)
+            self._returned = len(output) if isinstance(output, tuple) else 0
 
         self.layers[-1].register_forward_hook(note)
         return Recorder(self.subject.model, self.layers)
@@ -140,7 +140,7 @@ class Tower:
 
     def only(self, chosen: set[int]) -> Any:
         """Layers that are none of `chosen` hand their input on."""
-        return handing_on(self.layers, chosen, self._returns_tuple)
+        return handing_on(self.layers, chosen, self._returned)
 
     def parameters(self) -> float:
         """Stored parameters of tower and projector, layers that never run included."""

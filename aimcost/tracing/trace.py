@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from logging import ERROR
 from typing import Any
 
 import transformers
 from torch import nn
+from transformers.utils import logging
 
 from ..errors import UnsupportedModelError
 from ..inputs.strict_json import digest
@@ -38,6 +42,24 @@ def trace(config: Mapping[str, Any]) -> dict[str, Any]:
     UnsupportedModelError
         transformers does not know it, it needs the values of tensors, or a size follows no expression.
     """
+    with _quiet():
+        return _traced(config)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of transformers, which speak of slow kernels and missing weights to whoever runs a model."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _traced(config: Mapping[str, Any]) -> dict[str, Any]:
     subject = Subject.build(config)
     decoder, bounded = _decoder(subject)
     parts = {"decoder": decoder}
@@ -72,8 +94,9 @@ def _decoder(subject: Subject) -> tuple[dict[str, Any], set[str]]:
     recorder = subject.recorder()
     try:
         subject.run(recorder, batch=1, tokens=4, cached=4)
-    except UnsupportedModelError:
-        subject.with_mask = True  # it derives positions from a mask
+    except UnsupportedModelError as error:
+        subject.own_cache = "cache of its own" in str(error)
+        subject.with_mask = not subject.own_cache  # it derives positions from a mask
     whole = [
         subject.run(recorder, batch=PREFILLS[0][0], tokens=PREFILLS[0][1]),
         subject.run(recorder, batch=DECODES[0][0], tokens=1, cached=DECODES[0][1]),
@@ -215,9 +238,9 @@ class _Passes:
             try:
                 ops += self._site_ops(layer, key, runs)
             except UnsupportedModelError:
-                if key[2] != "move":
+                if key[2] not in ("move", "pointwise"):
                     raise
-                ops.append(self._bound(key, runs))  # copies that come and go with strides
+                ops.append(self._bound(key, runs))  # copies that come and go with strides, masks of blocks
         ops.sort(key=lambda op: op.pop("_position"))
         _label(ops, group)
         return ops
@@ -245,12 +268,14 @@ class _Passes:
         yield self._op(where, [_sum(run) for run in runs], counts)
 
     def _bound(self, key: Any, runs: Sequence[Sequence[Event]]) -> dict[str, Any]:
-        """A copy of memory, bounded."""
+        """A copy of memory or arithmetic by element, bounded."""
         some = next(run[0] for run in runs if run)
         self.bounded.add(f"{key[0][0]}: {key[1]}".strip(": "))
         moved = [ELEMENT_BYTES * sum(e.read + e.read_kv for e in run) for run in runs]
         written = [ELEMENT_BYTES * sum(e.write + e.write_kv for e in run) for run in runs]
+        flops = [sum(e.flops for e in run) for run in runs]
         return {
+            **({"flops": self.fitter.bound(flops)} if any(flops) else {}),
             "name": some.name,
             "kind": some.kind,
             "path": some.site[0],

@@ -1,27 +1,19 @@
-"""Files of this folder that tests share: what transformers itself gives, and configurations."""
+"""What tests of this folder share."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
 
 
-def _file(name):
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+@pytest.fixture(scope="session")
+def comparison():
+    """A traced type beside the real model (comparison.py)."""
+    spec = importlib.util.spec_from_file_location("comparison", Path(__file__).with_name("comparison.py"))
     module = importlib.util.module_from_spec(spec)
+    sys.modules["comparison"] = module  # its dataclass looks itself up
     spec.loader.exec_module(module)
     return module
-
-
-@pytest.fixture(scope="session")
-def real_models():
-    """transformers' own figures (real_model.py)."""
-    return _file("real_model")
-
-
-@pytest.fixture(scope="session")
-def configs():
-    """Configurations of image-text models (configs.py)."""
-    return _file("configs").CONFIGS

@@ -52,7 +52,8 @@ class RealModel:
             "logits_to_keep": 1,
         }
         slot = next(name for name in ("cache", "past_key_values", "cache_params") if name in names)
-        given[slot] = DynamicCache(config=self.config) if cache is None else cache
+        own = self.config.model_type == "minimax"
+        given[slot] = cache if cache is not None or own else DynamicCache(config=self.config)
         output = self.model(**{name: value for name, value in given.items() if name in names})
         found = getattr(output, slot, None)
         return given[slot] if found is None else found
@@ -71,7 +72,7 @@ class RealModel:
             for name, counts in counter.get_flop_counts().items()
             if "rotary" in name.rpartition(".")[2]
         )
-        return counter.get_total_flops() - angles, tuple(_bytes(layer) for layer in cache.layers)
+        return counter.get_total_flops() - angles, _by_layer(cache)
 
 
 class RealTower:
@@ -138,6 +139,14 @@ class RealTower:
             owner.multi_modal_projector(*((found.squeeze(0), sizes) if kind == "mistral3" else (found,)))
         else:
             owner.get_image_features(pixels)
+
+
+def _by_layer(cache: Any) -> tuple[float, ...]:
+    held = [_bytes(layer) for layer in cache.layers]
+    for index, state in enumerate(getattr(cache, "linear_cache", [])):  # MiniMax's
+        held += [0.0] * (index + 1 - len(held))
+        held[index] += state.numel() * state.element_size() if isinstance(state, torch.Tensor) else 0.0
+    return tuple(held)
 
 
 def _bytes(layer: Any) -> float:

@@ -6,6 +6,7 @@ classes of transformers 5.x.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,7 @@ from .reader import Reader
 
 __all__ = ["FAMILIES", "model_spec", "with_formats"]
 
+# Where torch or transformers is missing.
 _TRACING = (
     "any architecture that the installed transformers knows is traced from its config.json: "
     "pip install 'aimcost[torch]'"
@@ -45,7 +47,7 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
     builder = FAMILIES.get(kind)
     if builder is None:
         # a slip of a letter, not another family whose name is alike
-        raise UnknownNameError("model_type", kind, FAMILIES, where=where, cutoff=0.85, remedy=_TRACING)
+        raise UnknownNameError("model_type", kind, FAMILIES, where=where, cutoff=0.85, remedy=_remedy(kind))
     spec = builder(reader, name, source)
     reader.check_spelling()
     filled = dict.fromkeys(note for part in (reader, *reader.sections) for note in part.notes())
@@ -66,6 +68,12 @@ def with_formats(spec: ModelSpec, config: Mapping[str, Any], where: str) -> Mode
     ]
     is_wide = quantised is None and next((name for name in stated if name), None) in ("float32", "torch.float32")
     return replace(spec, notes=(*spec.notes, *notes), quantised=quantised, stored_wide=is_wide)
+
+
+def _remedy(kind: str) -> str:
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
+        return _TRACING
+    return f"nor has the installed transformers a causal or image-text model of type {kind}, to be traced"
 
 
 def _text_only(reader: Reader, name: str, source: str) -> ModelSpec:
