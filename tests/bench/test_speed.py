@@ -29,10 +29,10 @@ CALLS_BAR = 1800
 NEW_CALLS_BAR = 4000
 # Of an estimate to `yardstick` (calibrated on an AMD EPYC, 2026-11-25: 0.68, and 1.4 ms of CPU).
 ESTIMATE_BAR = 1.0
-# Of the command to `STARTUP_YARDSTICK`, a guard against regressions (2.4 on an AMD EPYC that was busy, 2026-11-26,
+# Of the command to `STARTUP_YARDSTICK`, a guard against regressions (2.8 on an AMD EPYC that was busy, 2026-11-26; 2.7
 # without tabulate, whose import is a sixth of the command). The aim is 2.0: of what is left beside NumPy, making 79
-# dataclasses is 68 ms of 180, tabulate 25 and yaml 15.
-COLD_START_BAR = 2.9
+# dataclasses is 68 ms of 180, tabulate 25 to 48 and yaml 15.
+COLD_START_BAR = 3.2
 # As spread out in memory as an estimate is: what neighbours take from the caches slows both.
 COLUMNS = [np.full(744, float(index)) for index in range(300)]
 OBJECTS = [{str(index): float(index)} for index in range(4000)]
