@@ -7,14 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ..errors import FileFormatError, InvalidValueError, UnknownNameError
+from ..errors import FileFormatError, InvalidValueError, UnknownNameError, nearest
 from ..types import Figure, Stack
 from ..units import MEGA
 from . import discover
 from .files import Stamp, read_mapping, stamp_of
 from .schema import FigureFile, RequestFile, StackFile, StepFile, validate
 
-__all__ = ["DEFAULT_STACK", "EXECUTIONS", "load_stack"]
+__all__ = ["ARCHITECTURES", "DEFAULT_STACK", "EXECUTIONS", "load_stack"]
 
 DEFAULT_STACK = "transformers"
 # Names of `execution:`, from before there were stacks.
@@ -26,6 +26,11 @@ KINDS = frozenset(
         *("gemm", "bmm", "attention", "rms_norm", "layer_norm", "rope", "softmax", "pointwise", "gated_act", "embed"),
         *("score", "select", "gather", "merge", "dequant", "collective"),
     )
+)
+# Architectures of the profiles that ship; a user's own profile may have another one.
+ARCHITECTURES = (
+    *("volta", "turing", "ampere", "ada", "hopper", "blackwell"),
+    *("cdna2", "cdna3", "xe2", "apple7", "cpu"),
 )
 _STAGES = ("vision", "projector", "merge", "prefill", "decode")
 # Keys that hold figures: each needs a source unless it is empty or zero.
@@ -61,6 +66,7 @@ def _load_file(path: Path, _: Stamp, architecture: str) -> Stack:
 
 def _from_mapping(data: Mapping[str, Any], where: str, architecture: str) -> Stack:
     whole = validate(StackFile, data, where=where)
+    _check_architectures(whole, where)
     _check_sources(whole, data, where)
     for name in whole.architectures:  # each must stand on its own, whatever card is asked for
         _stack(validate(StackFile, _laid_over(data, name), where=f"{where}: architectures.{name}"), data, name, where)
@@ -144,6 +150,16 @@ def _banded(value: float, low: float | None, high: float | None, unit: float, ke
     if not low <= value <= high:
         raise InvalidValueError(key, "low ≤ value ≤ high", [low, value, high], where=where)
     return Figure(value=value * unit, low=low * unit, high=high * unit)
+
+
+def _check_architectures(file: StackFile, where: str) -> None:
+    """A slip in the name of an architecture would leave its section out unnoticed."""
+    named = [("architectures", name) for name in file.architectures]
+    if isinstance(file.attention, dict):
+        named += [("attention", name) for name in file.attention if name != "default"]
+    for key, name in named:
+        if name not in ARCHITECTURES and nearest(name, ARCHITECTURES, cutoff=0.7):
+            raise UnknownNameError("key", f"{key}.{name}", [f"{key}.{known}" for known in ARCHITECTURES], where=where)
 
 
 def _check_kinds(given: Mapping[str, float], allowed: Any, key: str, where: str) -> None:

@@ -14,7 +14,7 @@ from .estimator import estimator_of
 from .gain import gain
 from .result import Estimate
 
-__all__ = ["summary_of", "workload_of"]
+__all__ = ["model_parameters", "summary_of", "workload_of"]
 
 
 def summary_of(estimate: Estimate) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def summary_of(estimate: Estimate) -> dict[str, Any]:
     if run.schedule.events and first:
         found = gain(estimate.dense, estimate)
         ratio, saved = (found.speedup, found.saved) if found is not None else (None, None)
-    stored, active = _parameters(run.model)
+    stored, active = model_parameters(run.model)
     return {
         "stack": run.stack.name if estimator_of(estimate.estimator).uses_stack else None,
         "method": run.schedule.method,
@@ -66,7 +66,7 @@ def workload_of(run: Run) -> dict[str, Any]:
     }
 
 
-def _parameters(model: ModelSpec) -> tuple[float, float]:
+def model_parameters(model: ModelSpec) -> tuple[float, float]:
     """Stored parameters of the whole model, and those that one token passes through."""
     decoder, moe = model.decoder, model.decoder.moe
     outside = projector_ops.parameters(model) if model.projector is not None else 0.0

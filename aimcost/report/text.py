@@ -10,8 +10,9 @@ from ..pricing.estimator import estimator_of
 from ..pricing.gain import gain, limit
 from ..pricing.memory import Memory
 from ..pricing.result import Estimate
+from ..pricing.summary import model_parameters
 from ..types import HardwareSpec, Schedule, Serving, runs_of
-from ..units import format_bytes, format_count, format_flops, format_seconds
+from ..units import GIGA, format_bytes, format_count, format_flops, format_seconds
 from .table import table
 from .tree import breakdown, tree_rows
 
@@ -40,7 +41,7 @@ def _headline(estimate: Estimate) -> str:
     run, workload = estimate.run, estimate.run.workload
     inputs = []
     if workload.frames:
-        inputs.append(f"{workload.frames} frames")
+        inputs.append(f"{workload.frames} frame" + ("s" if workload.frames > 1 else ""))
     if workload.images:
         inputs.append(f"{workload.images} image" + ("s" if workload.images > 1 else ""))
     inputs.append(f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens")
@@ -139,7 +140,7 @@ def _signed_seconds(seconds: float) -> str:
 
 def _details(estimate: Estimate) -> str:
     memory, hardware = estimate.memory, estimate.run.hardware
-    lines = [f"tokens by layer  {token_runs(estimate.run.computed)}"]
+    lines = [_model(estimate.run), f"tokens by layer  {token_runs(estimate.run.computed)}"]
     reduction = estimate.reduction()
     if reduction["time_s"]:
         parts = ", ".join(f"{name} {format_seconds(s)}" for name, s in reduction["time_by_op_s"].items())
@@ -157,6 +158,16 @@ def _details(estimate: Estimate) -> str:
         lines.append(f"included         {', '.join(estimate.included)}")
     lines += [f"note             {note}" for note in estimate.notes]
     return "\n".join(lines)
+
+
+def _model(run: Run) -> str:
+    """Parameters, stored and those that a token passes through, and the positions that the model was made for."""
+    stored, active = model_parameters(run.model)
+    line = f"model            {stored / GIGA:.2f} G parameters"
+    if active != stored:
+        line += f", {active / GIGA:.2f} G active"
+    limit = run.model.decoder.context_limit
+    return line + (f"; context limit {format_count(limit)}" if limit is not None else "")
 
 
 def _memory(memory: Memory, hardware: HardwareSpec | None, serving: Serving) -> list[str]:

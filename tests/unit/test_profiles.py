@@ -8,6 +8,7 @@ import yaml
 import aimcost
 from aimcost.inputs import discover
 from aimcost.inputs.hardware import load_hardware
+from aimcost.inputs.stack import ARCHITECTURES
 
 # what no datasheet prints, or what names the card
 _WITHOUT = {"name", "vendor", "architecture", "hidden", "sources", "notes", "attained", "calibration", "price_per_hour"}
@@ -18,6 +19,11 @@ PROFILES = sorted((discover.own_root() / "hardware_profiles").glob("*.yaml"))
 def test_every_number_has_a_source(path) -> None:
     profile = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert set(profile) - _WITHOUT <= set(profile["sources"])
+
+
+def test_stacks_know_the_architectures_of_all_profiles() -> None:
+    found = {yaml.safe_load(path.read_text(encoding="utf-8")).get("architecture", "") for path in PROFILES}
+    assert found - {""} <= set(ARCHITECTURES)
 
 
 @pytest.mark.parametrize(("card", "parent"), [("h800_sxm", "h100_sxm"), ("a800_sxm_80gb", "a100_sxm_80gb")])

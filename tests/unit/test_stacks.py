@@ -96,6 +96,8 @@ def test_the_documented_example_is_read() -> None:
         ({"sources": []}, InvalidValueError, "'sources.step_ms' must be given"),
         ({"sources": {"kernels": "x"}}, InvalidValueError, "'sources.step_ms' must be given"),
         ({"sources": {"steps_ms": "x"}}, UnknownNameError, "sources.steps_ms"),
+        ({"architectures": {"hoper": {"scale": {"all": 2}}}}, UnknownNameError, "architectures.hopper"),
+        ({"attention": {"trng": "eager", "turin": "eager"}}, UnknownNameError, "attention.turing"),
         ({"architectures": {"hopper": {"scale": {"gemm": 2}}}}, UnknownNameError, "kind in 'scale' 'gemm'"),
         ({"architectures": {"hopper": {"host_us_per_launch": {"value": 1, "high": 0.5}}}}, InvalidValueError, "high"),
     ],

@@ -118,3 +118,11 @@ def test_reduction_is_summed_and_compared_with_fused_kernels() -> None:
     assert reduction["flops"] == pytest.approx(sum(op["flops"] for op in choosing))
     assert reduction["events"] == 2 + 8
     assert dense.to_dict()["reduction"]["time_s"] == 0
+
+
+def test_the_details_name_parameters_and_the_context_limit() -> None:
+    """Qwen3-30B-A3B: 30.53 G stored, and 3.35 G with 8 of its 128 experts; 40,960 positions in its config.json."""
+    run = {"model": "qwen3-30b-a3b", "workload": {"text_tokens": 100}, "hardware": "nvidia_h100_sxm"}
+    shown = estimate_text(aimcost.estimate(run))
+    line = next(line for line in shown.splitlines() if line.startswith("model "))
+    assert line.split(maxsplit=1)[1] == "30.53 G parameters, 3.35 G active; context limit 40,960"
