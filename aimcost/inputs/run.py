@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
 from ..methods.implementation import computed_schedule, implementation_notes
-from ..methods.registry import plan_module
+from ..methods.registry import find_scorer, plan_module
 from ..models.parallel import check_parallel, parallel_notes
 from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Serving, Stack, Workload
+from ..types.traced import TracedDecoder
 from . import discover
 from .files import read_once
 from .hardware import load_hardware
@@ -416,7 +417,21 @@ def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any
             "method.name", f"none: the visual tokens of {model.name} do not enter its sequence", name, where=where
         )
     schedule: Schedule = module.plan(model, workload, params)
+    if model.decoder.traced is not None:
+        _check_scored_layers(model, model.decoder.traced, schedule, where)
     released: Released | None = getattr(module, "RELEASED", None)
     if released is not None and released.differs:
         return replace(schedule, notes=(*schedule.notes, str(released)))
     return schedule
+
+
+def _check_scored_layers(model: ModelSpec, traced: TracedDecoder, schedule: Schedule, where: str) -> None:
+    """Raise where tokens are ranked by the attention of a layer that has none: a recurrent one, a convolution."""
+    for event in schedule.layer_events:
+        reads = find_scorer(event.scorer).reads
+        if event.after_layer is None or reads not in ("layer", "next_layer"):
+            continue
+        layer = min(event.after_layer + (reads == "next_layer"), model.decoder.layers - 1)
+        if all(op.kind != "attention" for op in traced.kinds[traced.kind_of(layer)].ops):
+            what = f"one that ranks at layers with attention: layer {layer} of {model.name} has none"
+            raise InvalidValueError("method", what, schedule.method, where=where)

@@ -69,6 +69,32 @@ def test_a_cut_acts_on_a_traced_decoder():
     assert after[2]["flops"] < before[2]["flops"]
 
 
+@pytest.mark.check_all
+@pytest.mark.parametrize(
+    ("kind", "k", "refused"), [("deepseek_v2", 2, None), ("lfm2_moe", 2, None), ("lfm2_moe", 1, 0)]
+)
+def test_a_cut_on_a_compressed_cache_and_on_a_hybrid(kind, k, refused, comparison):
+    workload = {"visual_tokens": 300, "text_tokens": 20}
+    run = {"model": comparison.config_of(kind), "hardware": "nvidia_a100_sxm_80gb", "workload": workload}
+    whole = aimcost.estimate(run)
+    cut_run = {**run, "method": {"name": "fastv", "k": k}}
+    if refused is not None:
+        # its first layer is a convolution
+        with pytest.raises(aimcost.errors.InvalidValueError, match="layer 0 of inline has none"):
+            aimcost.estimate(cut_run)
+        return
+    cut = aimcost.estimate(cut_run)
+    left = cut.to_dict()["layers"][k]["tokens"]
+    # layers after the cut are those of a shorter prompt: FLOPs and cache, states and convolutions included
+    short = aimcost.estimate({**run, "workload": {"text_tokens": left}})
+    for before, after, shorter in zip(*(e.to_dict()["layers"] for e in (whole, cut, short)), strict=True):
+        ranked = after["index"] == k - 1  # ranking is charged there
+        expected = before if after["index"] < k else shorter
+        assert after["tokens"] == expected["tokens"]
+        assert ranked or after["flops"] == expected["flops"]
+    assert cut.memory.kv_by_layer == (*whole.memory.kv_by_layer[:k], *short.memory.kv_by_layer[k:])
+
+
 def test_an_encoder_is_no_decoder():
     with pytest.raises(UnsupportedModelError, match="causal"):
         load_model({"model_type": "bert", "num_hidden_layers": 1})

@@ -170,6 +170,16 @@ def test_a_cut_changes_the_layers_after_it(model):
     assert cut["memory"]["kv_by_layer"] == [240, 240, 320, 240, 240]
 
 
+def test_tokens_are_ranked_where_there_is_attention(model):
+    layer = model["parts"]["decoder"]["layers"][1]  # the third layer, say one of a recurrent state
+    layer["ops"] = [op for op in layer["ops"] if op["kind"] != "attention"]
+    workload = {"visual_tokens": 40, "text_tokens": 10}
+    cut = _estimate(model, workload=workload, method={"name": "fastv", "k": 2}).to_dict()
+    assert [layer["tokens"] for layer in cut["layers"]] == [50, 50, 30, 30, 30]
+    with pytest.raises(InvalidValueError, match="ranks at layers with attention: layer 2 of inline has none"):
+        _estimate(model, workload=workload, method={"name": "fastv", "k": 3})
+
+
 def test_a_copy_that_one_request_does_not_need(model):
     copy = {
         "name": "clone",
