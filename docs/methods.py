@@ -18,8 +18,8 @@ functions, read from git clones at the commits below, on seeded tensors (smooth 
 SparseVLM a seeded decoder of five layers) and writes what they choose; `tests/runtime/test_released.py` runs this
 project's functions on the same tensors and holds every overlap of this table. An overlap is the least share, over the
 cases, of the tokens that the released function keeps or merges and that ours keeps or merges as well; a merged token
-counts if its norm and its product with a fixed vector agree to a thousandth. `aimcost show METHOD` and the notes of a
-schedule say the same.
+counts if its norm and its product with a fixed vector agree to a thousandth, or to the rounding of bf16. Of AIM,
+merging is compared. `aimcost show METHOD` and the notes of a schedule say the same.
 
 | method | released code | cases | overlap | what differs |
 |---|---|---|---|---|

@@ -29,10 +29,11 @@ SUMMARY = "AIM: merge per frame, prune from l1 to l2: merge_ratio | merge_r, l1,
 
 RELEASED = Released(
     code="LaVi-Lab/AIM at edc24e9",
+    overlap=0.95,
     differs=(
         "importance starts from live tokens and flows among them alone, where dropped ones go on voting "
         "(apply_masked runs that, kept_overlap compares)",
-        "merging compares in fp32 whatever the model's format",
+        "merging, all the same in fp32 and fp16, compares in fp32 in bf16 too",
     ),
 )
 

@@ -25,14 +25,13 @@ from torch.nn import functional
 
 HERE = Path(__file__).parent
 COMMITS = {
-    "CDPruner": "Theia-4869/CDPruner at 9541616c40fcd5625de1cdb8ea6c33c129eb7864",
+    "AIM": "LaVi-Lab/AIM at edc24e9f3dfa99496ad332bd43ce20fa7b2cd30c",
     "FasterVLM": "Theia-4869/FasterVLM at f5d5f12037e105a51865ecb4b28a73cd86eb4921",
     "HoloV": "obananas/HoloV at 1d2e65e961e698ff0e7d5bb4625489177dd9deba",
     "LLaVA-PruMerge": "42Shawn/LLaVA-PruMerge at 097c04116a58465e4bcb58cec44a94018a68ff1a",
     "LightCompress": "ModelTC/LightCompress at 9701d035b0aac5df97a2ebaadb30bcf0707616f5 (a port of ZichenWen1/DART)",
     "PyramidDrop": "Cooperx521/PyramidDrop at 6444f304aee4b7edcb022839fb9e8cd07859704a",
     "SparseVLMs": "Gumpest/SparseVLMs at 26a5f48813c46cd1c7364160354e7fdd3febaa67",
-    "ToMe": "facebookresearch/ToMe at af95e4b1befa172dadccd8c81e223b10090f9579",
     "VidCom2": "xuyang-liu16/VidCom2 at 944a17d14f4848ad080a65eab2b0711a760fa154",
     "VisPruner": "Theia-4869/VisPruner at aefa01adc7c7ce6334e880c88225e90cede760d1",
     "VisionZip": "dvlab-research/VisionZip at 3151f6df4fca36a4cd1c985e5956e725b1f9ad02",
@@ -76,6 +75,18 @@ def tower(seed: int, side: int = 12, heads: int = 4, depth: int = 16) -> dict[st
         "key": 1.5 * inputs.normal(200 + seed, heads, n, depth),
         "features": features,
     }
+
+
+def aim() -> None:
+    scope = released("AIM", "llava/model/token_merge.py", "bipartite_soft_matching_merge", Callable=object, Tuple=tuple)
+    cases = []
+    for dtype in ("float32", "float16", "bfloat16"):
+        for seed in inputs.SEEDS:
+            for r in (36, 72):
+                x = inputs.field(seed, 12, 64).to(getattr(torch, dtype))[None]
+                out = scope["bipartite_soft_matching_merge"](x, r, x)
+                cases.append({"seed": seed, "dtype": dtype, "r": r, "tokens": inputs.numbers(out[0])})
+    write("aim", "AIM", "bipartite_soft_matching_merge", cases)
 
 
 def divprune() -> None:
@@ -161,23 +172,6 @@ def vidcom2() -> None:
             kept = scope["_map_linear_offset"](each, 144).tolist()
             cases.append({"seed": seed, "share": share, "kept": kept})
     write("vidcom2", "VidCom2", "vidcom2_compression (its steps)", cases)
-
-
-def cdpruner() -> None:
-    scope = released("CDPruner", "llava/model/llava_arch.py", "encode_images")
-    cases = []
-    for seed in inputs.SEEDS:
-        for keep in (16, 48):
-            features = inputs.field(400 + seed, 12, 64)
-            image, text = inputs.normal(500 + seed, 144, 24), inputs.normal(600 + seed, 2, 24)
-            given = (features[None], image[None], text)
-            parts = SimpleNamespace(
-                get_vision_tower=lambda given=given: lambda *_, **__: given, mm_projector=lambda x: x
-            )
-            model = SimpleNamespace(get_model=lambda parts=parts: parts, visual_token_num=keep)
-            _, mask = scope["encode_images"](model, None)
-            cases.append({"seed": seed, "keep": keep, "kept": mask[0].nonzero()[:, 0].tolist()})
-    write("cdpruner", "CDPruner", "encode_images", cases)
 
 
 def visionzip() -> None:
@@ -278,21 +272,6 @@ def dart() -> None:
             found = scope["get_retained_image_token"](rules, hidden, key)
             cases.append({"seed": seed, "keep": kept, "kept": sorted(i - inputs.BEFORE for i in found.tolist())})
     write("dart", "LightCompress", "get_retained_image_token", cases)
-
-
-def tome() -> None:
-    scope = released("ToMe", "tome/merge.py", "bipartite_soft_matching", "merge_wavg", "do_nothing")
-    cases = []
-    for seed in inputs.SEEDS:
-        for r in (8, 40):
-            given, size = tower(seed), None
-            x, key = given["features"][None], given["key"].mean(0)[None]
-            for _ in range(2):
-                merge, _ = scope["bipartite_soft_matching"](key, r, True, False)
-                x, size = scope["merge_wavg"](merge, x, size)
-                key = x[..., :16]
-            cases.append({"seed": seed, "r": r, "sizes": size[0, :, 0].tolist(), "tokens": inputs.numbers(x[0])})
-    write("tome", "ToMe", "bipartite_soft_matching, merge_wavg", cases)
 
 
 class _Decoder:
@@ -461,17 +440,16 @@ def sparsevlm() -> None:
 def main() -> None:
     global CLONES
     CLONES = Path(sys.argv[1])
+    aim()
     divprune()
     vispruner()
     fastervlm()
     holov()
     vidcom2()
-    cdpruner()
     visionzip()
     prumerge("prumerge", "token_prune_merge_advanced")
     prumerge("prumerge_plus", "token_prune_merge_advanced_plus")
     dart()
-    tome()
     with torch.no_grad():
         pyramiddrop()
         sparsevlm()
