@@ -1,7 +1,7 @@
 """An attention function that captures queries and keys, and the switch that installs it.
 
-Registered once under one name in transformers' public registries. It runs the model's own SDPA
-attention; modules that are listed here first show their post-RoPE queries and keys to a listener.
+Whatever attention the model runs goes through transformers' public registry, under a name of ours or wrapped
+where it is; modules that are listed here first show their post-RoPE queries and keys to a listener.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ __all__ = ["check_attention", "exactly", "listen", "restore_attention", "switch_
 
 NAME = "aimcost_sdpa"
 SUPPORTED = "sdpa"
+EAGER_NAME = "aimcost_eager"
+EAGER = "eager"
 
 
 class Listener(Protocol):
@@ -41,7 +43,19 @@ class Listener(Protocol):
 
 _listeners: WeakKeyDictionary[nn.Module, Listener] = WeakKeyDictionary()
 _switched: dict[int, tuple[Any, str, int]] = {}
+_wrappers: dict[str, tuple[Callable[..., Any], int]] = {}
 _lock = threading.RLock()
+
+
+def _shown(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, kwargs: dict[str, Any]
+) -> tuple[torch.Tensor, None] | None:
+    """Show them to the module's listener, if it has one; an attention function's result where it replaces it."""
+    listener = _listeners.get(module)
+    if listener is None:
+        return None
+    replaced = listener(module, query, key, value, mask, kwargs.get("scaling") or query.shape[-1] ** -0.5)
+    return None if replaced is None else (replaced, None)
 
 
 def _attention(
@@ -52,12 +66,9 @@ def _attention(
     attention_mask: torch.Tensor | None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    listener = _listeners.get(module)
-    if listener is not None:
-        scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
-        replaced = listener(module, query, key, value, attention_mask, scale)
-        if replaced is not None:
-            return replaced, None
+    replaced = _shown(module, query, key, value, attention_mask, kwargs)
+    if replaced is not None:
+        return replaced
     return compat.sdpa_attention(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -66,40 +77,90 @@ AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, compat.sdpa_mask)
 
 
+def _eager(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
+) -> Any:
+    """The model's own eager attention, which no registry holds."""
+    replaced = _shown(module, query, key, value, mask, kwargs)
+    return compat.eager_attention(module)(module, query, key, value, mask, **kwargs) if replaced is None else replaced
+
+
+AttentionInterface.register(EAGER_NAME, _eager)
+AttentionMaskInterface.register(EAGER_NAME, compat.eager_mask)
+
+
+def _wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A registered attention function that shows queries and keys first: flash, flex, or one of the user's."""
+
+    def attend(
+        module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: Any, **kwargs: Any
+    ) -> Any:
+        replaced = _shown(module, query, key, value, mask, kwargs)
+        return original(module, query, key, value, mask, **kwargs) if replaced is None else replaced
+
+    return attend
+
+
 def exactly(device: torch.device) -> AbstractContextManager[Any]:
     """Autocast off: scores are computed in the precision that their formulas name."""
     return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
-def check_attention(decoder: nn.Module) -> None:
-    """Raise UnsupportedModelError unless `decoder` runs SDPA attention through the registry."""
+def check_attention(decoder: nn.Module, *, only_sdpa: bool = False) -> None:
+    """Raise UnsupportedModelError unless `decoder` attends through the registry, in SDPA if need be."""
     found = compat.attention_name(decoder)
-    if found not in (SUPPORTED, NAME):
+    if only_sdpa and found not in (SUPPORTED, NAME):
         raise UnsupportedModelError(
-            f"{type(decoder).__name__}: attention implementation {found!r} is not supported; "
+            f"{type(decoder).__name__}: masking needs attention implementation 'sdpa' (got {found!r}); "
             "call model.set_attn_implementation('sdpa') first"
+        )
+    if found not in (SUPPORTED, NAME, EAGER, EAGER_NAME) and compat.registered_attention(found) is None:
+        raise UnsupportedModelError(
+            f"{type(decoder).__name__}: attention implementation {found!r} is not one that transformers has registered"
         )
 
 
 def switch_attention(decoder: nn.Module) -> None:
-    """Make `decoder` attend through `NAME`. Counted by config object: models may share one."""
+    """Make `decoder` show its queries and keys.
+
+    SDPA and eager attention run under names of ours. Other functions are wrapped where they are registered, since
+    flash attention looks at its name. Counted by config object, which models may share, or by name.
+    """
     with _lock:
+        name = compat.attention_name(decoder)
+        ours = {SUPPORTED: NAME, NAME: NAME, EAGER: EAGER_NAME, EAGER_NAME: EAGER_NAME}.get(name)
+        if ours is None:
+            original, users = _wrappers.get(name, (compat.registered_attention(name), 0))
+            if original is None:
+                raise UnsupportedModelError(f"attention implementation {name!r} is not registered")
+            if users == 0:
+                AttentionInterface.register(name, _wrapped(original))
+            _wrappers[name] = (original, users + 1)
+            return
         config = decoder.config
-        held, original, users = _switched.get(id(config), (config, compat.attention_name(decoder), 0))
+        held, original_name, users = _switched.get(id(config), (config, name, 0))
         if users == 0:
-            _set(decoder, NAME)
-        _switched[id(config)] = (held, original, users + 1)
+            _set(decoder, ours)
+        _switched[id(config)] = (held, original_name, users + 1)
 
 
 def restore_attention(decoder: nn.Module) -> None:
     """Undo one `switch_attention`."""
     with _lock:
-        config, original, users = _switched[id(decoder.config)]
+        name = compat.attention_name(decoder)
+        if name in _wrappers:
+            original, users = _wrappers.pop(name)
+            if users > 1:
+                _wrappers[name] = (original, users - 1)
+            else:
+                AttentionInterface.register(name, original)
+            return
+        config, original_name, users = _switched[id(decoder.config)]
         if users > 1:
-            _switched[id(config)] = (config, original, users - 1)
+            _switched[id(config)] = (config, original_name, users - 1)
             return
         del _switched[id(config)]
-        _set(decoder, original)
+        _set(decoder, original_name)
 
 
 def _set(decoder: nn.Module, name: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, NoReturn, get_args
 
+import torch
 import transformers
 from torch import nn
 
@@ -26,9 +27,14 @@ __all__ = [
     "cache_argument",
     "cache_of",
     "caches_in",
+    "cut_block_mask",
+    "eager_attention",
+    "eager_mask",
     "find_cache",
     "generations",
+    "is_block_mask",
     "native_config",
+    "registered_attention",
     "sdpa_attention",
     "sdpa_mask",
     "takes_images",
@@ -61,6 +67,7 @@ try:
 
     sdpa_attention = AttentionInterface()["sdpa"]
     sdpa_mask = AttentionMaskInterface()["sdpa"]
+    eager_mask = AttentionMaskInterface()["eager"]
 except (ImportError, KeyError) as error:
     _refuse(f"this version of transformers lacks what running models needs: {error}")
 
@@ -166,6 +173,44 @@ def _parameters(module: nn.Module) -> dict[str, Any]:
 def attention_name(module: nn.Module) -> str:
     """The registered attention function that `module` runs."""
     return str(module.config._attn_implementation)
+
+
+def registered_attention(name: str) -> Any:
+    """The attention function that is registered under a name, None where there is none."""
+    known = AttentionInterface()
+    return known[name] if name in known and not name.startswith("paged") else None
+
+
+def eager_attention(module: nn.Module) -> Any:
+    """The eager attention of a module's own file, where every model keeps it.
+
+    Raises
+    ------
+    UnsupportedModelError
+        It has none there.
+    """
+    for kind in type(module).__mro__:
+        found = getattr(sys.modules.get(kind.__module__), "eager_attention_forward", None)
+        if found is not None:
+            return found
+    _refuse(f"{type(module).__name__} has no eager attention beside it")
+
+
+def is_block_mask(mask: Any) -> bool:
+    """Whether a mask is flex attention's."""
+    return type(mask).__name__ == "BlockMask"
+
+
+def cut_block_mask(mask: Any, queries: torch.Tensor, keys: torch.Tensor) -> Any:
+    """flex attention's `mask` for the (B, q) queries and (B, k) keys of those that it was made for."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    whole = mask.mask_mod
+
+    def visible(row: Any, head: Any, query: Any, key: Any) -> Any:
+        return whole(row, head, queries[row, query], keys[row, key])
+
+    return create_block_mask(visible, len(queries), None, queries.shape[1], keys.shape[1], device=queries.device)
 
 
 # Generation.

@@ -20,7 +20,7 @@ from ..errors import InvalidValueError, ScheduleError
 from ..kernels.select import select_tokens
 from ..kernels.select.reference import gather_rows
 from ..types import ReductionEvent, Schedule
-from . import attention
+from . import attention, compat
 from .layout import Boundaries
 from .planning import MethodPlanner
 from .policies import all_policies
@@ -62,6 +62,8 @@ class DroppingSession(Session):
         step.tokens.append(hidden.shape[1])
         step.alive_at.append(step.alive)
         step.cut(kwargs)
+        if step.alive.shape[1] < step.length and "flash" in compat.attention_name(self.family.decoder):
+            kwargs["position_ids"] = None  # rotated already; flash attention takes gaps in them for packed sequences
         if step.plan.reads.get(index) == "next_layer":
             step.layer_inputs = {"position_embeddings": kwargs["position_embeddings"]}
 
@@ -211,8 +213,8 @@ def apply(
     Parameters
     ----------
     model
-        A transformers model of a supported family (`aimcost.runtime.MODEL_CLASSES`) with SDPA
-        attention and a DynamicCache; heads and wrappers around it do not matter.
+        A transformers model of a supported family (`aimcost.runtime.MODEL_CLASSES`) with a DynamicCache and any
+        attention that transformers has registered; heads and wrappers around it do not matter.
     schedule
         Counts include padding: the padded prompt is as long as the schedule's, every row has the
         same number of visual tokens, and padding is never dropped.

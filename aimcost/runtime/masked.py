@@ -149,7 +149,7 @@ def apply_masked(
         Kept sets that do not fit the schedule, or none for a scorer other than ``pagerank``; and what
         `aimcost.runtime.apply` raises.
     """
-    return Applied(MaskingSession(make_plan(model, schedule, boundaries), kept))
+    return Applied(MaskingSession(make_plan(model, schedule, boundaries, only_sdpa=True), kept))
 
 
 def kept_overlap(ours: Record, theirs: Record) -> dict[int, float]:

@@ -132,7 +132,7 @@ class FixedPlan:
         return self.fixed
 
 
-def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | None) -> Plan:
+def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | None, *, only_sdpa: bool = False) -> Plan:
     """Check everything that can be known without a prompt; nothing is changed.
 
     Raises
@@ -141,7 +141,7 @@ def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | Non
         For models, schedules, boundaries and scorers that do not go together.
     """
     family = locate(model)
-    attention.check_attention(family.decoder)
+    attention.check_attention(family.decoder, only_sdpa=only_sdpa)
     tower = TowerAttention(family, schedule) if reads_tower(schedule) else None
     return check_schedule_on(family, schedule, boundaries, tower)
 

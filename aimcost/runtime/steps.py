@@ -13,6 +13,7 @@ import torch
 from ..kernels.select import gather_tokens
 from ..kernels.select.reference import cut_columns, gather_mask, gather_rows
 from ..types import Schedule
+from . import compat
 
 if TYPE_CHECKING:
     from .prompt import Plan
@@ -138,8 +139,12 @@ class Prefill:
             return full
         if isinstance(full, tuple):
             return tuple(gather_rows(part, self.alive, part.ndim - 2) for part in full)
+        if compat.is_block_mask(full):
+            return compat.cut_block_mask(full, self.alive, self._behind_prefix(self.alive))
         if full.ndim != 4:
-            return gather_rows(full, self.alive, full.ndim - 1)
+            before = full.shape[-1] - self.prompt  # a 2D mask, which covers a cached prefix, or positions
+            left = gather_rows(full[..., before:], self.alive, full.ndim - 1)
+            return torch.cat((full[..., :before].expand(*left.shape[:-1], -1), left), dim=-1) if before else left
         if not self.prefix:
             return gather_mask(full, self.alive)
         before = full[..., : self.prefix].expand(self.alive.shape[0], -1, -1, -1)
@@ -153,13 +158,13 @@ class Prefill:
         where layers differ, or one that begins with a cached prefix, is cut when it is met.
         """
         entries = list(self._cut.values())
+        entries = [pair for pair in entries if not self._recut(pair[0])]
         masks = [(full, cut) for full, cut in entries if not isinstance(full, tuple) and full.ndim == 4]
         others = [pair for pair in entries if all(pair[0] is not full for full, _ in masks)]
         aux = [(self.alive, 1), (self.protected, 1)] + ([] if self.real is None else [(self.real, 1)])
         for _, cut in others:
             parts = [(part, part.ndim - 2) for part in cut] if isinstance(cut, tuple) else [(cut, cut.ndim - 1)]
             aux.extend(parts)
-        masks = [] if self.prefix else masks
         mask = masks[0][1] if masks else None
         hidden, gathered, mask = gather_tokens(hidden, index, aux=aux, mask=mask)
         taken = iter(gathered)
@@ -170,6 +175,12 @@ class Prefill:
             smaller = tuple(next(taken) for _ in cut) if isinstance(cut, tuple) else next(taken)
             self._cut[id(full)] = (full, smaller)
         return hidden
+
+    def _recut(self, full: Any) -> bool:
+        """Whether an argument is cut anew when it is next met: masks over a prefix, and flex attention's."""
+        if isinstance(full, tuple):
+            return False
+        return compat.is_block_mask(full) or (self.prefix > 0 and full.shape[-1] > self.prompt)
 
     def places(self) -> torch.Tensor:
         """(B, n): where the live tokens stood in the prompt."""
@@ -288,6 +299,12 @@ class Continuation:
         alive, mask = self.notes.alive_at[layer], self.mask
         if mask is None or alive.shape[1] == self.notes.prompt:
             return mask
+        if compat.is_block_mask(mask):
+            later = torch.arange(self.notes.prompt, mask.shape[-1], device=alive.device).expand(alive.shape[0], -1)
+            queries = torch.arange(mask.shape[-2], device=alive.device).expand(alive.shape[0], -1)
+            return compat.cut_block_mask(mask, queries, torch.cat((alive, later), dim=1))
+        if mask.ndim == 2:
+            return torch.cat((gather_rows(mask, alive, 1), mask[:, self.notes.prompt :]), dim=1)
         repeat = mask.shape[0] // alive.shape[0]
         alive = alive.repeat_interleave(repeat, 0) if repeat > 1 else alive
         return cut_columns(mask, alive, self.notes.prompt)

@@ -106,6 +106,19 @@ def test_every_family_is_planned_as_its_run_file(name, workload, batch, padded, 
             assert torch.equal(case.model(**case.inputs).logits, logits)
 
 
+@pytest.mark.parametrize("method", ["visionzip", "prumerge", "fastervlm", "vispruner"])
+def test_methods_that_read_the_tower(method, toolbox):
+    case = toolbox.build_case("llava-image", 3, True)
+    text = {"system": 5, "question": 9}
+    schedule = scheduled(toolbox, "llava", {"images": 1, "text_tokens": text}, {"name": method})
+    with torch.no_grad():
+        with aimcost.apply(case.model, method={"name": method}) as reduction:
+            logits = case.model(**case.inputs).logits
+        assert reduction.record.schedule.events == schedule.events
+        with aimcost.apply(case.model, schedule):
+            assert torch.equal(case.model(**case.inputs).logits, logits)
+
+
 def test_a_prompt_without_visual_tokens_passes_dense_and_the_record_says_so(toolbox):
     case = toolbox.build_case("llava-image", 1)
     ids = torch.randint(3, 99, (2, 11), generator=torch.Generator().manual_seed(0))

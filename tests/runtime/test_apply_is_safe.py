@@ -395,7 +395,7 @@ def test_unsupported_models_caches_and_attention_are_refused(toolbox):
         case.model.set_attn_implementation(name)
         try:
             with pytest.raises(UnsupportedModelError, match=name):
-                apply(case.model, schedule)
+                apply_masked(case.model, schedule)
         finally:
             case.model.set_attn_implementation("sdpa")
     gpt = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=9))
