@@ -17,7 +17,7 @@ define pytest
 	$(BIN)/python -m pytest $(1) $(TIMED)
 endef
 
-.PHONY: run test check check-all test-versions test-oldest lint types light bench docs processors update-locks clean
+.PHONY: run test check check-all test-versions test-oldest test-lmms lint types light bench docs processors update-locks clean
 
 run: $(VENV)/.light
 	@$(BIN)/aimcost reproduce
@@ -64,6 +64,7 @@ docs: $(VENV)/.test
 	$(BIN)/python docs/validation.py
 	$(BIN)/python docs/evidence.py
 	$(BIN)/python docs/methods.py
+	$(BIN)/python docs/accuracy.py
 	$(BIN)/python docs/build.py
 
 # Counts of transformers' own image and video processors, which `make test` holds ours to. Video processors need
@@ -77,6 +78,19 @@ $(PROCESSORS)/.done:
 	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "make processors needs PYTHON=python3.11"'
 	$(PYTHON) -m venv $(PROCESSORS)
 	$(PROCESSORS)/bin/python -m pip install --quiet --no-compile torch==2.14.1 torchvision==0.29.1 transformers==5.24.0
+	touch $@
+
+# lmms-eval runs a local task through its plug-in, with the weights of tests/golden/easy_vqa: an environment like that
+# of `make processors` (6.5 GB, Python 3.11). LMMS=FOLDER uses one that is there; WRITE=--write renews the fixtures.
+LMMS := $(VENV)-lmms
+test-lmms: $(LMMS)/.done
+	$(LMMS)/bin/python tests/golden/easy_vqa/run_lmms_eval.py $(WRITE)
+
+$(LMMS)/.done:
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "make test-lmms needs PYTHON=python3.11"'
+	$(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/python -m pip install --quiet --no-compile torch==2.14.1 torchvision==0.29.1 transformers==5.24.0 lmms-eval==0.7.3 decord "filelock<3.20"
+	$(LMMS)/bin/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
 # UV_ARGUMENTS='--upgrade-package rich' renews one package.
@@ -103,4 +117,4 @@ locks/py%.txt:
 	@exit 1
 
 clean:
-	rm -rf $(VENV) $(VENV)-light $(VENV)-uv .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) $(VENV)-light $(VENV)-uv $(VENV)-lmms .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
