@@ -62,6 +62,9 @@ def evaluate(folder: Path, method: dict[str, Any]) -> dict[str, Any]:
     subprocess.run([sys.executable, *command], cwd=folder, env={**os.environ, **offline}, check=True)
     (found,) = (folder / f"out_{method['name']}").rglob("*_results.json")
     results: dict[str, Any] = json.loads(found.read_text())
+    results["config"].get("resolved_cli_args", {}).pop("timezone", None)
+    for config in results["configs"].values():
+        config["doc_to_visual"] = config["doc_to_visual"].partition(" at 0x")[0]
     return {key: value for key, value in results.items() if key not in MACHINE}
 
 
