@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from ...report.format import Format
 from ..common import FormatFlag, JsonOption, ReportOption, app, format_asked, one_of, write_report
 from ..options import Argument, Option
 
@@ -13,12 +14,19 @@ from ..options import Argument, Option
 def evidence(
     timings: Annotated[
         list[Path] | None,
-        Argument(metavar="FILE...", help="Timing files (.jsonl). Default: all of configs/timings."),
+        Argument(metavar="FILE...", help="Timing files (.jsonl), or scores (.csv). Default: all that ship."),
     ] = None,
     leave_out: Annotated[
         str | None,
-        Option("--leave-out", metavar="source", help="Refit the stacks without each source, then predict that source."),
+        Option(
+            "--leave-out",
+            metavar="source",
+            help="Refit the stacks without each source, then predict it. With --accuracy: cell, source or model.",
+        ),
     ] = None,
+    accuracy: Annotated[
+        bool, Option("--accuracy", help="Predict published scores without the block they stand in.")
+    ] = False,
     refit: Annotated[
         bool, Option("--refit", help="Print stack coefficients refitted to all rows, beside the shipped ones.")
     ] = False,
@@ -30,11 +38,15 @@ def evidence(
 
     Errors by source, stack, quantity and card; coverage of the 80 % band; speed-ups.
     """
+    written = format_asked(form, as_json=as_json, output=output)
+    if accuracy:
+        one_of(accuracy=True, refit=refit)
+        _scores(timings, leave_out, written, output)
+        return
     from ...evidence.evidence import gather
     from ...report.evidence import evidence_dict, evidence_text, joined_dict
     from ...report.format import Report
 
-    written = format_asked(form, as_json=as_json, output=output)
     if refit:
         from ...evidence.held_out import refit as fitted
         from ...evidence.timings import load_timings
@@ -50,3 +62,17 @@ def evidence(
     rows = [joined_dict(row) for row in found.rows]
     report = Report(text=lambda: evidence_text(found), data=lambda: evidence_dict(found), rows=lambda: rows)
     write_report(report, written, output)
+
+
+def _scores(files: list[Path] | None, kind: str | None, written: Format, output: Path | None) -> None:
+    from ...report.format import Report
+    from ...report.scores import held_out_dict, held_out_text
+    from ...search.scores.held_out import KINDS, leave_out
+    from ...search.scores.points import load_points
+    from ...search.scores.surrogate import Surrogate
+
+    surrogate = Surrogate(load_points(files or None))
+    found = [leave_out(surrogate, each) for each in (KINDS if kind is None else (kind,))]
+    data = held_out_dict(found)
+    rows = [{"left_out": each["left_out"], **row} for each in data["left_out"] for row in each["rows"]]
+    write_report(Report(text=lambda: held_out_text(found), data=lambda: data, rows=lambda: rows), written, output)

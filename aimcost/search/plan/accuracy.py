@@ -27,6 +27,7 @@ from ...inputs.run import Run, plan_schedule
 from ...inputs.schema import WorkloadFile
 from ...inputs.workload import resolve_workload
 from ...types import Schedule, Workload
+from ..scores.isotonic import non_decreasing
 from ..scores.points import Point, load_points, model_named, settings_of
 
 __all__ = ["Surrogate", "features", "fit", "surrogate_for"]
@@ -145,14 +146,7 @@ def _isotonic(x: Floats, y: Floats) -> Floats:
     _, where = np.unique(x, return_inverse=True)
     weights = np.bincount(where).astype(float)
     means = np.bincount(where, y) / weights
-    blocks: list[list[float]] = []  # mean, weight, levels
-    for mean, weight in zip(means, weights, strict=True):
-        blocks.append([mean, weight, 1.0])
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            m2, w2, n2 = blocks.pop()
-            m1, w1, n1 = blocks.pop()
-            blocks.append([(m1 * w1 + m2 * w2) / (w1 + w2), w1 + w2, n1 + n2])
-    fitted = np.repeat([block[0] for block in blocks], [int(block[2]) for block in blocks])
+    fitted = non_decreasing(means, weights)
     return np.asarray(fitted[where])
 
 

@@ -1,0 +1,153 @@
+"""How well published scores are predicted that were left out: cells, sources, or models at a time.
+
+All points but one block are known. With the inverse covariance of all of them a block's prediction needs the inverse
+of its own part alone (leave-out residuals of a Gaussian process), so hundreds of blocks cost one inversion. Which
+scores are stray is decided with all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UnknownNameError
+from .points import Point, model_family
+from .surrogate import ENOUGH, HALF_80, Surrogate
+
+__all__ = ["KINDS", "HeldOut", "leave_out"]
+
+KINDS = ("cell", "source", "model")
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Predictions of scores that were left out, in per cent of the unreduced score; one entry a score and source.
+
+    Attributes
+    ----------
+    points
+        What was left out.
+    expected, half
+        The prediction, and half its 80 % interval.
+    answered
+        Where the surrogate is not silent.
+    family_mean, method_mean
+        The mean of the known points of the task, and of the method's other budgets (on the model, else on all).
+    """
+
+    kind: str
+    points: tuple[Point, ...]
+    expected: Floats
+    half: Floats
+    answered: NDArray[np.bool_]
+    family_mean: Floats
+    method_mean: Floats
+
+    @property
+    def measured(self) -> Floats:
+        """The published scores."""
+        return np.array([100.0 * (point.relative or 0.0) for point in self.points])
+
+    @property
+    def share_answered(self) -> float:
+        """Share of the scores that are answered."""
+        return float(self.answered.mean())
+
+    @property
+    def error(self) -> float:
+        """Mean absolute error of the answered ones, in points."""
+        return _mean_error(self.expected - self.measured, self.answered)
+
+    @property
+    def error_of_all(self) -> float:
+        """The same over all, with the family's mean where the surrogate is silent."""
+        return float(np.abs(np.where(self.answered, self.expected, self.family_mean) - self.measured).mean())
+
+    @property
+    def error_of_method_mean(self) -> float:
+        """The same over all for the mean of the method's other budgets."""
+        return float(np.abs(self.method_mean - self.measured).mean())
+
+    @property
+    def coverage(self) -> float:
+        """Share of the answered scores in their 80 % interval."""
+        inside = np.abs(self.expected - self.measured) <= self.half
+        return float(inside[self.answered].mean())
+
+
+def _mean_error(errors: Floats, where: NDArray[np.bool_]) -> float:
+    return float(np.abs(errors[where]).mean()) if where.any() else float("nan")
+
+
+def leave_out(surrogate: Surrogate, kind: str) -> HeldOut:
+    """Leave out every block of a kind in turn and predict it from the rest.
+
+    A cell is a model, method and budget, in all sources. With a source go the figures that others repeat of it. A model
+    is left out where another one of its family has scores.
+
+    Raises
+    ------
+    UnknownNameError
+        Not one of `KINDS`.
+    """
+    if kind not in KINDS:
+        raise UnknownNameError("block to leave out", kind, KINDS)
+    prior = surrogate.prior_variance(surrogate.rows)
+    reached = 100.0 - surrogate.loss
+    columns: list[tuple[NDArray[np.int64], Floats, Floats, Floats, Floats]] = []
+    for block in _blocks(surrogate, kind):
+        variance = np.linalg.inv(surrogate.inverse[np.ix_(block, block)])
+        expected = reached[block] + variance @ surrogate.weights[block]
+        known = np.ones(len(reached), dtype=bool)
+        known[block] = False
+        family, method = _means(surrogate, reached, known, block)
+        columns.append((block, expected, np.diag(variance), family, method))
+    where = np.concatenate([each[0] for each in columns])
+    expected, variance, family, method = (np.concatenate([each[i] for each in columns]) for i in range(1, 5))
+    # a figure that several sources print is one left-out score for each of them, unless sources are left out in turn
+    times = np.ones(len(where), dtype=int) if kind == "source" else np.array([len(surrogate.sources[i]) for i in where])
+    every = np.repeat(np.arange(len(where)), times)
+    apart = np.array([surrogate.disagreement.get(surrogate.points[i].method, 0.0) for i in where])
+    return HeldOut(
+        kind=kind,
+        points=tuple(surrogate.points[where[i]] for i in every),
+        expected=expected[every],
+        half=np.maximum(HALF_80 * np.sqrt(variance), apart / 2)[every],
+        answered=(1 - variance / prior[where] >= ENOUGH)[every],
+        family_mean=family[every],
+        method_mean=method[every],
+    )
+
+
+def _blocks(surrogate: Surrogate, kind: str) -> Iterator[NDArray[np.int64]]:
+    points = surrogate.points
+    if kind == "source":
+        for name in sorted(frozenset().union(*surrogate.sources)):
+            yield np.array([i for i, sources in enumerate(surrogate.sources) if name in sources])
+        return
+    groups: dict[object, list[int]] = {}
+    for i, point in enumerate(points):
+        groups.setdefault(point.cell if kind == "cell" else point.model, []).append(i)
+    families = [model_family(model) for model in {point.model for point in points}]
+    for block in groups.values():
+        if kind == "cell" or families.count(model_family(points[block[0]].model)) > 1:
+            yield np.array(block)
+
+
+def _means(
+    surrogate: Surrogate, reached: Floats, known: NDArray[np.bool_], block: NDArray[np.int64]
+) -> tuple[Floats, Floats]:
+    """Means of the known points of each left-out one's task, and of its method."""
+    codes = surrogate.rows.codes
+    family, method = np.empty(len(block)), np.empty(len(block))
+    for position, i in enumerate(block):
+        task = known & (codes["task"] == codes["task"][i])
+        same = known & (codes["method"] == codes["method"][i])
+        on_model = same & (codes["model"] == codes["model"][i])
+        family[position] = reached[task if task.any() else known].mean()
+        method[position] = reached[next((m for m in (on_model, same) if m.any()), known)].mean()
+    return family, method

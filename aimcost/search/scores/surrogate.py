@@ -1,0 +1,313 @@
+"""What a reduced model is expected to score: published scores, pooled by method, benchmark, model and source.
+
+The loss of a score, in per cent of the unreduced one, grows with the depth t of the reduction: t = log2(1 / share of
+the visual tokens kept) / 3, so that t is 0 without reduction and 1 at an eighth. A loss is a Gaussian process over t
+for all methods, benchmarks and models, plus one for each of them, for pairs of them, and for their families: a sum of
+covariances, each a variance times "the two points share this" times k(t, t'). So a method with few points borrows
+from the others, a benchmark from its task and a model from its siblings, each as far as the variances say. Sources, the
+rows of their tables and single scores deviate too; the interval of a score that nobody published holds all that.
+Losses are counted in units of their task (`TASK_SCALE`). The mean is made monotone in the share, and is 100 without
+reduction by construction.
+
+The variances were found by maximum likelihood over all points (docs/adr/0018).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .isotonic import non_decreasing
+from .points import Point, benchmark_named, family_of, load_points, model_family
+
+__all__ = ["Expected", "Query", "Rows", "Surrogate", "depth_of", "pooled_points", "shipped_surrogate"]
+
+Floats = NDArray[np.float64]
+
+# Variances in squared points of the score at t = 1, in the unit of the task: what points share that differ in the rest.
+VARIANCES: Mapping[tuple[str, ...], float] = {
+    (): 80.5,
+    ("task",): 21.8,
+    ("benchmark",): 18.0,
+    ("family",): 23.0,
+    ("model",): 5.0,
+    ("family", "task"): 6.1,
+    ("family", "benchmark"): 9.8,
+    ("model", "benchmark"): 4.7,
+    ("method",): 5.8,
+    ("lineage",): 4.1,
+    ("method", "task"): 14.3,
+    ("method", "benchmark"): 6.9,
+    ("method", "family"): 3.7,
+    ("method", "model"): 2.2,
+    ("own",): 3.6,
+    ("own", "task"): 2.4,
+}
+# What sources deviate by: as a whole, on a method, and on a method of a model.
+SOURCE_VARIANCES: Mapping[tuple[str, ...], float] = {
+    ("source",): 1.8,
+    ("source", "method"): 3.8,
+    ("source", "method", "model"): 1.6,
+}
+# A row of a table, growing with t; a column of a table, whose unreduced score has an error too; a single score.
+ROW, COLUMN, SCORE = 2.1, 2.8, (2.6, 3.6, 4.1)
+# Degrees of freedom of the errors of single scores, and the least and the most that one of them may weigh.
+TAILS, WEIGHTS = 4.0, (0.2, 2.0)
+# Typical loss of a task's benchmarks over that of all, at one depth.
+TASK_SCALE = {"general": 0.94, "ocr": 1.6, "chart": 4.5, "hallucination": 1.0, "knowledge": 0.3, "video": 0.93}
+# k(t, t') = (1 − SMOOTH) t t' + SMOOTH √(t t') exp(−(t − t')² / 2 LENGTH²)
+SMOOTH, LENGTH = 0.3, 0.5
+# Half an 80 % interval over the standard deviation: 1.28 for normal errors; those of published scores have longer
+# tails and a narrower middle.
+HALF_80 = 1.04
+# Share of the variance that the points must explain for an answer.
+ENOUGH = 0.6
+FACTORS = ("method", "lineage", "benchmark", "task", "model", "family", "source", "own", "row")
+# Shares at which the mean is made monotone.
+_GRID = np.concatenate([[0.0], np.linspace(0.05, 2.4, 48)])
+
+
+def depth_of(share: ArrayLike) -> Floats:
+    """t of a share of the visual tokens."""
+    return np.asarray(-np.log2(np.maximum(np.asarray(share, dtype=np.float64), 2.0**-7.2)) / 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A score that is asked for; names as printed. Without a source, that of a third party that is not among them."""
+
+    model: str
+    method: str
+    benchmark: str
+    source: str = ""
+    own: bool = False
+    budget: str = ""
+
+    @classmethod
+    def of(cls, point: Point) -> Query:
+        """What a point answers."""
+        return cls(
+            model=point.model,
+            method=point.method,
+            benchmark=point.benchmark,
+            source=point.source_id,
+            own=point.measured_by.startswith("own"),
+            budget=point.budget,
+        )
+
+    def labels(self) -> dict[str, Any]:
+        """What it shares with others, by factor."""
+        return {
+            "method": self.method,
+            "lineage": re.sub(r"( \+ ours| \(.*\)|\+)$", "", self.method),
+            "benchmark": benchmark_named(self.benchmark),
+            "task": family_of(self.benchmark),
+            "model": self.model,
+            "family": model_family(self.model),
+            "source": self.source,
+            "own": self.own,
+            "row": (self.model, self.method, self.budget, self.source),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Scores as arrays: a code per factor (equal codes: the same), depth, and the unit of the task."""
+
+    codes: Mapping[str, NDArray[np.int64]]
+    depth: Floats
+    unit: Floats
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Expected relative scores (1 is the unreduced one) and their 80 % interval, one entry a share.
+
+    Attributes
+    ----------
+    known
+        Whether the points explain at least `ENOUGH` of the variance; below that there is no answer.
+    """
+
+    mean: Floats
+    low: Floats
+    high: Floats
+    known: NDArray[np.bool_]
+
+
+def covariance(x: Rows, y: Rows) -> Floats:
+    """Covariance of the losses of two sets of rows, without that of single scores."""
+    same = {name: np.equal.outer(x.codes[name], y.codes[name]) for name in FACTORS}
+    smooth = np.sqrt(np.outer(x.depth, y.depth))
+    near = np.exp(-0.5 * (np.subtract.outer(x.depth, y.depth) / LENGTH) ** 2)
+    shape = (1 - SMOOTH) * np.outer(x.depth, y.depth) + SMOOTH * smooth * near
+    total = np.zeros(shape.shape)
+    for names, variance in (*VARIANCES.items(), *SOURCE_VARIANCES.items()):
+        total += variance * _all(same, names)
+    total *= shape
+    total += ROW * same["row"] * smooth
+    total += COLUMN * _all(same, ("source", "model", "benchmark"))
+    return np.asarray(total * np.outer(x.unit, y.unit))
+
+
+def _all(same: Mapping[str, NDArray[np.bool_]], names: Sequence[str]) -> NDArray[np.bool_] | float:
+    found: NDArray[np.bool_] | float = 1.0
+    for position, name in enumerate(names):
+        found = same[name] if position == 0 else found & same[name]  # type: ignore[operator]
+    return found
+
+
+def score_variance(rows: Rows) -> Floats:
+    """Variance of single scores around their row."""
+    constant, linear, square = SCORE
+    return np.asarray((constant + linear * rows.depth + square * rows.depth**2) * rows.unit**2)
+
+
+def pooled_points(points: Iterable[Point]) -> list[tuple[Point, frozenset[str]]]:
+    """The points with a relative score and a share, figures that several sources print once, with those sources."""
+    groups: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        if point.relative is not None and point.share_kept is not None:
+            key = (*point.cell, benchmark_named(point.benchmark), point.score)
+            groups.setdefault(key, []).append(point)
+    found = []
+    for group in groups.values():
+        own = next((point for point in group if point.measured_by.startswith("own")), group[0])
+        found.append((own, frozenset(point.source_id for point in group)))
+    return found
+
+
+class Surrogate:
+    """Published points, ready to answer for others.
+
+    Parameters
+    ----------
+    points
+        What is known.
+    """
+
+    def __init__(self, points: Iterable[Point]) -> None:
+        pooled = pooled_points(points)
+        self.points = [point for point, _ in pooled]
+        self.sources = [sources for _, sources in pooled]
+        self._codes: dict[str, dict[Any, int]] = {name: {} for name in FACTORS}
+        self._curves: dict[tuple[Query, tuple[str, ...]], tuple[Floats, Floats, Floats]] = {}
+        self.rows = self.rows_of([Query.of(point) for point in self.points], self._shares)
+        self.loss = np.array([100.0 - 100.0 * (point.relative or 0.0) for point in self.points])
+
+    @property
+    def _shares(self) -> Floats:
+        return np.array([point.share_kept for point in self.points], dtype=np.float64)
+
+    def rows_of(self, queries: Sequence[Query], shares: ArrayLike) -> Rows:
+        """Queries as rows, one share each."""
+        labels = [query.labels() for query in queries]
+        codes = {}
+        for name in FACTORS:
+            known = self._codes[name]
+            codes[name] = np.array([known.setdefault(each[name], len(known)) for each in labels], dtype=np.int64)
+        unit = np.array([TASK_SCALE.get(each["task"], 1.0) for each in labels])
+        return Rows(codes=codes, depth=depth_of(shares), unit=unit)
+
+    @cached_property
+    def score_variance(self) -> Floats:
+        """Variance of each point around its row: errors have a Student distribution, so that a stray one's is larger.
+
+        One step of its EM algorithm, from the residuals under normal errors.
+        """
+        normal = score_variance(self.rows)
+        residual = normal * np.linalg.solve(self._covariance + np.diag(normal), self.loss)
+        weight = (TAILS + 1) / (TAILS + residual**2 / normal)
+        return np.asarray(normal / np.clip(weight, *WEIGHTS))
+
+    @cached_property
+    def _covariance(self) -> Floats:
+        return covariance(self.rows, self.rows)
+
+    @cached_property
+    def inverse(self) -> Floats:
+        """Inverse covariance of the points."""
+        return np.asarray(np.linalg.inv(self._covariance + np.diag(self.score_variance)), dtype=np.float64)
+
+    @cached_property
+    def weights(self) -> Floats:
+        """The inverse times the losses."""
+        return np.asarray(self.inverse @ self.loss)
+
+    @cached_property
+    def disagreement(self) -> Mapping[str, float]:
+        """By method: mean spread (largest less smallest, in points) of the cells that several sources print."""
+        cells: dict[tuple[str, ...], list[float]] = {}
+        copies: dict[tuple[str, ...], int] = {}
+        for point, sources, loss in zip(self.points, self.sources, self.loss.tolist(), strict=True):
+            key: tuple[str, ...] = (*point.cell, benchmark_named(point.benchmark))
+            cells.setdefault(key, []).append(loss)
+            copies[key] = copies.get(key, 0) + len(sources)
+        spreads: dict[str, list[float]] = {}
+        for key, losses in cells.items():
+            if copies[key] > 1:
+                spreads.setdefault(key[1], []).append(max(losses) - min(losses))
+        return {method: float(np.mean(some)) for method, some in spreads.items()}
+
+    def prior_variance(self, rows: Rows) -> Floats:
+        """Variance of scores of which nothing is known; that of the left-out ones over it is what is not explained."""
+        first = np.zeros(len(rows))
+        total = sum(VARIANCES.values()) + sum(SOURCE_VARIANCES.values())
+        first += total * ((1 - SMOOTH) * rows.depth**2 + SMOOTH * rows.depth) + ROW * rows.depth + COLUMN
+        return np.asarray(first * rows.unit**2 + score_variance(rows))
+
+    def expect(self, query: Query, benchmarks: Sequence[str], shares: ArrayLike, *, extra: float = 0.0) -> Expected:
+        """The mean score over benchmarks at some shares of the visual tokens.
+
+        Parameters
+        ----------
+        query
+            Model, method and who measures; its benchmark is not read.
+        extra
+            Standard deviation, in points of 100, of what is known beyond a published score's own deviations.
+        """
+        wanted = np.atleast_1d(depth_of(shares))
+        mean, deviation, explained = (
+            np.interp(wanted, _GRID, curve) for curve in self._curve(query, tuple(benchmarks))
+        )
+        half = np.maximum(HALF_80 * np.sqrt(deviation**2 + extra**2), self.disagreement.get(query.method, 0.0) / 2)
+        whole = wanted <= 0  # no reduction is no question
+        half = np.where(whole, 0.0, half)
+        return Expected(
+            mean=np.maximum(0.0, 1 - mean / 100),
+            low=np.maximum(0.0, 1 - (mean + half) / 100),
+            high=np.maximum(0.0, 1 - (mean - half) / 100),
+            known=whole | (explained >= ENOUGH),
+        )
+
+    def _curve(self, query: Query, benchmarks: tuple[str, ...]) -> tuple[Floats, Floats, Floats]:
+        """Over the grid: the loss, its standard deviation, and the share of the variance that the points explain."""
+        key = (query, benchmarks)
+        if key not in self._curves:
+            count, size = len(benchmarks), len(_GRID)
+            asked = [replace(query, benchmark=name) for name in benchmarks for _ in _GRID]
+            rows = self.rows_of(asked, np.tile(2.0 ** (-3 * _GRID), count))
+            onto = covariance(rows, self.rows).reshape(count, size, -1).mean(axis=0)
+            own = covariance(rows, rows).reshape(count, size, count, size)
+            own = np.einsum("aibi->i", own) / count**2
+            single = score_variance(rows).reshape(count, size).sum(axis=0) / count**2
+            known = np.einsum("ij,ij->i", onto @ self.inverse, onto)
+            left = np.maximum(own - known, 0.0) + single
+            mean = non_decreasing(onto @ self.weights)
+            self._curves[key] = (mean, np.sqrt(left), 1 - left / (own + single))
+        return self._curves[key]
+
+
+@lru_cache(maxsize=4)
+def shipped_surrogate() -> Surrogate:
+    """The surrogate of all points in ``configs/accuracy/``."""
+    return Surrogate(load_points())
