@@ -47,8 +47,11 @@ def compare(
     return rows
 
 
-def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float], **options: Any) -> Any:
+def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float] | None = None, **options: Any) -> Any:
     """The schedule that keeps most under `budgets`; see `aimcost.search.plan.plan_run` for the options.
+
+    With `task`, the method that suits a task or benchmark (or a list of them) best; see
+    `aimcost.search.plan.tasks.plan_task`.
 
     Parameters
     ----------
@@ -57,10 +60,14 @@ def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float], **op
 
     Returns
     -------
-    aimcost.search.plan.Plan
+    aimcost.search.plan.Plan, or aimcost.search.plan.tasks.TaskPlan
     """
+    task = options.pop("task", None)
+    if task is not None:
+        tasks = importlib.import_module("aimcost.search.plan.tasks")
+        return tasks.plan_task(load_run(run), [task] if isinstance(task, str) else task, budgets=budgets, **options)
     planner = importlib.import_module("aimcost.search.plan")
-    return planner.plan_run(load_run(run), budgets=budgets, **options)
+    return planner.plan_run(load_run(run), budgets=budgets or {}, **options)
 
 
 def reproduce(paper: str = "aim") -> dict[str, Any]:

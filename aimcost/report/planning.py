@@ -19,7 +19,7 @@ from .export import to_json
 from .table import table
 from .text import token_runs
 
-__all__ = ["answer_text", "front_rows", "plan_text", "run_yaml", "save_plot"]
+__all__ = ["answer_text", "check_plot", "front_rows", "plan_text", "run_yaml", "save_plot"]
 
 _FRONT_LINES = 10
 
@@ -214,6 +214,17 @@ def front_rows(plan: Plan) -> list[dict[str, Any]]:
     return [{**row, "method": to_json(row["method"], indent=None)} for row in plan.front()]
 
 
+def check_plot() -> None:
+    """Raise before a search whose plot could not be drawn.
+
+    Raises
+    ------
+    MissingExtraError
+        matplotlib is not installed.
+    """
+    load("matplotlib", extra="report", purpose="a plot")
+
+
 def save_plot(plan: Plan, path: Path) -> None:
     """Plot the fronts; the file extension selects the format.
 
@@ -222,7 +233,7 @@ def save_plot(plan: Plan, path: Path) -> None:
     MissingExtraError
         matplotlib is not installed.
     """
-    load("matplotlib", extra="report", purpose="a plot")
+    check_plot()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -9,16 +9,22 @@ from typing import Annotated, Any
 from ...report.format import Format
 from ..common import (
     FormatFlag,
+    ImagesFlag,
     JsonOption,
+    ModelFlag,
+    NewTokensFlag,
+    RunArgument,
     SettingsOption,
     StackFlag,
+    TextTokensFlag,
+    VisualTokensFlag,
     app,
     format_asked,
     progress_bar,
     resolve,
     write_report,
 )
-from ..options import Argument, Option
+from ..options import Option
 
 _BUDGETS = {
     "--ttft-ms": "max_ttft_ms",
@@ -31,7 +37,24 @@ _BUDGETS = {
 
 @app.command()
 def plan(
-    run: Annotated[str, Argument(metavar="RUN", help="Run file, or the name of one in configs/runs.")],
+    run: RunArgument = None,
+    task: Annotated[
+        str | None,
+        Option(
+            metavar="TASK,TASK",
+            help="Which method for ocr, chart, general, hallucination, knowledge, video, or named benchmarks.",
+        ),
+    ] = None,
+    min_accuracy: Annotated[
+        str | None,
+        Option(metavar="PERCENT", help="With --task: least expected score, of the unreduced one, e.g. 97%."),
+    ] = None,
+    mean_visual_tokens: Annotated[
+        float | None, Option(metavar="N", help="With --task: budget of visual tokens, as a mean over the layers.")
+    ] = None,
+    measured_only: Annotated[
+        bool | None, Option("--measured-only", help="With --task: only parameters that published scores state.")
+    ] = None,
     ttft_ms: Annotated[float | None, Option(help="Budget: time to first token.")] = None,
     tpot_ms: Annotated[float | None, Option(help="Budget: mean time per output token.")] = None,
     kv_gb: Annotated[float | None, Option(help="Budget: KV cache, in 10^9 bytes.")] = None,
@@ -40,7 +63,10 @@ def plan(
         float | None, Option(help="Budget: peak memory, in 10^9 bytes; at most the card's usable memory.")
     ] = None,
     hardware: Annotated[str | None, Option(help="Hardware profiles to search, comma-separated.")] = None,
-    method: Annotated[str | None, Option(help="Methods to search, comma-separated. Default: aim.")] = None,
+    method: Annotated[
+        str | None,
+        Option(help="Methods to search, comma-separated. Default: aim; with --task, all that have scores."),
+    ] = None,
     shape: Annotated[
         str | None, Option(help="Shape of AIM's pruning schedule: linear, step, free or all. Default: all.")
     ] = None,
@@ -54,7 +80,8 @@ def plan(
         str | None, Option(help="Maximise accuracy or tokens. Default: accuracy where scores are known.")
     ] = None,
     accuracy: Annotated[
-        Path | None, Option(metavar="CSV", help="Your own scores, with columns schedule and score.")
+        Path | None,
+        Option(metavar="CSV", help="Your own scores: schedule, score; with --task also benchmark and vanilla."),
     ] = None,
     extrapolate: Annotated[
         bool | None, Option("--extrapolate", help="Extrapolate accuracy beyond the measured points.")
@@ -69,6 +96,11 @@ def plan(
     output: Annotated[
         Path | None, Option("-o", "--output", metavar="FILE", help="Write the best schedule as a run file.")
     ] = None,
+    model: ModelFlag = None,
+    images: ImagesFlag = None,
+    visual_tokens: VisualTokensFlag = None,
+    text_tokens: TextTokensFlag = None,
+    new_tokens: NewTokensFlag = None,
     stack: StackFlag = None,
     settings: SettingsOption = None,
     as_csv: Annotated[bool, Option("--csv", help="Print the Pareto front (or the answers) as CSV.")] = False,
@@ -80,7 +112,24 @@ def plan(
     Maximises expected accuracy, or the tokens kept. Exit status 1 if no schedule meets the budget.
     """
     written = format_asked(form, as_json=as_json, as_csv=as_csv)
-    resolved = resolve(run, settings or [], stack=stack)
+    flags = {
+        "model": model,
+        "workload.images": images,
+        "workload.visual_tokens": visual_tokens,
+        "workload.text_tokens": text_tokens,
+        "workload.new_tokens": new_tokens,
+    }
+    if run is None or task is not None:  # what is searched gives the run its first values
+        flags |= {
+            "hardware": next(iter(_names(hardware)), None),
+            "workload.frames": next(iter(_names(frames)), None),
+            "workload.batch": next(iter(_names(batch)), None),
+        }
+    resolved = resolve(run, settings or [], stack=stack, **flags)
+    if plot is not None:
+        from ...report.planning import check_plot
+
+        check_plot()
     limits = {
         "--ttft-ms": ttft_ms,
         "--tpot-ms": tpot_ms,
@@ -89,6 +138,26 @@ def plan(
         "--memory-gb": memory_gb,
     }
     budgets = {_BUDGETS[flag]: _positive(flag, value) for flag, value in limits.items()}
+    wanted = {
+        "--min-accuracy": min_accuracy,
+        "--mean-visual-tokens": mean_visual_tokens,
+        "--measured-only": measured_only,
+    }
+    if task is not None:
+        others = {"--shape": shape, "--confidence": confidence, "--objective": objective, "--extrapolate": extrapolate}
+        _absent({**others, "--question": question, "--plot": plot}, "--task")
+        _one_each({"--hardware": hardware, "--frames": frames, "--batch": batch})
+        options = {
+            "min_accuracy": _share("--min-accuracy", min_accuracy),
+            "mean_visual_tokens": _positive("--mean-visual-tokens", mean_visual_tokens),
+            "measured_only": bool(measured_only),
+            "methods": _names(method),
+            "accuracy": accuracy,
+            "earliest_cut": earliest_cut,
+        }
+        _plan_task(resolved, _names(task), budgets, options, output, written)
+        return
+    _needs_task(wanted)
     if question is not None:
         searched = {"--hardware": hardware, "--method": method, "--shape": shape, "--frames": frames, "--batch": batch}
         scored = {"--objective": objective, "--accuracy": accuracy, "--extrapolate": extrapolate}
@@ -129,6 +198,63 @@ def plan(
     write_report(report, written)
     if found.best is None:
         raise CheckFailedError("no schedule meets the budget: " + "; ".join(m["text"] for m in found.shortfalls))
+
+
+def _plan_task(
+    resolved: Any,
+    tasks: list[str],
+    budgets: dict[str, float | None],
+    options: dict[str, Any],
+    output: Path | None,
+    written: Format,
+) -> None:
+    from ...errors import CheckFailedError
+    from ...report.format import Report
+    from ...report.tasks import front_rows, task_text, task_yaml
+    from ...search.plan.tasks import plan_task
+
+    with progress_bar() as step:
+        found = plan_task(resolved, tasks, budgets=budgets, progress=step, **options)
+    if output is not None and found.best is not None:
+        from ...inputs.files import write_atomically
+
+        write_atomically(output, task_yaml(found))
+    report = Report(text=lambda: task_text(found), data=found.to_dict, rows=lambda: front_rows(found))
+    write_report(report, written)
+    if found.best is None:
+        raise CheckFailedError("nothing qualifies: " + "; ".join(found.shortfalls))
+
+
+def _needs_task(flags: Mapping[str, object]) -> None:
+    from ...errors import InvalidValueError
+
+    for flag, value in flags.items():
+        if value is not None:
+            raise InvalidValueError(flag, "given with --task", str(value))
+
+
+def _one_each(flags: Mapping[str, str | None]) -> None:
+    from ...errors import InvalidValueError
+
+    for flag, given in flags.items():
+        if len(_names(given)) > 1:
+            raise InvalidValueError(flag, "one value with --task", given)
+
+
+def _share(flag: str, given: str | None) -> float | None:
+    """A share from "97%" or 0.97."""
+    from ...errors import InvalidValueError
+
+    if given is None:
+        return None
+    text = given.strip()
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise InvalidValueError(flag, "above 0 and at most 100%, such as 97% or 0.97", given)
+    return value
 
 
 def _answer(

@@ -6,12 +6,12 @@ vLLM has no default for the share q that goes; half of it is taken here.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import MethodParams, Released, reduce_before, video_alone
+from ..base import RATIOS, MethodParams, Released, reduce_before, video_alone
 from .cost import TEMPORAL_COSINE
 
 SUMMARY = "EVS: pre-LLM, tokens that changed since the previous frame: q (share dropped)"
@@ -60,3 +60,8 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         notes=tuple(notes),
         untouched=untouched,
     )
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries."""
+    return [{"q": round(1 - ratio, 4)} for ratio in RATIOS]

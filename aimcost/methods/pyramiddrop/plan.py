@@ -62,5 +62,10 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
 
 
 def candidates(layers: int) -> list[dict[str, Any]]:
-    """Parameters that the planner tries in a model of that many layers."""
-    return [{"ratios": [ratio, ratio * ratio, ratio * ratio * ratio]} for ratio in RATIOS]
+    """Parameters that the planner tries in a model of that many layers: the published cuts, and others."""
+    powers = [[ratio, ratio * ratio, ratio * ratio * ratio] for ratio in RATIOS]
+    found: list[dict[str, Any]] = [{"ratios": ratios} for ratios in powers]
+    for first, step in ((4, 4), (4, 8), (8, 4), (12, 4), (12, 8), (16, 4)):
+        depths = scaled_layers((first, first + step, first + 2 * step), layers)
+        found += [{"layers": depths, "ratios": ratios[: len(depths)]} for ratios in powers]
+    return found

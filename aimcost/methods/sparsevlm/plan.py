@@ -6,12 +6,12 @@ Source: Gumpest/SparseVLMs; cuts after layers 2, 6 and 15 to 300, 200 and 110 of
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from ...errors import InvalidValueError
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import MethodParams, Released, build_schedule, require_between, scaled_layers
+from ..base import RATIOS, MethodParams, Released, build_schedule, require_between, scaled_layers
 from .cost import PER_CLUSTER, RECYCLED_SHARE, TEXT_RATERS
 
 SUMMARY = "SparseVLM: visual tokens cut to keep[i] (+ merged ones) after layer layers[i]: layers, keep"
@@ -77,3 +77,9 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     counts = {layer: (("recycled", count),) for layer, count in merged.items()}
     events = (replace(event, counts=counts[event.after_layer or 0]) for event in schedule.events)
     return replace(schedule, events=tuple(events))
+
+
+def counted_candidates(layers: int, visual: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries for so many visual tokens: the published cuts, keeping more or less."""
+    most = _KEEP[0] / _OF
+    return [{"keep": [max(1, round(visual * share / most * count / _OF)) for count in _KEEP]} for share in RATIOS]

@@ -5,7 +5,7 @@ Source: facebookresearch/ToMe (Bolya et al. 2023, arXiv 2210.09461); r = 16 is i
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from ...errors import InvalidValueError, UnsupportedModelError
 from ...types import ModelSpec, ReductionEvent, Schedule, VisionSpec, Workload
@@ -80,3 +80,8 @@ def _events(vision: VisionSpec, r: int) -> list[ReductionEvent]:
         )
         count -= removed
     return events
+
+
+def candidates(layers: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries."""
+    return [{"r": r} for r in (2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24)]

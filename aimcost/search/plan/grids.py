@@ -30,7 +30,7 @@ from .blocks import Tables, tables
 from .evaluate import Figures, evaluate
 from .levels import LevelTables, level_tables
 
-__all__ = ["LEVELS", "FreeGrid", "Grid", "grids", "pairs_of"]
+__all__ = ["LEVELS", "FreeGrid", "Grid", "grids", "of_method", "pairs_of"]
 
 # Shares of the visual tokens that reach the language model: the free form's eight levels.
 LEVELS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.0)
@@ -205,7 +205,7 @@ def grids(
     """
     found: list[Grid] = []
     for name in methods:
-        found += _aim(run, shapes, first, levels) if name == "aim" else _of_method(run, name, first)
+        found += _aim(run, shapes, first, levels) if name == "aim" else of_method(run, name, first, _offered(run, name))
     if not found:
         raise InvalidValueError(
             argument("earliest_cut"),
@@ -300,17 +300,22 @@ def _candidates(name: str) -> Callable[[int], list[dict[str, Any]]] | None:
     return getattr(plan_module(name), "candidates", None) if name in discover.method_names() else None
 
 
-def _of_method(run: Run, name: str, first: int) -> Iterator[Grid]:
-    """A grid over another method's parameters, one base for each way of reducing before layer 0 and, where a cut
-    has every layer run eager attention, apart from schedules without one."""
+def _offered(run: Run, name: str) -> list[dict[str, Any]]:
+    """The parameters that a method's ``plan.py`` offers to a planner."""
     offered = _candidates(name)
     if offered is None:
         known = ", ".join(["aim", *(method for method in discover.method_names() if _candidates(method))])
         raise InvalidValueError(argument("methods"), f"a method that the planner can search: {known}", name)
+    return offered(run.model.decoder.layers)
+
+
+def of_method(run: Run, name: str, first: int, offered: Iterable[Mapping[str, Any]]) -> Iterator[ListGrid]:
+    """A grid over another method's parameters, one base for each way of reducing before layer 0 and, where a cut
+    has every layer run eager attention, apart from schedules without one."""
     bases: dict[tuple[tuple[ReductionEvent, ...], int, bool], list[Candidate]] = {}
     runs: dict[tuple[tuple[ReductionEvent, ...], int, bool], Run] = {}
     scorer = "none"
-    for params in offered(run.model.decoder.layers):
+    for params in offered:
         method = {"name": name, **params}
         try:
             schedule = plan_schedule(run.model, run.workload, method)

@@ -223,8 +223,8 @@ def points_of(model: str) -> tuple[Point, ...]:
 
 def model_family(printed: str) -> str:
     """Models that a model's scores resemble most."""
-    start = re.sub(r"-\d+b.*$", "", printed)
-    return _SIBLINGS.get(start, start)
+    start = max((known for known in _SIBLINGS if printed.startswith(known)), key=len, default=None)
+    return re.sub(r"-\d+b.*$", "", printed) if start is None else _SIBLINGS[start]
 
 
 def method_named(printed: str) -> str | None:

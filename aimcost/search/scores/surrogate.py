@@ -59,6 +59,8 @@ SOURCE_VARIANCES: Mapping[tuple[str, ...], float] = {
 ROW, COLUMN, SCORE = 2.1, 2.8, (2.6, 3.6, 4.1)
 # Degrees of freedom of the errors of single scores, and the least and the most that one of them may weigh.
 TAILS, WEIGHTS = 4.0, (0.2, 2.0)
+# Variance of single scores that are trusted (a user's own), over that of published ones.
+TRUSTED = 0.05
 # Typical loss of a task's benchmarks over that of all, at one depth.
 TASK_SCALE = {"general": 0.94, "ocr": 1.6, "chart": 4.5, "hallucination": 1.0, "knowledge": 0.3, "video": 0.93}
 # k(t, t') = (1 − SMOOTH) t t' + SMOOTH √(t t') exp(−(t − t')² / 2 LENGTH²)
@@ -193,9 +195,12 @@ class Surrogate:
     ----------
     points
         What is known.
+    trusted
+        Sources whose scores are never stray, and deviate by `TRUSTED` of the variance of others'.
     """
 
-    def __init__(self, points: Iterable[Point]) -> None:
+    def __init__(self, points: Iterable[Point], trusted: Iterable[str] = ()) -> None:
+        self._trusted = frozenset(trusted)
         pooled = pooled_points(points)
         self.points = [point for point, _ in pooled]
         self.sources = [sources for _, sources in pooled]
@@ -227,7 +232,8 @@ class Surrogate:
         normal = score_variance(self.rows)
         residual = normal * np.linalg.solve(self._covariance + np.diag(normal), self.loss)
         weight = (TAILS + 1) / (TAILS + residual**2 / normal)
-        return np.asarray(normal / np.clip(weight, *WEIGHTS))
+        own = np.array([point.source_id in self._trusted for point in self.points])
+        return np.where(own, TRUSTED * normal, normal / np.clip(weight, *WEIGHTS))
 
     @cached_property
     def _covariance(self) -> Floats:

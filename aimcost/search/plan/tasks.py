@@ -1,0 +1,561 @@
+"""Which method for a task: every method with published scores, priced with its own selection.
+
+A schedule's score is that of its method at the same mean share of visual tokens a layer (`aimcost.search.scores`).
+Before the language model that share is what papers state. Inside it, papers state a mean over layers and seldom
+the parameters: a schedule with other parameters is "budget matched", and its interval is wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import AimcostError, InvalidValueError, UnknownNameError, argument
+from ...inputs import discover
+from ...inputs.run import Run
+from ...methods.base import RATIOS
+from ...methods.registry import plan_module
+from ...pricing.gain import gain
+from ...pricing.pricing import estimate_run, unreduced
+from ...pricing.result import Estimate
+from ..scores.points import Point, benchmarks_of, load_points, method_named, model_family, model_named, settings_of
+from ..scores.surrogate import HALF_80, Query, Surrogate, score_variance, shipped_surrogate
+from ..scores.users import YOURS, with_yours
+from .budgets import Budgets
+from .evaluate import Figures
+from .grids import of_method
+from .search import Progress
+
+__all__ = ["Downsampled", "Scored", "TaskPlan", "plan_task"]
+
+# FastV and DART cut after layer 2 in the tables that do not state K (their `where`).
+PUBLISHED_CUT = {"fastv": 2, "dart": 2}
+# Standard deviation, in points, of AIM's 26 published settings about what is expected at their mean tokens.
+SETTINGS_SPREAD = 4.9
+# No published setting cuts before layer 2.
+EARLIEST_CUT = 2
+# Shares that are tried of a method before the language model: a planner's, and those that papers print.
+SHARES = tuple(sorted({*RATIOS, 0.95, 0.85, 0.65, 0.55, 0.45, 0.35, 0.15, 1 / 3, 2 / 9, 1 / 9, 1 / 18}, reverse=True))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """A method with parameters: its price, and the score that is expected of it.
+
+    Attributes
+    ----------
+    method
+        The ``method:`` mapping of a run file.
+    share
+        Mean share of the visual tokens in a layer.
+    ttft
+        Seconds to the first token.
+    mean, low, high
+        Expected score over the unreduced one, with its 80 % interval.
+    basis
+        ``published`` (the parameters, or a place before the language model, are those of the tables), ``budget matched``,
+        ``measured`` (the very setting was scored), ``unreduced``.
+    """
+
+    method: Mapping[str, Any]
+    share: float
+    ttft: float
+    mean: float
+    low: float
+    high: float
+    basis: str
+
+    @property
+    def name(self) -> str:
+        """The method's name."""
+        return str(self.method["name"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {
+            "method": dict(self.method),
+            "visual_token_share": self.share,
+            "ttft_s": self.ttft,
+            "expected": self.mean,
+            "expected_low": self.low,
+            "expected_high": self.high,
+            "basis": self.basis,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Downsampled:
+    """A smaller input without reduction; its score is not known."""
+
+    what: str
+    ttft: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        return {"input": self.what, "ttft_s": self.ttft, "expected": None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPlan:
+    """The answer, and what it rests on.
+
+    Attributes
+    ----------
+    best, runner_up, published
+        The choice, the best one of another method, and the best one that is not budget matched; None where none qualifies.
+    estimate, dense
+        The choice and the unreduced run, priced as any run.
+    front
+        The candidates that none beats in time and expected score, by time.
+    by_method
+        Each method's own best candidate, or its nearest.
+    scores, sources
+        Published scores of the chosen method for the task (on this model, else on its siblings), and where they stand.
+    random
+        Published scores of random selection for the task on this model: share kept, mean, scores.
+    """
+
+    run: Run
+    benchmarks: tuple[str, ...]
+    tasks: tuple[str, ...]
+    floor: float | None
+    budgets: Budgets
+    mean_visual_tokens: float | None
+    best: Scored | None
+    runner_up: Scored | None
+    runner_up_in_noise: bool
+    published: Scored | None
+    estimate: Estimate | None
+    dense: Estimate
+    front: tuple[Scored, ...]
+    by_method: tuple[Scored, ...]
+    candidates: int
+    silent: tuple[str, ...]
+    scores: int
+    sources: tuple[str, ...]
+    siblings: bool
+    random: tuple[tuple[float, float, int], ...]
+    downsampled: tuple[Downsampled, ...]
+    shortfalls: tuple[str, ...]
+    measured_only: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def saved_s(self) -> float:
+        """Seconds to the first token that the choice saves."""
+        return 0.0 if self.estimate is None else self.dense.ttft_s - self.estimate.ttft_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        best = None
+        if self.best is not None and self.estimate is not None:
+            low, high = self.estimate.ttft_band_s
+            saved = gain(self.dense, self.estimate)
+            best = {
+                **self.best.to_dict(),
+                "ttft_s": self.estimate.ttft_s,
+                "ttft_low_s": low,
+                "ttft_high_s": high,
+                "ttft_saved_s": self.saved_s,
+                "ttft_saved_low_s": saved.saved.low if saved else None,
+                "ttft_saved_high_s": saved.saved.high if saved else None,
+                "scores": self.scores,
+                "sources": list(self.sources),
+                "of_other_models": self.siblings,
+                "run": {**self.run.document(), "method": dict(self.best.method)},
+            }
+        return {
+            "schema_version": 1,
+            "model": self.run.model.name,
+            "hardware": self.run.hardware.name if self.run.hardware else None,
+            "tasks": list(self.tasks),
+            "benchmarks": list(self.benchmarks),
+            "min_accuracy": self.floor,
+            "budgets": self.budgets.to_file(),
+            "mean_visual_tokens": self.mean_visual_tokens,
+            "measured_only": self.measured_only,
+            "candidates": self.candidates,
+            "unreduced_ttft_s": self.dense.ttft_s,
+            "best": best,
+            "runner_up": None if self.runner_up is None else self.runner_up.to_dict(),
+            "runner_up_within_noise": self.runner_up_in_noise,
+            "best_published": None if self.published is None else self.published.to_dict(),
+            "by_method": [each.to_dict() for each in self.by_method],
+            "front": [each.to_dict() for each in self.front],
+            "silent": list(self.silent),
+            "random": [{"share": share, "mean": mean, "scores": n} for share, mean, n in self.random],
+            "downsampled": [each.to_dict() for each in self.downsampled],
+            "shortfalls": list(self.shortfalls),
+            "notes": list(self.notes),
+        }
+
+
+def plan_task(
+    run: Run,
+    tasks: Sequence[str],
+    *,
+    min_accuracy: float | None = None,
+    budgets: Mapping[str, float | None] | None = None,
+    mean_visual_tokens: float | None = None,
+    methods: Sequence[str] = (),
+    measured_only: bool = False,
+    accuracy: str | Path | None = None,
+    earliest_cut: int | None = None,
+    progress: Progress | None = None,
+) -> TaskPlan:
+    """The method and parameters for a task: the fastest above a floor, else the best scored within the budgets.
+
+    Parameters
+    ----------
+    tasks
+        Tasks or benchmarks (`aimcost.search.scores.points.FAMILIES`), weighed alike.
+    min_accuracy
+        Least expected score over the unreduced one, from 0 to 1.
+    mean_visual_tokens
+        Most visual tokens a request, as a mean over the layers.
+    methods
+        Methods to search; all with published scores where empty.
+    measured_only
+        Leave out schedules whose parameters are not those of published scores.
+    accuracy
+        A CSV of the user's own scores, which replace published ones of the same model, method and benchmark.
+
+    Raises
+    ------
+    AimcostError
+        No budget and no floor, an unknown task or method, or a model that neither has scores nor siblings with some.
+    """
+    limits = Budgets.of(run, budgets or {})
+    if min_accuracy is None and mean_visual_tokens is None and not list(limits.items()):
+        raise InvalidValueError(argument("min_accuracy"), f"given, or a budget, with {argument('task')}", None)
+    if min_accuracy is not None and not 0 < min_accuracy <= 1:
+        raise InvalidValueError(argument("min_accuracy"), "above 0 and at most 1 (100 %)", min_accuracy)
+    if not run.workload.visual_tokens:
+        raise InvalidValueError("workload", "one with visual tokens to reduce", 0)
+    points, surrogate = load_points(), None
+    if accuracy is not None:
+        points = with_yours(run, points, Path(accuracy))
+        surrogate = Surrogate(points, trusted=(YOURS,))
+    search = _Search(run, points, surrogate or shipped_surrogate(), tasks, measured_only)
+    first = EARLIEST_CUT if earliest_cut is None else earliest_cut
+    if not 0 <= first <= run.model.decoder.layers:
+        raise InvalidValueError(argument("earliest_cut"), f"from 0 to {run.model.decoder.layers}", first)
+    names = list(methods) or search.known_methods()
+    every: list[tuple[Scored, float]] = []
+    silent = []
+    for number, name in enumerate(names):
+        if progress is not None:
+            progress(number, len(names), name)
+        if name not in discover.method_names():
+            raise UnknownNameError("method", name, discover.method_names())
+        found = list(search.candidates(name, first, limits, mean_visual_tokens))
+        every += found
+        if not found:
+            silent.append(name)
+    dense = estimate_run(unreduced(run))
+    whole = Scored(method={"name": "none"}, share=1.0, ttft=dense.ttft_s, mean=1, low=1, high=1, basis="unreduced")
+    over = max((value / limit for value, limit in _limited(dense, limits)), default=0.0)
+    if mean_visual_tokens is not None:
+        over = max(over, run.workload.visual_tokens / mean_visual_tokens)
+    every.append((whole, over))
+    return _answer(search, every, dense, limits, min_accuracy, mean_visual_tokens, tuple(silent))
+
+
+def _limited(estimate: Estimate, limits: Budgets) -> Iterator[tuple[float, float]]:
+    from ...pricing.budgets import figures_of
+
+    found = figures_of(estimate)
+    for name, limit in limits.items():
+        yield found[name], limit
+    card = estimate.memory.usable_bytes
+    if card is not None:
+        yield found["peak"], card
+
+
+class _Search:
+    """What a task asks of one run's model: benchmarks, points, and candidates of each method."""
+
+    def __init__(
+        self, run: Run, points: Sequence[Point], surrogate: Surrogate, tasks: Sequence[str], measured_only: bool
+    ) -> None:
+        self.run, self.surrogate, self.measured_only, self.tasks = run, surrogate, measured_only, tuple(tasks)
+        name = run.model.name
+        self.printed = next((p.model for p in points if model_named(p.model) == name), name)
+        own = [p for p in points if p.model == self.printed]
+        self.siblings = [p for p in points if model_family(p.model) == model_family(self.printed)]
+        if not self.siblings:
+            known = dict.fromkeys(model_named(p.model) or p.model for p in points)
+            raise UnknownNameError("model with published scores", name, known)
+        known_benchmarks = {p.benchmark for p in own or self.siblings}
+        try:
+            self.benchmarks = benchmarks_of(tasks, known_benchmarks)
+        except UnknownNameError:
+            benchmarks_of(tasks, {p.benchmark for p in points})  # a benchmark that nobody ran on this model
+            self.benchmarks = ()
+        if not self.benchmarks:
+            asked = ", ".join(tasks)
+            raise InvalidValueError(
+                argument("task"), f"one that was scored on {name}: {', '.join(sorted(known_benchmarks))}", asked
+            )
+        self.points = [p for p in points if p.relative is not None and _is_of(p, self.benchmarks)]
+
+    def known_methods(self) -> list[str]:
+        """Methods of ours with scores for the task on this model or a sibling."""
+        family = model_family(self.printed)
+        names = (method_named(p.method) for p in self.points if model_family(p.model) == family)
+        return list(dict.fromkeys(name for name in names if name is not None))
+
+    def printed_method(self, name: str) -> str:
+        """A method as the tables print it."""
+        return next((p.method for p in self.points if method_named(p.method) == name), name)
+
+    def rests_on(self, name: str) -> tuple[int, tuple[str, ...], bool]:
+        """Scores of a method for the task, their sources, and whether they are of siblings."""
+        some = [p for p in self.points if method_named(p.method) == name]
+        own = [p for p in some if p.model == self.printed]
+        used = own or [p for p in some if p in self.siblings]
+        return len(used), tuple(dict.fromkeys(p.source for p in used)), not own
+
+    def candidates(
+        self, name: str, first: int, limits: Budgets, most_tokens: float | None
+    ) -> Iterator[tuple[Scored, float]]:
+        """A method's schedules with a score, and by how much each is over the budgets (at most 1: within)."""
+        pooled = any(p.share_kept is not None and method_named(p.method) == name for p in self.points)
+        settings = self._settings(name)
+        layers, visual = self.run.model.decoder.layers, self.run.workload.visual_tokens
+        offered = _offered(name, layers, visual) if pooled else [entry for entry, _ in settings]
+        if not offered:
+            return
+        query = Query(
+            model=self.printed,
+            method=self.printed_method(name),
+            benchmark="",
+            source=YOURS if any(p.source_id == YOURS for p in self.points) else "",
+        )
+        card = self.run.hardware.usable_memory_bytes if self.run.hardware else None
+        for grid in of_method(self.run, name, first if pooled else 0, offered):
+            prices = grid.prices(band=False)
+            figures: Figures = prices.figures(0, len(prices))
+            share = figures.kept / layers / visual
+            over = limits.excess(figures, card)
+            if most_tokens is not None:
+                over = np.maximum(over, figures.kept / layers / most_tokens)
+            inside = bool(grid.run.schedule.tokens) and not grid.run.schedule.pre_llm_events
+            matched = self.surrogate.expect(query, self.benchmarks, share, extra=SETTINGS_SPREAD) if pooled else None
+            stated = self.surrogate.expect(query, self.benchmarks, share) if pooled else None
+            for position in range(len(prices)):
+                method = grid.method(position)
+                basis = "published"
+                if not pooled:
+                    mean, half = next(value for entry, value in settings if {"name": name, **entry} == method)
+                    entry = (mean, max(0.0, mean - half), mean + half)
+                    basis, known = "measured", True
+                else:
+                    cut = PUBLISHED_CUT.get(name)
+                    if inside and (cut is None or method.get("k") != cut):
+                        basis = "budget matched"
+                    answer = matched if basis == "budget matched" else stated
+                    assert answer is not None
+                    entry = (float(answer.mean[position]), float(answer.low[position]), float(answer.high[position]))
+                    known = bool(answer.known[position])
+                if not known or (self.measured_only and basis == "budget matched"):
+                    continue
+                yield (
+                    Scored(
+                        method=method,
+                        share=float(share[position]),
+                        ttft=float(figures.ttft[position]),
+                        mean=entry[0],
+                        low=entry[1],
+                        high=entry[2],
+                        basis=basis,
+                    ),
+                    float(over[position]),
+                )
+
+    def _settings(self, name: str) -> list[tuple[dict[str, Any], tuple[float, float]]]:
+        """Settings that were scored on this model on half of the task's benchmarks: mean, and half its interval."""
+        groups: dict[str, list[Point]] = {}
+        for point in self.points:
+            if point.model == self.printed and method_named(point.method) == name and settings_of(point):
+                groups.setdefault(point.parameters, []).append(point)
+        found = []
+        for some in groups.values():
+            scored = {p.benchmark for p in some}
+            if 2 * len(scored) < len(self.benchmarks):
+                continue
+            settings = settings_of(some[0]) or {}
+            rows = self.surrogate.rows_of([Query.of(p) for p in some], [0.5] * len(some))
+            deviation = float(np.sqrt(score_variance(rows).sum())) / len(some) + SETTINGS_SPREAD / 2
+            mean = float(np.mean([p.relative for p in some if p.relative is not None]))
+            entry = {key: value for key, value in settings.items() if key != "name"}
+            found.append((entry, (mean, HALF_80 * deviation / 100)))
+        return found
+
+
+def _is_of(point: Point, benchmarks: Sequence[str]) -> bool:
+    from ..scores.points import benchmark_named
+
+    return benchmark_named(point.benchmark) in benchmarks
+
+
+def _offered(name: str, layers: int, visual: int) -> list[dict[str, Any]]:
+    """Parameters of a method that are tried: its planner's grid, finer where it takes a share or a count."""
+    module = plan_module(name)
+    keys = module.Params.names()
+    if "k" not in keys and "ratio" in keys:
+        return [{"ratio": share} for share in SHARES]
+    if "keep_tokens" in keys and "k" not in keys:
+        return [{"keep_tokens": round(visual * share)} for share in SHARES]
+    offered = getattr(module, "candidates", None)
+    if offered is not None:
+        found: list[dict[str, Any]] = offered(layers)
+        return found
+    counted = getattr(module, "counted_candidates", None)
+    return [] if counted is None else list(counted(layers, visual))
+
+
+def _answer(
+    search: _Search,
+    every: Sequence[tuple[Scored, float]],
+    dense: Estimate,
+    limits: Budgets,
+    floor: float | None,
+    most_tokens: float | None,
+    silent: tuple[str, ...],
+) -> TaskPlan:
+    def rank(each: Scored) -> tuple[float, float]:
+        return (each.ttft, -each.mean) if floor is not None else (-each.mean, each.ttft)
+
+    def fits(each: Scored, over: float) -> bool:
+        return over <= 1 and (floor is None or each.mean >= floor)
+
+    fitting = sorted((each for each, over in every if fits(each, over)), key=rank)
+    best = fitting[0] if fitting else None
+    by_method: dict[str, Scored] = {}
+    for each in fitting:
+        by_method.setdefault(each.name, each)
+    second = next((each for each in fitting if best is not None and each.name != best.name), None)
+    estimate = None if best is None else estimate_run(search.run.with_method(best.method))
+    noise = False
+    if best is not None and second is not None and estimate is not None:
+        low, high = estimate.ttft_band_s
+        noise = best.low <= second.mean <= best.high and low <= second.ttft <= (high or second.ttft)
+    count, sources, siblings = (0, (), False) if best is None else search.rests_on(best.name)
+    return TaskPlan(
+        run=search.run,
+        benchmarks=search.benchmarks,
+        tasks=search.tasks,
+        floor=floor,
+        budgets=limits,
+        mean_visual_tokens=most_tokens,
+        best=best,
+        runner_up=second,
+        runner_up_in_noise=noise,
+        published=next((each for each in fitting if each.basis != "budget matched"), None),
+        estimate=estimate,
+        dense=dense,
+        front=_front([each for each, _ in every]),
+        by_method=tuple(by_method.values()),
+        candidates=len(every),
+        silent=silent,
+        scores=count,
+        sources=sources,
+        siblings=siblings,
+        random=_random(search),
+        downsampled=tuple(_downsampled(search.run)),
+        shortfalls=() if best is not None else tuple(_shortfalls(every, dense, limits, floor, most_tokens)),
+        measured_only=search.measured_only,
+    )
+
+
+def _front(every: Sequence[Scored]) -> tuple[Scored, ...]:
+    """Candidates that none beats in both time and expected score."""
+    found: list[Scored] = []
+    for each in sorted(every, key=lambda one: (one.ttft, -one.mean)):
+        if not found or each.mean > found[-1].mean:
+            found.append(each)
+    return tuple(found)
+
+
+def _random(search: _Search) -> tuple[tuple[float, float, int], ...]:
+    groups: dict[float, list[float]] = {}
+    for point in search.points:
+        if point.method == "Random" and point.model == search.printed and point.share_kept is not None:
+            groups.setdefault(point.share_kept, []).append(point.relative or 0.0)
+    return tuple((share, float(np.mean(some)), len(some)) for share, some in sorted(groups.items()))
+
+
+def _downsampled(run: Run) -> Iterator[Downsampled]:
+    """The unreduced run on a half and a quarter of its frames, or on images of a half and a quarter of the area."""
+    workload = run.workload
+    for part in (2, 4):
+        changes: dict[str, Any]
+        if workload.frames >= part:
+            changes = {"workload.frames": workload.frames // part, "workload.seconds": None, "workload.fps": None}
+            what = f"{workload.frames // part} frames"
+        elif workload.images and run.model.projector is not None and not run.model.projector.tokens_per_image:
+            width, height = (max(28, round(side / part**0.5)) for side in _image_size(run))
+            changes, what = {"workload.image_size": [width, height]}, f"images of {width} x {height}"
+        else:
+            return
+        try:
+            smaller = unreduced(run).with_(changes)
+        except AimcostError:
+            continue
+        if smaller.workload.visual_tokens < workload.visual_tokens:
+            yield Downsampled(what=what, ttft=estimate_run(smaller).ttft_s)
+
+
+def _image_size(run: Run) -> tuple[int, int]:
+    """The image's size, as the run gives it; 1280 x 720 where it does not (`aimcost.inputs.workload`)."""
+    given = run.document().get("workload", {}).get("image_size")
+    if given and isinstance(given[0], int):
+        return int(given[0]), int(given[1])
+    return 1280, 720
+
+
+def _shortfalls(
+    every: Sequence[tuple[Scored, float]],
+    dense: Estimate,
+    limits: Budgets,
+    floor: float | None,
+    most_tokens: float | None,
+) -> Iterator[str]:
+    """In words: which limit nothing keeps, and what is nearest."""
+    from ...units import format_seconds
+
+    within = [each for each, over in every if over <= 1]
+    if within and floor is not None:
+        nearest = max(within, key=lambda each: each.mean)
+        yield (
+            f"within the budgets at most {nearest.mean:.1%} is expected ({nearest.name}, {format_seconds(nearest.ttft)}), "
+            f"below {floor:.1%}"
+        )
+        return
+    if limits.ttft is not None and (lowest := min(every, key=lambda pair: pair[0].ttft)[0]).ttft > limits.ttft:
+        floor_s = tower_floor(dense, lowest.ttft, limits.ttft)
+        yield floor_s or (
+            f"TTFT is at least {format_seconds(lowest.ttft)} ({lowest.name}), over {format_seconds(limits.ttft)}"
+        )
+        return
+    nearest, over = min(every, key=lambda pair: pair[1])
+    yield f"nothing with a score keeps every budget; the nearest is {nearest.name}, {over - 1:.1%} over"
+
+
+def tower_floor(estimate: Estimate, lowest_s: float, limit_s: float) -> str | None:
+    """What no reduction after the tower can undercut, in words; None where the tower leaves room."""
+    from ...units import format_seconds
+
+    tower = estimate.stages["vision"].time_s
+    if tower < limit_s:
+        return None
+    smaller = "fewer frames or smaller images can" if estimate.run.workload.frames else "smaller images can"
+    return (
+        f"the tower alone takes {format_seconds(tower)} of {format_seconds(lowest_s)}: no reduction after it can reach "
+        f"{format_seconds(limit_s)}; {smaller}"
+    )

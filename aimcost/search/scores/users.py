@@ -1,0 +1,128 @@
+"""Scores that a user measured: a CSV of schedules or methods, with benchmark, score and the unreduced score."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import AimcostError, FileFormatError, InvalidValueError
+from ...inputs.files import read_text
+from ...inputs.run import Run, plan_schedule
+from .points import Point, method_named, model_named
+
+__all__ = ["YOURS", "with_yours"]
+
+# The source of a user's scores: what the planner answers for is measured as these were.
+YOURS = "yours"
+
+
+def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ...]:
+    """Published points with the user's, which replace those of the same model, method and benchmark.
+
+    The file has the columns ``schedule`` (a ``method:`` mapping, or counts as runs of [tokens, layers]) or ``method`` and
+    ``parameters`` (a mapping), then ``benchmark``, ``score`` and, unless a row of the method none has it, ``vanilla``.
+
+    Raises
+    ------
+    FileFormatError, InvalidValueError
+        A file that cannot be read, a schedule that the model cannot run, or a score without an unreduced one.
+    """
+    printed = next((p.model for p in points if model_named(p.model) == run.model.name), run.model.name)
+    names = {method_named(p.method): p.method for p in points if method_named(p.method)}
+    rows = list(_rows(path))
+    unreduced = {row["benchmark"]: row["score"] for row in rows if row["method"].get("name") == "none"}
+    mine = []
+    for row in rows:
+        method, where = row["method"], row["where"]
+        if method.get("name") == "none":
+            continue
+        vanilla = row["vanilla"] if row["vanilla"] is not None else unreduced.get(row["benchmark"])
+        if vanilla is None or vanilla <= 0:
+            raise InvalidValueError("vanilla", "given, or a row with the method none", vanilla, where=where)
+        try:
+            schedule = plan_schedule(run.model, run.workload, method, where=where)
+        except AimcostError as error:
+            error.prefix(where) if not str(error).startswith(where) else None
+            raise
+        visual = sum(max(0, count - schedule.text_tokens) for count in schedule.tokens)
+        share = visual / (len(schedule.tokens) * max(1, run.workload.visual_tokens))
+        name = str(method["name"])
+        mine.append(
+            Point(
+                model=printed,
+                method=names.get(name, name),
+                budget=f"line {row['line']}",
+                share_kept=min(1.0, share),
+                benchmark=row["benchmark"],
+                score=row["score"],
+                vanilla=vanilla,
+                relative=row["score"] / vanilla,
+                source_id=YOURS,
+                source=str(path),
+                measured_by="yours",
+            )
+        )
+    if not mine:
+        raise FileFormatError(f"{path}: has no score of a reduced schedule")
+    replaced = {(point.model, point.method, point.benchmark) for point in mine}
+    return (*(p for p in points if (p.model, p.method, p.benchmark) not in replaced), *mine)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    reader = csv.DictReader(read_text(path).lstrip("\ufeff").splitlines())
+    header = [str(name) for name in reader.fieldnames or []]
+    for needed in ("benchmark", "score"):
+        if needed not in header:
+            raise FileFormatError(f"{path}: needs the column {needed} (found {', '.join(header) or 'no columns'})")
+    if "schedule" not in header and "method" not in header:
+        raise FileFormatError(f"{path}: needs the column schedule, or method and parameters")
+    found = []
+    for row in reader:
+        where = f"{path}: line {reader.line_num}"
+        found.append(
+            {
+                "line": reader.line_num,
+                "where": where,
+                "method": _method(row, where),
+                "benchmark": (row.get("benchmark") or "").strip() or _missing("benchmark", where),
+                "score": _number("score", row.get("score"), where),
+                "vanilla": _number("vanilla", row.get("vanilla"), where, needed=False),
+            }
+        )
+    return found
+
+
+def _missing(name: str, where: str) -> str:
+    raise FileFormatError(f"{where}: {name} is empty")
+
+
+def _number(name: str, text: str | None, where: str, *, needed: bool = True) -> float | None:
+    if not text and not needed:
+        return None
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InvalidValueError(name, "a number", text, where=where)
+    return value
+
+
+def _method(row: Mapping[str, str | None], where: str) -> dict[str, Any]:
+    given = row.get("schedule")
+    try:
+        if given:
+            found = yaml.safe_load(given)
+            found = {"name": "explicit", "tokens_per_layer": found} if isinstance(found, list) else found
+        else:
+            found = {"name": row.get("method") or None, **(yaml.safe_load(row.get("parameters") or "") or {})}
+    except (yaml.YAMLError, TypeError):
+        found = None
+    if not isinstance(found, Mapping) or not found.get("name"):
+        raise FileFormatError(f"{where}: needs a schedule, or a method and its parameters as a mapping")
+    return dict(found)

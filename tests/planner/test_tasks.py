@@ -1,0 +1,228 @@
+"""Which method for a task: floors, budgets, the user's own scores, and what is said where nothing qualifies."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aimcost
+from aimcost.errors import AimcostError, InvalidValueError
+from aimcost.inputs.run import Run, load_run
+from aimcost.pricing.pricing import estimate_run
+from aimcost.report.tasks import sentence, task_text
+from aimcost.search.plan.tasks import TaskPlan, plan_task
+
+IMAGE = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 60}, "hardware": "nvidia_a100_sxm_80gb"}
+FLAGS = ("--model", "llava-1.5-7b", "--images", "1", "--text-tokens", "60", "--hardware", "nvidia_a100_sxm_80gb")
+
+
+@pytest.fixture(scope="module")
+def image() -> Run:
+    return load_run(IMAGE)
+
+
+@pytest.fixture(scope="module")
+def video() -> Run:
+    return load_run("llava_onevision_dense_a100")
+
+
+@pytest.fixture(scope="module")
+def ocr(image: Run) -> TaskPlan:
+    return plan_task(image, ["ocr"], min_accuracy=0.95)
+
+
+def test_a_floor_asks_for_the_fastest_above_it(ocr: TaskPlan) -> None:
+    assert ocr.best is not None
+    assert ocr.best.mean >= 0.95
+    assert all(each.ttft >= ocr.best.ttft for each in ocr.by_method)
+    assert {each.name for each in ocr.by_method} >= {"fastv", "pyramiddrop", "sparsevlm", "holov", "divprune", "none"}
+    # the front beats the choice nowhere: what is faster is expected to score less than the floor
+    assert all(each.mean < 0.95 for each in ocr.front if each.ttft < ocr.best.ttft * (1 - 1e-9))
+
+
+def test_every_price_is_that_of_the_run_itself(ocr: TaskPlan) -> None:
+    """What the grids say a method takes is what an estimate of its run file says, its selection included."""
+    for each in ocr.by_method:
+        result = estimate_run(ocr.run.with_method(each.method))
+        assert result.ttft_s == pytest.approx(each.ttft, rel=1e-9), each.method
+
+
+def test_a_budget_alone_asks_for_the_best_score(image: Run) -> None:
+    found = plan_task(image, ["ocr"], budgets={"max_ttft_ms": 36})
+    assert found.best is not None
+    assert found.best.ttft <= 0.036
+    assert all(each.mean <= found.best.mean for each in found.by_method)
+    both = plan_task(image, ["ocr"], budgets={"max_ttft_ms": 36}, min_accuracy=0.9)
+    assert both.best is not None
+    assert both.best.ttft < found.best.ttft
+    assert both.best.mean >= 0.9
+
+
+def test_mean_visual_tokens_are_a_budget(image: Run) -> None:
+    found = plan_task(image, ["POPE"], mean_visual_tokens=192)
+    assert found.best is not None
+    assert all(each.share * 576 <= 192 * (1 + 1e-9) for each in found.by_method)
+    assert max(each.share * 576 for each in found.by_method) > 180
+
+
+def test_measured_only_leaves_out_what_no_score_states(image: Run, ocr: TaskPlan) -> None:
+    assert ocr.best is not None
+    assert ocr.best.basis == "budget matched"
+    found = plan_task(image, ["ocr"], min_accuracy=0.95, measured_only=True)
+    assert {each.basis for each in found.by_method} <= {"published", "measured", "unreduced"}
+    assert found.best == ocr.published
+    # FastV's tables cut after layer 2
+    assert all(each.method.get("k", 2) == 2 for each in found.by_method if each.name in ("fastv", "dart"))
+
+
+def test_other_parameters_widen_the_interval(image: Run) -> None:
+    """FastV at one mean number of tokens: cut later than any table's layer 2, and at it."""
+    matched = plan_task(image, ["POPE"], mean_visual_tokens=200, methods=["fastv"], earliest_cut=4)
+    stated = plan_task(image, ["POPE"], mean_visual_tokens=200, methods=["fastv"], measured_only=True)
+    assert matched.best is not None
+    assert stated.best is not None
+    assert (matched.best.basis, stated.best.basis) == ("budget matched", "published")
+    assert matched.best.high - matched.best.low > 1.3 * (stated.best.high - stated.best.low)
+
+
+def test_settings_that_were_scored_stand_as_they_were(video: Run) -> None:
+    """AIM at 25 %, l1 14, l2 22 has a score on seven benchmarks: the mean of them is what is expected."""
+    found = plan_task(video, ["video"], budgets={"max_ttft_ms": 250})
+    (aim,) = (each for each in found.by_method if each.name == "aim")
+    assert aim.basis == "measured"
+    assert aim.method == {"name": "aim", "merge_ratio": 0.25, "l1": 14, "l2": 22}
+    assert aim.mean == pytest.approx((1 + 0.9967 + 1.0071 + 0.9845 + 0.9917 + 0.9874 + 0.9807) / 7, abs=1e-4)
+    assert found.random == ((0.25, pytest.approx(0.9494, abs=1e-3), 7),)
+    assert [each.what for each in found.downsampled] == ["16 frames", "8 frames"]
+    assert "16 frames without reduction: TTFT" in task_text(found)
+    assert "score unknown" in task_text(found)
+
+
+def test_the_answer_is_one_sentence(ocr: TaskPlan) -> None:
+    text = sentence(ocr)
+    assert "\n" not in text
+    assert re.search(
+        r"TTFT [\d.]+ ms \(80 % band .+?\), [\d.]+ ms less than unreduced, expected 9\d\.\d% of the unreduced score "
+        r"\(80 % interval .+\), resting on \d+ scores of this method \(.+ and \d+ more\); within the noise: ",
+        text,
+    )
+
+
+def test_a_tower_that_takes_too_long_is_named(video: Run) -> None:
+    found = plan_task(video, ["video"], budgets={"max_ttft_ms": 60})
+    assert found.best is None
+    tower = found.dense.stages["vision"].time_s * 1e3
+    assert re.fullmatch(
+        rf"the tower alone takes {tower:.1f} ms of [\d.]+ ms: no reduction after it can reach 60.00 ms; "
+        "fewer frames or smaller images can",
+        found.shortfalls[0],
+    )
+
+
+def test_a_floor_out_of_reach_says_what_is_in_reach(image: Run) -> None:
+    found = plan_task(image, ["ocr"], budgets={"max_ttft_ms": 26}, min_accuracy=0.99)
+    assert found.best is None
+    assert re.fullmatch(
+        r"within the budgets at most \d\d\.\d% is expected \(\w+, [\d.]+ ms\), below 99.0%", found.shortfalls[0]
+    )
+
+
+def test_ones_own_scores_replace_published_ones(image: Run, tmp_path: Path) -> None:
+    table = tmp_path / "mine.csv"
+    table.write_text(
+        "method,parameters,benchmark,score,vanilla\n"
+        "none,,POPE,86,\n"
+        '"visionzip","{keep_tokens: 64}",POPE,43,\n'
+        '"visionzip","{keep_tokens: 192}",POPE,60,80\n',
+        encoding="utf-8",
+    )
+    asked: dict[str, Any] = {"mean_visual_tokens": 64, "methods": ["visionzip"]}
+    theirs = plan_task(image, ["POPE"], **asked)
+    mine = plan_task(image, ["POPE"], accuracy=table, **asked)
+    assert theirs.best is not None
+    assert mine.best is not None
+    assert theirs.best.mean > 0.85
+    assert mine.best.mean == pytest.approx(0.5, abs=0.12)
+    assert theirs.best.mean - mine.best.mean > 0.25
+    assert mine.scores == 2
+    assert mine.sources == (str(table),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("schedule,score\n", "needs the column benchmark"),
+        ("benchmark,score\nPOPE,1\n", "needs the column schedule, or method and parameters"),
+        ("method,benchmark,score\nvtw,POPE,1\n", "line 2: 'vanilla' must be given, or a row with the method none"),
+        ("method,parameters,benchmark,score,vanilla\nvtw,{k: 99},POPE,1,2\n", "method.k"),
+        ("method,parameters,benchmark,score,vanilla\nvtw,[3],POPE,1,2\n", "line 2: needs a schedule, or a method"),
+        ("method,benchmark,score,vanilla\nvtw,POPE,high,2\n", "line 2: 'score' must be a number"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_named(image: Run, tmp_path: Path, text: str, message: str) -> None:
+    table = tmp_path / "mine.csv"
+    table.write_text(text, encoding="utf-8")
+    with pytest.raises(AimcostError) as caught:
+        plan_task(image, ["POPE"], mean_visual_tokens=64, accuracy=table)
+    assert str(table) in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_it_asks_for_a_floor_or_a_budget(image: Run) -> None:
+    with pytest.raises(InvalidValueError, match=r"^'min_accuracy' must be given, or a budget, with task$"):
+        plan_task(image, ["ocr"])
+    with pytest.raises(AimcostError, match="unknown task 'orc'"):
+        plan_task(image, ["orc"], min_accuracy=0.9)
+    with pytest.raises(InvalidValueError, match="one that was scored on llava-1.5-7b"):
+        plan_task(image, ["video"], min_accuracy=0.9)
+    with pytest.raises(AimcostError, match="unknown model with published scores 'qwen2-7b'"):
+        plan_task(
+            load_run({**IMAGE, "model": "qwen2-7b", "workload": {"visual_tokens": 100, "text_tokens": 9}}),
+            ["ocr"],
+            min_accuracy=0.9,
+        )
+
+
+def test_python_asks_with_task() -> None:
+    found = aimcost.plan(IMAGE, task="POPE", min_accuracy=0.97)
+    assert isinstance(found, TaskPlan)
+    assert found.benchmarks == ("POPE",)
+
+
+def test_the_command_needs_no_run_file(cli: Any, tmp_path: Path) -> None:
+    written = tmp_path / "best.yaml"
+    done = cli("plan", *FLAGS, "--task", "pope,ocr", "--min-accuracy", "95%", "--json", "-o", str(written))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["benchmarks"] == ["POPE", "TextVQA", "OCRBench", "DocVQA"]
+    assert found["best"]["expected"] >= 0.95
+    assert found["best"]["expected_low"] < found["best"]["expected"] < found["best"]["expected_high"]
+    again = cli("estimate", str(written), "--json")
+    assert json.loads(again.stdout)["summary"]["ttft_s"] == pytest.approx(found["best"]["ttft_s"], rel=1e-9)
+    budget = cli("plan", *FLAGS, "--ttft-ms", "40", "--method", "fastv", "--json")
+    assert json.loads(budget.stdout)["best"]["ttft_s"] <= 0.040
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--task", "ocr"], "'--min-accuracy' must be given, or a budget, with --task"),
+        (
+            ["--task", "ocr", "--min-accuracy", "120%"],
+            "'--min-accuracy' must be above 0 and at most 100%, such as 97% or 0.97",
+        ),
+        (["--min-accuracy", "97%"], "'--min-accuracy' must be given with --task"),
+        (["--task", "ocr", "--ttft-ms", "9", "--shape", "step"], "'--shape' must be omitted with --task"),
+        (["--task", "ocr", "--ttft-ms", "9", "--hardware", "a,b"], "'--hardware' must be one value with --task"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(cli: Any, arguments: list[str], message: str) -> None:
+    done = cli("plan", "llava15_aim_a100", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
