@@ -8,7 +8,7 @@ the parameters: a schedule with other parameters is "budget matched", and its in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ class Scored:
     mean, low, high
         Expected score over the unreduced one, with its 80 % interval.
     basis
-        ``published`` (the parameters, or a place before the language model, are those of the tables), ``budget matched``,
-        ``measured`` (the very setting was scored), ``unreduced``.
+        ``published``: the parameters, or a place before the language model, are those of the tables. ``measured``: the
+        very setting was scored. ``budget matched``, ``unreduced``.
     """
 
     method: Mapping[str, Any]
@@ -106,7 +106,7 @@ class TaskPlan:
     Attributes
     ----------
     best, runner_up, published
-        The choice, the best one of another method, and the best one that is not budget matched; None where none qualifies.
+        The choice, the best of another method, and the best that is not budget matched; None where none qualifies.
     estimate, dense
         The choice and the unreduced run, priced as any run.
     front
