@@ -15,7 +15,7 @@ from ...pricing.budgets import FIGURES
 from ...pricing.result import Estimate
 from .evaluate import Figures
 
-__all__ = ["Budgets", "Shortfall", "no_budget", "upper_end"]
+__all__ = ["Budgets", "Shortfall", "no_budget", "tower_floor", "upper_end"]
 
 
 class Shortfall(TypedDict):
@@ -31,6 +31,22 @@ def upper_end(result: Estimate, spread: float) -> float:
     """The time to first token at `spread` times the band's upper half above the middle."""
     high = result.ttft_band_s[1]
     return result.ttft_s if high is None else result.ttft_s + spread * (high - result.ttft_s)
+
+
+def tower_floor(estimate: Estimate, found_s: float, limit_s: float) -> str | None:
+    """What no reduction after the vision tower can undercut, in words; None where the tower leaves room.
+
+    Parameters
+    ----------
+    found_s
+        The lowest time to first token that was found.
+    """
+    tower = estimate.stages["vision"].time_s
+    if tower < limit_s:
+        return None
+    show = FIGURES["ttft"].shown
+    smaller = "fewer frames or smaller images can" if estimate.run.workload.frames else "smaller images can"
+    return f"the tower alone takes {show(tower)} of {show(found_s)}: no reduction after it can reach {show(limit_s)}; {smaller}"
 
 
 def no_budget() -> InvalidValueError:

@@ -30,7 +30,7 @@ from .blocks import Tables, tables
 from .evaluate import Figures, evaluate
 from .levels import LevelTables, level_tables
 
-__all__ = ["LEVELS", "FreeGrid", "Grid", "grids", "of_method", "pairs_of"]
+__all__ = ["LEVELS", "FreeGrid", "Grid", "earliest_cut_matters", "grids", "of_method", "pairs_of"]
 
 # Shares of the visual tokens that reach the language model: the free form's eight levels.
 LEVELS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.0)
@@ -293,6 +293,15 @@ def _listed(
             tokens=tuple(found),
             scorer=scorer,
         )
+
+
+def earliest_cut_matters(run: Run, name: str, first: int) -> bool:
+    """Whether a method has candidates that cut before layer `first`; AIM's shapes always have."""
+    if name == "aim":
+        return first > 1
+    offered = _offered(run, name)
+    sizes = [sum(len(grid) for grid in of_method(run, name, layer, offered)) for layer in (0, first)]
+    return sizes[0] != sizes[1]
 
 
 def _candidates(name: str) -> Callable[[int], list[dict[str, Any]]] | None:

@@ -12,9 +12,9 @@ from ...errors import InvalidValueError, UnknownNameError, argument
 from ...inputs.run import Run
 from ...pricing.estimator import estimator_of
 from .accuracy import Surrogate, surrogate_for
-from .budgets import Budgets, no_budget
+from .budgets import Budgets, no_budget, tower_floor
 from .choice import Choice, choice_of
-from .grids import LEVELS, Grid, grids
+from .grids import LEVELS, Grid, earliest_cut_matters, grids
 from .result import Plan, Setting, best_of
 from .search import Found, Group, Objective, Progress, search
 
@@ -110,7 +110,7 @@ def plan_run(
         surrogate=surrogate,
         beyond=sum(group.beyond for group in groups),
         candidates=sum(group.candidates for group in groups),
-        notes=_notes([group.grid for group in groups]),
+        notes=(*_notes([group.grid for group in groups]), *_without_effect(run, methods, earliest_cut)),
     )
     return _missed(plan, groups, spread) if best is None else _second(plan, groups, best, spread)
 
@@ -177,7 +177,14 @@ def _missed(plan: Plan, groups: Sequence[Group], spread: float | None) -> Plan:
         )
     nearest = choice_of(closest.miss, plan.budgets, spread)
     card = nearest.estimate.memory.usable_bytes
-    return replace(plan, nearest=nearest, shortfalls=plan.budgets.shortfalls(nearest.figures, card))
+    limit = plan.budgets.ttft
+    floor = None if limit is None else tower_floor(nearest.estimate, nearest.estimate.ttft_s, limit)
+    return replace(
+        plan,
+        nearest=nearest,
+        shortfalls=plan.budgets.shortfalls(nearest.figures, card),
+        notes=plan.notes if floor is None else (*plan.notes, floor),
+    )
 
 
 def _second(plan: Plan, groups: Sequence[Group], best: Found, spread: float | None) -> Plan:
@@ -204,6 +211,15 @@ def _why(plan: Plan, best: Choice, second: Choice) -> str:
     if not shows:
         return f"it keeps {max(fewer, 0):,} fewer visual tokens, summed over layers ({second.kept_tokens:,})"
     return f"it keeps {share} fewer visual tokens, summed over layers ({second.kept_tokens:,})"
+
+
+def _without_effect(run: Run, methods: Sequence[str], earliest_cut: int | None) -> list[str]:
+    """A note where an earliest cut was asked for and no candidate of any method cuts before it."""
+    if not earliest_cut or any(earliest_cut_matters(run, name, earliest_cut) for name in methods):
+        return []
+    return [
+        f"an earliest cut of {earliest_cut} has no effect: {', '.join(methods)} has no candidate that cuts before it"
+    ]
 
 
 def _notes(found: Sequence[Grid]) -> tuple[str, ...]:

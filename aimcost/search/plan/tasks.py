@@ -25,12 +25,12 @@ from ...pricing.result import Estimate
 from ..scores.points import Point, benchmarks_of, load_points, method_named, model_family, model_named, settings_of
 from ..scores.surrogate import HALF_80, Query, Surrogate, score_variance, shipped_surrogate
 from ..scores.users import YOURS, with_yours
-from .budgets import Budgets
+from .budgets import Budgets, tower_floor
 from .evaluate import Figures
 from .grids import of_method
 from .search import Progress
 
-__all__ = ["Downsampled", "Scored", "TaskPlan", "plan_task"]
+__all__ = ["Downsampled", "Scored", "TaskPlan", "plan_task", "scored"]
 
 # FastV and DART cut after layer 2 in the tables that do not state K (their `where`).
 PUBLISHED_CUT = {"fastv": 2, "dart": 2}
@@ -263,6 +263,16 @@ def plan_task(
         over = max(over, run.workload.visual_tokens / mean_visual_tokens)
     every.append((whole, over))
     return _answer(search, every, dense, limits, min_accuracy, mean_visual_tokens, tuple(silent))
+
+
+def scored(
+    run: Run, tasks: Sequence[str], *, methods: Sequence[str] = (), measured_only: bool = False
+) -> dict[str, list[Scored]]:
+    """Every schedule of every method that has a score for the tasks, by method; without budgets."""
+    search = _Search(run, load_points(), shipped_surrogate(), tasks, measured_only)
+    names = list(methods) or search.known_methods()
+    found = {name: [each for each, _ in search.candidates(name, EARLIEST_CUT, Budgets(), None)] for name in names}
+    return {name: some for name, some in found.items() if some}
 
 
 def _limited(estimate: Estimate, limits: Budgets) -> Iterator[tuple[float, float]]:
@@ -533,29 +543,14 @@ def _shortfalls(
     if within and floor is not None:
         nearest = max(within, key=lambda each: each.mean)
         yield (
-            f"within the budgets at most {nearest.mean:.1%} is expected ({nearest.name}, {format_seconds(nearest.ttft)}), "
-            f"below {floor:.1%}"
+            f"within the budgets at most {nearest.mean:.1%} is expected "
+            f"({nearest.name}, {format_seconds(nearest.ttft)}), below {floor:.1%}"
         )
         return
     if limits.ttft is not None and (lowest := min(every, key=lambda pair: pair[0].ttft)[0]).ttft > limits.ttft:
-        floor_s = tower_floor(dense, lowest.ttft, limits.ttft)
-        yield floor_s or (
+        yield tower_floor(dense, lowest.ttft, limits.ttft) or (
             f"TTFT is at least {format_seconds(lowest.ttft)} ({lowest.name}), over {format_seconds(limits.ttft)}"
         )
         return
     nearest, over = min(every, key=lambda pair: pair[1])
     yield f"nothing with a score keeps every budget; the nearest is {nearest.name}, {over - 1:.1%} over"
-
-
-def tower_floor(estimate: Estimate, lowest_s: float, limit_s: float) -> str | None:
-    """What no reduction after the tower can undercut, in words; None where the tower leaves room."""
-    from ...units import format_seconds
-
-    tower = estimate.stages["vision"].time_s
-    if tower < limit_s:
-        return None
-    smaller = "fewer frames or smaller images can" if estimate.run.workload.frames else "smaller images can"
-    return (
-        f"the tower alone takes {format_seconds(tower)} of {format_seconds(lowest_s)}: no reduction after it can reach "
-        f"{format_seconds(limit_s)}; {smaller}"
-    )

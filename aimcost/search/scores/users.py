@@ -24,8 +24,9 @@ YOURS = "yours"
 def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ...]:
     """Published points with the user's, which replace those of the same model, method and benchmark.
 
-    The file has the columns ``schedule`` (a ``method:`` mapping, or counts as runs of [tokens, layers]) or ``method`` and
-    ``parameters`` (a mapping), then ``benchmark``, ``score`` and, unless a row of the method none has it, ``vanilla``.
+    The file has the columns ``schedule`` (a ``method:`` mapping, or counts as runs of [tokens, layers]) or ``method``
+    and ``parameters`` (a mapping), then ``benchmark``, ``score`` and, unless a row of the method none has it,
+    ``vanilla``.
 
     Raises
     ------
