@@ -9,10 +9,10 @@ import yaml
 
 from ..search.plan.tasks import TaskPlan
 from ..units import format_count, format_seconds
-from .export import to_csv, to_json
-from .text import table
+from .export import to_json
+from .table import table
 
-__all__ = ["task_csv", "task_text", "task_yaml"]
+__all__ = ["front_rows", "parameters", "sentence", "task_text", "task_yaml"]
 
 _BASIS = {
     "published": "",
@@ -120,6 +120,6 @@ def task_yaml(plan: TaskPlan) -> str:
     return f"# {sentence(plan)}.\n{body}"
 
 
-def task_csv(plan: TaskPlan) -> str:
-    """The Pareto front; the method column is JSON."""
-    return to_csv({**each.to_dict(), "method": to_json(dict(each.method), indent=None)} for each in plan.front)
+def front_rows(plan: TaskPlan) -> list[dict[str, Any]]:
+    """The Pareto front of expected score against TTFT; the method column is JSON."""
+    return [{**each.to_dict(), "method": to_json(dict(each.method), indent=None)} for each in plan.front]

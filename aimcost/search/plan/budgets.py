@@ -46,7 +46,8 @@ def tower_floor(estimate: Estimate, found_s: float, limit_s: float) -> str | Non
         return None
     show = FIGURES["ttft"].shown
     smaller = "fewer frames or smaller images can" if estimate.run.workload.frames else "smaller images can"
-    return f"the tower alone takes {show(tower)} of {show(found_s)}: no reduction after it can reach {show(limit_s)}; {smaller}"
+    share = f"the tower alone takes {show(tower)} of {show(found_s)}"
+    return f"{share}: no reduction after it can reach {show(limit_s)}; {smaller}"
 
 
 def no_budget() -> InvalidValueError:
