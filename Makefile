@@ -65,6 +65,7 @@ docs: $(VENV)/.test
 	$(BIN)/python docs/evidence.py
 	$(BIN)/python docs/methods.py
 	$(BIN)/python docs/accuracy.py
+	$(BIN)/python docs/frontier.py
 	$(BIN)/python docs/build.py
 
 # Counts of transformers' own image and video processors, which `make test` holds ours to. Video processors need

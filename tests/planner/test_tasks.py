@@ -15,6 +15,7 @@ from aimcost.inputs.run import Run, load_run
 from aimcost.pricing.pricing import estimate_run
 from aimcost.report.tasks import sentence, task_text
 from aimcost.search.plan.tasks import TaskPlan, plan_task
+from aimcost.search.scores.surrogate import Query, shipped_surrogate
 
 IMAGE = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 60}, "hardware": "nvidia_a100_sxm_80gb"}
 FLAGS = ("--model", "llava-1.5-7b", "--images", "1", "--text-tokens", "60", "--hardware", "nvidia_a100_sxm_80gb")
@@ -60,6 +61,20 @@ def test_a_budget_alone_asks_for_the_best_score(image: Run) -> None:
     assert both.best is not None
     assert both.best.ttft < found.best.ttft
     assert both.best.mean >= 0.9
+
+
+def test_vispcos_published_case(image: Run) -> None:
+    """VisPCO's search ranks AIM's default on LLaVA-1.5-7B below other configurations at 2.2 to 2.3 TFLOP."""
+    default = estimate_run(image.with_method({"name": "aim", "merge_ratio": 0.25, "l1": 13, "l2": 21}))
+    assert 2.15e12 < default.totals.flops < 2.3e12
+    tokens, text = default.run.schedule.tokens, default.run.schedule.text_tokens
+    share = sum(count - text for count in tokens) / len(tokens) / image.workload.visual_tokens
+    asked = ("MMB", "TextVQA")
+    aim = shipped_surrogate().expect(Query(model="llava-1.5-7b", method="AIM", benchmark=""), asked, [share])
+    found = plan_task(image, asked, budgets={"max_tflops": 2.3})
+    assert sum(each.mean > aim.mean[0] for each in found.by_method) >= 3
+    assert found.best is not None
+    assert found.best.mean > aim.mean[0] + 0.02
 
 
 def test_mean_visual_tokens_are_a_budget(image: Run) -> None:

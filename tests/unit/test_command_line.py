@@ -118,7 +118,6 @@ def test_every_plain_form_is_read(name: str) -> None:
         "estimate --set --json",
         "estimate one --model -1",
         "plan one --ttft-ms soon",
-        "plan",
         "sweep grid.yaml",
         "show",
         "-o out.csv sweep grid.yaml",

@@ -119,6 +119,8 @@ def plan(
         "workload.text_tokens": text_tokens,
         "workload.new_tokens": new_tokens,
     }
+    if task is not None:
+        _one_each({"--hardware": hardware, "--frames": frames, "--batch": batch})
     if run is None or task is not None:  # what is searched gives the run its first values
         flags |= {
             "hardware": next(iter(_names(hardware)), None),
@@ -146,7 +148,6 @@ def plan(
     if task is not None:
         others = {"--shape": shape, "--confidence": confidence, "--objective": objective, "--extrapolate": extrapolate}
         _absent({**others, "--question": question, "--plot": plot}, "--task")
-        _one_each({"--hardware": hardware, "--frames": frames, "--batch": batch})
         options = {
             "min_accuracy": _share("--min-accuracy", min_accuracy),
             "mean_visual_tokens": _positive("--mean-visual-tokens", mean_visual_tokens),

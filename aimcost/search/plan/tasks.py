@@ -266,10 +266,16 @@ def plan_task(
 
 
 def scored(
-    run: Run, tasks: Sequence[str], *, methods: Sequence[str] = (), measured_only: bool = False
+    run: Run, tasks: Sequence[str], *, methods: Sequence[str] = (), shares: Sequence[float] = SHARES
 ) -> dict[str, list[Scored]]:
-    """Every schedule of every method that has a score for the tasks, by method; without budgets."""
-    search = _Search(run, load_points(), shipped_surrogate(), tasks, measured_only)
+    """Schedules of every method that has a score for the tasks, by method; without budgets.
+
+    Parameters
+    ----------
+    shares
+        Shares of the visual tokens that methods before the language model keep.
+    """
+    search = _Search(run, load_points(), shipped_surrogate(), tasks, False, shares)
     names = list(methods) or search.known_methods()
     found = {name: [each for each, _ in search.candidates(name, EARLIEST_CUT, Budgets(), None)] for name in names}
     return {name: some for name, some in found.items() if some}
@@ -290,8 +296,15 @@ class _Search:
     """What a task asks of one run's model: benchmarks, points, and candidates of each method."""
 
     def __init__(
-        self, run: Run, points: Sequence[Point], surrogate: Surrogate, tasks: Sequence[str], measured_only: bool
+        self,
+        run: Run,
+        points: Sequence[Point],
+        surrogate: Surrogate,
+        tasks: Sequence[str],
+        measured_only: bool,
+        shares: Sequence[float] = SHARES,
     ) -> None:
+        self.shares = shares
         self.run, self.surrogate, self.measured_only, self.tasks = run, surrogate, measured_only, tuple(tasks)
         name = run.model.name
         self.printed = next((p.model for p in points if model_named(p.model) == name), name)
@@ -337,7 +350,7 @@ class _Search:
         pooled = any(p.share_kept is not None and method_named(p.method) == name for p in self.points)
         settings = self._settings(name)
         layers, visual = self.run.model.decoder.layers, self.run.workload.visual_tokens
-        offered = _offered(name, layers, visual) if pooled else [entry for entry, _ in settings]
+        offered = _offered(name, layers, visual, self.shares) if pooled else [entry for entry, _ in settings]
         if not offered:
             return
         query = Query(
@@ -413,14 +426,14 @@ def _is_of(point: Point, benchmarks: Sequence[str]) -> bool:
     return benchmark_named(point.benchmark) in benchmarks
 
 
-def _offered(name: str, layers: int, visual: int) -> list[dict[str, Any]]:
+def _offered(name: str, layers: int, visual: int, shares: Sequence[float]) -> list[dict[str, Any]]:
     """Parameters of a method that are tried: its planner's grid, finer where it takes a share or a count."""
     module = plan_module(name)
     keys = module.Params.names()
     if "k" not in keys and "ratio" in keys:
-        return [{"ratio": share} for share in SHARES]
+        return [{"ratio": share} for share in shares]
     if "keep_tokens" in keys and "k" not in keys:
-        return [{"keep_tokens": round(visual * share)} for share in SHARES]
+        return [{"keep_tokens": round(visual * share)} for share in shares]
     offered = getattr(module, "candidates", None)
     if offered is not None:
         found: list[dict[str, Any]] = offered(layers)
