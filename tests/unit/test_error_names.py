@@ -75,7 +75,7 @@ CASES: list[tuple[Callable[[Path], Any], str, str]] = [
     (plan(budgets={}), "max_ttft_ms", "--ttft-ms"),
     (plan(earliest_cut=99), "earliest_cut", "--earliest-cut"),
     (plan(earliest_cut=28, shapes=["step"]), "earliest_cut", "--earliest-cut"),
-    (plan(methods=["tome"]), "methods", "--method"),
+    (plan(methods=["visionzip"]), "methods", "--method"),
     (
         lambda _: aimcost.plan({**RUN, "model": "llava-onevision-qwen2-0.5b"}, BUDGET, objective="accuracy"),
         "objective",
