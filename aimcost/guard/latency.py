@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InvalidValueError
@@ -118,7 +118,8 @@ def predict(run: Run, shape: Mapping[str, int]) -> Prediction | None:
     like: dict[str, Any] = {
         "model": model,
         "workload": {"text_tokens": shape["tokens"]},
-        "precision": asdict(run.precision),
+        # the reference is a decoder alone: other parts have no weights in it
+        "precision": {key: getattr(run.precision, key) for key in ("weights", "activations", "kv")},
         "hardware": run.document()["hardware"],
         "estimator": run.estimator,
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ..methods.registry import priced_only
 from ..search.plan.tasks import TaskPlan
 from ..units import format_count, format_seconds
 from .export import to_json
@@ -103,6 +104,9 @@ def _remarks(plan: TaskPlan) -> Iterator[str]:
             "budget matched: no score states these parameters; scored as the method at the same mean tokens a layer, "
             "with a wider interval"
         )
+    if unrun := {each.method["name"]: reason for each in plan.by_method if (reason := _not_run(plan, each.method))}:
+        named = ", ".join(f"{name} ({reason})" for name, reason in unrun.items())
+        yield f"priced, but not run by aimcost.apply: {named}"
     for share, mean, count in plan.random:
         yield f"random selection of {share:.0%} of the tokens scored {mean:.1%} ({count} published scores)"
     for smaller in plan.downsampled:
@@ -111,6 +115,10 @@ def _remarks(plan: TaskPlan) -> Iterator[str]:
         yield "no score to go by, or no parameters to search: " + ", ".join(plan.silent)
     yield f"{format_count(plan.candidates)} schedules priced, selection included; expected scores are not measured"
     yield from plan.notes
+
+
+def _not_run(plan: TaskPlan, method: Mapping[str, Any]) -> str:
+    return priced_only(plan.run.with_method(method).schedule)
 
 
 def task_yaml(plan: TaskPlan) -> str:

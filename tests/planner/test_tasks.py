@@ -127,6 +127,13 @@ def test_the_answer_is_one_sentence(ocr: TaskPlan) -> None:
     )
 
 
+def test_methods_that_cannot_be_run_are_named(ocr: TaskPlan) -> None:
+    (line,) = [line for line in task_text(ocr).splitlines() if line.startswith("priced, but not run by aimcost.apply")]
+    assert "cdpruner (ranks with CLIP's text tower" in line
+    assert "tome (merges inside the vision tower)" in line
+    assert "fastv" not in line
+
+
 def test_a_tower_that_takes_too_long_is_named(video: Run) -> None:
     found = plan_task(video, ["video"], budgets={"max_ttft_ms": 60})
     assert found.best is None
