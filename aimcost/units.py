@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-__all__ = ["GIGA", "KILO", "MEGA", "TERA", "format_bytes", "format_count", "format_flops", "format_seconds"]
+__all__ = [
+    "GIGA",
+    "KILO",
+    "MEGA",
+    "TERA",
+    "format_bytes",
+    "format_count",
+    "format_flops",
+    "format_macs",
+    "format_seconds",
+]
 
 KILO, MEGA, GIGA, TERA = 1e3, 1e6, 1e9, 1e12
 
@@ -28,6 +38,11 @@ _DECIMAL = ((TERA, "T"), (GIGA, "G"), (MEGA, "M"), (KILO, "k"), (1.0, ""))
 def format_flops(value: float) -> str:
     """FLOPs with a decimal prefix: ``14.76 TFLOP``."""
     return _scaled(value, "FLOP", _DECIMAL)
+
+
+def format_macs(flops: float) -> str:
+    """FLOPs as multiply-adds, each 2 FLOPs: ``7.380 TMAC`` of 14.76 TFLOP."""
+    return _scaled(flops / 2, "MAC", _DECIMAL)
 
 
 def format_bytes(value: float) -> str:

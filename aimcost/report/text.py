@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..inputs.run import Run
 from ..pricing.estimator import estimator_of
+from ..pricing.formulas import Formula
 from ..pricing.gain import gain, limit
 from ..pricing.memory import Memory
 from ..pricing.result import Estimate
 from ..pricing.summary import model_parameters
 from ..types import HardwareSpec, Schedule, Serving, runs_of
-from ..units import GIGA, format_bytes, format_count, format_flops, format_seconds
+from ..units import GIGA, format_bytes, format_count, format_flops, format_macs, format_seconds
 from .table import table
 from .tree import breakdown, tree_rows
 
@@ -25,15 +26,34 @@ def token_runs(schedule: Schedule) -> str:
     return ", ".join(format_count(tokens) + (f" × {layers}" if layers > 1 else "") for tokens, layers in runs)
 
 
-def estimate_text(estimate: Estimate, baseline: Estimate | None = None, fused: Estimate | None = None) -> str:
+def _work(macs: bool) -> tuple[str, Callable[[float], str]]:
+    """What arithmetic is counted in: the head of a column, and how FLOPs are written there."""
+    return ("MACs", format_macs) if macs else ("FLOPs", format_flops)
+
+
+def estimate_text(
+    estimate: Estimate,
+    baseline: Estimate | None = None,
+    fused: Estimate | None = None,
+    *,
+    macs: bool = False,
+    formulas: Sequence[Formula] = (),
+) -> str:
     """The headline view: where the time goes, gain over `baseline` (the unreduced run), memory, notes.
 
-    `fused` is the same run with fused kernels, for a run with another implementation.
+    Parameters
+    ----------
+    fused
+        The same run with fused kernels, for a run with another implementation.
+    macs
+        Arithmetic in multiply-adds, each 2 FLOPs.
+    formulas
+        Papers whose count of the prompt is shown beside the executed FLOPs.
     """
-    parts = [_headline(estimate), "", _stages(estimate)]
+    parts = [_headline(estimate), *(["MACs are multiply-adds: FLOPs / 2"] if macs else []), "", _stages(estimate, macs)]
     if baseline is not None:
-        parts += ["", _gain(estimate, baseline, fused)]
-    parts += ["", _details(estimate)]
+        parts += ["", _gain(estimate, baseline, fused, macs)]
+    parts += ["", _details(estimate, macs, formulas)]
     return "\n".join(parts)
 
 
@@ -67,15 +87,16 @@ def _attention(run: Run) -> str:
     return run.attention if tower == run.attention or run.model.vision is None else f"{run.attention} (tower {tower})"
 
 
-def _stages(estimate: Estimate) -> str:
-    headers = ["", "FLOPs", "DRAM traffic", "time", "share", "bound", "MFU"]
+def _stages(estimate: Estimate, macs: bool) -> str:
+    arithmetic, shown = _work(macs)
+    headers = ["", arithmetic, "DRAM traffic", "time", "share", "bound", "MFU"]
     branches = breakdown(estimate)
     if not branches:
         priced = dict.fromkeys(s.stage for s in estimate.table.segments if s.stage in estimate.stages_priced)
         return (
             f"nothing to price: `include` leaves out every stage that {estimate.estimator} prices ({', '.join(priced)})"
         )
-    lines = [table(tree_rows(branches), headers)]
+    lines = [table(tree_rows(branches, shown), headers)]
     if estimate.ttft_s > 0:
         low, high = estimate.ttft_band_s
         lines.append(
@@ -90,12 +111,12 @@ def _stages(estimate: Estimate) -> str:
         lines.append(
             f"time per output token {format_seconds(decode.tpot_s)}"
             + ("" if high is None else f", 80 % band {format_seconds(low)} to {format_seconds(high)}")
-            + (f", rising from {shown}" if (shown := _range(first, last, " to ")) != format_seconds(first) else "")
+            + (f", rising from {both}" if (both := _range(first, last, " to ")) != format_seconds(first) else "")
         )
     return "\n".join(lines)
 
 
-def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None) -> str:
+def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None, macs: bool) -> str:
     """Speedup over the unreduced run, of what is included: to the first token, the prefill alone, a decode step.
 
     The band of a ratio is its own; under the table, what no reduction can touch.
@@ -126,7 +147,15 @@ def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None) -> str
         rows.append(timed("per output token", estimate, "tpot"))
     cache = [baseline.memory.kv_bytes, estimate.memory.kv_bytes]
     rows.append(["KV cache", "-", ratio(*cache), "", *map(format_bytes, cache), format_bytes(cache[0] - cache[1])])
-    headers = ["gain over no reduction", "FLOPs", "time or size", "80 % band", "before", "after", "saved (80 % band)"]
+    headers = [
+        "gain over no reduction",
+        _work(macs)[0],
+        "time or size",
+        "80 % band",
+        "before",
+        "after",
+        "saved (80 % band)",
+    ]
     if baseline.band is None:
         rows = [[cell for at, cell in enumerate(row) if at != 3] for row in rows]
         headers = [*headers[:3], *headers[4:-1], "saved"]
@@ -138,9 +167,15 @@ def _signed_seconds(seconds: float) -> str:
     return format_seconds(seconds) if seconds >= 0 else f"−{format_seconds(-seconds)}"
 
 
-def _details(estimate: Estimate) -> str:
+def _details(estimate: Estimate, macs: bool, formulas: Sequence[Formula]) -> str:
     memory, hardware = estimate.memory, estimate.run.hardware
     lines = [_model(estimate.run), f"tokens by layer  {token_runs(estimate.run.computed)}"]
+    executed = _work(macs)[1](estimate.stages["prefill"].flops)
+    lines += [
+        f"formula          {formula.name}: {format_flops(formula.flops(estimate.run))}, {formula.stated} "
+        f"({formula.source}); {executed} executed in prefill"
+        for formula in formulas
+    ]
     reduction = estimate.reduction()
     if reduction["time_s"]:
         parts = ", ".join(f"{name} {format_seconds(s)}" for name, s in reduction["time_by_op_s"].items())
@@ -211,24 +246,26 @@ def _range(low: float, high: float, between: str) -> str:
     return between.join(dict.fromkeys([format_seconds(low), format_seconds(high)]))
 
 
-def layers_text(estimate: Estimate) -> str:
+def layers_text(estimate: Estimate, *, macs: bool = False) -> str:
     """Prefill by layer."""
+    arithmetic, shown = _work(macs)
     rows = [
         [
             str(layer["index"]),
             format_count(layer["tokens"]),
-            format_flops(layer["flops"]),
+            shown(layer["flops"]),
             format_bytes(layer["bytes"]),
             format_seconds(layer["time_s"]),
             layer["bound"],
         ]
         for layer in estimate.layers()
     ]
-    return table(rows, ["layer", "tokens", "FLOPs", "DRAM traffic", "time", "bound"])
+    return table(rows, ["layer", "tokens", arithmetic, "DRAM traffic", "time", "bound"])
 
 
-def ops_text(estimate: Estimate) -> str:
+def ops_text(estimate: Estimate, *, macs: bool = False) -> str:
     """By operation: each name of a stage summed over layers and steps, and the range of one run's time."""
+    arithmetic, shown = _work(macs)
     merged: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for op in estimate.ops():
         merged.setdefault((op["stage"], op["name"]), []).append(op)
@@ -243,12 +280,12 @@ def ops_text(estimate: Estimate) -> str:
                 stage,
                 name,
                 format_count(len(ops) * steps),
-                format_flops(sum(op["flops"] for op in ops)),
+                shown(sum(op["flops"] for op in ops)),
                 format_bytes(sum(op["bytes"] for op in ops)),
                 format_seconds(sum(times)),
                 each,
                 "/".join(bounds),
             ]
         )
-    headers = ["stage", "operation", "runs", "FLOPs", "DRAM traffic", "time", "each", "bound"]
+    headers = ["stage", "operation", "runs", arithmetic, "DRAM traffic", "time", "each", "bound"]
     return table(rows, headers, left=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,15 +112,15 @@ def _branch(estimate: Estimate, depth: int, name: str, segments: list[Segment]) 
     return Branch(depth, name, flops, size, seconds, BOUNDS[int(shares.argmax())], mfu)
 
 
-def tree_rows(branches: list[Branch]) -> list[list[str]]:
-    """Cells of a table: the name with its branches drawn, FLOPs, traffic, time, share, bound, MFU."""
+def tree_rows(branches: list[Branch], shown: Callable[[float], str] = format_flops) -> list[list[str]]:
+    """Cells of a table: the name with its branches drawn, FLOPs as `shown`, traffic, time, share, bound, MFU."""
     total = max((branch.time_s for branch in branches), default=0.0) or 1.0
     rows = []
     for index, branch in enumerate(branches):
         rows.append(
             [
                 _lines(branches, index) + branch.name,
-                format_flops(branch.flops),
+                shown(branch.flops),
                 format_bytes(branch.bytes),
                 format_seconds(branch.time_s),
                 f"{branch.time_s / total:.1%}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from ..common import (
     AttentionFlag,
@@ -57,6 +57,11 @@ def estimate(
     settings: SettingsOption = None,
     layers: Annotated[bool, Option("--layers", help="Show the prefill layer by layer.")] = False,
     ops: Annotated[bool, Option("--ops", help="Show every op.")] = False,
+    macs: Annotated[bool, Option("--macs", help="Show multiply-adds in place of FLOPs; one is 2 FLOPs.")] = False,
+    flops_formula: Annotated[
+        str | None,
+        Option(metavar="NAME,NAME", help="Papers' FLOPs beside the executed: fastv, divprune, sparsevlm, holitom."),
+    ] = None,
     as_csv: Annotated[bool, Option("--csv", help="Print CSV: one row per op, or per layer with --layers.")] = False,
     as_json: JsonOption = False,
     form: FormatFlag = None,
@@ -66,12 +71,18 @@ def estimate(
 
     By stage, by layer (--layers) and by op (--ops), beside the gain over the same run without reduction.
     """
+    from ...pricing.formulas import flops_by_formula, formulas_of
     from ...pricing.pricing import estimate_run
     from ...report.format import Report
 
     written = format_asked(form, as_json=as_json, as_csv=as_csv, output=output)
     if as_csv:
         one_of(layers=layers, ops=ops)
+    if written.name == "csv":  # rows of operations hold neither
+        one_of(macs=macs, csv=True)
+        one_of(**{"flops-formula": flops_formula is not None, "csv": True})
+    papers = [name.strip() for name in (flops_formula or "").split(",")] if flops_formula is not None else []
+    formulas = formulas_of(papers)
     result = estimate_run(resolve_flags(context, hardware=hardware))
 
     def text() -> str:
@@ -81,10 +92,18 @@ def estimate(
         fused = None
         if reduced and result.run.implementation != "fused":
             fused = estimate_run(result.run.with_(implementation="fused"))
-        parts = [estimate_text(result, result.dense if reduced else None, fused)]
-        parts += [layers_text(result)] if layers else []
-        parts += [ops_text(result)] if ops else []
+        parts = [estimate_text(result, result.dense if reduced else None, fused, macs=macs, formulas=formulas)]
+        parts += [layers_text(result, macs=macs)] if layers else []
+        parts += [ops_text(result, macs=macs)] if ops else []
         return "\n\n".join(parts)
 
-    report = Report(text=text, data=result.to_dict, rows=result.layers if layers else result.ops)
+    def data() -> dict[str, Any]:
+        found = result.to_dict()
+        if macs:
+            found["totals"]["macs"] = found["totals"]["flops"] / 2
+        if formulas:
+            found["summary"]["flops_by_formula"] = flops_by_formula(result.run, papers)
+        return found
+
+    report = Report(text=text, data=data, rows=result.layers if layers else result.ops)
     write_report(report, written, output)
