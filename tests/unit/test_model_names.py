@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -243,7 +244,16 @@ def test_a_miss_names_what_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_type_without_a_reader_says_what_would_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not another family whose name is alike; a slip of a letter is still named."""
     monkeypatch.setattr("aimcost.inputs.model.transformers_knows", lambda kind: False)
-    with pytest.raises(UnknownNameError, match=r"unknown model_type 'gemma3'; any architecture .*aimcost\[torch\]"):
-        load_model({"model_type": "gemma3"})
+    found, extra = importlib.util.find_spec, {"torch", "transformers"}
+    for installed, remedy in (
+        (True, "nor has the installed transformers"),
+        (False, r"any architecture .*aimcost\[torch\]"),
+    ):
+        there = found("json") if installed else None
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *at, there=there: there if name in extra else found(name, *at)
+        )
+        with pytest.raises(UnknownNameError, match=f"unknown model_type 'gemma3'; {remedy}"):
+            load_model({"model_type": "gemma3"})
     with pytest.raises(UnknownNameError, match="did you mean 'llama'"):
         load_model({"model_type": "lama"})
