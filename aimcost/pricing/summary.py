@@ -14,7 +14,7 @@ from .estimator import estimator_of
 from .gain import gain
 from .result import Estimate
 
-__all__ = ["model_parameters", "summary_of", "workload_of"]
+__all__ = ["mean_visual_tokens", "model_parameters", "summary_of", "workload_of"]
 
 
 def summary_of(estimate: Estimate) -> dict[str, Any]:
@@ -27,7 +27,6 @@ def summary_of(estimate: Estimate) -> dict[str, Any]:
     low, high = estimate.ttft_band_s
     total = estimate.totals.time_s
     decodes = "decode" in estimate.included and run.workload.new_tokens > 0
-    computed = run.schedule.tokens
     ratio = saved = None
     if run.schedule.events and first:
         found = gain(estimate.dense, estimate)
@@ -43,7 +42,7 @@ def summary_of(estimate: Estimate) -> dict[str, Any]:
         "request_s": total or None,
         "tokens_per_s": run.workload.batch * run.workload.new_tokens / total if decodes and total else None,
         "visual_tokens": run.workload.visual_tokens,
-        "mean_visual_tokens": sum(computed) / len(computed) - run.schedule.text_tokens,
+        "mean_visual_tokens": mean_visual_tokens(run),
         "parameters": stored,
         "active_parameters": active,
         "context_limit": run.model.decoder.context_limit,
@@ -53,6 +52,12 @@ def summary_of(estimate: Estimate) -> dict[str, Any]:
         "ttft_speedup_low": ratio.low if ratio is not None and ratio.high is not None else None,
         "ttft_speedup_high": ratio.high if ratio is not None else None,
     }
+
+
+def mean_visual_tokens(run: Run) -> float:
+    """Visual tokens of a request, the mean over layers: papers name their settings by it."""
+    tokens = run.schedule.tokens
+    return sum(tokens) / len(tokens) - run.schedule.text_tokens
 
 
 def workload_of(run: Run) -> dict[str, Any]:

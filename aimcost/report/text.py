@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..inputs.run import Run
@@ -11,7 +11,7 @@ from ..pricing.formulas import Formula
 from ..pricing.gain import gain, limit
 from ..pricing.memory import Memory
 from ..pricing.result import Estimate
-from ..pricing.summary import model_parameters
+from ..pricing.summary import mean_visual_tokens, model_parameters
 from ..types import HardwareSpec, Schedule, Serving, runs_of
 from ..units import GIGA, format_bytes, format_count, format_flops, format_macs, format_seconds
 from .table import table
@@ -145,12 +145,13 @@ def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None, macs: 
         rows.append(timed("LLM prefill alone", estimate, ["prefill"]))
     if "decode" in estimate.included and estimate.stages["decode"].steps:
         rows.append(timed("per output token", estimate, "tpot"))
+    rows += _request(estimate, baseline, timed)
     cache = [baseline.memory.kv_bytes, estimate.memory.kv_bytes]
     rows.append(["KV cache", "-", ratio(*cache), "", *map(format_bytes, cache), format_bytes(cache[0] - cache[1])])
     headers = [
         "gain over no reduction",
         _work(macs)[0],
-        "time or size",
+        "time, rate, size",
         "80 % band",
         "before",
         "after",
@@ -163,6 +164,27 @@ def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None, macs: 
     return table(rows, headers) + (f"\n{bound}" if bound else "")
 
 
+def _request(
+    estimate: Estimate, baseline: Estimate, timed: Callable[[str, Estimate, str], list[str]]
+) -> Iterator[list[str]]:
+    """The whole request, where it goes on after the first token, and what comes out of it a second."""
+    workload, seconds = estimate.run.workload, [each.totals.time_s for each in (baseline, estimate)]
+    decodes = "decode" in estimate.included and estimate.stages["decode"].steps > 0
+    counts = {"tokens": workload.new_tokens if decodes else 0}
+    if estimate.ttft_s:
+        counts |= {"images": workload.images, "frames": workload.frames}
+        if decodes:
+            yield timed("whole request", estimate, "request")
+    for what, count in counts.items():
+        if count and all(seconds):
+            rates = [workload.batch * count / each for each in seconds]
+            yield [f"{what} a second", "-", f"{rates[1] / rates[0]:.2f}x", "", *map(_rate, rates), ""]
+
+
+def _rate(each_second: float) -> str:
+    return f"{each_second:,.{1 if each_second < 1000 else 0}f}/s"
+
+
 def _signed_seconds(seconds: float) -> str:
     return format_seconds(seconds) if seconds >= 0 else f"−{format_seconds(-seconds)}"
 
@@ -170,6 +192,9 @@ def _signed_seconds(seconds: float) -> str:
 def _details(estimate: Estimate, macs: bool, formulas: Sequence[Formula]) -> str:
     memory, hardware = estimate.memory, estimate.run.hardware
     lines = [_model(estimate.run), f"tokens by layer  {token_runs(estimate.run.computed)}"]
+    if estimate.run.workload.visual_tokens:
+        mean, given = mean_visual_tokens(estimate.run), estimate.run.workload.visual_tokens
+        lines.append(f"visual tokens    {mean:,.1f} a layer on average, of {format_count(given)}")
     executed = _work(macs)[1](estimate.stages["prefill"].flops)
     lines += [
         f"formula          {formula.name}: {format_flops(formula.flops(estimate.run))}, {formula.stated} "

@@ -14,6 +14,7 @@ from aimcost.machine.bands import OWN, SPREAD_DECODE, SPREAD_PROMPT, WIDTH
 from aimcost.pricing.gain import gain, limit
 from aimcost.pricing.priced import Band
 from aimcost.pricing.pricing import estimate_run, unreduced
+from aimcost.report.text import estimate_text
 
 IMAGE: dict[str, Any] = {
     "model": "llava-1.5-7b",
@@ -173,3 +174,27 @@ def test_active_parameters_leave_out_the_experts_that_sleep() -> None:
     summary = aimcost.estimate({**IMAGE, "model": "mixtral-8x7b", "workload": {"text_tokens": 9}}).to_dict()["summary"]
     assert summary["parameters"] == pytest.approx(46.7e9, rel=0.002)
     assert summary["parameters"] - summary["active_parameters"] == 32 * 6 * 3 * 4096 * 14336
+
+
+def test_the_gain_table_shows_the_whole_request_and_its_rates() -> None:
+    """Seconds are those of the summary: prefill to the last token; rates are of all requests of the batch."""
+    run = {**IMAGE, "workload": {"images": 2, "text_tokens": 60, "new_tokens": 11, "batch": 4}, "method": "fastv"}
+    reduced = aimcost.estimate(run)
+    before, after = (each.to_dict()["summary"]["request_s"] for each in (reduced.dense, reduced))
+    rows = {line[:24].strip(): line[24:].split() for line in estimate_text(reduced, reduced.dense).splitlines()}
+    ratio = f"{before / after:.2f}x"
+    assert rows["whole request"][1] == ratio
+    assert " ".join(rows["whole request"]).count(f"{before * 1e3:.1f} ms") == 1
+    assert rows["tokens a second"] == ["-", ratio, f"{44 / before:.1f}/s", f"{44 / after:.1f}/s"]
+    assert rows["images a second"] == ["-", ratio, f"{8 / before:.1f}/s", f"{8 / after:.1f}/s"]
+    assert "frames a second" not in rows
+    prompt = aimcost.estimate({**run, "workload": {"images": 2, "text_tokens": 60}})
+    assert "whole request" not in estimate_text(prompt, prompt.dense)
+    decode = aimcost.estimate({**run, "include": ["decode"]})
+    assert "images a second" not in estimate_text(decode, decode.dense)
+
+
+def test_the_mean_of_the_visual_tokens_is_over_layers() -> None:
+    """FastV: 2 layers of 576 and 30 of 288 in 32."""
+    text = estimate_text(aimcost.estimate({**IMAGE, "method": "fastv"}))
+    assert "visual tokens    306.0 a layer on average, of 576" in text
