@@ -96,6 +96,10 @@ class CheckResult:
         return all(run.ok for run in self.runs)
 
 
+# What a baseline takes of overrides.
+UNCHANGED = f"omitted with {argument('update')}: a baseline records the run files as they are"
+
+
 def check(
     runs: Sequence[str],
     *,
@@ -129,7 +133,7 @@ def check(
     if update and overrides:
         raise InvalidValueError(
             argument("overrides"),
-            f"omitted with {argument('update')}: a baseline records the run files as they are",
+            UNCHANGED,
             dict(overrides),
         )
     held: dict[str, Any] = {"written_by": f"aimcost {__version__}", "runs": {}}

@@ -329,7 +329,11 @@ def _translate(model: Any, error: Any, where: str) -> AimcostError:
     # A misspelt key also makes the right one missing: name the misspelling first.
     detail = next((d for d in details if d["type"] == "extra_forbidden"), details[0])
     # Branches of a union add their own name to the location; keys are what a user knows.
-    parts = [str(p) for p in detail["loc"] if not _is_branch(str(p))]
+    detail = _inside(detail, details)
+    # an unknown key stands last, and may be called like a branch
+    last = 1 if detail["type"] == "extra_forbidden" else 0
+    outer = detail["loc"][: len(detail["loc"]) - last]
+    parts = [str(p) for p in outer if not _is_branch(str(p))] + [str(p) for p in detail["loc"][len(outer) :]]
     key = ".".join(parts)
     if detail["type"] == "extra_forbidden":
         owner = _model_at(model, [str(p) for p in detail["loc"][:-1]])
@@ -339,6 +343,15 @@ def _translate(model: Any, error: Any, where: str) -> AimcostError:
         return InvalidValueError(key, "given" + (f" (is {close[0]!r} it?)" if close else ""), None, where=where)
     expected = _SHAPES.get(parts[-1] if parts else "") or _expected(detail, details)
     return InvalidValueError(key or "file", expected, detail.get("input"), where=where)
+
+
+def _inside(detail: Any, details: list[Any]) -> Any:
+    """Of a mapping, where it is one of several shapes that are allowed: what is wrong inside it."""
+    place = _keys(detail)
+    if not isinstance(detail.get("input"), Mapping) or detail["type"] == "extra_forbidden":
+        return detail
+    deeper = (each for each in details if len(_keys(each)) > len(place) and _keys(each)[: len(place)] == place)
+    return next(deeper, detail)
 
 
 def _fields_found(error: Any) -> list[str]:

@@ -140,7 +140,19 @@ def images_layout(model: ModelSpec, images: Sequence[tuple[Size | None, int]], *
         The model takes no image of that shape.
     """
     alone = sum(count for _, count in images) == 1
-    return joined(model, [_image_layout(model, count, size, newline=newline, alone=alone) for size, count in images])
+    layout = joined(model, [_image_layout(model, count, size, newline=newline, alone=alone) for size, count in images])
+    return _with_markers(model, layout)
+
+
+def _with_markers(model: ModelSpec, layout: VisualLayout) -> VisualLayout:
+    """The text that the processor writes around all images, noted after what is assumed of them."""
+    written, numbered = layout.template_tokens, model.resolution is not None and model.resolution.markup == "numbers"
+    if not written or model.decoder.cross_layers:
+        return layout
+    where = "around the images: two markers each" if numbered else "around and in the images: markers"
+    assumed = [note for note in layout.notes if note == _assumed("images")]
+    others = [note for note in layout.notes if note not in assumed]
+    return replace(layout, notes=(*assumed, f"{written} tokens of text {where}, by the processor", *others))
 
 
 def _image_layout(
@@ -170,9 +182,6 @@ def _image_layout(
     written = layout.template_tokens
     if rule.markup == "numbers":
         written = image_markers(images)
-        notes = (*notes, f"{written} tokens of text around the images: two markers each, by the processor")
-    else:
-        notes = (*notes, *_marked(written))
     return replace(layout, template_tokens=written, notes=(*notes, *layout.notes))
 
 
@@ -280,12 +289,8 @@ def _fixed(
         sizes=((images, projector.tokens_per_image),),
         load=TowerLoad(sequences=images, rows=side, columns=side),
         template_tokens=images * rule.markers,
-        notes=(*_marked(images * rule.markers), *(() if size is None else _resized(size, vision.image_size))),
+        notes=() if size is None else _resized(size, vision.image_size),
     )
-
-
-def _marked(written: int) -> tuple[str, ...]:
-    return (f"{written} tokens of text around and in the images: markers, by the processor",) if written else ()
 
 
 def _edge(projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size) -> VisualLayout:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidValueError
@@ -54,7 +54,27 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
     runs = [each.with_(stack=name) for each in runs for name in dict.fromkeys(stacks)] or runs
     rows = [_row(each) for each in runs]
     _note_hidden_launches(runs, rows)
+    if len(set(stacks)) > 1 and not estimator_of(run.estimator).uses_stack:
+        rows = _without_twins(rows, run.estimator, stacks)
     return sorted(rows, key=lambda row: (not row["fits"], row["ttft_s"]))
+
+
+def _without_twins(rows: Sequence[dict[str, Any]], estimator: str, stacks: Sequence[str]) -> list[dict[str, Any]]:
+    """One row a machine, where no stack acts and all rows of it read the same; that is noted in place of each stack."""
+
+    def figures(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in row.items() if key != "notes"}
+
+    kept: list[dict[str, Any]] = []
+    for row in rows:
+        if not any(figures(row) == figures(other) for other in kept):
+            kept.append(row)
+    if len(kept) == len(rows):
+        return kept
+    names = " and ".join(dict.fromkeys(stacks))
+    note = f"stacks {names} ignored: {estimator} prices no software stack, so that they share a row"
+    own = " ignored: " + f"{estimator} prices no software stack"
+    return [{**row, "notes": [*(each for each in row["notes"] if not each.endswith(own)), note]} for row in kept]
 
 
 def _note_hidden_launches(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> None:

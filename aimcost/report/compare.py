@@ -17,6 +17,7 @@ __all__ = ["compare_text"]
 def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a machine, fastest first; machines that the run does not fit come last."""
     stacks = len({row["stack"] for row in rows}) > 1
+    counts = len({row["flops"] for row in rows}) > 1
     decoding = any(row["tpot_s"] is not None for row in rows)
     priced = any(row["cost_per_1000_requests"] is not None for row in rows)
     cells = []
@@ -41,8 +42,10 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
             memory,
             "yes" if row["fits"] else "no",
         ]
+        if counts:
+            cell.insert(2 + stacks, format_flops(row["flops"]))
         if decoding:
-            cell.insert(4 + stacks, format_seconds(row["tpot_s"]))
+            cell.insert(4 + counts + stacks, format_seconds(row["tpot_s"]))
         if priced:
             cost = row["cost_per_1000_requests"]
             cell.append("" if cost is None else f"{cost:.3f}")
@@ -59,10 +62,12 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
         "memory",
         "fits",
     ]
+    if counts:
+        headers.insert(2 + stacks, "FLOPs")
     if decoding:
-        headers.insert(4 + stacks, "TPOT")
+        headers.insert(4 + counts + stacks, "TPOT")
     named = "stacks as listed" if stacks else stack_label(run) if len(rows) and rows[0]["stack"] else "no stack"
-    flops = format_flops(rows[0]["flops"]) if rows else ""
+    flops = "FLOPs as listed" if counts else format_flops(rows[0]["flops"]) if rows else ""
     each = " per rank" if run.parallel.tp > 1 else ""
     lines = [
         f"{run.model.name}, method {run.schedule.method}, {named}, {flops}{each}, estimator {run.estimator}; "

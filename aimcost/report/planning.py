@@ -17,7 +17,7 @@ from ..search.plan.search import Group
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .export import to_json
 from .table import table
-from .text import token_runs
+from .text import stack_label, token_runs
 
 __all__ = ["answer_text", "check_plot", "front_rows", "plan_text", "run_yaml", "save_plot"]
 
@@ -40,7 +40,7 @@ def _headline(plan: Plan) -> str:
     where = f" at {plan.confidence:.0%} confidence" if plan.confidence is not None else ""
     machines = ", ".join(dict.fromkeys(setting.hardware for setting in plan.settings))
     return (
-        f"{plan.run.model.name} on {machines}: {goal} with {plan.budgets.describe()}{where}\n"
+        f"{plan.run.model.name} on {machines}, {stack_label(plan.run)}: {goal} with {plan.budgets.describe()}{where}\n"
         f"searched all {format_count(plan.candidates)} schedules of the grid; first {plan.earliest_cut} of "
         f"{plan.run.model.decoder.layers} layers uncut, text never pruned"
     )
@@ -289,7 +289,8 @@ def answer_text(answer: Answer) -> str:
     if answer.question == "break-even":
         cells = [[row["method"], *_window(row)] for row in answer.rows]
         headers = ["method", "pays from", "visual tokens", "TTFT", "TTFT unreduced"]
-        return f"{run.model.name} on {hardware}: size from which reduction pays\n{table(cells, headers)}"
+        title = f"{run.model.name} on {hardware}, {stack_label(run)}: size from which reduction pays"
+        return f"{title}\n{table(cells, headers)}"
     cells = [
         [
             row["method"],
@@ -302,7 +303,7 @@ def answer_text(answer: Answer) -> str:
     ]
     headers = ["method", f"max {answer.question if answer.question == 'frames' else 'requests'}", "TTFT", "KV cache"]
     headers.append("limited by (at one more)")
-    title = f"{run.model.name} on {hardware} with {answer.budgets.describe()}{sure}"
+    title = f"{run.model.name} on {hardware}, {stack_label(run)}, with {answer.budgets.describe()}{sure}"
     return f"{title}\n" + table(cells, headers, align=["left", "right", "right", "right", "left"])
 
 

@@ -50,13 +50,16 @@ def check(
     Compares FLOPs, TTFT, TPOT, KV cache and peak memory. Exit status: 0 pass, 1 a figure rose or a budget is exceeded,
     2 bad input.
     """
+    from ...errors import InvalidValueError
+    from ...guard.check import UNCHANGED, parse_tolerances
     from ...guard.check import check as run_check
-    from ...guard.check import parse_tolerances
     from ...inputs.files import write_atomically
     from ...report.format import Report
     from ...report.guard import check_json, check_junit, check_markdown, check_rows, check_text
 
     written = format_asked(form, as_json=as_json, output=output)
+    if update and baseline is not None and stack is not None:
+        raise InvalidValueError("--stack", UNCHANGED, stack)
     result = run_check(
         runs or [],
         baseline=baseline,
