@@ -46,7 +46,7 @@ def task_text(plan: TaskPlan) -> str:
 def sentence(plan: TaskPlan) -> str:
     """The answer in one sentence."""
     where = f"{plan.run.model.name} on {plan.run.hardware.name if plan.run.hardware else 'no hardware'}"
-    asked = f"{where}, {', '.join(plan.tasks)} ({', '.join(plan.benchmarks)})"
+    asked = f"{where}, {', '.join(plan.tasks)}"
     best, estimate = plan.best, plan.estimate
     if best is None or estimate is None:
         return f"{asked}: {'; '.join(plan.shortfalls)}"
@@ -93,6 +93,8 @@ def _shown(value: object) -> str:
 
 
 def _remarks(plan: TaskPlan) -> Iterator[str]:
+    if list(plan.tasks) != list(plan.benchmarks):
+        yield f"{', '.join(plan.tasks)}: the mean over {', '.join(plan.benchmarks)}"
     if plan.published is not None and plan.best is not None and plan.best.basis == "budget matched":
         each = plan.published
         yield (
