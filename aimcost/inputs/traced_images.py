@@ -34,7 +34,7 @@ def projector_of(vision: VisionSpec, merge: int) -> ProjectorSpec:
     """What leaves a traced tower: so many tokens of an image of the one size, else one of each merged square."""
     tokens = 0
     if vision.traced is not None and vision.image_size:
-        tokens = int(vision.traced.tokens({"images": 1.0, "patches": float(vision.patches)}))
+        tokens = vision.traced.tokens_of(vision.patches)
     return ProjectorSpec(linears=(), tokens_per_image=tokens, tokens_per_frame=0, merge=merge)
 
 

@@ -222,7 +222,12 @@ def scored_groups(model: ModelSpec, workload: Workload) -> tuple[tuple[int, int]
     load, projector = workload.tower, model.projector
     if load is None or projector is None or workload.frames:
         return workload.group_sizes
-    return tuple((grid.sequences, grid.rows * grid.columns // projector.merge**2) for grid in load.grids)
+    traced = None if model.vision is None else model.vision.traced
+    patches = [(grid.sequences, grid.rows * grid.columns) for grid in load.grids]
+    if traced is not None:
+        # its projector may pool as well as merge
+        return tuple((inputs, traced.tokens_of(each)) for inputs, each in patches)
+    return tuple((inputs, each // projector.merge**2) for inputs, each in patches)
 
 
 def reduce_before(

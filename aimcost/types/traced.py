@@ -133,3 +133,7 @@ class TracedTower:
     parameters: float
     tokens: Expression
     unknown: tuple[str, ...] = ()
+
+    def tokens_of(self, patches: int) -> int:
+        """Visual tokens of one input of so many patches."""
+        return int(self.tokens({"images": 1.0, "patches": float(patches)}))

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
-from aimcost.errors import InvalidValueError
+from aimcost.errors import AimcostError, InvalidValueError
+from aimcost.inputs.discover import method_names
+from aimcost.inputs.schema import WorkloadFile, validate
 from aimcost.inputs.traced_images import projector_of, resolution_of
+from aimcost.inputs.workload import resolve_workload
+from aimcost.methods.registry import plan_module
 from aimcost.models.visual_tokens import images_layout
 from aimcost.types import DecoderSpec, ModelSpec, VisionSpec
 from aimcost.types.expression import Expression
@@ -172,3 +178,66 @@ def test_a_processor_that_is_not_known_is_said_so():
     model = _model("newcomer", patch=14, side=10, tokens="100*images")
     with pytest.raises(InvalidValueError, match="how newcomer's processor sizes and cuts images is not known here"):
         _counted(model, 100, 100)
+
+
+# One tower of each family, by what its trace says: `merge` is 1 where the projector pools.
+POOLED = {
+    "gemma3": {"side": 64, "tokens": "256*images"},
+    "aria": {"side": 35, "tokens": "128*images"},
+    "paligemma": {"side": 32, "tokens": "1024*images"},
+    "idefics3": {"side": 26, "tokens": "169*images"},
+    "smolvlm": {"side": 27, "tokens": "81*images"},
+    "llama4": {"side": 24, "tokens": "144*images"},
+    "internvl": {"side": 32, "tokens": "256*images"},
+    "ovis2": {"side": 32, "tokens": "256*images"},
+    "aya_vision": {"side": 26, "tokens": "169*images"},
+    "cohere2_vision": {"side": 32, "tokens": "256*images"},
+    "mistral3": {"merge": 2, "tokens": "1/4*images*patches", "edge": 1540, "vision": "pixtral"},
+    "glm4v": {"merge": 2, "tokens": "1/4*images*patches"},
+    "qwen3_5": {"merge": 2, "tokens": "1/4*images*patches"},
+}
+SHARES = ({}, {"ratio": 0.9}, {"ratio": 1.0}, *({"scorer": s, "ratio": 0.9} for s in ("cls_attention", "uniform")))
+
+
+def _planned(model, method, params, images=1, size=(1280, 720)):
+    """(visual tokens without the method, its schedule); None where it does not take these parameters."""
+    module = plan_module(method)
+    file = validate(WorkloadFile, {"images": images, "image_size": list(size), "text_tokens": 50}, where="run")
+    workload, _ = resolve_workload(file, model)
+    try:
+        return workload, module.plan(model, workload, validate(module.Params, {"name": method, **params}, where="run"))
+    except AimcostError:
+        return workload, None
+
+
+@pytest.mark.parametrize("family", POOLED)
+def test_no_method_leaves_more_tokens_than_there_were(family):
+    model = _model(family, patch=14, **POOLED[family])
+    decoder = replace(model.decoder, layers=24)
+    model, planned = replace(model, decoder=decoder), set()
+    for method, params, images in itertools.product(method_names(), SHARES, (1, 3)):
+        workload, schedule = _planned(model, method, params, images)
+        if schedule is not None:
+            planned.add(method)
+            before = (workload.visual_tokens, *[workload.visual_tokens + workload.text_tokens] * 24)
+            assert all(a <= b for a, b in zip((schedule.visual_tokens, *schedule.tokens), before, strict=True)), method
+            assert all(
+                e.groups * e.tokens_in <= workload.visual_tokens for e in schedule.events if e.after_layer is None
+            )
+    assert {"visionzip", "fastervlm", "vispruner", "cdpruner", "prumerge", "prumerge_plus", "pre_llm"} <= planned
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "views", "kept"),
+    [
+        # 191 and 30 of 576: 85 and 13 of 256; 56 and 9 of 169, of twelve tiles and the whole image
+        ("gemma3", "visionzip", 1, 85 + 13),
+        ("idefics3", "visionzip", 13, 56 + 9),
+        # int(256 · 0.0694) + 1
+        ("gemma3", "prumerge", 1, 18),
+    ],
+)
+def test_a_crop_method_counts_the_tokens_that_a_pooling_projector_leaves(family, method, views, kept):
+    _, schedule = _planned(_model(family, patch=14, **POOLED[family]), method, {})
+    assert schedule.visual_tokens == views * kept
+    assert [event.groups for event in schedule.events] == [views]
