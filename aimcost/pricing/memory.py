@@ -63,8 +63,9 @@ class Memory:
     largest_elsewhere
         The most requests that fit the other pipeline stages; None where there are none.
     concurrent_requests
-        Requests whose caches fit beside the weights under ``serving.memory_fraction`` of the card's memory, with one
-        request's tower or ``serving.prefill_chunk`` prompt tokens in flight; None without the card's memory.
+        Requests whose caches fit beside the weights under ``serving.memory_fraction`` of the card's memory, and what
+        of it is usable, with one request's tower or ``serving.prefill_chunk`` prompt tokens in flight; None without
+        the card's memory.
     """
 
     weights_bytes: float
@@ -165,12 +166,13 @@ def memory_of(run: Run) -> Memory:
 
 def _concurrent(case: _Case, layers: range, hardware: HardwareSpec, serving: Serving) -> int | None:
     """Requests that an engine holds at once on a device, prompts computed in chunks."""
-    total = hardware.memory_bytes or hardware.usable_memory_bytes
-    if not total:
+    total, usable = hardware.memory_bytes, hardware.usable_memory_bytes
+    if total is None and usable is None:
         return None
+    managed = min(serving.memory_fraction * (total or usable or 0.0), usable or math.inf)
     one = replace(case, workload=replace(case.workload, batch=1))
     request = float(one.kv(one.workload.new_tokens, serving.max_model_len)[layers.start : layers.stop].sum())
-    free = serving.memory_fraction * total - case.weights(layers) - one.in_flight(layers, serving.prefill_chunk)
+    free = managed - case.weights(layers) - one.in_flight(layers, serving.prefill_chunk)
     return max(0, math.floor(free / request)) if request else None
 
 
@@ -214,7 +216,7 @@ class _Case:
         size = (total - sum(packed.values())) * self.widths.unpacked
         for part, elements in packed.items():
             stored = part_format(precision, part)
-            each = precision.scale_bytes if part == "decoder" else None
+            each = precision.scale_bytes if stored == precision.weights else None
             size += elements * bytes_per_element(stored) + float(scale_bytes(stored, elements, each))
         return size
 
@@ -247,13 +249,9 @@ class _Case:
         held = np.cumsum(prompt[layers.start : layers.stop])
         alive = self._layers()
         features = self._deepstack_features()
-        crossed = float(self._stream(float(workload.cross_tokens)))
-        last_cross = max(decoder.cross_layers, default=-1)
         for index, layer in enumerate(layers):
-            # the features of a layer are there until the last of these layers has added its own, and what
-            # cross-attention layers read until the last of them has projected its keys and values
+            # the features of a layer are there until the last of these layers has added its own
             beside = features if layer < self._deepstack_layers else 0.0
-            beside += crossed if layer <= last_cross else 0.0
             yield StageMemory(f"prefill layer {layer}", float(held[index]), float(alive[layer]) + beside)
         if layers.stop == decoder.layers:
             # every rank gathers all logits

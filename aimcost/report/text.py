@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -253,15 +254,20 @@ def _memory(memory: Memory, hardware: HardwareSpec | None, serving: Serving) -> 
             f"({hardware.usable_memory_source}); {room}"
         )
     if memory.concurrent_requests is not None:
-        lines.append(f"serving          {_served(memory.concurrent_requests, serving)}")
+        named = f"{serving.memory_fraction:.0%} of the memory"
+        if hardware is not None and (memory.usable_bytes or math.inf) < serving.memory_fraction * (
+            hardware.memory_bytes or 0.0
+        ):
+            named = "the usable memory"
+        lines.append(f"serving          {_served(memory.concurrent_requests, serving, named)}")
     return lines
 
 
-def _served(requests: int, serving: Serving) -> str:
+def _served(requests: int, serving: Serving, memory: str) -> str:
     length = f" of {format_count(serving.max_model_len)} tokens" if serving.max_model_len is not None else ""
     named = "request" if requests == 1 else "requests"
     return (
-        f"{format_count(requests)} {named}{length} at once in {serving.memory_fraction:.0%} of the memory, "
+        f"{format_count(requests)} {named}{length} at once in {memory}, "
         f"{format_count(serving.prefill_chunk)} prompt tokens in flight"
     )
 
