@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..errors import InvalidValueError
 from ..types import ModelSpec, Precision, QuantisationSpec
-from ..types.formats import part_format
+from ..types.formats import BITS, part_format
 from .schema import PrecisionFile, RunFile, WeightsFile
 
 __all__ = ["resolve_precision"]
@@ -33,25 +33,25 @@ def resolve_precision(file: RunFile, model: ModelSpec) -> tuple[Precision, tuple
     if quantised is None:
         wide = f"{model.name} is stored in float32: priced in 16 bit, as it is served; precision.weights: 32 otherwise"
         return inputs, (wide,) if model.stored_wide else ()
-    precision = Precision(
+    precision = replace(
+        inputs,
         weights=quantised.weights,
         lm_head=quantised.lm_head,
         tower=quantised.tower,
         projector=quantised.projector,
         scale_bytes=quantised.scale_bytes,
-        activations=inputs.activations,
-        kv=inputs.kv,
+        # activations that the run names are those of products too
+        inputs=None if "activations" in given.given else quantised.inputs,
     )
-    return precision, (_read(quantised),)
+    return precision, (_read(quantised, precision),)
 
 
 def _inputs(given: PrecisionFile, quantised: QuantisationSpec | None) -> Precision:
-    """Formats of activations and cache: the run's, else the checkpoint's where its weights are used, else 16 bit."""
-    found = {key: _dtype(getattr(given, key)) for key in ("activations", "kv")}
-    if quantised is not None and "weights" not in given.given:
-        for key in found.keys() - given.given:
-            found[key] = getattr(quantised, key) or found[key]
-    return Precision(activations=found["activations"], kv=found["kv"])
+    """Formats of activations and cache: the run's, else that of the checkpoint's cache where its weights are used."""
+    kv = _dtype(given.kv)
+    if quantised is not None and quantised.kv is not None and not {"weights", "kv"} & set(given.given):
+        kv = quantised.kv
+    return Precision(activations=_dtype(given.activations), kv=kv)
 
 
 def _weights(given: int | str | WeightsFile, rest: Precision) -> Precision:
@@ -84,12 +84,19 @@ def _check(precision: Precision, model: ModelSpec, given: int | str | WeightsFil
                 raise InvalidValueError(f"precision.weights.{key}", what, getattr(given, key))
 
 
-def _read(quantised: QuantisationSpec) -> str:
+def _read(quantised: QuantisationSpec, precision: Precision) -> str:
     parts = {part: getattr(quantised, part) for part in ("lm_head", "tower", "projector")}
-    packed = ", ".join(["the decoder's linear layers", *(part for part, name in parts.items() if name is not None)])
-    formats = [f"weights {quantised.weights}"]
-    formats += [f"{key} {name}" for key in ("activations", "kv") if (name := getattr(quantised, key)) is not None]
-    return f"quantization_config ({quantised.method}): {', '.join(formats)}; quantised are {packed}"
+    narrow = [part for part, name in parts.items() if name is not None]
+    if BITS[quantised.weights] < 16:
+        narrow = ["the decoder's linear layers", *narrow]
+    formats = [f"weights {next((name for name in parts.values() if name), quantised.weights)}"] if narrow else []
+    if BITS[quantised.weights] < 16:
+        formats = [f"weights {quantised.weights}"]
+    if precision.inputs is not None:
+        formats.append(f"inputs of their products {precision.inputs}, their traffic {precision.activations}")
+    formats += [f"kv {quantised.kv}"] if quantised.kv is not None else []
+    packed = f"; quantised are {', '.join(narrow)}" if narrow else ""
+    return f"quantization_config ({quantised.method}): {', '.join(formats)}{packed}"
 
 
 def _dtype(given: int | str) -> str:

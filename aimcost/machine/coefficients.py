@@ -82,7 +82,7 @@ class Coefficients:
         models, precision = self.calibration.gemm, self.precision
         stored = weights or precision.weights
         wanted = self.gemm_format(stored) if computed is None else computed
-        if computed is None and BITS[stored] < BITS[precision.activations]:
+        if computed is None and BITS[stored] < BITS[precision.inputs or precision.activations]:
             wanted = f"{stored}_weight_only"
         # 8-bit products feed their units twice as fast as 16-bit ones, and reach less of the peak
         dtype = self.gemm_format(stored) if computed is None else computed

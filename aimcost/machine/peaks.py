@@ -43,7 +43,7 @@ def compute_dtypes(precision: Precision, weights: str = "") -> tuple[str, str]:
         The weights' format, where it is not that of the language model's linear layers.
     """
     return (
-        _wider(weights or precision.weights, precision.activations),
+        _wider(weights or precision.weights, precision.inputs or precision.activations),
         _wider(precision.activations, precision.kv),
     )
 

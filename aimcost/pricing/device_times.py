@@ -191,7 +191,7 @@ class DevicePricing:
         precision = self.coefficients.precision
         stored = weights or precision.weights
         # a format without compute units is computed in the next wider one, by that one's kernels
-        mixed = stored != precision.activations
+        mixed = stored != (precision.inputs or precision.activations)
         computed = stored if mixed else computed_in(self.hardware, stored)
         if computed not in _LIBRARY_FORMATS:
             return None

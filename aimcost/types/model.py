@@ -349,8 +349,9 @@ class QuantisationSpec:
         Formats of the other parts that it quantises; None: left as they are.
     scale_bytes
         Scales and zero points, bytes an element of `weights`.
-    activations, kv
-        Formats of the inputs of products, and of the cache, where it says them.
+    inputs, kv
+        Formats that the inputs of products with quantised weights are converted to, and of the cache, where it says
+        them.
     """
 
     method: str
@@ -359,7 +360,7 @@ class QuantisationSpec:
     tower: str | None = None
     projector: str | None = None
     scale_bytes: float = 0.0
-    activations: str | None = None
+    inputs: str | None = None
     kv: str | None = None
 
 

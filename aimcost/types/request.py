@@ -131,6 +131,9 @@ class Precision:
         else 16 bit.
     scale_bytes
         Scales and zero points of `weights`, bytes an element. None: the usual ones of the format.
+    inputs
+        The format that inputs of products are converted to, as W8A8 checkpoints do. None: they stay as `activations`,
+        whose bytes their traffic is in either case.
     """
 
     weights: str = "bf16"
@@ -141,6 +144,7 @@ class Precision:
     tower: str | None = None
     projector: str | None = None
     scale_bytes: float | None = None
+    inputs: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

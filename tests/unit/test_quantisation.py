@@ -74,7 +74,37 @@ def test_decoder_layers_take_the_bytes_that_the_method_stores(quantised: dict[st
 def test_formats_of_activations_and_cache_are_read() -> None:
     assert resolved(COMPRESSED).precision.kv == "fp8"
     assert resolved(COMPRESSED).precision.activations == "bf16"
-    assert resolved({"quant_method": "fp8"}).precision.activations == "fp8"
+    precision = resolved({"quant_method": "fp8"}).precision
+    assert (precision.inputs, precision.activations) == ("fp8", "bf16")
+    # the run's own word on activations is that on the inputs of products
+    assert resolved({"quant_method": "fp8"}, precision={"activations": 16}).precision.inputs is None
+    # LLM.int8 multiplies in int8, NF4 in 16 bit
+    assert resolved({"load_in_8bit": True}).precision.inputs == "int8"
+    assert resolved({"quant_method": "bitsandbytes", "load_in_4bit": True}).precision.inputs is None
+
+
+def test_products_take_the_rate_of_their_inputs_and_all_else_stays_in_sixteen_bits() -> None:
+    listed = {"quant_method": "fp8", "modules_to_not_convert": ["lm_head"]}
+    more: dict[str, Any] = {"estimator": "roofline", "workload": {"text_tokens": 4000}}
+    fp8, plain = (aimcost.estimate(resolved(given, **more).document()) for given in (listed, None))
+    assert fp8.memory.activation_bytes == plain.memory.activation_bytes
+    matrices = {"q_proj": 1024**2, "up_proj": 1024 * 4096, "down_proj": 1024 * 4096}
+    for mine, other in zip(fp8.ops(), plain.ops(), strict=True):
+        assert mine["name"] == other["name"]
+        if (name := mine["name"]) in matrices:
+            # a byte a weight less
+            assert other["bytes"] - mine["bytes"] == matrices[name]
+        elif not name.endswith("_proj"):
+            assert (mine["bytes"], mine["time_s"]) == (other["bytes"], other["time_s"])
+    # bound by compute: 1979 against 989.4 TFLOP/s
+    times = [next(op["time_s"] for op in each.ops() if op["name"] == "up_proj") for each in (plain, fp8)]
+    assert times[0] / times[1] == pytest.approx(2.0, rel=1e-3)
+
+
+def test_a_cache_is_quantised_without_the_weights() -> None:
+    run = resolved({**COMPRESSED, "config_groups": {}})
+    assert (run.precision.weights, run.precision.kv) == ("bf16", "fp8")
+    assert "quantization_config (compressed-tensors): kv fp8" in run.notes
 
 
 def test_what_the_run_says_wins_and_is_noted() -> None:
@@ -112,6 +142,10 @@ VISION = {
         ({"quant_method": "fp8", "modules_to_not_convert": ["lm_head", "model.visual.blocks"]}, None, "fp8"),
         (COMPRESSED, None, None),
         ({**COMPRESSED, "ignore": ["lm_head"]}, "int4", "int4"),
+        ({**COMPRESSED, "ignore": ["lm_head", "re:model.visual.*"]}, None, None),
+        ({**COMPRESSED, "config_groups": list(COMPRESSED["config_groups"].values())}, None, None),
+        # text is a list of one
+        ({"quant_method": "fp8", "modules_to_not_convert": "visual"}, None, None),
     ],
 )
 def test_towers_are_quantised_where_the_loader_quantises_them(
@@ -119,6 +153,94 @@ def test_towers_are_quantised_where_the_loader_quantises_them(
 ) -> None:
     precision = resolved(quantised, model=VISION).precision
     assert (precision.tower, precision.projector, precision.lm_head) == (tower, projector, None)
+
+
+LLAVA = {
+    "model_type": "llava",
+    "text_config": TEXT,
+    "vision_config": {
+        "model_type": "clip_vision_model",
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 224,
+        "patch_size": 14,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("ignore", "tower", "projector"),
+    [
+        (["re:model.vision_tower.*"], None, "int4"),
+        (["re:model.multi_modal_projector.*"], "int4", None),
+        (["model.vision_tower", "model.multi_modal_projector"], None, None),
+        (["model.vision_model", "model.connector"], None, None),
+        (["vision_model.encoder.layers.0.attn.qkv", "mlp1"], None, None),
+        (["vision_tower.transformer.layers.0.attention.q_proj"], None, "int4"),
+        (["re:.*vision.*", "re:.*projector.*"], None, None),
+        ([], "int4", "int4"),
+    ],
+)
+def test_modules_are_named_as_any_layout_names_them(
+    ignore: list[str], tower: str | None, projector: str | None
+) -> None:
+    run = resolved({**COMPRESSED, "ignore": [*ignore, "language_model.lm_head"]}, model=LLAVA)
+    precision = run.precision
+    assert (precision.tower, precision.projector, precision.lm_head) == (tower, projector, None)
+    assert not any("leaves" in note for note in run.notes)
+
+
+@pytest.mark.parametrize(
+    ("targets", "formats"),
+    [
+        (["Linear"], ("int4", "int4", "int4")),
+        (["re:.*layers.*self_attn.*", "re:.*layers.*mlp.*"], ("int4", "int4", None)),
+        (["re:.*language_model.*layers.*"], ("int4", None, None)),
+        (["re:model.vision_tower.*"], ("bf16", "int4", None)),
+        (["re:.*self_attn.*"], ("bf16", None, None)),
+    ],
+)
+def test_targets_are_taken_by_part_or_told(targets: list[str], formats: tuple[str | None, ...]) -> None:
+    group = {"targets": targets, "weights": {"num_bits": 4, "type": "int", "group_size": 64}}
+    run = resolved({**COMPRESSED, "config_groups": [group], "ignore": ["lm_head"]}, model=LLAVA)
+    assert (run.precision.weights, run.precision.tower, run.precision.projector) == formats
+    told = any("the decoder has no format by layer, priced in 16 bit" in note for note in run.notes)
+    assert told == (targets == ["re:.*self_attn.*"])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_the_original_layouts_state_it_too(inside: bool) -> None:
+    awq = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64}}
+    vision = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    internvl = {
+        "model_type": "internvl_chat",
+        "llm_config": {**TEXT, **(awq if inside else {})},
+        "vision_config": vision,
+        **({} if inside else awq),
+    }
+    llava = {
+        **TEXT,
+        "model_type": "llava_llama",
+        "mm_vision_tower": "openai/clip-vit-large-patch14-336",
+        "mm_projector_type": "mlp2x_gelu",
+        **awq,
+    }
+    for config in (internvl, llava):
+        precision = resolved(None, model=config).precision
+        assert (precision.weights, precision.scale_bytes) == ("int4", 2.5 / 64)
+
+
+def test_scales_lie_beside_every_part_that_is_quantised() -> None:
+    """NF4: a 32-bit constant a block of 64 weights, in the tower as in the decoder."""
+    nf4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    all_parts, decoder = (
+        aimcost.estimate(resolved(each, model=LLAVA, workload={"images": 1}).document()).memory.weights_bytes
+        for each in (nf4, {**nf4, "llm_int8_skip_modules": ["vision_tower", "multi_modal_projector"]})
+    )
+    tower, projector = 2 * (4 * 128**2 + 2 * 128 * 256), 128 * 1024 + 1024**2
+    assert decoder - all_parts == (tower + projector) * (2.0 - 0.5 - 4 / 64)
 
 
 def test_layers_that_stay_in_sixteen_bits_are_named() -> None:
@@ -136,7 +258,7 @@ def test_layers_that_stay_in_sixteen_bits_are_named() -> None:
 @pytest.mark.parametrize(
     ("quantised", "key"),
     [
-        ({"quant_method": "gptq", "bits": 3}, "quantization_config.bits"),
+        ({"quant_method": "gptq", "bits": "four"}, "quantization_config.bits"),
         ({"quant_method": "awq", "bits": 4, "group_size": 0}, "quantization_config.group_size"),
         ({"quant_method": "bitsandbytes"}, "quantization_config.load_in_4bit"),
     ],
@@ -144,6 +266,23 @@ def test_layers_that_stay_in_sixteen_bits_are_named() -> None:
 def test_what_has_no_format_here_is_refused(quantised: dict[str, Any], key: str) -> None:
     with pytest.raises(InvalidValueError, match=key):
         resolved(quantised)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 6])
+def test_bits_without_a_format_are_priced_in_sixteen_unless_the_run_says(bits: int) -> None:
+    gptq = {"quant_method": "gptq", "bits": bits}
+    note = f"quantization_config (gptq, bits {bits}) is not read: priced in 16 bit; set precision.weights"
+    assert resolved(gptq).precision.weights == "bf16"
+    assert note in resolved(gptq).notes
+    assert resolved(gptq, precision={"weights": 4}).precision.weights == "int4"
+
+
+def test_sixteen_bits_quantise_nothing() -> None:
+    group = {"targets": ["Linear"], "weights": {"num_bits": 16, "type": "float"}}
+    run = resolved({"quant_method": "compressed-tensors", "config_groups": {"group_0": group}})
+    assert run.precision.weights == "bf16"
+    assert any("quantises nothing" in note for note in run.notes)
+    assert not any("quanti" in note for note in resolved(None, model={**TEXT, "quantization_config": None}).notes)
 
 
 def test_an_unknown_method_is_noted() -> None:

@@ -71,10 +71,16 @@ def in_transformers_layout(config: Mapping[str, Any], where: str) -> Mapping[str
     """
     kind = config.get("model_type")
     if kind == "internvl_chat":
-        return _internvl(config, where)
+        return {**_formats(config, config.get("llm_config")), **_internvl(config, where)}
     if kind in _LLAVA and "mm_vision_tower" in config:
-        return _llava(config, str(kind), where)
+        return {**_formats(config), **_llava(config, str(kind), where)}
     return config
+
+
+def _formats(*configs: Any) -> dict[str, Any]:
+    """The first ``quantization_config`` of the given mappings: both layouts state it alike."""
+    found = (config.get("quantization_config") for config in configs if isinstance(config, Mapping))
+    return next(({"quantization_config": each} for each in found if each), {})
 
 
 def _llava(config: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:

@@ -9,28 +9,58 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InvalidValueError
 from ...types import QuantisationSpec
+from ...types.formats import BITS, Part
 
 __all__ = ["quantisation"]
 
-# Linear layers of each part, as checkpoints name them; a pattern that matches one of them leaves the part alone.
-_MODULES: Mapping[str, tuple[str, ...]] = {
-    "decoder": (
-        "model.layers.0.self_attn.q_proj",
-        "model.layers.0.mlp.gate_proj",
-        "model.layers.0.mlp.experts.0.up_proj",
-    ),
-    "lm_head": ("lm_head",),
-    "tower": (
-        "visual.blocks.0.attn.qkv",
-        "model.visual.blocks.0.mlp.up_proj",
-        "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj",
-        "vision_model.transformer.layers.0.self_attn.q_proj",
-    ),
-    "projector": ("visual.merger.mlp.0", "model.visual.merger.mlp.0", "multi_modal_projector.linear_1"),
+# Linear layers of each part, a line for each way that checkpoints name them: a pattern that matches one of them leaves
+# the part alone, targets that match all of a line take the part whole.
+_DECODER = (
+    ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"),
+    ("self_attn.q_proj", "self_attn.o_proj", "mlp.experts.0.up_proj", "mlp.experts.0.down_proj"),
+    ("attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w2"),
+)
+_VISION = ("visual.blocks.0.attn.qkv", "visual.blocks.0.attn.proj")
+_CLIP = ("encoder.layers.0.self_attn.q_proj", "encoder.layers.0.mlp.fc1")
+_TOWER = (
+    (*_VISION, "visual.blocks.0.mlp.up_proj"),
+    (*_VISION, "visual.blocks.0.mlp.fc1"),
+    (*_VISION, "visual.blocks.0.mlp.linear_fc1"),
+    *(tuple(f"{prefix}.{name}" for name in _CLIP) for prefix in ("vision_tower.vision_model", "vision_model")),
+    tuple(f"vision_tower.vision_tower.vision_model.{name}" for name in _CLIP),
+    ("vision_tower.encoder.layer.0.attention.q_proj", "vision_tower.encoder.layer.0.mlp.fc1"),
+    ("vision_tower.transformer.layers.0.attention.q_proj", "vision_tower.transformer.layers.0.feed_forward.up_proj"),
+    ("vision_model.encoder.layers.0.attn.qkv", "vision_model.encoder.layers.0.mlp.fc1"),
+    ("vision_model.transformer.layers.0.self_attn.q_proj", "vision_model.transformer.layers.0.mlp.fc1"),
+    ("vision_model.model.layers.0.self_attn.q_proj", "vision_model.model.layers.0.mlp.fc1"),
+)
+_PROJECTOR = (
+    ("multi_modal_projector.linear_1",),
+    ("multi_modal_projector",),
+    ("visual.merger.mlp.0",),
+    ("visual.merger.linear_fc1",),
+    ("connector.modality_projection.proj",),
+    ("mm_projector.0",),
+    ("mlp1.1",),
+)
+
+
+def _named(prefixes: Iterable[str], lines: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    """Each line below each of the prefixes."""
+    return tuple(tuple(prefix + name for name in line) for line in lines for prefix in prefixes)
+
+
+_LAYERS = ("model.layers.0.", "language_model.model.layers.0.", "model.language_model.layers.0.")
+_MODULES: Mapping[Part, tuple[tuple[str, ...], ...]] = {
+    "decoder": _named(_LAYERS, _DECODER),
+    "lm_head": _named(("", "language_model."), (("lm_head",), ("output",))),
+    "tower": _named(("", "model."), _TOWER),
+    "projector": _named(("", "model."), _PROJECTOR),
 }
 # QLoRA (Dettmers et al. 2023, arXiv 2305.14314, section 3): a 32-bit constant a block of 64 weights; quantised
 # again, 8 bits a block and a 32-bit constant a block of 256 of those.
@@ -44,7 +74,7 @@ def quantisation(config: Mapping[str, Any], where: str) -> tuple[QuantisationSpe
     Raises
     ------
     InvalidValueError
-        Bits that no format here has.
+        Values that no quantisation can have.
     """
     inner = config.get("text_config")
     given = config.get("quantization_config") or (inner.get("quantization_config") if isinstance(inner, dict) else None)
@@ -52,11 +82,19 @@ def quantisation(config: Mapping[str, Any], where: str) -> tuple[QuantisationSpe
         return None, ()
     if not isinstance(given, Mapping):
         raise InvalidValueError("quantization_config", "a mapping", given, where=where)
-    method = str(given.get("quant_method", "bitsandbytes" if "load_in_4bit" in given else "not given"))
+    is_bitsandbytes = "load_in_4bit" in given or "load_in_8bit" in given
+    method = str(given.get("quant_method") or ("bitsandbytes" if is_bitsandbytes else "no quant_method"))
     read = _METHODS.get(method)
     if read is None:
         return None, (f"quantization_config ({method}) is not read: set precision.weights",)
-    return read(_Config(given, where), method)
+    try:
+        return read(_Config(given, where), method)
+    except _NoFormatError as error:
+        return None, (f"quantization_config ({method}, {error}) is not read: priced in 16 bit; set precision.weights",)
+
+
+class _NoFormatError(Exception):
+    """Bits that no number format here has."""
 
 
 class _Config:
@@ -72,8 +110,10 @@ class _Config:
         """The number format of so many bits."""
         bits = self.data.get(key)
         names = {4: "fp4", 8: "fp8", 16: "bf16"} if floating else {4: "int4", 8: "int8", 16: "bf16"}
-        if isinstance(bits, bool) or not isinstance(bits, int) or bits not in names:
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 32:
             raise self.fail(key, "4 or 8")
+        if bits not in names:
+            raise _NoFormatError(f"{key} {bits}")
         return names[bits]
 
     def group_size(self, default: int | None = None) -> int | None:
@@ -89,13 +129,25 @@ class _Config:
         value = self.data.get(key)
         return _Config(value, self.where, f"{self.prefix}{key}.") if isinstance(value, Mapping) else None
 
+    def sections(self, key: str) -> list[_Config]:
+        """The mappings of a list, or of a mapping of mappings."""
+        value = self.data.get(key)
+        entries = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+        prefix = f"{self.prefix}{key}."
+        return [_Config(each, self.where, f"{prefix}{name}.") for name, each in entries if isinstance(each, Mapping)]
+
     def patterns(self, *keys: str) -> list[str]:
-        return [str(each) for key in keys if isinstance(self.data.get(key), list) for each in self.data[key]]
+        """Entries of lists of names; text is a list of one."""
+        lists = (self.data.get(key) for key in keys)
+        given = ([each] if isinstance(each, str) else each for each in lists if isinstance(each, str | list))
+        return [str(name) for names in given for name in names]
 
 
-def _awq(config: _Config, method: str) -> tuple[QuantisationSpec, tuple[str, ...]]:
+def _awq(config: _Config, method: str) -> tuple[QuantisationSpec | None, tuple[str, ...]]:
     """Also GPTQ: groups of weights with a 16-bit scale and a packed zero point, which GPTQ always stores."""
     weights = config.format("bits")
+    if BITS[weights] >= 16:
+        return None, _nothing(method)
     group = config.group_size(128)
     has_zeros = method == "gptq" or config.data.get("zero_point", True) is not False
     zero_bytes = config.data["bits"] / 8.0 if has_zeros else 0.0
@@ -109,7 +161,7 @@ def _fp8(config: _Config, method: str) -> tuple[QuantisationSpec, tuple[str, ...
     """Inputs of products are quantised as well, on the fly or by stored scales. Scales of blocks are left out."""
     patterns = config.patterns("modules_to_not_convert", "ignored_layers")
     tower, projector = _others("fp8", patterns)
-    spec = QuantisationSpec(method=method, weights="fp8", activations="fp8", tower=tower, projector=projector)
+    spec = QuantisationSpec(method=method, weights="fp8", inputs="fp8", tower=tower, projector=projector)
     return spec, _left_alone(patterns)
 
 
@@ -121,8 +173,14 @@ def _bitsandbytes(config: _Config, method: str) -> tuple[QuantisationSpec, tuple
     weights = "int4" if narrow else "int8"
     each = _NF4_DOUBLE_BYTES if config.data.get("bnb_4bit_use_double_quant") is True else _NF4_BYTES
     tower, projector = _others(weights, patterns)
+    # LLM.int8 multiplies in int8, all but the outliers (Dettmers et al. 2022, arXiv 2208.07339)
     spec = QuantisationSpec(
-        method=method, weights=weights, tower=tower, projector=projector, scale_bytes=each if narrow else 0.0
+        method=method,
+        weights=weights,
+        tower=tower,
+        projector=projector,
+        scale_bytes=each if narrow else 0.0,
+        inputs=None if narrow else "int8",
     )
     return spec, _left_alone(patterns)
 
@@ -134,38 +192,73 @@ def _mxfp4(config: _Config, method: str) -> tuple[QuantisationSpec, tuple[str, .
 
 
 def _compressed(config: _Config, method: str) -> tuple[QuantisationSpec | None, tuple[str, ...]]:
-    groups = config.section("config_groups")
-    named = [groups.section(key) for key in groups.data] if groups is not None else []
-    sections = [group for group in named if group is not None]
-    stored = [group for group in sections if group.section("weights") is not None]
-    if not stored:
-        return None, ("quantization_config (compressed-tensors) quantises no weights: set precision",)
-    patterns = config.patterns("ignore")
-    weights = stored[0].section("weights")
-    assert weights is not None
-    name = weights.format("num_bits", floating=weights.data.get("type") == "float")
-    group = weights.group_size()
-    each = 0.0
-    if group is not None:
-        # NVFP4 has 8-bit scales, the others 16-bit ones
-        zero = 0.0 if weights.data.get("symmetric", True) is not False else weights.data["num_bits"] / 8.0
-        each = ((1.0 if name == "fp4" else _SCALE_BYTES) + zero) / group
-    inputs, cache = stored[0].section("input_activations"), config.section("kv_cache_scheme")
-    tower, projector = _others(name, patterns)
+    patterns, cache = config.patterns("ignore"), _number(config.section("kv_cache_scheme"))
+    groups = [_Group.of(group) for group in config.sections("config_groups") if group.section("weights") is not None]
+    stored = [group for group in groups if BITS[group.weights] < 16]
+    taken: dict[Part, _Group] = {}
+    notes: tuple[str, ...] = ()
+    for part in _MODULES:
+        if part != "decoder" and _matched(part, patterns):
+            continue
+        among = [group for group in stored if _targeted(part, group.targets)]
+        if not among:
+            continue
+        if _targeted(part, [target for group in among for target in group.targets]) == "some":
+            what = ", ".join(among[0].targets[:3])
+            named = _NAMES.get(part, part)
+            notes += (f"quantization_config targets {what} alone: {named} has no format by layer, priced in 16 bit",)
+            continue
+        taken[part] = next((group for group in among if _targeted(part, group.targets) == "all"), among[0])
+        if len(among) > 1 and part == "decoder":
+            notes += (
+                f"quantization_config: one of {len(among)} config_groups is taken for all of the decoder's linear "
+                f"layers, with weights in {taken[part].weights}",
+            )
+    if not taken and cache is None:
+        return None, notes or _nothing(method)
+    first = next(iter(taken.values()), None)
     spec = QuantisationSpec(
         method=method,
-        weights=name,
-        tower=tower,
-        projector=projector,
-        lm_head=None if _matched("lm_head", patterns) else name,
-        scale_bytes=each,
-        activations=_number(inputs),
-        kv=_number(cache),
+        weights=taken["decoder"].weights if "decoder" in taken else "bf16",
+        scale_bytes=first.scale_bytes if first is not None else 0.0,
+        inputs=first.inputs if first is not None else None,
+        kv=cache,
+        **{part: group.weights for part, group in taken.items() if part != "decoder"},
     )
-    notes = _left_alone(patterns)
-    if len(stored) > 1:
-        notes += (f"quantization_config: the first of {len(stored)} config_groups is taken for all linear layers",)
-    return spec, notes
+    return spec, (*notes, *_left_alone(patterns))
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """One of the ``config_groups`` of compressed-tensors."""
+
+    targets: list[str]
+    weights: str
+    scale_bytes: float
+    inputs: str | None
+
+    @classmethod
+    def of(cls, config: _Config) -> _Group:
+        weights = config.section("weights")
+        assert weights is not None
+        name = weights.format("num_bits", floating=weights.data.get("type") == "float")
+        group, each = weights.group_size(), 0.0
+        if group is not None and BITS[name] < 16:
+            # NVFP4 has 8-bit scales, the others 16-bit ones
+            zero = 0.0 if weights.data.get("symmetric", True) is not False else weights.data["num_bits"] / 8.0
+            each = ((1.0 if name == "fp4" else _SCALE_BYTES) + zero) / group
+        targets = config.patterns("targets") or ["Linear"]
+        return cls(targets, name, each, _number(config.section("input_activations")))
+
+
+def _targeted(part: Part, targets: list[str]) -> str:
+    """Whether targets take a part's linear layers: ``all``, ``some``, or empty for none of them."""
+    if "Linear" in targets:
+        return "all"
+    lines = [[any(_matches(target, module) for target in targets) for module in line] for line in _MODULES[part]]
+    if any(all(line) for line in lines):
+        return "all"
+    return "some" if any(any(line) for line in lines) else ""
 
 
 def _number(section: _Config | None) -> str | None:
@@ -175,6 +268,11 @@ def _number(section: _Config | None) -> str | None:
     return None if name == "bf16" else name
 
 
+def _nothing(method: str) -> tuple[str, ...]:
+    return (f"quantization_config ({method}) quantises nothing: the weights are priced in 16 bit",)
+
+
+_NAMES: Mapping[str, str] = {"decoder": "the decoder", "tower": "the tower", "projector": "the projector"}
 _METHODS = {
     "awq": _awq,
     "gptq": _awq,
@@ -188,12 +286,12 @@ _METHODS = {
 
 def _others(weights: str, patterns: list[str]) -> tuple[str | None, str | None]:
     """Tower and projector, which loaders of all linear layers quantise unless they are listed."""
-    tower, projector = (None if _matched(part, patterns) else weights for part in ("tower", "projector"))
-    return tower, projector
+    tower = None if _matched("tower", patterns) else weights
+    return tower, None if _matched("projector", patterns) else weights
 
 
-def _matched(part: str, patterns: Iterable[str]) -> bool:
-    return any(_matches(pattern, module) for pattern in patterns for module in _MODULES[part])
+def _matched(part: Part, patterns: Iterable[str]) -> bool:
+    return any(_matches(pattern, module) for pattern in patterns for line in _MODULES[part] for module in line)
 
 
 def _matches(pattern: str, module: str) -> bool:
@@ -203,7 +301,7 @@ def _matches(pattern: str, module: str) -> bool:
             return re.match(pattern.removeprefix("re:"), module) is not None
         except re.error:
             return False
-    named = re.escape(pattern).replace(r"\*", r"[^.]+")
+    named = re.escape(pattern).replace(r"\*", r"[^.]*")
     return re.search(rf"(^|\.){named}(\.|$)", module) is not None
 
 
@@ -217,8 +315,8 @@ def _left_alone(patterns: Iterable[str]) -> tuple[str, ...]:
 
 
 def _is_decoder(pattern: str) -> bool:
-    return any(_matches(pattern, module) for module in _MODULES["decoder"]) or (
-        re.match(r"model\.(language_model\.)?layers\.", pattern) is not None
+    return _matched("decoder", [pattern]) or (
+        re.match(r"(language_model\.)?model\.(language_model\.)?layers\.", pattern) is not None
         # routers, gates and norms are never quantised here either
         and re.search(r"(router|\.gate|norm)$", pattern) is None
     )

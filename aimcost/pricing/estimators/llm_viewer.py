@@ -76,7 +76,8 @@ def _ignored(decoder: DecoderSpec) -> tuple[str, ...]:
 def _peak(hardware: HardwareSpec, precision: Precision) -> tuple[float, str | None]:
     """QUIRK: the 8-bit peak only where weights, activations *and* KV cache are 8 bits or fewer."""
     peaks = hardware.dense_flops_per_s
-    narrow = all(BITS[dtype] <= 8 for dtype in (precision.weights, precision.activations, precision.kv))
+    inputs = precision.inputs or precision.activations
+    narrow = all(BITS[dtype] <= 8 for dtype in (precision.weights, inputs, precision.kv))
     if narrow:
         for dtype in ("int8", "fp8"):
             if dtype in peaks:
