@@ -249,9 +249,13 @@ class _Case:
         held = np.cumsum(prompt[layers.start : layers.stop])
         alive = self._layers()
         features = self._deepstack_features()
+        crossed = float(self._stream(float(workload.cross_tokens)))
+        last_cross = max(decoder.cross_layers, default=-1)
         for index, layer in enumerate(layers):
-            # the features of a layer are there until the last of these layers has added its own
+            # the features of a layer are there until the last of these layers has added its own, and what
+            # cross-attention layers read until the last of them has projected its keys and values
             beside = features if layer < self._deepstack_layers else 0.0
+            beside += crossed if layer <= last_cross else 0.0
             yield StageMemory(f"prefill layer {layer}", float(held[index]), float(alive[layer]) + beside)
         if layers.stop == decoder.layers:
             # every rank gathers all logits

@@ -269,3 +269,13 @@ def test_deepstack_features_are_held_to_the_last_layer_that_uses_them() -> None:
     assert by_name["prefill layer 3"] == by_name["prefill layer 35"]
     text = aimcost.estimate({**run, "workload": {"text_tokens": 16_384}}).memory.stages
     assert len({stage.activation_bytes for stage in text if stage.stage.startswith("prefill")}) == 1
+
+
+def test_cross_attention_states_are_held_to_the_last_layer_that_reads_them() -> None:
+    """Llama 3.2 11B, two images: 2 x 6,404 tower tokens, 4,096 wide, bf16, read by layers 3, 8 ... 38 of 40."""
+    run = {"model": "llama-3.2-11b-vision", "workload": {"images": 2, "text_tokens": 50}, "hardware": "nvidia_l40s"}
+    by_name = {stage.stage: stage.activation_bytes for stage in aimcost.estimate(run).memory.stages}
+    states = 2 * 6404 * 4096 * 2.0
+    assert by_name["prefill layer 36"] - by_name["prefill layer 39"] == states
+    assert by_name["prefill layer 38"] > states
+    assert by_name["prefill layer 0"] == by_name["prefill layer 36"]
