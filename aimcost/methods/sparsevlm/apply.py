@@ -92,7 +92,8 @@ def cluster_means(x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tens
     times distance to a denser one, and each other token joins the nearest of them. Released code adds noise of up to
     1e-6 to the density, so that no two are equal.
     """
-    distance = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") / x.shape[-1] ** 0.5
+    wide = x.float()  # cdist has no half-precision kernels
+    distance = torch.cdist(wide, wide, compute_mode="donot_use_mm_for_euclid_dist") / x.shape[-1] ** 0.5
     density = (-distance.topk(count, dim=-1, largest=False).values.square().mean(-1)).exp()
     denser = density[:, None] > density[..., None]
     largest = distance.flatten(1).amax(1)[:, None, None]
@@ -100,8 +101,8 @@ def cluster_means(x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tens
     centres = (apart * density).topk(count, dim=-1).indices
     member = distance.gather(1, centres[..., None].expand(-1, -1, x.shape[1])).argmin(1)
     member.scatter_(1, centres, torch.arange(count, device=x.device).expand_as(centres))
-    joins = torch.nn.functional.one_hot(member, count).transpose(1, 2).to(x.dtype)
-    return joins / (joins.sum(-1, keepdim=True) + 1e-6) @ x, centres
+    joins = torch.nn.functional.one_hot(member, count).transpose(1, 2).float()
+    return (joins / (joins.sum(-1, keepdim=True) + 1e-6) @ wide).to(x.dtype), centres
 
 
 LAYER_SCORERS = {TEXT_RATERS.name: rated_by_text}
