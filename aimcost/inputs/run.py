@@ -419,10 +419,18 @@ def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any
     schedule: Schedule = module.plan(model, workload, params)
     if model.decoder.traced is not None:
         _check_scored_layers(model, model.decoder.traced, schedule, where)
+    if not schedule.events:
+        return schedule if method["name"] == "none" else replace(schedule, notes=(*schedule.notes, _dense(schedule)))
     released: Released | None = getattr(module, "RELEASED", None)
     if released is not None and released.differs:
-        return replace(schedule, notes=(*schedule.notes, str(released)))
+        return replace(schedule, notes=(*schedule.notes, str(released.under(params))))
     return schedule
+
+
+def _dense(schedule: Schedule) -> str:
+    """The note on a method that reduces nothing: what released code does is then beside the point."""
+    why = "with these parameters it drops and merges none" if schedule.visual_tokens else "none is visual"
+    return f"method {schedule.method!r} leaves all tokens: {why}"
 
 
 def _check_scored_layers(model: ModelSpec, traced: TracedDecoder, schedule: Schedule, where: str) -> None:

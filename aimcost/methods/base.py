@@ -62,6 +62,14 @@ class Released:
     overlap: float | None = None
     differs: tuple[str, ...] = ()
 
+    def under(self, params: object) -> Released:
+        """What holds with `params`: nothing was compared where they leave positions that the code counts anew."""
+        if getattr(params, "positions", RENUMBERED) == RENUMBERED:
+            return self
+        kept = "after a cut positions stay, where that code counts them from 0 again"
+        others = (what for what in self.differs if "positions stay" not in what)
+        return replace(self, overlap=None, differs=(kept, *others))
+
     def __str__(self) -> str:
         share = "not recorded" if self.overlap is None else f"{self.overlap:.2f}"
         parts = (f"overlap with the released code ({self.code}): {share}", *self.differs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -201,3 +203,36 @@ def test_a_schedule_or_a_method(toolbox):
         aimcost.apply(case.model, method={"name": "tome"}),
     ):
         case.model(**case.inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "sparsevlm", "aim", "fastv", "pyramiddrop", "dart", "vtw", "divprune", "visionzip", "prumerge",
+        "prumerge_plus", "fastervlm", "holov", "vispruner",
+    ],
+)  # fmt: skip
+def test_every_scorer_takes_half_precision(method, dtype, toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    half = copy.deepcopy(case.model).to(dtype)
+    inputs = {**case.inputs, "pixel_values": case.inputs["pixel_values"].to(dtype)}
+    with torch.no_grad(), aimcost.apply(half, method={"name": method}) as reduction:
+        logits = half(**inputs).logits
+    assert reduction.record.schedule.events
+    assert logits.dtype == dtype
+    assert torch.isfinite(logits).all()
+    with torch.no_grad(), aimcost.apply(case.model, method={"name": method}) as whole:
+        case.model(**case.inputs)
+    assert reduction.record.tokens == whole.record.tokens
+
+
+def test_a_method_that_reduces_nothing_says_so_in_its_record(toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    for method in ({"name": "fastv", "k": 5}, {"name": "visionzip", "dominant": 54, "contextual": 10}):
+        with torch.no_grad():
+            expected = case.model(**case.inputs).logits
+            with aimcost.apply(case.model, method=method) as reduction:
+                assert torch.equal(case.model(**case.inputs).logits, expected)
+        (note,) = reduction.record.schedule.notes
+        assert note == f"method {method['name']!r} leaves all tokens: with these parameters it drops and merges none"

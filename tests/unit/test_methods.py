@@ -389,3 +389,40 @@ def test_the_page_of_methods_is_current() -> None:
     )
     assert released.differs[0] in describe("dart")
     assert not aimcost.schedule({"model": "llava-1.5-7b", "workload": {"images": 1}, "method": "fastv"}).notes
+
+
+@pytest.mark.parametrize(
+    ("workload", "method", "why"),
+    [
+        ({"images": 1}, {"name": "fastv", "k": 32}, "drops and merges none"),
+        ({"images": 1}, {"name": "vtw", "k": 32}, "drops and merges none"),
+        ({"images": 1}, {"name": "dart", "k": 32}, "drops and merges none"),
+        ({"images": 1}, {"name": "pyramiddrop", "layers": [32], "ratios": [0.5]}, "drops and merges none"),
+        ({"images": 1}, {"name": "aim", "l1": 31, "l2": 40, "merge_ratio": 1.0, "decay": 0.0}, "drops and merges none"),
+        ({"images": 1}, {"name": "visionzip", "dominant": 500, "contextual": 80}, "drops and merges none"),
+        ({"text_tokens": 40}, {"name": "aim"}, "none is visual"),
+    ],
+)
+def test_a_method_that_reduces_nothing_says_so(workload: dict[str, Any], method: dict[str, Any], why: str) -> None:
+    """Once, and what its released code does is not told then."""
+    schedule = aimcost.schedule({"model": "llava-1.5-7b", "workload": workload, "method": method})
+    assert not schedule.events
+    assert len(set(schedule.tokens)) == 1
+    assert [note for note in schedule.notes if "leaves all tokens" in note and why in note] == list(schedule.notes)
+    none = aimcost.schedule({"model": "llava-1.5-7b", "workload": workload, "method": "none"})
+    assert not none.notes
+    assert schedule.tokens == none.tokens
+
+
+@pytest.mark.parametrize("method", ["pyramiddrop", "sparsevlm"])
+def test_positions_that_stay_were_never_compared_with_the_released_code(method: str) -> None:
+    base = {"model": "llava-1.5-7b", "workload": {"images": 1}}
+    renumbered, kept = (
+        "; ".join(aimcost.schedule({**base, "method": {"name": method, **more}}).notes)
+        for more in ({}, {"positions": "kept"})
+    )
+    assert "): 1.00;" in renumbered
+    assert "counts them from 0" not in renumbered
+    assert "): not recorded;" in kept
+    assert "counts them from 0" in kept
+    assert "under mRoPE" not in kept

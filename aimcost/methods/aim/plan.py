@@ -76,7 +76,6 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     filled: dict[str, Any] = {**params.dump(), "l1": l1, "l2": l2, "decay": decay}
     if params.merge_r is None and params.merge_ratio is None:
         filled["merge_ratio"] = DEFAULT_MERGE_RATIO
-    notes = () if visual else ("the workload has no visual tokens for AIM to reduce",)
     return build_schedule(
         model=model,
         workload=workload,
@@ -86,7 +85,6 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         pre_llm=merges,
         cuts=cuts,
         scorer=PAGERANK,
-        notes=notes,
     )
 
 
