@@ -10,7 +10,6 @@ from ..errors import InvalidValueError
 
 __all__ = [
     "Size",
-    "at_least",
     "best_grid",
     "canvas_grid",
     "covering_grid",
@@ -30,15 +29,18 @@ MAX_ASPECT_RATIO = 200
 MARGIN = 1.05
 
 
-def smart_resize(size: Size, *, factor: int, pixels: tuple[int, int], frames: int = 1, temporal: int = 1) -> Size:
+def smart_resize(
+    size: Size, *, factor: int, pixels: tuple[int, int], frames: int = 1, temporal: int = 1, grows: bool = False
+) -> Size:
     """The size nearest to `size` in whole blocks of `factor` pixels, inside limits of pixels.
 
     Qwen-VL's rule: each side rounds to a multiple (halves to even); outside the limits both are
     scaled alike, then rounded down, or up. `frames`, in patches of `temporal`, count towards the limits.
+    `grows`: a size less than a block wide or high is scaled up to one first.
     """
-    width, height = size
+    width, height = _at_least(size, factor) if grows else size
     least, most = pixels
-    if max(size) > MAX_ASPECT_RATIO * min(size):
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise InvalidValueError("workload.image_size", f"sides at most {MAX_ASPECT_RATIO}:1", list(size))
     # the limit applies to whole patches in time, the scale to the frames given
     counted = round(frames / temporal) * temporal
@@ -52,7 +54,7 @@ def smart_resize(size: Size, *, factor: int, pixels: tuple[int, int], frames: in
     return wide, high
 
 
-def at_least(size: Size, factor: int) -> Size:
+def _at_least(size: Size, factor: int) -> Size:
     """A size of which both sides have a block of `factor` pixels, scaled up where one had none."""
     if min(size) >= factor:
         return size
@@ -63,8 +65,11 @@ def at_least(size: Size, factor: int) -> Size:
 def within_edge(size: Size, *, edge: int, factor: int) -> Size:
     """Pixtral: scaled down to a longest edge of `edge` pixels, then rounded up to whole blocks.
 
-    Source: `get_resize_output_image_size` of transformers' PixtralImageProcessor.
+    Source: `get_resize_output_image_size` of transformers' PixtralImageProcessor, which fails where a side of less than
+    a pixel is left.
     """
+    if max(size) > edge * min(size):
+        raise InvalidValueError("workload.image_size", f"sides at most {edge}:1", list(size))
     ratio = max(side / edge for side in size)
     if ratio > 1:
         size = (math.floor(size[0] / ratio), math.floor(size[1] / ratio))

@@ -14,7 +14,6 @@ from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, TowerLoad, VisionS
 from .markup import frame_numbers, image_markers, time_markers
 from .resizing import (
     Size,
-    at_least,
     best_grid,
     canvas_grid,
     covering_grid,
@@ -267,7 +266,7 @@ def _dynamic(
     projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size
 ) -> VisualLayout:
     factor = vision.patch_size * projector.merge
-    wide, high = smart_resize(at_least(size, factor) if rule.grows else size, factor=factor, pixels=rule.pixels)
+    wide, high = smart_resize(size, factor=factor, pixels=rule.pixels, grows=rule.grows)
     notes: tuple[str, ...] = ()
     if size[0] * size[1] > rule.pixels[1]:
         notes = (_shrunk(size, (wide, high), rule.pixels[1]),)
@@ -349,11 +348,10 @@ def _dynamic_video(
     pixels, what = rule.video_pixels, "a frame"
     if rule.video_volume:
         what = "all frames together"
-        size = at_least(size, factor)
         counted = max(frames, temporal)
         if any(rule.frame_pixels):
             pixels = volume_share(pixels, frame=rule.frame_pixels, frames=counted)
-        wide, high = smart_resize(size, factor=factor, pixels=pixels, frames=counted, temporal=temporal)
+        wide, high = smart_resize(size, factor=factor, pixels=pixels, frames=counted, temporal=temporal, grows=True)
     else:
         counted = 1
         if rule.video_budget:

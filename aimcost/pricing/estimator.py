@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InvalidValueError
+import numpy as np
+
+from ..errors import AimcostError, InvalidValueError
 from ..inputs import discover
 from ..inputs.run import Run
 from ..inputs.schema import validate
@@ -71,7 +73,7 @@ class Estimator:
         Raises
         ------
         AimcostError
-            What this estimator does not price, or options that no estimator has.
+            What this estimator does not price, a time that is no finite number, or options that no estimator has.
         """
         where = run.source
         if run.parallel.devices > 1 and not self.prices_parallel:
@@ -82,6 +84,7 @@ class Estimator:
         if run.stack_given and not self.uses_stack:
             ignored = (*ignored, f"stack {run.stack.name} ignored: {self.name} prices no software stack")
         priced = self.price(run)
+        _require_finite(priced)
         return Estimate(
             run=run,
             priced=priced,
@@ -104,6 +107,16 @@ class Estimator:
         own = self.options.names() if self.options is not None else ()
         ignored = [key for key in options if key not in own]
         return (f"estimator_options ignored by {self.name}: {', '.join(ignored)}",) if ignored else ()
+
+
+def _require_finite(priced: PricedTable) -> None:
+    """Raise where a time is no number: no sum of it may leave an estimate."""
+    finite = np.isfinite(priced.seconds)
+    if not finite.all():
+        row = int(finite.argmin())
+        segment = next(segment for segment in priced.table.segments if row < segment.stop)
+        what = f"{segment.name} of stage {segment.stage} takes {priced.seconds[row]} s"
+        raise AimcostError(f"the run cannot be priced: {what}, no finite time")
 
 
 def _unknown_ops(run: Run, priced: PricedTable) -> tuple[str, ...]:

@@ -92,6 +92,28 @@ def test_rows_of_pixtral(patch, merge, edge):
 
 
 @pytest.mark.torch
+@pytest.mark.parametrize(("width", "height"), [(1541, 1), (1, 100_000), (5000, 2), (2048, 2), (2049, 2), (1024, 1)])
+def test_what_pixtral_leaves_no_pixel_of_is_refused(width, height):
+    """transformers makes a side of 0 pixels of it."""
+    module = pytest.importorskip("transformers.models.pixtral.image_processing_pil_pixtral")
+    np = pytest.importorskip("numpy")
+    image = np.broadcast_to(np.zeros((), dtype=np.uint8), (3, height, width))
+    left = module.get_resize_output_image_size(image, size=1024, patch_size=16)
+    model = _model("mistral3", patch=16, edge=1024, vision="pixtral")
+    if min(left):
+        assert _counted(model, width, height)[0] == left[0] * left[1] // 16**2
+    else:
+        with pytest.raises(InvalidValueError, match=rf"image_size.* at most 1024:1 \(got \[{width}, {height}\]\)"):
+            _counted(model, width, height)
+    assert (min(left) == 0) == (max(width, height) > 1024 * min(width, height))
+
+
+def test_a_refused_size_is_printed_as_given():
+    with pytest.raises(InvalidValueError, match=r"sides at most 200:1 \(got \[1, 400\]\)"):
+        _counted(_model("glm4v", patch=14, merge=2), 1, 400)
+
+
+@pytest.mark.torch
 @pytest.mark.parametrize("family", ["glm4v", "glm4v_moe", "glm46v"])
 def test_patches_of_glm(family):
     module = pytest.importorskip("transformers.models.glm4v.image_processing_pil_glm4v")

@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import aimcost
-from aimcost.errors import InvalidValueError, UnknownNameError
+from aimcost.errors import AimcostError, InvalidValueError, UnknownNameError
 from aimcost.inputs.discover import estimator_names
 from aimcost.pricing.estimator import estimator_of
 
@@ -133,3 +135,20 @@ def test_a_new_estimator_is_one_file(copy: Path) -> None:
         )
     )
     assert planned["best"]["run"]["estimator"] == "doubled"
+
+
+@pytest.mark.parametrize("found", ["nan", "inf"])
+def test_a_time_that_is_no_number_leaves_no_estimate(found: str) -> None:
+    def price(run):
+        priced = estimator_of("roofline").price(run)
+        seconds = priced.seconds.copy()
+        seconds[priced.table.segments[3].start] = float(found)
+        return replace(priced, seconds=seconds)
+
+    run = aimcost.estimate(RUN).run
+    segment = estimator_of("roofline").price(run).table.segments[3]
+    with pytest.raises(
+        AimcostError, match=f"^the run cannot be priced: {segment.name} of stage {segment.stage} takes {found} s"
+    ):
+        replace(estimator_of("roofline"), price=price).estimate(run)
+    assert np.isfinite(estimator_of("roofline").estimate(run).seconds).all()
