@@ -99,8 +99,8 @@ class TracedTowerLayerFile(Strict):
 class TracedTowerFile(Strict):
     """A vision tower and its projector, by images and patches of an image.
 
-    `side` is that of an image in patches, zero where the tower takes any grid of them; `merge` the side
-    of the square of patches that becomes one visual token there.
+    `side` is that of an image in patches, zero where the tower takes any grid of them; `image_size` that of its
+    configuration in pixels; `merge` the side of the square of patches that becomes one visual token there.
     """
 
     hidden: Count
@@ -209,7 +209,7 @@ def _with_tower(
         layers=len(order),
         stored_layers=len(order),
         heads=given.heads,
-        image_size=given.side * given.patch_size,
+        image_size=_pixels(given),
         patch_size=given.patch_size,
         post_norm=False,
         traced=tower,
@@ -218,6 +218,12 @@ def _with_tower(
     config = {**file.config, **({"preprocessor": dict(preprocessor)} if preprocessor else {})}
     rule = resolution_of(file.architecture, config, vision, given.image_size, where)
     return replace(model, vision=vision, projector=projector, resolution=rule)
+
+
+def _pixels(given: TracedTowerFile) -> int:
+    """The side of an image in pixels: that of the configuration, which whole patches need not fill; zero for any."""
+    fits = given.image_size // given.patch_size == given.side
+    return given.image_size if given.side and fits else given.side * given.patch_size
 
 
 _Entry = TypeVar("_Entry", TracedLayerFile, TracedTowerLayerFile)

@@ -11,6 +11,9 @@ import pytest
 import aimcost
 from aimcost.errors import InvalidValueError
 from aimcost.inputs.model import load_model
+from aimcost.inputs.processors import processor_keys
+from aimcost.inputs.traced_file import traced_model
+from aimcost.models.visual_tokens import images_layout
 from aimcost.ops.attention import chunked_pairs
 from aimcost.types.expression import Expression
 
@@ -127,6 +130,63 @@ def _file(*layers):
 def model():
     """Two windowed layers, a global one, two windowed ones."""
     return _file(_layer(2, window=16), _layer(1), {"repeat": 2, "same_as": 0})
+
+
+def _tower(side, pixels):
+    """A tower of one layer of patches of 14 pixels that leaves 81 tokens an image."""
+    products = [entry for entry in _layer()["ops"] if entry["kind"] == "gemm"]
+    ops = [{**entry, "dims": {**entry["dims"], "m": "images*patches"}} for entry in products]
+    return {
+        "hidden": 8,
+        "intermediate": 8,
+        "heads": 2,
+        "patch_size": 14,
+        "image_size": pixels,
+        "side": side,
+        "merge": 1,
+        "parameters": 100,
+        "tokens": "81*images",
+        "layers": [{"repeat": 1, "ops": ops, "alive": ["48*images"]}],
+        "before": [],
+        "after": [],
+    }
+
+
+# SmolVLM-Instruct's files, as shipped; of `size` alone; none
+SMOLVLM_FILES = (
+    {"size": {"longest_edge": 1536}, "max_image_size": {"longest_edge": 384}, "do_image_splitting": True},
+    {"size": {"longest_edge": 1536}},
+    None,
+)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("shipped", SMOLVLM_FILES)
+def test_tiles_are_as_large_as_the_configuration_says(shipped, tmp_path):
+    """27 patches of 14 pixels fill 378 of 384."""
+    module = pytest.importorskip("transformers.models.smolvlm.image_processing_pil_smolvlm")
+    sizes = {"size": {"longest_edge": 1536}, "max_image_size": {"longest_edge": 384}}
+    processor = module.SmolVLMImageProcessorPil(**sizes)
+    if shipped is not None:
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(shipped), encoding="utf-8")
+    data = {**_file(_layer()), "architecture": "smolvlm"}
+    data["parts"]["tower"] = _tower(27, 384)
+    model = traced_model(data, name="smolvlm", where="smolvlm", preprocessor=processor_keys(tmp_path, "smolvlm"))
+    for size in ((1280, 720), (384, 384), (379, 379), (1537, 1153), (720, 1281), (4000, 40)):
+        views = max(1, processor.get_number_of_image_patches(size[1], size[0])[0])
+        layout = images_layout(model, [(size, 1)], newline=None)
+        assert layout.sizes == ((1, 81 * views),), size
+        assert (layout.load.sequences, layout.load.rows, layout.load.columns) == (views, 27, 27)
+    # 13 views of 1280 x 720
+    assert images_layout(model, [((1280, 720), 1)], newline=None).sizes == ((1, 1053),)
+
+
+@pytest.mark.parametrize(("side", "pixels", "found"), [(27, 384, 384), (27, 0, 378), (27, 448, 378), (0, 1540, 0)])
+def test_pixels_of_an_image_are_those_of_its_patches_where_a_file_gives_no_others(side, pixels, found):
+    data = _file(_layer())
+    data["parts"]["tower"] = {**_tower(side, pixels), "tokens": "images*patches"}
+    vision = load_model(data).vision
+    assert (vision.image_size, vision.patches) == (found, side**2)
 
 
 def _estimate(model, **run):
