@@ -263,3 +263,27 @@ def test_a_crop_method_counts_the_tokens_that_a_pooling_projector_leaves(family,
     _, schedule = _planned(_model(family, patch=14, **POOLED[family]), method, {})
     assert schedule.visual_tokens == views * kept
     assert [event.groups for event in schedule.events] == [views]
+
+
+def _resolved(family, **workload):
+    file = validate(WorkloadFile, {"text_tokens": 50, **workload}, where="run")
+    return resolve_workload(file, _model(family, patch=14, **POOLED[family]))
+
+
+@pytest.mark.parametrize("shown", [{"images": 1}, {"visual_tokens": 100}])
+def test_a_newline_that_a_traced_family_has_not_is_refused(shown):
+    for newline in (True, "row"):
+        with pytest.raises(
+            InvalidValueError, match=r"workload\.newline' must be omitted: idefics3 has no newline tokens"
+        ):
+            _resolved("idefics3", **shown, newline=newline)
+    assert _resolved("idefics3", **shown, newline=False) == _resolved("idefics3", **shown)
+
+
+def test_text_around_images_of_several_sizes_is_one_note():
+    sizes = [[1280, 720], [640, 480], [3000, 200]]
+    workload, notes = _resolved("idefics3", images=3, image_size=sizes)
+    each = [_resolved("idefics3", images=1, image_size=size)[0].template_tokens for size in sizes]
+    noted = [note for note in notes if "tokens of text" in note]
+    assert workload.template_tokens == sum(each)
+    assert noted == [f"{sum(each)} tokens of text around and in the images: markers, by the processor"]
