@@ -39,6 +39,7 @@ def resolve_precision(file: RunFile, model: ModelSpec) -> tuple[Precision, tuple
         lm_head=quantised.lm_head,
         tower=quantised.tower,
         projector=quantised.projector,
+        experts=quantised.experts,
         scale_bytes=quantised.scale_bytes,
         # activations that the run names are those of products too
         inputs=None if "activations" in given.given else quantised.inputs,
@@ -85,13 +86,12 @@ def _check(precision: Precision, model: ModelSpec, given: int | str | WeightsFil
 
 
 def _read(quantised: QuantisationSpec, precision: Precision) -> str:
-    parts = {part: getattr(quantised, part) for part in ("lm_head", "tower", "projector")}
+    parts = {part: getattr(quantised, part) for part in ("experts", "lm_head", "tower", "projector")}
     narrow = [part for part, name in parts.items() if name is not None]
     if BITS[quantised.weights] < 16:
         narrow = ["the decoder's linear layers", *narrow]
-    formats = [f"weights {next((name for name in parts.values() if name), quantised.weights)}"] if narrow else []
-    if BITS[quantised.weights] < 16:
-        formats = [f"weights {quantised.weights}"]
+    named = [quantised.weights] if BITS[quantised.weights] < 16 else [name for name in parts.values() if name]
+    formats = [f"weights {named[0]}"] if named else []
     if precision.inputs is not None:
         formats.append(f"inputs of their products {precision.inputs}, their traffic {precision.activations}")
     formats += [f"kv {quantised.kv}"] if quantised.kv is not None else []

@@ -99,7 +99,7 @@ def precision_notes(precision: Precision) -> tuple[str, ...]:
     """What mixed formats mean, in words; nothing where one format is used throughout."""
     gemm, attention = compute_dtypes(precision)
     notes = []
-    formats = {part: part_format(precision, part) for part in PARTS}
+    formats: dict[str, str] = {part: part_format(precision, part) for part in PARTS}
     if narrower(precision.weights, gemm):
         each = 8.0 * float(scale_bytes(precision.weights, 1.0, precision.scale_bytes))
         scales = f", with {each:.2g} bits a weight of scales and zero points" if each else ""
@@ -107,8 +107,10 @@ def precision_notes(precision: Precision) -> tuple[str, ...]:
             f"the decoder's linear layers are read in {precision.weights}{scales} "
             f"and dequantized to {gemm} inside each GEMM"
         )
+    if precision.experts is not None:
+        formats = {"experts": precision.experts, **formats}
     if len(set(formats.values())) > 1:
-        by_format = {name: [part for part in PARTS if formats[part] == name] for name in formats.values()}
+        by_format = {name: [part for part in formats if formats[part] == name] for name in formats.values()}
         named = "; ".join(f"{name}: {', '.join(parts)}" for name, parts in by_format.items())
         notes.append(f"weights by part: {named}")
     if narrower(precision.kv, attention):

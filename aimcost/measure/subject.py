@@ -49,6 +49,7 @@ def check_run(run: Run, device: str) -> None:
     require_device(device)
     precision = run.precision
     formats = {precision.activations, precision.kv, *(part_format(precision, part) for part in PARTS)}
+    formats |= {precision.experts} - {None}
     if len(formats) > 1 or not formats <= set(_DTYPES):
         raise InvalidValueError("precision", f"one of {', '.join(_DTYPES)} throughout, to be run", sorted(formats))
     if run.parallel.devices > 1:

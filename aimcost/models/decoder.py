@@ -28,6 +28,7 @@ __all__ = [
     "layer_ops",
     "layer_parameters",
     "packed",
+    "packed_experts",
     "parameters",
     "windows",
 ]
@@ -353,7 +354,7 @@ def head_ops(
     yield ranks.cost(head, gemm.linear, batch, decoder.hidden, decoder.vocab, widths)
 
 
-_ANY = Widths(weights=1.0, activations=1.0, kv=1.0)  # parameters are counted in elements
+_ANY = Widths(weights=1.0, activations=1.0, kv=1.0, experts_format="experts")  # parameters are counted in elements
 
 
 @lru_cache(maxsize=256)
@@ -416,3 +417,14 @@ def packed(decoder: DecoderSpec, layers: range, *, ranks: Ranks = ONE) -> Mappin
         outside = (packed_parameters([embed_op(decoder, _ANY, 1.0, ranks)]), 0.0 if tied else head)
     table, head = outside
     return {"decoder": inside, "embedding": table if first else 0.0, "lm_head": head if last else 0.0}
+
+
+def packed_experts(decoder: DecoderSpec, layers: range, *, ranks: Ranks = ONE) -> float:
+    """Those of `packed` that are experts'."""
+    if decoder.traced is not None:
+        return traced.packed_experts(decoder.traced, layers)
+
+    def count(ops: Iterable[OpCost]) -> float:
+        return packed_parameters(each for each in ops if each[1].weights_format == _ANY.experts_format)
+
+    return len(layers) * layer_parameters(decoder, ranks=ranks, count=count)

@@ -126,6 +126,12 @@ def tower_packed(tower: TracedTower) -> tuple[float, float]:
     return inside + _packed(behind[False]), _packed(behind[True])
 
 
+def packed_experts(decoder: TracedDecoder, layers: range) -> float:
+    """Those of the layers' packed parameters that are experts'."""
+    by_kind = [sum(op.weight for op in kind.ops if op.kind == "experts") for kind in decoder.kinds]
+    return sum(by_kind[decoder.kind_of(index)] for index in layers)
+
+
 def _packed(ops: tuple[TracedOp, ...]) -> float:
     return sum(op.weight for op in ops if op.kind in _PACKED)
 

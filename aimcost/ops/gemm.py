@@ -81,10 +81,13 @@ def grouped_linear(
         kind="gemm",
         dims={"m": rows, "n": out_features, "k": in_features},
         flops=product_flops(rows, out_features, in_features),
-        read_weights=loaded * in_features * out_features * widths.weights,
+        read_weights=loaded
+        * in_features
+        * out_features
+        * (widths.weights if widths.experts is None else widths.experts),
         read_activations=rows * in_features * widths.activations,
         write_activations=rows * out_features * widths.activations,
         parameters=experts * in_features * out_features,
         packed=experts * in_features * out_features,
-        weights_format=widths.weights_format,
+        weights_format=widths.experts_format or widths.weights_format,
     )

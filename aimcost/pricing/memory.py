@@ -166,10 +166,11 @@ def memory_of(run: Run) -> Memory:
 
 def _concurrent(case: _Case, layers: range, hardware: HardwareSpec, serving: Serving) -> int | None:
     """Requests that an engine holds at once on a device, prompts computed in chunks."""
-    total, usable = hardware.memory_bytes, hardware.usable_memory_bytes
-    if total is None and usable is None:
+    usable = hardware.usable_memory_bytes
+    total = hardware.memory_bytes or usable
+    if not total:
         return None
-    managed = min(serving.memory_fraction * (total or usable or 0.0), usable or math.inf)
+    managed = min(serving.memory_fraction * total, usable or math.inf)
     one = replace(case, workload=replace(case.workload, batch=1))
     request = float(one.kv(one.workload.new_tokens, serving.max_model_len)[layers.start : layers.stop].sum())
     free = managed - case.weights(layers) - one.in_flight(layers, serving.prefill_chunk)
@@ -214,8 +215,11 @@ class _Case:
                 total += vit.parameters(vision, ranks=ranks)
                 packed["tower"] = vit.parameters(vision, ranks=ranks, count=packed_parameters)
         size = (total - sum(packed.values())) * self.widths.unpacked
-        for part, elements in packed.items():
-            stored = part_format(precision, part)
+        by_format = [(part_format(precision, part), elements) for part, elements in packed.items()]
+        if precision.experts is not None:
+            experts = decoder_ops.packed_experts(decoder, layers, ranks=self.ranks)
+            by_format += [(precision.weights, -experts), (precision.experts, experts)]
+        for stored, elements in by_format:
             each = precision.scale_bytes if stored == precision.weights else None
             size += elements * bytes_per_element(stored) + float(scale_bytes(stored, elements, each))
         return size

@@ -59,6 +59,8 @@ class Widths:
         Norms, biases, gates and convolutions, which no quantisation touches; None: as `weights`.
     weights_format, plain_format
         Their number formats; empty where nobody asks.
+    experts, experts_format
+        Matrices of experts; None and empty: as `weights`.
     """
 
     weights: float
@@ -67,6 +69,8 @@ class Widths:
     plain: float | None = None
     weights_format: str = ""
     plain_format: str = ""
+    experts: float | None = None
+    experts_format: str = ""
 
     @classmethod
     def of(cls, precision: Precision, part: Part = "decoder") -> Widths:
@@ -79,6 +83,8 @@ class Widths:
             plain=bytes_per_element(plain),
             weights_format=weights,
             plain_format=plain,
+            experts=None if precision.experts is None else bytes_per_element(precision.experts),
+            experts_format=precision.experts or "",
         )
 
     @property

@@ -347,6 +347,8 @@ class QuantisationSpec:
         Format of the language model's linear layers.
     lm_head, tower, projector
         Formats of the other parts that it quantises; None: left as they are.
+    experts
+        Format of the decoder's experts, where its other linear layers are `weights`; None: as these.
     scale_bytes
         Scales and zero points, bytes an element of `weights`.
     inputs, kv
@@ -359,6 +361,7 @@ class QuantisationSpec:
     lm_head: str | None = None
     tower: str | None = None
     projector: str | None = None
+    experts: str | None = None
     scale_bytes: float = 0.0
     inputs: str | None = None
     kv: str | None = None

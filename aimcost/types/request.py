@@ -129,6 +129,8 @@ class Precision:
     embedding, lm_head, tower, projector
         The other parts' tables and linear layers. None: as `weights` where that has 16 bits or more,
         else 16 bit.
+    experts
+        The experts of the language model's layers. None: as `weights`.
     scale_bytes
         Scales and zero points of `weights`, bytes an element. None: the usual ones of the format.
     inputs
@@ -145,6 +147,7 @@ class Precision:
     projector: str | None = None
     scale_bytes: float | None = None
     inputs: str | None = None
+    experts: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

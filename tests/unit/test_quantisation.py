@@ -243,6 +243,32 @@ def test_scales_lie_beside_every_part_that_is_quantised() -> None:
     assert decoder - all_parts == (tower + projector) * (2.0 - 0.5 - 4 / 64)
 
 
+def test_mxfp4_stores_experts_alone() -> None:
+    """Each of 8 experts has three matrices; attention, router and tables stay in 16 bit."""
+    moe = {
+        **TEXT,
+        "model_type": "mixtral",
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    }
+    mxfp4 = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+    wide, narrow = (
+        aimcost.estimate(resolved(each, model=moe, estimator="roofline").document()) for each in (None, mxfp4)
+    )
+    experts = 4 * 8 * 3 * 1024 * 4096
+    assert wide.memory.weights_bytes - narrow.memory.weights_bytes == experts * (2.0 - 0.5 - 1 / 32)
+    read = {each["name"]: each["bytes"] for each in narrow.ops()}
+    before = {each["name"]: each["bytes"] for each in wide.ops()}
+    assert {name for name in before if read[name] != before[name]} == {"gate_proj", "up_proj", "down_proj"}
+    assert not any("leaves" in note for note in narrow.notes)
+
+
+def test_scales_are_those_of_the_decoder_where_it_has_a_format() -> None:
+    group = {"targets": ["re:.*vision_tower.*"], "weights": {"num_bits": 4, "type": "int", "group_size": 64}}
+    run = resolved({**COMPRESSED, "config_groups": [group], "ignore": ["lm_head"]}, model=LLAVA)
+    assert (run.precision.weights, run.precision.tower, run.precision.scale_bytes) == ("bf16", "int4", 0.0)
+
+
 def test_layers_that_stay_in_sixteen_bits_are_named() -> None:
     kept = {
         "quant_method": "fp8",

@@ -186,9 +186,8 @@ def _bitsandbytes(config: _Config, method: str) -> tuple[QuantisationSpec, tuple
 
 
 def _mxfp4(config: _Config, method: str) -> tuple[QuantisationSpec, tuple[str, ...]]:
-    """Experts in blocks of 32 with an 8-bit scale (OCP Microscaling formats 1.0)."""
-    spec = QuantisationSpec(method=method, weights="fp4", scale_bytes=1.0 / 32.0)
-    return spec, _left_alone(config.patterns("modules_to_not_convert"))
+    """Experts alone, in blocks of 32 with an 8-bit scale (OCP Microscaling formats 1.0), the usual one of fp4."""
+    return QuantisationSpec(method=method, weights="bf16", experts="fp4"), ()
 
 
 def _compressed(config: _Config, method: str) -> tuple[QuantisationSpec | None, tuple[str, ...]]:
@@ -220,7 +219,7 @@ def _compressed(config: _Config, method: str) -> tuple[QuantisationSpec | None, 
     spec = QuantisationSpec(
         method=method,
         weights=taken["decoder"].weights if "decoder" in taken else "bf16",
-        scale_bytes=first.scale_bytes if first is not None else 0.0,
+        scale_bytes=taken["decoder"].scale_bytes if "decoder" in taken else 0.0,
         inputs=first.inputs if first is not None else None,
         kv=cache,
         **{part: group.weights for part, group in taken.items() if part != "decoder"},
