@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..errors import InvalidValueError
 from ..ops.quantised import narrower, scale_bytes
-from ..types import HardwareSpec, Precision
+from ..types import HardwareSpec, ModelSpec, Precision
 from ..types.formats import BITS, PARTS, part_format
 
 __all__ = [
@@ -95,11 +95,13 @@ def link_bytes_per_s(hardware: HardwareSpec) -> float:
     return hardware.interconnect_bytes_per_s / 2.0
 
 
-def precision_notes(precision: Precision) -> tuple[str, ...]:
-    """What mixed formats mean, in words; nothing where one format is used throughout."""
+def precision_notes(precision: Precision, model: ModelSpec) -> tuple[str, ...]:
+    """What mixed formats mean for the parts of a model, in words; nothing where one is used throughout."""
     gemm, attention = compute_dtypes(precision)
     notes = []
-    formats: dict[str, str] = {part: part_format(precision, part) for part in PARTS}
+    # a text model has neither tower nor projector
+    parts = PARTS if model.vision is not None else tuple(part for part in PARTS if part not in ("tower", "projector"))
+    formats: dict[str, str] = {part: part_format(precision, part) for part in parts}
     if narrower(precision.weights, gemm):
         each = 8.0 * float(scale_bytes(precision.weights, 1.0, precision.scale_bytes))
         scales = f", with {each:.2g} bits a weight of scales and zero points" if each else ""

@@ -269,6 +269,28 @@ def test_scales_are_those_of_the_decoder_where_it_has_a_format() -> None:
     assert (run.precision.weights, run.precision.tower, run.precision.scale_bytes) == ("bf16", "int4", 0.0)
 
 
+def test_notes_name_the_parts_that_a_model_has() -> None:
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 128}
+    for model, rest in ((TEXT, "embedding, lm_head"), (VISION, "embedding, lm_head, tower, projector")):
+        run = resolved(awq, model=model, estimator="roofline")
+        assert f"weights by part: int4: decoder; bf16: {rest}" in aimcost.estimate(run.document()).notes
+
+
+def test_llm_viewer_reads_lm_head_in_its_own_format_or_says_that_it_does_not() -> None:
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    note = "llm_viewer reads lm_head in int4, as all weights; it is stored in bf16"
+
+    def read(given: dict[str, Any] | None, **more: Any) -> tuple[float, bool]:
+        run = resolved(given, estimator="llm_viewer", **more)
+        estimate = aimcost.estimate(run.document())
+        head = next(op for op in estimate.ops() if op["name"] == "lm_head")
+        return head["bytes"], note in estimate.notes
+
+    plain, _ = read(None)
+    assert read(gptq) == (plain - 1.5 * 1024 * 32000, True)
+    assert read(None, precision={"weights": {"decoder": 4, "lm_head": 8}}) == (plain - 1024 * 32000, False)
+
+
 def test_layers_that_stay_in_sixteen_bits_are_named() -> None:
     kept = {
         "quant_method": "fp8",

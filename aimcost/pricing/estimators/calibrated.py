@@ -79,7 +79,7 @@ def price(run: Run) -> PricedTable:
         after_issue_seconds=np.concatenate((after_issue, none)),
         waits=None if waits is None else np.concatenate((waits, none > 0)),
         notes=(
-            *precision_notes(run.precision),
+            *precision_notes(run.precision, run.model),
             *roofline_notes,
             *_notes(table, coefficients, run.stack, device.seconds),
             *left_out,

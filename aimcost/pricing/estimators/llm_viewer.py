@@ -19,7 +19,7 @@ from ...ops import Cost
 from ...ops.cost import Array
 from ...ops.op import Group, Op, OpCost
 from ...types import DecoderSpec, HardwareSpec, Precision
-from ...types.formats import BITS, Widths
+from ...types.formats import BITS, Widths, part_format
 from ...types.strict import Strict
 from ..estimator import Estimator
 from ..priced import COMPUTE, MEMORY, PricedTable
@@ -58,7 +58,7 @@ def price(run: Run) -> PricedTable:
         table=table,
         seconds=np.maximum(compute, memory) * table.count,
         bound=np.where(compute >= memory, COMPUTE, MEMORY),
-        notes=(*((note,) if note else ()), *_ignored(decoder)),
+        notes=(*((note,) if note else ()), *_ignored(decoder), *_head_note(run.precision)),
     )
 
 
@@ -71,6 +71,13 @@ def _ignored(decoder: DecoderSpec) -> tuple[str, ...]:
     if decoder.window:
         notes.append(f"llm_viewer ignores sliding_window {decoder.window}")
     return tuple(notes)
+
+
+def _head_note(precision: Precision) -> tuple[str, ...]:
+    own = part_format(precision, "lm_head")
+    if precision.lm_head is not None or own == precision.weights:
+        return ()
+    return (f"llm_viewer reads lm_head in {precision.weights}, as all weights; it is stored in {own}",)
 
 
 def _peak(hardware: HardwareSpec, precision: Precision) -> tuple[float, str | None]:
@@ -91,6 +98,8 @@ def _peak(hardware: HardwareSpec, precision: Precision) -> tuple[float, str | No
 
 def _table(run: Run, hardware: HardwareSpec) -> OpTable:
     widths = Widths.of(run.precision)
+    # QUIRK: the weights' format, unless the run or the checkpoint names one of lm_head
+    head_widths = widths if run.precision.lm_head is None else Widths.of(run.precision, "lm_head")
     decoder, batch = run.model.decoder, float(run.workload.batch)
     # one kernel for all layers: that of the layers that only an eager implementation would change
     # stays the run's own, but masking makes every layer eager
@@ -105,7 +114,7 @@ def _table(run: Run, hardware: HardwareSpec) -> OpTable:
         if not (skip and op.name == "mlp_add"):
             builder.add("prefill", op, cost, layers)
     head = Op("lm_head", "head", "replicated", place="after")
-    builder.add("prefill", head, _lm_head(decoder, widths, batch), None)
+    builder.add("prefill", head, _lm_head(decoder, head_widths, batch), None)
     # QUIRK: G steps, the first with the n prompt tokens cached and no entry for itself.
     steps = run.workload.new_tokens
     if steps:
@@ -118,7 +127,7 @@ def _table(run: Run, hardware: HardwareSpec) -> OpTable:
                 builder.add("decode", op, cost, np.repeat(layers, steps))
             else:
                 builder.add("decode", op, cost, layers, float(steps))
-        builder.add("decode", head, _lm_head(decoder, widths, batch), None, float(steps))
+        builder.add("decode", head, _lm_head(decoder, head_widths, batch), None, float(steps))
     return builder.finish(steps)
 
 

@@ -35,7 +35,7 @@ def price(run: Run) -> PricedTable:
         table=table,
         seconds=seconds * table.count,
         bound=bound,
-        notes=(*precision_notes(run.precision), *notes),
+        notes=(*precision_notes(run.precision, run.model), *notes),
     )
 
 
