@@ -420,8 +420,12 @@ def _expected(detail: Mapping[str, Any], details: list[Any]) -> str:
     }
     same_key = [d for d in details if _keys(d) == _keys(detail) and _is_branch(str(d["loc"][-1]))]
     if len(same_key) > 1 and kind != "extra_forbidden":
-        options = list(dict.fromkeys(words.get(str(d["type"]), str(d["msg"])) for d in same_key))
-        if all(str(d["type"]) == "literal_error" for d in same_key):
-            return "one of " + ", ".join(str(d["ctx"]["expected"]).replace(" or ", ", ") for d in same_key)
-        return " or ".join(options)
+        literal = [d for d in same_key if str(d["type"]) == "literal_error"]
+        joined: list[str] = []
+        if len(literal) > 1:
+            # names of several branches are one list, before what else may stand there
+            joined = ["one of " + ", ".join(str(d["ctx"]["expected"]).replace(" or ", ", ") for d in literal)]
+            same_key = [d for d in same_key if d not in literal]
+        joined += dict.fromkeys(words.get(str(d["type"]), str(d["msg"])) for d in same_key)
+        return " or ".join(joined)
     return words.get(kind, str(detail["msg"]).removeprefix("Value error, "))

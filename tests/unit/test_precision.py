@@ -154,3 +154,13 @@ def test_a_cache_in_fp8_has_a_scale_a_tensor() -> None:
     run = {"model": "qwen3-30b-a3b", "workload": {"text_tokens": 1000}, "hardware": "nvidia_h100_sxm"}
     assert aimcost.estimate(run, precision={"kv": "fp8"}).memory.kv_bytes == 49_152_000
     assert aimcost.estimate(run, precision={"kv": "int8"}).memory.kv_bytes == 49_920_000
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "also"), [("int3", "", " or a mapping"), ({"decoder": "int3"}, ".decoder", "")]
+)
+def test_a_format_without_a_name_is_refused_with_all_that_have_one(given: object, key: str, also: str) -> None:
+    names = "32, 16, 8, 4, 'fp32', 'bf16', 'fp16', 'fp8', 'int8', 'int4', 'fp4'"
+    with pytest.raises(InvalidValueError) as refused:
+        at(weights=given)
+    assert f"'precision.weights{key}' must be one of {names}{also} (got 'int3')" in str(refused.value)
