@@ -27,7 +27,7 @@ from .workload import InputSize, input_sizes, resolve_workload
 if TYPE_CHECKING:
     from ..methods.base import Released
 
-__all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "plan_schedule", "varied"]
+__all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "method_params", "plan_schedule", "varied"]
 
 DEFAULT_ESTIMATOR = "calibrated"
 # Decode is priced by layer and step: more rows than this do not fit a laptop.
@@ -393,13 +393,14 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
     return merged
 
 
-def check_method(method: Mapping[str, Any], *, where: str = "run") -> None:
-    """Raise unless a ``method:`` mapping names a method and holds parameters of it."""
-    _method_params(method, where)
+def method_params(method: Mapping[str, Any], where: str) -> tuple[Any, Any]:
+    """The module that plans a ``method:`` mapping, and its parameters.
 
-
-def _method_params(method: Mapping[str, Any], where: str) -> tuple[Any, Any]:
-    """The module that plans a method, and its parameters."""
+    Raises
+    ------
+    InvalidValueError, UnknownNameError
+        The mapping names no method, or holds what are no parameters of it.
+    """
     name = method.get("name")
     if not isinstance(name, str):
         raise InvalidValueError("method.name", "given (text)", name, where=where)
@@ -411,7 +412,7 @@ def _method_params(method: Mapping[str, Any], where: str) -> tuple[Any, Any]:
 
 def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any], *, where: str = "run") -> Schedule:
     """The schedule that a ``method:`` mapping plans."""
-    module, params = _method_params(method, where)
+    module, params = method_params(method, where)
     if model.decoder.cross_layers and (name := method["name"]) not in ("none", "explicit"):
         raise InvalidValueError(
             "method.name", f"none: the visual tokens of {model.name} do not enter its sequence", name, where=where

@@ -30,6 +30,7 @@ __all__ = [
     "kept_tokens",
     "launches_of",
     "plan_module",
+    "planned_scorers",
     "priced_only",
     "reads_tower",
     "reduction_ops",
@@ -184,6 +185,14 @@ def all_scorers() -> Mapping[str, Scorer]:
 def plan_module(name: str) -> Any:
     """``plan.py`` of a method: its SUMMARY, Params and plan, and the planner's candidates if it has any."""
     return importlib.import_module(f"{__package__}.{name}.plan")
+
+
+def planned_scorers(module: Any, params: Any) -> tuple[Scorer, ...]:
+    """The scorers that a method's plans may name, whatever the prompt: what its module imports, or `params` name."""
+    named = getattr(params, "scorer", None)
+    if named is not None:
+        return (find_scorer(named),)
+    return tuple(found for found in vars(module).values() if isinstance(found, Scorer))
 
 
 def priced_only(schedule: Schedule) -> str:

@@ -203,7 +203,7 @@ def apply(
     model: nn.Module,
     schedule: Schedule | None = None,
     *,
-    method: Mapping[str, Any] | None = None,
+    method: Mapping[str, Any] | str | None = None,
     boundaries: Boundaries | None = None,
 ) -> Applied:
     """Run `schedule` on `model`, or `method` as planned for each prompt.
@@ -219,9 +219,9 @@ def apply(
         Counts include padding: the padded prompt is as long as the schedule's, every row has the
         same number of visual tokens, and padding is never dropped.
     method
-        In place of `schedule`: what stands under ``method:`` in a run file (``{"name": "fastv", "k": 2}``), planned
-        anew for each prompt from its placeholders, grids and padding. A prompt without visual tokens passes
-        dense; ``record.schedule`` is the schedule that ran.
+        In place of `schedule`: what stands under ``method:`` in a run file (``{"name": "fastv", "k": 2}``, or a name
+        alone), planned anew for each prompt from its placeholders, grids and padding. A prompt without visual
+        tokens passes dense; ``record.schedule`` is the schedule that ran.
     boundaries
         What is visual: (text before, visual, text after), a list of such triples (one a row), or a
         boolean mask (rows, prompt). By default image and video placeholders in ``input_ids``, and for

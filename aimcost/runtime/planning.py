@@ -9,20 +9,20 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..errors import AimcostError, ScheduleError, UnsupportedModelError
+from ..errors import InvalidValueError, ScheduleError, UnsupportedModelError
 from ..inputs.model import load_model
 from ..inputs.plain import plain
-from ..inputs.run import check_method, plan_schedule
-from ..methods.registry import find_scorer, priced_only, reads_tower
+from ..inputs.run import method_params, plan_schedule
+from ..methods.registry import planned_scorers, priced_only
 from ..types import Schedule, Workload
 from . import attention, layout
 from .families import Family, locate
-from .layout import Boundaries, Observed
+from .layout import Boundaries, Expectation, Observed
 from .prompt import Arrived, Plan, check_schedule_on
 from .tower import TowerAttention
 
@@ -57,39 +57,30 @@ class _Shape:
 class MethodPlanner:
     """A ``method:`` mapping, planned for each prompt."""
 
-    def __init__(self, model: nn.Module, method: Mapping[str, Any], boundaries: Boundaries | None) -> None:
+    def __init__(self, model: nn.Module, method: Mapping[str, Any] | str, boundaries: Boundaries | None) -> None:
         self.family: Family = locate(model)
-        self.method: dict[str, Any] = plain(method)
-        check_method(self.method, where="apply")
-        self.boundaries = boundaries
+        if not isinstance(method, Mapping | str):
+            raise InvalidValueError("method", "a mapping, or the name of a method", method, where="apply")
+        self.method: dict[str, Any] = {"name": method} if isinstance(method, str) else plain(method)
+        module, self._params = method_params(self.method, where="apply")
+        self.boundaries = _checked(boundaries)
         holder = self.family.container or self.family.decoder
         self._spec = load_model(plain(holder.config.to_dict()))  # type: ignore[union-attr, operator]
         self._planned = functools.lru_cache(_PLANS)(self._plan)
-        probe = self._probe()
-        self.reads_attention = probe is None or any(
-            find_scorer(event.scorer).reads in ("layer", "next_layer") for event in probe.layer_events
-        )
-        self.tower = TowerAttention(self.family, probe) if probe is not None and reads_tower(probe) else None
+        scorers = planned_scorers(module, self._params)
+        reads = {scorer.reads for scorer in scorers}
+        self.reads_attention = bool(reads & {"layer", "next_layer"})
+        self._before = bool(reads & {"embeddings", "tower"})
+        self.tower = TowerAttention(self.family, scorers=scorers) if "tower" in reads else None
         attention.check_attention(self.family.decoder)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, MethodPlanner) and self.method == other.method
+        return isinstance(other, MethodPlanner) and self._params.dump() == other._params.dump()
 
     __hash__ = None  # type: ignore[assignment]
 
     def __str__(self) -> str:
         return f"a method {self.method.get('name')!r}, planned for each prompt,"
-
-    def _probe(self) -> Schedule | None:
-        """A plan of the method, whatever the prompt; None where it needs a particular one."""
-        projector = self._spec.projector
-        tokens = (projector.tokens_per_image if projector is not None else 0) or 1024
-        try:
-            return self._schedule(
-                _Shape(prompt=4 * tokens + 64, visual=4 * tokens, text_before=16, sizes=((4, tokens),), images=4)
-            )
-        except AimcostError:
-            return None
 
     def check(self, arrived: Arrived) -> None:
         """Any length will do, as long as it can be told what is visual."""
@@ -100,21 +91,25 @@ class MethodPlanner:
             )
 
     def grids(self, arrived: Arrived) -> Sequence[torch.Tensor]:
-        """Rows, columns and frames of images and videos (Qwen-VL)."""
-        return [arrived.media[name] for name in ("image_grid_thw", "video_grid_thw") if name in arrived.media]
+        """Rows, columns and frames of images and videos (Qwen-VL), or the sizes of images (LLaVA)."""
+        names = ("image_grid_thw", "video_grid_thw") if self.family.mrope else ("image_sizes",)
+        return [arrived.media[name] for name in names if name in arrived.media]
 
     def plan(self, arrived: Arrived, observed: Observed) -> Plan:
         """The plan of this prompt."""
         return self._planned(self._shape(arrived, observed))
 
     def _plan(self, shape: _Shape) -> Plan:
-        schedule = self._schedule(shape)
-        if shape.unclear and schedule.pre_llm_events:
+        try:
+            schedule = self._schedule(shape)
+        except InvalidValueError as error:
+            if shape.unclear and self._before:
+                raise ScheduleError(f"{shape.unclear}: {error}") from None
+            raise
+        if shape.unclear and (schedule.pre_llm_events or (self._before and not schedule.events)):
             raise ScheduleError(f"{shape.unclear}: method {schedule.method!r} needs to know them, one by one")
         if reason := priced_only(schedule):
             raise UnsupportedModelError(f"method {schedule.method!r} {reason}, which can be priced but not run yet")
-        if reads_tower(schedule) and self.tower is None:
-            raise UnsupportedModelError(f"method {schedule.method!r} reads the vision tower only for some prompts")
         return check_schedule_on(self.family, schedule, self.boundaries, self.tower)
 
     def _schedule(self, shape: _Shape) -> Schedule:
@@ -140,21 +135,28 @@ class MethodPlanner:
     def _shape(self, arrived: Arrived, observed: Observed) -> _Shape:
         prompt = arrived.prompt
         if arrived.marks is None:
-            given = self.boundaries
-            assert given is not None
-            assert not isinstance(given, torch.Tensor)
-            before, visual, _ = given if isinstance(given[0], int) else given[0]
-            return _Shape(prompt=prompt, visual=visual, text_before=before, sizes=((1, visual),))
-        visual = layout.equal_counts(observed.counts or ())
-        before = min(observed.first) if visual else 0
+            before, visual = self._given(prompt)
+        else:
+            visual = layout.equal_counts(observed.counts or ())
+            before = min(observed.first) if visual else 0
         shape = _Shape(prompt=prompt, visual=visual, text_before=before, sizes=((1, visual),) if visual else ())
-        if not visual or isinstance(self.boundaries, torch.Tensor):
+        if not visual:
             return shape
-        if observed.grids:
+        if self.family.mrope and observed.grids:
             return self._by_grid(shape, arrived, observed)
         if "pixel_values_videos" in arrived.media:
             return self._by_frame(shape, arrived)
-        return self._by_image(shape, observed)
+        return self._by_image(shape, arrived, observed)
+
+    def _given(self, prompt: int) -> tuple[int, int]:
+        """Text before the visual tokens, and those, as triples say."""
+        given = self.boundaries
+        assert given is not None
+        assert not isinstance(given, torch.Tensor)
+        before, visual, after = cast("layout.Triple", given if isinstance(given[0], int) else given[0])
+        if before + visual > prompt:
+            raise ScheduleError(f"boundaries ({before}, {visual}, {after}) do not fit a prompt of {prompt} tokens")
+        return before, visual
 
     def _by_grid(self, shape: _Shape, arrived: Arrived, observed: Observed) -> _Shape:
         """Qwen-VL: an image is a group, and so is what a video shows at one time."""
@@ -193,13 +195,58 @@ class MethodPlanner:
         sizes = ((frames, (shape.visual - newline) // frames),)
         return replace(shape, sizes=sizes, newline=newline, frames=frames)
 
-    def _by_image(self, shape: _Shape, observed: Observed) -> _Shape:
-        """Images of one size in every prompt, else one run of placeholders an image."""
-        projector = self._spec.projector
-        each = projector.tokens_per_image if projector is not None and self._spec.resolution is None else 0
-        if each and shape.visual % each == 0:
+    def _by_image(self, shape: _Shape, arrived: Arrived, observed: Observed) -> _Shape:
+        """Images of one size in every prompt, as pixels and sizes tell them, else one run of placeholders an image."""
+        projector, runs = self._spec.projector, set(observed.runs)
+        each = projector.tokens_per_image if projector is not None else 0
+        if each and self._spec.resolution is None:
+            if shape.visual % each:
+                return replace(shape, unclear=f"visual tokens that are not whole images of {each}")
             return replace(shape, sizes=((shape.visual // each, each),), images=shape.visual // each)
-        runs = observed.runs
-        if len(set(runs)) == 1 and runs[0] == 1:
+        count, alike = _images_of(arrived, observed)
+        if count == 1:
             return replace(shape, images=1)
+        if count and alike and shape.visual % count == 0:
+            return replace(shape, sizes=((count, shape.visual // count),), images=count)
+        if count is None and runs == {1}:
+            return replace(shape, images=1)
+        if count is None and not runs:  # boundaries beside embeddings: one run, of what nothing tells
+            return shape
         return replace(shape, unclear="several images whose sizes cannot be told")
+
+
+def _images_of(arrived: Arrived, observed: Observed) -> tuple[int | None, bool]:
+    """Images of each prompt, None where neither sizes nor pixels tell (crops of several may look alike); 0 where
+    prompts differ. And whether all of them are known to be of one size."""
+    pixels = arrived.media.get("pixel_values")
+    if observed.grids:
+        (numbers,) = observed.grids
+        sizes = list(zip(numbers[::2], numbers[1::2], strict=True))
+        images, alike = len(sizes), len(set(sizes)) == 1
+    elif pixels is not None and pixels.ndim == 5:
+        images, alike = len(pixels), False
+    else:
+        return None, False
+    each, rest = divmod(images, arrived.prompts)
+    return (0 if rest else each), alike
+
+
+def _checked(boundaries: Boundaries | None) -> Boundaries | None:
+    """Boundaries of the right form, whatever the prompt that they are of.
+
+    Raises
+    ------
+    InvalidValueError, ScheduleError
+        They are not.
+    """
+    if boundaries is None:
+        return None
+    if isinstance(boundaries, torch.Tensor):
+        prompt = boundaries.shape[-1] if boundaries.ndim else 0
+    elif not isinstance(boundaries, Sequence):
+        raise InvalidValueError("boundaries", "(text before, visual, text after)", boundaries, where="apply")
+    else:
+        rows = [boundaries] if boundaries and isinstance(boundaries[0], int) else boundaries
+        known = [row for row in rows if isinstance(row, tuple | list) and all(isinstance(n, int) for n in row)]
+        prompt = max((sum(row) for row in known), default=0)
+    return layout.check_boundaries(boundaries, Expectation(prompt=prompt, visual=0))

@@ -99,12 +99,14 @@ def _merge(
     own_places: bool,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     rows, keep = places.shape[0], event.tokens_out
+    if not keep:
+        return [feature[:, :0] for feature in features], places[:, :0]
     x = _in_groups(features[0], event)
-    before = None if tower is None else tower.merge(event, rows * event.groups)
+    before = None if tower is None else tower.merge(event, rows)
     if before is not None:
         merged = [before.to(x.dtype)]
     else:
-        context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
+        context = {} if tower is None else tower.of_groups(rows, event.groups, event.tokens_in)
         merged = [merging_policy(event.scorer)(x=x, keep=keep, counts=dict(event.counts), **context)]
     places = places.view(rows, event.groups, event.tokens_in)
     if own_places:
@@ -159,7 +161,7 @@ def _prune(
     rows, width = places.shape[0], features[0].shape[-1]
     score = pruning_policy(event.scorer)
     x = features[0].reshape(rows, event.groups, event.tokens_in, width)
-    context = {} if tower is None else tower.of_groups(rows * event.groups, event.tokens_in)
+    context = {} if tower is None else tower.of_groups(rows, event.groups, event.tokens_in)
     scores = score(x=x, keep=event.tokens_out, seed=seed, counts=dict(event.counts), **context)
     groups = 1 if find_scorer(event.scorer).across_groups else event.groups
     size, keep = event.groups * event.tokens_in // groups, event.groups * event.tokens_out // groups

@@ -7,6 +7,7 @@ has none (SigLIP), it is the mean attention that the patch receives. Means run o
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import ScheduleError, UnsupportedModelError
-from ..methods.registry import find_scorer
+from ..methods.registry import Scorer, find_scorer
 from ..types import ReductionEvent, Schedule
-from . import attention
+from . import attention, compat
 from .families import Family
 from .hooks import Hook
 from .policies import merging_policy
@@ -34,7 +35,8 @@ class TowerAttention:
     all are projected on their way there, and the merged ones again.
     """
 
-    def __init__(self, family: Family, schedule: Schedule) -> None:
+    def __init__(self, family: Family, schedule: Schedule | None = None, *, scorers: Iterable[Scorer] = ()) -> None:
+        """For the scorers of `schedule`, or for `scorers`, whichever of them a prompt's schedule will name."""
         container = family.container
         name = type(container).__name__ if container is not None else "a text-only model"
         if container is None or not any(cls.__name__ in _SUPPORTED for cls in type(container).__mro__):
@@ -51,7 +53,9 @@ class TowerAttention:
         # hidden_states[0] is the embedding: the layer that made hidden_states[i] is i − 1.
         index = layer - 1 if layer > 0 else len(layers) + layer
         self._listened: dict[str, nn.Module] = {"feature": layers[index]}
-        if any(find_scorer(event.scorer).last_tower_layer for event in schedule.pre_llm_events):
+        if schedule is not None:
+            scorers = [find_scorer(event.scorer) for event in schedule.pre_llm_events]
+        if any(scorer.last_tower_layer for scorer in scorers):
             self._listened["last"] = layers[-1]
         block = next(module for module in self._tower.modules() if getattr(module, "self_attn", None) is layers[index])
         self._block: nn.Module = block
@@ -121,28 +125,29 @@ class TowerAttention:
             self._now["class_feature"] = features[:, :1]
         self._now["features"] = features[:, int(self._has_class_token) :]
 
-    def merge(self, event: ReductionEvent, groups: int) -> torch.Tensor | None:
-        """What a merger makes of the tower's own tokens, projected: (groups, tokens that stay, D).
+    def merge(self, event: ReductionEvent, rows: int) -> torch.Tensor | None:
+        """What a merger makes of the tower's own tokens, projected: (rows · groups, tokens that stay, D).
 
         None where the tower's tokens are not the event's, since they are pooled after the projector.
         """
         features = self._now.get("features")
-        if features is None or features.shape[:2] != (groups, event.tokens_in):
+        copies = 0 if features is None else _copies(len(features), rows, event.groups)
+        if features is None or not copies or features.shape[1] != event.tokens_in:
             return None
-        context = self.of_groups(groups, event.tokens_in)
+        context = self.of_groups(rows // copies, event.groups, event.tokens_in)
         with attention.exactly(features.device):
             merged = merging_policy(event.scorer)(
                 x=features, keep=event.tokens_out, counts=dict(event.counts), **context
             )
         projected: torch.Tensor = self._container.multi_modal_projector(merged)
-        return projected
+        return _repeated(projected, event.groups, copies)
 
-    def of_groups(self, groups: int, tokens: int) -> dict[str, Any]:
-        """What policies read of the current prompt's tower.
+    def of_groups(self, rows: int, groups: int, tokens: int) -> dict[str, Any]:
+        """What policies read of the current prompt's tower, for `groups` of each of the rows.
 
-        ``attention`` (groups, tokens), ``keys`` and ``features`` (groups, tokens, E), ``heads``; ``class_feature``
-        (groups, 1, E) where the tower has a class token; ``joint_attention`` and ``last_keys`` where a scorer reads
-        the last layer.
+        ``attention`` (rows · groups, tokens), ``keys`` and ``features`` (…, tokens, E), ``heads``; ``class_feature``
+        (…, 1, E) where the tower has a class token; ``joint_attention`` and ``last_keys`` where a scorer reads
+        the last layer. The beams of a prompt, and the sequences that it returns, share what the tower showed of it.
 
         Raises
         ------
@@ -152,7 +157,7 @@ class TowerAttention:
         now = dict(self._now)
         if "attention" not in now:
             raise ScheduleError("scorer 'cls_attention': the vision tower did not run before the decoder")
-        if now["attention"].shape != (groups, tokens) and hasattr(self._container, "apply_pooling"):
+        if now["attention"].shape[1] != tokens and hasattr(self._container, "apply_pooling"):
             pool = self._container.apply_pooling
             for name in ("attention", "joint_attention"):
                 if name in now:
@@ -160,9 +165,33 @@ class TowerAttention:
             for name in ("keys", "last_keys", "features"):
                 if name in now:
                     now[name] = pool(now[name])
-        if now["attention"].shape != (groups, tokens):
+        images, patches = now["attention"].shape
+        copies = _copies(images, rows, groups)
+        if patches != tokens or not copies:
             raise ScheduleError(
-                f"scorer 'cls_attention': the tower processed {tuple(now['attention'].shape)} images and patches, "
-                f"the schedule has {groups} groups of {tokens} tokens"
+                f"scorer 'cls_attention': the tower processed {(images, patches)} images and patches, "
+                f"the schedule has {rows * groups} groups of {tokens} tokens"
             )
-        return now
+        return {
+            name: _repeated(found, groups, copies) if isinstance(found, torch.Tensor) else found
+            for name, found in now.items()
+        }
+
+
+def _copies(images: int, rows: int, groups: int) -> int:
+    """How many rows in a row are of one prompt, where the tower saw `images` of all of them; 0: they do not match.
+
+    ``generate`` runs the tower once a prompt, and repeats each prompt for its beams and returned sequences.
+    """
+    if images == rows * groups:
+        return 1
+    copies, rest = divmod(rows * groups, max(1, images))
+    known = not rest and images % groups == 0 and next(compat.generations(), None) is not None
+    return copies if known else 0
+
+
+def _repeated(found: torch.Tensor, groups: int, copies: int) -> torch.Tensor:
+    """(prompts · groups, …) to (prompts · copies · groups, …), the copies of a prompt one after the other."""
+    if copies == 1:
+        return found
+    return found.unflatten(0, (-1, groups)).repeat_interleave(copies, dim=0).flatten(0, 1)

@@ -236,3 +236,166 @@ def test_a_method_that_reduces_nothing_says_so_in_its_record(toolbox):
                 assert torch.equal(case.model(**case.inputs).logits, expected)
         (note,) = reduction.record.schedule.notes
         assert note == f"method {method['name']!r} leaves all tokens: with these parameters it drops and merges none"
+
+
+def pair(case, between=0):
+    """Two images of the case's size in one prompt, `between` text tokens apart."""
+    ids, visual = case.inputs["input_ids"][0].tolist(), int(case.visual.sum())
+    image = [101] * visual
+    joined = [*ids[:5], *image, *[7] * between, *image, *ids[5 + visual :]]
+    more = {name: torch.cat([case.inputs[name]] * 2) for name in ("pixel_values", "image_sizes") if name in case.inputs}
+    return {"input_ids": torch.tensor([joined]), "attention_mask": torch.ones(1, len(joined), dtype=torch.long), **more}
+
+
+@pytest.mark.parametrize(("name", "visual"), [("llava_next-image", 36), ("llava_onevision-image", 78)])
+@pytest.mark.parametrize("between", [0, 2])
+def test_images_side_by_side_are_merged_one_by_one(name, visual, between, toolbox):
+    case = toolbox.build_case(name, 1)
+    with torch.no_grad(), aimcost.apply(case.model, method={**AIM, "merge_ratio": 0.5}) as reduction:
+        case.model(**pair(case, between))
+    (event,) = reduction.record.schedule.pre_llm_events
+    assert (event.groups, event.tokens_in) == (2, visual)
+
+
+def test_images_of_several_sizes_side_by_side_are_not_merged(toolbox):
+    case = toolbox.build_case("llava_next-image", 1)
+    inputs = pair(case)
+    inputs["image_sizes"] = torch.tensor([[32, 32], [31, 32]])
+    with torch.no_grad():
+        with (
+            aimcost.apply(case.model, method=AIM),
+            pytest.raises(ScheduleError, match="several images whose sizes cannot be told: method 'aim' needs"),
+        ):
+            case.model(**inputs)
+        with aimcost.apply(case.model, method="fastv") as reduction:
+            case.model(**inputs)
+    assert len(set(reduction.record.tokens)) == 2
+
+
+@pytest.mark.parametrize("method", [{**AIM, "merge_ratio": 0.5}, {"name": "vidcom2"}, {"name": "evs"}])
+@pytest.mark.parametrize("name", ["llava_onevision-video", "qwen2_5_vl-video"])
+@pytest.mark.parametrize("form", ["mask", "triple"])
+def test_boundaries_leave_frames_as_they_arrived(method, name, form, toolbox):
+    case = toolbox.build_case(name, 1)
+    visual = int(case.visual.sum())
+    boundaries = case.visual if form == "mask" else (5, visual, case.text - 5)
+    with torch.no_grad():
+        with aimcost.apply(case.model, method=method) as free:
+            expected = case.model(**case.inputs).logits
+        with aimcost.apply(case.model, method=method, boundaries=boundaries) as bounded:
+            assert torch.equal(case.model(**case.inputs).logits, expected)
+    assert free.record.schedule.events
+    assert bounded.record.schedule.events == free.record.schedule.events
+
+
+def test_boundaries_leave_images_as_they_arrived(toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    inputs = pair(case)
+    with torch.no_grad():
+        for boundaries in (None, (5, 32, 9), inputs["input_ids"] == 101):
+            with aimcost.apply(case.model, method={**AIM, "merge_ratio": 0.5}, boundaries=boundaries) as reduction:
+                case.model(**inputs)
+            (event,) = reduction.record.schedule.pre_llm_events
+            assert (event.groups, event.tokens_in) == (2, 16)
+
+
+@pytest.mark.parametrize("boundaries", [5, "abc", (), [1, 2], (5, -16, 9), (5, 16.0, 9), [(5, 16), (5, 16)], {5: 16}])
+def test_malformed_boundaries_are_refused_at_once(boundaries, toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    with pytest.raises(InvalidValueError, match="boundaries"):
+        aimcost.apply(case.model, method="fastv", boundaries=boundaries)
+    with pytest.raises(InvalidValueError, match="boundaries"):
+        aimcost.apply(case.model, method="fastv", boundaries=case.visual.float())
+    with (
+        torch.no_grad(),
+        aimcost.apply(case.model, method="fastv", boundaries=(5, 40, 9)),
+        pytest.raises(ScheduleError, match="do not fit a prompt of 30"),
+    ):
+        case.model(**case.inputs)
+
+
+@pytest.mark.parametrize("method", [{"name": "visionzip"}, {"name": "prumerge"}, {"name": "fastervlm"}])
+def test_beams_share_what_the_tower_showed_of_their_prompt(method, toolbox):
+    """As many beams a prompt as if it were alone, two images a prompt among them."""
+    case = toolbox.build_case("llava-image", 2)
+    twice = [pair(toolbox.build_case("llava-image", 1, seed=seed)) for seed in (0, 1)]
+    both = {name: torch.cat([each[name] for each in twice]) for name in twice[0]}
+    beams = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "num_beams": 3, "eos_token_id": None}
+    with torch.no_grad(), aimcost.apply(case.model, method=method) as reduction:
+        together = case.model.generate(**both, **beams, pad_token_id=0)
+        assert reduction.record.schedule.pre_llm_events[0].groups == 2
+        alone = [case.model.generate(**each, **beams, pad_token_id=0) for each in twice]
+        assert torch.equal(together, torch.cat(alone))
+        sampled = {"do_sample": True, "num_return_sequences": 2, "max_new_tokens": 2}
+        assert len(case.model.generate(**case.inputs, **sampled, pad_token_id=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "images"), [({"name": "visionzip", "keep_tokens": 65}, 5), ({"name": "fastv", "keep_tokens": 64}, 5)]
+)
+def test_what_a_method_reads_does_not_depend_on_one_prompt(method, images, toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    ids = case.inputs["input_ids"][0].tolist()
+    inputs = {
+        "input_ids": torch.tensor([[*ids[:5], *[101] * 16 * images, *ids[21:]]]),
+        "pixel_values": torch.cat([case.inputs["pixel_values"]] * images),
+    }
+    with torch.no_grad(), aimcost.apply(case.model, method=method) as reduction:
+        case.model(**inputs)
+    assert reduction.record.schedule.events
+    assert reduction.record.tokens[-1] == 14 + method["keep_tokens"]
+
+
+def test_planned_scorers_hold_every_event(toolbox):
+    from aimcost.inputs import discover
+    from aimcost.inputs.run import method_params
+    from aimcost.methods.registry import planned_scorers
+
+    for name in discover.method_names():
+        given = {"name": name}
+        if name == "pre_llm":
+            given |= {"ratio": 0.5, "scorer": "cls_attention"}
+        if name == "explicit":
+            given |= {"tokens_per_layer": [[616, 2], [100, 30]]}
+        run = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 40}, "method": given}
+        if name in ("evs", "vidcom2"):
+            run |= {"model": "llava-onevision-qwen2-7b", "workload": {"frames": 8}}
+        events = aimcost.schedule(run).events
+        assert events or name == "none"
+        names = {scorer.name for scorer in planned_scorers(*method_params(given, where="test"))}
+        assert {event.scorer for event in events} <= names
+
+
+@pytest.mark.parametrize("method", ["visionzip", "prumerge"])
+def test_nothing_visual_may_stay(method, toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    with torch.no_grad(), aimcost.apply(case.model, method={"name": method, "keep_tokens": 0}) as reduction:
+        assert torch.isfinite(case.model(**case.inputs).logits).all()
+    assert reduction.record.tokens == (14,) * 5
+
+
+def test_a_method_by_its_name_alone_or_with_its_defaults_stated(toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    with aimcost.apply(case.model, method="fastv"), aimcost.apply(case.model, method={"name": "fastv", "k": 2}):
+        pass
+    with pytest.raises(InvalidValueError, match="'method' must be a mapping, or the name of a method"):
+        aimcost.apply(case.model, method=3)
+
+
+def test_seeds_draw_other_tokens(toolbox):
+    case = toolbox.build_case("llava-image", 1)
+    found = []
+    for seed in (0, 0, 1):
+        method = {"name": "pre_llm", "ratio": 0.5, "scorer": "random", "seed": seed}
+        with torch.no_grad(), aimcost.apply(case.model, method=method):
+            found.append(case.model(**case.inputs).logits)
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    with pytest.raises(InvalidValueError, match="omitted unless scorer is random"):
+        aimcost.schedule(
+            {
+                "model": "llava-1.5-7b",
+                "workload": {"images": 1},
+                "method": {"name": "pre_llm", "ratio": 0.5, "seed": 1},
+            }
+        )
