@@ -217,11 +217,12 @@ def cut_block_mask(mask: Any, queries: torch.Tensor, keys: torch.Tensor) -> Any:
 
 
 class Generation(NamedTuple):
-    """A ``generate`` call: its configuration, whether a model assists, and the keyword arguments it was given."""
+    """A ``generate`` call: its configuration, whether a model assists, what it was given and how many tokens."""
 
     config: Any
     assisted: bool
     given: Mapping[str, Any]
+    length: int
 
 
 def generations() -> Iterator[Generation]:
@@ -235,10 +236,14 @@ def generations() -> Iterator[Generation]:
     while frame is not None:
         if frame.f_code is code:
             known = frame.f_locals
+            given = known.get("kwargs") or {}
+            embeds = given.get("inputs_embeds")
+            whole = known.get("input_ids") if embeds is None else embeds
             yield Generation(
                 config=known.get("generation_config"),
                 assisted=known.get("assistant_model") is not None,
-                given=known.get("kwargs") or {},
+                given=given,
+                length=0 if whole is None else whole.shape[1],
             )
         frame = frame.f_back  # type: ignore[assignment]
 

@@ -7,8 +7,10 @@ not fit it. The mark is on the cache itself, since generations may interleave, a
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from transformers import DynamicCache
 
 from ..errors import UnsupportedModelError
@@ -26,7 +28,7 @@ class ReducedCache(DynamicCache):
     Raises
     ------
     UnsupportedModelError
-        When a model continues it elsewhere, or when it is cut to a length of the whole prompt.
+        When a model continues it elsewhere, or when it is cut to a length of the whole prompt or into that prompt.
     """
 
     def update(self, *args: Any, **kwargs: Any) -> Any:
@@ -42,12 +44,40 @@ class ReducedCache(DynamicCache):
 
     def crop(self, max_length: int) -> None:
         """Drop the last tokens of every layer; a length from the start has no meaning where layers differ."""
-        if max_length > 0 and notes_on(self) is not None:
+        held = self.get_seq_length()
+        notes = notes_on(self) if -max_length < held else None  # emptied whole, it may hold anything
+        if notes is not None and max_length > 0:
             raise UnsupportedModelError(
                 "a reduced KV cache cannot be cropped to a number of tokens, as assisted decoding does: "
                 "its layers hold different numbers"
             )
+        if notes is not None and held - notes.held[0] < -max_length:
+            raise UnsupportedModelError(
+                f"a reduced KV cache can be cropped by the {held - notes.held[0]} tokens that follow its prompt, not "
+                f"by {-max_length}: fill a new cache"
+            )
         DynamicCache.crop(self, max_length)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row, and what is noted of it."""
+        DynamicCache.batch_repeat_interleave(self, repeats)
+        self._move(lambda rows: rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep some rows, and what is noted of them."""
+        DynamicCache.batch_select_indices(self, indices)
+        self._move(lambda rows: rows[indices.to(rows.device)])
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Put rows in another order, and what is noted of them."""
+        DynamicCache.reorder_cache(self, beam_idx)
+        self._move(lambda rows: rows[beam_idx.to(rows.device)])
+
+    def _move(self, moved: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        notes = notes_on(self)
+        if notes is not None:
+            rows = torch.arange(len(notes.origin), device=notes.origin.device)
+            setattr(self, _NOTES, notes.of_rows(moved(rows)))
 
 
 def mark(cache: DynamicCache, notes: CacheNotes) -> None:
@@ -65,12 +95,28 @@ def unmark(cache: DynamicCache) -> None:
 
 
 def notes_on(cache: Any) -> CacheNotes | None:
-    """The notes on a KV cache, unless it was emptied and filled by something else since."""
-    notes = getattr(cache, _NOTES, None)
+    """The notes on a KV cache, unless it was emptied and filled by something else since.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Part of a reduced prompt was taken out of it.
+    """
+    notes: CacheNotes | None = getattr(cache, _NOTES, None)
     if notes is None:
         return None
-    grown = {cache.get_seq_length(layer) - held for layer, held in enumerate(notes.held)}
-    return notes if len(grown) == 1 and min(grown) >= 0 else None
+    lengths = [cache.get_seq_length(layer) for layer in range(len(notes.held))]
+    if not any(lengths):
+        return None
+    grown = {length - held for length, held in zip(lengths, notes.held, strict=True)}
+    if len(grown) == 1 and min(grown) >= 0:
+        return notes
+    if notes.reduced:
+        raise UnsupportedModelError(
+            f"layers of this KV cache hold {lengths} tokens, fewer or others than the {list(notes.held)} of the prompt "
+            "that aimcost.apply reduced: fill a new cache"
+        )
+    return None
 
 
 def open_cache(cache: Any) -> None:

@@ -133,6 +133,8 @@ class Session(ABC):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kwargs = compat.by_name(module, args, kwargs)
+        for cache in compat.caches_in(kwargs.values()):
+            self._follow(kwargs, cache, self._noted(cache))
         self._local.head = HeadCall.of(module, kwargs)
         return (), kwargs
 
@@ -146,27 +148,63 @@ class Session(ABC):
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kwargs = compat.by_name(module, args, kwargs)
-        cache = _checked(compat.find_cache(module, kwargs))
-        if cache is None or not cache.get_seq_length():
+        cache = compat.find_cache(module, kwargs)
+        notes = self._noted(cache)
+        past = cache.get_seq_length() if cache is not None else 0
+        if not past:
             self._forget()
+        self._follow(kwargs, cache, notes)
         ids = kwargs.get("input_ids")
         self._local.placeholders = None
         self._local.media = _media_of(kwargs)
         if ids is not None and self.family.visual_ids:
             found = [ids == token for token in self.family.visual_ids]
             self._local.placeholders = found[0] if len(found) == 1 else found[0] | found[1]
-        notes, past = notes_on(cache), cache.get_seq_length() if cache is not None else 0
         placeholders = self._local.placeholders
         if past and notes is None and self.family.mrope and placeholders is not None and placeholders.shape[1] > 1:
             self._forget()
             if bool(placeholders.any()):  # before the container works out positions, which it cannot
                 raise behind_under_mrope(past, placeholders.shape[1])
         if notes is not None and notes.lost and notes.next_position is not None and kwargs.get("position_ids") is None:
-            kwargs["position_ids"] = _mrope_positions(notes, kwargs, cache.get_seq_length())
+            kwargs["position_ids"] = _mrope_positions(notes, kwargs, past)
         return (), kwargs
 
     def _leave_container(self, *_: Any) -> None:
         self._local.placeholders = self._local.media = None
+        if self.planner.tower is not None:
+            self.planner.tower.forget()  # a prompt that was refused took none of it
+
+    def _noted(self, cache: Any) -> CacheNotes | None:
+        """The notes on the KV cache of a call; where it is refused, no record is left."""
+        try:
+            _check(cache)
+            return notes_on(cache)
+        except UnsupportedModelError:
+            self._forget()
+            raise
+
+    def _follow(self, kwargs: dict[str, Any], cache: Any, notes: CacheNotes | None) -> None:
+        """Cut the tokens of a call to those that the cached prompt does not hold yet, in place.
+
+        ``generate`` cuts a sequence by the length of the cache, which lacks what the prompt lost before layer 0.
+        """
+        if notes is None or not notes.lost:
+            return
+        tokens = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
+        past, count, mask = cache.get_seq_length(), tokens.shape[1], kwargs.get("attention_mask")
+        call = next(compat.generations(), None) if count > notes.lost else None
+        if call is not None and call.length - count == past:
+            count -= notes.lost
+            for name in ("input_ids", "position_ids", "mm_token_type_ids", "token_type_ids", compat.CACHE_POSITIONS):
+                if isinstance(kwargs.get(name), torch.Tensor):
+                    kwargs[name] = kwargs[name][..., -count:]
+            if kwargs.get("inputs_embeds") is not None:
+                kwargs["inputs_embeds"] = kwargs["inputs_embeds"][:, -count:]
+        if isinstance(mask, torch.Tensor) and mask.ndim == 2 and mask.shape[1] - count != past + notes.lost:
+            raise ScheduleError(
+                f"attention_mask covers {mask.shape[1]} tokens, {count} of them new, but the cache stands for "
+                f"{past + notes.lost}: the {past} that it holds and {notes.lost} that its prompt lost before layer 0"
+            )
 
     def _forget(self) -> None:
         """No record: what it would tell of has just begun."""
@@ -179,9 +217,10 @@ class Session(ABC):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         kwargs = compat.by_name(module, args, kwargs)
         self._local.step = None
-        cache = _checked(compat.find_cache(module, kwargs))
+        cache = compat.find_cache(module, kwargs)
+        notes = self._noted(cache)
         past = cache.get_seq_length() if cache is not None else 0
-        notes = notes_on(cache)
+        self._follow(kwargs, cache, notes)
         tokens = kwargs["input_ids"] if kwargs.get("input_ids") is not None else kwargs["inputs_embeds"]
         if past and notes is not None:
             self._continue(kwargs, notes, past, tokens)
@@ -227,6 +266,8 @@ class Session(ABC):
     def _leave_decoder(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         step, self._local.step = self.step, None
         open_cache(None)
+        if self.planner.tower is not None:
+            self.planner.tower.forget()
         if not isinstance(step, Prefill) or output is None:
             return None
         self._local.record = self._latest = step.record()
@@ -293,7 +334,7 @@ def _generation() -> Mapping[str, Any]:
         Decoding that splits the prompt, repeats it, or takes back what it added to the cache.
     """
     calls = list(compat.generations())
-    for config, assisted, _ in calls:
+    for config, assisted, *_ in calls:
         refused = {
             "use_cache=False": getattr(config, "use_cache", True) is False,
             "prefill_chunk_size": getattr(config, "prefill_chunk_size", None) is not None,
@@ -321,9 +362,8 @@ def _mrope_positions(notes: CacheNotes, kwargs: dict[str, Any], past: int) -> to
     return (first + torch.arange(count, device=tokens.device))[None].expand(3, -1, -1)
 
 
-def _checked(cache: Any) -> DynamicCache | None:
+def _check(cache: Any) -> None:
     if cache is not None and not isinstance(cache, DynamicCache):
         raise UnsupportedModelError(
             f"KV cache {type(cache).__name__} cannot hold another number of tokens in each layer; use DynamicCache"
         )
-    return cache

@@ -5,7 +5,7 @@ Shapes: B rows, P tokens that reach layer 0, n of them still live.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -279,6 +279,23 @@ class CacheNotes:
     def reduced(self) -> bool:
         """Whether any layer holds less than the whole prompt."""
         return self.lost > 0 or any(alive.shape[1] < self.prompt for alive in self.alive_at)
+
+    def of_rows(self, rows: torch.Tensor) -> CacheNotes:
+        """The notes of a cache that holds these rows (k,) of this one's; what layers share is taken once."""
+        taken: dict[int, torch.Tensor] = {}
+
+        def take(value: torch.Tensor) -> torch.Tensor:
+            if id(value) not in taken:
+                taken[id(value)] = value[rows.to(value.device)]
+            return taken[id(value)]
+
+        following = self.next_position
+        return replace(
+            self,
+            origin=take(self.origin),
+            alive_at=tuple(take(alive) for alive in self.alive_at),
+            next_position=None if following is None else take(following),
+        )
 
 
 @dataclass(kw_only=True)
