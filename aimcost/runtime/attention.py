@@ -120,8 +120,8 @@ def check_attention(decoder: nn.Module, *, only_sdpa: bool = False) -> None:
         )
 
 
-def switch_attention(decoder: nn.Module) -> None:
-    """Make `decoder` show its queries and keys.
+def switch_attention(decoder: nn.Module) -> str:
+    """Make `decoder` show its queries and keys; the name of its attention, for `restore_attention`.
 
     SDPA and eager attention run under names of ours. Other functions are wrapped where they are registered, since
     flash attention looks at its name. Counted by config object, which models may share, or by name.
@@ -136,18 +136,18 @@ def switch_attention(decoder: nn.Module) -> None:
             if users == 0:
                 AttentionInterface.register(name, _wrapped(original))
             _wrappers[name] = (original, users + 1)
-            return
+            return name
         config = decoder.config
         held, original_name, users = _switched.get(id(config), (config, name, 0))
         if users == 0:
             _set(decoder, ours)
         _switched[id(config)] = (held, original_name, users + 1)
+        return name
 
 
-def restore_attention(decoder: nn.Module) -> None:
-    """Undo one `switch_attention`."""
+def restore_attention(decoder: nn.Module, name: str) -> None:
+    """Undo one `switch_attention`, which found attention `name`: since then another may have been set."""
     with _lock:
-        name = compat.attention_name(decoder)
         if name in _wrappers:
             original, users = _wrappers.pop(name)
             if users > 1:

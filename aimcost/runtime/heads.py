@@ -36,7 +36,7 @@ class HeadCall:
         (B, P) which tokens the last layer computed on, once a prompt has run.
     """
 
-    select: int | torch.Tensor | None
+    select: int | slice | torch.Tensor | None
     labels: list[tuple[bool, torch.Tensor]]
     kept: torch.Tensor | None = None
 
@@ -96,8 +96,10 @@ class HeadCall:
         return value.masked_fill(~kept.view(*kept.shape, *[1] * (value.ndim - kept.ndim)), float("nan"))
 
 
-def _selected(kept: torch.Tensor, select: int | torch.Tensor | None) -> torch.Tensor:
-    """`kept` where ``logits_to_keep`` points: transformers' last so many, or indices for all or for each row."""
+def _selected(kept: torch.Tensor, select: int | slice | torch.Tensor | None) -> torch.Tensor:
+    """`kept` where ``logits_to_keep`` points: transformers' last so many, a slice, or indices for all or each row."""
+    if isinstance(select, slice):
+        return kept[:, select]
     if not isinstance(select, torch.Tensor):
         return kept[:, -select:] if select else kept
     select = select.to(kept.device)

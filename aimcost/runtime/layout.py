@@ -156,7 +156,7 @@ class Observed:
     tokens
         Real tokens of each row.
     ends_visual
-        Whether any row ends in a visual token.
+        Whether the last real token of any row is visual.
     first, runs
         Tokens of each row before its first visual one, and how many runs of visual tokens it holds; empty where
         nothing marks them.
@@ -192,7 +192,8 @@ def observe(
     parts = []
     if marks is not None:
         begins = marks[:, 1:] & ~marks[:, :-1]
-        parts += [marks.sum(1), marks[:, -1].any()[None], marks.int().argmax(1), begins.sum(1) + marks[:, 0]]
+        last = marks[:, -1] if real is None else marks.gather(1, _last(real)[:, None])
+        parts += [marks.sum(1), last.any()[None], marks.int().argmax(1), begins.sum(1) + marks[:, 0]]
     if real is not None:
         parts.append(real.sum(1))
     parts += [grid.flatten() for grid in grids]
@@ -214,6 +215,11 @@ def observe(
         runs=runs,
         grids=tuple(take(grid.numel()) for grid in grids),
     )
+
+
+def _last(real: torch.Tensor) -> torch.Tensor:
+    """(B,) the place of each row's last real token."""
+    return (real * torch.arange(real.shape[1], device=real.device)).argmax(1)
 
 
 def equal_counts(counts: Sequence[int]) -> int:
@@ -286,10 +292,17 @@ def _fitted(triple: Triple, tokens: int) -> Triple:
 
 
 def padding_of(attention_mask: torch.Tensor | None, rows: int, prompt: int) -> torch.Tensor | None:
-    """(B, P) True where a token is real, or None where no mask says anything."""
-    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
+    """(B, P) True where a token is real, or None where no mask says anything.
+
+    A 4D mask, boolean or additive, hides padding from its last query.
+    """
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim not in (2, 4):
         return None
-    real = attention_mask.bool()
+    real = attention_mask
+    if real.ndim == 4:
+        real = real[:, 0, -1].expand(rows, -1)
+        real = real if real.dtype == torch.bool else real >= 0
+    real = real.bool()
     if real.shape != (rows, prompt):
         raise ScheduleError(f"attention_mask covers {tuple(real.shape)}, the prompt is {(rows, prompt)}")
     return real

@@ -69,8 +69,8 @@ class Session(ABC):
     def _install(self) -> None:
         family, add = self.family, self._handles.append
         if self.reads_attention:
-            attention.switch_attention(family.decoder)
-            self._undo.append(lambda: attention.restore_attention(family.decoder))
+            found = attention.switch_attention(family.decoder)
+            self._undo.append(lambda: attention.restore_attention(family.decoder, found))
             modules = [layer.self_attn for layer in family.layers]
             attention.listen(modules, self.on_attention)
             self._undo.append(lambda: attention.unlisten(modules))

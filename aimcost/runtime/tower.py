@@ -62,11 +62,12 @@ class TowerAttention:
         self._has_class_token = container.config.vision_feature_select_strategy == "default"
         self._captured = threading.local()
         self._handles: list[RemovableHandle] = []
+        self._found = ""
         attention.check_attention(self._tower)
 
     def install(self) -> None:
         """Start listening."""
-        attention.switch_attention(self._tower)
+        self._found = attention.switch_attention(self._tower)
         attention.listen(list(self._listened.values()), self._listen)
         self._handles.append(self._block.register_forward_hook(Hook(self._after_block)))
 
@@ -75,7 +76,7 @@ class TowerAttention:
         while self._handles:
             self._handles.pop().remove()
         attention.unlisten(list(self._listened.values()))
-        attention.restore_attention(self._tower)
+        attention.restore_attention(self._tower, self._found)
 
     def forget(self) -> None:
         """Let go of what was recorded."""
