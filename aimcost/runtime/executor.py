@@ -214,7 +214,9 @@ def apply(
     ----------
     model
         A transformers model of a supported family (`aimcost.runtime.MODEL_CLASSES`) with a DynamicCache and any
-        attention that transformers has registered; heads and wrappers around it do not matter.
+        attention that transformers has registered. Give the model that is called, head included: a head
+        around a model given without it is not seen, and its ``labels`` and ``logits_to_keep`` would count the
+        tokens that are left.
     schedule
         Counts include padding: the padded prompt is as long as the schedule's, every row has the
         same number of visual tokens, and padding is never dropped.
