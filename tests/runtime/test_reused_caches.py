@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 
 from aimcost.errors import ScheduleError, UnsupportedModelError
 from aimcost.runtime import apply
-from aimcost.runtime.compat import cache_argument
+from aimcost.runtime.compat import cache_argument, cache_of
 
 pytestmark = [pytest.mark.torch, pytest.mark.versions("safety")]
 
@@ -53,7 +53,7 @@ def test_a_second_turn_feeds_what_the_cache_does_not_hold(name, method, question
     fed = []
     with apply(case.model, method=method):
         first = case.model.generate(**case.inputs, max_new_tokens=4, min_new_tokens=4, **greedy)
-        cache = first.past_key_values if hasattr(first, "past_key_values") else first.cache
+        cache = cache_of(first)
         sequence = torch.cat([first.sequences, torch.tensor([[11, 12, 13]])], dim=1)
         mask = torch.ones_like(sequence)
         by_hand = copy.deepcopy(cache)
