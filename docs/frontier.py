@@ -143,7 +143,7 @@ def picture(model: str, cards: Cards) -> Figure:
     handles = {
         label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=5, frameon=False, fontsize=7)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=8, frameon=False, fontsize=7)
     return figure
 
 

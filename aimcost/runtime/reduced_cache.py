@@ -45,7 +45,8 @@ class ReducedCache(DynamicCache):
     def crop(self, max_length: int) -> None:
         """Drop the last tokens of every layer; a length from the start has no meaning where layers differ."""
         held = self.get_seq_length()
-        notes = notes_on(self) if -max_length < held else None  # emptied whole, it may hold anything
+        emptied = -max_length >= held
+        notes = None if emptied else notes_on(self)  # emptied whole, it may hold anything
         if notes is not None and max_length > 0:
             raise UnsupportedModelError(
                 "a reduced KV cache cannot be cropped to a number of tokens, as assisted decoding does: "
@@ -56,7 +57,13 @@ class ReducedCache(DynamicCache):
                 f"a reduced KV cache can be cropped by the {held - notes.held[0]} tokens that follow its prompt, not "
                 f"by {-max_length}: fill a new cache"
             )
-        DynamicCache.crop(self, max_length)
+        if not emptied:
+            DynamicCache.crop(self, max_length)
+            return
+        # each by its own length: transformers 4 would leave tokens in a layer that is shorter than the first
+        for index, layer in enumerate(self.layers):
+            if length := self.get_seq_length(index):
+                layer.crop(-length)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row, and what is noted of it."""
