@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,15 @@ def names(kind: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
+def _answers(kind: str, name: str) -> Iterator[Path]:
+    """Every file of that name, first on the path first."""
+    for root in search_path():
+        for suffix in _SUFFIXES.get(kind, _YAML):
+            path = f"{root}/{KINDS[kind]}/{name}{suffix}"
+            if os.path.isfile(path):
+                yield Path(path)
+
+
 def find(kind: str, name: str, *, where: str = "") -> Path:
     """The file of `name`, looked up exactly.
 
@@ -101,11 +111,8 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
         Nothing has that name; the nearest are offered.
     """
     if "/" not in name and "\\" not in name and name not in {"", ".", ".."}:
-        for root in search_path():
-            for suffix in _SUFFIXES.get(kind, _YAML):
-                path = f"{root}/{KINDS[kind]}/{name}{suffix}"
-                if os.path.isfile(path):
-                    return Path(path)
+        for path in _answers(kind, name):
+            return path
     elif name:
         raise FileFormatError(f"{where + ': ' if where else ''}no such file: {name}")
     known = names(kind)
@@ -123,13 +130,11 @@ def not_shipped(kind: str, given: object) -> tuple[Path, bool] | None:
     """
     if not isinstance(given, str) or "/" in given or given.endswith((".yaml", ".yml", ".json")):
         return None
-    *others, own = search_path()
-    for root in others:
-        for suffix in _SUFFIXES.get(kind, _YAML):
-            path = root / KINDS[kind] / f"{given}{suffix}"
-            if is_file(path) and root.resolve() != own.resolve():
-                return path, any(is_file(own / KINDS[kind] / f"{given}{s}") for s in _SUFFIXES.get(kind, _YAML))
-    return None
+    answers = _answers(kind, given)
+    first, own = next(answers, None), (own_root() / KINDS[kind]).resolve()
+    if first is None or first.parent.resolve() == own:
+        return None
+    return first, any(path.parent.resolve() == own for path in answers)
 
 
 def estimator_names() -> list[str]:

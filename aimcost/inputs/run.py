@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,6 +100,7 @@ class Run:
     notes: tuple[str, ...] = ()
     _file: RunFile = field(repr=False)
     _workload_notes: tuple[str, ...] = field(default=(), repr=False)
+    _own_files: tuple[tuple[str, Path, bool], ...] = field(default=(), repr=False)
 
     @property
     def input_sizes(self) -> list[InputSize]:
@@ -143,7 +144,7 @@ class Run:
 
     def hidden_files(self) -> dict[str, str]:
         """Files of the user that stand in place of one that aimcost ships under the same name, by key of the run."""
-        return {key: _shown(path) for key, path, hides in _own_files(self._file) if hides}
+        return {key: _shown(path) for key, path, hides in self._own_files if hides}
 
     def hf_config(self) -> dict[str, Any]:
         """The HF-style configuration of the model, for building it."""
@@ -214,6 +215,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
     check_parallel(model, parallel)
     hardware = _hardware(file, before)
     stack = _stack(file, hardware, where)
+    own_files = _own_files(file, before)
     estimator = file.estimator or DEFAULT_ESTIMATOR
     # what a run says wins; what it leaves open is the stack's, where the estimator prices one
     acting = stack if discover.estimator(estimator).uses_stack else None
@@ -243,7 +245,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         host_time=before.host_time if before is not None else True,
         source=source,
         notes=(
-            *_file_notes(file),
+            *_file_notes(own_files),
             *model.notes,
             *request.workload_notes,
             *stored,
@@ -254,6 +256,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         ),
         _file=file,
         _workload_notes=request.workload_notes,
+        _own_files=own_files,
     )
 
 
@@ -295,18 +298,20 @@ def _hardware(file: RunFile, before: Run | None) -> HardwareSpec | None:
     return load_hardware(file.hardware) if file.hardware is not None else None
 
 
-def _own_files(file: RunFile) -> Iterator[tuple[str, Path, bool]]:
+def _own_files(file: RunFile, before: Run | None) -> tuple[tuple[str, Path, bool], ...]:
     """Key, path, and whether it hides a shipped file, of each name that the user's own folders answer."""
-    for key, given in (("model", file.model), ("hardware", file.hardware), ("stack", file.stack)):
-        if (found := discover.not_shipped(key, given)) is not None:
-            yield key, *found
+    named = {"model": file.model, "hardware": file.hardware, "stack": file.stack}
+    if before is not None and all(getattr(before._file, key) == given for key, given in named.items()):
+        return before._own_files
+    found = ((key, discover.not_shipped(key, given)) for key, given in named.items())
+    return tuple((key, *file_and_hides) for key, file_and_hides in found if file_and_hides is not None)
 
 
-def _file_notes(file: RunFile) -> list[str]:
+def _file_notes(own_files: tuple[tuple[str, Path, bool], ...]) -> list[str]:
     return [
         f"{key} {path.stem} is read from {_shown(path)}"
         + (", in place of the file that aimcost ships under that name" if hides else "")
-        for key, path, hides in _own_files(file)
+        for key, path, hides in own_files
     ]
 
 

@@ -15,6 +15,7 @@ import yaml
 from aimcost.errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
 from aimcost.guard.baseline import load_baseline, save_baseline, to_text, unchanged
 from aimcost.guard.check import RunCheck, check, parse_tolerances
+from aimcost.inputs import discover
 from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.run import load_run
 from aimcost.pricing import facts
@@ -503,3 +504,12 @@ def test_a_profile_of_ones_own_is_named_and_taken(place: Path) -> None:
     write({**changed("hardware", "mine"), "budgets": {"max_ttft_ms": 1e6}})
     assert check(["run.yaml"]).ok
     assert "hardware mine is read from hardware_profiles/mine.yaml" in load_run("run.yaml").notes
+
+
+def test_a_file_that_is_not_the_one_read_is_not_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a checkout the project's own files come before those of $AIMCOST_PATH."""
+    (place / "hardware_profiles").mkdir()
+    (place / "hardware_profiles" / "nvidia_l4.yaml").write_text("name: nvidia_l4\n", encoding="utf-8")
+    monkeypatch.setenv("AIMCOST_PATH", str(place))
+    monkeypatch.chdir(discover.own_root())
+    assert discover.not_shipped("hardware", "nvidia_l4") is None
