@@ -1,6 +1,7 @@
 """The ``aimcost`` command: parses, calls `aimcost.api`, prints.
 
-Exit status: 0, 1 for a failed check, 2 for bad input. Errors are one line on stderr.
+Exit status: 0, 1 for a failed check, 2 for bad input or an output that cannot be written, 70 for an error inside
+aimcost. Errors are one line on stderr.
 """
 
 from __future__ import annotations
@@ -9,58 +10,102 @@ import gc
 import io
 import os
 import sys
+from typing import NoReturn
 
-from ..errors import AimcostError
-from .common import app, flag_of
+from ..errors import AimcostError, one_line
+from .common import app, drop_output, flag_of
 from .options import Exit, parse
 
 __all__ = ["app", "main"]
 
+# EX_SOFTWARE of sysexits.h: 1 would be read as a failed check
+INTERNAL_ERROR = 70
+# Set to see the traceback of an internal error.
+TRACEBACK = "AIMCOST_TRACEBACK"
+
 
 def main() -> None:
     """Run the command; a user's mistake never raises a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        # a terminal or pipe that cannot write × or → shows ? there, rather than failing the command
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    _open_streams()
     # a short command makes little that is not in use until its end, and looking for it takes a twentieth of the time
     gc.set_threshold(100_000)
+    code = _status(sys.argv[1:])
     try:
-        code = _run(sys.argv[1:])
         sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()  # the reader (head, true) has closed the pipe: the status is that of the command
+    except OSError as error:
+        drop_output()
+        _fail(f"output: {error.strerror or error}", 2)
+    if "torch" not in sys.modules:
+        # what is left is for the system to take back: a collection at exit is a tenth of a short command. Triton's
+        # bindings report what is not collected
+        gc.freeze()
+    sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Standard streams that can be written to: one that is closed goes nowhere, and no file that is opened later
+    takes its place; a terminal or pipe that cannot write × or → shows ? there, rather than failing the command."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _status(arguments: list[str]) -> int:
+    """Run the command; what it ends with."""
+    try:
+        code = _run(arguments)
+        return code if isinstance(code, int) else 0
     except Exit as end:
-        code = end.code
+        return end.code
     except AimcostError as error:
         _fail(error.text(flag_of), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        _drop_output()  # the reader (head, less) has closed the pipe
-        sys.exit(0)
+        drop_output()
+        return 0
+    except MemoryError:
+        _fail("out of memory", 2)
     except OSError as error:
-        _drop_output()
-        _fail(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+        drop_output()
+        _fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
     except Exception as error:
         # typer ships its own copy of click, whose exceptions have no public name
         if not hasattr(error, "format_message"):
-            raise
+            _internal(error)
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())
-            sys.exit(2)
+            return 2
         _fail(error.format_message(), 2)
-    if "torch" not in sys.modules:
-        # what is left is for the system to take back: a collection at exit is a tenth of a short command. Triton's
-        # bindings report what is not collected
-        gc.freeze()
-    sys.exit(code if isinstance(code, int) else 0)
 
 
-def _drop_output() -> None:
-    """Keep Python from complaining at exit about what it could not write."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _internal(error: Exception) -> NoReturn:
+    """An error that nobody foresaw, as one line.
+
+    Raises
+    ------
+    Exception
+        The error itself, where `TRACEBACK` is set.
+    """
+    if os.environ.get(TRACEBACK):
+        raise error
+    found = error.__traceback__
+    while found is not None and found.tb_next is not None:
+        found = found.tb_next
+    place = "" if found is None else f" at {os.path.basename(found.tb_frame.f_code.co_filename)}:{found.tb_lineno}"
+    _fail(
+        f"internal error: {type(error).__name__}: {one_line(error, 120)}{place}; this is a bug: please report it with "
+        f"the command and its files ({TRACEBACK}=1 shows where it came from)",
+        INTERNAL_ERROR,
+    )
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     print("aimcost: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(code)
 

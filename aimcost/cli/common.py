@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ __all__ = [
     "TextTokensFlag",
     "VisualTokensFlag",
     "app",
+    "drop_output",
     "flag_of",
     "format_asked",
     "keys_of",
@@ -137,12 +139,20 @@ def write_report(report: Report, written: Format, output: Path | None = None) ->
     text = written.render(report)
     text += "" if text.endswith("\n") else "\n"
     if output is None:
-        print(text, end="")
+        try:
+            print(text, end="")
+        except BrokenPipeError:
+            drop_output()  # what the command has to say by its status it still says
         return
     from ..inputs.files import write_atomically
 
     write_atomically(output, text)
     print(f"written: {output}")
+
+
+def drop_output() -> None:
+    """Send what is still printed nowhere, and keep Python from complaining at exit about what it could not write."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:
@@ -173,8 +183,8 @@ def _parsed(key: str, text: str) -> Any:
 
     try:
         return parse_value(text)
-    except FileFormatError:
-        raise InvalidValueError(key, "a YAML value", text) from None
+    except FileFormatError as error:
+        raise InvalidValueError(key, f"a YAML value ({error})", text) from None
 
 
 def overrides_of(settings: list[str]) -> dict[str, Any]:

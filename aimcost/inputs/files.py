@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_FILE_BYTES",
     "Stamp",
     "parse_value",
+    "read_bytes",
     "read_json",
     "read_mapping",
     "read_once",
@@ -33,28 +35,42 @@ __all__ = [
 # Run files, profiles and config.json are kilobytes; this stops a weights file named by mistake.
 MAX_FILE_BYTES = 8_000_000
 MAX_DEPTH = 100
+# Scalars, lists and mappings of one YAML text, aliases spelled out: the largest file that aimcost ships holds 4,300.
+# The C loader makes about 1 kB of each.
+MAX_NODES = 200_000
 
 _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def _without_base_sixty(resolvers: dict[str, Any]) -> dict[str, Any]:
-    """YAML 1.1 reads 12:30:45 as a number; here a number is a number."""
+_TAG = "tag:yaml.org,2002:"
+
+
+def _json_resolvers(resolvers: dict[str, Any]) -> dict[str, Any]:
+    """Without dates, which JSON has none of; and YAML 1.1 reads 12:30:45 as a number: here a number is a number."""
     plain: dict[str, Any] = {}
     for first, pairs in resolvers.items():
-        plain[first] = [(tag, _plain(tag, pattern)) for tag, pattern in pairs]
+        plain[first] = [(tag, _plain(tag, pattern)) for tag, pattern in pairs if tag != f"{_TAG}timestamp"]
     return plain
 
 
 def _plain(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
-    if tag not in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+    if tag not in (f"{_TAG}int", f"{_TAG}float"):
         return pattern
     return re.compile(rf"(?!.*:)(?:{pattern.pattern})", pattern.flags)
 
 
 class _StrictLoader(_BaseLoader):  # type: ignore[misc]
-    """The C loader (six times faster than PyYAML's own), refusing keys that appear twice."""
+    """The C loader (six times faster than PyYAML's own), refusing keys that appear twice.
 
-    yaml_implicit_resolvers = _without_base_sixty(_BaseLoader.yaml_implicit_resolvers)
+    It builds what JSON can hold: a date is text, and binary data, sets and ordered mappings are refused.
+    """
+
+    yaml_implicit_resolvers = _json_resolvers(_BaseLoader.yaml_implicit_resolvers)
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        tag: construct
+        for tag, construct in _BaseLoader.yaml_constructors.items()
+        if tag is None or tag.removeprefix(_TAG) in ("null", "bool", "int", "float", "str", "seq", "map")
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys: set[Hashable] = set()
@@ -70,22 +86,62 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
         return result
 
 
-def _check_depth(text: str) -> None:
-    """Refuse what nests so deep that the C loader's recursion would end the process.
+def _check_size(text: str) -> None:
+    """Refuse what would end the process or fill its memory, before anything is built of it.
+
+    Aliases count as what they stand for: a kilobyte of them can spell out more than any memory holds.
 
     Raises
     ------
     FileFormatError
-        More than `MAX_DEPTH` levels.
+        More than `MAX_DEPTH` levels, more than `MAX_NODES` nodes, or an alias inside what it names.
     """
-    depth = 0
+    sizes: dict[str | None, int] = {}
+    # anchor and size, so far, of every collection that is open
+    above: list[tuple[str | None, int]] = []
+    nodes = 0
     for event in yaml.parse(text, Loader=_BaseLoader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > MAX_DEPTH:
+        if isinstance(event, yaml.AliasEvent):
+            if any(anchor == event.anchor for anchor, _ in above):
+                raise FileFormatError("an alias inside what it names")
+            size = sizes.get(event.anchor, 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+            if event.anchor is not None:
+                sizes[event.anchor] = size
+        elif isinstance(event, yaml.CollectionStartEvent):
+            above.append((event.anchor, nodes))
+            size = 1
+            if len(above) > MAX_DEPTH:
                 raise FileFormatError(f"nested deeper than {MAX_DEPTH} levels")
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
+        else:
+            if isinstance(event, yaml.CollectionEndEvent):
+                anchor, before = above.pop()
+                if anchor is not None:
+                    sizes[anchor] = nodes - before
+            continue
+        nodes += size
+        if nodes > MAX_NODES:
+            raise FileFormatError(f"more than {MAX_NODES:,} values, aliases spelled out")
+
+
+def _from_yaml(text: str) -> Any:
+    """The value of one YAML document.
+
+    Raises
+    ------
+    FileFormatError
+        Malformed, a key twice, too deep, too large, or a number that cannot be.
+    """
+    try:
+        _check_size(text)
+        return yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise FileFormatError(f"not YAML: {_yaml_problem(error)}") from None
+    except RecursionError:
+        raise FileFormatError(f"nested deeper than {MAX_DEPTH} levels") from None
+    except (ValueError, OverflowError) as error:  # a number that YAML cannot build
+        raise FileFormatError(f"no value: {str(error).partition(';')[0]}") from None
 
 
 def read_mapping(path: Path, *, limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
@@ -98,18 +154,9 @@ def read_mapping(path: Path, *, limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
     """
     text = read_text(path, limit=limit)
     try:
-        if path.suffix == ".json":
-            data = parse(text, finite=False)  # config.json of some models hold Infinity
-        else:
-            _check_depth(text)
-            data = yaml.load(text, Loader=_StrictLoader)
+        # config.json of some models hold Infinity
+        data = parse(text, finite=False) if path.suffix == ".json" else _from_yaml(text)
     except FileFormatError as error:
-        raise FileFormatError(f"{path}: {error}") from None
-    except yaml.YAMLError as error:
-        raise FileFormatError(f"{path}: not YAML: {_yaml_problem(error)}") from None
-    except RecursionError:
-        raise FileFormatError(f"{path}: nested deeper than {MAX_DEPTH} levels") from None
-    except ValueError as error:  # a date or a number that YAML cannot build
         raise FileFormatError(f"{path}: {error}") from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else type(data).__name__
@@ -161,33 +208,42 @@ def _read_once(path: Path, _: Stamp) -> dict[str, Any]:
     return read_mapping(path)
 
 
-def _refuse_cycles(value: Any, above: tuple[int, ...] = ()) -> None:
-    """Raise where an alias stands inside what it names."""
-    if isinstance(value, dict | list):
-        if id(value) in above:
-            raise FileFormatError("an alias inside what it names")
-        for inner in value.values() if isinstance(value, dict) else value:
-            _refuse_cycles(inner, (*above, id(value)))
-
-
 def parse_value(text: str) -> Any:
     """The value that a piece of YAML holds, read as strictly as a file: a flag's, or that of ``--set``.
 
     Raises
     ------
     FileFormatError
-        Malformed, a key twice, nested too deep, or a number or date that cannot be.
+        Malformed, a key twice, too deep, too large, or a number that cannot be.
+    """
+    return _from_yaml(text)
+
+
+def read_bytes(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
+    """The content of a regular file: a pipe or a device may have no end.
+
+    Raises
+    ------
+    FileFormatError
+        Missing, unreadable, no regular file, or over `limit` bytes.
     """
     try:
-        _check_depth(text)
-        value = yaml.load(text, Loader=_StrictLoader)
-        if "*" in text:
-            _refuse_cycles(value)
-        return value
-    except yaml.YAMLError as error:
-        raise FileFormatError(f"not YAML: {_yaml_problem(error)}") from None
-    except (RecursionError, ValueError) as error:
-        raise FileFormatError(f"no value: {str(error).partition(';')[0]}") from None
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise FileFormatError(f"{path}: is a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise FileFormatError(f"{path}: is a device or a pipe, not a file")
+        size = status.st_size
+        if size <= limit:
+            with path.open("rb") as file:
+                content = file.read(limit + 1)
+            if len(content) <= limit:
+                return content
+            size = len(content)  # it grew, or its file system does not say how large it is
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"{str(path)[:200]}: {getattr(error, 'strerror', None) or error}") from None
+    most = f"at most {limit / MEGA:.0f} MB"
+    raise FileFormatError(f"{path}: {size / MEGA:.0f} MB is too large for a file of this kind ({most})")
 
 
 def read_text(path: Path, *, limit: int = MAX_FILE_BYTES) -> str:
@@ -198,16 +254,7 @@ def read_text(path: Path, *, limit: int = MAX_FILE_BYTES) -> str:
     FileFormatError
         Missing, unreadable, over `limit` bytes, binary, or not UTF-8.
     """
-    try:
-        if path.is_dir():
-            raise FileFormatError(f"{path}: is a folder, not a file")
-        size = path.stat().st_size
-        if size > limit:
-            most = f"at most {limit / MEGA:.0f} MB"
-            raise FileFormatError(f"{path}: {size / MEGA:.0f} MB is too large for a configuration ({most})")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise FileFormatError(f"{path}: {error.strerror or error}") from None
+    raw = read_bytes(path, limit=limit)
     if b"\0" in raw[:65536]:
         raise FileFormatError(f"{path}: is a binary file, not text")
     try:

@@ -34,6 +34,8 @@ def load_hardware(given: str | Path | Mapping[str, Any]) -> HardwareSpec:
     """
     if isinstance(given, Mapping):
         return _from_mapping(given, "hardware")
+    if not isinstance(given, str | Path):
+        raise InvalidValueError("hardware", "a name, a path or a mapping", given)
     if isinstance(given, Path) or given.endswith((".yaml", ".yml")) or "/" in given:
         path = Path(given).expanduser()
         if not discover.is_file(path):

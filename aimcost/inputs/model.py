@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..errors import FileFormatError
+from ..errors import FileFormatError, InvalidValueError
 from ..types import ModelSpec
 from ..types.strict import Bounds, Strict, made
 from . import discover, hub
@@ -43,6 +43,8 @@ def load_model(given: str | Path | Mapping[str, Any]) -> ModelSpec:
     """
     if isinstance(given, Mapping):
         return _spec(given, name=str(given.get("name", "inline")), where="model", source="given inline")
+    if not isinstance(given, str | Path):
+        raise InvalidValueError("model", "a name, a path or a mapping", given)
     path = _path(given)
     # what lies beside a config.json is read with it; a file of configs/models holds its own
     beside = processor_stamps(path.parent) if path.suffix == ".json" else ()

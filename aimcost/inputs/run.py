@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "method_params", "plan_schedule", "varied"]
 
 DEFAULT_ESTIMATOR = "calibrated"
-# Decode is priced by layer and step: more rows than this do not fit a laptop.
-MAX_DECODE_ROWS = 10_000_000
 # Keys that need no section in `Run.with_` and on the command line.
 SHORT_KEYS: Mapping[str, str] = {
     **{name: f"workload.{name}" for name in WorkloadFile.names()},
@@ -275,10 +273,6 @@ def _request(file: RunFile, where: str, before: Run | None) -> _Request:
     old = before._file if before is not None else None
     same = old is not None and old.model == file.model
     model = before.model if before is not None and same else load_model(file.model)
-    if model.decoder.layers * file.workload.new_tokens > MAX_DECODE_ROWS:
-        most = MAX_DECODE_ROWS // model.decoder.layers
-        what = f"at most {most} with {model.decoder.layers} layers"
-        raise InvalidValueError("workload.new_tokens", what, file.workload.new_tokens)
     paper = _is_paper(file.method)
     same = same and old is not None and old.workload == file.workload and _is_paper(old.method) == paper
     if before is not None and same:

@@ -398,6 +398,21 @@ def _prefixed(parents: list[str], owner: Any) -> list[str]:
 
 def _expected(detail: Mapping[str, Any], details: list[Any]) -> str:
     """What pydantic wanted, in plain words; several branches of a union are joined."""
+    same_key = [d for d in details if _keys(d) == _keys(detail) and _is_branch(str(d["loc"][-1]))]
+    if len(same_key) > 1 and detail["type"] != "extra_forbidden":
+        literal = [d for d in same_key if str(d["type"]) == "literal_error"]
+        joined: list[str] = []
+        if len(literal) > 1:
+            # names of several branches are one list, before what else may stand there
+            joined = ["one of " + ", ".join(str(d["ctx"]["expected"]).replace(" or ", ", ") for d in literal)]
+            same_key = [d for d in same_key if d not in literal]
+        joined += dict.fromkeys(map(_wanted, same_key))
+        return " or ".join(joined)
+    return _wanted(detail)
+
+
+def _wanted(detail: Mapping[str, Any]) -> str:
+    """What one branch wanted."""
     kind, context = str(detail["type"]), detail.get("ctx", {})
     words = {
         "int_type": "a whole number",
@@ -418,14 +433,4 @@ def _expected(detail: Mapping[str, Any], details: list[Any]) -> str:
         "string_too_short": "non-empty text",
         "too_short": "not empty",
     }
-    same_key = [d for d in details if _keys(d) == _keys(detail) and _is_branch(str(d["loc"][-1]))]
-    if len(same_key) > 1 and kind != "extra_forbidden":
-        literal = [d for d in same_key if str(d["type"]) == "literal_error"]
-        joined: list[str] = []
-        if len(literal) > 1:
-            # names of several branches are one list, before what else may stand there
-            joined = ["one of " + ", ".join(str(d["ctx"]["expected"]).replace(" or ", ", ") for d in literal)]
-            same_key = [d for d in same_key if d not in literal]
-        joined += dict.fromkeys(words.get(str(d["type"]), str(d["msg"])) for d in same_key)
-        return " or ".join(joined)
     return words.get(kind, str(detail["msg"]).removeprefix("Value error, "))

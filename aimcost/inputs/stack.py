@@ -50,6 +50,8 @@ def load_stack(given: str | Path | Mapping[str, Any], architecture: str = "") ->
     """
     if isinstance(given, Mapping):
         return _from_mapping(given, "stack", architecture)
+    if not isinstance(given, str | Path):
+        raise InvalidValueError("stack", "a name, a path or a mapping", given)
     if isinstance(given, Path) or given.endswith((".yaml", ".yml")) or "/" in given:
         path = Path(given).expanduser()
         if not discover.is_file(path):

@@ -9,6 +9,9 @@ from ..errors import FileFormatError
 
 __all__ = ["canonical", "digest", "digest_bytes", "parse", "plain", "to_json"]
 
+# Of one JSON text: a list of this many empty lists takes 250 MB.
+MAX_VALUES = 4_000_000
+
 
 def parse(text: str, *, finite: bool = True) -> Any:
     """The value of a JSON text.
@@ -21,8 +24,11 @@ def parse(text: str, *, finite: bool = True) -> Any:
     Raises
     ------
     FileFormatError
-        Truncated, not JSON, nested too deep, a key twice, or a number that is not finite.
+        Truncated, not JSON, nested too deep, more than `MAX_VALUES` values, a key twice, or a number that is not
+        finite.
     """
+    if len(text) > MAX_VALUES and sum(map(text.count, ",[{")) > MAX_VALUES:
+        raise FileFormatError(f"more than {MAX_VALUES:,} values")
     try:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse if finite else None)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -34,8 +40,11 @@ def parse(text: str, *, finite: bool = True) -> Any:
 def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(items)
     if len(result) < len(items):
-        names = [name for name, _ in items]
-        raise FileFormatError(f"duplicate key {next(name for name in names if names.count(name) > 1)!r}")
+        before = set[str]()
+        for name, _ in items:
+            if name in before:
+                raise FileFormatError(f"duplicate key {name[:200]!r}")
+            before.add(name)
     return result
 
 

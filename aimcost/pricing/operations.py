@@ -28,12 +28,11 @@ from ..types.formats import Part, Widths
 from ..types.traced import TracedTower
 from .caches import forget, held
 from .derived import reduction, stage_send, with_conversions, with_gathered_images
-from .table import OpTable, TableBuilder
+from .table import ROWS_A_LAYER, OpTable, TableBuilder, check_rows
 
 __all__ = ["TableKey", "build", "forget"]
 
 Layers = NDArray[np.int64]
-
 
 # Stages behind a traced tower's layers, and the part whose number formats each has.
 _TRACED_PARTS: tuple[tuple[str, Part], ...] = (("vision", "tower"), ("projector", "projector"))
@@ -45,8 +44,15 @@ def build(run: Run) -> OpTable:
     With tensor-parallel ranks the rows are one rank's; with pipeline stages they are those of all stages,
     as one request passes through them. Runs that differ in stack, estimator or machine (but for its on-chip
     size) share one table.
+
+    Raises
+    ------
+    InvalidValueError
+        More layers and decode steps than fit into memory.
     """
-    return _built(TableKey.of(run))
+    key = TableKey.of(run)
+    check_rows(run, decode_steps(run.workload), key.rows_a_step)
+    return _built(key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +98,12 @@ class TableKey:
     @property
     def rows(self) -> int:
         """About as many as the table will have: 20 operations a layer, and attention by decode step."""
-        return self.model.decoder.layers * (20 + decode_steps(self.workload))
+        return self.model.decoder.layers * (ROWS_A_LAYER + self.rows_a_step * decode_steps(self.workload))
+
+    @property
+    def rows_a_step(self) -> int:
+        """Rows of a layer that differ from one decode step to the next: attention is one kernel, or three."""
+        return 3 if decode_kernel(self.schedule, self.implementation, self.attention) == "eager" else 1
 
 
 @held(32, rows=attrgetter("rows"))

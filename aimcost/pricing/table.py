@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InvalidValueError
+from ..inputs.run import Run
 from ..ops import Cost
 from ..ops.cost import Array
 from ..ops.op import Fusion, Group, Op, Place
@@ -19,12 +21,14 @@ __all__ = [
     "FLOPS",
     "FULL_SQUARE_FLOPS",
     "NO_LAYER",
+    "ROWS_A_LAYER",
     "TRAFFIC",
     "OpTable",
     "Part",
     "Products",
     "Segment",
     "TableBuilder",
+    "check_rows",
     "fixed",
 ]
 
@@ -42,6 +46,34 @@ COST_COLUMNS = (
 # Places in `COST_COLUMNS`; traffic is bytes by tensor class.
 FLOPS, FULL_SQUARE_FLOPS, TRAFFIC = 0, 1, slice(2, None)
 NO_LAYER = -1
+# Of one table: a priced row takes about 500 bytes, and an estimate, which prices the run without its reduction as
+# well, has to fit into a gigabyte.
+MAX_ROWS = 1_400_000
+# About as many operations has a layer.
+ROWS_A_LAYER = 20
+
+
+def check_rows(run: Run, steps: int, rows_a_step: int) -> None:
+    """Refuse a run whose table would not fit into memory, before it is made.
+
+    Parameters
+    ----------
+    rows_a_step
+        Rows of a layer that differ from one decode step to the next: attention as one kernel, or as three.
+
+    Raises
+    ------
+    InvalidValueError
+        More layers and decode steps than `MAX_ROWS` allows.
+    """
+    layers = run.model.decoder.layers
+    if layers * (ROWS_A_LAYER + rows_a_step * steps) <= MAX_ROWS:
+        return
+    most = (MAX_ROWS // layers - ROWS_A_LAYER) // rows_a_step
+    if most < 1:
+        raise InvalidValueError("num_hidden_layers", f"at most {MAX_ROWS // (ROWS_A_LAYER + 3):,}", layers)
+    what = f"at most {most:,} with {layers:,} layers and {run.attention} attention: decode is priced step by step"
+    raise InvalidValueError("workload.new_tokens", what, run.workload.new_tokens)
 
 
 @dataclass(frozen=True, slots=True)

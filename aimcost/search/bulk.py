@@ -20,7 +20,10 @@ from ..pricing.result import Estimate
 from ..pricing.table import NO_LAYER
 from .layers import Pair, with_layers
 
-__all__ = ["LayerTable", "layer_table"]
+__all__ = ["MAX_TOKENS", "LayerTable", "layer_table"]
+
+# Rows of a table: each count is priced as a layer, which takes 9 kB while the table is made.
+MAX_TOKENS = 1 << 16
 
 # Gathers are written to a buffer that stays in the L2 cache; larger or smaller is slower. At most 2^16.
 _CHUNK = 8192
@@ -92,6 +95,11 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     ----------
     max_tokens
         The largest count to tabulate; by default the run's unreduced prompt.
+
+    Raises
+    ------
+    InvalidValueError, ScheduleError
+        More tokens than `MAX_TOKENS`, or a run whose layers cannot be priced one by one.
     """
     if not run.model.decoder.alike:
         raise ScheduleError(
@@ -103,8 +111,8 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
         raise InvalidValueError("implementation", "fused for a bulk table", run.implementation)
     if run.parallel.pp > 1:
         raise InvalidValueError("parallel.pp", "1 for a bulk table", run.parallel.pp)
-    if top < 1:
-        raise InvalidValueError("max_tokens", "at least 1", top)
+    if not 1 <= top <= MAX_TOKENS:
+        raise InvalidValueError("max_tokens", f"a prompt of 1 to {MAX_TOKENS:,} tokens for a bulk table", top)
     every = estimate_run(with_layers(_alone(run), [(n, n) for n in range(top, 0, -1)], ""))
     seconds, flops = _by_count(every, top)
     outside = every.rows(["prefill"]) & (every.table.layer == NO_LAYER)

@@ -46,7 +46,12 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "broken JSON": ("r.json", b'{"model": ', "JSON"),
     "duplicate JSON key": ("r.json", b'{"model": "a", "model": "b"}', "duplicate key 'model'"),
     "aliases without end": ("r.yaml", LAUGHS + b"model: *a11\n", ""),
-    "alias of itself": ("r.yaml", b"model: &m {text_config: *m}\n", ""),
+    "many aliases": ("r.yaml", b"model: [&a " + nested(9, "[", "]") + b", *a" * 40_000 + b"]\n", "200,000 values"),
+    "many values": ("r.yaml", b"model: [" + b"1," * 200_000 + b"]\n", "200,000 values"),
+    "many merge keys": ("r.yaml", LAUGHS.replace(b"[x, x", b"[{x: 1}, {x: 2}") + b"model: {<<: *a11}\n", "200,000"),
+    "alias of itself": ("r.yaml", b"model: &m {text_config: *m}\n", "inside what it names"),
+    "binary data": ("r.yaml", b"model: !!binary aGFsbG8=\n", "binary"),
+    "a set": ("r.yaml", b"model: !!set {a, b}\n", "set"),
     "merge keys": ("r.yaml", b"base: &b {model: a}\n<<: *b\n", ""),
 }
 

@@ -173,6 +173,18 @@ def test_sizes_that_would_exhaust_memory(
         assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("attention", "most"), [("flash", "17,480"), ("eager", "5,826")])
+@pytest.mark.parametrize("estimator", ["calibrated", "roofline", "llm_viewer"])
+def test_decode_longer_than_memory_is_refused_before_it_is_priced(
+    machine: dict[str, Any], attention: str, most: str, estimator: str
+) -> None:
+    """1,400,000 rows over 80 layers: 17,500 a layer, 20 of them in the prefill; eager attention is 3 rows a step."""
+    run = {"model": "llama-3.1-70b", "workload": {"text_tokens": 10, "new_tokens": 100_000}, "hardware": machine}
+    text = message({**run, "attention": attention, "estimator": estimator}, InvalidValueError)
+    assert f"at most {most} with 80 layers" in text
+    assert "new_tokens" in text
+
+
 @pytest.mark.parametrize(
     ("tokens", "says"),
     [

@@ -66,5 +66,40 @@ def test_a_reader_that_stops_reading_sees_no_traceback(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = call("estimate", RUN, "--json", folder=tmp_path, stdout=full.fileno())
-    assert done.returncode == 1
+    assert done.returncode == 2  # 1 would be a failed check
     assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("limit", "pipe", "status"),
+    [
+        pytest.param("9.0e+9", "| true", 0, marks=pytest.mark.check),
+        ("0.001", "| true", 1),
+        ("9.0e+9", ">&-", 0),
+        pytest.param("0.001", ">&- <&-", 1, marks=pytest.mark.check),
+    ],
+)
+def test_a_verdict_reaches_its_caller_whoever_reads_the_report(
+    tmp_path: Path, limit: str, pipe: str, status: int
+) -> None:
+    (tmp_path / "r.yaml").write_text(
+        f"model: qwen2-0.5b\nworkload: {{text_tokens: 9}}\nhardware: nvidia_l4\nbudgets: {{max_ttft_ms: {limit}}}\n"
+    )
+    command = f"set -o pipefail; {sys.executable} -m aimcost check r.yaml {pipe}"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stderr) == (status, b"")
+
+
+def test_an_internal_error_is_one_line_with_a_status_of_its_own(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("nobody\nforesaw this")
+
+    monkeypatch.setattr("aimcost.pricing.pricing.estimate_run", broken)
+    done = cli("estimate", RUN)
+    assert done.returncode == 70
+    assert done.stderr.count("\n") == 1
+    assert "KeyError" in done.stderr
+    assert "this is a bug: please report it" in done.stderr
+    with pytest.raises(KeyError):
+        cli("estimate", RUN, AIMCOST_TRACEBACK="1")

@@ -23,7 +23,7 @@ from ...types.formats import BITS, Widths, part_format
 from ...types.strict import Strict
 from ..estimator import Estimator
 from ..priced import COMPUTE, MEMORY, PricedTable
-from ..table import OpTable, TableBuilder
+from ..table import OpTable, TableBuilder, check_rows
 
 __all__ = ["ESTIMATOR"]
 
@@ -106,6 +106,7 @@ def _table(run: Run, hardware: HardwareSpec) -> OpTable:
     masked = run.implementation == "masked" and bool(run.schedule.layer_events)
     kernel, skip = "eager" if masked else run.attention, run.estimator_options.get("skip_mlp_add", False)
     tokens = np.array(run.computed.tokens, dtype=float)
+    check_rows(run, run.workload.new_tokens, 3 if kernel == "eager" else 1)
     layers = np.arange(decoder.layers)
     builder = TableBuilder()
     # QUIRK: in prefill the qk query load counts the KV heads; in decode it counts all heads.

@@ -27,16 +27,22 @@ from .schedules import Schedules, schedules_of
 __all__ = ["Chunk", "Grid", "GridFile", "load_grid"]
 
 MAX_POINTS = 10**10
+# Contexts of schedules are resolved before the first is priced, at a millisecond each.
+MAX_CONTEXTS = 10_000
 RUN_CHUNK, SCHEDULE_CHUNK = 256, 65_536
-_MAX_STEPS = 1_000_000
+# A chunk is held in memory: rows of about 1 kB, or of a count for each layer.
+MAX_RUN_CHUNK, MAX_COUNTS = 100_000, 50_000_000
+_MAX_STEPS = 100_000
+
+Step = Annotated[float, Field(ge=-1e15, le=1e15)] | Annotated[int, Field(ge=-(10**15), le=10**15)]
 
 
 class _Range(StrictModel):
     """from, from + step, … up to and with `to`."""
 
-    start: Annotated[float | int, Field(alias="from")]
-    to: float | int
-    step: float | int = 1
+    start: Annotated[Step, Field(alias="from")]
+    to: Step
+    step: Step = 1
 
 
 class GridFile(StrictModel):
@@ -224,6 +230,11 @@ def load_grid(path: str | Path) -> Grid:
     """
     where = str(path)
     file = validate(GridFile, read_mapping(Path(path)), where=where)
+    try:
+        canonical([file.base, file.axes, file.schedules])
+    except (TypeError, ValueError):
+        what = "a number that is not finite, or a mapping whose keys are not all text"
+        raise FileFormatError(f"{where}: holds {what}") from None
     base = _base(file.base, where)
     given = file.axes if isinstance(file.axes, list) else [file.axes]
     if not given:
@@ -234,6 +245,11 @@ def load_grid(path: str | Path) -> Grid:
     if file.schedules is not None and any(key.partition(".")[0] == "method" for key in grid.keys):
         raise InvalidValueError("axes", "without method when schedules are given", "method", where=where)
     try:
+        if grid.contexts > MAX_POINTS:
+            raise InvalidValueError("axes", f"at most {MAX_POINTS:.0e} points", grid.contexts)
+        if file.schedules is not None and grid.contexts > MAX_CONTEXTS:
+            raise InvalidValueError("axes", f"at most {MAX_CONTEXTS:,} points with schedules", grid.contexts)
+        _check_chunk(grid)
         _ = grid.digest
         if file.schedules is not None:
             counts = {grid.schedules_in(context).count for context in range(grid.contexts)}
@@ -248,6 +264,15 @@ def load_grid(path: str | Path) -> Grid:
             error.prefix(where)
         raise
     return grid
+
+
+def _check_chunk(grid: Grid) -> None:
+    """Raise InvalidValueError where a chunk of this size would not fit into memory."""
+    most = MAX_RUN_CHUNK
+    if grid.schedules is not None:
+        most = max(1, MAX_COUNTS // grid.run(0).model.decoder.layers)
+    if grid.chunk > most:
+        raise InvalidValueError("chunk", f"at most {most:,} points here", grid.chunk)
 
 
 def _base(given: str | Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -275,10 +300,12 @@ def _values(key: str, value: Any, where: str) -> tuple[Any, ...]:
     values = value if isinstance(value, list) else [value]
     if not values:
         raise InvalidValueError(f"axes.{key}", "a non-empty list", values, where=where)
-    texts = [canonical(item) for item in values]
-    if len(set(texts)) < len(texts):
-        twice = next(item for item, text in zip(values, texts, strict=True) if texts.count(text) > 1)
-        raise InvalidValueError(f"axes.{key}", "a list of distinct values", twice, where=where)
+    before = set[str]()
+    for item in values:
+        text = canonical(item)
+        if text in before:
+            raise InvalidValueError(f"axes.{key}", "a list of distinct values", item, where=where)
+        before.add(text)
     return tuple(values)
 
 

@@ -252,6 +252,9 @@ def _planned(given: str, shape: str, held: _Held) -> Planned:
     method, run = values.pop("method"), held.run
     keys = tuple(sorted(values))
     lists = [values[key] if isinstance(values[key], list) else [values[key]] for key in keys]
+    for key, items in zip(keys, lists, strict=True):
+        if not items:
+            raise InvalidValueError(f"schedules.{key}", "a non-empty list", items)
     if math.prod(len(items) for items in lists) > MAX_PLANNED:
         raise InvalidValueError("schedules", f"at most {MAX_PLANNED} combinations of parameters", method)
     params, planned = [], list[Schedule | str]()
