@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
-from ..methods.implementation import computed_schedule, implementation_notes
+from ..methods.implementation import cached_by_layer, computed_schedule, implementation_notes
 from ..methods.registry import find_scorer, plan_module
 from ..models.parallel import check_parallel, parallel_notes
 from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Serving, Stack, Workload
@@ -419,11 +419,44 @@ def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any
     schedule: Schedule = module.plan(model, workload, params)
     if model.decoder.traced is not None:
         _check_scored_layers(model, model.decoder.traced, schedule, where)
+    schedule = _with_cached_prefix(workload, schedule, where)
     if not schedule.events:
         return schedule if method["name"] == "none" else replace(schedule, notes=(*schedule.notes, _dense(schedule)))
     released: Released | None = getattr(module, "RELEASED", None)
     if released is not None and released.differs:
         return replace(schedule, notes=(*schedule.notes, str(released.under(params))))
+    return schedule
+
+
+# What a choice of tokens reads that the question has no part in: an earlier request chose the same.
+_WITHOUT_QUESTION = ("positions", "embeddings", "tower", "inside_tower")
+
+
+def _with_cached_prefix(workload: Workload, schedule: Schedule, where: str) -> Schedule:
+    """The schedule where a prefix of the prompt is in the cache: visual tokens there were reduced when it was filled.
+
+    Raises
+    ------
+    InvalidValueError
+        The prefix ends among visual tokens that are reduced, or another question chose what it holds of them.
+    """
+    cached, method = workload.cached_tokens, schedule.method
+    if cached and schedule.events and workload.caches_visuals:
+        before = workload.text_before
+        behind = before + workload.visual_tokens + workload.template_tokens
+        if any(find_scorer(event.scorer).reads not in _WITHOUT_QUESTION for event in schedule.events):
+            what = f"at most {before}, the text before the visual tokens: {method} chooses them anew for each question"
+            raise InvalidValueError("workload.cached_tokens", what, cached, where=where)
+        if cached < behind:
+            what = f"at most {before} or at least {behind}: {method} reduces the visual tokens between"
+            raise InvalidValueError("workload.cached_tokens", what, cached, where=where)
+        note = f"what {method} leaves of the visual tokens is in the cache: nothing is selected again"
+        events = tuple(replace(event, priced=False) for event in schedule.events)
+        schedule = replace(schedule, events=events, notes=(*schedule.notes, note))
+    short = next((i for i, left in enumerate(cached_by_layer(workload, schedule)) if schedule.tokens[i] <= left), None)
+    if cached and short is not None:
+        what = f"less than the {schedule.tokens[short]} tokens of layer {short}"
+        raise InvalidValueError("workload.cached_tokens", what, cached, where=where)
     return schedule
 
 

@@ -67,6 +67,8 @@ class WorkloadFile(Strict):
         Limit on all frames together.
     min_frames, max_frames
         Limits on the number of frames.
+    cached_tokens
+        Tokens at the start of the prompt that are in the cache already: a shared prefix, or images of an earlier turn.
     """
 
     batch: PositiveCount = 1
@@ -85,6 +87,7 @@ class WorkloadFile(Strict):
     # decode is priced step by step: a row a layer and step
     new_tokens: Annotated[int, Bounds(ge=0, le=100_000)] = 0
     newline: bool | Literal["row"] | None = None
+    cached_tokens: Count = 0
 
 
 class WeightsFile(Strict):

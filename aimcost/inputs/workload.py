@@ -7,7 +7,7 @@ from itertools import groupby
 
 from ..errors import InvalidValueError
 from ..models.resizing import Size
-from ..models.visual_tokens import VisualLayout, images_layout, joined, video_layout
+from ..models.visual_tokens import VisualLayout, cached_inputs, images_layout, joined, video_layout
 from ..types import ModelSpec, SamplingSpec, Workload
 from .processors import sampled_frames, sampling_rate, with_limits
 from .schema import TextTokens, WorkloadFile
@@ -103,7 +103,52 @@ def resolve_workload(
         sizes=layout.sizes if several else (),
         template_tokens=layout.template_tokens,
     )
+    if file.cached_tokens:
+        workload, cached = _with_cache(workload, file, model, images, without_newline=without_newline)
+        notes.append(cached)
     return workload, tuple(notes)
+
+
+def _with_cache(
+    workload: Workload,
+    file: WorkloadFile,
+    model: ModelSpec,
+    images: list[tuple[Size | None, int]],
+    *,
+    without_newline: bool,
+) -> tuple[Workload, str]:
+    """The workload with a prefix in the cache, and the note that says what is left to compute.
+
+    An image or a video of which the prefix holds a part is encoded as a whole.
+    """
+    tokens, prompt = file.cached_tokens, workload.prompt_tokens
+    if tokens >= prompt:
+        what = f"at most {prompt - 1}: the logits come from the last of the prompt's {prompt} tokens"
+        raise InvalidValueError("workload.cached_tokens", what, tokens)
+    if model.decoder.traced is not None:
+        what = f"omitted: a trace of {model.family} has whole prompts and single decode steps"
+        raise InvalidValueError("workload.cached_tokens", what, tokens)
+    if workload.cross_tokens:
+        what = f"omitted: the visual tokens of {model.name} are outside its sequence"
+        raise InvalidValueError("workload.cached_tokens", what, tokens)
+    note = f"{tokens:,} of the prompt's {prompt:,} tokens are in the cache: queries are the other {prompt - tokens:,}"
+    workload = replace(workload, cached_tokens=tokens)
+    into = tokens - workload.text_before
+    if model.projector is None or file.visual_tokens is not None or into <= 0 or not (images or workload.frames):
+        return workload, note
+    video = _video(file, model, workload.frames, without_newline=without_newline) if workload.frames else None
+    newline = None if file.newline == "row" else file.newline
+    found = cached_inputs(model, images, video, newline=newline, tokens=into)
+    workload = replace(
+        workload,
+        cached_images=found.images,
+        cached_frames=workload.frames if found.video else 0,
+        cached_input_tokens=found.tokens,
+        encoded=found.load,
+    )
+    inputs = [f"{found.images} of {workload.images} images"] if found.images else []
+    inputs += [f"the video's {workload.frames} frames"] if found.video else []
+    return workload, note + (f"; {' and '.join(inputs)} among them are not encoded" if inputs else "")
 
 
 def _stated(tokens: int, file: WorkloadFile, model: ModelSpec) -> VisualLayout:
@@ -205,8 +250,12 @@ def _layout(
             layout = replace(layout, newline_tokens=1)
         layouts.append(layout)
     if frames:
-        newline = False if file.newline is None and without_newline else file.newline
-        rate = sampling_rate(model.sampling or SamplingSpec(), file) or DEFAULT_FPS
-        seconds = file.seconds if file.seconds is not None else frames / rate
-        layouts.append(video_layout(model, frames, _frame_size(file), newline=newline, seconds=seconds))
+        layouts.append(_video(file, model, frames, without_newline=without_newline))
     return joined(model, layouts)
+
+
+def _video(file: WorkloadFile, model: ModelSpec, frames: int, *, without_newline: bool) -> VisualLayout:
+    newline = False if file.newline is None and without_newline else file.newline
+    rate = sampling_rate(model.sampling or SamplingSpec(), file) or DEFAULT_FPS
+    seconds = file.seconds if file.seconds is not None else frames / rate
+    return video_layout(model, frames, _frame_size(file), newline=newline, seconds=seconds)

@@ -104,7 +104,12 @@ def prompt_of(run: Run, model: PreTrainedModel, *, embedded: bool = False) -> Pr
     ------
     UnsupportedModelError
         Pixels for a family whose input form is not known here; ``visual_tokens`` runs the decoder alone.
+    InvalidValueError
+        The run has a cached prefix.
     """
+    if run.workload.cached_tokens:
+        what = "omitted: what is measured starts with an empty cache"
+        raise InvalidValueError("workload.cached_tokens", what, run.workload.cached_tokens)
     workload, schedule = run.workload, run.schedule
     text, visual = workload.text_tokens, workload.visual_tokens
     triple = (schedule.text_before, visual, schedule.text_tokens - schedule.text_before)

@@ -12,10 +12,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..types import Schedule, VisionSpec
+from ..types import Schedule, VisionSpec, Workload
 from .registry import find_scorer
 
 __all__ = [
+    "cached_by_layer",
     "computed_schedule",
     "decode_kernel",
     "eager_layers",
@@ -41,6 +42,17 @@ def computed_schedule(schedule: Schedule, implementation: str) -> Schedule:
             replace(events[0], after_layer=layer, tokens_in=count, tokens_out=counts[layer]) for layer in range(layers)
         ]
     return replace(schedule, tokens=(count,) * layers, events=(*schedule.pre_llm_events, *events))
+
+
+def cached_by_layer(workload: Workload, schedule: Schedule) -> NDArray[np.float64]:
+    """Tokens that each decoder layer finds in the cache, of a prompt whose first tokens an earlier request computed.
+
+    Where visual tokens are among them, the layer's are those that the reduction left.
+    """
+    cached = np.full(len(schedule.tokens), float(workload.cached_tokens))
+    if workload.caches_visuals:
+        cached -= workload.prompt_tokens - np.array(schedule.tokens, dtype=float)
+    return cached
 
 
 def eager_layers(schedule: Schedule, implementation: str, attention: str) -> NDArray[np.bool_]:

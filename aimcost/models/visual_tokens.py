@@ -28,11 +28,14 @@ from .resizing import (
 
 __all__ = [
     "DEFAULT_SIZE",
+    "CachedInputs",
     "VisualLayout",
+    "cached_inputs",
     "images_layout",
     "joined",
     "tower_load",
     "video_layout",
+    "whole_load",
 ]
 
 # Where the count depends on the size of an image or frame and a run gives none: one 720p frame, in every family.
@@ -58,9 +61,21 @@ class VisualLayout:
     template_tokens: int = 0
     notes: tuple[str, ...] = ()
 
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens, newlines among them."""
+        return sum(groups * each for groups, each in self.sizes) + self.newline_tokens
+
 
 def tower_load(model: ModelSpec, workload: Workload) -> TowerLoad | None:
     """What the tower computes on for one request; None where it does not run."""
+    if workload.cached_images or workload.cached_frames:
+        return workload.encoded
+    return whole_load(model, workload)
+
+
+def whole_load(model: ModelSpec, workload: Workload) -> TowerLoad | None:
+    """All inputs of a request, in the cache or not; None without any."""
     if workload.tower is not None or model.vision is None or model.projector is None:
         return workload.tower
     count = workload.frames or workload.images
@@ -141,6 +156,62 @@ def images_layout(model: ModelSpec, images: Sequence[tuple[Size | None, int]], *
     alone = sum(count for _, count in images) == 1
     layout = joined(model, [_image_layout(model, count, size, newline=newline, alone=alone) for size, count in images])
     return _with_markers(model, layout)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedInputs:
+    """Inputs whose tokens an earlier request left in the cache.
+
+    Attributes
+    ----------
+    images, video
+        How many images, the first ones; whether the video, which comes after them.
+    tokens
+        Their visual tokens.
+    load
+        The tower's work for the other inputs; None where there are none.
+    """
+
+    images: int
+    video: bool
+    tokens: int
+    load: TowerLoad | None
+
+
+def cached_inputs(
+    model: ModelSpec,
+    images: Sequence[tuple[Size | None, int]],
+    video: VisualLayout | None,
+    *,
+    newline: bool | None,
+    tokens: int,
+) -> CachedInputs:
+    """The inputs that lie in the first `tokens` tokens of images and video as a whole: the others are encoded.
+
+    Parameters
+    ----------
+    images, newline
+        As `images_layout` takes them.
+    """
+    alone = sum(count for _, count in images) == 1
+    left, whole, visual = tokens, 0, 0
+    loads: list[TowerLoad | None] = []
+    for size, count in images:
+        one = _image_layout(model, 1, size, newline=newline, alone=alone)
+        cached = min(count, left // (one.visual_tokens + one.template_tokens))
+        whole, visual = whole + cached, visual + cached * one.visual_tokens
+        left -= cached * (one.visual_tokens + one.template_tokens)
+        if cached < count:
+            rest = _image_layout(model, count - cached, size, newline=newline, alone=alone)
+            loads.append(rest.load or _load_of(model, rest))
+            left = 0
+    has_video = video is not None and left >= video.visual_tokens + video.template_tokens
+    if video is not None and has_video:
+        visual += video.visual_tokens
+    elif video is not None:
+        loads.append(video.load or _load_of(model, video))
+    load = _joined_load([load for load in loads if load is not None])
+    return CachedInputs(images=whole, video=has_video, tokens=visual, load=load)
 
 
 def _with_markers(model: ModelSpec, layout: VisualLayout) -> VisualLayout:

@@ -38,13 +38,20 @@ class Cut:
     """Tokens before and after one reduction, or arrays of them for many.
 
     Before the language model the counts are those of one of `groups` groups, inside it all live
-    tokens of a request. `counts`: what the scorer needs beside them, by name.
+    tokens of a request that it computes on. `counts`: what the scorer needs beside them, by name.
+    `cached`: tokens before these of which keys and values alone are there.
     """
 
     tokens_in: Array
     tokens_out: Array
     groups: float = 1.0
     counts: Mapping[str, int] = field(default_factory=dict)
+    cached: Array = 0.0
+
+    @property
+    def keys(self) -> Array:
+        """Tokens that the last one attends to."""
+        return self.tokens_in + self.cached
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +61,7 @@ class ScoreContext:
     Attributes
     ----------
     text_tokens
-        Text tokens of a request: those that question-guided scorers read their rows from.
+        Text tokens of a request that it computes on: those that question-guided scorers read their rows from.
     implementation
         ``fused``: kernels that never hold an n x n matrix. ``eager``: scores are read from a matrix
         that attention materialised in fp32. ``masked``: as eager, and nothing is moved.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..errors import UnknownNameError
+from ..errors import InvalidValueError, UnknownNameError
 from ..inputs.run import Run
 
 __all__ = ["FORMULAS", "Formula", "flops_by_formula", "formulas_of"]
@@ -45,7 +45,16 @@ class Formula:
         return f"Σ 4nd² + 2n²d + {self.mlp_matrices}ndm over layers, n {n}, a multiply-add counted once"
 
     def flops(self, run: Run) -> float:
-        """Of all prompts of a run, by the schedule's tokens of each layer."""
+        """Of all prompts of a run, by the schedule's tokens of each layer.
+
+        Raises
+        ------
+        InvalidValueError
+            The run has a cached prefix: papers count whole prompts.
+        """
+        if run.workload.cached_tokens:
+            what = f"omitted with the formula of {self.name}, which counts whole prompts"
+            raise InvalidValueError("workload.cached_tokens", what, run.workload.cached_tokens)
         decoder, schedule = run.model.decoder, run.schedule
         d, m = float(decoder.hidden), float(decoder.intermediate)
         left_out = 0 if self.text_counts else schedule.text_tokens

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..inputs.run import Run
-from ..methods.implementation import decode_kernel, eager_layers, tower_kernel
+from ..methods.implementation import cached_by_layer, decode_kernel, eager_layers, tower_kernel
 from ..methods.registry import find_scorer
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
@@ -54,6 +54,8 @@ class Memory:
     ----------
     kv_bytes, kv_by_layer
         The whole cache after the last token, and its layers on this device.
+    cached_bytes
+        What an earlier request left of it.
     stages
         Stage by stage; decoder layers are told apart.
     usable_bytes
@@ -75,6 +77,7 @@ class Memory:
     batch: int
     largest_elsewhere: int | None = None
     concurrent_requests: int | None = None
+    cached_bytes: float = 0.0
 
     @property
     def kv_bytes(self) -> float:
@@ -152,6 +155,7 @@ def memory_of(run: Run) -> Memory:
                 weights_bytes=case.weights(layers),
                 kv_by_layer=tuple(float(kv) for kv in case.kv(workload.new_tokens)[layers.start : layers.stop]),
                 stages=tuple(case.stages(layers)),
+                cached_bytes=float(case.cached(layers).sum()),
                 usable_bytes=hardware.usable_memory_bytes if hardware else None,
                 batch=workload.batch,
                 concurrent_requests=_concurrent(case, layers, hardware, run.serving) if hardware else None,
@@ -225,14 +229,18 @@ class _Case:
         return size
 
     def kv(self, new_tokens: int, total: int | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
-        """Bytes of the cache by layer: its live tokens, and every generated token but the last; or of `total` tokens.
+        """Bytes of the cache by layer: live tokens and every generated one but the last; or of `total` tokens."""
+        tokens = np.array(self.schedule.tokens, dtype=float) + max(0, new_tokens - 1)
+        if total is not None:
+            tokens[:] = total
+        return self._kv(tokens)
+
+    def _kv(self, tokens: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Bytes of the cache after so many tokens of each layer.
 
         A layer with a sliding window keeps what the next token will see beside itself.
         """
         decoder, width = self.model.decoder, self.widths.kv
-        tokens = np.array(self.schedule.tokens, dtype=float) + max(0, new_tokens - 1)
-        if total is not None:
-            tokens[:] = total
         if decoder.traced is not None:
             held = np.empty(decoder.layers)
             for kind, layers in zip(decoder.traced.kinds, decoder_ops.layer_kinds(decoder), strict=True):
@@ -244,13 +252,18 @@ class _Case:
         elements = 2.0 * self.workload.batch * tokens * self.ranks.kv_heads(decoder.kv_heads) * decoder.head_dim
         return np.asarray(elements * width + kv_scale_bytes(self.precision.kv, elements, decoder.head_dim))
 
+    def cached(self, layers: range) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Bytes by layer that an earlier request left in the cache: they are there from the start."""
+        return self._kv(cached_by_layer(self.workload, self.schedule))[layers.start : layers.stop]
+
     def stages(self, layers: range) -> Iterator[StageMemory]:
         """The request's way through one device."""
         workload, decoder = self.workload, self.model.decoder
         prompt, after = self.kv(0), self.kv(workload.new_tokens)
+        cached = self.cached(layers)
         if layers.start == 0:
-            yield from self._before_decoder()
-        held = np.cumsum(prompt[layers.start : layers.stop])
+            yield from self._before_decoder(float(cached.sum()))
+        held = cached.sum() + np.cumsum(prompt[layers.start : layers.stop] - cached)
         alive = self._layers()
         features = self._deepstack_features()
         crossed = float(self._stream(float(workload.cross_tokens)))
@@ -282,14 +295,16 @@ class _Case:
 
     def _deepstack_features(self) -> float:
         """Bytes of those features, all visual tokens of a request for each of the layers."""
-        return self._deepstack_layers * float(self._stream(float(self.schedule.prompt_visual_tokens)))
+        return self._deepstack_layers * float(
+            self._stream(float(self.schedule.prompt_visual_tokens - self.workload.cached_visual))
+        )
 
     def in_flight(self, layers: range, chunk: int) -> float:
         """Activations of one step of an engine: `chunk` prompt tokens, or the tower of one request."""
         kernel = "eager" if self.attention == "eager" else "flash"
         kinds = range(len(self._kinds()))
         peak = max(float(self._layer_peak(float(chunk), float(chunk), kernel, kind=kind)) for kind in kinds)
-        before = self._before_decoder() if layers.start == 0 else ()
+        before = self._before_decoder(0.0) if layers.start == 0 else ()
         return max([peak, *(stage.activation_bytes for stage in before)])
 
     def _stream(self, tokens: Array) -> Array:
@@ -319,6 +334,7 @@ class _Case:
     def _layers(self) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Peak of each decoder layer's activations."""
         tokens = np.array(self.schedule.tokens, dtype=float)
+        queries = tokens - cached_by_layer(self.workload, self.schedule)
         eager = eager_layers(self.schedule, self.implementation, self.attention)
         ranked = np.zeros(len(tokens), dtype=bool)
         if self.implementation != "fused":
@@ -332,13 +348,13 @@ class _Case:
                 here = layers[wanted[layers]]
                 if not len(here):
                     continue
-                n = tokens[here]
+                q, n = queries[here], tokens[here]
                 after = []
                 if ranked[here].any():
                     # a scorer makes an fp32 matrix of the logits, which outlive the softmax until then
-                    matrix = self.workload.batch * heads * n * n * SCORE_BYTES
+                    matrix = self.workload.batch * heads * q * n * SCORE_BYTES
                     after.append(Step("ranking", EXPOSED, {"matrix": matrix}))
-                peak[here] = self._layer_peak(n, n, kernel, *after, kind=kind)
+                peak[here] = self._layer_peak(q, n, kernel, *after, kind=kind)
         return peak
 
     def _kinds(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], ...]:
@@ -346,7 +362,8 @@ class _Case:
         decoder = self.model.decoder
         return (np.arange(decoder.layers),) if decoder.traced is None else decoder_ops.layer_kinds(decoder)
 
-    def _before_decoder(self) -> Iterator[StageMemory]:
+    def _before_decoder(self, cached: float) -> Iterator[StageMemory]:
+        """Tower and projector, beside the cache that an earlier request left."""
         workload, vision, projector = self.workload, self.model.vision, self.model.projector
         load = visual_tokens.tower_load(self.model, workload)
         if vision is None or projector is None or load is None:
@@ -360,7 +377,7 @@ class _Case:
                 )
                 for grid in load.grids
             )
-            yield StageMemory("vision", 0.0, alive * widths.activations)
+            yield StageMemory("vision", cached, alive * widths.activations)
             return
         tower = vit.layer_ops(
             vision,
@@ -372,12 +389,13 @@ class _Case:
             ranks=tower_ranks(self.parallel),
         )
         stream = inputs * vit.sequence_tokens(vision, load) * vision.hidden * widths.activations
-        yield StageMemory("vision", 0.0, float(layer_peak(stream, tower)))
+        yield StageMemory("vision", cached, float(layer_peak(stream, tower)))
         features = inputs * vision.tiles * load.patches / projector.merge**2
         features *= projector_ops.input_width(projector) * widths.activations
-        embeddings = workload.batch * workload.visual_tokens * self.model.decoder.hidden * widths.activations
+        encoded = workload.visual_tokens - workload.cached_input_tokens
+        embeddings = workload.batch * encoded * self.model.decoder.hidden * widths.activations
         ops = projector_ops.ops(self.model, widths, inputs=inputs, load=load)
         # the embeddings of all images are copied together
         joined = Step("joined", (), {"embeddings": embeddings})
         peak = float(layer_peak(features, ops, joined, held=()))
-        yield StageMemory("projector", 0.0, peak + self._deepstack_features())
+        yield StageMemory("projector", cached, peak + self._deepstack_features())

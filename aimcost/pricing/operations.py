@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..inputs.run import Run
-from ..methods.implementation import decode_kernel, eager_layers, tower_kernel, tower_tokens
+from ..methods.implementation import cached_by_layer, decode_kernel, eager_layers, tower_kernel, tower_tokens
 from ..methods.registry import reduction_ops
 from ..models import decoder as decoder_ops
 from ..models import projector as projector_ops
@@ -184,7 +184,7 @@ class _Request:
             model=replace(self.model, decoder=rank_heads(self.model.decoder, self.ranks)),
             batch=self.workload.batch,
             widths=self.widths,
-            text_tokens=self.schedule.text_tokens,
+            text_tokens=self.schedule.text_tokens - self.workload.cached_text,
             implementation=self.implementation,
         )
 
@@ -264,17 +264,19 @@ class _Request:
     def prefill(self, eager: NDArray[np.bool_]) -> None:
         """The prompt through the language model; `eager` tells the layers that score attention eagerly."""
         decoder, ranks = self.model.decoder, self.ranks
-        tokens, text = np.array(self.schedule.tokens, dtype=float), float(self.schedule.text_tokens)
+        tokens, cached = np.array(self.schedule.tokens, dtype=float), cached_by_layer(self.workload, self.schedule)
+        # queries are the tokens that no earlier request left in the cache
+        queries, text = tokens - cached, float(self.schedule.text_tokens - self.workload.cached_text)
         window = decoder_ops.windows(decoder)
         table = self._widths("embedding")
         before = decoder_ops.before_ops(
-            decoder, table, batch=self.batch, tokens=float(tokens[0]), text=text, ranks=ranks
+            decoder, table, batch=self.batch, tokens=float(queries[0]), text=text, ranks=ranks
         )
         self._add("prefill", before, None, ranks=ranks)
         cross = np.array(decoder.cross_layers, dtype=np.int64)
         if len(cross):
             own = decoder_ops.layer_kinds(decoder)[0]
-            self._crossing("prefill", cross, float(tokens[own[0]]), "eager" if eager[own].all() else "flash")
+            self._crossing("prefill", cross, float(queries[own[0]]), "eager" if eager[own].all() else "flash")
         for kind, layers in enumerate(decoder_ops.layer_kinds(decoder)):
             for kernel, runs in (("flash", layers[~eager[layers]]), ("eager", layers[eager[layers]])):
                 if len(runs):
@@ -282,7 +284,7 @@ class _Request:
                         decoder,
                         self.widths,
                         batch=self.batch,
-                        q_len=tokens[runs],
+                        q_len=queries[runs],
                         kv_len=tokens[runs],
                         kernel=kernel,
                         onchip_bytes=self.onchip_bytes,
@@ -293,12 +295,13 @@ class _Request:
                     self._layer_rows("prefill", ops, runs)
         projector = self.model.projector
         if projector is not None and projector.deepstack and self.workload.tower:
-            visual = self.batch * self.schedule.visual_tokens * decoder.hidden
+            here = self.schedule.visual_tokens - float(cached[0] - self.workload.cached_text)
+            visual = self.batch * here * decoder.hidden
             op = Op("deepstack_add", "rest", "replicated")
             self._add("prefill", [(op, pointwise.add(visual, self.widths))], None, float(projector.deepstack))
         self._events("prefill", self.schedule.layer_events, ranks=ranks)
         lm_head = self._widths("lm_head")
-        head = decoder_ops.head_ops(decoder, lm_head, batch=self.batch, tokens=float(tokens[-1]), ranks=ranks)
+        head = decoder_ops.head_ops(decoder, lm_head, batch=self.batch, tokens=float(queries[-1]), ranks=ranks)
         self._add("prefill", head, None, ranks=ranks)
 
     def decode(self, steps: int, kernel: str) -> None:
@@ -382,10 +385,13 @@ class _Request:
         for scorer, counts in dict.fromkeys((event.scorer, event.counts) for event in priced):
             some = [event for event in priced if (event.scorer, event.counts) == (scorer, counts)]
             layers = np.array([event.charged_layer for event in some])
+            # with visual tokens in the cache nothing is selected: inside the language model it holds text alone
+            cached = 0.0 if stage == "vision" else float(self.workload.cached_tokens)
             cut = Cut(
-                tokens_in=np.array([float(event.tokens_in) for event in some]),
-                tokens_out=np.array([float(event.tokens_out) for event in some]),
+                tokens_in=np.array([float(event.tokens_in) for event in some]) - cached,
+                tokens_out=np.array([float(event.tokens_out) for event in some]) - cached,
                 groups=groups,
                 counts=dict(counts),
+                cached=cached,
             )
             self._add(stage, reduction(reduction_ops(scorer, cut, self.context), ranks), layers)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..inputs.run import Run
 from ..methods.registry import find_scorer
-from ..types import Figure
+from ..types import Figure, Workload
 from .table import NO_LAYER, OpTable, Segment
 
 __all__ = ["Overhead", "overheads", "reads_attention_maps", "with_overheads"]
@@ -30,7 +30,7 @@ def overheads(run: Run, steps: int) -> Iterator[Overhead]:
     stack, load, batch = run.stack, run.workload, run.workload.batch
     request = _request(run)
     # with the tower's output given there is no image path to cost anything
-    if request and (stack.request_at != "vision" or load.images or load.frames):
+    if request and (stack.request_at != "vision" or _encoded(load)):
         yield Overhead(beside=stack.request_at, name="request", seconds=request)
     if stack.attention_map_s and reads_attention_maps(run):
         yield Overhead(beside="prefill", name="attention_maps", seconds=stack.attention_map_s)
@@ -40,11 +40,18 @@ def overheads(run: Run, steps: int) -> Iterator[Overhead]:
             yield Overhead(beside=stage, name="step", seconds=_times(step, float(count)))
 
 
+def _encoded(load: Workload) -> int:
+    """Images and frames that the tower runs on."""
+    return load.images - load.cached_images + load.frames - load.cached_frames
+
+
 def _request(run: Run) -> Figure:
     """A request's fixed part, and its images and frames: they are known as badly as the fixed part."""
     stack, load = run.stack, run.workload
     fixed = stack.request_s
-    inputs = load.batch * (stack.per_image_s * load.images + stack.per_frame_s * load.frames)
+    inputs = load.batch * (
+        stack.per_image_s * (load.images - load.cached_images) + stack.per_frame_s * (load.frames - load.cached_frames)
+    )
     low, high = (fixed.low / fixed.value, fixed.high / fixed.value) if fixed.value else (1.0, 1.0)
     return _plus(fixed, inputs, low=low, high=high)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..inputs.preprocessing import processor_of
 from ..inputs.run import Run
-from ..models.visual_tokens import DEFAULT_SIZE, tower_load
+from ..models.visual_tokens import DEFAULT_SIZE, whole_load
 from ..types import Figure
 from ..units import format_seconds
 from .overhead import Overhead
@@ -15,9 +15,11 @@ __all__ = ["preprocessing"]
 def preprocessing(run: Run) -> tuple[list[Overhead], list[str]]:
     """The image processor's seconds on one thread for all inputs of the batch, and the note that names them.
 
+    Inputs in a cached prefix are among them: their tokens are counted, and compared, after the processor.
+
     Nothing where the run has no images and frames; a note alone where the family's processor was not timed.
     """
-    inputs, vision, tower = run.input_sizes, run.model.vision, tower_load(run.model, run.workload)
+    inputs, vision, tower = run.input_sizes, run.model.vision, whole_load(run.model, run.workload)
     if not inputs or vision is None or tower is None:
         return [], []
     kinds = {each.frames for each in inputs}

@@ -66,6 +66,8 @@ def _headline(estimate: Estimate) -> str:
     if workload.images:
         inputs.append(f"{workload.images} image" + ("s" if workload.images > 1 else ""))
     inputs.append(f"{format_count(workload.visual_tokens)} visual + {format_count(workload.text_tokens)} text tokens")
+    if workload.cached_tokens:
+        inputs.append(f"{format_count(workload.cached_tokens)} of them cached")
     inputs.append(f"batch {workload.batch}")
     hardware = run.hardware.name if run.hardware else "no hardware"
     means = estimator_of(estimate.estimator).time_means

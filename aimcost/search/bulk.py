@@ -36,7 +36,8 @@ class LayerTable:
     Attributes
     ----------
     seconds, flops
-        Entry n: prefill of one layer on n tokens (entry 0 is 0).
+        Entry n: prefill of one layer on n tokens (entry 0 is 0). Of a run with a cached prefix, no number up to
+        its tokens.
     cut_from, cut_to
         Seconds of scoring n tokens, and of keeping n: a cut from a to b adds
         ``cut_from[a] + cut_to[b]``. None where selection is free.
@@ -111,10 +112,12 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
         raise InvalidValueError("implementation", "fused for a bulk table", run.implementation)
     if run.parallel.pp > 1:
         raise InvalidValueError("parallel.pp", "1 for a bulk table", run.parallel.pp)
-    if not 1 <= top <= MAX_TOKENS:
-        raise InvalidValueError("max_tokens", f"a prompt of 1 to {MAX_TOKENS:,} tokens for a bulk table", top)
-    every = estimate_run(with_layers(_alone(run), [(n, n) for n in range(top, 0, -1)], ""))
+    low = _fewest(run)
+    if not low <= top <= MAX_TOKENS:
+        raise InvalidValueError("max_tokens", f"a prompt of {low:,} to {MAX_TOKENS:,} tokens for a bulk table", top)
+    every = estimate_run(with_layers(_alone(run), [(n, n) for n in range(top, low - 1, -1)], ""))
     seconds, flops = _by_count(every, top)
+    seconds[1:low] = flops[1:low] = np.nan
     outside = every.rows(["prefill"]) & (every.table.layer == NO_LAYER)
     cut_from = cut_to = None
     scorers = {event.scorer for event in run.schedule.layer_events if event.priced}
@@ -123,11 +126,11 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     if scorers:
         # what a cut costs is a function of the count before plus one of the count after
         scorer = scorers.pop()
-        sizes = range(1, top + 1)
-        to_one = _cut_times(run, scorer, [(n, 1) for n in sizes])
+        sizes = range(low, top + 1)
+        to_low = _cut_times(run, scorer, [(n, low) for n in sizes])
         from_top = _cut_times(run, scorer, [(top, n) for n in sizes])
-        cut_from = np.concatenate([[0.0], to_one])
-        cut_to = np.concatenate([[0.0], from_top - to_one[-1]])
+        cut_from = np.concatenate([np.zeros(low), to_low])
+        cut_to = np.concatenate([np.zeros(low), from_top - to_low[-1]])
     return LayerTable(
         seconds=seconds,
         flops=flops,
@@ -136,6 +139,12 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
         cut_from=cut_from,
         cut_to=cut_to,
     )
+
+
+def _fewest(run: Run) -> int:
+    """The fewest tokens of a layer: one more than are cached; where visual tokens are, all that are not."""
+    workload = run.workload
+    return workload.prompt_tokens - workload.cached_tokens if workload.caches_visuals else workload.cached_tokens + 1
 
 
 def _alone(run: Run) -> Run:

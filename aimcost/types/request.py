@@ -81,6 +81,14 @@ class Workload:
         Tower tokens that cross-attention layers attend to, outside the sequence.
     template_tokens
         Text that the processor writes between the visual tokens (times of frames, markers).
+    cached_tokens
+        Tokens at the start of the prompt whose keys and values an earlier request left in the cache: queries are
+        the rest, keys are all.
+    cached_images, cached_frames, cached_input_tokens
+        Those of `images` and `frames` that lie in this prefix as a whole, which the tower does not run on, and
+        their visual tokens.
+    encoded
+        What the tower computes on in place of `tower`, where such inputs are left out.
     """
 
     batch: int = 1
@@ -96,6 +104,11 @@ class Workload:
     cross_tokens: int = 0
     sizes: tuple[tuple[int, int], ...] = ()
     template_tokens: int = 0
+    cached_tokens: int = 0
+    cached_images: int = 0
+    cached_frames: int = 0
+    cached_input_tokens: int = 0
+    encoded: TowerLoad | None = None
 
     @property
     def group_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -116,6 +129,28 @@ class Workload:
     def prompt_tokens(self) -> int:
         """Visual and text tokens before any method."""
         return self.visual_tokens + self.text_tokens
+
+    @property
+    def caches_visuals(self) -> bool:
+        """Whether the cached prefix reaches into the visual tokens."""
+        return self.visual_tokens > 0 and self.cached_tokens > self.text_before
+
+    @property
+    def cached_text(self) -> int:
+        """Text tokens of the cached prefix; those between the visual ones are spread evenly over them."""
+        between = self.visual_tokens + self.template_tokens
+        inside = min(between, max(0, self.cached_tokens - self.text_before))
+        template = self.template_tokens * inside // between if between else 0
+        return (
+            min(self.cached_tokens, self.text_before)
+            + template
+            + max(0, self.cached_tokens - self.text_before - between)
+        )
+
+    @property
+    def cached_visual(self) -> int:
+        """Visual tokens of the cached prefix."""
+        return self.cached_tokens - self.cached_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

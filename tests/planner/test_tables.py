@@ -16,7 +16,12 @@ from aimcost.search.plan.evaluate import evaluate, upper_seconds
 from aimcost.search.plan.grids import FreeGrid, chunks, grids, pairs_of
 
 SMALL_MODEL = {"model": "llava-onevision-qwen2-0.5b", "workload.frames": 2}
-RUNS: dict[str, tuple[str, dict[str, Any]]] = {
+CACHED: dict[str, Any] = {
+    "model": "llava-onevision-qwen2-0.5b",
+    "hardware": "nvidia_a100_sxm_40gb",
+    "workload": {"frames": 4, "text_tokens": {"system": 60, "question": 40}, "cached_tokens": 55},
+}
+RUNS: dict[str, tuple[str | dict[str, Any], dict[str, Any]]] = {
     "video": ("llava_onevision_aim_a100", {"workload.new_tokens": 16}),
     "host-bound": ("llava_onevision_aim_a100", {**SMALL_MODEL, "workload.new_tokens": 5}),
     "host-bound, inherited": (
@@ -48,6 +53,8 @@ RUNS: dict[str, tuple[str, dict[str, Any]]] = {
             "include": ["merge", "prefill"],
         },
     ),
+    "cached text": ({**CACHED, "method": {"name": "aim"}}, {}),
+    "cached text, decode": ({**CACHED, "method": "fastv", "implementation": "eager"}, {"workload.new_tokens": 4}),
     "no reduction": ("llava_onevision_dense_a100", {}),
 }
 

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import aimcost
 from aimcost.inputs.model import load_model, model_config
+from aimcost.runtime.compat import cache_argument
 
 pytestmark = pytest.mark.torch
 
@@ -98,6 +99,29 @@ def test_decoder_prefill(name: str) -> None:
     for batch, tokens in WORKLOADS:
         run = {"model": name, "workload": {"batch": batch, "text_tokens": tokens}}
         assert prefill(decoder_on_meta(name), batch, tokens) == priced(run, "prefill")
+
+
+@pytest.mark.parametrize(("prompt", "cached"), [(300, 200), (64, 63), (129, 1)])
+@pytest.mark.parametrize(
+    "family", [{"model_type": "qwen3", "head_dim": 32}, {"model_type": "mistral", "sliding_window": 48}]
+)
+def test_prefill_behind_a_cached_prefix(family: dict[str, Any], prompt: int, cached: int) -> None:
+    """transformers' own cache holds the prefix, of a window its last 47 keys; torch counts the rest's forward."""
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {**family, **shape, "num_key_value_heads": 2, "vocab_size": 128}
+    kind = text["model_type"]
+    config = transformers.AutoConfig.for_model(kind, **{k: v for k, v in text.items() if k != "model_type"})
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    cache, name = transformers.DynamicCache(config=config), cache_argument(model)
+    ids = torch.zeros(2, prompt, dtype=torch.long, device="meta")
+    with torch.no_grad():
+        model(input_ids=ids[:, :cached], use_cache=True, logits_to_keep=1, **{name: cache})
+    assert cache.get_seq_length() == cached
+    total, rotary = counted(lambda: model(input_ids=ids[:, cached:], logits_to_keep=1, **{name: cache}))
+    run = {"model": text, "workload": {"batch": 2, "text_tokens": prompt, "cached_tokens": cached}}
+    assert total - rotary == priced(run, "prefill")
+    assert cache.get_seq_length() == prompt
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-4b"])

@@ -25,14 +25,22 @@ PAGERANK_TEMPERATURE, PAGERANK_ITERATIONS = 0.1, 5
 
 
 def pagerank_fused(
-    *, batch: float, heads: float, kv_heads: float, head_dim: float, tokens: Array, widths: Widths
+    *,
+    batch: float,
+    heads: float,
+    kv_heads: float,
+    head_dim: float,
+    tokens: Array,
+    widths: Widths,
+    cached: Array = 0.0,
 ) -> Cost:
     """AIM's importance without an n x n matrix: row logsumexp, then transposed passes.
 
     Every pass recomputes q·kᵀ over the causal pairs (2·d a pair), scales, and takes an exponential (2);
-    the five transposed passes also multiply by the vector and add (2). Each pass reads q and k.
+    the five transposed passes also multiply by the vector and add (2). Each pass reads q and k; of `cached`
+    tokens before the others there are keys alone.
     """
-    pairs = batch * heads * causal_pairs(tokens, tokens)
+    pairs = batch * heads * causal_pairs(tokens, tokens + cached)
     passes = 1 + PAGERANK_ITERATIONS
     vectors = batch * heads * tokens * SCORE_BYTES
     return Cost(
@@ -40,34 +48,35 @@ def pagerank_fused(
         dims={"tokens": tokens},
         flops=pairs * (passes * (2.0 * head_dim + 2.0) + PAGERANK_ITERATIONS * 2.0),
         read_activations=passes * batch * tokens * (heads + kv_heads) * head_dim * widths.activations
+        + passes * batch * cached * kv_heads * head_dim * widths.activations
         + 2.0 * PAGERANK_ITERATIONS * vectors,
         write_activations=passes * vectors + batch * tokens * SCORE_BYTES,
     )
 
 
-def pagerank_eager_flops(heads: float, tokens: Array) -> Array:
+def pagerank_eager_flops(heads: float, tokens: Array, cached: Array = 0.0) -> Array:
     """FLOPs of AIM's importance as released, given the attention logits of a square layer.
 
     Temperature and softmax over the square (1 + 5 an entry), five vector-matrix products (2 an
     entry each), square and mean over heads (2·H·n), root (n). Source: the overhead table of
     arXiv 2412.03248, whose 4.18 GFLOP this reproduces.
     """
-    square = heads * tokens * tokens
+    square = heads * tokens * (tokens + cached)
     return square * (1.0 + SOFTMAX_FLOPS_PER_PAIR) + 2.0 * square * PAGERANK_ITERATIONS + 2.0 * heads * tokens + tokens
 
 
-def pagerank_eager(*, batch: float, heads: float, tokens: Array, widths: Widths) -> Cost:
+def pagerank_eager(*, batch: float, heads: float, tokens: Array, widths: Widths, cached: Array = 0.0) -> Cost:
     """AIM's importance as released: from the layer's n x n logits, in fp32.
 
     The logits are read as attention wrote them, softmax at the temperature writes the fp32 matrix,
     and each of the five vector products reads it.
     """
-    square = batch * heads * tokens * tokens
+    square = batch * heads * tokens * (tokens + cached)
     vectors = batch * heads * tokens * SCORE_BYTES
     return Cost(
         kind="score",
         dims={"tokens": tokens},
-        flops=batch * pagerank_eager_flops(heads, tokens),
+        flops=batch * pagerank_eager_flops(heads, tokens, cached),
         read_activations=square * (widths.activations + PAGERANK_ITERATIONS * SCORE_BYTES)
         + PAGERANK_ITERATIONS * vectors,
         write_activations=square * SCORE_BYTES + PAGERANK_ITERATIONS * vectors + batch * tokens * SCORE_BYTES,
@@ -78,7 +87,9 @@ def pagerank(cut: Cut, context: ScoreContext) -> NamedCosts:
     """AIM: PageRank over the attention of the layer that is cut."""
     decoder, n = context.model.decoder, cut.tokens_in
     if context.materialised:
-        score = pagerank_eager(batch=context.batch, heads=decoder.heads, tokens=n, widths=context.widths)
+        score = pagerank_eager(
+            batch=context.batch, heads=decoder.heads, tokens=n, widths=context.widths, cached=cut.cached
+        )
     else:
         score = pagerank_fused(
             batch=context.batch,
@@ -87,6 +98,7 @@ def pagerank(cut: Cut, context: ScoreContext) -> NamedCosts:
             head_dim=decoder.head_dim,
             tokens=n,
             widths=context.widths,
+            cached=cut.cached,
         )
     return (("score", score), *cut_ops(cut, context, ranked=True))
 

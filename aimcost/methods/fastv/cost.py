@@ -16,7 +16,7 @@ def attention_row(cut: Cut, context: ScoreContext) -> NamedCosts:
 
 
 def row_score(cut: Cut, context: ScoreContext) -> Cost:
-    decoder, n = context.model.decoder, cut.tokens_in
+    decoder, n = context.model.decoder, cut.keys
     entries = context.batch * decoder.heads * n
     keys = context.batch * n * decoder.kv_heads * decoder.head_dim * context.widths.kv
     return Cost(
@@ -30,7 +30,7 @@ def row_score(cut: Cut, context: ScoreContext) -> Cost:
 
 def _row_of_matrix(cut: Cut, context: ScoreContext) -> Cost:
     """One row a head of the attention that the layer left in memory, averaged over heads."""
-    n = cut.tokens_in
+    n = cut.keys
     entries = context.batch * context.model.decoder.heads * n
     return Cost(
         kind="score",

@@ -22,12 +22,12 @@ def text_raters(cut: Cut, context: ScoreContext) -> NamedCosts:
     """
     decoder, widths, batch = context.model.decoder, context.widths, context.batch
     n, text, hidden = cut.tokens_in, float(context.text_tokens), float(decoder.hidden)
-    size, entries = widths.activations, batch * decoder.heads * context.text_tokens * n
+    size, entries = widths.activations, batch * decoder.heads * context.text_tokens * cut.keys
     recycled = RECYCLED_SHARE * (n - cut.tokens_out) / (1 - RECYCLED_SHARE / PER_CLUSTER)
     clusters = recycled / PER_CLUSTER
     per_entry = 1.0 if context.materialised else 2.0 * decoder.head_dim + 5.0 + 1.0
     rows_read = entries * size if context.materialised else 0.0
-    keys = 0.0 if context.materialised else batch * n * decoder.kv_heads * decoder.head_dim * widths.kv
+    keys = 0.0 if context.materialised else batch * cut.keys * decoder.kv_heads * decoder.head_dim * widths.kv
     score = Cost(
         kind="score",
         dims={"tokens": n},

@@ -49,6 +49,9 @@ def price(run: Run) -> PricedTable:
         raise InvalidValueError(
             "estimator", f"a model without {what}, which LLM-Viewer does not know ({run.model.name})", run.estimator
         )
+    if run.workload.cached_tokens:
+        what = "omitted under llm_viewer: LLM-Viewer's prefill has no cache"
+        raise InvalidValueError("workload.cached_tokens", what, run.workload.cached_tokens)
     hardware = require_hardware(run.hardware)
     table = _table(run, hardware)
     peak, note = _peak(hardware, run.precision)

@@ -69,7 +69,9 @@ class Tables:
     left_out_s
         Seconds before layer 0 that belong to stages the run does not include, less what its stack adds.
     flops, kv, prompt_kv, alive
-        By block: FLOPs, cache bytes at the end and after the prompt, activation bytes.
+        By block: FLOPs, cache bytes at the end and those that the prompt adds, activation bytes.
+    cached_bytes
+        Of all layers, what an earlier request left in the cache.
     fixed_flops, weights_bytes, elsewhere_bytes, head_bytes, decode_bytes
         What lies outside the layers; bytes are activations of other stages.
     decode, decode_start, decode_tail, decode_added_s
@@ -89,6 +91,7 @@ class Tables:
     prompt_kv: Floats
     alive: Floats
     weights_bytes: float
+    cached_bytes: float
     elsewhere_bytes: float
     head_bytes: float
     decode_bytes: float | None
@@ -141,7 +144,8 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
     head, layers, tail = _split(every, order)
     blocks = _blocks(every, layers, len(ordered))
     own = _memory(run)
-    stages, prompt_kv, alive = _stage_memory(every, len(ordered))
+    stages, prompt_kv, alive = _stage_memory(every)
+    cached = own.cached_bytes / run.model.decoder.layers
     fields: dict[str, Any] = {}
     if run.workload.new_tokens:
         kernel = decode_kernel(priced_run.schedule, run.implementation, run.attention)
@@ -157,11 +161,12 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         flops=np.bincount(every.table.layer[layers], flops[layers], len(ordered)) + fields.pop("flops", 0.0),
         fixed_flops=float(flops[np.concatenate([head, tail])] @ included[np.concatenate([head, tail])])
         + fields.pop("fixed_flops", 0.0),
-        kv=fields.pop("kv", prompt_kv),
+        kv=fields.pop("kv", prompt_kv + cached),
         prompt_kv=prompt_kv,
         alive=alive,
         weights_bytes=own.weights_bytes,
-        elsewhere_bytes=max((s.bytes for s in stages if s.stage in ("vision", "projector")), default=0.0),
+        cached_bytes=own.cached_bytes,
+        elsewhere_bytes=max((s.activation_bytes for s in stages if s.stage in ("vision", "projector")), default=0.0),
         head_bytes=next((s.activation_bytes for s in stages if s.stage == "lm_head"), 0.0),
         decode_bytes=next((s.activation_bytes for s in own.stages if s.stage == "decode"), None),
         **both_rows(every, head, layers, tail, len(ordered), band=band),
@@ -266,9 +271,13 @@ def _memory(run: Run) -> Any:
     return memory_of(run)
 
 
-def _stage_memory(every: Estimate, count: int) -> tuple[tuple[StageMemory, ...], Floats, Floats]:
-    """All stages, and by block the cache after the prompt and the activations."""
+def _stage_memory(every: Estimate) -> tuple[tuple[StageMemory, ...], Floats, Floats]:
+    """All stages, and by block what the prompt adds to the cache and the activations."""
     stages = every.memory.stages
     layers = [stage for stage in stages if stage.stage.startswith("prefill layer ")]
     held = np.array([stage.kv_bytes for stage in layers])
-    return stages, np.diff(held, prepend=0.0), np.array([stage.activation_bytes for stage in layers])
+    return (
+        stages,
+        np.diff(held, prepend=every.memory.cached_bytes),
+        np.array([stage.activation_bytes for stage in layers]),
+    )

@@ -83,8 +83,11 @@ def _decoded(t: Tables, end: Floats, issued: Floats) -> Floats:
 
 
 def highest_memory(t: Tables, peak: Floats, held: Floats, kv: Floats) -> Floats:
-    """Peak memory: `peak` and `held` while the prompt is processed, `kv` the cache at the end."""
-    peak = np.maximum(peak, held + t.head_bytes)
+    """Peak memory: `peak` and `held` while the prompt is processed, `kv` the cache at the end.
+
+    The first two count what the prompt adds to the cache alone.
+    """
+    peak = np.maximum(peak, held + t.head_bytes) + t.cached_bytes
     if t.decode_bytes is not None:
         peak = np.maximum(peak, kv + t.decode_bytes)
     return np.asarray(peak + t.weights_bytes)

@@ -30,7 +30,7 @@ from .blocks import Tables, tables
 from .evaluate import Figures, evaluate
 from .levels import LevelTables, level_tables
 
-__all__ = ["LEVELS", "FreeGrid", "Grid", "earliest_cut_matters", "grids", "of_method", "pairs_of"]
+__all__ = ["LEVELS", "FreeGrid", "Grid", "earliest_cut_matters", "grids", "of_method", "pairs_of", "require_visuals"]
 
 # Shares of the visual tokens that reach the language model: the free form's eight levels.
 LEVELS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.125, 0.0625, 0.0)
@@ -40,6 +40,16 @@ CHUNK = 16_384
 Indices = NDArray[np.int64]
 # The ``method:`` mapping, and tokens by layer.
 Candidate = tuple[Mapping[str, Any], tuple[int, ...]]
+
+
+def require_visuals(run: Run) -> None:
+    """Raise unless the run has visual tokens that a method may still reduce."""
+    workload = run.workload
+    if not workload.visual_tokens:
+        raise InvalidValueError("workload", "one with visual tokens to reduce", 0)
+    if workload.caches_visuals:
+        what = f"at most {workload.text_before} to plan: the visual tokens behind them are in the cache already"
+        raise InvalidValueError("workload.cached_tokens", what, workload.cached_tokens)
 
 
 def pairs_of(tokens: Sequence[int]) -> list[Pair]:

@@ -14,7 +14,7 @@ from ...pricing.estimator import estimator_of
 from .accuracy import Surrogate, surrogate_for
 from .budgets import Budgets, no_budget, tower_floor
 from .choice import Choice, choice_of
-from .grids import LEVELS, Grid, earliest_cut_matters, grids
+from .grids import LEVELS, Grid, earliest_cut_matters, grids, require_visuals
 from .result import Plan, Setting, best_of
 from .search import Found, Group, Objective, Progress, search
 
@@ -121,8 +121,7 @@ def _check(run: Run, limits: Budgets, shapes: Sequence[str]) -> None:
             raise UnknownNameError("shape", shape, [*SHAPES, "all"])
     if limits.tpot is not None and run.workload.new_tokens < 2:
         raise InvalidValueError("workload.new_tokens", "at least 2 under a TPOT budget", run.workload.new_tokens)
-    if not run.workload.visual_tokens:
-        raise InvalidValueError("workload", "one with visual tokens to reduce", 0)
+    require_visuals(run)
 
 
 def _objective(wanted: str | None, surrogate: Surrogate | None, run: Run, frames: Sequence[int]) -> str:

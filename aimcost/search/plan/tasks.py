@@ -27,7 +27,7 @@ from ..scores.surrogate import HALF_80, Query, Surrogate, score_variance, shippe
 from ..scores.users import YOURS, with_yours
 from .budgets import Budgets, tower_floor
 from .evaluate import Figures
-from .grids import of_method
+from .grids import of_method, require_visuals
 from .search import Progress
 
 __all__ = ["Downsampled", "Scored", "TaskPlan", "plan_task", "scored"]
@@ -234,8 +234,7 @@ def plan_task(
         raise InvalidValueError(argument("min_accuracy"), f"given, or a budget, with {argument('task')}", None)
     if min_accuracy is not None and not 0 < min_accuracy <= 1:
         raise InvalidValueError(argument("min_accuracy"), "above 0 and at most 1 (100 %)", min_accuracy)
-    if not run.workload.visual_tokens:
-        raise InvalidValueError("workload", "one with visual tokens to reduce", 0)
+    require_visuals(run)
     points, surrogate = load_points(), None
     if accuracy is not None:
         points = with_yours(run, points, Path(accuracy))
