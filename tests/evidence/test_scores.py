@@ -18,7 +18,7 @@ from aimcost.search.scores.points import (
     family_of,
     load_points,
     method_named,
-    model_named,
+    models_named,
     points_of,
     settings_of,
 )
@@ -44,9 +44,10 @@ def test_every_benchmark_is_of_a_task() -> None:
 
 
 def test_names_are_ours_where_we_have_the_model_or_the_method() -> None:
-    unknown = {point.model for point in POINTS if model_named(point.model) is None}
+    named = models_named(POINTS)
+    unknown = {point.model for point in POINTS} - set(named)
     assert unknown == {"llava-next-video-7b", "internvl2-26b", "qwen3-vl-32b", "nemotron-nano-12b-v2-vl"}
-    assert model_named("llava-next-7b") == "llava-next-vicuna-7b"
+    assert named["llava-next-7b"] == "llava-next-vicuna-7b"
     assert method_named("PruMerge+") == "prumerge_plus"
     for variant in ("DivPrune + ours", "VisionZip (trained)", "DivPrune (PruMerge's ratio)", "Random"):
         assert method_named(variant) is None
@@ -67,10 +68,11 @@ def test_aims_tables_are_those_of_its_paper_file() -> None:
 
 
 def test_stated_parameters_are_schedules() -> None:
-    stated = [(p, method) for p in POINTS if (method := settings_of(p)) is not None and model_named(p.model)]
+    named = models_named(POINTS)
+    stated = [(p, method) for p in POINTS if (method := settings_of(p)) is not None and p.model in named]
     assert {method["name"] for _, method in stated} == {"aim", "vtw", "fastv"}
     for point, method in stated:
-        model = load_model(model_named(point.model))
+        model = load_model(named[point.model])
         workload, _ = resolve_workload(WorkloadFile(images=1, text_tokens=40), model, without_newline=False)
         assert plan_schedule(model, workload, method).tokens
 

@@ -10,6 +10,7 @@ import pytest
 
 import aimcost
 from aimcost.errors import InvalidValueError, UnknownNameError
+from aimcost.inputs import discover
 from aimcost.inputs.run import load_run
 from aimcost.search.plan import plan_run
 from aimcost.search.plan.planning import _why
@@ -240,3 +241,10 @@ def test_confidence_needs_a_band() -> None:
 def test_masked_tokens_have_no_plan() -> None:
     with pytest.raises(InvalidValueError, match="masked"):
         plan_run(load_run({**SMALL, "implementation": "masked"}), budgets={"max_ttft_ms": 10})
+
+
+def test_folders_are_read_a_few_times_not_for_every_published_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads, listed = [], discover.names
+    monkeypatch.setattr(discover, "names", lambda kind: reads.append(kind) or listed(kind))
+    planned({"max_ttft_ms": 1e6})
+    assert len(reads) < 20

@@ -28,7 +28,7 @@ from ...inputs.schema import WorkloadFile
 from ...inputs.workload import resolve_workload
 from ...types import Schedule, Workload
 from ..scores.isotonic import non_decreasing
-from ..scores.points import Point, load_points, model_named, settings_of
+from ..scores.points import Point, load_points, models_named, settings_of
 
 __all__ = ["Surrogate", "features", "fit", "surrogate_for"]
 
@@ -213,8 +213,10 @@ def surrogate_for(run: Run, table: str | Path | None = None) -> Surrogate | None
 def _scored(model: str) -> list[tuple[Point, dict[str, Any]]]:
     """The points with stated AIM parameters, of the benchmark and source that has most of them; none of under three."""
     groups: dict[tuple[str, str], list[tuple[Point, dict[str, Any]]]] = {}
-    for point in load_points():
-        method = settings_of(point) if model_named(point.model) == model else None
+    points = load_points()
+    named = models_named(points)
+    for point in points:
+        method = settings_of(point) if named.get(point.model) == model else None
         if method is not None and method["name"] == "aim":
             groups.setdefault((point.source_id, point.benchmark), []).append((point, method))
     most = max(groups.values(), key=len, default=[])

@@ -22,7 +22,7 @@ from ...methods.registry import plan_module
 from ...pricing.gain import gain
 from ...pricing.pricing import estimate_run, unreduced
 from ...pricing.result import Estimate
-from ..scores.points import Point, benchmarks_of, load_points, method_named, model_family, model_named, settings_of
+from ..scores.points import Point, benchmarks_of, load_points, method_named, model_family, models_named, settings_of
 from ..scores.surrogate import HALF_80, Query, Surrogate, score_variance, shipped_surrogate
 from ..scores.users import YOURS, with_yours
 from .budgets import Budgets, tower_floor
@@ -306,11 +306,12 @@ class _Search:
         self.shares = shares
         self.run, self.surrogate, self.measured_only, self.tasks = run, surrogate, measured_only, tuple(tasks)
         name = run.model.name
-        self.printed = next((p.model for p in points if model_named(p.model) == name), name)
+        named = models_named(points)
+        self.printed = next((model for model, own_name in named.items() if own_name == name), name)
         own = [p for p in points if p.model == self.printed]
         self.siblings = [p for p in points if model_family(p.model) == model_family(self.printed)]
         if not self.siblings:
-            known = dict.fromkeys(model_named(p.model) or p.model for p in points)
+            known = dict.fromkeys(named.get(p.model, p.model) for p in points)
             raise UnknownNameError("model with published scores", name, known)
         known_benchmarks = {p.benchmark for p in own or self.siblings}
         try:

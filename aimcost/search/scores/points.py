@@ -1,7 +1,7 @@
 """Published scores: one CSV a source in ``configs/accuracy/``, and what their names mean here.
 
 Scores of different tables are not comparable, their ratios to the unreduced score of the same table are
-(``relative``). Names stand as printed; `model_named`, `method_named` and `benchmark_named` give the project's own.
+(``relative``). Names stand as printed; `models_named`, `method_named` and `benchmark_named` give the project's own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "load_points",
     "method_named",
     "model_family",
-    "model_named",
+    "models_named",
     "points_of",
     "settings_of",
 ]
@@ -199,10 +199,11 @@ def _number(name: str, text: str, where: str) -> float | None:
     return value
 
 
-def model_named(printed: str) -> str | None:
-    """The project's name of a model; None where it has none."""
-    name = _MODELS.get(printed, printed)
-    return name if name in discover.names("model") else None
+def models_named(points: Iterable[Point]) -> dict[str, str]:
+    """The project's names of the points' models, by printed name; models without one are left out."""
+    shipped = discover.names("model")  # reads the folders: once for all points
+    printed = dict.fromkeys(point.model for point in points)
+    return {model: name for model in printed if (name := _MODELS.get(model, model)) in shipped}
 
 
 def points_of(model: str) -> tuple[Point, ...]:
@@ -214,9 +215,10 @@ def points_of(model: str) -> tuple[Point, ...]:
         Nobody published scores of it.
     """
     every = load_points()
-    found = tuple(point for point in every if model in (point.model, model_named(point.model)))
+    named = models_named(every)
+    found = tuple(point for point in every if model in (point.model, named.get(point.model)))
     if not found:
-        known = dict.fromkeys(model_named(point.model) or point.model for point in every)
+        known = dict.fromkeys(named.get(point.model, point.model) for point in every)
         raise UnknownNameError("model with published scores", model, known)
     return found
 

@@ -13,7 +13,7 @@ import yaml
 from ...errors import AimcostError, FileFormatError, InvalidValueError
 from ...inputs.files import read_text
 from ...inputs.run import Run, plan_schedule
-from .points import Point, method_named, model_named
+from .points import Point, method_named, models_named
 
 __all__ = ["YOURS", "with_yours"]
 
@@ -33,7 +33,8 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
     FileFormatError, InvalidValueError
         A file that cannot be read, a schedule that the model cannot run, or a score without an unreduced one.
     """
-    printed = next((p.model for p in points if model_named(p.model) == run.model.name), run.model.name)
+    named = models_named(points)
+    printed = next((model for model, name in named.items() if name == run.model.name), run.model.name)
     names = {method_named(p.method): p.method for p in points if method_named(p.method)}
     rows = list(_rows(path))
     unreduced = {row["benchmark"]: row["score"] for row in rows if row["method"].get("name") == "none"}
