@@ -10,11 +10,12 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from ..frozen import dataclass
 from ..inputs.discover import modules
 
 __all__ = ["Argument", "Call", "Commands", "Context", "Declared", "Exit", "Option", "hints_of", "parse"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
+from ..frozen import dataclass
 from ..types.strict import Bounds
 from . import discover
 from .files import Stamp, read_mapping, stamp_of

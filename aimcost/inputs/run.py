@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
+from ..frozen import dataclass
 from ..methods.implementation import cached_by_layer, computed_schedule, implementation_notes
 from ..methods.registry import find_scorer, plan_module
 from ..models.parallel import check_parallel, parallel_notes

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 from ..errors import InvalidValueError
+from ..frozen import dataclass
 from ..models.resizing import Size
 from ..models.visual_tokens import VisualLayout, cached_inputs, images_layout, joined, video_layout
 from ..types import ModelSpec, SamplingSpec, Workload

@@ -12,10 +12,10 @@ Measured cards state it from their timings. The rest follow two rules:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import InvalidValueError
+from ..frozen import dataclass
 from ..types import HardwareSpec
 
 __all__ = [

@@ -7,8 +7,7 @@ which sources differ that run one stack on one card. Terms are independent.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..frozen import dataclass
 from .calibration import Calibration
 from .timemodels.tables import Provenance
 

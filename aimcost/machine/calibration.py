@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import CalibrationError, FileFormatError
+from ..frozen import dataclass
 from ..inputs.files import Stamp, read_json, stamp_of
 from ..inputs.hardware import load_hardware
 from ..types import HardwareSpec

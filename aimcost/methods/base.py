@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from ..errors import InvalidValueError, ScheduleError
+from ..frozen import dataclass
 from ..types import ModelSpec, ReductionEvent, Schedule, Workload
 from ..types.strict import Bounds, Strict
 from .registry import Scorer

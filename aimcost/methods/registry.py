@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import InitVar, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import UnknownNameError
+from ..frozen import dataclass
 from ..ops.cost import Array
 from ..ops.reduction import Cut, NamedCosts, ScoreContext
 from ..types import Schedule, Workload

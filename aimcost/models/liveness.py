@@ -10,10 +10,10 @@ are not counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from ..frozen import dataclass
 from ..ops.cost import Array
 from ..ops.op import OpCost
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..errors import InvalidValueError
+from ..frozen import dataclass
 from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, TowerLoad, VisionSpec, Workload
 from .markup import frame_numbers, image_markers, time_markers
 from .resizing import (

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from ..frozen import dataclass
 from ..types.formats import Widths
 from .cost import Array, Cost
 from .op import ONE, Op, OpCost, Ranks

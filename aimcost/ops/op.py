@@ -10,10 +10,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import Any, Literal, ParamSpec, TypeVar
 
+from ..frozen import dataclass
 from .cost import Array, Cost
 
 __all__ = [

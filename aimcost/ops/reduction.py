@@ -6,9 +6,10 @@ The scorers' own costs stand in ``aimcost/methods/<method>/cost.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from ..errors import ScheduleError
+from ..frozen import dataclass
 from ..types import ModelSpec
 from ..types.formats import Widths
 from .cost import Array, Cost

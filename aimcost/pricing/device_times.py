@@ -9,13 +9,13 @@ are priced anew.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..frozen import dataclass
 from ..inputs.hardware import load_hardware
 from ..machine.coefficients import COLLECTIVE_LAUNCH_S, COLLECTIVE_SHARE, Coefficients
 from ..machine.libraries import library_factor

@@ -7,12 +7,13 @@ JSON Schema and every command; nothing else names it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import AimcostError, InvalidValueError
+from ..frozen import dataclass
 from ..inputs import discover
 from ..inputs.run import Run
 from ..inputs.schema import validate

@@ -11,9 +11,9 @@ the full square, and leave out tower, projector, lm_head and what chooses tokens
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from ..errors import InvalidValueError, UnknownNameError
+from ..frozen import dataclass
 from ..inputs.run import Run
 
 __all__ = ["FORMULAS", "Formula", "flops_by_formula", "formulas_of"]

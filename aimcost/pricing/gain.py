@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..frozen import dataclass
 from ..machine.bands import OWN, OWN_FROM
 from .result import Estimate, Interval
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ..frozen import dataclass
 from ..inputs.run import Run
 from ..methods.implementation import cached_by_layer, decode_kernel, eager_layers, tower_kernel
 from ..methods.registry import find_scorer

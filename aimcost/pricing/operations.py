@@ -6,13 +6,14 @@ The machine enters through one number: the on-chip size that fused attention's t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..frozen import dataclass
 from ..inputs.run import Run
 from ..methods.implementation import cached_by_layer, decode_kernel, eager_layers, tower_kernel, tower_tokens
 from ..methods.registry import reduction_ops

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
+from ..frozen import dataclass
 from ..inputs.run import Run
 from ..methods.registry import find_scorer
 from ..types import Figure, Workload

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..frozen import dataclass
 from ..types import Stack, Workload
 from .table import COST_COLUMNS, TRAFFIC, OpTable
 

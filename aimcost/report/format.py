@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidValueError, UnknownNameError, argument
+from ..frozen import dataclass
 from ..inputs.discover import modules
 
 __all__ = ["Format", "Report", "format_by_suffix", "format_names", "format_of"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..frozen import dataclass
 from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
 from ..pricing.priced import BOUNDS
 from ..pricing.result import Estimate

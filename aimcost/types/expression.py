@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from types import CodeType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..frozen import dataclass
 
 __all__ = ["COUNTS", "Expression"]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import InvalidValueError
+from ..frozen import dataclass
 from .request import Precision
 
 __all__ = ["BITS", "PARTS", "Part", "Widths", "bytes_per_element", "part_format", "plain_format"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import groupby
 from typing import Any, Literal, TypeVar
+
+from ..frozen import dataclass
 
 __all__ = ["Parallel", "Precision", "ReductionEvent", "Schedule", "Serving", "TowerLoad", "Workload", "runs_of"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ...errors import InvalidValueError
+from ...frozen import dataclass
 from ...types import QuantisationSpec
 from ...types.formats import BITS, Part
 

@@ -11,11 +11,12 @@ waves and keys, by batch and query group, by K/V heads in flight and keys.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ...frozen import dataclass
 from .tables import (
     Floats,
     LogTable,

@@ -7,12 +7,12 @@ with the size. A number of ranks that was not measured takes the nearest one's c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ...errors import CalibrationError
+from ...frozen import dataclass
 from .tables import Floats, Provenance
 
 __all__ = ["ONE_SHOT", "OPERATIONS", "CollectiveModel"]

@@ -15,12 +15,13 @@ shapes, by m with n or k for small m, and by n with k. Beyond their nodes the co
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...frozen import dataclass
 from ...ops.gemm import product_flops
 from .tables import (
     Floats,

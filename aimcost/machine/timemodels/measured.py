@@ -14,13 +14,13 @@ Beyond a grid the last slope goes on, and `outside` says so. No torch here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import CalibrationError
+from ...frozen import dataclass
 from ...ops.attention import flops_per_pair, single_pass
 from ...ops.gemm import product_flops
 from ...types.formats import Widths

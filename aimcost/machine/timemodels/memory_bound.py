@@ -15,12 +15,12 @@ a kernel to a card it was not timed on. `reuse` of an L2's worth of data is stil
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...frozen import dataclass
 from .tables import Floats, Provenance, number
 
 __all__ = ["KernelModel", "Machine", "latency_s", "seconds"]
