@@ -6,7 +6,6 @@ The command line prints ``str(error)`` to stderr and exits with ``error.exit_cod
 
 from __future__ import annotations
 
-import difflib
 import re
 import reprlib
 from collections.abc import Callable, Iterable
@@ -42,6 +41,8 @@ def nearest(found: str, allowed: Iterable[str], *, count: int = 3, cutoff: float
 
     A name that continues or contains `found` (a100 → nvidia_a100_sxm_40gb) beats one that resembles it.
     """
+
+    import difflib  # of no use to a run without a mistake
 
     def plain(name: str) -> str:
         return name.lower().replace("-", "").replace("_", "").replace(".", "")

@@ -13,7 +13,6 @@ from typing import Any
 from ..errors import FileFormatError, UnsupportedModelError
 from ..extras import torch_module
 from .files import read_mapping, write_atomically
-from .strict_json import digest, to_json
 
 __all__ = ["cache_folder", "traced_config", "transformers_knows"]
 
@@ -21,7 +20,7 @@ __all__ = ["cache_folder", "traced_config", "transformers_knows"]
 REVISION = 2
 # Where the installed transformers lists causal and image-text models by model_type.
 _REGISTRY = "models/auto/modeling_auto.py"
-_SECTION = re.compile(r"^MODEL_FOR_(?:CAUSAL_LM|IMAGE_TEXT_TO_TEXT)_MAPPING_NAMES = (.*?)^\)", re.MULTILINE | re.DOTALL)
+_SECTION = r"(?ms)^MODEL_FOR_(?:CAUSAL_LM|IMAGE_TEXT_TO_TEXT)_MAPPING_NAMES = (.*?)^\)"
 
 
 def transformers_knows(kind: str) -> bool:
@@ -37,7 +36,7 @@ def _known() -> frozenset[str]:
     registry = Path(spec.submodule_search_locations[0]) / _REGISTRY
     if not registry.is_file():
         return frozenset()
-    sections = _SECTION.findall(registry.read_text(encoding="utf-8"))
+    sections = re.findall(_SECTION, registry.read_text(encoding="utf-8"))
     return frozenset(kind for section in sections for kind in re.findall(r'\(\s*"([^"]+)",', section))
 
 
@@ -61,6 +60,8 @@ def traced_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         torch or transformers is not installed; the model cannot be traced.
     """
     import importlib.metadata  # here alone: it takes as long to import as a small estimate
+
+    from .strict_json import digest, to_json
 
     path = cache_folder() / f"{digest(config)}-{REVISION}.json"
     if path.is_file():

@@ -13,12 +13,12 @@ from .files import read_once
 __all__ = ["cached_id", "find", "is_id"]
 
 # The Hub's own rule: an owner and a name of letters, digits, ``-``, ``_`` and ``.``
-_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+_ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 
 
 def is_id(text: str) -> bool:
     """Whether `text` has the form of a Hub id: ``owner/name``."""
-    return _ID.fullmatch(text) is not None and not text.endswith((".json", ".yaml", ".yml"))
+    return re.fullmatch(_ID, text) is not None and not text.endswith((".json", ".yaml", ".yml"))
 
 
 def find(name: str) -> Path:

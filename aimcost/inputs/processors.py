@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidValueError
 from ..types import ModelSpec, ResolutionSpec, SamplingSpec
@@ -20,6 +19,9 @@ from .files import Stamp, read_mapping, stamp_of
 from .hf.reader import Reader
 from .schema import MAX_COUNT, WorkloadFile
 from .traced_images import BY_PIXELS
+
+if TYPE_CHECKING:
+    from decimal import Decimal
 
 __all__ = [
     "preprocessor_section",
@@ -214,8 +216,8 @@ def sampled_frames(sampling: SamplingSpec, file: WorkloadFile) -> tuple[int, tup
         most = max(multiple, most // multiple * multiple)
     if exact < 1 and file.min_frames is None:
         raise InvalidValueError("workload.fps", "high enough for one frame in the given seconds", rate)
-    number = max(exact, Decimal(least))
-    frames = int(min(number, Decimal(most)) if most else number)
+    frames = max(int(exact), least)
+    frames = min(frames, most) if most else frames
     frames = max(1, frames // multiple * multiple)
     if frames > MAX_COUNT:
         raise InvalidValueError("workload.fps", f"at most {MAX_COUNT} frames in the given seconds", rate)
@@ -229,6 +231,8 @@ def sampled_frames(sampling: SamplingSpec, file: WorkloadFile) -> tuple[int, tup
 
 def _product(seconds: float, rate: float) -> Decimal:
     """Exactly, of the numbers as they are written; whole, where only the last digit of a float keeps it from it."""
+    from decimal import Decimal
+
     exact = Decimal(str(seconds)) * Decimal(str(rate))
     whole = exact.to_integral_value()
     return whole if abs(exact - whole) <= whole * Decimal("1e-14") else exact

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..inputs.run import Run
 from ..pricing.estimator import estimator_of
-from ..pricing.formulas import Formula
 from ..pricing.gain import gain, limit
 from ..pricing.memory import Memory
 from ..pricing.result import Estimate
 from ..pricing.summary import mean_visual_tokens, model_parameters
 from ..types import HardwareSpec, Schedule, Serving, runs_of
 from ..units import GIGA, format_bytes, format_count, format_flops, format_macs, format_seconds
-from .table import table
+from .table import plain_table, table
 from .tree import breakdown, tree_rows
+
+if TYPE_CHECKING:
+    from ..pricing.formulas import Formula
 
 __all__ = ["estimate_text", "layers_text", "ops_text", "stack_label", "token_runs"]
 
@@ -99,7 +101,7 @@ def _stages(estimate: Estimate, macs: bool) -> str:
         return (
             f"nothing to price: `include` leaves out every stage that {estimate.estimator} prices ({', '.join(priced)})"
         )
-    lines = [table(tree_rows(branches, shown), headers)]
+    lines = [plain_table(tree_rows(branches, shown), headers)]
     if estimate.ttft_s > 0:
         low, high = estimate.ttft_band_s
         lines.append(
@@ -164,7 +166,7 @@ def _gain(estimate: Estimate, baseline: Estimate, fused: Estimate | None, macs: 
         rows = [[cell for at, cell in enumerate(row) if at != 3] for row in rows]
         headers = [*headers[:3], *headers[4:-1], "saved"]
     bound = limit(baseline) if first else ""
-    return table(rows, headers) + (f"\n{bound}" if bound else "")
+    return plain_table(rows, headers) + (f"\n{bound}" if bound else "")
 
 
 def _request(

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 __all__ = ["Before", "Bounds", "Strict", "made", "pydantic_model"]
@@ -178,30 +179,37 @@ Reader = Callable[[Any], Any]
 
 
 @cache
-def _readers(cls: Any) -> dict[str, tuple[Reader, Any]]:
-    """By key: what reads its value, and its default."""
-    hints = get_type_hints(cls, include_extras=True)
-    readers = {}
-    for name in cls.names():
-        default = getattr(cls, name, _MISSING)
-        # what pydantic itself declares or copies is for pydantic
-        if isinstance(default, list | dict | set) or type(default).__module__.startswith("pydantic"):
-            readers[name] = (lambda value: _doubt(), _MISSING)
-        else:
-            readers[name] = (_reader(hints[name]), default)
-    return readers
+def _defaults(cls: Any) -> dict[str, Any]:
+    """By key: its default, or `_MISSING`."""
+    given = {name: getattr(cls, name, _MISSING) for name in cls.names()}
+    return {name: _MISSING if _is_pydantics(default) else default for name, default in given.items()}
+
+
+@cache
+def _reader_of(cls: Any, name: str) -> Reader:
+    """What reads the value of a key. Made for the keys that are given: a file gives few of those declared."""
+    if _is_pydantics(getattr(cls, name, _MISSING)):
+        return lambda value: _doubt()
+    home = next(base for base in cls.__mro__ if name in inspect.get_annotations(base))
+    declared = SimpleNamespace(__annotations__={name: inspect.get_annotations(home)[name]})
+    return _reader(get_type_hints(declared, vars(sys.modules[home.__module__]), include_extras=True)[name])
+
+
+def _is_pydantics(default: Any) -> bool:
+    """Whether pydantic itself declares or copies this default."""
+    return isinstance(default, list | dict | set) or type(default).__module__.startswith("pydantic")
 
 
 def _accepted(cls: type[Record], data: Mapping[str, Any]) -> Record:
     declared: Any = cls  # mypy takes a class with __hash__ for one that cannot be hashed itself
-    readers = _readers(declared)
-    if not readers.keys() >= data.keys():
+    defaults = _defaults(declared)
+    if not defaults.keys() >= data.keys():
         raise _Doubt
     record = cls.__new__(cls)
     values = record.__dict__
-    for name, (read, default) in readers.items():
+    for name, default in defaults.items():
         if name in data:
-            values[name] = read(data[name])
+            values[name] = _reader_of(declared, name)(data[name])
         elif default is _MISSING:
             raise _Doubt
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aimcost.report.table import table
+from aimcost.report.table import plain_table, table
 
 ROWS = [["q_proj", 1.5, None], ["a long operation", 20, "µs"]]
 
@@ -19,6 +19,12 @@ def test_a_plain_table() -> None:
         "          q_proj  1.5",
         "a long operation  20      µs",
     ]
+
+
+def test_a_plain_table_is_laid_out_as_tabulate_does() -> None:
+    rows = [["├─ vision tower", "1", ""], ["", "12.345", "80 %–2"], ["x" * 30, "", ""]]
+    for headers in (["", "FLOPs", "band"], ["a heading that is wider than all of its cells", "y", "z"]):
+        assert plain_table(rows, headers) == table(rows, headers)
 
 
 def test_without_rows_headers_are_flush_left() -> None:

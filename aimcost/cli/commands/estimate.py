@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..common import (
     AttentionFlag,
@@ -32,6 +32,9 @@ from ..common import (
     write_report,
 )
 from ..options import Context, Option
+
+if TYPE_CHECKING:
+    from ...pricing.formulas import Formula
 
 
 @app.command()
@@ -71,7 +74,6 @@ def estimate(
 
     By stage, by layer (--layers) and by op (--ops), beside the gain over the same run without reduction.
     """
-    from ...pricing.formulas import flops_by_formula, formulas_of
     from ...pricing.pricing import estimate_run
     from ...report.format import Report
 
@@ -81,8 +83,11 @@ def estimate(
     if written.name == "csv":  # rows of operations hold neither
         one_of(macs=macs, csv=True)
         one_of(**{"flops-formula": flops_formula is not None, "csv": True})
-    papers = [name.strip() for name in (flops_formula or "").split(",")] if flops_formula is not None else []
-    formulas = formulas_of(papers)
+    formulas: list[Formula] = []
+    if flops_formula is not None:
+        from ...pricing.formulas import formulas_of
+
+        formulas = formulas_of(name.strip() for name in flops_formula.split(","))
     result = estimate_run(resolve_flags(context, hardware=hardware))
 
     def text() -> str:
@@ -102,7 +107,9 @@ def estimate(
         if macs:
             found["totals"]["macs"] = found["totals"]["flops"] / 2
         if formulas:
-            found["summary"]["flops_by_formula"] = flops_by_formula(result.run, papers)
+            from ...pricing.formulas import flops_by_formula
+
+            found["summary"]["flops_by_formula"] = flops_by_formula(result.run, [each.name for each in formulas])
         return found
 
     report = Report(text=text, data=data, rows=result.layers if layers else result.ops)

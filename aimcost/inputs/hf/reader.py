@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +15,12 @@ MAX_SIZE = 10_000_000
 MAX_LAYERS = 10_000
 # Similarity from which a key is taken for a slip: one letter more, less or other in a dozen.
 SLIP = 0.9
+
+
+def _may_be(key: str, other: str) -> bool:
+    """Whether `key` has so many letters of `other`, in any order, that it may be a slip: difflib need not be loaded."""
+    shared = sum((Counter(key) & Counter(other)).values())
+    return 2 * shared >= SLIP * (len(key) + len(other))
 
 
 class Reader:
@@ -58,8 +64,11 @@ class Reader:
         """
         missing = [key for key in self.asked if key not in self.data]
         for key in self.data:
-            close = difflib.get_close_matches(str(key), missing, n=1, cutoff=SLIP)
-            if close and key not in self.asked:
+            if key in self.asked or not any(_may_be(str(key), other) for other in missing):
+                continue
+            import difflib
+
+            if close := difflib.get_close_matches(str(key), missing, n=1, cutoff=SLIP):
                 raise UnknownNameError("key", self.prefix + str(key), [self.prefix + close[0]], where=self.where)
         for section in self.sections:
             section.check_spelling()
