@@ -42,7 +42,7 @@ def held_out_text(found: Sequence[HeldOut]) -> str:
     """A line for each kind of block that was left out."""
     cells = [
         [
-            _LEFT_OUT[each.kind],
+            _LEFT_OUT[each.kind] + (", parameters refitted" if each.refitted else ""),
             f"{len(each.points):,}",
             f"{each.share_answered:.1%}",
             f"{each.error:.2f}",
@@ -53,11 +53,13 @@ def held_out_text(found: Sequence[HeldOut]) -> str:
         for each in found
     ]
     headers = ["left out", "scores", "answered", "error", "in 80 % interval", "error of all", "method's mean"]
+    from_all = any(not each.refitted for each in found)
+    basis = "all points" if from_all else "the rest of the points"
     return (
         "Published scores predicted without the block that they stand in, in points of the unreduced score\n"
         f"{table(cells, headers)}\n"
         "error: mean absolute, where answered; of all: with the task's mean where the surrogate is silent;\n"
-        "method's mean: its other budgets in its place. The variances and task scales come from all points."
+        f"method's mean: its other budgets in its place. The variances and task scales come from {basis}."
     )
 
 
@@ -69,6 +71,7 @@ def held_out_dict(found: Sequence[HeldOut]) -> dict[str, Any]:
 def _held_out(each: HeldOut) -> dict[str, Any]:
     return {
         "left_out": each.kind,
+        "refitted": each.refitted,
         "scores": len(each.points),
         "answered": each.share_answered,
         "error": each.error,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from aimcost.errors import UnknownNameError
-from aimcost.search.scores.held_out import HeldOut, leave_out
-from aimcost.search.scores.points import Point, benchmark_named, load_points
-from aimcost.search.scores.surrogate import Query, Surrogate, covariance
+from aimcost.search.scores.fitting import NEUTRAL, fitted
+from aimcost.search.scores.held_out import HeldOut, leave_out, leave_out_refitted
+from aimcost.search.scores.points import Point, benchmark_named, load_points, points_of
+from aimcost.search.scores.surrogate import Parameters, Query, Surrogate, covariance, score_variance
 
 # (kind, most error, least and most coverage, least share answered)
 BARS = [("cell", 2.8, 0.72, 0.88, 0.90), ("source", 4.3, 0.70, 0.90, 0.70), ("model", 5.2, 0.70, 0.90, 0.70)]
@@ -119,6 +121,45 @@ def test_the_command_prints_them(cli: Any) -> None:
     (found,) = json.loads(done.stdout)["left_out"]
     assert (found["left_out"], found["scores"], len(found["rows"])) == ("model", 3063, 3063)
     assert found["error"] <= 5.2
+
+
+@pytest.mark.check
+def test_the_fit_is_where_the_likelihood_is_flat() -> None:
+    """Likelihood by its definition, at the fitted variances, and at twice and half of some of them."""
+    points = points_of("qwen2.5-vl-7b") + points_of("qwen3-vl-8b")
+    found = fitted(points)
+    at_fit = Surrogate(points, parameters=found)
+    weights = at_fit.score_variance / score_variance(at_fit.rows, found)
+
+    def likelihood(parameters: Parameters) -> float:
+        some = Surrogate(points, parameters=parameters)
+        total = covariance(some.rows, some.rows, parameters)
+        total += np.diag(weights * score_variance(some.rows, parameters))
+        return float(-np.linalg.slogdet(total)[1] - some.loss @ np.linalg.solve(total, some.loss)) / 2
+
+    best = likelihood(found)
+    assert best > likelihood(NEUTRAL) + 20
+    for factor in (2, 0.5):
+        others = {key: replace(found, shared={**found.shared, key: factor * found.shared[key]}) for key in found.shared}
+        others |= {("row",): replace(found, row=factor * found.row)}
+        others |= {("column",): replace(found, column=factor * found.column)}
+        scales = {**found.task_scale, "chart": factor * found.task_scale["chart"]}
+        others |= {("chart",): replace(found, task_scale=scales)}
+        better = {key: likelihood(other) - best for key, other in others.items() if likelihood(other) > best + 0.1}
+        assert not better, factor
+
+
+@pytest.mark.check
+def test_a_refit_has_not_known_the_block() -> None:
+    """What is predicted of a left-out model stays the same whatever its scores are."""
+    points = points_of("llava-video-7b-qwen2") + points_of("llava-onevision-qwen2-7b")
+    wrong = [p if p.model != "llava-video-7b" else replace(p, relative=0.5 * (p.relative or 1)) for p in points]
+    first, second = (leave_out_refitted(Surrogate(some), "model") for some in (points, wrong))
+    at = [i for i, p in enumerate(first.points) if p.model == "llava-video-7b"]
+    assert len(at) > 100
+    np.testing.assert_allclose(first.expected[at], second.expected[at], rtol=1e-12)
+    np.testing.assert_allclose(first.half[at], second.half[at], rtol=1e-12)
+    assert first.refitted
 
 
 def test_a_kind_of_block_is_named(surrogate: Surrogate) -> None:

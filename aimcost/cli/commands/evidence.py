@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ...report.format import Format
-from ..common import FormatFlag, JsonOption, ReportOption, app, format_asked, one_of, write_report
+from ..common import FormatFlag, JsonOption, ReportOption, app, format_asked, one_of, progress_bar, write_report
 from ..options import Argument, Option
 
 
@@ -28,7 +28,12 @@ def evidence(
         bool, Option("--accuracy", help="Predict published scores without the block they stand in.")
     ] = False,
     refit: Annotated[
-        bool, Option("--refit", help="Print stack coefficients refitted to all rows, beside the shipped ones.")
+        bool,
+        Option(
+            "--refit",
+            help="Print stack coefficients refitted to all rows, beside the shipped ones. With --accuracy: estimate "
+            "variances and task scales anew without each source or model (minutes).",
+        ),
     ] = False,
     as_json: JsonOption = False,
     form: FormatFlag = None,
@@ -40,8 +45,7 @@ def evidence(
     """
     written = format_asked(form, as_json=as_json, output=output)
     if accuracy:
-        one_of(accuracy=True, refit=refit)
-        _scores(timings, leave_out, written, output)
+        _scores(timings, leave_out, written, output, refit=refit)
         return
     from ...evidence.evidence import gather
     from ...report.evidence import evidence_dict, evidence_text, joined_dict
@@ -64,15 +68,20 @@ def evidence(
     write_report(report, written, output)
 
 
-def _scores(files: list[Path] | None, kind: str | None, written: Format, output: Path | None) -> None:
+def _scores(files: list[Path] | None, kind: str | None, written: Format, output: Path | None, *, refit: bool) -> None:
+    from ...errors import InvalidValueError
     from ...report.format import Report
     from ...report.scores import held_out_dict, held_out_text
-    from ...search.scores.held_out import KINDS, leave_out
+    from ...search.scores.held_out import KINDS, REFITTED, leave_out, leave_out_refitted
     from ...search.scores.points import load_points
     from ...search.scores.surrogate import Surrogate
 
     surrogate = Surrogate(load_points(files or None))
-    found = [leave_out(surrogate, each) for each in (KINDS if kind is None else (kind,))]
+    if refit and kind is not None and kind not in REFITTED:
+        raise InvalidValueError("--leave-out", f"{' or '.join(REFITTED)} with --refit", kind)
+    kinds = (REFITTED if refit else KINDS) if kind is None else (kind,)
+    with progress_bar() as step:
+        found = [leave_out_refitted(surrogate, each, step) if refit else leave_out(surrogate, each) for each in kinds]
     data = held_out_dict(found)
     rows = [{"left_out": each["left_out"], **row} for each in data["left_out"] for row in each["rows"]]
     write_report(Report(text=lambda: held_out_text(found), data=lambda: data, rows=lambda: rows), written, output)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -26,7 +26,20 @@ from numpy.typing import ArrayLike, NDArray
 from .isotonic import non_decreasing
 from .points import Point, benchmark_named, family_of, load_points, model_family
 
-__all__ = ["Expected", "Query", "Rows", "Surrogate", "depth_of", "pooled_points", "shipped_surrogate"]
+__all__ = [
+    "PARAMETERS",
+    "Expected",
+    "Parameters",
+    "Query",
+    "Rows",
+    "Surrogate",
+    "covariance",
+    "depth_of",
+    "kernel",
+    "pooled_points",
+    "score_variance",
+    "shipped_surrogate",
+]
 
 Floats = NDArray[np.float64]
 
@@ -70,9 +83,35 @@ SMOOTH, LENGTH = 0.3, 0.5
 HALF_80 = 1.04
 # Share of the variance that the points must explain for an answer.
 ENOUGH = 0.6
+
 FACTORS = ("method", "lineage", "benchmark", "task", "model", "family", "source", "own", "row")
 # Shares at which the mean is made monotone.
 _GRID = np.concatenate([[0.0], np.linspace(0.05, 2.4, 48)])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameters:
+    """What is fitted to the points: variances in squared points of the score, and the scales of the tasks.
+
+    Attributes
+    ----------
+    shared, sources
+        By the factors that two points share: of what is expected, and of what sources deviate by.
+    row, column, score
+        Of a row of a table, a column of one, and a single score: constant, by t, and by its square.
+    task_scale
+        `TASK_SCALE`; 1 for a task that has none.
+    """
+
+    shared: Mapping[tuple[str, ...], float] = field(default_factory=lambda: VARIANCES)
+    sources: Mapping[tuple[str, ...], float] = field(default_factory=lambda: SOURCE_VARIANCES)
+    row: float = ROW
+    column: float = COLUMN
+    score: tuple[float, float, float] = SCORE
+    task_scale: Mapping[str, float] = field(default_factory=lambda: TASK_SCALE)
+
+
+PARAMETERS = Parameters()
 
 
 def depth_of(share: ArrayLike) -> Floats:
@@ -146,18 +185,23 @@ class Expected:
     known: NDArray[np.bool_]
 
 
-def covariance(x: Rows, y: Rows) -> Floats:
-    """Covariance of the losses of two sets of rows, without that of single scores."""
-    same = {name: np.equal.outer(x.codes[name], y.codes[name]) for name in FACTORS}
+def kernel(x: Rows, y: Rows) -> Floats:
+    """k(t, t') of two sets of rows."""
     smooth = np.sqrt(np.outer(x.depth, y.depth))
     near = np.exp(-0.5 * (np.subtract.outer(x.depth, y.depth) / LENGTH) ** 2)
-    shape = (1 - SMOOTH) * np.outer(x.depth, y.depth) + SMOOTH * smooth * near
+    return np.asarray((1 - SMOOTH) * np.outer(x.depth, y.depth) + SMOOTH * smooth * near)
+
+
+def covariance(x: Rows, y: Rows, parameters: Parameters = PARAMETERS) -> Floats:
+    """Covariance of the losses of two sets of rows, without that of single scores."""
+    same = {name: np.equal.outer(x.codes[name], y.codes[name]) for name in FACTORS}
+    shape = kernel(x, y)
     total = np.zeros(shape.shape)
-    for names, variance in (*VARIANCES.items(), *SOURCE_VARIANCES.items()):
+    for names, variance in (*parameters.shared.items(), *parameters.sources.items()):
         total += variance * _all(same, names)
     total *= shape
-    total += ROW * same["row"] * smooth
-    total += COLUMN * _all(same, ("source", "model", "benchmark"))
+    total += parameters.row * same["row"] * np.sqrt(np.outer(x.depth, y.depth))
+    total += parameters.column * _all(same, ("source", "model", "benchmark"))
     return np.asarray(total * np.outer(x.unit, y.unit))
 
 
@@ -168,24 +212,23 @@ def _all(same: Mapping[str, NDArray[np.bool_]], names: Sequence[str]) -> NDArray
     return found
 
 
-def score_variance(rows: Rows) -> Floats:
+def score_variance(rows: Rows, parameters: Parameters = PARAMETERS) -> Floats:
     """Variance of single scores around their row."""
-    constant, linear, square = SCORE
+    constant, linear, square = parameters.score
     return np.asarray((constant + linear * rows.depth + square * rows.depth**2) * rows.unit**2)
 
 
-def pooled_points(points: Iterable[Point]) -> list[tuple[Point, frozenset[str]]]:
-    """The points with a relative score and a share, figures that several sources print once, with those sources."""
+def pooled_points(points: Iterable[Point]) -> list[list[Point]]:
+    """The points with a relative score and a share, those of one figure that several sources print together.
+
+    The first of each is its own paper's, where that is among them.
+    """
     groups: dict[tuple[Any, ...], list[Point]] = {}
     for point in points:
         if point.relative is not None and point.share_kept is not None:
             key = (*point.cell, benchmark_named(point.benchmark), point.score)
             groups.setdefault(key, []).append(point)
-    found = []
-    for group in groups.values():
-        own = next((point for point in group if point.measured_by.startswith("own")), group[0])
-        found.append((own, frozenset(point.source_id for point in group)))
-    return found
+    return [sorted(group, key=lambda point: not point.measured_by.startswith("own")) for group in groups.values()]
 
 
 class Surrogate:
@@ -197,13 +240,18 @@ class Surrogate:
         What is known.
     trusted
         Sources whose scores are never stray, and deviate by `TRUSTED` of the variance of others'.
+    parameters
+        Variances and task scales.
     """
 
-    def __init__(self, points: Iterable[Point], trusted: Iterable[str] = ()) -> None:
+    def __init__(
+        self, points: Iterable[Point], trusted: Iterable[str] = (), parameters: Parameters = PARAMETERS
+    ) -> None:
         self._trusted = frozenset(trusted)
-        pooled = pooled_points(points)
-        self.points = [point for point, _ in pooled]
-        self.sources = [sources for _, sources in pooled]
+        self.parameters = parameters
+        self.groups = pooled_points(points)
+        self.points = [group[0] for group in self.groups]
+        self.sources = [frozenset(point.source_id for point in group) for group in self.groups]
         self._codes: dict[str, dict[Any, int]] = {name: {} for name in FACTORS}
         self._curves: dict[tuple[Query, tuple[str, ...]], tuple[Floats, Floats, Floats]] = {}
         self.rows = self.rows_of([Query.of(point) for point in self.points], self._shares)
@@ -220,7 +268,7 @@ class Surrogate:
         for name in FACTORS:
             known = self._codes[name]
             codes[name] = np.array([known.setdefault(each[name], len(known)) for each in labels], dtype=np.int64)
-        unit = np.array([TASK_SCALE.get(each["task"], 1.0) for each in labels])
+        unit = np.array([self.parameters.task_scale.get(each["task"], 1.0) for each in labels])
         return Rows(codes=codes, depth=depth_of(shares), unit=unit)
 
     @cached_property
@@ -229,20 +277,29 @@ class Surrogate:
 
         One step of its EM algorithm, from the residuals under normal errors.
         """
-        normal = score_variance(self.rows)
+        normal = score_variance(self.rows, self.parameters)
         residual = normal * np.linalg.solve(self._covariance + np.diag(normal), self.loss)
         weight = (TAILS + 1) / (TAILS + residual**2 / normal)
         own = np.array([point.source_id in self._trusted for point in self.points])
         return np.where(own, TRUSTED * normal, normal / np.clip(weight, *WEIGHTS))
 
+    def labels(self, factor: str) -> NDArray[np.str_]:
+        """What each point is under a factor."""
+        return np.array([str(Query.of(point).labels()[factor]) for point in self.points])
+
+    @property
+    def total(self) -> Floats:
+        """Covariance of the points, single scores included."""
+        return np.asarray(self._covariance + np.diag(self.score_variance))
+
     @cached_property
     def _covariance(self) -> Floats:
-        return covariance(self.rows, self.rows)
+        return covariance(self.rows, self.rows, self.parameters)
 
     @cached_property
     def inverse(self) -> Floats:
         """Inverse covariance of the points."""
-        return np.asarray(np.linalg.inv(self._covariance + np.diag(self.score_variance)), dtype=np.float64)
+        return np.asarray(np.linalg.inv(self.total), dtype=np.float64)
 
     @cached_property
     def weights(self) -> Floats:
@@ -266,10 +323,10 @@ class Surrogate:
 
     def prior_variance(self, rows: Rows) -> Floats:
         """Variance of scores of which nothing is known; that of the left-out ones over it is what is not explained."""
-        first = np.zeros(len(rows))
-        total = sum(VARIANCES.values()) + sum(SOURCE_VARIANCES.values())
-        first += total * ((1 - SMOOTH) * rows.depth**2 + SMOOTH * rows.depth) + ROW * rows.depth + COLUMN
-        return np.asarray(first * rows.unit**2 + score_variance(rows))
+        first, known = np.zeros(len(rows)), self.parameters
+        total = sum(known.shared.values()) + sum(known.sources.values())
+        first += total * ((1 - SMOOTH) * rows.depth**2 + SMOOTH * rows.depth) + known.row * rows.depth + known.column
+        return np.asarray(first * rows.unit**2 + score_variance(rows, known))
 
     def expect(self, query: Query, benchmarks: Sequence[str], shares: ArrayLike, *, extra: float = 0.0) -> Expected:
         """The mean score over benchmarks at some shares of the visual tokens.
@@ -302,10 +359,10 @@ class Surrogate:
             count, size = len(benchmarks), len(_GRID)
             asked = [replace(query, benchmark=name) for name in benchmarks for _ in _GRID]
             rows = self.rows_of(asked, np.tile(2.0 ** (-3 * _GRID), count))
-            onto = covariance(rows, self.rows).reshape(count, size, -1).mean(axis=0)
-            own = covariance(rows, rows).reshape(count, size, count, size)
+            onto = covariance(rows, self.rows, self.parameters).reshape(count, size, -1).mean(axis=0)
+            own = covariance(rows, rows, self.parameters).reshape(count, size, count, size)
             own = np.einsum("aibi->i", own) / count**2
-            single = score_variance(rows).reshape(count, size).sum(axis=0) / count**2
+            single = score_variance(rows, self.parameters).reshape(count, size).sum(axis=0) / count**2
             known = np.einsum("ij,ij->i", onto @ self.inverse, onto)
             left = np.maximum(own - known, 0.0) + single
             mean = non_decreasing(onto @ self.weights)
