@@ -60,12 +60,15 @@ def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float] | Non
 
     Returns
     -------
-    aimcost.search.plan.Plan, or aimcost.search.plan.tasks.TaskPlan
+    aimcost.search.plan.Plan; with `task`, aimcost.search.plan.tasks.TaskPlan, or TaskPlans where `hardware` is given
     """
     task = options.pop("task", None)
     if task is not None:
         tasks = importlib.import_module("aimcost.search.plan.tasks")
-        return tasks.plan_task(load_run(run), [task] if isinstance(task, str) else task, budgets=budgets, **options)
+        asked = [task] if isinstance(task, str) else task
+        if "hardware" in options:
+            return tasks.plan_task_on(load_run(run), asked, budgets=budgets, **options)
+        return tasks.plan_task(load_run(run), asked, budgets=budgets, **options)
     planner = importlib.import_module("aimcost.search.plan")
     return planner.plan_run(load_run(run), budgets=budgets or {}, **options)
 

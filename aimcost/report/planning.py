@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from ..extras import load
 from ..search.plan.choice import Choice
 from ..search.plan.questions import Answer
 from ..search.plan.result import Plan, Setting
 from ..search.plan.search import Group
 from ..units import format_bytes, format_count, format_flops, format_seconds
 from .export import to_json
+from .pictures import check_plot, save_figure
 from .table import table
 from .text import stack_label, token_runs
 
@@ -214,33 +214,20 @@ def front_rows(plan: Plan) -> list[dict[str, Any]]:
     return [{**row, "method": to_json(row["method"], indent=None)} for row in plan.front()]
 
 
-def check_plot() -> None:
-    """Raise before a search whose plot could not be drawn.
-
-    Raises
-    ------
-    MissingExtraError
-        matplotlib is not installed.
-    """
-    load("matplotlib", extra="report", purpose="a plot")
-
-
 def save_plot(plan: Plan, path: Path) -> None:
-    """Plot the fronts; the file extension selects the format.
+    """Plot the fronts.
 
     Raises
     ------
-    MissingExtraError
-        matplotlib is not installed.
+    MissingExtraError, InvalidValueError, FileFormatError
+        matplotlib is not installed, or the file is no picture or cannot be written.
     """
-    check_plot()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    check_plot(path)
     from matplotlib.figure import Figure
 
     rows = plan.front()
     names = [name for name in ("tokens", "accuracy") if any(row["front"] == name for row in rows)]
     figure = Figure(figsize=(5.2 * len(names), 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
     for position, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), position + 1)
         for setting in plan.settings:
@@ -253,12 +240,7 @@ def save_plot(plan: Plan, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize="small")
     figure.suptitle(f"{plan.run.model.name}: Pareto fronts", fontsize="medium")
-    try:
-        figure.savefig(path, dpi=150)
-    except ValueError as error:
-        from ..errors import InvalidValueError, argument
-
-        raise InvalidValueError(argument("path"), f"an image file name ({error})", str(path)) from None
+    save_figure(figure, path)
 
 
 def _legend(plan: Plan, setting: Setting) -> str:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..methods.registry import priced_only
-from ..search.plan.tasks import TaskPlan
-from ..units import format_count, format_seconds
+from ..search.plan.tasks import TaskPlan, TaskPlans
+from ..units import KILO, format_count, format_seconds
 from .export import to_json
+from .pictures import check_plot, save_figure
 from .table import table
+from .text import stack_label
 
-__all__ = ["front_rows", "parameters", "sentence", "task_text", "task_yaml"]
+__all__ = [
+    "front_rows",
+    "parameters",
+    "save_task_plot",
+    "sentence",
+    "task_text",
+    "task_yaml",
+    "tasks_text",
+]
 
 _BASIS = {
     "published": "",
@@ -43,37 +54,70 @@ def task_text(plan: TaskPlan) -> str:
     return "\n".join([*parts, "", *_remarks(plan)]).rstrip()
 
 
+def tasks_text(plans: TaskPlans) -> str:
+    """The sentence of the best machine, then a line a machine."""
+    rows = []
+    for plan in plans.plans:
+        machine, best, estimate = plan.run.hardware.name if plan.run.hardware else "", plan.best, plan.estimate
+        if best is None or estimate is None:
+            rows.append([machine, "nothing qualifies", "", format_seconds(plan.dense.ttft_s), "", ""])
+            continue
+        times = [format_seconds(estimate.ttft_s), format_seconds(plan.dense.ttft_s)]
+        scores = [f"{best.mean:.1%}", f"{best.low:.1%} to {best.high:.1%}"]
+        rows.append([machine, parameters(best.method), *times, *scores])
+    headers = ["hardware", "method", "TTFT", "unreduced", "expected", "80 % interval"]
+    first = plans.best
+    answer = [sentence(each) for each in ([first] if first is not None else plans.plans)]
+    return "\n".join([*answer, "", table(rows, headers, left=2), "", *_remarks(first or plans.plans[0])]).rstrip()
+
+
 def sentence(plan: TaskPlan) -> str:
     """The answer in one sentence."""
-    where = f"{plan.run.model.name} on {plan.run.hardware.name if plan.run.hardware else 'no hardware'}"
-    asked = f"{where}, {', '.join(plan.tasks)}"
-    best, estimate = plan.best, plan.estimate
+    asked, best, estimate = _asked(plan), plan.best, plan.estimate
     if best is None or estimate is None:
         return f"{asked}: {'; '.join(plan.shortfalls)}"
     low, high = estimate.ttft_band_s
     band = "" if high is None else f" (80 % band {format_seconds(low)} to {format_seconds(high)})"
+    ttft = f"TTFT {format_seconds(estimate.ttft_s)}{band}"
     if best.basis == "unreduced":
-        return f"{asked}: no reduction: TTFT {format_seconds(estimate.ttft_s)}{band}; no method with scores does better"
+        faster = "is faster" if plan.floor is not None else "scores higher"
+        return f"{asked}: no reduction, {ttft}; no method that qualifies {faster}"
     saved = f"{format_seconds(abs(plan.saved_s))} {'less' if plan.saved_s >= 0 else 'more'} than unreduced"
-    marked = ", budget matched" if best.basis == "budget matched" else ""
+    marked = f"{basis}, " if (basis := _BASIS[best.basis]) else ""
     text = (
-        f"{asked}: {parameters(best.method)}: TTFT {format_seconds(estimate.ttft_s)}{band}, {saved}, expected "
-        f"{best.mean:.1%} of the unreduced score (80 % interval {best.low:.1%} to {best.high:.1%}{marked}), "
-        f"resting on {_basis(plan)}"
+        f"{asked}: {parameters(best.method)}, {ttft}, {saved}, expected score {best.mean:.1%} of the unreduced "
+        f"(80 % interval {best.low:.1%} to {best.high:.1%}; {marked}from {_basis(plan)})"
     )
     second = plan.runner_up
     if second is None:
         return f"{text}; no other method qualifies"
-    near = "within the noise" if plan.runner_up_in_noise else "runner-up"
-    return f"{text}; {near}: {parameters(second.method)}, {format_seconds(second.ttft)}, {second.mean:.1%}"
+    near = "runner-up within the noise" if plan.runner_up_in_noise else "runner-up"
+    other = "no reduction" if second.basis == "unreduced" else parameters(second.method)
+    return f"{text}; {near}: {other}, {format_seconds(second.ttft)}, {second.mean:.1%}"
+
+
+def _asked(plan: TaskPlan) -> str:
+    """Model, machine, stack, task, and what is held."""
+    machine = plan.run.hardware.name if plan.run.hardware else "no hardware"
+    wanted = [] if plan.floor is None else [f"score ≥ {plan.floor:.1%} of the unreduced"]
+    wanted += [plan.budgets.describe()] if list(plan.budgets.items()) else []
+    if plan.mean_visual_tokens is not None:
+        wanted.append(f"≤ {plan.mean_visual_tokens:g} visual tokens a layer")
+    sure = "" if plan.confidence is None else f" at {plan.confidence:.0%} confidence"
+    return (
+        f"{plan.run.model.name} on {machine}, {stack_label(plan.run)}, {', '.join(plan.tasks)} with "
+        f"{', '.join(wanted)}{sure}"
+    )
 
 
 def _basis(plan: TaskPlan) -> str:
-    sources = plan.sources
-    named = sources[0] if sources else ""
-    more = f" and {len(sources) - 1} more" if len(sources) > 1 else ""
-    what = "scores of its siblings" if plan.siblings else "scores"
-    return f"{plan.scores} {what} of this method ({named}{more})" if plan.scores else "scores of other methods"
+    """Scores of the method that the expectation rests on most, and whose they are."""
+    name, sources = plan.best.name if plan.best is not None else "", plan.sources
+    if not plan.scores:
+        return f"scores of other methods: none of {name}"
+    named = sources[0] + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
+    whose = "sibling models" if plan.siblings else "this model"
+    return f"{format_count(plan.scores)} scores of {name} on {whose}: {named}"
 
 
 def parameters(method: Mapping[str, Any]) -> str:
@@ -115,7 +159,10 @@ def _remarks(plan: TaskPlan) -> Iterator[str]:
         yield f"{smaller.what} without reduction: TTFT {format_seconds(smaller.ttft)}; score unknown (none published)"
     if plan.silent:
         yield "no score to go by, or no parameters to search: " + ", ".join(plan.silent)
-    yield f"{format_count(plan.candidates)} schedules priced, selection included; expected scores are not measured"
+    yield (
+        f"{format_count(plan.candidates)} schedules priced, selection included; expected scores are not measured, "
+        "and hold for the images and frames of the published tables"
+    )
     yield from plan.notes
 
 
@@ -130,6 +177,62 @@ def task_yaml(plan: TaskPlan) -> str:
     return f"# {sentence(plan)}.\n{body}"
 
 
-def front_rows(plan: TaskPlan) -> list[dict[str, Any]]:
-    """The Pareto front of expected score against TTFT; the method column is JSON."""
-    return [{**each.to_dict(), "method": to_json(dict(each.method), indent=None)} for each in plan.front]
+def front_rows(plans: TaskPlans) -> list[dict[str, Any]]:
+    """The Pareto front of expected score against TTFT, by machine; the method column is JSON."""
+    return [
+        {
+            "hardware": plan.run.hardware.name if plan.run.hardware else None,
+            **each.to_dict(),
+            "method": to_json(dict(each.method), indent=None),
+        }
+        for plan in plans.plans
+        for each in plan.front
+    ]
+
+
+def save_task_plot(plans: TaskPlans, path: Path) -> None:
+    """Plot expected score against TTFT, a panel a machine: the Pareto front, and each method's best with its interval.
+
+    Raises
+    ------
+    MissingExtraError, InvalidValueError, FileFormatError
+        matplotlib is not installed, or the file is no picture or cannot be written.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    count = len(plans.plans)
+    figure = Figure(figsize=(1.2 + 5.2 * count, 4.4), layout="constrained")
+    names = sorted({each.name for plan in plans.plans for each in plan.by_method})
+    for axes, plan in zip(figure.subplots(1, count, squeeze=False)[0], plans.plans, strict=True):
+        front = plan.front
+        axes.step(
+            [each.ttft * KILO for each in front],
+            [100 * each.mean for each in front],
+            where="post",
+            color="0.6",
+            label="Pareto front",
+        )
+        for each in plan.by_method:
+            number = names.index(each.name)
+            axes.errorbar(
+                [each.ttft * KILO],
+                [100 * each.mean],
+                yerr=[[100 * (each.mean - each.low)], [100 * (each.high - each.mean)]],
+                fmt="osD^v"[number // 10 % 5],
+                color=f"C{number % 10}",
+                markersize=5,
+                elinewidth=0.8,
+                label=each.name,
+            )
+        if plan.floor is not None:
+            axes.axhline(100 * plan.floor, color="0.4", linestyle=":", linewidth=1, label="floor")
+        if plan.budgets.ttft is not None:
+            axes.axvline(plan.budgets.ttft * KILO, color="0.4", linestyle="--", linewidth=1, label="budget")
+        machine = plan.run.hardware.name if plan.run.hardware else "no hardware"
+        axes.set_title(f"{plan.run.model.name}, {machine}", fontsize="medium")
+        axes.set_xlabel("predicted time to first token, ms")
+        axes.set_ylabel(f"expected score on {', '.join(plan.tasks)},\n% of the unreduced one (80 % interval)")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right", fontsize="x-small", ncols=2)
+    save_figure(figure, path)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import FileFormatError, InvalidValueError, argument
-from ..extras import load
+from .pictures import check_plot, save_figure
 
 if TYPE_CHECKING:
     from ..measure.validate import Comparison, Point
 
 __all__ = ["draw_validation"]
 
-FORMATS = (".png", ".svg", ".pdf")
 # Colour tells the number format, shape what was timed; both are told apart in grey and by the colour-blind.
 _COLOURS = {"fp32": "#0072b2", "bf16": "#d55e00", "fp16": "#009e73"}
 _PARTS = {
@@ -32,10 +30,9 @@ def draw_validation(comparison: Comparison, path: str | Path) -> None:
     Raises
     ------
     MissingExtraError, InvalidValueError, FileFormatError
-        matplotlib is not installed, a suffix other than `FORMATS`, or a file that cannot be written.
+        matplotlib is not installed, or the file is no picture or cannot be written.
     """
     path = check_plot(path)
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 7.6), layout="constrained")
@@ -52,29 +49,7 @@ def draw_validation(comparison: Comparison, path: str | Path) -> None:
         + (f"; speed-up within {max(speed):.1%}" if speed else ""),
         fontsize=11,
     )
-    # the same file from the same record, so that a repository can keep it
-    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
-    try:
-        with rc_context({"svg.hashsalt": "aimcost"}):
-            figure.savefig(path, dpi=150, metadata=metadata)
-    except OSError as error:
-        raise FileFormatError(f"{path}: cannot be written: {error.strerror or error}") from None
-
-
-def check_plot(path: str | Path) -> Path:
-    """The path of a picture, if it can be drawn: called before hours of measuring, too.
-
-        Raises
-        ------
-        InvalidValueError
-    from ..extras import load
-            A suffix other than `FORMATS`; matplotlib is not installed.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise InvalidValueError(argument("path"), f"a file name ending in {', '.join(FORMATS)}", str(path))
-    load("matplotlib", extra="report", purpose="drawing")
-    return path
+    save_figure(figure, path)
 
 
 def _draw_times(axes: Any, points: list[Point]) -> None:

@@ -121,8 +121,10 @@ def test_the_answer_is_one_sentence(ocr: TaskPlan) -> None:
     text = sentence(ocr)
     assert "\n" not in text
     assert re.search(
-        r"TTFT [\d.]+ ms \(80 % band .+?\), [\d.]+ ms less than unreduced, expected 9\d\.\d% of the unreduced score "
-        r"\(80 % interval .+\), resting on \d+ scores of this method \(.+ and \d+ more\); within the noise: ",
+        r"^llava-1\.5-7b on nvidia_a100_sxm_80gb, stack transformers \(default\), ocr with score ≥ 95\.0% of the "
+        r"unreduced: fastv \(k \d+, ratio 0\.\d+\), TTFT [\d.]+ ms \(80 % band .+?\), [\d.]+ ms less than unreduced, "
+        r"expected score 9\d\.\d% of the unreduced \(80 % interval .+; budget matched, from \d+ scores of fastv on "
+        r"this model: .+ and \d+ more\); runner-up within the noise: ",
         text,
     )
 
@@ -200,7 +202,9 @@ def test_it_asks_for_a_floor_or_a_budget(image: Run) -> None:
         plan_task(image, ["ocr"])
     with pytest.raises(AimcostError, match="unknown task 'orc'"):
         plan_task(image, ["orc"], min_accuracy=0.9)
-    with pytest.raises(InvalidValueError, match="one that was scored on llava"):
+    with pytest.raises(
+        InvalidValueError, match=r"'task' must be scored on llava-1\.5-7b: general, ocr, .*; or A-OKVQA, AI2D, "
+    ):
         plan_task(image, ["video"], min_accuracy=0.9)
     with pytest.raises(AimcostError, match="unknown model with published scores 'qwen2-7b'"):
         plan_task(
@@ -230,6 +234,46 @@ def test_the_command_needs_no_run_file(cli: Any, tmp_path: Path) -> None:
     assert json.loads(budget.stdout)["best"]["ttft_s"] <= 0.040
 
 
+def test_confidence_holds_the_edges_of_band_and_interval(image: Run, ocr: TaskPlan) -> None:
+    """At 0.9 the upper edge of the 80 % band meets the budget, and the lower edge of the interval the floor."""
+    floor: dict[str, Any] = {"min_accuracy": 0.9, "confidence": 0.9, "methods": ["fastv", "holov", "visionzip"]}
+    found = plan_task(image, ["ocr"], budgets={"max_ttft_ms": 66}, **floor)
+    assert found.best is not None
+    assert all(each.low >= 0.9 for each in found.by_method)
+    assert any(each.low < 0.9 <= each.mean and each.ttft < found.best.ttft for each in found.front)
+    for each in found.by_method:
+        assert (estimate_run(image.with_method(each.method)).ttft_band_s[1] or 1.0) <= 0.066 * (1 + 1e-9)
+    # the unreduced run is under the budget, and the upper edge of its band above it
+    assert found.dense.ttft_s < 0.066 < (found.dense.ttft_band_s[1] or 0.0)
+    assert "none" not in {each.name for each in found.by_method}
+    assert " at 90% confidence: " in sentence(found)
+
+
+def test_no_candidate_keeps_every_token(ocr: TaskPlan) -> None:
+    """FastV with K at the last layer, or a ratio of one, is no reduction and competes as none alone."""
+    whole = [each for each in (*ocr.front, *ocr.by_method) if each.share > 1 - 1e-9]
+    assert {each.name for each in whole} <= {"none"}
+
+
+def test_several_machines_are_asked_at_once(cli: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    picture, written = tmp_path / "front.svg", tmp_path / "best.yaml"
+    asked = ("--task", "POPE", "--min-accuracy", "95%", "--method", "visionzip,holov")
+    machines = [*FLAGS[:-1], "nvidia_l40s,nvidia_a100_sxm_80gb"]
+    done = cli("plan", *machines, *asked, "--json", "--plot", str(picture), "-o", str(written))
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    times = {plan["hardware"]: plan["best"]["ttft_s"] for plan in found["plans"]}
+    assert found["best_hardware"] == min(times, key=lambda name: times[name]) == "nvidia_a100_sxm_80gb"
+    assert "hardware: nvidia_a100_sxm_80gb" in written.read_text(encoding="utf-8")
+    drawn = picture.read_text(encoding="utf-8")
+    assert drawn.startswith("<?xml")
+    text = cli("plan", *machines, *asked).stdout
+    assert re.search(r"^nvidia_l40s +(visionzip|holov) \(", text, re.MULTILINE)
+    both = aimcost.plan(IMAGE, task="POPE", min_accuracy=0.95, methods=["holov"], hardware=["nvidia_l40s"])
+    assert [plan.run.hardware.name for plan in both.plans] == ["nvidia_l40s"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -240,7 +284,9 @@ def test_the_command_needs_no_run_file(cli: Any, tmp_path: Path) -> None:
         ),
         (["--min-accuracy", "97%"], "'--min-accuracy' must be given with --task"),
         (["--task", "ocr", "--ttft-ms", "9", "--shape", "step"], "'--shape' must be omitted with --task"),
-        (["--task", "ocr", "--ttft-ms", "9", "--hardware", "a,b"], "'--hardware' must be one value with --task"),
+        (["--task", "ocr", "--ttft-ms", "9", "--frames", "8,16"], "'--frames' must be one value with --task"),
+        (["--task", "ocr", "--ttft-ms", "9", "--plot", "a.txt"], "'--plot' must be a file name ending in .png"),
+        (["--task", "reading", "--ttft-ms", "9"], "unknown task 'reading'; tasks: general, ocr, chart"),
     ],
 )
 def test_what_does_not_go_together_is_refused(cli: Any, arguments: list[str], message: str) -> None:

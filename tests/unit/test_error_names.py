@@ -63,7 +63,7 @@ def edited(folder: Path) -> Any:
 
 
 def plotted(folder: Path) -> Any:
-    from aimcost.report.validation_plot import check_plot
+    from aimcost.report.pictures import check_plot
 
     return check_plot(folder / "plot.txt")
 

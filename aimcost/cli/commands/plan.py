@@ -74,7 +74,9 @@ def plan(
     batch: Annotated[str | None, Option(metavar="N,N", help="Batch sizes to search.")] = None,
     confidence: Annotated[
         float | None,
-        Option(help="Probability of meeting the TTFT budget; 0.9 is the upper edge of the 80 % band."),
+        Option(
+            help="Probability of meeting the TTFT budget, and the score with --task; 0.9 is the edge of the 80 % band."
+        ),
     ] = None,
     objective: Annotated[
         str | None, Option(help="Maximise accuracy or tokens. Default: accuracy where scores are known.")
@@ -120,7 +122,7 @@ def plan(
         "workload.new_tokens": new_tokens,
     }
     if task is not None:
-        _one_each({"--hardware": hardware, "--frames": frames, "--batch": batch})
+        _one_each({"--frames": frames, "--batch": batch})
     if run is None or task is not None:  # what is searched gives the run its first values
         flags |= {
             "hardware": next(iter(_names(hardware)), None),
@@ -129,9 +131,9 @@ def plan(
         }
     resolved = resolve(run, settings or [], stack=stack, **flags)
     if plot is not None:
-        from ...report.planning import check_plot
+        from ...report.pictures import check_plot
 
-        check_plot()
+        check_plot(plot)
     limits = {
         "--ttft-ms": ttft_ms,
         "--tpot-ms": tpot_ms,
@@ -146,8 +148,8 @@ def plan(
         "--measured-only": measured_only,
     }
     if task is not None:
-        others = {"--shape": shape, "--confidence": confidence, "--objective": objective, "--extrapolate": extrapolate}
-        _absent({**others, "--question": question, "--plot": plot}, "--task")
+        others = {"--shape": shape, "--objective": objective, "--extrapolate": extrapolate}
+        _absent({**others, "--question": question}, "--task")
         options = {
             "min_accuracy": _share("--min-accuracy", min_accuracy),
             "mean_visual_tokens": _positive("--mean-visual-tokens", mean_visual_tokens),
@@ -155,8 +157,9 @@ def plan(
             "methods": _names(method),
             "accuracy": accuracy,
             "earliest_cut": earliest_cut,
+            "confidence": confidence,
         }
-        _plan_task(resolved, _names(task), budgets, options, output, written)
+        _plan_task(resolved, _names(task), _names(hardware), {"budgets": budgets, **options}, written, output, plot)
         return
     _needs_task(wanted)
     if question is not None:
@@ -189,14 +192,14 @@ def plan(
             earliest_cut=earliest_cut,
             progress=step,
         )
+    report = Report(text=lambda: plan_text(found), data=found.to_dict, rows=lambda: front_rows(found))
+    write_report(report, written)
     if plot is not None:
         save_plot(found, plot)
     if output is not None and found.best is not None:
         from ...inputs.files import write_atomically
 
         write_atomically(output, run_yaml(found, found.best))
-    report = Report(text=lambda: plan_text(found), data=found.to_dict, rows=lambda: front_rows(found))
-    write_report(report, written)
     if found.best is None:
         raise CheckFailedError("no schedule meets the budget: " + "; ".join(m["text"] for m in found.shortfalls))
 
@@ -204,26 +207,33 @@ def plan(
 def _plan_task(
     resolved: Any,
     tasks: list[str],
-    budgets: dict[str, float | None],
+    hardware: list[str],
     options: dict[str, Any],
-    output: Path | None,
     written: Format,
+    output: Path | None,
+    plot: Path | None,
 ) -> None:
     from ...errors import CheckFailedError
     from ...report.format import Report
-    from ...report.tasks import front_rows, task_text, task_yaml
-    from ...search.plan.tasks import plan_task
+    from ...report.tasks import front_rows, save_task_plot, task_text, task_yaml, tasks_text
+    from ...search.plan.tasks import plan_task_on
 
     with progress_bar() as step:
-        found = plan_task(resolved, tasks, budgets=budgets, progress=step, **options)
-    if output is not None and found.best is not None:
+        found = plan_task_on(resolved, tasks, hardware, progress=step, **options)
+    first, best = found.plans[0], found.best
+    if len(found.plans) > 1:
+        report = Report(text=lambda: tasks_text(found), data=found.to_dict, rows=lambda: front_rows(found))
+    else:
+        report = Report(text=lambda: task_text(first), data=first.to_dict, rows=lambda: front_rows(found))
+    write_report(report, written)
+    if output is not None and best is not None:
         from ...inputs.files import write_atomically
 
-        write_atomically(output, task_yaml(found))
-    report = Report(text=lambda: task_text(found), data=found.to_dict, rows=lambda: front_rows(found))
-    write_report(report, written)
-    if found.best is None:
-        raise CheckFailedError("nothing qualifies: " + "; ".join(found.shortfalls))
+        write_atomically(output, task_yaml(best))
+    if plot is not None:
+        save_task_plot(found, plot)
+    if best is None:
+        raise CheckFailedError("nothing qualifies: " + "; ".join(first.shortfalls))
 
 
 def _needs_task(flags: Mapping[str, object]) -> None:

@@ -41,8 +41,9 @@ def validate(
         import_module("aimcost.measure.profile").quiet_process()
     from ...measure.validate import compare_record
     from ...report.export import to_json
+    from ...report.pictures import check_plot
     from ...report.validation import validation_text
-    from ...report.validation_plot import check_plot, draw_validation
+    from ...report.validation_plot import draw_validation
 
     if plot is not None:
         check_plot(plot)

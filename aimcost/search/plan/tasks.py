@@ -7,6 +7,7 @@ the parameters: a schedule with other parameters is "budget matched", and its in
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +23,26 @@ from ...methods.registry import plan_module
 from ...pricing.gain import gain
 from ...pricing.pricing import estimate_run, unreduced
 from ...pricing.result import Estimate
-from ..scores.points import Point, benchmarks_of, load_points, method_named, model_family, models_named, settings_of
+from ..scores.points import (
+    FAMILIES,
+    Point,
+    benchmark_named,
+    benchmarks_of,
+    load_points,
+    method_named,
+    model_family,
+    models_named,
+    settings_of,
+)
 from ..scores.surrogate import HALF_80, Query, Surrogate, score_variance, shipped_surrogate
 from ..scores.users import YOURS, with_yours
-from .budgets import Budgets, tower_floor
-from .evaluate import Figures
+from .budgets import Budgets, tower_floor, upper_end
+from .evaluate import Figures, upper_seconds
 from .grids import of_method, require_visuals
+from .planning import spread_of
 from .search import Progress
 
-__all__ = ["Downsampled", "Scored", "TaskPlan", "plan_task", "scored"]
+__all__ = ["Downsampled", "Scored", "TaskPlan", "TaskPlans", "plan_task", "plan_task_on", "scored"]
 
 # FastV and DART cut after layer 2 in the tables that do not state K (their `where`).
 PUBLISHED_CUT = {"fastv": 2, "dart": 2}
@@ -74,6 +86,10 @@ class Scored:
         """The method's name."""
         return str(self.method["name"])
 
+    def at_least(self, spread: float | None) -> float:
+        """The score that is held against a floor: the mean, or so many halves of the interval below it."""
+        return self.mean if spread is None else self.mean - spread * (self.mean - self.low)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
         return {
@@ -114,7 +130,8 @@ class TaskPlan:
     by_method
         Each method's own best candidate, or its nearest.
     scores, sources
-        Published scores of the chosen method for the task (on this model, else on its siblings), and where they stand.
+        Figures of the chosen method for the task (on this model, else on its siblings), copies counted once, and where
+        they stand.
     random
         Published scores of random selection for the task on this model: share kept, mean, scores.
     """
@@ -125,6 +142,7 @@ class TaskPlan:
     floor: float | None
     budgets: Budgets
     mean_visual_tokens: float | None
+    confidence: float | None
     best: Scored | None
     runner_up: Scored | None
     runner_up_in_noise: bool
@@ -177,6 +195,8 @@ class TaskPlan:
             "min_accuracy": self.floor,
             "budgets": self.budgets.to_file(),
             "mean_visual_tokens": self.mean_visual_tokens,
+            "confidence": self.confidence,
+            "stack": self.run.stack.name,
             "measured_only": self.measured_only,
             "candidates": self.candidates,
             "unreduced_ttft_s": self.dense.ttft_s,
@@ -194,6 +214,35 @@ class TaskPlan:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskPlans:
+    """One task on several machines."""
+
+    plans: tuple[TaskPlan, ...]
+
+    @property
+    def best(self) -> TaskPlan | None:
+        """The plan of the machine that answers best: fastest above a floor, else the highest score."""
+        found = [(plan, plan.best) for plan in self.plans if plan.best is not None]
+        ranked = sorted(found, key=lambda pair: _rank(pair[1], pair[0].floor))
+        return ranked[0][0] if ranked else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form."""
+        best = self.best
+        return {
+            "schema_version": 1,
+            "best_hardware": best.run.hardware.name if best is not None and best.run.hardware else None,
+            "plans": [plan.to_dict() for plan in self.plans],
+        }
+
+
+def plan_task_on(run: Run, tasks: Sequence[str], hardware: Sequence[str], **options: Any) -> TaskPlans:
+    """`plan_task` on each of some machines; on the run's own where none is named."""
+    machines = [run.with_(hardware=name) for name in dict.fromkeys(hardware)] or [run]
+    return TaskPlans(plans=tuple(plan_task(machine, tasks, **options) for machine in machines))
+
+
 def plan_task(
     run: Run,
     tasks: Sequence[str],
@@ -205,6 +254,7 @@ def plan_task(
     measured_only: bool = False,
     accuracy: str | Path | None = None,
     earliest_cut: int | None = None,
+    confidence: float | None = None,
     progress: Progress | None = None,
 ) -> TaskPlan:
     """The method and parameters for a task: the fastest above a floor, else the best scored within the budgets.
@@ -223,6 +273,9 @@ def plan_task(
         Leave out schedules whose parameters are not those of published scores.
     accuracy
         A CSV of the user's own scores, which replace published ones of the same model, method and benchmark.
+    confidence
+        Meet the TTFT budget and the floor each with this probability: 0.9 holds the edges of the 80 % band and
+        interval against them. Expected values where None.
 
     Raises
     ------
@@ -235,11 +288,14 @@ def plan_task(
     if min_accuracy is not None and not 0 < min_accuracy <= 1:
         raise InvalidValueError(argument("min_accuracy"), "above 0 and at most 1 (100 %)", min_accuracy)
     require_visuals(run)
+    spread = spread_of(confidence, run)
+    if progress is not None:
+        progress(0, 1, "published scores")
     points, surrogate = load_points(), None
     if accuracy is not None:
         points = with_yours(run, points, Path(accuracy))
         surrogate = Surrogate(points, trusted=(YOURS,))
-    search = _Search(run, points, surrogate or shipped_surrogate(), tasks, measured_only)
+    search = _Search(run, points, surrogate or shipped_surrogate(), tasks, measured_only, spread=spread)
     first = EARLIEST_CUT if earliest_cut is None else earliest_cut
     if not 0 <= first <= run.model.decoder.layers:
         raise InvalidValueError(argument("earliest_cut"), f"from 0 to {run.model.decoder.layers}", first)
@@ -257,11 +313,11 @@ def plan_task(
             silent.append(name)
     dense = estimate_run(unreduced(run))
     whole = Scored(method={"name": "none"}, share=1.0, ttft=dense.ttft_s, mean=1, low=1, high=1, basis="unreduced")
-    over = max((value / limit for value, limit in _limited(dense, limits)), default=0.0)
+    over = max((value / limit for value, limit in _limited(dense, limits, spread)), default=0.0)
     if mean_visual_tokens is not None:
         over = max(over, run.workload.visual_tokens / mean_visual_tokens)
     every.append((whole, over))
-    return _answer(search, every, dense, limits, min_accuracy, mean_visual_tokens, tuple(silent))
+    return _answer(search, every, dense, limits, min_accuracy, mean_visual_tokens, confidence, tuple(silent))
 
 
 def scored(
@@ -280,10 +336,12 @@ def scored(
     return {name: some for name, some in found.items() if some}
 
 
-def _limited(estimate: Estimate, limits: Budgets) -> Iterator[tuple[float, float]]:
+def _limited(estimate: Estimate, limits: Budgets, spread: float | None) -> Iterator[tuple[float, float]]:
     from ...pricing.budgets import figures_of
 
     found = figures_of(estimate)
+    if spread is not None:
+        found = {**found, "ttft": upper_end(estimate, spread)}
     for name, limit in limits.items():
         yield found[name], limit
     card = estimate.memory.usable_bytes
@@ -302,8 +360,9 @@ class _Search:
         tasks: Sequence[str],
         measured_only: bool,
         shares: Sequence[float] = SHARES,
+        spread: float | None = None,
     ) -> None:
-        self.shares = shares
+        self.shares, self.spread = shares, spread
         self.run, self.surrogate, self.measured_only, self.tasks = run, surrogate, measured_only, tuple(tasks)
         name = run.model.name
         named = models_named(points)
@@ -320,9 +379,12 @@ class _Search:
             benchmarks_of(tasks, {p.benchmark for p in points})  # a benchmark that nobody ran on this model
             self.benchmarks = ()
         if not self.benchmarks:
-            asked = ", ".join(tasks)
+            scored = sorted({benchmark_named(known) for known in known_benchmarks})
+            families = [family for family in FAMILIES if set(FAMILIES[family]) & set(scored)]
             raise InvalidValueError(
-                argument("task"), f"one that was scored on {name}: {', '.join(sorted(known_benchmarks))}", asked
+                argument("task"),
+                f"scored on {name}: {', '.join(families)}; or {', '.join(scored)}",
+                ", ".join(tasks),
             )
         self.points = [p for p in points if p.relative is not None and _is_of(p, self.benchmarks)]
 
@@ -336,12 +398,16 @@ class _Search:
         """A method as the tables print it."""
         return next((p.method for p in self.points if method_named(p.method) == name), name)
 
-    def rests_on(self, name: str) -> tuple[int, tuple[str, ...], bool]:
-        """Scores of a method for the task, their sources, and whether they are of siblings."""
-        some = [p for p in self.points if method_named(p.method) == name]
+    def rests_on(self, name: str, setting: Mapping[str, Any] | None = None) -> tuple[int, tuple[str, ...], bool]:
+        """Figures of a method for the task, their sources (most figures first), and whether they are of siblings.
+
+        Of a method that is scored where it was measured, those with parameters; else those with a share of the tokens.
+        """
+        some = [p for p in self.points if method_named(p.method) == name and _rests(p, setting)]
         own = [p for p in some if p.model == self.printed]
         used = own or [p for p in some if p in self.siblings]
-        return len(used), tuple(dict.fromkeys(p.source for p in used)), not own
+        times = Counter(p.source for p in used)
+        return len({p.copied_as for p in used}), tuple(name for name, _ in times.most_common()), not own
 
     def candidates(
         self, name: str, first: int, limits: Budgets, most_tokens: float | None
@@ -361,10 +427,14 @@ class _Search:
         )
         card = self.run.hardware.usable_memory_bytes if self.run.hardware else None
         for grid in of_method(self.run, name, first if pooled else 0, offered):
-            prices = grid.prices(band=False)
+            held = self.spread is not None and limits.ttft is not None
+            prices = grid.prices(band=held)
             figures: Figures = prices.figures(0, len(prices))
             share = figures.kept / layers / visual
             over = limits.excess(figures, card)
+            if held and prices.tables.rows is not None:
+                upper = upper_seconds(prices.tables, prices.blocks(np.arange(len(prices))), self.spread or 0.0)
+                over = np.maximum(over, upper / (limits.ttft or np.inf))
             if most_tokens is not None:
                 over = np.maximum(over, figures.kept / layers / most_tokens)
             inside = bool(grid.run.schedule.tokens) and not grid.run.schedule.pre_llm_events
@@ -385,7 +455,8 @@ class _Search:
                     assert answer is not None
                     entry = (float(answer.mean[position]), float(answer.low[position]), float(answer.high[position]))
                     known = bool(answer.known[position])
-                if not known or (self.measured_only and basis == "budget matched"):
+                reduces = share[position] < 1 - 1e-9
+                if not known or not reduces or (self.measured_only and basis == "budget matched"):
                     continue
                 yield (
                     Scored(
@@ -413,16 +484,20 @@ class _Search:
                 continue
             settings = settings_of(some[0]) or {}
             rows = self.surrogate.rows_of([Query.of(p) for p in some], [0.5] * len(some))
-            deviation = float(np.sqrt(score_variance(rows).sum())) / len(some) + SETTINGS_SPREAD / 2
+            deviation = (
+                float(np.sqrt(score_variance(rows, self.surrogate.parameters).sum())) / len(some) + SETTINGS_SPREAD / 2
+            )
             mean = float(np.mean([p.relative for p in some if p.relative is not None]))
             entry = {key: value for key, value in settings.items() if key != "name"}
             found.append((entry, (mean, HALF_80 * deviation / 100)))
         return found
 
 
-def _is_of(point: Point, benchmarks: Sequence[str]) -> bool:
-    from ..scores.points import benchmark_named
+def _rests(point: Point, setting: Mapping[str, Any] | None) -> bool:
+    return point.share_kept is not None if setting is None else settings_of(point) == dict(setting)
 
+
+def _is_of(point: Point, benchmarks: Sequence[str]) -> bool:
     return benchmark_named(point.benchmark) in benchmarks
 
 
@@ -449,15 +524,13 @@ def _answer(
     limits: Budgets,
     floor: float | None,
     most_tokens: float | None,
+    confidence: float | None,
     silent: tuple[str, ...],
 ) -> TaskPlan:
-    def rank(each: Scored) -> tuple[float, float]:
-        return (each.ttft, -each.mean) if floor is not None else (-each.mean, each.ttft)
-
     def fits(each: Scored, over: float) -> bool:
-        return over <= 1 and (floor is None or each.mean >= floor)
+        return over <= 1 and (floor is None or each.at_least(search.spread) >= floor)
 
-    fitting = sorted((each for each, over in every if fits(each, over)), key=rank)
+    fitting = sorted((each for each, over in every if fits(each, over)), key=lambda each: _rank(each, floor))
     best = fitting[0] if fitting else None
     by_method: dict[str, Scored] = {}
     for each in fitting:
@@ -468,7 +541,11 @@ def _answer(
     if best is not None and second is not None and estimate is not None:
         low, high = estimate.ttft_band_s
         noise = best.low <= second.mean <= best.high and low <= second.ttft <= (high or second.ttft)
-    count, sources, siblings = (0, (), False) if best is None else search.rests_on(best.name)
+    count, sources, siblings = (
+        (0, (), False)
+        if best is None
+        else search.rests_on(best.name, best.method if best.basis == "measured" else None)
+    )
     return TaskPlan(
         run=search.run,
         benchmarks=search.benchmarks,
@@ -476,6 +553,7 @@ def _answer(
         floor=floor,
         budgets=limits,
         mean_visual_tokens=most_tokens,
+        confidence=confidence,
         best=best,
         runner_up=second,
         runner_up_in_noise=noise,
@@ -491,9 +569,15 @@ def _answer(
         siblings=siblings,
         random=_random(search),
         downsampled=tuple(_downsampled(search.run)),
-        shortfalls=() if best is not None else tuple(_shortfalls(every, dense, limits, floor, most_tokens)),
+        shortfalls=() if best is not None else tuple(_shortfalls(search, every, dense, limits, floor, confidence)),
         measured_only=search.measured_only,
+        notes=search.run.notes,
     )
+
+
+def _rank(each: Scored, floor: float | None) -> tuple[float, float]:
+    """Fastest first with a floor, else the highest score first."""
+    return (each.ttft, -each.mean) if floor is not None else (-each.mean, each.ttft)
 
 
 def _front(every: Sequence[Scored]) -> tuple[Scored, ...]:
@@ -543,20 +627,22 @@ def _image_size(run: Run) -> tuple[int, int]:
 
 
 def _shortfalls(
+    search: _Search,
     every: Sequence[tuple[Scored, float]],
     dense: Estimate,
     limits: Budgets,
     floor: float | None,
-    most_tokens: float | None,
+    confidence: float | None,
 ) -> Iterator[str]:
     """In words: which limit nothing keeps, and what is nearest."""
     from ...units import format_seconds
 
     within = [each for each, over in every if over <= 1]
     if within and floor is not None:
-        nearest = max(within, key=lambda each: each.mean)
+        nearest = max(within, key=lambda each: each.at_least(search.spread))
+        sure = "" if confidence is None else f" at {confidence:.0%} confidence"
         yield (
-            f"within the budgets at most {nearest.mean:.1%} is expected "
+            f"within the budgets at most {nearest.at_least(search.spread):.1%} is expected{sure} "
             f"({nearest.name}, {format_seconds(nearest.ttft)}), below {floor:.1%}"
         )
         return
@@ -566,4 +652,10 @@ def _shortfalls(
         )
         return
     nearest, over = min(every, key=lambda pair: pair[1])
+    if [name for name, _ in limits.items()] == ["ttft"] and limits.ttft is not None and confidence is not None:
+        yield (
+            f"TTFT at {confidence:.0%} confidence is at least {format_seconds(over * limits.ttft)} ({nearest.name}), "
+            f"over {format_seconds(limits.ttft)}"
+        )
+        return
     yield f"nothing with a score keeps every budget; the nearest is {nearest.name}, {over - 1:.1%} over"

@@ -268,7 +268,8 @@ def benchmarks_of(tasks: Iterable[str], known: Iterable[str]) -> tuple[str, ...]
         elif task.casefold() in folded:
             found[folded[task.casefold()]] = None
         else:
-            raise UnknownNameError("task", task, [*FAMILIES, *sorted(names)])
+            remedy = f"tasks: {', '.join(FAMILIES)}; or benchmarks by name"
+            raise UnknownNameError("task", task, [*FAMILIES, *sorted(names)], remedy=remedy)
     return tuple(found)
 
 
