@@ -14,6 +14,7 @@ from aimcost.inputs.schema import WorkloadFile
 from aimcost.inputs.workload import resolve_workload
 from aimcost.search.scores.points import (
     FAMILIES,
+    Point,
     benchmarks_of,
     family_of,
     load_points,
@@ -67,10 +68,38 @@ def test_aims_tables_are_those_of_its_paper_file() -> None:
     assert not strange
 
 
+def test_flops_matched_rows_state_what_the_paper_file_reconstructs() -> None:
+    """Visual tokens summed over layers are those of the paper file's runs, but for rounding."""
+    paper = yaml.safe_load(discover.find("paper", "aim").read_text(encoding="utf-8"))
+    runs = {row["id"]: row for row in paper["rows"]}
+    printed = [
+        (runs[point["row"]], point["method"], set(point["scores"].values()))
+        for table in paper["accuracy"]
+        for point in table["points"]
+    ]
+    groups: dict[tuple[str, str, str], list[Point]] = {}
+    for point in load_points([discover.find("accuracy", "aim")]):
+        if "matched" in point.budget or "level" in point.budget:
+            groups.setdefault((point.model, point.method, point.parameters), []).append(point)
+    assert len(groups) == 11
+    named = models_named(POINTS)
+    for (printed_model, printed_method, parameters), some in groups.items():
+        method, model = method_named(printed_method), load_model(named[printed_model])
+        scores = {point.score for point in some}
+        (row,) = (row for row, name, values in printed if name == method and scores <= values)
+        workload, _ = resolve_workload(WorkloadFile(**row["run"]["workload"]), model, without_newline=True)
+        planned = plan_schedule(model, workload, {**(settings_of(some[0]) or {}), "convention": "paper"})
+        text = workload.text_tokens
+        expected = sum((tokens - text) * layers for tokens, layers in row["tokens_rle"])
+        assert sum(tokens - text for tokens in planned.tokens) == pytest.approx(expected, rel=0.02), parameters
+
+
 def test_stated_parameters_are_schedules() -> None:
     named = models_named(POINTS)
     stated = [(p, method) for p in POINTS if (method := settings_of(p)) is not None and p.model in named]
-    assert {method["name"] for _, method in stated} == {"aim", "vtw", "fastv"}
+    assert {method["name"] for _, method in stated} == {
+        *("aim", "vtw", "fastv", "pyramiddrop", "prumerge", "prumerge_plus")
+    }
     for point, method in stated:
         model = load_model(named[point.model])
         workload, _ = resolve_workload(WorkloadFile(images=1, text_tokens=40), model, without_newline=False)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import AimcostError, InvalidValueError, UnknownNameError, argument
 from ...inputs import discover
@@ -38,12 +39,13 @@ from ..scores.surrogate import HALF_80, Query, Surrogate, score_variance, shippe
 from ..scores.users import YOURS, with_yours
 from .budgets import Budgets, tower_floor, upper_end
 from .evaluate import Figures, upper_seconds
-from .grids import of_method, require_visuals
+from .grids import ListGrid, of_method, require_visuals
 from .planning import spread_of
 from .search import Progress
 
 __all__ = ["Downsampled", "Scored", "TaskPlan", "TaskPlans", "plan_task", "plan_task_on", "scored"]
 
+Floats = NDArray[np.float64]
 # FastV and DART cut after layer 2 in the tables that do not state K (their `where`).
 PUBLISHED_CUT = {"fastv": 2, "dart": 2}
 # Standard deviation, in points, of AIM's 26 published settings about what is expected at their mean tokens.
@@ -412,64 +414,81 @@ class _Search:
     def candidates(
         self, name: str, first: int, limits: Budgets, most_tokens: float | None
     ) -> Iterator[tuple[Scored, float]]:
-        """A method's schedules with a score, and by how much each is over the budgets (at most 1: within)."""
+        """A method's schedules with a score, and by how much each is over the budgets (at most 1: within).
+
+        Its scores at the mean share of the tokens; settings that were scored beside them, where they would be matched
+        by that share alone, or where no share of the method is published.
+        """
         pooled = any(p.share_kept is not None and method_named(p.method) == name for p in self.points)
-        settings = self._settings(name)
         layers, visual = self.run.model.decoder.layers, self.run.workload.visual_tokens
-        offered = _offered(name, layers, visual, self.shares) if pooled else [entry for entry, _ in settings]
-        if not offered:
-            return
-        query = Query(
-            model=self.printed,
-            method=self.printed_method(name),
-            benchmark="",
-            source=YOURS if any(p.source_id == YOURS for p in self.points) else "",
-        )
+        if pooled:
+            query = Query(
+                model=self.printed,
+                method=self.printed_method(name),
+                benchmark="",
+                source=YOURS if any(p.source_id == YOURS for p in self.points) else "",
+            )
+            offered = _offered(name, layers, visual, self.shares)
+            for grid, figures, over in self._priced(name, first, offered, limits, most_tokens):
+                share = figures.kept / layers / visual
+                matched = self.surrogate.expect(query, self.benchmarks, share, extra=SETTINGS_SPREAD)
+                stated = self.surrogate.expect(query, self.benchmarks, share)
+                for position in range(len(share)):
+                    method = grid.method(position)
+                    is_matched = _is_matched(grid, method)
+                    answer = matched if is_matched else stated
+                    if answer.known[position] and not (self.measured_only and is_matched):
+                        found = (float(curve[position]) for curve in (answer.mean, answer.low, answer.high))
+                        basis = "budget matched" if is_matched else "published"
+                        yield from self._scored(method, figures, over, position, tuple(found), basis)
+        settings = self._settings(name)
+        entries = [entry for entry, _ in settings]
+        for grid, figures, over in self._priced(name, 0, entries, limits, most_tokens):
+            for position in range(len(over)):
+                method = grid.method(position)
+                if not pooled or _is_matched(grid, method):
+                    mean, half = next(value for entry, value in settings if {"name": name, **entry} == method)
+                    interval = (mean, max(0.0, mean - half), mean + half)
+                    yield from self._scored(method, figures, over, position, interval, "measured")
+
+    def _priced(
+        self,
+        name: str,
+        first: int,
+        offered: Sequence[Mapping[str, Any]],
+        limits: Budgets,
+        most_tokens: float | None,
+    ) -> Iterator[tuple[ListGrid, Figures, Floats]]:
+        """Grids of a method's schedules, with their figures and how far over the budgets they are."""
         card = self.run.hardware.usable_memory_bytes if self.run.hardware else None
-        for grid in of_method(self.run, name, first if pooled else 0, offered):
+        for grid in of_method(self.run, name, first, offered):
             held = self.spread is not None and limits.ttft is not None
             prices = grid.prices(band=held)
-            figures: Figures = prices.figures(0, len(prices))
-            share = figures.kept / layers / visual
+            figures = prices.figures(0, len(prices))
             over = limits.excess(figures, card)
             if held and prices.tables.rows is not None:
                 upper = upper_seconds(prices.tables, prices.blocks(np.arange(len(prices))), self.spread or 0.0)
                 over = np.maximum(over, upper / (limits.ttft or np.inf))
             if most_tokens is not None:
-                over = np.maximum(over, figures.kept / layers / most_tokens)
-            inside = bool(grid.run.schedule.tokens) and not grid.run.schedule.pre_llm_events
-            matched = self.surrogate.expect(query, self.benchmarks, share, extra=SETTINGS_SPREAD) if pooled else None
-            stated = self.surrogate.expect(query, self.benchmarks, share) if pooled else None
-            for position in range(len(prices)):
-                method = grid.method(position)
-                basis = "published"
-                if not pooled:
-                    mean, half = next(value for entry, value in settings if {"name": name, **entry} == method)
-                    entry = (mean, max(0.0, mean - half), mean + half)
-                    basis, known = "measured", True
-                else:
-                    cut = PUBLISHED_CUT.get(name)
-                    if inside and (cut is None or method.get("k") != cut):
-                        basis = "budget matched"
-                    answer = matched if basis == "budget matched" else stated
-                    assert answer is not None
-                    entry = (float(answer.mean[position]), float(answer.low[position]), float(answer.high[position]))
-                    known = bool(answer.known[position])
-                reduces = share[position] < 1 - 1e-9
-                if not known or not reduces or (self.measured_only and basis == "budget matched"):
-                    continue
-                yield (
-                    Scored(
-                        method=method,
-                        share=float(share[position]),
-                        ttft=float(figures.ttft[position]),
-                        mean=entry[0],
-                        low=entry[1],
-                        high=entry[2],
-                        basis=basis,
-                    ),
-                    float(over[position]),
-                )
+                over = np.maximum(over, figures.kept / self.run.model.decoder.layers / most_tokens)
+            yield grid, figures, over
+
+    def _scored(
+        self,
+        method: Mapping[str, Any],
+        figures: Figures,
+        over: Floats,
+        position: int,
+        expected: tuple[float, ...],
+        basis: str,
+    ) -> Iterator[tuple[Scored, float]]:
+        """A candidate; none where it keeps every token."""
+        share = figures.kept[position] / self.run.model.decoder.layers / self.run.workload.visual_tokens
+        if share < 1 - 1e-9:
+            mean, low, high = expected
+            ttft = float(figures.ttft[position])
+            one = Scored(method=method, share=float(share), ttft=ttft, mean=mean, low=low, high=high, basis=basis)
+            yield one, float(over[position])
 
     def _settings(self, name: str) -> list[tuple[dict[str, Any], tuple[float, float]]]:
         """Settings that were scored on this model on half of the task's benchmarks: mean, and half its interval."""
@@ -489,8 +508,16 @@ class _Search:
             )
             mean = float(np.mean([p.relative for p in some if p.relative is not None]))
             entry = {key: value for key, value in settings.items() if key != "name"}
-            found.append((entry, (mean, HALF_80 * deviation / 100)))
+            half = max(HALF_80 * deviation, self.surrogate.disagreement.get(some[0].method, 0.0) / 2)
+            found.append((entry, (mean, half / 100)))
         return found
+
+
+def _is_matched(grid: ListGrid, method: Mapping[str, Any]) -> bool:
+    """Whether a schedule cuts inside the language model at parameters that no table states."""
+    inside = bool(grid.run.schedule.tokens) and not grid.run.schedule.pre_llm_events
+    cut = PUBLISHED_CUT.get(str(method["name"]))
+    return inside and (cut is None or method.get("k") != cut)
 
 
 def _rests(point: Point, setting: Mapping[str, Any] | None) -> bool:

@@ -15,6 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from yaml import safe_load
+
 from ...errors import FileFormatError, InvalidValueError, UnknownNameError
 from ...inputs import discover
 from ...inputs.files import read_text
@@ -80,7 +82,8 @@ class Point:
     Attributes
     ----------
     parameters, budget
-        The method's own parameters where they are stated (``K=2 R=50%``), and the budget as printed.
+        The method's own parameters where they are stated (``K=2 R=50%``, or as in a run file: ``{k: 2}``), and the
+        budget as printed.
     share_kept
         Share of the visual tokens that the budget stands for; None where it is stated in other terms.
     where
@@ -278,6 +281,9 @@ def settings_of(point: Point) -> dict[str, Any] | None:
     name, text = method_named(point.method), point.parameters
     if name is None or not text:
         return None
+    if text.startswith("{"):  # as a run file's `method:` has it
+        given = safe_load(text)
+        return {"name": name, **given} if isinstance(given, dict) else None
     cut = re.match(r"K=(\d+)(?: R=(\d+(?:\.\d+)?)%)?", text)
     if cut and name == "vtw":
         return {"name": name, "k": int(cut[1])}
