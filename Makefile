@@ -17,7 +17,8 @@ define pytest
 	$(BIN)/python -m pytest $(1) $(TIMED)
 endef
 
-.PHONY: run test check check-all test-versions test-oldest test-lmms lint types light bench docs processors update-locks clean
+.PHONY: run test check check-all test-versions test-oldest test-lmms lint types light light-brief light-environments \
+  bench docs processors update-locks clean
 
 run: $(VENV)/.light
 	@$(BIN)/aimcost reproduce
@@ -30,11 +31,13 @@ test: $(VENV)/.test
 
 # What lands a change; .ci/run calls it. The tests run on the newest transformers that is supported, which is
 # the locked one; the oldest runs here, those between and the newest of the index nightly.
-check: lint types light test-oldest $(VENV)/.test
+check:
+	$(MAKE) -j 2 lint types light-environments
+	$(MAKE) light-brief test-oldest
 	$(call pytest,-m 'not check_all')
 
 # By hand and nightly.
-check-all: check test-versions bench
+check-all: check light test-versions bench
 	$(BIN)/python -m pytest -n auto -m check_all
 	$(BIN)/python docs/traced_models.py
 
@@ -47,8 +50,17 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 # The light core on every other Python, and on the lowest version of every dependency.
+LIGHT := py3.10 py3.12 py3.13 lowest
 light:
-	tests/light_core.sh py3.10 py3.12 py3.13 lowest
+	tests/light_core.sh $(LIGHT)
+
+# The lowest versions whole; elsewhere without the cases that repeat others.
+light-brief:
+	tests/light_core.sh --brief py3.10 py3.12 py3.13
+	tests/light_core.sh lowest
+
+light-environments:
+	tests/light_core.sh --install $(LIGHT)
 
 # The runtime on each supported transformers, installed beside the locked one; VERSIONS="oldest newest" picks some.
 test-versions: $(VENV)/.test

@@ -1,7 +1,18 @@
 #!/usr/bin/env bash
 # The light core's tests without torch, once for each lock named: py3.10 or lowest, say.
+# --install makes the environments alone; --brief leaves out the cases marked `check`, which repeat others.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+install_only=false
+marks=()
+while [[ "${1:-}" == --* ]]; do
+  case "$1" in
+    --install) install_only=true ;;
+    --brief) marks=(-m "not check and not check_all") ;;
+    *) echo "light core: unknown option $1" >&2; exit 2 ;;
+  esac
+  shift
+done
 tests=(tests/unit tests/spec tests/properties tests/guard tests/sweep
   tests/validation/test_comparison.py tests/validation/test_committed_records.py tests/test_architecture.py tests/test_locks.py)
 for name in "$@"; do
@@ -30,6 +41,9 @@ for name in "$@"; do
       "$venv/bin/python" -m pip install --quiet --no-compile --editable ".[$extras]"
     touch "$venv/.done"
   fi
+  if [ "$install_only" = true ]; then
+    continue
+  fi
   echo "light core, $name: $("$python" --version)"
-  "$venv/bin/python" -m pytest -n auto "${tests[@]}"
+  "$venv/bin/python" -m pytest -n auto ${marks[@]+"${marks[@]}"} "${tests[@]}"
 done

@@ -17,6 +17,8 @@ from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.model import load_model
 from aimcost.types.stages import STAGES
 
+from . import grids
+
 FIXED = settings(max_examples=40, derandomize=True, deadline=None, database=None)
 ESTIMATORS = ("roofline", "llm_viewer")
 REQUIRED: dict[str, dict[str, Any]] = {"pre_llm": {"ratio": 0.5}}
@@ -257,7 +259,7 @@ def test_include_limits_totals_and_nothing_else(run: dict[str, Any], chosen: set
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("name", discover.names("hardware"))
+@pytest.mark.parametrize("name", grids.cards())
 def test_every_profile_estimates(name: str, estimator: str) -> None:
     hardware = load_hardware(name)
     assert hardware.name
@@ -274,7 +276,7 @@ def test_every_profile_estimates(name: str, estimator: str) -> None:
         check_document(aimcost.estimate({**run, "precision": precision}).to_dict())
 
 
-@pytest.mark.parametrize("name", discover.names("model"))
+@pytest.mark.parametrize("name", grids.models())
 def test_every_model_estimates(name: str) -> None:
     model = load_model(name)
     assert model.source

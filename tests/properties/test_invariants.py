@@ -20,6 +20,8 @@ from aimcost.inputs.model import load_model
 from aimcost.pricing.priced import BOUNDS
 from aimcost.types.stages import STAGES
 
+from . import grids
+
 ESTIMATORS = discover.estimator_names()
 FIXED = settings(max_examples=25, derandomize=True, deadline=None, database=None)
 H100, A100 = "nvidia_h100_sxm", "nvidia_a100_sxm_40gb"
@@ -126,7 +128,7 @@ def test_every_method_under_every_estimator(method: str, estimator: str) -> None
     assert priced
 
 
-@pytest.mark.parametrize("name", discover.names("hardware"))
+@pytest.mark.parametrize("name", grids.cards())
 def test_every_profile_under_every_estimator(name: str) -> None:
     run = {"model": "qwen2-0.5b", "workload": {"visual_tokens": 600, "text_tokens": 50, "new_tokens": 3}}
     run |= {"method": {"name": "aim"}, "hardware": name}
@@ -135,7 +137,7 @@ def test_every_profile_under_every_estimator(name: str) -> None:
         check(aimcost.estimate({**run, "estimator": estimator, "precision": precision}).to_dict())
 
 
-@pytest.mark.parametrize("name", discover.names("model"))
+@pytest.mark.parametrize("name", grids.models())
 def test_every_model_under_every_estimator(name: str) -> None:
     run = {"model": name, "workload": {"visual_tokens": 300, "text_tokens": 60, "new_tokens": 2}, "hardware": H100}
     decoder = load_model(name).decoder
@@ -262,7 +264,7 @@ def test_fewer_tokens_never_cost_more(run: dict[str, Any], counts: list[int], es
     assert low.memory.peak_bytes <= high.memory.peak_bytes
 
 
-@pytest.mark.parametrize("name", discover.names("hardware"))
+@pytest.mark.parametrize("name", grids.cards())
 def test_one_more_token_never_makes_prefill_faster(name: str) -> None:
     """Around the tile edges of products; without a host, which would hide it."""
     estimators = [e for e in ESTIMATORS if e != "calibrated" or not load_hardware(name).hidden]

@@ -1,0 +1,41 @@
+"""Cards and models to go through: all of them, of which `make test` takes one of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from aimcost.inputs import discover
+from aimcost.inputs.hardware import load_hardware
+
+
+def _one_of_each(names: dict[str, Any], kind: Callable[[str], str]) -> list[Any]:
+    tried: set[str] = set()
+    found = []
+    for name in names:
+        known = kind(name) in tried
+        tried.add(kind(name))
+        found.append(pytest.param(name, marks=[pytest.mark.check] if known else []))
+    return found
+
+
+def cards() -> list[Any]:
+    """All profiles; `make test` takes those that were measured, and one of each architecture."""
+
+    def kind(name: str) -> str:
+        spec = load_hardware(name)
+        return name if spec.calibration is not None else f"{spec.vendor} {spec.architecture}"
+
+    return _one_of_each(discover.names("hardware"), kind)
+
+
+def models() -> list[Any]:
+    """All shipped models; `make test` takes one of each type."""
+
+    def kind(name: str) -> str:
+        return str(yaml.safe_load(discover.find("model", name).read_text(encoding="utf-8"))["config"]["model_type"])
+
+    return _one_of_each(discover.names("model"), kind)
