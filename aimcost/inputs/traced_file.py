@@ -49,7 +49,7 @@ class TracedOpFile(Strict):
     ]
     group: Group
     dims: dict[str, Size]
-    mask: Literal["", "causal", "full", "window", "chunk"] = ""
+    mask: Literal["", "causal", "full", "window", "chunk", "square"] = ""
     window: Annotated[int, Bounds(ge=0)] = 0
     weight_bytes: NonNegative = 0.0
     count: Size | None = None
@@ -268,6 +268,8 @@ def _layer(entry: TracedLayerFile, place: str, where: str) -> TracedLayer:
     for key in ("ops", "decode", "alive", "decode_alive"):
         if not getattr(entry, key):
             raise InvalidValueError(f"{place}.{key}", "given", [], where=where)
+    if any(op.mask == "square" for op in (*entry.ops, *entry.decode)):
+        raise InvalidValueError(f"{place}.ops", "of masks over tokens: squares are a tower's", "square", where=where)
     return TracedLayer(
         parameters=entry.parameters,
         ops=_ops(entry.ops, f"{place}.ops", where),
@@ -293,7 +295,7 @@ def _op(entry: TracedOpFile, place: str, where: str) -> TracedOp:
     missing = [name for name in _DIMS.get(entry.kind, ()) if name not in entry.dims]
     if missing:
         raise InvalidValueError(f"{place}.dims.{missing[0]}", f"given for {entry.kind}", None, where=where)
-    if entry.kind == "attention" and (not entry.mask or (entry.mask in ("window", "chunk") and not entry.window)):
+    if entry.kind == "attention" and (not entry.mask or (entry.mask not in ("causal", "full") and not entry.window)):
         raise InvalidValueError(f"{place}.mask", "given, with its window", entry.mask, where=where)
     return TracedOp(
         name=entry.name,

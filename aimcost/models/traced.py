@@ -65,11 +65,15 @@ def outer_ops(
 
 
 def tower_layer_ops(
-    layer: TracedLayer, widths: Widths, *, images: float, patches: float, kernel: str, onchip_bytes: float
+    layer: TracedLayer, widths: Widths, *, images: float, rows: int, columns: int, kernel: str, onchip_bytes: float
 ) -> Iterator[OpCost]:
-    """Ops of a tower's layer on `images` inputs of `patches` patches each."""
+    """Ops of a tower's layer on `images` inputs of `rows` by `columns` patches each."""
+    patches = float(rows * columns)
     counts = {"images": images, "patches": patches, "kv": patches}
     for op in layer.ops:
+        if op.mask == "square":
+            yield from _in_squares(op, images, rows, columns, widths, kernel=kernel, onchip_bytes=onchip_bytes)
+            continue
         yield from _op(op, counts, widths, kernel=kernel, onchip_bytes=onchip_bytes, place="layer")
 
 
@@ -213,6 +217,18 @@ def _attention(
         # learned sinks are read by the first kernel
         yield kernel_op, replace(cost, read_weights=cost.read_weights + weight * widths.unpacked, parameters=weight)
         weight = 0.0
+
+
+def _in_squares(
+    op: TracedOp, images: float, rows: int, columns: int, widths: Widths, *, kernel: str, onchip_bytes: float
+) -> Iterator[OpCost]:
+    """Attention inside each square of a grid of patches, and what is left of one at its edges."""
+    sizes = {name: size({}) for name, size in op.dims if name in ("heads", "kv_heads", "head_dim")}
+    shapes = [
+        AttentionShape(batch=images * count, q_len=patches, kv_len=patches, causal=False, **sizes)
+        for count, patches in attention.windows(rows, columns, op.window)
+    ]
+    yield from attention.core_of_several(kernel, shapes, widths=widths, onchip_bytes=onchip_bytes, reads=())
 
 
 def _gemm(op: TracedOp, sizes: Mapping[str, Array], _: Mapping[str, Array], widths: Widths) -> Cost:

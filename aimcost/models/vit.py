@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
 
@@ -180,13 +180,10 @@ def _rope(*, rows: Array, heads: float, head_dim: float, widths: Widths) -> Cost
 
 
 def _windows(vision: VisionSpec, load: TowerLoad) -> list[tuple[float, Array]]:
-    """(windows, tokens of each) of one input: whole ones, and those cut off at its edges."""
-    side = vision.window // vision.window_unit
-    edges = []
-    for blocks in (load.rows // vision.window_unit, load.columns // vision.window_unit):
-        edges.append([(n, size) for n, size in ((blocks // side, side), (1, blocks % side)) if n * size])
-    unit = vision.window_unit**2
-    return [(float(m * n), float(height * width * unit)) for m, height in edges[0] for n, width in edges[1]]
+    """(windows, tokens of each) of one input."""
+    unit = vision.window_unit
+    whole = attention.windows(load.rows // unit, load.columns // unit, vision.window // unit)
+    return [(count, size * unit**2) for count, size in whole]
 
 
 def _attention(
@@ -200,9 +197,8 @@ def _attention(
     ranks: Ranks,
 ) -> Iterator[OpCost]:
     heads, head_dim = float(vision.heads), vision.hidden / vision.heads
-    parts = []
-    for count, length in shapes:
-        shape = AttentionShape(
+    several = [
+        AttentionShape(
             batch=inputs * count,
             heads=heads,
             kv_heads=heads,
@@ -211,38 +207,10 @@ def _attention(
             kv_len=length,
             causal=False,
         )
-        core = attention.core(
-            kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=reads, ranks=ranks, kv_cached=False
-        )
-        parts.append(list(core))
-    for same in zip(*parts, strict=True):
-        ops, costs = zip(*same, strict=True)
-        extra = {name: sum(op.extra[name] for op in ops) for name in ops[0].extra}
-        yield replace(ops[0], extra=extra), _together(costs)
-
-
-def _together(costs: Sequence[Cost]) -> Cost:
-    """Windows or inputs of several sizes as one op.
-
-    Its dimensions are those of the most costly size, its batch as large as gives all FLOPs.
-    """
-    if len(costs) == 1:
-        return costs[0]
-    main = max(costs, key=lambda cost: float(cost.flops))
-    full = [cost.flops if cost.flops_full_square is None else cost.flops_full_square for cost in costs]
-    flops = sum(cost.flops for cost in costs)
-    dims = dict(main.dims)
-    for key in ("batch", "groups", "rows"):
-        if key in dims:
-            dims[key] = dims[key] * flops / main.flops
-    return replace(
-        main,
-        dims=dims,
-        flops=flops,
-        flops_full_square=sum(full),
-        read_activations=sum(cost.read_activations for cost in costs),
-        read_kv=sum(cost.read_kv for cost in costs),
-        write_activations=sum(cost.write_activations for cost in costs),
+        for count, length in shapes
+    ]
+    yield from attention.core_of_several(
+        kernel, several, widths=widths, onchip_bytes=onchip_bytes, reads=reads, ranks=ranks
     )
 
 

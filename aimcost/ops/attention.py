@@ -8,7 +8,7 @@ as in `torch.utils.flop_counter`; the eager softmax is a separate op and is coun
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,6 +26,7 @@ __all__ = [
     "causal_pairs",
     "chunked_pairs",
     "core",
+    "core_of_several",
     "eager_products",
     "eager_softmax",
     "flops_per_pair",
@@ -33,6 +34,7 @@ __all__ = [
     "output_of",
     "single_pass",
     "visible_pairs",
+    "windows",
 ]
 
 # exp, subtract, scale, divide, and the running maximum and sum taken as one.
@@ -277,6 +279,59 @@ def core(
         softmax,
     )
     yield Op(output_of(kernel), "attention", "heads", reads=(*reads, "softmax", "repeated_kv")), sv
+
+
+def windows(rows: int, columns: int, side: int) -> list[tuple[float, float]]:
+    """(windows, cells of each) of a grid in squares of `side` cells: whole ones, and those cut off at its edges."""
+    edges = []
+    for cells in (rows, columns):
+        edges.append([(n, size) for n, size in ((cells // side, side), (1, cells % side)) if n * size])
+    return [(float(m * n), float(height * width)) for m, height in edges[0] for n, width in edges[1]]
+
+
+def core_of_several(
+    kernel: str,
+    shapes: Sequence[AttentionShape],
+    *,
+    widths: Widths,
+    onchip_bytes: float,
+    reads: tuple[str, ...],
+    ranks: Ranks = ONE,
+) -> Iterator[OpCost]:
+    """`core` without a cache on windows or inputs of several sizes, each op one of all of them."""
+    parts = [
+        list(core(kernel, shape, widths=widths, onchip_bytes=onchip_bytes, reads=reads, ranks=ranks, kv_cached=False))
+        for shape in shapes
+    ]
+    for same in zip(*parts, strict=True):
+        ops, costs = zip(*same, strict=True)
+        extra = {name: sum(op.extra[name] for op in ops) for name in ops[0].extra}
+        yield replace(ops[0], extra=extra), _together(costs)
+
+
+def _together(costs: Sequence[Cost]) -> Cost:
+    """Windows or inputs of several sizes as one op.
+
+    Its dimensions are those of the most costly size, its batch as large as gives all FLOPs.
+    """
+    if len(costs) == 1:
+        return costs[0]
+    main = max(costs, key=lambda cost: float(cost.flops))
+    full = [cost.flops if cost.flops_full_square is None else cost.flops_full_square for cost in costs]
+    flops = sum(cost.flops for cost in costs)
+    dims = dict(main.dims)
+    for key in ("batch", "groups", "rows"):
+        if key in dims:
+            dims[key] = dims[key] * flops / main.flops
+    return replace(
+        main,
+        dims=dims,
+        flops=flops,
+        flops_full_square=sum(full),
+        read_activations=sum(cost.read_activations for cost in costs),
+        read_kv=sum(cost.read_kv for cost in costs),
+        write_activations=sum(cost.write_activations for cost in costs),
+    )
 
 
 def _upcast_bytes(shape: AttentionShape, widths: Widths) -> Array:

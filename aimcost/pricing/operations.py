@@ -243,7 +243,15 @@ class _Request:
             self._add("vision", before, None)
             order = np.array(tower.order)
             for number, kind in enumerate(tower.kinds):
-                ops = traced.tower_layer_ops(kind, widths, **counts, kernel=kernel, onchip_bytes=self.onchip_bytes)
+                ops = traced.tower_layer_ops(
+                    kind,
+                    widths,
+                    images=images,
+                    rows=grid.rows,
+                    columns=grid.columns,
+                    kernel=kernel,
+                    onchip_bytes=self.onchip_bytes,
+                )
                 self._add("vision", ops, np.flatnonzero(order == number))
             for stage, part in _TRACED_PARTS:
                 some = tuple(op for op in tower.after if (op.group == "projector") == (part == "projector"))

@@ -10,12 +10,15 @@ computed from both becomes ``meta``, and a decision that needs the value of a ``
 
 from __future__ import annotations
 
+import dis
 import re
 import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
+from types import CodeType
 from typing import Any
 
 import torch
@@ -30,7 +33,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from ..errors import UnsupportedModelError
 from .aten import activation_flops, describe
 
-__all__ = ["IMPLEMENTATION", "Event", "Recorder"]
+__all__ = ["IMPLEMENTATION", "Event", "Recorder", "replaced"]
 
 aten = torch.ops.aten
 
@@ -42,6 +45,7 @@ ELEMENT_BYTES = 2.0
 # Less is a scalar that control flow holds: no part of what is alive.
 _LEAST_BYTES = 64
 
+_PRECALL = dis.opmap.get("PRECALL")
 _ANGLES = re.compile(r"Rotary|RotaryEmb|RoPE|Rope")
 _ROTATE = re.compile(r"^_?(apply_.*(rot|rope)|apply_multimodal_rotary)")
 
@@ -164,13 +168,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             after = modules.register_module_forward_hook(self._leave, always_call=True)
             stack.callback(before.remove)
             stack.callback(after.remove)
-            stack.enter_context(_replaced(Cache, "update", self._cache_update))
+            stack.enter_context(replaced(Cache, "update", self._cache_update))
             for name in ("update_conv_state", "update_recurrent_state"):
-                stack.enter_context(_replaced(Cache, name, self._state_update))
+                stack.enter_context(replaced(Cache, name, self._state_update))
             for namespace in self._namespaces():
                 for name, value in list(vars(namespace).items()):
                     if _ROTATE.match(name) and callable(value):
-                        stack.enter_context(_replaced(namespace, name, self._rotation))
+                        stack.enter_context(replaced(namespace, name, self._rotation))
             stack.enter_context(_registered(modeling_utils.ALL_ATTENTION_FUNCTIONS, self._attention))
             stack.enter_context(_registered(ALL_MASK_ATTENTION_FUNCTIONS, self._mask))
             stack.enter_context(_registered(moe.ALL_EXPERTS_FUNCTIONS, self._experts))
@@ -500,7 +504,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         while frame is not None:
             code = frame.f_code
             if "transformers/" in code.co_filename:
-                frames.append((code, frame.f_lasti))
+                frames.append((code, _call(code, frame.f_lasti)))
             if code is boundary:
                 break
             frame = frame.f_back  # type: ignore[assignment]
@@ -590,6 +594,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         events.append(event)
 
 
+@lru_cache(maxsize=8192)
+def _call(code: CodeType, instruction: int) -> int:
+    """Where a call begins: Python 3.11 makes some from PRECALL once it has specialised them, from CALL before."""
+    before = instruction - 4
+    if _PRECALL is not None and before >= 0 and code.co_code[before] == _PRECALL:
+        return before
+    return instruction
+
+
 def _rows(x: torch.Tensor) -> dict[str, float]:
     return {"rows": x.numel() / x.shape[-1], "width": x.shape[-1]}
 
@@ -621,7 +634,7 @@ def _scope_of(module: nn.Module) -> tuple[str, str, bool]:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
+def replaced(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Iterator[None]:
     original = getattr(owner, name)
     setattr(owner, name, wrap(original))
     try:

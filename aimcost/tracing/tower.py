@@ -7,7 +7,9 @@ patches, of several grids. What it needs beside pixels follows from its signatur
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import nn
 
 from ..errors import UnsupportedModelError
 from .model import Pass, Subject, first_line, handing_on
-from .recorder import FORMAT, Recorder
+from .recorder import FORMAT, Recorder, replaced
 
 __all__ = ["Tower", "joins"]
 
@@ -50,6 +52,8 @@ class Tower:
         Patches along one side of an image of the one size that it takes; zero: it takes any grid.
     merge
         Side of the square of patches that become one token, where it takes any grid.
+    square
+        Side in patches of the squares that some layers attend in; zero: none do.
     """
 
     subject: Subject
@@ -60,6 +64,7 @@ class Tower:
     patch: int
     side: int = 0
     merge: int = 1
+    square: int = 0
     _returned: int = 0
 
     @classmethod
@@ -86,7 +91,8 @@ class Tower:
             merge = int(getattr(vision, "spatial_merge_size", 1))
             temporal = int(getattr(vision, "temporal_patch_size", 1))
             inputs = _grids(channels * temporal * patch * patch, merge)
-            return cls(subject, owner, layers, own, inputs, patch, merge=merge)
+            square = _side(getattr(vision, "window_size", 0)) // patch // merge * merge
+            return cls(subject, owner, layers, own, inputs, patch, merge=merge, square=square)
         if getattr(vision, "model_type", "") == "pixtral":
             merge = int(getattr(subject.config, "spatial_merge_size", 1))
             return cls(subject, owner, layers, own, _any_size(channels, patch, merge), patch, merge=merge)
@@ -95,9 +101,8 @@ class Tower:
             raise UnsupportedModelError("its vision_config has no image_size")
         if "spatial_shapes" in names:
             raise UnsupportedModelError("its tower takes packed patches (spatial_shapes)")
-        if "image_sizes" in names and "pinpoints" in "".join(subject.config.to_dict()):
-            raise UnsupportedModelError("its tiles are joined by the sizes of images (image_grid_pinpoints)")
-        return cls(subject, owner, layers, own, _squares(names, channels, size), patch, side=size // patch)
+        inputs = _squares(names, channels, size, tiled=_joins_tiles(owner))
+        return cls(subject, owner, layers, own, inputs, patch, side=size // patch)
 
     def points(self) -> list[tuple[int, int, int]]:
         """(images, rows, columns) in patches."""
@@ -122,7 +127,7 @@ class Tower:
         ran: list[bool] = []
         hook = joining.register_forward_hook(lambda *_: ran.append(True)) if joining is not None else None
         try:
-            with recorder.recording():
+            with recorder.recording(), _tile_by_tile(self.owner):
                 found = self.owner.get_image_features(**self.inputs(images, rows, columns))
                 features = _tensor(found)
                 if joining is not None and not ran:  # Llama 4 projects outside of get_image_features
@@ -135,7 +140,7 @@ class Tower:
             if hook is not None:
                 hook.remove()
         patches = rows * columns
-        values = {"images": images, "patches": patches, "kv": patches}
+        values = {"images": images, "patches": patches, "kv": patches, "rows": rows, "columns": columns}
         return Pass(values, recorder.events), features.numel() / features.shape[-1]
 
     def only(self, chosen: set[int]) -> Any:
@@ -210,6 +215,23 @@ def _longest_list(subject: Subject, own: Mapping[int, int]) -> list[nn.Module]:
     return max(lists, key=lambda found: found[0])[1]
 
 
+def _joins_tiles(owner: Any) -> bool:
+    """Whether `get_image_features` joins the features of an image's tiles by the image's size."""
+    module = sys.modules[type(owner).__module__]
+    return hasattr(owner, "pack_image_features") and hasattr(module, "image_size_to_num_patches")
+
+
+@contextmanager
+def _tile_by_tile(owner: Any) -> Iterator[None]:
+    """Take each input for an image of one tile (LLaVA-NeXT): what tiles are joined to follows from the size alone."""
+    module = sys.modules[type(owner).__module__]
+    with ExitStack() as stack:
+        if _joins_tiles(owner):
+            stack.enter_context(replaced(module, "image_size_to_num_patches", lambda _: lambda *_, **__: 1))
+            stack.enter_context(replaced(owner, "pack_image_features", lambda _: lambda tiles, *_, **__: (tiles, None)))
+        yield
+
+
 def _grids(width: int, merge: int) -> Inputs:
     def inputs(images: int, rows: int, columns: int) -> dict[str, Any]:
         pixels = torch.empty(images * rows * columns, width, dtype=FORMAT, device="meta")
@@ -227,7 +249,7 @@ def _any_size(channels: int, patch: int, merge: int) -> Inputs:
     return inputs
 
 
-def _squares(names: Mapping[str, Any], channels: int, size: int) -> Inputs:
+def _squares(names: Mapping[str, Any], channels: int, size: int, *, tiled: bool) -> Inputs:
     def inputs(images: int, _: int, __: int) -> dict[str, Any]:
         if "pixel_attention_mask" in names:
             # empty images are looked for by their values; those of a request lie beside each other
@@ -235,6 +257,8 @@ def _squares(names: Mapping[str, Any], channels: int, size: int) -> Inputs:
         given: dict[str, Any] = {"pixel_values": torch.empty(images, channels, size, size, dtype=FORMAT, device="meta")}
         if "pixel_mask" in names:
             given["pixel_mask"] = torch.ones(images, size, size, dtype=torch.bool)
+        if tiled:
+            given["image_sizes"] = torch.tensor([[size, size]] * images)
         return given
 
     return inputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from logging import ERROR
 from typing import Any
@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..errors import UnsupportedModelError
 from ..inputs.strict_json import digest
+from ..ops.attention import windows
 from .fit import Fitter
 from .model import STAND_IN, Pass, Subject
 from .naming import group_of, label
@@ -107,6 +108,11 @@ def _decoder(subject: Subject) -> tuple[dict[str, Any], set[str]]:
         decodes = [subject.run(recorder, batch=b, tokens=1, cached=n) for b, n in DECODES]
     if not any(whole[0].cache) or _looks_ahead(whole[0]):
         raise UnsupportedModelError(f"{subject.config.model_type}: not a decoder: its layers are not causal")
+    for index in kinds:
+        if not whole[0].events.get(index):
+            raise UnsupportedModelError(
+                f"{subject.config.model_type}: layer {index} does nothing on text alone (cross attention)"
+            )
     window = next(iter(subject.windows.values()), 0)
     windows = {STAND_IN: window} if window else {}
     blocks = {*_BLOCKS, *subject.blocks()}
@@ -139,7 +145,7 @@ def _tower(tower: Tower) -> tuple[dict[str, Any], set[str]]:
         runs = [tower.run(recorder, *point) for point in points]
     passes = [one for one, _ in runs]
     fitter = Fitter([p.values for p in passes], ("images", "patches"), squared=True)
-    stage = _Passes(passes, fitter, f"{tower.subject.config.model_type} tower")
+    stage = _Passes(passes, fitter, f"{tower.subject.config.model_type} tower", square=tower.square)
     after = stage.ops("after", lambda op: "projector" if joins(op["path"]) else group_of(op))
     return {
         **tower.sizes(),
@@ -220,6 +226,8 @@ class _Passes:
     fitter: Fitter
     model: str
     window: int = 0
+    # side in patches of the squares that a tower attends in
+    square: int = 0
     # what the file gives as a bound, by name
     bounded: set[str] = field(default_factory=set)
 
@@ -263,9 +271,42 @@ class _Passes:
                     yield self._on(chosen)._op(where, [runs[n][number] for n in chosen], [1] * len(chosen), factor)
                 return
         alike = all(len({tuple(e.dims.items()) for e in run}) <= 1 for run in runs)
+        if key[2] == "attention" and self._in_squares(runs):
+            yield self._squares(runs)
+            return
         if not alike and key[2] in _PRODUCTS:
             raise UnsupportedModelError(f"{self.model}: {where}: products of several sizes in a loop")
         yield self._op(where, [_sum(run) for run in runs], counts)
+
+    def _in_squares(self, runs: Sequence[Sequence[Event]]) -> bool:
+        """Whether attention runs on squares of patches, of every image at every grid."""
+        if not self.square:
+            return False
+        for one, run in zip(self.passes, runs, strict=True):
+            grid = windows(int(one.values["rows"]), int(one.values["columns"]), self.square)
+            expected = sorted(size for count, size in grid for _ in range(int(count * one.values["images"])))
+            if sorted(event.dims["q_len"] for event in run) != expected:
+                return False
+            if any(event.dims["kv_len"] != event.dims["q_len"] or event.dims["batch"] != 1 for event in run):
+                return False
+        return True
+
+    def _squares(self, runs: Sequence[Sequence[Event]]) -> dict[str, Any]:
+        first = runs[0][0]
+        return {
+            "name": first.name,
+            "kind": first.kind,
+            "path": first.site[0],
+            "dims": {
+                **{name: first.dims[name] for name in ("heads", "kv_heads", "head_dim")},
+                "batch": "images",
+                "q_len": "patches",
+                "kv_len": "patches",
+            },
+            "_position": first.order,
+            "mask": "square",
+            "window": self.square,
+        }
 
     def _bound(self, key: Any, runs: Sequence[Sequence[Event]]) -> dict[str, Any]:
         """A copy of memory or arithmetic by element, bounded."""
@@ -286,7 +327,7 @@ class _Passes:
         }
 
     def _on(self, chosen: Sequence[int]) -> _Passes:
-        return _Passes([self.passes[n] for n in chosen], self.fitter.on(chosen), self.model, self.window, self.bounded)
+        return replace(self, passes=[self.passes[n] for n in chosen], fitter=self.fitter.on(chosen))
 
     def _op(
         self, where: str, events: Sequence[Event | None], counts: Sequence[int], factor: str = ""

@@ -27,7 +27,8 @@ class TracedOp:
     dims
         Sizes by name, as the formula of the kind takes them.
     mask, window
-        Attention: ``causal``, ``full``, ``window`` (the last `window` keys) or ``chunk`` (blocks of `window`).
+        Attention: ``causal``, ``full``, ``window`` (the last `window` keys), ``chunk`` (blocks of `window`), or in a
+        tower ``square`` (squares of `window` patches a side).
     weight
         Parameters that it reads; of experts, of all of them.
     count

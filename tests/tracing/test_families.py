@@ -1,28 +1,72 @@
-"""Every hand-written text family is its own trace: op for op, parameters, cache."""
+"""Every hand-written family is its own trace: text models op for op, towers by FLOPs, both by parameters and cache.
+
+Qwen-VL, which transformers does not have, is counted by hand in test_resampler.py.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
 import aimcost
-from aimcost.inputs.model import model_config
+from aimcost.errors import UnsupportedModelError
+from aimcost.inputs.hf.from_hf import FAMILIES as READERS
+from aimcost.inputs.model import load_model, model_config
+from aimcost.models import decoder, projector, traced, vit
+from aimcost.pricing.pricing import estimate_run
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.torch
 
 # One of each family that is a text model; two layers say what all do.
-FAMILIES = ("llama-3.2-1b", "mistral-7b-v0.3", "mixtral-8x7b", "qwen2-0.5b", "qwen3-0.6b", "qwen3-30b-a3b")
+TEXT = ("mixtral-8x7b", "qwen3-0.6b")
+MORE_TEXT = ("llama-3.2-1b", "mistral-7b-v0.3", "qwen2-0.5b", "qwen3-30b-a3b", "qwen2_moe")
+# Qwen1.5-MoE-A2.7B
+INLINE = {
+    "qwen2_moe": {
+        "model_type": "qwen2_moe",
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+        "num_experts": 60,
+        "num_experts_per_tok": 4,
+        "vocab_size": 151936,
+    }
+}
+# Windows in the tower; tiles; features in between; experts.
+SEEING = ("qwen2.5-vl-3b",)
+MORE_SEEING = (
+    *("llava-1.5-7b", "llava-next-mistral-7b", "llava-onevision-qwen2-0.5b", "internvl3-8b", "qwen2-vl-2b"),
+    *("qwen3-vl-8b", "qwen3-vl-30b-a3b"),
+)
+SHORT_TOWERS = {
+    "qwen2_vl": {"depth": 2},
+    "qwen2_5_vl": {"depth": 3, "fullatt_block_indexes": [1]},
+    "qwen3_vl": {"depth": 4, "deepstack_visual_indexes": [0, 1, 2]},
+    "qwen3_vl_moe": {"depth": 4, "deepstack_visual_indexes": [0, 1, 2]},
+}
+# transformers runs the layer above the one whose features are taken, the hand-written towers do not
+ONE_LAYER_MORE = ("llava", "llava_next")
 WORKLOADS = ({"batch": 3, "text_tokens": 77, "new_tokens": 5}, {"batch": 1, "text_tokens": 1000, "new_tokens": 2})
 # transformers normalises every token, of which lm_head needs the last.
 ALL_TOKENS = "final_norm"
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+def _checked(names, mark):
+    return [pytest.param(name, marks=mark) for name in names]
+
+
+@pytest.fixture(scope="module", params=[*TEXT, *_checked(MORE_TEXT, pytest.mark.check)])
 def pair(request):
     """A configuration of two layers, and its trace."""
     from aimcost.tracing.trace import trace
 
-    config = {**model_config(request.param), "num_hidden_layers": 2}
+    config = {**(INLINE.get(request.param) or model_config(request.param)), "num_hidden_layers": 2}
     return config, trace(config)
 
 
@@ -55,7 +99,14 @@ def test_flops_of_products(estimates):
 
 def test_ops_of_the_same_name_are_the_same(estimates, pair):
     ours, theirs = ({(op["stage"], op["layer"], op["name"]): op for op in estimate.ops()} for estimate in estimates)
-    shared = [key for key in ours if key in theirs and key[2] != ALL_TOKENS]
+    # experts: gate and up are one tensor in transformers, and the choice of experts is several ops
+    experts, others = {"gate_proj", "up_proj", "gate_up_proj", "route", "mlp_act"}, ("gate_",)
+    if pair[0]["model_type"] == "qwen2_moe":  # where those of its shared expert have the names of the experts' here
+        experts |= {"down_proj", "mlp_add"}
+        others = ("gate_", "shared_", "mlp_", "down_proj_")
+        shared = [key for key in ours if key in theirs and key[2] not in {ALL_TOKENS, *experts}]
+    else:
+        shared = [key for key in ours if key in theirs and key[2] != ALL_TOKENS]
     for key in shared:
         for figure in (
             "flops",
@@ -66,7 +117,63 @@ def test_ops_of_the_same_name_are_the_same(estimates, pair):
             "write_kv_bytes",
         ):
             assert ours[key][figure] == pytest.approx(theirs[key][figure], rel=1e-12), (key, figure)
-    # experts: gate and up are one tensor in transformers, and the choice of experts is several ops
     apart = {key[2] for key in {*ours, *theirs} - {*shared}} - {ALL_TOKENS}
-    experts = {"gate_proj", "up_proj", "gate_up_proj", "route", "mlp_act"}
-    assert all(name in experts or name.startswith("gate_") for name in apart)
+    assert all(name in experts or name.startswith(others) for name in apart)
+
+
+@pytest.fixture(scope="module", params=[*SEEING, *_checked(MORE_SEEING, pytest.mark.check)])
+def seeing(request):
+    """A configuration of a short tower and language model, and its trace."""
+    from aimcost.tracing.trace import trace
+
+    config = model_config(request.param)
+    short = {
+        **config,
+        "text_config": {**config["text_config"], "num_hidden_layers": 2},
+        "vision_config": {
+            **config["vision_config"],
+            **SHORT_TOWERS.get(config["model_type"], {"num_hidden_layers": 3}),
+        },
+    }
+    return short, load_model(trace(short))
+
+
+# windows cut off at both edges; several requests of several images
+@pytest.mark.parametrize(
+    ("images", "size", "batch"), [(1, [500, 333], 1), pytest.param(2, [700, 240], 3, marks=pytest.mark.check)]
+)
+def test_towers_are_their_traces(seeing, images, size, batch):
+    config, its = seeing
+    workload = {"images": images, "image_size": size, "batch": batch, "text_tokens": 20, "new_tokens": 3}
+    ours = aimcost.estimate({"model": config, "hardware": "nvidia_a100_sxm_80gb", "workload": workload})
+    mine = ours.run.model
+    tower = its.vision.traced
+    assert vit.parameters(mine.vision) + projector.parameters(mine) == tower.parameters
+    if config["model_type"] in ONE_LAYER_MORE:
+        tower = replace(tower, order=tower.order[:-1])
+    model = replace(mine, vision=replace(its.vision, traced=tower), decoder=its.decoder)
+    theirs = estimate_run(replace(ours.run, model=model))
+    for stages in (["vision", "projector"], ["prefill"], ["decode"]):
+        for full_square in (False, True):
+            assert ours.matrix_flops(stages, full_square=full_square) == theirs.matrix_flops(
+                stages, full_square=full_square
+            )
+    assert ours.memory.kv_by_layer == theirs.memory.kv_by_layer
+    assert traced.parameters(its.decoder.traced, range(2), first=True, last=True) == decoder.parameters(mine.decoder)
+
+
+@pytest.mark.check
+def test_cross_attention_is_not_traced():
+    """Its layers are those of test_flops_of_vision_models.py alone: on text they do nothing."""
+    from aimcost.tracing.trace import trace
+
+    config = model_config("llama-3.2-11b-vision")
+    text = {**config["text_config"], "num_hidden_layers": 4, "cross_attention_layers": [3]}
+    with pytest.raises(UnsupportedModelError, match=r"mllama: layer 3 does nothing on text alone"):
+        trace({**config, "text_config": text})
+
+
+def test_every_family_with_a_reader_is_compared():
+    compared = {INLINE.get(name, {}).get("model_type") or load_model(name).family for name in (*TEXT, *MORE_TEXT)}
+    compared |= {load_model(name).family for name in (*SEEING, *MORE_SEEING)}
+    assert compared | {"qwen", "mllama"} == {*READERS}
