@@ -22,10 +22,37 @@ __all__ = [
     "UnsupportedModelError",
     "argument",
     "nearest",
+    "one_line",
+    "printable",
 ]
 
 # Private-use characters around the name of an argument: no file and no user holds them.
 _ARGUMENT = re.compile("\ue000(.*?)\ue001")
+
+
+# What a terminal, a log or XML would act on or refuse: control characters, marks that turn the direction of text, and
+# halves of characters; a line and a tab are what they are.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
+)
+# Longer than any message of names that are all listed.
+_MOST_CHARACTERS = 1200
+
+
+def printable(text: str, *, line: bool = False) -> str:
+    """`text` as any output shows it: control characters are written out as JSON does (``\\u001b``).
+
+    Parameters
+    ----------
+    line
+        Whether it stands inside a line, where a line feed is a control character as well.
+    """
+    shown = _CONTROL.sub(_written_out, text)
+    return shown.replace("\n", "\\n").replace("\t", "\\t") if line else shown
+
+
+def _written_out(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
 
 
 def argument(name: str) -> str:
@@ -63,7 +90,7 @@ def _shown(found: object) -> str:
 
 def one_line(error: BaseException, limit: int = 300) -> str:
     """The message of any exception on one line, for a record or a note."""
-    return " ".join(str(error).split())[:limit]
+    return printable(" ".join(str(error).split()))[:limit]
 
 
 class AimcostError(Exception):
@@ -75,8 +102,10 @@ class AimcostError(Exception):
         return self.text(lambda name: name)
 
     def text(self, name_of: Callable[[str], str]) -> str:
-        """The message, with each `argument` named by `name_of`."""
-        return _ARGUMENT.sub(lambda found: name_of(found[1]), super().__str__())
+        """The message on one line, with each `argument` named by `name_of`."""
+        text = " ".join(_ARGUMENT.sub(lambda found: name_of(found[1]), super().__str__()).split())
+        text = printable(text)
+        return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 3] + "..."
 
     def prefix(self, where: str) -> None:
         """Put `where: ` (a file, a section) in front of the message."""

@@ -13,7 +13,7 @@ import sys
 from typing import NoReturn
 
 from ..errors import AimcostError, one_line
-from .common import app, drop_output, flag_of
+from .common import app, drop_output, flag_of, say
 from .options import Exit, parse
 
 __all__ = ["app", "main"]
@@ -75,11 +75,13 @@ def _status(arguments: list[str]) -> int:
         drop_output()
         _fail(f"{error.filename or 'output'}: {error.strerror or error}", 2)
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
+            _fail(f"out of memory: {one_line(error, 120)}", 2)  # torch's, of a GPU and of a CPU
         # typer ships its own copy of click, whose exceptions have no public name
         if not hasattr(error, "format_message"):
             _internal(error)
         if type(error).__name__ == "NoArgsIsHelpError":
-            print(error.format_message())
+            say(error.format_message())
             return 2
         _fail(error.format_message(), 2)
 
@@ -106,7 +108,7 @@ def _internal(error: Exception) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print("aimcost: " + " ".join(message.split()), file=sys.stderr)
+    say("aimcost: " + " ".join(message.split()), error=True)
     sys.exit(code)
 
 

@@ -17,6 +17,7 @@ from ..measure.campaign.run import SUMMARY, check_minutes, run_campaign
 from ..measure.campaign.summary import summarise
 from ..report.campaign import summary_text
 from ..report.export import to_json
+from .common import say
 
 __all__ = ["campaign_command"]
 
@@ -32,8 +33,8 @@ def campaign_command(
     tiny: bool,
     resume: bool,
     as_json: bool,
-) -> str:
-    """What the command prints.
+) -> tuple[str, bool]:
+    """What the command prints, and whether no step of what it measured failed.
 
     Raises
     ------
@@ -52,12 +53,13 @@ def campaign_command(
     found = summarise(folder or "")
     if output is not None:
         write_atomically(output / TABLES, to_json(found) + "\n")
-    return to_json(found) if as_json else summary_text(found)
+    bad = output is not None and any(step["state"] in ("failed", "partly done") for step in found["steps"])
+    return to_json(found) if as_json else summary_text(found), not bad
 
 
 def _clocked() -> Callable[[str], None]:
     began = time.monotonic()
-    return lambda text: print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
+    return lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}", error=True)
 
 
 @contextmanager
@@ -65,9 +67,9 @@ def _watchdog(seconds: float) -> Iterator[None]:
     """End the process when the time is over and something still hangs; records on disk are whole."""
 
     def stop() -> None:
-        print(
+        say(
             f"aimcost: a measurement did not return within the time limit; {SUMMARY} lists the completed steps",
-            file=sys.stderr,
+            error=True,
         )
         sys.stderr.flush()
         os._exit(1)

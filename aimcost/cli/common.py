@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+from ..errors import printable
 from ..inputs.discover import estimator_names
 from ..report.format import Format, Report, format_by_suffix, format_names, format_of
 from .options import Argument, Commands, Context, Option
@@ -45,6 +47,7 @@ __all__ = [
     "progress_bar",
     "resolve",
     "resolve_flags",
+    "say",
     "write_report",
 ]
 
@@ -136,18 +139,30 @@ def format_asked(
 
 def write_report(report: Report, written: Format, output: Path | None = None) -> None:
     """Print a report, or write it to a file and say so."""
-    text = written.render(report)
+    text = printable(written.render(report))
     text += "" if text.endswith("\n") else "\n"
     if output is None:
-        try:
-            print(text, end="")
-        except BrokenPipeError:
-            drop_output()  # what the command has to say by its status it still says
+        say(text, end="")
         return
     from ..inputs.files import write_atomically
 
     write_atomically(output, text)
-    print(f"written: {output}")
+    say(f"written: {output}")
+
+
+def say(text: str, *, end: str = "\n", error: bool = False) -> None:
+    """Print: the one way to a terminal or a log, which does not act on what stands in names and files."""
+    text = printable(text)
+    if os.environ.get("GITHUB_ACTIONS"):
+        text = _COMMAND.sub(lambda found: found[0].replace(":", "\\x3a").replace("#", "\\x23"), text)
+    try:
+        print(text, end=end, file=sys.stderr if error else sys.stdout, flush=error)
+    except BrokenPipeError:
+        drop_output()  # what the command has to say by its status it still says
+
+
+# What the runner of GitHub Actions takes for a command: `::` first in a line, `##[` anywhere in it.
+_COMMAND = re.compile(r"^[^\S\n]*::|##\[", re.MULTILINE)
 
 
 def drop_output() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
+from .common import say
 from .options import Commands, Context, Declared, hints_of
 
 __all__ = ["application"]
@@ -75,5 +76,5 @@ def _version(wanted: bool) -> None:
     if wanted:
         from .. import __version__
 
-        print(f"aimcost {__version__}")
+        say(f"aimcost {__version__}")
         raise typer.Exit

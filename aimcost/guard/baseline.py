@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from ..errors import AimcostError, FileFormatError, argument
+from ..errors import AimcostError, FileFormatError, InvalidValueError, argument
 from ..inputs.files import read_json, write_atomically
 from ..inputs.schema import validate
 from ..inputs.strict_json import canonical, digest, to_json
@@ -20,12 +20,14 @@ __all__ = ["SCHEMA_VERSION", "load_baseline", "save_baseline", "to_text", "uncha
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 64_000_000
+# Of one run: ten thousand layers of a hundred ops in five stages are more than any model has.
+MAX_LAYER_ROWS = 1_000_000
 # Machines differ in the last bits of a sum; nine digits are stored, and the ninth may round either way.
 SAME = 1e-8
 _INDENTED = 4
 
 Number = Annotated[float, Field(ge=0, le=1e30)] | Annotated[int, Field(ge=0, le=10**30)]
-Layer = Annotated[int, Field(ge=0)] | None
+Layer = Annotated[int, Field(ge=0, le=100_000)] | None
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
@@ -47,7 +49,7 @@ class _Digests(StrictModel):
 
 
 class _Schedule(StrictModel):
-    tokens: list[Annotated[list[int], Field(min_length=2, max_length=2)]]
+    tokens: list[Annotated[list[Annotated[int, Field(ge=0, le=10**9)]], Field(min_length=2, max_length=2)]]
     events: list[list[Any]]
 
 
@@ -108,7 +110,17 @@ def _check_entry(entry: Mapping[str, Any], where: str) -> None:
             key: [tuple(row) if isinstance(row, list) else row for row in rows] if isinstance(rows, list) else rows
             for key, rows in operations.items()
         }
-    validate(_Entry, shaped, where=where)
+    file = validate(_Entry, shaped, where=where)
+    layers = sum(run for _, run in file.facts.schedule.tokens)
+    for key, rows in file.operations.items():
+        for first, last, *_ in rows:
+            if (first is None) != (last is None) or (first or 0) > (last or 0):
+                what = "rows of a first and a last layer"
+                raise InvalidValueError(f"operations.{key}", what, [first, last], where=where)
+            layers += 1 + (last or 0) - (first or 0)
+    # written out layer by layer when it is compared
+    if layers > MAX_LAYER_ROWS:
+        raise InvalidValueError("operations", f"at most {MAX_LAYER_ROWS:,} ops in layers", layers, where=where)
     if entry["sha"] != digest({key: value for key, value in entry.items() if key != "sha"}):
         raise FileFormatError(
             f"{where}: edited or damaged: content does not match its digest (delete the entry and {argument('update')})"

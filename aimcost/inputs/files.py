@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import stat
+import time
 from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +21,7 @@ from .strict_json import parse
 
 __all__ = [
     "MAX_FILE_BYTES",
+    "STALE_S",
     "Stamp",
     "parse_value",
     "read_bytes",
@@ -35,6 +38,8 @@ __all__ = [
 # Run files, profiles and config.json are kilobytes; this stops a weights file named by mistake.
 MAX_FILE_BYTES = 8_000_000
 MAX_DEPTH = 100
+# No write takes an hour: a temporary file that old is of a process that was killed.
+STALE_S = 3600.0
 # Scalars, lists and mappings of one YAML text, aliases spelled out: the largest file that aimcost ships holds 4,300.
 # The C loader makes about 1 kB of each.
 MAX_NODES = 200_000
@@ -383,6 +388,16 @@ def _mode_for(target: Path) -> int:
         return 0o666 & ~mask
 
 
+@lru_cache(maxsize=256)
+def _sweep(folder: Path, name: str) -> None:
+    """Remove what killed processes left of writing a file: once for each process and file, and only what is old."""
+    now = time.time()
+    for left in folder.glob(f".{glob.escape(name)}.*.tmp"):
+        with suppress(OSError):  # another process may do the same
+            if now - left.stat().st_mtime > STALE_S:
+                left.unlink()
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[str]:
     """A temporary file beside `target` that replaces it on success and is removed on failure.
@@ -397,6 +412,7 @@ def replacing(target: Path) -> Iterator[str]:
     temporary: str | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent, target.name)
         # The same folder: os.replace is atomic only within one file system.
         handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
         os.close(handle)

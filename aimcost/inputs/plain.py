@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["plain"]
+from ..errors import InvalidValueError, argument
+
+__all__ = ["items_of", "plain"]
+
+MAX_DEPTH = 100
 
 
 def plain(value: Any) -> Any:
@@ -16,21 +20,49 @@ def plain(value: Any) -> Any:
 
     Anything else is passed on, for the schema to refuse. What stands in several places (a YAML alias) is copied
     once, so that a copy is as large as its original, not as large as what its aliases spell out.
+
+    Raises
+    ------
+    InvalidValueError
+        Nested deeper than `MAX_DEPTH`, or in a circle.
     """
-    return _copied(value, {})
+    return _copied(value, {}, MAX_DEPTH)
 
 
-def _copied(value: Any, made: dict[int, Any]) -> Any:
+def items_of(name: str, value: Any, kinds: type | tuple[type, ...], words: str) -> tuple[Any, ...]:
+    """The items of a list that is an argument of a Python function.
+
+    Parameters
+    ----------
+    name
+        Of the argument, for the error.
+    kinds, words
+        What each item has to be, as types and in words.
+
+    Raises
+    ------
+    InvalidValueError
+        No list, or items of another type.
+    """
+    items = plain(list(value) if isinstance(value, tuple | range) else value)
+    if not isinstance(items, list) or not all(isinstance(each, kinds) and each is not True for each in items):
+        raise InvalidValueError(argument(name), f"a list of {words}", value)
+    return tuple(items)
+
+
+def _copied(value: Any, made: dict[int, Any], depth: int) -> Any:
     """`plain` of a part; `made` holds the copies of the mappings and lists met so far, by identity."""
+    if not depth:
+        raise InvalidValueError("run", f"nested at most {MAX_DEPTH} levels", value)
     if isinstance(value, Mapping):
         if id(value) not in made:
             mapping = made[id(value)] = dict[Any, Any]()
-            mapping.update((key, _copied(inner, made)) for key, inner in value.items())
+            mapping.update((key, _copied(inner, made, depth - 1)) for key, inner in value.items())
         return made[id(value)]
     if isinstance(value, list | tuple):
         if id(value) not in made:
             items = made[id(value)] = list[Any]()
-            items.extend(_copied(inner, made) for inner in value)
+            items.extend(_copied(inner, made, depth - 1) for inner in value)
         return made[id(value)]
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()

@@ -401,7 +401,7 @@ def _prefixed(parents: list[str], owner: Any) -> list[str]:
 
 def _expected(detail: Mapping[str, Any], details: list[Any]) -> str:
     """What pydantic wanted, in plain words; several branches of a union are joined."""
-    same_key = [d for d in details if _keys(d) == _keys(detail) and _is_branch(str(d["loc"][-1]))]
+    same_key = [d for d in details if d["loc"] and _keys(d) == _keys(detail) and _is_branch(str(d["loc"][-1]))]
     if len(same_key) > 1 and detail["type"] != "extra_forbidden":
         literal = [d for d in same_key if str(d["type"]) == "literal_error"]
         joined: list[str] = []

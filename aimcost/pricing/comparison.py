@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidValueError
+from ..inputs.plain import items_of
 from ..inputs.run import Run
 from ..machine.inheritance import calibration_status
 from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
@@ -43,13 +44,15 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
 
     Raises
     ------
-    UnknownNameError
-        No such profile.
+    UnknownNameError, InvalidValueError
+        No such profile, or no lists of names.
     """
     if not any(stage != "decode" for stage in (run.include or STAGES)):
         raise InvalidValueError(
             "include", "at least one stage before decode: machines are sorted by time to first token", ""
         )
+    hardware = items_of("hardware", hardware, str, "names of profiles")
+    stacks = items_of("stacks", stacks, str, "names of stacks")
     runs = [run.with_(hardware=name) for name in dict.fromkeys(hardware)] or [run]
     runs = [each.with_(stack=name) for each in runs for name in dict.fromkeys(stacks)] or runs
     rows = [_row(each) for each in runs]

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..inputs.csv_cells import guarded
 from ..inputs.strict_json import to_json
 
 __all__ = ["to_csv", "to_json"]
@@ -15,7 +16,9 @@ __all__ = ["to_csv", "to_json"]
 def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        value = "; ".join(map(str, value))
+    return guarded(value) if isinstance(value, str) else value
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:

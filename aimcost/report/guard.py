@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
+from xml.etree import ElementTree
 
+from ..errors import printable
 from ..guard.check import CheckResult, RunCheck
 from ..guard.compare import Change, Moved
 from ..search.sweep.sweep import SweepResult
@@ -43,7 +44,7 @@ def check_text(result: CheckResult) -> str:
 
 
 def _run_text(run: RunCheck) -> str:
-    lines = [f"{run.run}: {_state(run)}"]
+    lines = [f"{printable(run.run, line=True)}: {_state(run)}"]
     if run.changes:
         lines.append(table(_figure_rows(run), _FIGURE_HEADERS, left=1))
     lines += [_budget_line(budget) for budget in run.budgets]
@@ -131,14 +132,15 @@ def _change_of(pair: tuple[float, float], form: Callable[[float], str]) -> str:
 
 def check_markdown(result: CheckResult) -> str:
     """The same for a job summary: one table of figures, and for what moved its operations, folded."""
-    lines = [f"### aimcost check: {_verdict(result)}", ""]
+    lines = [f"### aimcost check: {_markdown(_verdict(result))}", ""]
     for run in result.runs:
-        lines += [f"**{'✅' if run.ok else '❌'} `{run.run}`**: {_state(run)}", ""]
+        name = printable(run.run, line=True).replace("`", "\\u0060")
+        lines += [f"**{'✅' if run.ok else '❌'} `{name}`**: {_state(run)}", ""]
         if run.changes:
             lines += [*_markdown_table(_figure_rows(run), _FIGURE_HEADERS), ""]
         lines += [f"- {_budget_line(budget)}" for budget in run.budgets]
-        lines += [f"- why: {cause.text}" for cause in run.causes]
-        lines += [f"- note: {note}" for note in run.notes]
+        lines += [f"- why: {_markdown(cause.text)}" for cause in run.causes]
+        lines += [f"- note: {_markdown(note)}" for note in run.notes]
         if run.moved:
             rows = [_op_row(op) for op in run.moved[: 3 * _MOST_OPS]]
             head = f"<details><summary>{len(run.moved)} ops moved</summary>"
@@ -147,14 +149,24 @@ def check_markdown(result: CheckResult) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+# What Markdown or HTML inside it would act on, where text of names and files stands.
+_ENTITIES = {ord(char): f"&#{ord(char)};" for char in "&<>[]`|@!*~\\"}
+
+
+def _markdown(text: str) -> str:
+    """Text of names and files as Markdown shows it, on one line."""
+    return printable(text.translate(_ENTITIES), line=True)
+
+
 def _markdown_table(rows: list[list[str]], headers: list[str]) -> list[str]:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in [headers, ["---"] * len(headers), *rows]]
+    cells = [[_markdown(cell) for cell in row] for row in [headers, ["---"] * len(headers), *rows]]
     return ["| " + " | ".join(row) + " |" for row in cells]
 
 
 def check_junit(result: CheckResult) -> str:
     """One test case a figure and a budget; a failure's text names what moved and why."""
-    cases, failures = [], 0
+    suite = ElementTree.Element("testsuite", name="aimcost check")
+    failures = 0
     for run in result.runs:
         why = _run_text(run)
         for change in run.changes:
@@ -162,21 +174,22 @@ def check_junit(result: CheckResult) -> str:
             if run.failed(change):
                 row = _figure_row(run, change)
                 message = f"{row[0]} {row[1]} → {row[2]} ({row[3]}, tolerance {row[4]})"
-            cases.append(_case(run.run, change.metric, message, why))
-            failures += message is not None
+            failures += _case(suite, run.run, change.metric, message, why)
         for budget in run.budgets:
             message = None if budget.ok else _budget_line(budget)
-            cases.append(_case(run.run, budget.key, message, why))
-            failures += message is not None
-    head = f'<testsuite name="aimcost check" tests="{len(cases)}" failures="{failures}" errors="0" skipped="0">'
-    return '<?xml version="1.0" encoding="utf-8"?>\n' + "\n".join([head, *cases, "</testsuite>"]) + "\n"
+            failures += _case(suite, run.run, budget.key, message, why)
+    suite.attrib.update(tests=str(len(suite)), failures=str(failures), errors="0", skipped="0")
+    ElementTree.indent(suite)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(suite, encoding="unicode") + "\n"
 
 
-def _case(run: str, name: str, message: str | None, why: str) -> str:
-    head = f"  <testcase classname={quoteattr(run)} name={quoteattr(name)}"
+def _case(suite: ElementTree.Element, run: str, name: str, message: str | None, why: str) -> bool:
+    """Add a test case; whether it failed. XML has no form for control characters."""
+    case = ElementTree.SubElement(suite, "testcase", classname=printable(run, line=True), name=name)
     if message is None:
-        return head + "/>"
-    return f"{head}><failure message={quoteattr(message)}>{escape(why)}</failure></testcase>"
+        return False
+    ElementTree.SubElement(case, "failure", message=printable(message, line=True)).text = printable(why)
+    return True
 
 
 def check_rows(result: CheckResult) -> list[dict[str, Any]]:

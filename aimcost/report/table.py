@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from ..errors import printable
+
 __all__ = ["Align", "Style", "plain_table", "table"]
 
 Style = Literal["simple", "github"]
@@ -23,7 +25,7 @@ def table(
     # what it imports takes an eighth of the CPU of a cold `aimcost estimate`
     from tabulate import tabulate
 
-    cells = [list(row) for row in rows]
+    cells = [[printable(cell, line=True) if isinstance(cell, str) else cell for cell in row] for row in rows]
     flush = list(align or ["left"] * left + ["right"] * (len(headers) - left))
     return tabulate(cells, headers=headers, tablefmt=style, disable_numparse=True, colalign=flush if cells else None)
 

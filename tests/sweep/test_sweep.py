@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import hashlib
 import importlib.util
 import itertools
 import json
 import math
+import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from aimcost.pricing.pricing import estimate_run
 from aimcost.search.sweep import engines
 from aimcost.search.sweep.grid import Grid, load_grid
 from aimcost.search.sweep.pricing import columns_of
+from aimcost.search.sweep.store import Parts
 from aimcost.search.sweep.sweep import sweep
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -223,16 +226,19 @@ def test_a_damaged_chunk_is_computed_again_and_another_grid_is_refused(tmp_path:
     grid, out = put(tmp_path, RUNS), tmp_path / "out.csv"
     sweep(grid, out)
     good = out.read_bytes()
-    text = load_grid(grid).to_json()
-    parts = tmp_path / "out.csv.parts"
-    parts.mkdir()
-    (parts / "manifest.json").write_text(json.dumps({"digest": load_grid(grid).digest}), encoding="utf-8")
+    loaded, parts = load_grid(grid), tmp_path / "out.csv.parts"
+    store = Parts(out, loaded.digest, loaded.chunk_count)
+    store.open(resume=False)
     for number in (0, 1, 2):
-        _, _, content, errors = engines.compute(text, (number, number * 5, number * 5 + 5, -1), "csv")
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        damaged = content if number != 1 else content[:-9]
-        (parts / f"{number:09d}.{errors}.{digest}.part").write_bytes(damaged)
+        _, _, content, errors = engines.compute(loaded.to_json(), (number, number * 5, number * 5 + 5, -1), "csv")
+        store.add(number, content, errors)
+    store.release()
+    cut = next(parts.glob("000000001.*"))
+    cut.write_bytes(cut.read_bytes()[:-9])
     (parts / "000000003.0.0123456789abcdef.tmp").write_bytes(b"half")
+    whole = next(parts.glob("000000002.*"))
+    for other in ("000000003", "000000007", "000000999"):  # parts are bound to their number
+        (parts / whole.name.replace("000000002", other)).write_bytes(whole.read_bytes())
     assert sweep(grid, out, resume=True).resumed == 2
     assert out.read_bytes() == good
     parts.mkdir()
@@ -240,6 +246,119 @@ def test_a_damaged_chunk_is_computed_again_and_another_grid_is_refused(tmp_path:
     with pytest.raises(FileFormatError, match="another grid"):
         sweep(grid, out, resume=True)
     assert out.read_bytes() == good
+
+
+def test_a_sweep_killed_before_it_began_leaves_nothing_to_resume(tmp_path: Path) -> None:
+    grid, out = put(tmp_path, RUNS), tmp_path / "out.csv"
+    parts = tmp_path / "out.csv.parts"
+    parts.mkdir()
+    (parts / ".manifest.json.x.tmp").write_bytes(b"half")
+    assert sweep(grid, out).resumed == 0
+    assert not parts.exists()
+
+
+def test_one_process_at_a_time_writes_an_output(tmp_path: Path) -> None:
+    grid, out = put(tmp_path, RUNS), tmp_path / "out.csv"
+    first = Parts(out, "d" * 16, 8)
+    first.open(resume=False)
+    for resume in (False, True):
+        with pytest.raises(FileFormatError, match=r"out\.csv: another process is writing it"):
+            sweep(grid, out, resume=resume)
+    assert not out.exists()
+    first.close()
+    assert sweep(grid, out).points == 36
+
+
+@pytest.mark.check
+def test_of_20_processes_one_wins_and_the_others_say_so(tmp_path: Path) -> None:
+    many = {**RUNS, "axes": {**RUNS["axes"], "workload.text_tokens": {"from": 10, "to": 19}}, "chunk": 20}
+    grid, out = put(tmp_path, many), tmp_path / "out.csv"
+    # forked, not started anew: all begin within milliseconds
+    context = multiprocessing.get_context("fork")
+    ends = context.SimpleQueue()
+
+    def run() -> None:
+        try:
+            sweep(grid, out)
+            ends.put("written")
+        except AimcostError as error:
+            ends.put(str(error))
+
+    processes = [context.Process(target=run) for _ in range(20)]
+    for process in processes:
+        process.start()
+    found = [ends.get() for _ in processes]
+    for process in processes:
+        process.join()
+    assert found.count("written") >= 1
+    assert {text.partition("out.csv")[2] for text in found if text != "written"} <= {": another process is writing it"}
+    written = out.read_bytes()
+    sweep(grid, tmp_path / "alone.csv")
+    assert written == (tmp_path / "alone.csv").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.csv", "grid.yaml", "out.csv"]
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+KILLED = {**RUNS, "axes": {**RUNS["axes"], "workload.text_tokens": {"from": 10, "to": 17}}, "chunk": 10}
+
+
+def killed_and_resumed(tmp_path: Path, options: list[str], moments: list[float], victim: str) -> None:
+    """Kill a sweep, or a worker, at shares of the time that it takes: resumed, it ends with the same bytes."""
+    grid, whole = put(tmp_path, KILLED), tmp_path / "whole.csv"
+    sweep(grid, whole)
+    command = [sys.executable, "-m", "aimcost", "sweep", str(grid), *options, "-o"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    began = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "timed.csv")], env=environment, capture_output=True, check=True)
+    lasts = time.monotonic() - began
+    for number, moment in enumerate(moments):
+        out = tmp_path / f"{number}.csv"
+        process = subprocess.Popen(
+            [*command, str(out)], env=environment, stderr=subprocess.PIPE, start_new_session=True
+        )
+        time.sleep(moment * lasts)
+        if victim == "sweep":
+            process.kill()
+        elif process.poll() is None:
+            for child in children_of(process.pid)[-1:]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+        _, said = process.communicate(timeout=120)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        if victim == "worker":
+            assert process.returncode in (0, 2), said
+            assert said.count(b"\n") == (process.returncode != 0), said
+            assert b"Traceback" not in said
+        if process.returncode:
+            sweep(grid, out, resume=(tmp_path / f"{number}.csv.parts" / "manifest.json").exists())
+        assert out.read_bytes() == whole.read_bytes()
+        assert not (tmp_path / f"{number}.csv.parts").exists()
+
+
+ENGINES = {
+    "one process": [],
+    "local": ["--workers", "2"],
+    "dask": ["--engine", "dask", "--workers", "2"],
+}
+
+
+@pytest.mark.check
+def test_killed_at_a_few_moments_a_sweep_is_resumed(tmp_path: Path) -> None:
+    killed_and_resumed(tmp_path, ENGINES["one process"], [0.3, 0.6, 0.9], "sweep")
+
+
+@pytest.mark.check_all
+@pytest.mark.parametrize("victim", ["sweep", "worker"])
+@pytest.mark.parametrize("engine", ["local", "dask"])
+def test_killed_at_50_moments_a_sweep_is_resumed(tmp_path: Path, engine: str, victim: str) -> None:
+    if engine == "dask" and not HAS_DASK:
+        pytest.skip("needs dask and distributed")
+    generator = random.Random(engine + victim)
+    killed_and_resumed(tmp_path, ENGINES[engine], [generator.uniform(0.1, 1.0) for _ in range(50)], victim)
 
 
 def test_a_killed_process_is_resumed(tmp_path: Path, cli: Any) -> None:

@@ -199,6 +199,9 @@ def without(key: str) -> dict[str, Any]:
         (damaged(schema_version=True), "schema_version"),
         (without("schema_version"), "got None"),
         (without("kind"), "'kind' must be given"),
+        (damaged(finished="2026-01-02T03:04:04+00:00"), "'finished' is before 'started'"),
+        (damaged(finished="2026-01-02T04:04:04+02:00"), "'finished' is before 'started'"),
+        (damaged(started="yesterday"), "'started' must be an ISO 8601 time"),
         (damaged(kind="guess"), "'kind' must be one of"),
         (damaged(surprise=1), "unknown key 'surprise'"),
         (damaged(seed="x"), "'seed' must be a whole number"),
@@ -235,7 +238,7 @@ def test_files_that_are_no_records(tmp_path: Path, content: bytes, message: str)
 def test_missing_files_and_folders_are_said(tmp_path: Path) -> None:
     with pytest.raises(FileFormatError, match="No such file"):
         load_record(tmp_path / "none.json")
-    with pytest.raises(FileFormatError, match="directory"):
+    with pytest.raises(FileFormatError, match="is a folder"):
         load_record(tmp_path)
 
 

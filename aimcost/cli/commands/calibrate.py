@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..common import JsonOption, app
+from ..common import JsonOption, app, say
 from ..options import Option
 
 
@@ -45,16 +45,16 @@ def calibrate(
         from ...report.calibration import external_text
 
         rows = compare_external(read_external(check))
-        print(to_json(rows) if as_json else external_text(rows))
+        say(to_json(rows) if as_json else external_text(rows))
     elif timing is not None:
         from ..calibrating import scale_command
 
-        print(scale_command(timing, hardware, output, as_json=as_json))
+        say(scale_command(timing, hardware, output, as_json=as_json))
     elif inherited:
         from ..calibrating import inherited_command
 
-        print(inherited_command(output, as_json=as_json))
+        say(inherited_command(output, as_json=as_json))
     else:
         from ..calibrating import derive_command
 
-        print(derive_command(str(source), system, output, as_json=as_json))
+        say(derive_command(str(source), system, output, as_json=as_json))

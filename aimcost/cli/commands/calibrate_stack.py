@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..common import JsonOption, app
+from ..common import JsonOption, app, say
 from ..options import Argument, Option
 
 
@@ -28,4 +28,4 @@ def calibrate_stack(
     """
     from ..calibrating import stack_command
 
-    print(stack_command(timings, stack, output, as_json=as_json))
+    say(stack_command(timings, stack, output, as_json=as_json))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..common import JsonOption, app
-from ..options import Option
+from ..common import JsonOption, app, say
+from ..options import Exit, Option
 
 
 @app.command(times_machine=True)
@@ -23,9 +23,14 @@ def campaign(
 ) -> None:
     """Measure a GPU in one call.
 
-    Profile, kernels, the paper's schedules executed, vision tower, decode, memory.
+    Profile, kernels, the paper's schedules executed, vision tower, decode, memory. Exit status 1: a step failed, or
+    some of its runs did; --resume repeats them.
     """
     from ..campaigning import campaign_command
 
-    text = campaign_command(output, source, device=device, minutes=minutes, tiny=tiny, resume=resume, as_json=as_json)
-    print(text)
+    text, complete = campaign_command(
+        output, source, device=device, minutes=minutes, tiny=tiny, resume=resume, as_json=as_json
+    )
+    say(text)
+    if not complete:
+        raise Exit(1)

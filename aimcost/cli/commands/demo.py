@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..common import app, progress_bar
+from ..common import app, progress_bar, say
 from ..options import Option
 
 
@@ -23,4 +23,4 @@ def demo(
 
     with progress_bar() as step:
         result = demonstrate(device, frames=frames, layers=layers, progress=step)
-    print(demo_text(result))
+    say(demo_text(result))

@@ -23,6 +23,7 @@ from ..common import (
     VisualTokensFlag,
     app,
     keys_of,
+    say,
 )
 from ..options import Argument, Context, Option
 
@@ -91,6 +92,6 @@ def import_(
     if output is not None:
         write_atomically(output, lines)
     if as_json:
-        print(to_json({"tool": ", ".join(dict.fromkeys(tools)), "rows": rows, "notes": notes}))
+        say(to_json({"tool": ", ".join(dict.fromkeys(tools)), "rows": rows, "notes": notes}))
     else:
-        print(text + (f"\nwritten: {output}" if output is not None else ""))
+        say(text + (f"\nwritten: {output}" if output is not None else ""))

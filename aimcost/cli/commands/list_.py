@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
-from ..common import JsonOption, app
+from ..common import JsonOption, app, say
 from ..options import Argument, Option
 
 # Headers of the printed listings; the keys of the JSON stay as they are.
@@ -40,13 +39,13 @@ def list_(
     problems: list[str] = []
     result = {name: listing(name, hidden=show_all, problems=problems) for name in chosen}
     for problem in problems:
-        print(f"aimcost: left out: {problem}", file=sys.stderr)
+        say(f"aimcost: left out: {problem}", error=True)
     if as_json:
-        print(to_json(result))
+        say(to_json(result))
         return
     for name, rows in result.items():
         headers = list(rows[0]) if rows else ["name"]
         left = sum(1 for key in headers if not isinstance(rows[0][key], int | float)) if rows else 1
         cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
         shown = [_HEADERS.get(header, header) for header in headers]
-        print(f"{name} ({len(rows)})\n{table(cells, shown, left=left)}\n")
+        say(f"{name} ({len(rows)})\n{table(cells, shown, left=left)}\n")

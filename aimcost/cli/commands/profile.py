@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
-from ..common import app, progress_bar
+from ..common import app, progress_bar, say
 from ..options import Option
 
 
@@ -33,7 +33,7 @@ def profile(
     name = output.stem if output is not None else f"my_{device}"
     text = profile_yaml(measured, name)
     if output is None:
-        print(text, end="")
+        say(text, end="")
         return
     write_atomically(output, text)
-    print(profile_text(measured, output, samples))
+    say(profile_text(measured, output, samples))

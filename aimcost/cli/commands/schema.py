@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..common import app
+from ..common import app, say
 
 
 @app.command()
@@ -14,4 +14,4 @@ def schema() -> None:
     from ...report.export import to_json
     from ..listing import json_schema
 
-    print(to_json(json_schema()))
+    say(to_json(json_schema()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..common import app
+from ..common import app, say
 from ..options import Argument, Option
 
 
@@ -20,6 +20,6 @@ def show(
         from ...report.scores import scores_text
         from ...search.scores.points import points_of
 
-        print(scores_text(name, points_of(name)))
+        say(scores_text(name, points_of(name)))
         return
-    print(describe(name), end="")
+    say(describe(name), end="")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..common import JsonOption, app, progress_bar
+from ..common import JsonOption, app, progress_bar, say
 from ..options import Argument, Option
 
 
@@ -40,4 +40,4 @@ def sweep(
             scheduler=scheduler,
             progress=step,
         )
-    print(to_json(asdict(result)) if as_json else sweep_text(result))
+    say(to_json(asdict(result)) if as_json else sweep_text(result))

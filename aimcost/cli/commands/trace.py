@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..common import app
+from ..common import app, say
 from ..options import Argument, Option
 
 
@@ -23,12 +23,12 @@ def trace(
     traced = tracer.trace(model_config(config))
     text = to_json(traced) + "\n"
     if output is None:
-        print(text, end="")
+        say(text, end="")
         return
     write_atomically(output, text)
     decoder = load_model(output).decoder
     kinds = len(decoder.traced.kinds) if decoder.traced is not None else 0
-    print(
+    say(
         f"{output}: {traced['architecture']}, {traced['parameters']:,.0f} parameters, "
         f"{decoder.layers} layers of {kinds} {'kind' if kinds == 1 else 'kinds'}"
     )

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
-from ..common import JsonOption, app, progress_bar
+from ..common import JsonOption, app, progress_bar, say
 from ..options import Argument, Option
 
 
@@ -61,6 +61,6 @@ def validate(
                 given, device=device, profile=profile, repeats=repeats, path=output, progress=step
             )
     comparison = compare_record(record, where=where)
-    print(to_json(comparison.to_dict()) if as_json else validation_text(comparison))
+    say(to_json(comparison.to_dict()) if as_json else validation_text(comparison))
     if plot is not None:
         draw_validation(comparison, plot)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -196,7 +196,7 @@ def _vlmevalkit(data: Mapping[str, Any]) -> _Result:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 LMMS_EVAL = _Tool(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,8 +87,9 @@ def figure(data: Any, *keys: str, zero: bool = False) -> float | None:
             return None
         data = data[key]
     name = ".".join(keys)
-    if isinstance(data, bool) or not isinstance(data, int | float) or not math.isfinite(data):
-        raise FileFormatError(f"{name} must be a finite number (got {data!r})")
+    # a whole number of JSON may be too large for a float
+    if isinstance(data, bool) or not isinstance(data, int | float) or not abs(data) <= sys.float_info.max:
+        raise FileFormatError(f"{name} must be a finite number (got {str(data)[:80]})")
     if data < 0 or (data == 0 and not zero):
         raise FileFormatError(f"{name} must be above zero (got {data!r})")
     return float(data)

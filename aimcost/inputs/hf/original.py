@@ -72,8 +72,8 @@ def in_transformers_layout(config: Mapping[str, Any], where: str) -> Mapping[str
     kind = config.get("model_type")
     if kind == "internvl_chat":
         return {**_formats(config, config.get("llm_config")), **_internvl(config, where)}
-    if kind in _LLAVA and "mm_vision_tower" in config:
-        return {**_formats(config), **_llava(config, str(kind), where)}
+    if isinstance(kind, str) and kind in _LLAVA and "mm_vision_tower" in config:
+        return {**_formats(config), **_llava(config, kind, where)}
     return config
 
 

@@ -79,7 +79,7 @@ class Reader:
             if default is not None:
                 return default
             raise InvalidValueError(self.prefix + key, "given (a whole number)", None, where=self.where)
-        if key in ("num_hidden_layers", "depth", "num_global_layers"):
+        if key in ("num_hidden_layers", "depth", "layers", "num_global_layers"):
             most = min(most, MAX_LAYERS)
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
             raise InvalidValueError(self.prefix + key, f"a whole number from 1 to {most}", value, where=self.where)

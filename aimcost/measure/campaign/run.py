@@ -19,11 +19,10 @@ from ...extras import require_device, torch_module
 from ...inputs.files import write_atomically
 from ...inputs.run import Run
 from ...inputs.strict_json import plain, to_json
-from ...units import format_bytes
 from ..profile.plan import plan_for
 from ..profile.to_calibration import profile_mapping, profile_yaml
 from ..records import Environment, Record, RecordWriter, load_record, now
-from ..validate.measuring import PROFILE_NAME, ModelCache, run_document
+from ..validate.measuring import PROFILE_NAME, ModelCache, run_document, too_large
 from .plan import CampaignPlan, RunsStep, load_plan
 
 __all__ = [
@@ -48,8 +47,10 @@ MOST_MINUTES = 24 * 60
 # On a GPU with less time than this, the profile's smaller grid.
 QUICK_BELOW_S = 240.0
 DTYPES = {"cuda": "bf16", "cpu": "fp32"}
-# Of a CPU's memory; the rest is for activations and for other processes.
-USABLE_SHARE = 0.6
+
+
+class PartlyDone(Exception):
+    """Some runs of a step failed; the others are recorded."""
 
 
 class OutOfTime(BaseException):
@@ -164,17 +165,13 @@ class Campaign:
         return bench(self.device, repeats=self.plan.repeats, budget_s=self.plan.budget_s)
 
     def _check_memory(self, run: Run) -> None:
-        """A GPU raises when it is full; a CPU's system ends the process instead."""
         self.say("building the model")
-        have = self.environment.memory_bytes
-        if self.device != "cpu" or self.tiny or not have:
+        if self.tiny:
             return
-        need = torch_module("aimcost.measure.subject").build(run, "meta").get_memory_footprint()
-        if need > USABLE_SHARE * have:
-            raise UnsupportedModelError(
-                f"the model holds {format_bytes(need)} in {self.dtype}, this machine {format_bytes(have)}: "
-                f"a campaign on a CPU is a dry run, with {argument('tiny')}"
-            )
+        reason = too_large(run, self.device, self.environment.memory_bytes)
+        if reason is not None:
+            dry = f": a campaign on a CPU is a dry run, with {argument('tiny')}" if self.device == "cpu" else ""
+            raise UnsupportedModelError(reason + dry)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +243,13 @@ def kernels(campaign: Campaign, path: Path) -> None:
 
 
 def measure_runs(step: RunsStep, campaign: Campaign, path: Path) -> None:
-    """The step's runs, as `aimcost validate` measures them; one that fails is noted, and the next one runs."""
+    """The step's runs, as `aimcost validate` measures them; where one fails, the next one runs.
+
+    Raises
+    ------
+    PartlyDone
+        Some failed.
+    """
     subject, measure = (torch_module(f"aimcost.measure.{name}") for name in ("subject", "measure"))
     plan, stacks = campaign.plan, subject.runnable_stacks(campaign.device)
     runs = plan.runs_of(step, campaign.dtype, stacks)
@@ -261,6 +264,7 @@ def measure_runs(step: RunsStep, campaign: Campaign, path: Path) -> None:
         profile=None if found is None else measured_profile(found),
         profile_from="measured in the same campaign",
     )
+    failed = []
     for one in runs:
         if one.label in writer.record.settings["measured"]:
             continue
@@ -278,8 +282,12 @@ def measure_runs(step: RunsStep, campaign: Campaign, path: Path) -> None:
                 model=campaign.models.of(one.run),
             )
         except (AimcostError, RuntimeError, ValueError, TypeError) as error:
-            writer.add(notes=[f"{one.label}: {type(error).__name__}: {one_line(error)}"])
+            failed.append(f"{one.label}: {type(error).__name__}: {one_line(error)}")
+            continue
         writer.set(measured=[*writer.record.settings["measured"], one.label])
+    if failed:
+        # not finished: with `resume` those runs are measured again
+        raise PartlyDone("; ".join(failed))
     writer.finish()
 
 
@@ -323,8 +331,8 @@ def run_campaign(
     Returns
     -------
     dict
-        What `SUMMARY` holds: circumstances, and for each step its state (done, done before, failed, out of
-        time, no time), seconds, and message.
+        What `SUMMARY` holds: circumstances, and for each step its state (done, done before, partly done, failed,
+        out of time, no time), seconds, and message.
 
     Raises
     ------
@@ -410,6 +418,8 @@ def _run_step(campaign: Campaign, step: Step, path: Path, at_most: float) -> tup
             "out of time",
             f"stopped after {at_most:.0f} s at the latest; finished measurements are recorded",
         )
+    except PartlyDone as error:
+        state, message = "partly done", str(error)
     except Exception as error:
         state, message = "failed", f"{type(error).__name__}: {one_line(error)}"
         # memory that the failure holds must not fail the next step as well

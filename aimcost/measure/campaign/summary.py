@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from ...api import estimate
-from ...errors import AimcostError, FileFormatError
+from ...errors import AimcostError, FileFormatError, one_line
 from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.run import load_run
+from ...inputs.schema import validate
 from ...methods.aim.cost import bipartite_similarity_flops
 from ...ops.attention import single_pass
 from ...ops.cost import Cost
 from ...types import runs_of
 from ...types.formats import Widths, bytes_per_element
+from ...types.strict_model import StrictModel
 from ..profile.curves import cost_of
 from ..profile.to_calibration import Ceilings, ceilings_of
 from ..records import Record, Sample, load_record
@@ -29,6 +32,38 @@ __all__ = ["floor_s", "summarise"]
 
 REDUCTION = ("merge", "score", "select", "gather")
 STAGES = ("merge", "vision", "projector", "features", "ttft", "decode")
+
+
+class _StepFile(StrictModel):
+    name: str
+    state: str
+    seconds: Annotated[float, Field(ge=0)]
+    message: str
+
+
+class _CheckFile(StrictModel):
+    check: str
+    dtype: str
+    size: str
+    value: float
+    bar: float
+    ok: bool
+    path: str
+
+
+class _SummaryFile(StrictModel):
+    schema_version: int
+    device_name: str
+    profile: str
+    tiny: bool
+    device: Literal["cpu", "cuda"]
+    dtype: Literal["fp32", "fp16", "bf16"]
+    minutes: Annotated[float, Field(gt=0)]
+    started: str
+    finished: str | None
+    notes: list[str]
+    steps: list[_StepFile]
+    state_after: dict[str, Any] = Field(default_factory=dict)
 
 
 def summarise(folder: str | Path) -> dict[str, Any]:
@@ -44,10 +79,19 @@ def summarise(folder: str | Path) -> dict[str, Any]:
     Raises
     ------
     FileFormatError
-        The folder holds no campaign.
+        The folder holds no campaign, or a damaged one.
     """
     folder = Path(folder)
     state = _state(folder)
+    try:
+        return _tables(folder, state)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # a record whose samples or settings are not those that a campaign writes
+        what = f"{type(error).__name__}: {one_line(error, 100)}"
+        raise FileFormatError(f"{folder}: holds a damaged record, or one of another program ({what})") from None
+
+
+def _tables(folder: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     plan, dtype = load_plan(tiny=state["tiny"]), state["dtype"]
     records = _records(folder, [step["name"] for step in state["steps"]])
     ceilings = _ceilings(records.get("profile"))
@@ -61,7 +105,7 @@ def summarise(folder: str | Path) -> dict[str, Any]:
         **state,
         "ceilings": ceilings
         and {"flops_per_s": ceilings.flops_per_s[dtype], "bytes_per_s": ceilings.memory_bytes_per_s},
-        "checks": records["correctness"].settings["results"] if "correctness" in records else [],
+        "checks": _checks(records.get("correctness"), folder),
         "kernels": kernels,
         "overhead": _overhead(kernels, next((row for row in runs if row["run"] == plan.kernels), None)),
         "runs": runs,
@@ -78,8 +122,12 @@ def _state(folder: Path) -> dict[str, Any]:
         found = read_mapping(path)
     except FileFormatError:
         raise FileFormatError(f"{folder}: holds no campaign: {SUMMARY} is missing or not JSON") from None
-    if found.get("schema_version") != SCHEMA_VERSION or not isinstance(found.get("steps"), list):
+    if found.get("schema_version") != SCHEMA_VERSION:
         raise FileFormatError(f"{path}: is not the summary of a campaign, or one of another version")
+    try:
+        validate(_SummaryFile, found, where=str(path))
+    except AimcostError as error:
+        raise FileFormatError(str(error)) from None
     return found
 
 
@@ -95,6 +143,12 @@ def _records(folder: Path, names: Iterable[str]) -> dict[str, Record]:
 
 def _samples(records: Mapping[str, Record], name: str) -> tuple[Sample, ...]:
     return records[name].samples if name in records else ()
+
+
+def _checks(record: Record | None, folder: Path) -> list[dict[str, Any]]:
+    """The kernels that were held against their references."""
+    found = [] if record is None else record.settings["results"]
+    return [validate(_CheckFile, one, where=f"{folder}: correctness").model_dump() for one in found]
 
 
 def _ceilings(record: Record | None) -> Ceilings | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from .plan import Plan, plan_for
 __all__ = ["Progress", "profile"]
 
 Progress = Callable[[int, int, str], None]
+Save = Callable[[tuple[Sample, ...], tuple[str, ...]], None]
 SEED = 0
 SAVE_EVERY_S = 1.0
 NOISY_SPREAD = 0.25
@@ -37,6 +39,7 @@ def profile(
     path: str | Path | None = None,
     plan: Plan | None = None,
     settings: Mapping[str, Any] | None = None,
+    save: Save | None = None,
 ) -> Record:
     """Measure what calibrated estimates need: ceilings, GEMM grid, attention, elementwise, reduction.
 
@@ -58,6 +61,8 @@ def profile(
         Sizes in place of the device's own.
     settings
         Further settings for the record.
+    save
+        Given samples and notes so far, at most once a second: in place of `path`, for a record of the caller's.
 
     Raises
     ------
@@ -79,7 +84,9 @@ def profile(
         )
         began = time.perf_counter()
         writer = RecordWriter(path, record) if path is not None else None
-        samples, notes = _measure(bench, plan, progress, writer)
+        if writer is not None:
+            save = partial(_grow, writer)
+        samples, notes = _measure(bench, plan, progress, before.notes, save)
         moved = environment.changes(before, environment.describe(device))
     closing = {
         **record.settings,
@@ -95,13 +102,18 @@ def profile(
     return record
 
 
+def _grow(writer: RecordWriter, samples: tuple[Sample, ...], notes: tuple[str, ...]) -> None:
+    writer.record = replace(writer.record, samples=samples, notes=notes)
+    writer.save()
+
+
 def _measure(
-    bench: Bench, plan: Plan, progress: Progress | None, writer: RecordWriter | None
+    bench: Bench, plan: Plan, progress: Progress | None, before: tuple[str, ...], save: Save | None
 ) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
     groups = _groups(bench, plan)
     total = plan.passes * sum(len(group) for _, group in groups)
     samples: dict[int, Sample] = {}
-    notes = [] if writer is None else list(writer.record.notes)
+    notes = list(before)
     done, began = 0, time.perf_counter()
     saved = began
     for number in range(plan.passes):
@@ -117,9 +129,8 @@ def _measure(
                 bench.free()
                 notes.append(f"{_title(group)} {dict(group[0].dims)}: not measured, out of memory")
             done += len(group)
-            if writer is not None and time.perf_counter() - saved >= SAVE_EVERY_S:
-                writer.record = replace(writer.record, samples=_ordered(samples), notes=tuple(notes))
-                writer.save()
+            if save is not None and time.perf_counter() - saved >= SAVE_EVERY_S:
+                save(_ordered(samples), tuple(notes))
                 saved = time.perf_counter()
     if progress is not None:
         progress(total, total, "done")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from ...errors import AimcostError, FileFormatError
+from ...inputs.files import read_bytes
 from ...inputs.schema import validate
 from ...inputs.strict_json import parse
 from ...types.strict_model import StrictModel
-from ...units import MEGA
 from .contents import SCHEMA_VERSION, Clock, Environment, Kind, Record, Sample
 
 __all__ = ["load_record"]
@@ -32,12 +33,7 @@ def load_record(path: str | Path) -> Record:
     """
     path = Path(path)
     try:
-        if path.is_file() and path.stat().st_size > MAX_RECORD_BYTES:
-            size, most = path.stat().st_size / MEGA, MAX_RECORD_BYTES / MEGA
-            raise FileFormatError(f"{path}: {size:.0f} MB is too large for a record (at most {most:.0f} MB)")
-        text = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise FileFormatError(f"{path}: {error.strerror or error}") from None
+        text = read_bytes(path, limit=MAX_RECORD_BYTES).decode("utf-8")
     except UnicodeDecodeError:
         raise FileFormatError(f"{path}: is not a record: not UTF-8 text") from None
     if not text.strip():
@@ -68,6 +64,9 @@ def _from_mapping(data: Mapping[str, Any], *, where: str) -> Record:
         file = validate(_RecordFile, data, where=where)
     except AimcostError as error:
         raise FileFormatError(str(error)) from None
+    started = _moment(file.started, "started", where)
+    if file.finished is not None and _moment(file.finished, "finished", where) < started:
+        raise FileFormatError(f"{where}: 'finished' is before 'started' ({file.finished} < {file.started})")
     values = file.model_dump(exclude={"schema_version", "environment", "samples", "notes"})
     environment = file.environment.model_dump()
     samples = (_sample(sample.model_dump()) for sample in file.samples)
@@ -77,6 +76,22 @@ def _from_mapping(data: Mapping[str, Any], *, where: str) -> Record:
         samples=tuple(samples),
         notes=tuple(file.notes),
     )
+
+
+def _moment(text: str, key: str, where: str) -> datetime:
+    """A time as records write it.
+
+    Raises
+    ------
+    FileFormatError
+        It is none.
+    """
+    try:
+        found = datetime.fromisoformat(text)
+        # one without an offset is in UTC
+        return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+    except ValueError:
+        raise FileFormatError(f"{where}: {key!r} must be an ISO 8601 time (got {text[:80]!r})") from None
 
 
 def _sample(values: dict[str, Any]) -> Sample:

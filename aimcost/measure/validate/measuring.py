@@ -13,17 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import CalibrationError, InvalidValueError
+from ...errors import CalibrationError, InvalidValueError, UnsupportedModelError
 from ...extras import require_device, torch_module
 from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.hardware import load_hardware
 from ...inputs.run import Run, load_run
 from ...inputs.strict_json import canonical, parse, plain
+from ...units import format_bytes
 from ..profile.to_calibration import profile_mapping
 from ..records import Record, RecordWriter, Sample, now
 
-__all__ = ["PROFILE_NAME", "ModelCache", "load_runs", "measure_validation", "read_profile", "run_document"]
+__all__ = [
+    "PROFILE_NAME",
+    "ModelCache",
+    "load_runs",
+    "measure_validation",
+    "read_profile",
+    "run_document",
+    "too_large",
+]
 
 Progress = Callable[[int, int, str], None]
 PROFILE_NAME = "measured_here"
@@ -31,6 +40,8 @@ ROUNDS = 2
 # Models that together are smaller stay until the next round.
 SMALL_BYTES = 2e9
 SEED = 0
+# Of the device's memory; the rest is for activations, and of a CPU's for other processes.
+USABLE_SHARE = {"cpu": 0.6, "cuda": 0.95}
 
 
 def measure_validation(
@@ -58,7 +69,8 @@ def measure_validation(
     Raises
     ------
     MissingExtraError, InvalidValueError, UnsupportedModelError
-        torch is not installed, no such device, or a run that cannot be executed; before anything is measured.
+        torch is not installed, no such device, or a run that cannot be executed or whose model does not fit into
+        memory; before anything is measured.
     """
     require_device(device, "aimcost validate")
     measure, subject = (torch_module(f"aimcost.measure.{name}", "aimcost validate") for name in ("measure", "subject"))
@@ -67,6 +79,9 @@ def measure_validation(
         subject.check_run(run, device)
         subject.rehearse(run)
     before = environment.describe(device)
+    for label, run in runs.items():
+        if (reason := too_large(run, device, before.memory_bytes)) is not None:
+            raise UnsupportedModelError(f"{label}: {reason}")
     settings = {
         "repeats": repeats,
         "rounds": ROUNDS,
@@ -102,6 +117,19 @@ def measure_validation(
     return writer.finish()
 
 
+def too_large(run: Run, device: str, memory_bytes: float) -> str | None:
+    """Why a device of that much memory cannot hold the model of a run; None where it can, or nobody knows.
+
+    A GPU would raise when it is full; of a CPU the system would end the process instead.
+    """
+    if not memory_bytes:
+        return None
+    need = torch_module("aimcost.measure.subject").build(run, "meta").get_memory_footprint()
+    if need <= USABLE_SHARE[device] * memory_bytes:
+        return None
+    return f"the model holds {format_bytes(need)} in {run.precision.weights}, this machine {format_bytes(memory_bytes)}"
+
+
 class ModelCache:
     """Models with random weights by configuration and format, for runs that share one.
 
@@ -131,12 +159,20 @@ class ModelCache:
 
 
 def _profile_pass(writer: RecordWriter, device: str, progress: Progress) -> None:
-    """One pass of the quick profile; its samples join those of the pass before."""
+    """One pass of the quick profile; its samples join those of the pass before, and are on disk as they come."""
+    before = [sample for sample in writer.record.samples if "run" not in sample.labels]
+
+    def join(samples: Iterable[Sample], _: object = ()) -> list[Sample]:
+        pooled = _pooled([*before, *samples])
+        of_runs = (sample for sample in writer.record.samples if "run" in sample.labels)
+        writer.record = replace(writer.record, samples=(*pooled, *of_runs))
+        writer.save()
+        return pooled
+
     profiling = importlib.import_module("aimcost.measure.profile")
     plan = importlib.import_module("aimcost.measure.profile.plan").plan_for(device, quick=True)
-    taken: Record = profiling.profile(device, True, plan=replace(plan, passes=1), progress=progress)
-    samples = _pooled([*(s for s in writer.record.samples if "run" not in s.labels), *taken.samples])
-    writer.record = replace(writer.record, samples=(*samples, *(s for s in writer.record.samples if "run" in s.labels)))
+    taken: Record = profiling.profile(device, True, plan=replace(plan, passes=1), progress=progress, save=join)
+    samples = join(taken.samples)
     own = replace(taken, samples=tuple(samples), notes=())
     try:
         mapping = profile_mapping(own, PROFILE_NAME)

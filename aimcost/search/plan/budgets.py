@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InvalidValueError, argument
+from ...inputs.plain import plain
 from ...inputs.run import Run
+from ...inputs.schema import BudgetsFile, validate
 from ...pricing.budgets import FIGURES
 from ...pricing.result import Estimate
 from .evaluate import Figures
@@ -122,8 +124,17 @@ class Budgets:
 
     @classmethod
     def of(cls, run: Run, given: Mapping[str, float | None]) -> Budgets:
-        """Limits given in the units of a run file's keys, over those of the run itself."""
+        """Limits given in the units of a run file's keys, over those of the run itself.
+
+        Raises
+        ------
+        InvalidValueError, UnknownNameError
+            No such key, or no number that a limit can be.
+        """
         values = {}
+        if not isinstance(given, Mapping):
+            raise InvalidValueError(argument("budgets"), "a mapping of limits", given)
+        given = validate(BudgetsFile, plain(given), where="budgets").dump()
         for name, figure in FIGURES.items():
             value = given.get(figure.key) if given.get(figure.key) is not None else run.budgets.get(figure.key)
             values[name] = None if value is None else figure.from_unit(value)

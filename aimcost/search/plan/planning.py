@@ -9,6 +9,7 @@ from statistics import NormalDist
 from typing import Any
 
 from ...errors import InvalidValueError, UnknownNameError, argument
+from ...inputs.plain import items_of
 from ...inputs.run import Run
 from ...pricing.estimator import estimator_of
 from .accuracy import Surrogate, surrogate_for
@@ -33,7 +34,7 @@ def spread_of(confidence: float | None, run: Run) -> float | None:
     """Which multiple of the band's upper half is not exceeded with this probability; normal errors."""
     if confidence is None:
         return None
-    if not 0.5 <= confidence < 1:
+    if not isinstance(confidence, int | float) or not 0.5 <= confidence < 1:
         raise InvalidValueError(argument("confidence"), "at least 0.5 and below 1", confidence)
     if not estimator_of(run.estimator).has_band:
         raise InvalidValueError(argument("confidence"), f"omitted: {run.estimator} has no uncertainty band", confidence)
@@ -79,10 +80,20 @@ def plan_run(
     AimcostError
         No budget, an unknown shape or method, or a run whose layers are not alike.
     """
+    hardware, methods, shapes = (
+        items_of(name, value, str, "names")
+        for name, value in (("hardware", hardware), ("methods", methods), ("shapes", shapes))
+    )
+    batches, frames = (
+        items_of(name, value, int, "whole numbers") for name, value in (("batches", batches), ("frames", frames))
+    )
+    levels = items_of("levels", levels, (int, float), "numbers")
     limits = Budgets.of(run, budgets)
     if not list(limits.items()):
         raise no_budget()
     _check(run, limits, shapes)
+    if not isinstance(earliest_cut, int | None):
+        raise InvalidValueError(argument("earliest_cut"), "a whole number", earliest_cut)
     first = earliest_cut if earliest_cut is not None else int(run.model.decoder.layers * EARLIEST_SHARE)
     if not 0 <= first <= run.model.decoder.layers:
         raise InvalidValueError(argument("earliest_cut"), f"from 0 to {run.model.decoder.layers}", first)

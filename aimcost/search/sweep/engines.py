@@ -106,12 +106,29 @@ def _nothing_from_here() -> Iterator[None]:
             os.environ["PYTHONSAFEPATH"] = before
 
 
+def _end_with_parent() -> None:
+    """End this worker when the process that began it is gone: killed, it could not say so."""
+    from multiprocessing import connection, parent_process
+    from threading import Thread
+
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
 def _processes(text: str, jobs: Iterator[Any], kind: str, workers: int) -> Iterator[Done]:
     from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
     from multiprocessing import get_context
 
     # spawned, not forked: threads of this process would leave locks behind
-    with _nothing_from_here(), ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with _nothing_from_here(), ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
         waiting = {pool.submit(compute, text, job, kind) for job in itertools.islice(jobs, workers * _AHEAD)}
         try:
             while waiting:

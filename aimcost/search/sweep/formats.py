@@ -16,6 +16,7 @@ import numpy as np
 
 from ...errors import InvalidValueError, argument
 from ...extras import load
+from ...inputs.csv_cells import guarded
 from ...inputs.files import replacing
 from ...inputs.strict_json import to_json
 from .pricing import Column
@@ -108,7 +109,7 @@ def _csv_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow([value])
+    csv.writer(buffer, lineterminator="").writerow([guarded(value) if isinstance(value, str) else value])
     return buffer.getvalue()
 
 

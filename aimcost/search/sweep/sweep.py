@@ -74,24 +74,27 @@ def sweep(
         raise FileFormatError(f"{target}: is a folder")
     grid = load_grid(grid_file)
     header = _header(grid, str(grid_file))
-    parts = Parts(target, grid.digest)
+    parts = Parts(target, grid.digest, grid.chunk_count)
     text, total, start = grid.to_json(), grid.chunk_count, time.monotonic()
     open_chunks = (chunk for chunk in grid.chunks() if chunk.number not in parts.done)
     made = engine(engine_name, text, open_chunks, kind, workers=workers, scheduler=scheduler)
     parts.open(resume=resume)
-    resumed = len(parts.done)
-    progress(resumed, total, "sweeping")
-    for number, digest, content, errors in made:
-        if digest != grid.digest:
-            raise InvalidValueError(
-                argument("scheduler"), "a cluster with the same version of aimcost, models and profiles", digest
-            )
-        parts.add(number, content, errors)
-        progress(len(parts.done), total, "sweeping")
-    progress(total, total, "writing")
-    assemble(parts.paths(), target, kind, header)
-    errors = parts.errors
-    parts.close()
+    try:
+        resumed = len(parts.done)
+        progress(resumed, total, "sweeping")
+        for number, digest, content, errors in made:
+            if digest != grid.digest:
+                raise InvalidValueError(
+                    argument("scheduler"), "a cluster with the same version of aimcost, models and profiles", digest
+                )
+            parts.add(number, content, errors)
+            progress(len(parts.done), total, "sweeping")
+        progress(total, total, "writing")
+        assemble(parts.paths(), target, kind, header)
+        errors = parts.errors
+        parts.close()
+    finally:
+        parts.release()
     return SweepResult(
         output=str(target),
         points=grid.points,

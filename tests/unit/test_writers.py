@@ -1,0 +1,127 @@
+"""Every writer on a full disk and in a folder that cannot be written to: one line, and what was there stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from aimcost.errors import FileFormatError
+from aimcost.guard.bands import Band, save_bands
+from aimcost.inputs.files import STALE_S, write_atomically
+from aimcost.measure.records import Environment, Record, RecordWriter, Sample
+
+resource = pytest.importorskip("resource")
+# A folder that not even root can write to.
+READ_ONLY = Path("/proc/sys")
+# Smaller than what each writer writes, larger than what the command prints.
+FULL_AT = 300
+COMMANDS = {
+    "estimate": ["estimate", "r.yaml", "--json", "-o"],
+    "compare": ["compare", "r.yaml", "--hardware", "nvidia_l4,nvidia_a100_sxm_40gb", "--json", "-o"],
+    "check": ["check", "r.yaml", "--json", "-o"],
+    "baseline": ["check", "r.yaml", "--update", "--baseline"],
+    "junit": ["check", "r.yaml", "--junit"],
+    "markdown": ["check", "r.yaml", "--markdown"],
+    "sweep": ["sweep", "g.yaml", "-o"],
+}
+SUFFIX = {"sweep": ".csv", "junit": ".xml", "markdown": ".md"}
+
+
+def band() -> dict[str, Band]:
+    return {f"t{i}": Band(reference={"tokens": 8}, ratios=(1.0,) * 40) for i in range(9)}
+
+
+def record(path: Path) -> None:
+    environment = Environment(device="cpu", device_name="x" * 2000)
+    sample = Sample(op="gemm", dtype="fp32", samples_s=(1.0,), clock="wall")
+    RecordWriter(path, Record(kind="profile", environment=environment, seed=0, started="2026-01-01")).add(sample)
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {"bands": lambda path: save_bands(path, band()), "record": record}
+
+
+@pytest.fixture
+def place(tmp_path: Path, run: dict[str, Any]) -> Path:
+    budgets = {"max_ttft_ms": 1e-6, "max_memory_gb": 1e-9, "max_kv_gb": 1e-9, "max_tflops": 1e-9}
+    text = yaml.safe_dump({**run, "hardware": "nvidia_l4", "budgets": budgets, "model": {**run["model"]}})
+    (tmp_path / "r.yaml").write_text(text)
+    grid = {"base": {**run, "hardware": "nvidia_l4"}, "axes": {"workload.batch": {"from": 1, "to": 20}}}
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(grid))
+    return tmp_path
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No file grows beyond `FULL_AT`: the system refuses the write as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (FULL_AT, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def left(place: Path) -> set[str]:
+    return {path.name for path in place.iterdir()} - {"r.yaml", "g.yaml"}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_on_a_full_disk(cli: Any, place: Path, name: str) -> None:
+    target = place / f"out{SUFFIX.get(name, '.json')}"
+    done = cli(*COMMANDS[name], str(target))
+    assert done.returncode in (0, 1), done.stderr
+    before = target.read_bytes()
+    assert len(before) > FULL_AT
+    for known in (True, False):
+        if not known:
+            target.unlink()
+            shutil.rmtree(place / "out.csv.parts", ignore_errors=True)
+        with full_disk():
+            done = cli(*COMMANDS[name], str(target))
+        assert done.returncode == 2
+        assert done.stderr.count("\n") == 1
+        assert "out" in done.stderr
+        assert "cannot be written" in done.stderr
+        if known:
+            assert target.read_bytes() == before
+        assert left(place) - {"out.csv.parts"} == ({target.name} if known else set())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_in_a_read_only_folder(cli: Any, place: Path, name: str) -> None:
+    done = cli(*COMMANDS[name], str(READ_ONLY / f"out{SUFFIX.get(name, '.json')}"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"{READ_ONLY}/out" in done.stderr
+    assert "cannot be written" in done.stderr
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_writer_on_a_full_disk_and_in_a_read_only_folder(tmp_path: Path, name: str) -> None:
+    target = tmp_path / "out.json"
+    target.write_text("{}")
+    with full_disk(), pytest.raises(FileFormatError, match=r"out\.json: cannot be written"):
+        WRITERS[name](target)
+    assert target.read_text() == "{}"
+    assert os.listdir(tmp_path) == ["out.json"]
+    with pytest.raises(FileFormatError, match="cannot be written"):
+        WRITERS[name](READ_ONLY / "out.json")
+
+
+def test_what_a_killed_writer_left_is_swept_once_it_is_old(tmp_path: Path) -> None:
+    target = tmp_path / "r.json"
+    old, new, other = (tmp_path / name for name in (".r.json.a1.tmp", ".r.json.b2.tmp", ".s.json.a1.tmp"))
+    for path in (old, new, other):
+        path.write_text("half")
+    for path in (old, other):
+        moment = path.stat().st_mtime - STALE_S - 1
+        os.utime(path, (moment, moment))
+    write_atomically(target, "{}")
+    assert sorted(os.listdir(tmp_path)) == sorted([new.name, other.name, "r.json"])
