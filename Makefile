@@ -17,7 +17,7 @@ define pytest
 	$(BIN)/python -m pytest $(1) $(TIMED)
 endef
 
-.PHONY: run test check check-all test-versions test-oldest test-lmms lint types light light-brief light-environments \
+.PHONY: run test check check-all test-browser test-versions test-oldest test-lmms lint types light light-brief light-environments \
   bench docs processors update-locks clean
 
 run: $(VENV)/.light
@@ -33,7 +33,7 @@ test: $(VENV)/.test
 # the locked one; the oldest runs here, those between and the newest of the index nightly.
 check:
 	$(MAKE) -j 2 lint types light-environments
-	$(MAKE) light-brief test-oldest
+	$(MAKE) light-brief test-oldest test-browser
 	$(call pytest,-m 'not check_all')
 
 # By hand and nightly.
@@ -68,6 +68,16 @@ test-versions: $(VENV)/.test
 
 test-oldest: $(VENV)/.test
 	$(BIN)/python tests/versions.py oldest
+
+# The explorer's page in headless Chromium (Debian's package); skipped where there is none.
+BROWSER := $(VENV)-browser
+test-browser: $(BROWSER)/.done
+	$(BROWSER)/bin/python -m pytest tests/browser -rs -s || test $$? -eq 5
+
+$(BROWSER)/.done: pyproject.toml
+	$(PYTHON) -m venv $(BROWSER)
+	$(BROWSER)/bin/python -m pip install --quiet --no-compile --editable '.[browser]'
+	touch $@
 
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest tests/bench --benchmark-enable
@@ -130,4 +140,4 @@ locks/py%.txt:
 	@exit 1
 
 clean:
-	rm -rf $(VENV) $(VENV)-light $(VENV)-uv $(VENV)-lmms .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) $(VENV)-light $(VENV)-uv $(VENV)-lmms $(VENV)-browser .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -42,6 +42,7 @@ __all__ = [
     "flag_of",
     "format_asked",
     "keys_of",
+    "names_in",
     "one_of",
     "overrides_of",
     "progress_bar",
@@ -125,6 +126,11 @@ def one_of(**given: bool) -> None:
     names = [f"--{name}" for name, value in given.items() if value]
     if len(names) > 1:
         raise InvalidValueError(names[0], f"given without {' and '.join(names[1:])}", " ".join(names))
+
+
+def names_in(given: str | None) -> list[str]:
+    """Comma-separated names, each once."""
+    return list(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
 
 
 def format_asked(

@@ -27,6 +27,7 @@ from ..common import (
     VisualTokensFlag,
     app,
     format_asked,
+    names_in,
     resolve_flags,
     write_report,
 )
@@ -69,10 +70,7 @@ def compare(
     from ...report.format import Report
 
     written = format_asked(form, as_json=as_json, as_csv=as_csv, output=output)
-    names, stacks = (
-        list(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
-        for given in (hardware, stack)
-    )
+    names, stacks = names_in(hardware), names_in(stack)
     if not names and not stacks:
         raise InvalidValueError("--hardware", "given: comma-separated profiles (or --stack)", None)
     resolved = resolve_flags(context, stack=stacks[0] if len(stacks) == 1 else None)

@@ -1,0 +1,94 @@
+// Elements, axes and marks that the charts share. Text is set as text, never as markup.
+
+export function html(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "width" && element.style !== undefined && tag === "i") element.style.width = value;
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+export function svg(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined) element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+export const text = (x, y, content, attributes = {}) => svg("text", { x, y, ...attributes }, String(content));
+
+// Widths are read once for each size of the window: reading one after a change makes the browser lay out the page.
+const widths = new Map();
+export const widthOf = (container) => {
+  if (!widths.has(container)) widths.set(container, Math.max(280, container.clientWidth));
+  return widths.get(container);
+};
+export const forgetWidths = () => widths.clear();
+
+export function frame(container, height, label) {
+  const width = widthOf(container);
+  const picture = svg("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+  return { width, picture };
+}
+
+// Horizontal grid lines with their values at the left.
+export function valueAxis(picture, scale, { left, right, count, format }) {
+  for (const tick of scale.ticks(count)) {
+    const y = scale(tick);
+    picture.append(
+      svg("line", { x1: left, x2: right, y1: y, y2: y, class: tick ? "grid" : "baseline" }),
+      text(left - 6, y + 4, format(tick), { class: "tick", "text-anchor": "end" }),
+    );
+  }
+}
+
+export function bottomAxis(picture, scale, { top, bottom, count, format, label }) {
+  const [from, to] = scale.range();
+  for (const tick of scale.ticks(count)) {
+    const x = scale(tick);
+    picture.append(
+      svg("line", { x1: x, x2: x, y1: top, y2: bottom, class: "grid" }),
+      text(x, bottom + 16, format(tick), { class: "tick", "text-anchor": "middle" }),
+    );
+  }
+  picture.append(
+    svg("line", { x1: from, x2: to, y1: bottom, y2: bottom, class: "baseline" }),
+    text((from + to) / 2, bottom + 34, label, { class: "axis-label", "text-anchor": "middle" }),
+  );
+}
+
+// Powers of ten alone: the ticks of a logarithmic axis that are labelled.
+export function decades(scale) {
+  const [low, high] = scale.domain();
+  const found = [];
+  for (let power = Math.ceil(Math.log10(low) - 1e-9); power <= Math.log10(high) + 1e-9; power++) found.push(10 ** power);
+  return Object.assign(scale.copy(), { ticks: () => found });
+}
+
+// Labels beside points, from the most important on; one that would lie on another or on a point is left out.
+export function placeLabels(picture, labels, { width, points = labels, taken = [] }) {
+  taken = [...taken, ...points.map(({ x, y, radius = 5 }) => ({ left: x - radius, top: y - radius, width: 2 * radius, height: 2 * radius }))];
+  for (const { x, y, content, radius = 5 } of labels) {
+    const size = 7 * content.length;
+    const right = x + radius + 4 + size < width;
+    if (!right && x - radius - 4 - size < 60) continue;
+    const box = { left: right ? x + radius + 3 : x - radius - 3 - size, top: y - 8, width: size, height: 14 };
+    if (taken.some((other) => box.left < other.left + other.width && other.left < box.left + box.width &&
+      box.top < other.top + other.height && other.top < box.top + box.height)) continue;
+    taken.push(box);
+    picture.append(text(right ? x + radius + 4 : x - radius - 4, y + 4, content, { class: "label", "text-anchor": right ? "start" : "end" }));
+  }
+}
+
+export function legend(...entries) {
+  return html("ul", { class: "legend" }, ...entries.map(([style, content]) =>
+    html("li", {}, html("span", { class: `key ${style}`, "aria-hidden": "true" }), content)));
+}
+
+export const empty = (message) => html("p", { class: "empty" }, message);

@@ -1,0 +1,437 @@
+"""The settings that an explorer offers, and the schedule of every combination of them.
+
+Schedules are planned here, by the method itself: the page looks them up and knows no rule of any method.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import AimcostError, InvalidValueError, ScheduleError
+from ...inputs.run import Run, plan_schedule
+from ...inputs.strict_json import canonical
+from ...methods.aim.plan import DEFAULT_MERGE_RATIO, pruned, reachable_ratios
+from ...methods.aim.plan import Params as AimParams
+from ...methods.implementation import eager_layers
+from ...methods.registry import find_scorer, plan_module, reduction_ops
+from ...ops.reduction import Cut, ScoreContext
+from ...types import ReductionEvent, Schedule, Workload
+from ...types.formats import Widths
+
+__all__ = ["Dial", "Load", "Preset", "Schedules", "Settings", "exposes", "schedules_of", "settings_of"]
+
+# Schedules that are planned for one convention: thinned dials keep a page small and quick to write.
+MOST_SCHEDULES = 36_000
+# A page holds a price for every token count up to the longest prompt.
+MOST_TOKENS = 8_192
+FRAMES = (1, 2, 4, 8, 16, 32, 64, 128)
+IMAGES = (1, 2, 4, 8)
+BATCHES = (1, 2, 4, 8)
+TEXT = (16, 32, 64, 100, 128, 256, 512)
+MOST_NEW_TOKENS = 256
+# Merging further than the papers do is not offered.
+_LEAST_RATIO = 1 / 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dial:
+    """One parameter of the method and the values that it takes; `start` is the run's own position."""
+
+    key: str
+    values: tuple[Any, ...]
+    start: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """One number of frames or images; `workloads` by convention, for one request."""
+
+    count: int | None
+    workloads: Mapping[str, Workload]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can be set, and where the run stands.
+
+    Attributes
+    ----------
+    loads_key
+        ``frames`` or ``images``; empty where the run states visual tokens or has none.
+    fixed
+        Parameters of the method that no dial varies.
+    """
+
+    run: Run
+    loads_key: str
+    loads: tuple[Load, ...]
+    load_start: int
+    batches: tuple[int, ...]
+    texts: tuple[int, ...]
+    most_new_tokens: int
+    dials: tuple[Dial, ...]
+    fixed: Mapping[str, Any]
+
+    def method(self, position: Sequence[int], convention: str) -> dict[str, Any]:
+        """The ``method:`` mapping at a position of the dials."""
+        chosen = {dial.key: dial.values[at] for dial, at in zip(self.dials, position, strict=True)}
+        stated = {"convention": convention} if convention != "executed" else {}
+        return {**self.fixed, **chosen, **stated}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """One row of a paper's tables; `position` of the dials where they reach it, else None.
+
+    Attributes
+    ----------
+    load, tokens, before
+        As in `Schedules`.
+    text
+        Text tokens.
+    printed
+        TFLOP and milliseconds of the language model's prefill, as printed.
+    """
+
+    id: str
+    table: str
+    load: int
+    text: int
+    tokens: int
+    before: int
+    position: tuple[int, ...] | None
+    method: Mapping[str, Any]
+    printed: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedules:
+    """Schedules of all settings under one convention; text tokens are left out of the counts.
+
+    Attributes
+    ----------
+    tokens
+        Distinct visual tokens by layer, shape (distinct, layers).
+    counts, before
+        By load and dial position: an entry of `tokens` (−1: cannot be planned), and one of `reductions`.
+    by_text
+        By text length, other than the run's: positions in `counts`, flat, whose entry is another one there (a count
+        is rounded with its text), and that entry.
+    dense
+        By load: the entry of `tokens` without reduction.
+    reductions
+        By load: what happens ahead of the language model, as a schedule that does only that; entry 0 does nothing.
+    scorer
+        What ranks tokens inside the language model; empty where nothing is cut or selection is free.
+    example
+        A schedule with a cut inside the language model, if there is one.
+    presets
+        Rows of a paper that can be set.
+    """
+
+    convention: str
+    tokens: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    before: NDArray[np.int32]
+    by_text: Mapping[int, Mapping[int, int]]
+    dense: tuple[int, ...]
+    reductions: tuple[tuple[Schedule, ...], ...]
+    scorer: str
+    example: Schedule | None
+    presets: tuple[Preset, ...] = ()
+
+
+def settings_of(run: Run) -> Settings:
+    """The settings around a run.
+
+    Raises
+    ------
+    ScheduleError, InvalidValueError
+        Layers that are not alike, hidden tokens, or pipeline stages: cost then depends on more than token counts.
+    """
+    decoder = run.model.decoder
+    if not decoder.alike or decoder.traced is not None:
+        what = decoder.variety or "traced layers"
+        raise ScheduleError(f"the explorer needs uniform decoder layers: {run.model.name} has {what}")
+    if run.parallel.pp > 1:
+        raise InvalidValueError("parallel.pp", "1 to explore", run.parallel.pp)
+    if run.workload.cached_tokens:
+        raise InvalidValueError("workload.cached_tokens", "0 to explore", run.workload.cached_tokens)
+    key, loads = _loads(run)
+    own = run.workload.frames or run.workload.images
+    start = next((i for i, load in enumerate(loads) if load.count == own), 0) if key else 0
+    dials, fixed = _dials(run, len(loads))
+    return Settings(
+        run=run,
+        loads_key=key,
+        loads=loads,
+        load_start=start,
+        batches=_with(BATCHES, run.workload.batch),
+        texts=_texts(run),
+        most_new_tokens=max(MOST_NEW_TOKENS, run.workload.new_tokens),
+        dials=dials,
+        fixed=fixed,
+    )
+
+
+def _with(values: Sequence[int], own: int) -> tuple[int, ...]:
+    return tuple(sorted({*values, own}))
+
+
+def _loads(run: Run) -> tuple[str, tuple[Load, ...]]:
+    """Numbers of frames or images that the model can be given, the run's own among them."""
+    load = run.workload
+    key = "frames" if load.frames and not load.images else "images" if load.images and not load.frames else ""
+    own = load.frames or load.images
+    sized = run.document().get("workload", {}).get("image_size")
+    if not key or (isinstance(sized, list) and sized and isinstance(sized[0], list)):
+        return "", (Load(count=None, workloads=_conventions(run)),)
+    found = []
+    for count in _with(FRAMES if key == "frames" else IMAGES, own):
+        try:
+            workloads = _conventions(run.with_({f"workload.{key}": count}))
+        except AimcostError:
+            if count == own:
+                raise
+            continue
+        if count == own or workloads["executed"].prompt_tokens <= MOST_TOKENS:
+            found.append(Load(count=count, workloads=workloads))
+    return key, tuple(found)
+
+
+def _conventions(run: Run) -> dict[str, Workload]:
+    """The workload of one request under either convention of counting."""
+    return {
+        convention: replace(run.with_method({"name": "none", "convention": convention}).workload, batch=1)
+        for convention in ("executed", "paper")
+    }
+
+
+def _dials(run: Run, loads: int) -> tuple[tuple[Dial, ...], dict[str, Any]]:
+    """Parameters that can be set, and those of the run that cannot."""
+    own = {key: value for key, value in run.schedule.params.items() if value is not None}
+    given = {key: value for key, value in run.method.items() if key != "convention"}
+    layers = run.model.decoder.layers
+    offered: list[tuple[str, list[Any]]] = []
+    if given.get("name") == "aim":
+        if "merge_r" not in given:
+            ratios = [ratio for ratio in reachable_ratios(run.workload) if ratio >= _LEAST_RATIO]
+            offered.append(("merge_ratio", sorted(ratios)))
+            own.setdefault("merge_ratio", DEFAULT_MERGE_RATIO)
+        offered += [("l1", list(range(layers + 1))), ("l2", list(range(1, layers + 2)))]
+    else:
+        candidates = getattr(plan_module(str(given["name"])), "candidates", None)
+        grid = candidates(layers) if candidates else []
+        keys = tuple(grid[0]) if grid else ()
+        alike = [each for each in grid if tuple(each) == keys]
+        offered += [(key, _distinct([each[key] for each in alike])) for key in keys]
+        own = {**(alike[0] if alike else {}), **own}
+    most = max(1, MOST_SCHEDULES // loads)
+    values = {key: _with_own(choices, own.get(key)) for key, choices in offered}
+    while math.prod(map(len, values.values())) > most:
+        longest = max(values, key=lambda key: len(values[key]))
+        values[longest] = _with_own(values[longest][::2], own.get(longest))
+    dials = tuple(
+        Dial(key=key, values=tuple(choices), start=choices.index(own[key]) if own.get(key) in choices else 0)
+        for key, choices in values.items()
+    )
+    fixed = {key: value for key, value in given.items() if key not in values}
+    return dials, fixed
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    found = list({canonical(value): value for value in values}.values())
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in found)
+    return sorted(found) if numbers else found
+
+
+def _with_own(values: Sequence[Any], own: Any) -> list[Any]:
+    return _distinct([*values, own]) if own is not None else list(values)
+
+
+def _texts(run: Run) -> tuple[int, ...]:
+    """Text lengths: the run's alone where text stands in several places, or where what a cut costs follows from it."""
+    load = run.workload
+    fixed = load.template_tokens or load.text_tokens < 1 or load.cross_tokens
+    if fixed or any(_reads_text(run, event) for event in run.schedule.layer_events):
+        return (load.text_tokens,)
+    return _with([each for each in TEXT if each > load.text_before], load.text_tokens)
+
+
+def _reads_text(run: Run, event: ReductionEvent) -> bool:
+    """Whether the cost of a cut follows from the text beside the counts."""
+    cut = Cut(tokens_in=float(event.tokens_in), tokens_out=float(event.tokens_out), counts=dict(event.counts))
+    for implementation in ("fused", "eager"):
+        each, other = (
+            ScoreContext(
+                model=run.model,
+                batch=1,
+                widths=Widths.of(run.precision),
+                text_tokens=text,
+                implementation=implementation,
+            )
+            for text in (run.workload.text_tokens, run.workload.text_tokens + 1)
+        )
+        if repr(reduction_ops(event.scorer, cut, each)) != repr(reduction_ops(event.scorer, cut, other)):
+            return True
+    return False
+
+
+def schedules_of(
+    settings: Settings,
+    convention: str,
+    rows: Sequence[Mapping[str, Any]] = (),
+    tables: Mapping[str, str] = MappingProxyType({}),
+) -> Schedules:
+    """Plan every combination of loads and dials under a convention.
+
+    Parameters
+    ----------
+    rows, tables
+        Rows of a paper's file that this run can show, and the titles of its tables.
+
+    Raises
+    ------
+    ScheduleError
+        More than one kind of selection, or a cut that does not follow from the counts of two neighbouring layers.
+    """
+    run = settings.run
+    shape = tuple(len(dial.values) for dial in settings.dials)
+    counts = np.full((len(settings.loads), *shape), -1, dtype=np.int32)
+    before = np.zeros_like(counts)
+    known: dict[tuple[int, ...], int] = {}
+    dense: list[int] = []
+    reductions: list[tuple[Schedule, ...]] = []
+    scorers: set[str] = set()
+    example = None
+    presets: list[Preset] = []
+    own = run.workload.text_tokens
+    by_text: dict[int, dict[int, int]] = {text: {} for text in settings.texts if text != own}
+
+    def number(schedule: Schedule) -> int:
+        visual = tuple(tokens - schedule.text_tokens for tokens in schedule.tokens)
+        return known.setdefault(visual, len(known))
+
+    def elsewhere(schedule: Schedule, workload: Workload, text: int) -> int:
+        """The entry of the same method at another text length; −1 where it cannot be planned."""
+        try:
+            if schedule.method == "aim":
+                params = AimParams(**{"name": "aim", **schedule.params})
+                tokens = pruned(schedule.visual_tokens, text, run.model.decoder.layers, params)
+            else:
+                other = replace(workload, text_after=text - workload.text_before)
+                tokens = plan_schedule(run.model, other, {"name": schedule.method, **schedule.params}).tokens
+        except AimcostError:
+            return -1
+        visual = tuple(count - text for count in tokens)
+        return known.setdefault(visual, len(known))
+
+    for at, load in enumerate(settings.loads):
+        workload = load.workloads[convention]
+        whole = plan_schedule(run.model, workload, {"name": "none"})
+        dense.append(number(whole))
+        heads: dict[tuple[ReductionEvent, ...], int] = {(): 0}
+        found = [whole]
+        for position in itertools.product(*map(range, shape)):
+            try:
+                schedule = plan_schedule(run.model, workload, settings.method(position, convention))
+            except AimcostError:
+                continue
+            if any(event.after_layer == -1 for event in schedule.layer_events):
+                continue  # the paper's convention with l1 = 0 cuts before the first layer
+            place = (at, *position)
+            counts[place] = entry = number(schedule)
+            flat = int(np.ravel_multi_index(place, counts.shape))
+            for text, others in by_text.items():
+                there = elsewhere(schedule, workload, text)
+                if there != entry:
+                    others[flat] = there
+            pre = schedule.pre_llm_events
+            if pre not in heads:
+                heads[pre] = len(found)
+                found.append(replace(schedule, events=pre))
+            before[place] = heads[pre]
+            cuts = schedule.layer_events
+            scorers |= {event.scorer for event in cuts if event.priced}
+            if cuts and example is None:
+                example = schedule
+                _require_plain(schedule)
+        for row in rows:
+            asked = row["run"]["workload"]
+            if load.count in (None, asked.get(settings.loads_key)):
+                shown = replace(workload, text_after=asked["text_tokens"] - workload.text_before)
+                method = row["run"]["method"]
+                schedule = plan_schedule(run.model, shown, method)
+                pre = schedule.pre_llm_events
+                if pre not in heads:
+                    heads[pre] = len(found)
+                    found.append(replace(schedule, events=pre))
+                presets.append(
+                    Preset(
+                        id=row["id"],
+                        table=tables.get(row["table"], row["table"]),
+                        load=at,
+                        text=shown.text_tokens,
+                        tokens=number(schedule),
+                        before=heads[pre],
+                        position=_position(settings, method),
+                        method=method,
+                        printed=row["printed"],
+                    )
+                )
+        reductions.append(tuple(found))
+    if len(scorers) > 1:
+        raise ScheduleError("the explorer needs one kind of selection, found: " + ", ".join(sorted(scorers)))
+    tokens = np.array(list(known), dtype=np.int32)
+    return Schedules(
+        convention=convention,
+        tokens=tokens,
+        counts=counts,
+        before=before,
+        by_text=by_text,
+        dense=tuple(dense),
+        reductions=tuple(reductions),
+        scorer=next(iter(scorers), ""),
+        example=example,
+        presets=tuple(presets),
+    )
+
+
+def _position(settings: Settings, method: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Where the dials stand for a method; None where they do not reach it."""
+    others = {key: value for key, value in method.items() if key != "convention"}
+    if any(dial.key not in others or others[dial.key] not in dial.values for dial in settings.dials):
+        return None
+    position = tuple(dial.values.index(others[dial.key]) for dial in settings.dials)
+    return position if settings.method(position, "executed") == {**settings.fixed, **others} else None
+
+
+def _require_plain(schedule: Schedule) -> None:
+    """Every cut lies between two layers whose counts differ, so that a page can tell cuts from counts."""
+    tokens = schedule.tokens
+    steps = [(i, a, b) for i, (a, b) in enumerate(itertools.pairwise(tokens)) if a != b]
+    events = [(event.after_layer, event.tokens_in, event.tokens_out) for event in schedule.layer_events]
+    if steps != events or any(event.counts for event in schedule.layer_events):
+        raise ScheduleError(f"the explorer cannot tell the cuts of {schedule.method} from its token counts")
+
+
+def exposes(schedule: Schedule | None, implementation: str) -> str:
+    """Where cuts make layers run eager attention: ``layer`` (their own), ``decoder`` (all), or empty."""
+    if schedule is None or implementation == "fused":
+        return ""
+    where = {find_scorer(event.scorer).exposes for event in schedule.layer_events}
+    found = "decoder" if "decoder" in where else "layer" if "layer" in where else ""
+    eager = set(np.flatnonzero(eager_layers(schedule, implementation, "flash")).tolist())
+    cut = {event.charged_layer for event in schedule.layer_events}
+    expected = set(range(len(schedule.tokens))) if found == "decoder" else cut if found else set()
+    if eager != expected:
+        raise ScheduleError("the explorer cannot tell which layers run eager attention")
+    return found

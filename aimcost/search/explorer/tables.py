@@ -1,0 +1,603 @@
+"""Priced rows of one machine under one stack: of a decoder layer and of a cut by token count, and of everything else.
+
+An operation's device and host seconds follow from the token count alone, so one estimate of a model with a layer for
+every count prices them all (`aimcost.search.layers`). What a row then adds to the time to first token follows from
+its place in the host's queue, which the page runs itself, row by row (`aimcost.pricing.host_queue`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ScheduleError
+from ...inputs.run import Run
+from ...machine.coefficients import Coefficients
+from ...machine.peaks import require_hardware
+from ...methods.implementation import tower_kernel
+from ...pricing.estimator import estimator_of
+from ...pricing.memory import memory_of
+from ...pricing.overhead import Overhead, overheads, reads_attention_maps
+from ...pricing.preprocess import preprocessing
+from ...pricing.pricing import estimate_run
+from ...pricing.result import Estimate
+from ...pricing.table import NO_LAYER, Segment
+from ...types import Schedule, Workload
+from ..layers import Pair, with_layers
+from .settings import Schedules, Settings, exposes
+
+__all__ = ["Context", "Op", "OpRows", "Row", "Tables", "Term", "context_of", "tables_of"]
+
+Floats = NDArray[np.float64]
+# Cuts at which separable tables are compared with the estimator, and how near they must come.
+_CHECKED_CUTS, _EXACT = 48, 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """What an operation is; `term` names the part of the band that its rows share, `dims` a shape where it is fixed."""
+
+    stage: str
+    name: str
+    kind: str
+    group: str
+    term: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpRows:
+    """One operation by token count n: entry n of every array (entry 0 is 0).
+
+    Attributes
+    ----------
+    device, flops, bytes
+        Device seconds and costs of one run of the row.
+    host, after
+        Host seconds of issuing it, and the share of the device's time that is left then.
+    code
+        Bound and range: twice the index into ``BOUNDS``, and 1 where a dimension is extrapolated.
+    each_step
+        Of decode: whether every step has a row.
+    waits
+        Whether the host then waits for the device.
+    key
+        Of a cut from a to b: (p, q), where entry p·a + q·b is meant.
+    shape
+        Dimensions as (value at 0, increase with n).
+    """
+
+    op: Op
+    device: Floats
+    flops: Floats
+    bytes: Floats
+    code: NDArray[np.int64]
+    host: float
+    after: float
+    waits: bool
+    each_step: bool = False
+    key: tuple[int, int] = (1, 0)
+    shape: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row outside the layers, as it stands; `shape` is its dimensions in words."""
+
+    op: Op
+    device: float
+    host: float
+    flops: float
+    bytes: float
+    code: int
+    after: float
+    waits: bool
+    shape: str
+
+
+# Rows in execution order; a group that repeats is stored once, with how often it runs.
+Rows = tuple[tuple[int, tuple[Row, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """Rows of one batch size.
+
+    Attributes
+    ----------
+    layers
+        By attention kernel (``flash``, ``eager``): prefill of one layer.
+    decode
+        By kernel: the first decode step of one layer whose cache held n tokens.
+    cut
+        A cut inside the language model; empty without one.
+    before
+        By load and reduction: tower, projector, merging, and what else precedes the layers but the embedding.
+    embed, head
+        By text length: rows of the prompt ahead of the layers. Those after the last layer.
+    step_before, step_after
+        Of a decode step, around the layers.
+    kv
+        Cache bytes of one layer by tokens held.
+    added
+        By load, what the stack adds; ``maps`` among them applies where attention maps are read.
+    """
+
+    batch: int
+    layers: Mapping[str, tuple[OpRows, ...]]
+    decode: Mapping[str, tuple[OpRows, ...]]
+    cut: tuple[OpRows, ...]
+    before: tuple[tuple[Rows, ...], ...]
+    embed: Mapping[int, Rows]
+    head: Rows
+    step_before: Rows
+    step_after: Rows
+    kv: Floats
+    added: tuple[tuple[Overhead, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """Band of one kind of operation: (low, high) inside and outside the measured range."""
+
+    name: str
+    inside: tuple[float, float]
+    beyond: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One machine under one stack and estimator, whatever the batch.
+
+    Attributes
+    ----------
+    exposes
+        Where a cut makes layers run eager attention (`aimcost.search.explorer.settings.exposes`).
+    maps
+        Whether attention maps are read: without a cut, and with one.
+    decode_extra
+        Decode steps are ``max(0, new tokens − decode_extra)``.
+    """
+
+    run: Run
+    schedules: Schedules
+    exposes: str
+    maps: tuple[bool, bool]
+    decode_extra: int
+    included: tuple[str, ...]
+    has_band: bool
+    terms: tuple[Term, ...]
+    prompt_scale: tuple[float, float]
+    decode_scale: tuple[float, float]
+    width: float
+    weights_bytes: float
+    tables: tuple[Tables, ...]
+
+
+def context_of(settings: Settings, run: Run, schedules: Schedules, most_tokens: int) -> Context:
+    """Price a machine under a stack for every setting.
+
+    Parameters
+    ----------
+    run
+        The run on that machine, under that stack and estimator.
+    most_tokens
+        The largest token count to tabulate, generated tokens included.
+    """
+    if run.implementation == "masked":
+        raise ScheduleError("the explorer needs an implementation that removes tokens: masked hides them")
+    found = exposes(schedules.example, run.implementation)
+    plain = replace(run, schedule=schedules.reductions[0][0])
+    cutting = plain if schedules.example is None else replace(run, schedule=schedules.example)
+    probe = estimate_run(_one_layer(replace(plain, workload=_load(settings, schedules, 0, 1, new=2))))
+    tables = tuple(tables_of(settings, run, schedules, batch, most_tokens, found) for batch in settings.batches)
+    band = probe.band
+    return Context(
+        run=run,
+        schedules=schedules,
+        exposes=found,
+        maps=(reads_attention_maps(plain), reads_attention_maps(cutting)),
+        decode_extra=2 - probe.table.steps,
+        included=probe.included,
+        has_band=band is not None,
+        terms=_terms(run, tables) if band is not None else (),
+        prompt_scale=band.prompt_scale if band is not None else (1.0, 1.0),
+        decode_scale=band.decode_scale if band is not None else (1.0, 1.0),
+        width=band.width if band is not None else 1.0,
+        weights_bytes=estimate_run(plain).memory.weights_bytes,
+        tables=tables,
+    )
+
+
+def _load(settings: Settings, schedules: Schedules, at: int, batch: int, *, new: int = 0) -> Workload:
+    return replace(settings.loads[at].workloads[schedules.convention], batch=batch, new_tokens=new)
+
+
+def _one_layer(run: Run) -> Run:
+    tokens = run.schedule.tokens[0]
+    return with_layers(run, [(tokens, tokens)], "none")
+
+
+def tables_of(settings: Settings, run: Run, schedules: Schedules, batch: int, most_tokens: int, exposed: str) -> Tables:
+    """Every table of one batch size."""
+    whole = replace(run, schedule=replace(schedules.reductions[0][0], events=()))
+    no_tower = replace(_load(settings, schedules, 0, batch), frames=0, images=0, tower=None)
+    bare = replace(whole, workload=no_tower, include=None)
+    kernels = {run.attention} | ({"eager"} if exposed else set())
+    layers, decode = {}, {}
+    step_before: Rows = ()
+    step_after: Rows = ()
+    decoded = 2 - estimate_run(_one_layer(_with_new(bare, 2))).table.steps  # new tokens beyond the steps
+    for kernel in sorted(kernels):
+        counts = [(n, n) for n in range(most_tokens, 0, -1)]
+        one, two = (replace(_with_new(bare, steps + decoded), attention=kernel) for steps in (1, 2))
+        every = estimate_run(with_layers(replace(one, host_time=False), counts, ""))
+        issued = estimate_run(with_layers(one, [counts[0], counts[-1]], ""))
+        stepped = estimate_run(with_layers(two, counts[-1:], ""))
+        layers[kernel] = tuple(_by_count(every, issued, stepped, "prefill"))
+        decode[kernel] = tuple(_by_count(every, issued, stepped, "decode"))
+        if kernel == run.attention:
+            step_before, step_after = (
+                _rows(issued, _outside(issued, "decode", after=after)) for after in (False, True)
+            )
+    flat = estimate_run(_one_layer(bare))
+    return Tables(
+        batch=batch,
+        layers=layers,
+        decode=decode,
+        cut=_cut_rows(bare, schedules, most_tokens),
+        before=tuple(
+            _before(replace(run, workload=_load(settings, schedules, at, batch)), found)
+            for at, found in enumerate(schedules.reductions)
+        ),
+        embed={text: _embed(bare, text) for text in settings.texts},
+        head=_rows(flat, _outside(flat, "prefill", after=True)),
+        step_before=step_before,
+        step_after=step_after,
+        kv=_kv(bare, most_tokens),
+        added=tuple(_added(run, _load(settings, schedules, at, batch)) for at in range(len(settings.loads))),
+    )
+
+
+def _with_new(run: Run, new_tokens: int) -> Run:
+    return replace(run, workload=replace(run.workload, new_tokens=new_tokens))
+
+
+def _kv(run: Run, most: int) -> Floats:
+    """Cache bytes of a layer by the tokens that it holds."""
+    every = memory_of(with_layers(run, [(n, n) for n in range(most, 0, -1)], ""))
+    return np.array([0.0, *every.kv_by_layer[::-1]])
+
+
+def _added(run: Run, workload: Workload) -> tuple[Overhead, ...]:
+    """What the stack adds to a request and to one step, reading attention maps among it where the stack prices that."""
+    if not estimator_of(run.estimator).uses_stack:
+        return ()
+    loaded = replace(run, workload=workload, attention="eager")  # as if every layer exposed its attention map
+    return (*overheads(loaded, 1), *preprocessing(loaded)[0])
+
+
+def _embed(run: Run, text: int) -> Rows:
+    load = run.workload
+    changed = replace(run.schedule, text_after=text - run.schedule.text_before)
+    priced = estimate_run(_one_layer(replace(run, schedule=changed, workload=replace(load, text_after=text))))
+    return _rows(priced, _outside(priced, "prefill", after=False))
+
+
+def _before(run: Run, reductions: Sequence[Schedule]) -> tuple[Rows, ...]:
+    """Tower, projector, merging, and what the language model does with features ahead of its layers, by reduction.
+
+    The tower is priced once, unless a method reaches into it.
+    """
+    whole, found = replace(run, schedule=reductions[0]), list[Rows]()
+    tower = _ahead(whole)
+    alone = replace(run.workload, frames=0, images=0, tower=None)
+    deepstack = run.model.projector is not None and run.model.projector.deepstack
+    kernel = tower_kernel(reductions[0], run.implementation, run.tower_attention)
+    for schedule in reductions:
+        own = tower_kernel(schedule, run.implementation, run.tower_attention)
+        if not schedule.events:
+            found.append(tower)
+        elif schedule.tower_events or deepstack or own != kernel:
+            found.append(_ahead(replace(run, schedule=schedule)))
+        else:
+            found.append((*tower, *_ahead(replace(run, schedule=schedule, workload=alone))))
+    return tuple(found)
+
+
+def _ahead(run: Run) -> Rows:
+    priced = estimate_run(_one_layer(run))
+    names = _names(priced)
+    order = priced.table.order
+    ahead = [
+        row
+        for row in order.tolist()
+        if names[row].stage in ("vision", "projector", "merge")
+        or (names[row].stage == "prefill" and priced.table.layer[row] == NO_LAYER and names[row].place == "layer")
+    ]
+    if not ahead:
+        return ()
+    return _rows(priced, ahead)
+
+
+def _names(priced: Estimate) -> list[Segment]:
+    table = priced.table
+    return [segment for segment in table.segments for _ in range(segment.stop - segment.start)]
+
+
+def _outside(priced: Estimate, stage: str, *, after: bool) -> list[int]:
+    """Rows of a stage outside the layers, in execution order: those after the last one, or those before the first."""
+    names, layer = _names(priced), priced.table.layer
+    wanted = ("after",) if after else ("before",)
+    return [
+        row
+        for row in priced.table.order.tolist()
+        if names[row].stage == stage and layer[row] == NO_LAYER and names[row].place in wanted
+    ]
+
+
+def _op(segment: Segment) -> Op:
+    detail = segment.stage if segment.kind == "attention" else segment.weights
+    term = f"{segment.kind} {detail}" if detail else segment.kind
+    return Op(stage=segment.stage, name=segment.name, kind=segment.kind, group=segment.group, term=term)
+
+
+def _columns(priced: Estimate) -> dict[str, Floats]:
+    """Of one run of every row."""
+    table = priced.table
+    device = priced.seconds if priced.device_seconds is None else priced.device_seconds
+    host = np.zeros(len(table)) if priced.host_seconds is None else priced.host_seconds
+    left = device if priced.priced.after_issue_seconds is None else priced.priced.after_issue_seconds
+    return {
+        "device": device / table.count,
+        "host": host / table.count,
+        "after": np.divide(left, device, out=np.ones(len(table)), where=device > 0),
+        "flops": table.flops,
+        "bytes": table.bytes,
+    }
+
+
+def _codes(priced: Estimate) -> NDArray[np.int64]:
+    """Bound of each row, and whether it is extrapolated."""
+    outside = np.zeros(len(priced.table), dtype=bool) if priced.extrapolated is None else priced.extrapolated
+    codes: NDArray[np.int64] = 2 * priced.bound + outside
+    return codes
+
+
+def _rows(priced: Estimate, rows: Sequence[int]) -> Rows:
+    """The rows as they stand; equal neighbouring groups, as the layers of a tower are, once."""
+    if not len(rows):
+        return ()
+    columns = _columns(priced)
+    # a row that waits for the host here may not wait in another place
+    codes = _codes(estimate_run(replace(priced.run, host_time=False)))
+    names = _names(priced)
+    shapes = _shapes(priced)
+    waits = priced.priced.waits
+    made = [
+        Row(
+            op=_op(names[row]),
+            device=float(columns["device"][row]),
+            host=float(columns["host"][row]),
+            flops=float(columns["flops"][row]),
+            bytes=float(columns["bytes"][row]),
+            code=int(codes[row]),
+            after=float(columns["after"][row]),
+            waits=bool(waits is not None and waits[row]),
+            shape=shapes(row),
+        )
+        for row in rows
+    ]
+    groups: list[list[Any]] = []
+    place = [(names[row].stage, int(priced.table.layer[row])) for row in rows]
+    for row, where, last in zip(made, place, [None, *place], strict=False):
+        if where == last:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    folded: list[tuple[int, tuple[Row, ...]]] = []
+    for group in map(tuple, groups):
+        if folded and folded[-1][1] == group:
+            folded[-1] = (folded[-1][0] + 1, group)
+        else:
+            folded.append((1, group))
+    return tuple(folded)
+
+
+def _shapes(priced: Estimate) -> Callable[[int], str]:
+    """The dimensions of a row in words."""
+    table = priced.table
+    where = np.repeat(np.arange(len(table.segments)), table.lengths)
+
+    def shape(row: int) -> str:
+        index = int(where[row])
+        start = table.segments[index].start
+        columns = table.columns(index)
+        return ", ".join(f"{name} {float(values[row - start]):g}" for name, values in columns.items())
+
+    return shape
+
+
+def _by_count(device: Estimate, issued: Estimate, stepped: Estimate, stage: str) -> Iterable[OpRows]:
+    """Rows of a layer by count: layer i of `device` computes on most − i tokens.
+
+    Parameters
+    ----------
+    issued
+        The longest and the shortest of those layers, issued by a host.
+    stepped
+        Two decode steps, which tell the operations that have a row for every step.
+    """
+    table, columns, codes = device.table, _columns(device), _codes(device)
+    most = int(table.layer.max()) + 1
+    host, waits = _columns(issued), issued.priced.waits
+    each_step = {s.name: bool(stepped.table.count[s.start] == 1.0) for s in stepped.table.segments if s.stage == stage}
+    for index, (segment, sample) in enumerate(zip(table.segments, issued.table.segments, strict=True)):
+        rows, here = slice(segment.start, segment.stop), slice(sample.start, sample.stop)
+        if segment.stage != stage or segment.place != "layer" or table.layer[segment.start] == NO_LAYER:
+            continue
+        if np.ptp(host["after"][here]) > _EXACT or np.ptp(host["host"][here]) > _EXACT * host["host"][sample.start]:
+            raise ScheduleError(f"the explorer cannot tabulate {segment.name}: its launches depend on the tokens")
+        at = most - table.layer[rows]
+        yield OpRows(
+            op=_op(segment),
+            device=_at(at, columns["device"][rows], most),
+            flops=_at(at, columns["flops"][rows], most),
+            bytes=_at(at, columns["bytes"][rows], most),
+            code=_at(at, codes[rows], most),
+            host=float(host["host"][sample.start]),
+            after=float(host["after"][sample.start]),
+            waits=bool(waits is not None and waits[here].any()),
+            each_step=stage == "decode" and each_step[segment.name],
+            shape=_affine(table.columns(index), at),
+        )
+
+
+def _at(where: NDArray[np.int64], values: NDArray[Any], most: int) -> NDArray[Any]:
+    """An array whose entries `where` have these values, the others zero."""
+    array = np.zeros(most + 1, dtype=values.dtype)
+    array[where] = values
+    return array
+
+
+def _affine(dims: Mapping[str, Floats], at: NDArray[np.int64]) -> dict[str, tuple[float, float]]:
+    """Dimensions that grow in proportion to the count, as (value at 0, increase)."""
+    found = {}
+    for name, values in dims.items():
+        first, last = int(at.argmin()), int(at.argmax())
+        span = float(at[last] - at[first]) or 1.0
+        slope = float(values[last] - values[first]) / span
+        base = float(values[first]) - slope * float(at[first])
+        if np.allclose(values, base + slope * at, rtol=1e-12, atol=1e-6):
+            found[name] = (base, slope)
+    return found
+
+
+def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
+    """Rows of a cut from a tokens to b. Each depends on a, on b, or on one sum p·a + q·b, which is checked.
+
+    Raises
+    ------
+    ScheduleError
+        An operation that does not.
+    """
+    if not schedules.scorer:
+        return ()
+
+    def cutting(cuts: Sequence[Pair]) -> Run:
+        return with_layers(run, cuts, schedules.scorer)
+
+    def priced(cuts: Sequence[Pair]) -> Estimate:
+        return estimate_run(cutting(cuts))
+
+    def selection(every: Estimate) -> list[Segment]:
+        return [s for s in every.table.segments if s.stage == "prefill" and s.group == "selection"]
+
+    random = np.random.default_rng(0)
+    some = np.sort(random.integers(1, most + 1, size=(_CHECKED_CUTS, 2)), axis=1)[:, ::-1]
+    checked: list[Pair] = [(int(a), int(b)) for a, b in some if a > b]
+    corner = priced([(101, 41), (102, 41), (101, 42)])
+    if not selection(corner):
+        return ()
+    truth, amounts = priced(checked), _columns(corner)
+    found: list[OpRows] = []
+    host, waits = _columns(truth), truth.priced.waits
+    keys = [
+        _key_of(
+            [
+                [float(amounts[name][segment.start + i] - amounts[name][segment.start]) for i in (1, 2)]
+                for name in ("bytes", "flops", "device", "host")
+            ]
+        )
+        for segment in selection(corner)
+    ]
+    cuts = _cuts_at(keys, most)
+    every = estimate_run(replace(cutting(cuts), host_time=False))
+    for number, (segment, key) in enumerate(zip(selection(corner), keys, strict=True)):
+        here, real = selection(every)[number], selection(truth)[number]
+        rows, tested = slice(here.start, here.stop), slice(real.start, real.stop)
+        columns, codes = _columns(every), _codes(every)
+        at = np.array([key[0] * a + key[1] * b for a, b in cuts])
+        wanted = np.array([key[0] * a + key[1] * b for a, b in checked])
+        arrays = {name: _at(at, columns[name][rows], sum(key) * most) for name in ("device", "flops", "bytes")}
+        exact = all(
+            np.allclose(values[wanted], host[name][tested], rtol=_EXACT, atol=0) for name, values in arrays.items()
+        )
+        if not exact or any(np.ptp(host[name][tested]) > _EXACT * host[name][real.start] for name in ("host", "after")):
+            raise ScheduleError(f"the explorer cannot tabulate {segment.name} of {schedules.scorer} by token counts")
+        counts = np.array([a if key[0] else b for a, b in cuts])
+        found.append(
+            OpRows(
+                op=_op(here),
+                device=arrays["device"],
+                flops=arrays["flops"],
+                bytes=arrays["bytes"],
+                code=_at(at, codes[rows], sum(key) * most),
+                host=float(host["host"][real.start]),
+                after=float(host["after"][real.start]),
+                waits=bool(waits is not None and waits[tested].any()),
+                key=key,
+                shape={} if all(key) else _affine(every.table.columns(every.table.segments.index(here)), counts),
+            )
+        )
+    return tuple(found)
+
+
+def _key_of(steps: Sequence[Sequence[float]]) -> tuple[int, int]:
+    """(p, q) of an operation that moves by `steps` where a, and where b, grows by one."""
+    by_a, by_b = (any(step[end] != 0.0 for step in steps) for end in (0, 1))
+    if not by_b:
+        return 1, 0
+    if not by_a:
+        return 0, 1
+    first, second = steps[0]  # of its bytes
+    for p in range(1, 9):
+        q = second * p / first
+        if first > 0 and q > 0 and abs(q - round(q)) < 1e-9:
+            return p, round(q)
+    raise ScheduleError("the explorer cannot tabulate a selection whose traffic is no simple sum of token counts")
+
+
+def _cuts_at(keys: Sequence[tuple[int, int]], most: int) -> list[Pair]:
+    """Cuts among which every value of every key occurs, if any cut has it."""
+    found = dict.fromkeys((a, 1) for a in range(2, most + 1))
+    found.update(dict.fromkeys((most, b) for b in range(1, most)))
+    for p, q in keys:
+        seen = {p * a + q * b for a, b in found}
+        for b in range(2, most) if p and q else ():
+            # larger than what any smaller b reaches
+            for a in range(most, max(b, most - q), -1):
+                if p * a + q * b not in seen:
+                    seen.add(p * a + q * b)
+                    found[a, b] = None
+    return list(found)
+
+
+def _terms(run: Run, tables: Sequence[Tables]) -> tuple[Term, ...]:
+    """Band factors of every kind of operation that the rows name."""
+    coefficients = Coefficients(require_hardware(run.hardware), run.precision)
+    found: dict[str, Term] = {}
+    probe = estimate_run(run)
+    dense = estimate_run(replace(run, schedule=replace(run.schedule, events=()), workload=run.workload))
+    for priced in (probe, dense, estimate_run(_with_new(probe.run, 2)), _eager(run)):
+        for kind, stage, width in priced.table.classes:
+            name = f"{kind} {stage}" if stage else kind
+            if name not in found and kind != "overhead":
+                factors = coefficients.band_factors(kind, stage, width)
+                found[name] = Term(name=name, inside=factors.inside, beyond=factors.beyond)
+    used = {rows.op.term for table in tables for rows in (*_all(table.layers), *_all(table.decode), *table.cut)}
+    missing = used - found.keys()
+    if missing:
+        raise ScheduleError("the explorer has no band of " + ", ".join(sorted(missing)))
+    return tuple(found.values())
+
+
+def _eager(run: Run) -> Estimate:
+    return estimate_run(replace(_with_new(run, 2), attention="eager"))
+
+
+def _all(by_kernel: Mapping[str, tuple[OpRows, ...]]) -> list[OpRows]:
+    return [rows for each in by_kernel.values() for rows in each]

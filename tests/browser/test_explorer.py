@@ -1,0 +1,355 @@
+"""The explorer's page in a browser: its figures are those of an estimate, and it can be used by everyone."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shlex
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("playwright.sync_api", reason="needs playwright: make test-browser")
+
+from aimcost.inputs import discover
+from aimcost.inputs.files import parse_value, read_mapping
+from aimcost.inputs.run import Run, load_run
+from aimcost.pricing.pricing import estimate_run
+from aimcost.pricing.reproduce import as_printed
+from aimcost.report.web.explore import explore_page
+from aimcost.search.explorer import settings
+
+EXACT = 1e-6
+RUN = "llava_onevision_aim_a100"
+OVERLAPS = """() => {
+  const found = [];
+  for (const chart of document.querySelectorAll(".chart svg")) {
+    const box = chart.getBoundingClientRect();
+    const texts = [...chart.querySelectorAll("text")].map((t) => [t.textContent, t.getBoundingClientRect()]);
+    texts.forEach(([a, p], i) => {
+      if (p.left < box.left - 1 || p.right > box.right + 1) found.push(`${a} leaves its chart`);
+      for (const [b, q] of texts.slice(i + 1)) {
+        const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+        const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+        if (wide > 1 && high > 3) found.push(`${a} on ${b}`);
+      }
+    });
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="session")
+def page_file(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real run with four machines and stacks, one of them with eager layers; few loads, so that it is soon made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "FRAMES", (4,))
+        patch.setattr(settings, "BATCHES", (1, 4))
+        patch.setattr(settings, "TEXT", (64,))
+        page = explore_page(
+            [(RUN, load_run(RUN))], lambda *_: None, hardware=["nvidia_h100_sxm"], stacks=["vllm", "llava"]
+        )
+    file = tmp_path_factory.mktemp("page") / "page.html"
+    file.write_text(page, encoding="utf-8")
+    assert len(page) < 6e6
+    return file
+
+
+class Opened:
+    """A page that was loaded from disk without a network."""
+
+    def __init__(self, context: Any, file: Path, fragment: str = "") -> None:
+        self.problems: list[str] = []
+        context.set_offline(True)
+        self.page = context.new_page()
+        self.page.on("console", lambda message: self._said(message))
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self._asked(request.url))
+        self.page.goto(file.as_uri() + fragment)
+        self.page.wait_for_selector("html[data-ready]")
+
+    def _said(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.problems.append(message.text)
+
+    def _asked(self, url: str) -> None:
+        if not url.startswith(("file:", "data:", "blob:")):
+            self.problems.append(f"asked for {url}")
+
+    def data(self) -> dict[str, Any]:
+        return self.page.evaluate("aimcost.data.runs[0]")
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, page_file: Path) -> Iterator[Opened]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    found = Opened(context, page_file)
+    yield found
+    context.close()
+    assert found.problems == []
+
+
+def _run_of(data: dict[str, Any], setting: dict[str, Any]) -> Run:
+    """The run that a setting of the page means, from the keys that a user would write."""
+    choices, context = data["settings"], data["contexts"][setting["context"]]
+    changes = {
+        **context["document"],
+        "workload.frames": choices["loads"][setting["load"]],
+        "workload.batch": choices["batches"][setting["batch"]],
+        "workload.text_tokens": choices["texts"][setting["text"]],
+        "workload.new_tokens": setting["newTokens"],
+    }
+    dials = zip(choices["dials"], setting["dials"], strict=True)
+    method = {**choices["fixed"], **{dial["key"]: dial["values"][at] for dial, at in dials}}
+    if context["convention"] != "executed":
+        method["convention"] = context["convention"]
+    return load_run(data["document"], changes).with_method(method)
+
+
+def _random_setting(data: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    choices = data["settings"]
+    return {
+        "context": chance.randrange(len(data["contexts"])),
+        "load": chance.randrange(len(choices["loads"])),
+        "batch": chance.randrange(len(choices["batches"])),
+        "text": chance.randrange(len(choices["texts"])),
+        "newTokens": chance.choice([0, 1, 2, 33, 256]),
+        "dials": [chance.randrange(len(dial["values"])) for dial in choices["dials"]],
+        "preset": None,
+    }
+
+
+def _near(found: Any, expected: Any) -> bool:
+    return math.isclose(found or 0.0, expected or 0.0, rel_tol=EXACT, abs_tol=1e-15)
+
+
+def test_random_settings_equal_an_estimate(opened: Opened) -> None:
+    """Times with their bands, stages, layers, cache and gain, within 1e-6."""
+    data, chance, compared, worst = opened.data(), random.Random(17), 0, 0.0
+    while compared < 60:
+        setting = _random_setting(data, chance)
+        found = opened.page.evaluate(
+            """(setting) => {
+              const reduced = aimcost.price(setting);
+              return reduced && { ...reduced, gain: aimcost.gain(aimcost.price({ ...setting, dense: true }), reduced) };
+            }""",
+            setting,
+        )
+        if found is None:
+            continue
+        expected = estimate_run(_run_of(data, setting)).to_dict()
+        summary, totals = expected["summary"], expected["totals"]
+        tpot = found["tpot"] or {"value": None, "low": None, "high": None}
+        pairs = {
+            **{f"ttft {end}": (found["ttft"][end], summary[f"ttft_{end}_s"]) for end in ("low", "high")},
+            "ttft": (found["ttft"]["value"], summary["ttft_s"]),
+            **{f"tpot {end}": (tpot[end], summary[f"tpot_{end}_s"]) for end in ("low", "high")},
+            "tpot": (tpot["value"], summary["tpot_s"]),
+            "total": (found["total"]["value"], totals["time_s"]),
+            "flops": (found["flops"], totals["flops"]),
+            "bytes": (found["bytes"], totals["bytes"]),
+            "kv": (found["kv_bytes"], expected["memory"]["kv_bytes"]),
+            "speed-up": (found["gain"]["speedup"], summary["ttft_speedup"] or found["gain"]["speedup"]),
+            "speed-up high": (found["gain"]["high"], summary["ttft_speedup_high"] or found["gain"]["high"]),
+        }
+        for stage, sums in expected["stages"].items():
+            if stage in totals or stage != "preprocess":
+                for figure in ("time_s", "flops", "bytes"):
+                    pairs[f"{stage} {figure}"] = (found["stages"][stage][figure], sums[figure])
+        for mine, layer in zip(found["layers"], expected["layers"], strict=True):
+            pairs[f"layer {layer['index']}"] = (mine["time_s"], layer["time_s"])
+            assert (mine["tokens"], mine["bound"]) == (layer["tokens"], layer["bound"]), setting
+        wrong = {name: pair for name, pair in pairs.items() if not _near(*pair)}
+        assert not wrong, (setting, wrong)
+        worst = max(worst, *(abs(a / b - 1.0) for a, b in pairs.values() if a and b))
+        compared += 1
+    print(f"{compared} random settings, largest relative error {worst:.1e}")
+
+
+def test_presets_are_the_rows_of_the_paper(opened: Opened) -> None:
+    """Each row's run by LLM-Viewer's arithmetic; the printed digits where the row reproduces them."""
+    paper = read_mapping(discover.find("paper", "aim"))
+    rows = {row["id"]: row for row in paper["rows"]}
+    shown = list(opened.page.eval_on_selector_all("#preset option", "all => all.map((o) => o.value)"))
+    expected = [
+        row["id"]
+        for row in paper["rows"]
+        if row["run"]["model"] == "llava-onevision-qwen2-7b" and row["run"]["workload"]["frames"] in (4, 32)
+    ]
+    assert sorted(shown[1:]) == sorted(expected)
+    for name in shown[1:]:
+        opened.page.select_option("#preset", name)
+        prefill = opened.page.evaluate("aimcost.app.result.reduced.stages.prefill")
+        stage = estimate_run(load_run(rows[name]["run"])).stages["prefill"]
+        assert _near(prefill["flops"], stage.flops), name
+        assert _near(prefill["time_s"], stage.time_s), name
+        for figure, value in (("tflops", prefill["flops"] / 1e12), ("ms", prefill["time_s"] * 1e3)):
+            if rows[name]["match"][figure]:
+                assert as_printed(value) == rows[name]["printed"][figure], name
+    opened.page.select_option("#preset", "")
+
+
+def test_a_slider_updates_within_a_frame_or_three(opened: Opened) -> None:
+    """From the embedded tables alone: nothing is asked for, as `opened` checks."""
+    times = opened.page.evaluate(
+        """() => {
+          const times = [];
+          const slider = document.getElementById("dial-l1");
+          for (let i = 0; i < 30; i++) {
+            slider.value = (7 * i) % 29;
+            const begun = performance.now();
+            slider.dispatchEvent(new Event("input"));
+            times.push(performance.now() - begun);
+          }
+          return times;
+        }"""
+    )
+    print(f"a slider's update: median {statistics.median(times):.0f} ms, least {min(times):.0f} ms")
+    assert min(times) < 50  # the least: other work of this machine is not the page's
+    opened.page.click("#reset")
+
+
+def test_copied_run_and_command_mean_what_is_shown(opened: Opened, cli: Any, tmp_path: Path) -> None:
+    data, chance = opened.data(), random.Random(5)
+    for _ in range(6):
+        setting = _random_setting(data, chance)
+        found = opened.page.evaluate(
+            """(setting) => {
+              const app = aimcost.app;
+              app.state = { ...app.state, ...setting };
+              const shown = aimcost.price({});
+              return shown && [shown.total.value, aimcost.toYaml(aimcost.documentOf(app.run, app.state)),
+                aimcost.commandOf(app.run, app.state)];
+            }""",
+            setting,
+        )
+        if found is None:
+            continue
+        total, yaml, command = found
+        file = tmp_path / "copied.yaml"
+        file.write_text(yaml)
+        assert _near(total, estimate_run(load_run(file)).totals.time_s), yaml
+        done = cli(*shlex.split(command)[1:], "--json")
+        assert done.returncode == 0, (command, done.stderr)
+        assert _near(total, json.loads(done.stdout)["totals"]["time_s"]), command
+    opened.page.click("#reset")
+
+
+def test_the_address_holds_what_is_set(browser: Any, page_file: Path, opened: Opened) -> None:
+    setting = {"context": 3, "load": 0, "batch": 1, "text": 1, "newTokens": 12, "dials": [4, 3, 9], "layer": 5}
+    fragment = opened.page.evaluate(
+        """(setting) => {
+          const app = aimcost.app;
+          app.state = { ...app.state, ...setting };
+          app.share();
+          return location.hash;
+        }""",
+        setting,
+    )
+    context = browser.new_context()
+    again = Opened(context, page_file, fragment)
+    state = again.page.evaluate("aimcost.app.state")
+    assert {key: state[key] for key in setting} == setting
+    assert again.problems == []
+    for nonsense in ("#layer=99&new=-3&l1=x&hardware=none&budget=abc&preset=nothing", "#%E0%A4%A", "#merge_ratio={"):
+        again.page.goto("about:blank")
+        again.page.goto(page_file.as_uri() + nonsense)
+        again.page.wait_for_selector("html[data-ready]")
+        assert again.page.evaluate("aimcost.app.state.layer") is None
+    context.close()
+    opened.page.click("#reset")
+
+
+def test_the_keyboard_alone(browser: Any, page_file: Path) -> None:
+    """Every control is reached by Tab; a layer is chosen by arrows, an operation opened by Enter."""
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    opened = Opened(context, page_file)
+    page, reached = opened.page, []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        where = page.evaluate("document.activeElement.id || document.activeElement.className")
+        if where in reached and where == "skip":
+            break
+        reached.append(where)
+        if where == "layer-picker":
+            break
+    assert {"copy-command", "copy-run", "theme", "preset", "hardware", "stack", "budget", "dial-l1"} <= set(reached)
+    assert reached[-1] == "layer-picker"
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert page.evaluate("aimcost.app.state.layer") == 2
+    assert page.locator("#detail h3").inner_text() == "Operations of layer 2"
+    page.keyboard.press("Tab")  # the button that shows all layers
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    facts = page.locator(".facts").inner_text()
+    for word in ("shape", "seconds", "80 % band", "FLOPs", "formula", "aimcost.ops."):
+        assert word in facts
+    assert page.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
+    page.focus("#dial-l1")
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".control:has(#dial-l1) output").inner_text() == "15"
+    assert opened.problems == []
+    context.close()
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_readable_and_accessible(browser: Any, page_file: Path, width: int, scheme: str) -> None:
+    """Nothing leaves the window, no two labels of a chart lie on each other, and axe-core finds no serious fault."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    opened = Opened(context, page_file, "#layer=17&budget=250&new=9")
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate(OVERLAPS) == []
+    page.click("button.op")
+    if width < 1000:
+        page.click("summary")
+    for position in ([6, 28, 28], [4, 0, 0], [2, 2, 26]):
+        page.evaluate("(dials) => { const a = aimcost.app; a.set({ dials }); a.changed(); }", position)
+        assert page.evaluate(OVERLAPS) == [], position
+    grave = [
+        (each["id"], [node["html"][:120] for node in each["nodes"]])
+        for each in axe.Axe().run(page).response["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+    assert grave == []
+    assert opened.problems == []
+    context.close()
+
+
+def test_names_are_text_and_what_is_missing_is_said(browser: Any, tmp_path: Path) -> None:
+    markup = "<img src=x onerror=document.title=1>"
+    model = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 128,
+    }
+    run = {
+        "model": model,
+        "workload": {"visual_tokens": 60, "text_tokens": 10},
+        "method": {"name": "none"},
+        "hardware": {"name": markup, "memory_gb_per_s": 1000, "dense_tflops": {"fp16": 100}},
+        "estimator": "roofline",
+    }
+    page = explore_page([(markup, load_run(run))], lambda *_: None, hardware=[markup])
+    file = tmp_path / "page.html"
+    file.write_text(page, encoding="utf-8")
+    context = browser.new_context()
+    opened = Opened(context, file)
+    assert opened.page.locator("img").count() == 0
+    assert markup in opened.page.locator("#machines").inner_text()
+    assert "No published score" in opened.page.locator("#accuracy").inner_text()
+    assert "No timing" in opened.page.locator("#measured").inner_text()
+    assert parse_value(shlex.split(opened.page.evaluate("aimcost.commandOf(aimcost.app.run, aimcost.app.state)"))[2])
+    assert opened.problems == []
+    context.close()

@@ -1,0 +1,122 @@
+"""The explorer's page: what is written, and what it refuses. What it computes is compared in ``tests/browser``."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aimcost.errors import AimcostError
+from aimcost.inputs.run import load_run, plan_schedule
+from aimcost.report.web.packing import packed, unpacked
+from aimcost.report.web.page import linked
+from aimcost.search.explorer.settings import schedules_of, settings_of
+
+MARKUP = "</script><img src=x onerror=alert(1)>"
+
+
+def embedded(page: str, name: str) -> bytes:
+    found = re.search(rf'id="{name}">([^<]*)<', page)
+    assert found
+    return gzip.decompress(base64.b64decode(found[1]))
+
+
+@given(st.lists(st.integers(min_value=-(2**50), max_value=2**50), max_size=40))
+def test_a_column_is_unpacked_as_it_was_packed(values: list[int]) -> None:
+    assert unpacked(packed(np.array(values, dtype=np.int64))) == values
+
+
+def test_a_straight_column_takes_a_byte_an_entry() -> None:
+    assert len(packed(np.arange(1000) * 12_345)) < 1010
+
+
+def test_a_page_may_load_nothing_and_runs_nothing_but_its_own_scripts(
+    cli: Any, tmp_path: Path, run: dict[str, Any]
+) -> None:
+    """Names with markup in them are data that no parser of HTML meets."""
+    file, out = tmp_path / "mine.yaml", tmp_path / "page.html"
+    run["method"] = {"name": "fastv", "k": 2, "ratio": 0.5}
+    run["hardware"] = {**run["hardware"], "name": MARKUP}
+    file.write_text(json.dumps(run))
+    done = cli("explore", str(file), "--hardware", MARKUP, "--stack", "transformers", "-o", str(out))
+    assert (done.returncode, done.stdout) == (0, f"written: {out}\n"), done.stderr
+    page = out.read_text(encoding="utf-8")
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy
+    scripts = re.findall(r"<script(?: type=\"module\")?>(.*?)</script>", page, re.DOTALL)
+    assert len(scripts) == 2
+    for script in scripts:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy[1]
+    assert policy[1].startswith("default-src 'none'; ")
+    assert not re.search(r"unsafe|http", policy[1])
+    assert not re.search(r"<(link|script|img|iframe)[^>]+(src|href)=\"(?!data:,)", page)
+    assert MARKUP not in page
+    data = json.loads(embedded(page, "data"))
+    assert [(each["hardware"], each["stack"]) for each in data["runs"][0]["contexts"]] == [(MARKUP, "transformers")]
+    assert sum(data["columns"]["lengths"]) == len(embedded(page, "columns"))
+
+
+def test_the_modules_are_linked_as_one() -> None:
+    script = linked()
+    assert not re.search(r"^\s*(import|export)\b", script, re.MULTILINE)
+    assert "</script" not in script
+
+
+def test_visual_counts_are_planned_for_every_text_length() -> None:
+    """AIM keeps int(V · rate + T) tokens: where V · rate is whole but for its rounding, the text decides."""
+    run = load_run("llava_onevision_aim_a100", {"workload.frames": 4})
+    settings = settings_of(run)
+    (load,) = (each for each in settings.loads if each.count == 4)
+    ratio, l1, l2 = settings.dials
+    few = (
+        replace(ratio, values=(1.0,), start=0),
+        replace(l1, values=tuple(range(0, 28, 3)), start=0),
+        replace(l2, values=(7, 17, 29), start=0),
+    )
+    settings = replace(settings, loads=(load,), load_start=0, dials=few)
+    schedules = schedules_of(settings, "executed")
+    others = [(text, *pair) for text, found in schedules.by_text.items() for pair in found.items()]
+    assert others
+    for text, flat, entry in others:
+        _, *position = np.unravel_index(flat, schedules.counts.shape)
+        workload = replace(load.workloads["executed"], text_after=text)
+        other = plan_schedule(run.model, workload, settings.method([int(at) for at in position], "executed"))
+        assert [n - text for n in other.tokens] == schedules.tokens[entry].tolist()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model": "llama-3.2-11b-vision"}, "cross-attention layers"),
+        ({"workload.cached_tokens": 20}, "workload.cached_tokens"),
+        ({"implementation": "masked", "method": {"name": "fastv", "k": 2}}, "masked hides them"),
+        ({"parallel": {"pp": 2}}, "parallel.pp"),
+    ],
+)
+def test_what_follows_from_more_than_token_counts_is_refused(
+    cli: Any, tmp_path: Path, run: dict[str, Any], changes: dict[str, Any], named: str
+) -> None:
+    from aimcost.inputs.run import merge_overrides
+
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps(merge_overrides(run, changes)))
+    done = cli("explore", str(file), "-o", str(tmp_path / "page.html"))
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_errors_are_of_the_kind_that_the_command_reports() -> None:
+    with pytest.raises(AimcostError, match="uniform decoder layers"):
+        settings_of(load_run({"model": "llama-3.2-11b-vision", "workload": {"text_tokens": 5}}))
