@@ -51,6 +51,7 @@ def swept(**options: Any) -> Callable[[Path], Any]:
 
 def unfinished(folder: Path) -> Any:
     (folder / "out.csv.parts").mkdir()
+    (folder / "out.csv.parts" / "manifest.json").write_text("{}", encoding="utf-8")
     return swept()(folder)
 
 
