@@ -114,10 +114,11 @@ def _basis(plan: TaskPlan) -> str:
     """Scores of the method that the expectation rests on most, and whose they are."""
     name, sources = plan.best.name if plan.best is not None else "", plan.sources
     if not plan.scores:
-        return f"scores of other methods: none of {name}"
+        return f"other methods and models: no score of {name} on this model or a sibling"
     named = sources[0] + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
     whose = "sibling models" if plan.siblings else "this model"
-    return f"{format_count(plan.scores)} scores of {name} on {whose}: {named}"
+    count = f"{format_count(plan.scores)} score" + ("s" if plan.scores > 1 else "")
+    return f"{count} of {name} on {whose}: {named}"
 
 
 def parameters(method: Mapping[str, Any]) -> str:

@@ -15,7 +15,9 @@ from aimcost.inputs.run import Run, load_run
 from aimcost.pricing.pricing import estimate_run
 from aimcost.report.tasks import sentence, task_text
 from aimcost.search.plan.tasks import TaskPlan, plan_task
+from aimcost.search.scores.points import load_points, settings_of
 from aimcost.search.scores.surrogate import Query, shipped_surrogate
+from aimcost.search.scores.users import with_yours
 
 IMAGE = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 60}, "hardware": "nvidia_a100_sxm_80gb"}
 FLAGS = ("--model", "llava-1.5-7b", "--images", "1", "--text-tokens", "60", "--hardware", "nvidia_a100_sxm_80gb")
@@ -185,6 +187,10 @@ def test_ones_own_scores_replace_published_ones(image: Run, tmp_path: Path) -> N
         ("method,parameters,benchmark,score,vanilla\nvtw,{k: 99},POPE,1,2\n", "method.k"),
         ("method,parameters,benchmark,score,vanilla\nvtw,[3],POPE,1,2\n", "line 2: needs a schedule, or a method"),
         ("method,benchmark,score,vanilla\nvtw,POPE,high,2\n", "line 2: 'score' must be a number"),
+        ("method,benchmark,score,vanilla\nvtw,POPE,1,2,3\n", "line 2: more fields than the 4 columns"),
+        ("method,benchmark,score,vanilla\nvtw,POPE,86,0.9\n", "line 2: 'score' must be from 0 to 1.5 times vanilla"),
+        ("method,benchmark,score,vanilla\nvtw,POPE,-1,2\n", "line 2: 'score' must be from 0 to 1.5 times vanilla"),
+        ("method,benchmark,score\nnone,POPE,8\nnone,POPE,6\nvtw,POPE,7\n", "line 3: 'score' must be 8, as in a row"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_named(image: Run, tmp_path: Path, text: str, message: str) -> None:
@@ -195,6 +201,44 @@ def test_a_table_that_cannot_be_read_is_named(image: Run, tmp_path: Path, text: 
     assert str(table) in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_harnesses_names_are_the_published_ones(image: Run, tmp_path: Path) -> None:
+    """Rows of lmms-eval and VLMEvalKit replace published ones, and those of no benchmark of the task are noted."""
+    table = tmp_path / "mine.csv"
+    names = ("gqa", "textvqa_val", "mme/mme_perception_score", "MMBench_DEV_EN", "pope", "My own")
+    rows = "".join(f"visionzip,{{keep_tokens: 64}},{name},40,80\n" for name in names)
+    table.write_text(f"method,parameters,benchmark,score,vanilla\n{rows}", encoding="utf-8")
+    points = with_yours(image, load_points(), table)
+    mine = [point for point in points if point.source_id == "yours"]
+    assert [point.benchmark for point in mine] == ["GQA", "TextVQA", "MME-P", "MMB", "POPE", "My own"]
+    assert not [
+        p
+        for p in points
+        if p.source_id != "yours"
+        and p.method == "VisionZip"
+        and p.model == mine[0].model
+        and p.benchmark in ("GQA", "POPE")
+    ]
+    assert settings_of(mine[0]) == {"name": "visionzip", "keep_tokens": 64}
+
+
+@pytest.mark.check
+def test_ones_own_settings_stand_and_their_disagreement_widens(image: Run, tmp_path: Path) -> None:
+    """VTW as it was run here; and a method whose own scores of one schedule are 40 points apart."""
+    table = tmp_path / "mine.csv"
+    table.write_text(
+        "method,parameters,benchmark,score,vanilla\n"
+        "vtw,{k: 8},POPE,40,80\nvtw,{k: 16},POPE,79,80\n"
+        "holov,{ratio: 0.25},POPE,44,80\nholov,{ratio: 0.25},POPE,76,80\nholov,{ratio: 0.25},OCRBench,76,80\n",
+        encoding="utf-8",
+    )
+    found = plan_task(image, ["POPE"], mean_visual_tokens=288, accuracy=table, methods=["vtw", "holov"])
+    by_name = {each.name: each for each in found.by_method}
+    assert by_name["vtw"].method == {"name": "vtw", "k": 16}
+    assert (by_name["vtw"].basis, by_name["vtw"].mean) == ("measured", 79 / 80)
+    assert by_name["holov"].high - by_name["holov"].low >= 0.4 * (1 - 1e-9)
+    assert "your scores on OCRBench do not enter: not benchmarks of the task" in task_text(found)
 
 
 def test_it_asks_for_a_floor_or_a_budget(image: Run) -> None:

@@ -35,7 +35,7 @@ from ..scores.points import (
     models_named,
     settings_of,
 )
-from ..scores.surrogate import HALF_80, Query, Surrogate, score_variance, shipped_surrogate
+from ..scores.surrogate import HALF_80, TRUSTED, Query, Surrogate, score_variance, shipped_surrogate
 from ..scores.users import YOURS, with_yours
 from .budgets import Budgets, tower_floor, upper_end
 from .evaluate import Figures, upper_seconds
@@ -388,6 +388,7 @@ class _Search:
                 f"scored on {name}: {', '.join(families)}; or {', '.join(scored)}",
                 ", ".join(tasks),
             )
+        self.yours = [p for p in points if p.source_id == YOURS]
         self.points = [p for p in points if p.relative is not None and _is_of(p, self.benchmarks)]
 
     def known_methods(self) -> list[str]:
@@ -399,6 +400,13 @@ class _Search:
     def printed_method(self, name: str) -> str:
         """A method as the tables print it."""
         return next((p.method for p in self.points if method_named(p.method) == name), name)
+
+    def unused(self) -> list[str]:
+        """A note on benchmarks of the user's file that the task does not ask for."""
+        beside = {benchmark_named(p.benchmark) for p in self.yours} - set(self.benchmarks)
+        return (
+            [f"your scores on {', '.join(sorted(beside))} do not enter: not benchmarks of the task"] if beside else []
+        )
 
     def rests_on(self, name: str, setting: Mapping[str, Any] | None = None) -> tuple[int, tuple[str, ...], bool]:
         """Figures of a method for the task, their sources (most figures first), and whether they are of siblings.
@@ -503,9 +511,11 @@ class _Search:
                 continue
             settings = settings_of(some[0]) or {}
             rows = self.surrogate.rows_of([Query.of(p) for p in some], [0.5] * len(some))
-            deviation = (
-                float(np.sqrt(score_variance(rows, self.surrogate.parameters).sum())) / len(some) + SETTINGS_SPREAD / 2
-            )
+            single = score_variance(rows, self.surrogate.parameters)
+            if all(p.source_id == YOURS for p in some):  # measured as the answer will be
+                deviation = float(np.sqrt(TRUSTED * single.sum())) / len(some)
+            else:
+                deviation = float(np.sqrt(single.sum())) / len(some) + SETTINGS_SPREAD / 2
             mean = float(np.mean([p.relative for p in some if p.relative is not None]))
             entry = {key: value for key, value in settings.items() if key != "name"}
             half = max(HALF_80 * deviation, self.surrogate.disagreement.get(some[0].method, 0.0) / 2)
@@ -598,7 +608,7 @@ def _answer(
         downsampled=tuple(_downsampled(search.run)),
         shortfalls=() if best is not None else tuple(_shortfalls(search, every, dense, limits, floor, confidence)),
         measured_only=search.measured_only,
-        notes=search.run.notes,
+        notes=(*search.run.notes, *search.unused()),
     )
 
 

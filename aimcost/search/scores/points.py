@@ -26,6 +26,7 @@ __all__ = [
     "FAMILIES",
     "Point",
     "benchmark_named",
+    "benchmark_of_harness",
     "benchmarks_of",
     "family_of",
     "load_points",
@@ -71,6 +72,44 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 }
 # One benchmark under two names: OCRBench/10 is its score in per cent, and a share of vanilla is a share already.
 _BENCHMARKS = {"OCRBench/10": "OCRBench", "TextVQA (share of vanilla)": "TextVQA"}
+# Benchmarks as lmms-eval and VLMEvalKit name their tasks and data sets, in lower case; `TASK/METRIC` where a task has
+# several.
+_HARNESSES = {
+    "textvqa_val": "TextVQA",
+    "docvqa_val": "DocVQA",
+    "infovqa_val": "InfoVQA",
+    "chartqa_test": "ChartQA",
+    "vqav2_val": "VQAv2",
+    "vizwiz_vqa_val": "VizWiz",
+    "ok_vqa": "OKVQA",
+    "ok_vqa_val2014": "OKVQA",
+    "gqa_testdev_balanced": "GQA",
+    "ai2d_test": "AI2D",
+    "mmmu_val": "MMMU",
+    "mmmu_dev_val": "MMMU",
+    "mmbench_en_dev": "MMB",
+    "mmbench_dev_en": "MMB",
+    "mmbench_cn_dev": "MMB-CN",
+    "mmbench_dev_cn": "MMB-CN",
+    "mme/mme_perception_score": "MME-P",
+    "mme/mme_cognition_score": "MME-C",
+    "seedbench_img": "SEED",
+    "scienceqa": "SQA",
+    "scienceqa_test": "SQA",
+    "scienceqa_img": "SQA-IMG",
+    "seedbench": "SEED",
+    "hallusionbench": "HallBench",
+    "hallusion_bench_image": "HallBench",
+    "pope": "POPE",
+    "videomme": "VideoMME (w/o sub)",
+    "videomme_w_subtitle": "VideoMME (w/ sub)",
+    "video-mme": "VideoMME (w/o sub)",
+    "longvideobench_val_v": "LongVideoBench",
+    "mlvu_dev": "MLVU",
+    "egoschema_subset": "EgoSchema subset",
+    "nextqa_mc_test": "NExT-QA",
+    "perceptiontest_val_mc": "PerceptionTest",
+}
 # The checks of a row: digits that `relative` is printed with.
 _DECIMALS = 4
 
@@ -241,6 +280,12 @@ def method_named(printed: str) -> str | None:
 def benchmark_named(printed: str) -> str:
     """A benchmark, without what only says how its score is printed."""
     return _BENCHMARKS.get(printed, printed)
+
+
+def benchmark_of_harness(name: str) -> str:
+    """A published benchmark from its name in a harness, or in another case; the name itself where it is none."""
+    folded = {known.casefold(): known for names in FAMILIES.values() for known in names} | _HARNESSES
+    return folded.get(name.casefold(), name)
 
 
 @lru_cache(maxsize=1)

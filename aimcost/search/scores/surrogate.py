@@ -308,18 +308,29 @@ class Surrogate:
 
     @cached_property
     def disagreement(self) -> Mapping[str, float]:
-        """By method: mean spread (largest less smallest, in points) of the cells that several sources print."""
+        """By method: mean spread (largest less smallest, in points) of the cells that several sources print.
+
+        Where a trusted source repeats a cell, by how far its own scores of such cells lie apart, if that is more.
+        """
         cells: dict[tuple[str, ...], list[float]] = {}
         copies: dict[tuple[str, ...], int] = {}
+        trusted: set[tuple[str, ...]] = set()
         for point, sources, loss in zip(self.points, self.sources, self.loss.tolist(), strict=True):
             key: tuple[str, ...] = (*point.cell, benchmark_named(point.benchmark))
             cells.setdefault(key, []).append(loss)
+            if sources & self._trusted:
+                trusted.add(key)
             copies[key] = copies.get(key, 0) + len(sources)
         spreads: dict[str, list[float]] = {}
         for key, losses in cells.items():
             if copies[key] > 1:
                 spreads.setdefault(key[1], []).append(max(losses) - min(losses))
-        return {method: float(np.mean(some)) for method, some in spreads.items()}
+        found = {method: float(np.mean(some)) for method, some in spreads.items()}
+        repeated: dict[str, list[float]] = {}
+        for key, losses in cells.items():
+            if key in trusted and len(losses) > 1:
+                repeated.setdefault(key[1], []).append(max(losses) - min(losses))
+        return {**found, **{name: max(found.get(name, 0.0), float(np.mean(some))) for name, some in repeated.items()}}
 
     def prior_variance(self, rows: Rows) -> Floats:
         """Variance of scores of which nothing is known; that of the left-out ones over it is what is not explained."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,14 @@ import yaml
 from ...errors import AimcostError, FileFormatError, InvalidValueError
 from ...inputs.files import read_text
 from ...inputs.run import Run, plan_schedule
-from .points import Point, method_named, models_named
+from .points import Point, benchmark_of_harness, method_named, models_named
 
 __all__ = ["YOURS", "with_yours"]
 
 # The source of a user's scores: what the planner answers for is measured as these were.
 YOURS = "yours"
+# A reduced model that gains more than this over the unreduced one was scored in other units.
+MOST_GAIN = 1.5
 
 
 def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ...]:
@@ -26,7 +29,7 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
 
     The file has the columns ``schedule`` (a ``method:`` mapping, or counts as runs of [tokens, layers]) or ``method``
     and ``parameters`` (a mapping), then ``benchmark``, ``score`` and, unless a row of the method none has it,
-    ``vanilla``.
+    ``vanilla``. Benchmarks may have the names that lmms-eval and VLMEvalKit give them.
 
     Raises
     ------
@@ -37,7 +40,11 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
     printed = next((model for model, name in named.items() if name == run.model.name), run.model.name)
     names = {method_named(p.method): p.method for p in points if method_named(p.method)}
     rows = list(_rows(path))
-    unreduced = {row["benchmark"]: row["score"] for row in rows if row["method"].get("name") == "none"}
+    unreduced: dict[str, float] = {}
+    for row in rows:
+        if row["method"].get("name") == "none" and unreduced.setdefault(row["benchmark"], row["score"]) != row["score"]:
+            known = f"{unreduced[row['benchmark']]:g}, as in a row above"
+            raise InvalidValueError("score", known, row["score"], where=row["where"])
     mine = []
     for row in rows:
         method, where = row["method"], row["where"]
@@ -46,6 +53,9 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
         vanilla = row["vanilla"] if row["vanilla"] is not None else unreduced.get(row["benchmark"])
         if vanilla is None or vanilla <= 0:
             raise InvalidValueError("vanilla", "given, or a row with the method none", vanilla, where=where)
+        if not 0 <= row["score"] <= MOST_GAIN * vanilla:
+            limit = f"from 0 to {MOST_GAIN:g} times vanilla ({vanilla:g}), in its units"
+            raise InvalidValueError("score", limit, row["score"], where=where)
         try:
             schedule = plan_schedule(run.model, run.workload, method, where=where)
         except AimcostError as error:
@@ -58,7 +68,8 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
             Point(
                 model=printed,
                 method=names.get(name, name),
-                budget=f"line {row['line']}",
+                parameters=json.dumps({key: value for key, value in method.items() if key != "name"}),
+                budget=json.dumps(method, sort_keys=True),
                 share_kept=min(1.0, share),
                 benchmark=row["benchmark"],
                 score=row["score"],
@@ -86,12 +97,13 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     found = []
     for row in reader:
         where = f"{path}: line {reader.line_num}"
+        if None in row:
+            raise FileFormatError(f"{where}: more fields than the {len(header)} columns")
         found.append(
             {
-                "line": reader.line_num,
                 "where": where,
                 "method": _method(row, where),
-                "benchmark": (row.get("benchmark") or "").strip() or _missing("benchmark", where),
+                "benchmark": benchmark_of_harness((row.get("benchmark") or "").strip() or _missing("benchmark", where)),
                 "score": _number("score", row.get("score"), where),
                 "vanilla": _number("vanilla", row.get("vanilla"), where, needed=False),
             }
