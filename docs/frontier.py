@@ -43,7 +43,8 @@ HEAD = """# Accuracy against latency
 ([ADR 18](adr/0018-published-scores-are-pooled.md)), against the predicted time to first token of each method with its
 selection as the code runs it. This project measured none of the scores and none of the times: both are expectations,
 with 80 % intervals. Methods are priced on the default stack (`transformers`) with the parameters of their tables; those
-whose tables state none are budget matched (`*`).
+whose tables state none are budget matched (`*`). In the pictures one point of each method has its interval and band;
+scores below 60 % are cut off.
 
     aimcost plan --model llava-1.5-7b --hardware nvidia_a100_sxm_80gb --images 1 --task ocr --min-accuracy 95%
 
@@ -113,37 +114,55 @@ def of_model(model: str) -> Cards:
 def picture(model: str, cards: Cards) -> Figure:
     """A row a card, a column a task: expected score and interval against predicted TTFT and band."""
     tasks = MODELS[model][1]
-    figure = Figure(figsize=(3.4 * len(tasks) + 1.2, 6.6), layout="constrained")
+    width = max(7.6, 3.9 * len(tasks))
+    figure = Figure(figsize=(width, 8.4), layout="constrained")
     panels = figure.subplots(len(cards), len(tasks), sharey="col", squeeze=False)
-    names = sorted({name for found in cards.values() for by in found.values() for name in by})
-    style = {name: (COLOURS[i % len(COLOURS)], "-" if i < len(COLOURS) else "--") for i, name in enumerate(names)}
+    shown = {name: some for found in cards.values() for by in found.values() for name, some in by.items()}
+    style = {
+        name: (COLOURS[i % len(COLOURS)], "-o" if i < len(COLOURS) else "--^") for i, name in enumerate(sorted(shown))
+    }
+    matched = {name for name, some in shown.items() if any(one.each.basis == "budget matched" for one in some)}
+    means = [one.each.mean for found in cards.values() for by in found.values() for some in by.values() for one in some]
+    floor = max(60.0, 100 * min(means) - 4)
     for row, (card, found) in zip(panels, cards.items(), strict=True):
         for axes, task in zip(row, tasks, strict=True):
-            for name, some in found[task].items():
-                points = sorted(some, key=lambda one: one.request)
+            for number, (name, some) in enumerate(found[task].items()):
+                points = sorted(some, key=lambda one: one.each.share)
                 x, y = [one.request * KILO for one in points], [100 * one.each.mean for one in points]
                 colour, line = style[name]
-                axes.plot(x, y, line, color=colour, linewidth=1, label=name)
-                middle = points[len(points) // 2]
+                label = name + "*" * (name in matched)
+                axes.plot(x, y, line, color=colour, linewidth=0.9, markersize=2.5, label=label)
+                # one point of a method has its interval and band, another one than its neighbours'
+                visible = [one for one in points if one.each.mean >= floor / 100] or points
+                middle = visible[number % len(visible)]
                 low, high = middle.estimate.ttft_band_s
                 axes.errorbar(
                     [middle.request * KILO],
                     [100 * middle.each.mean],
                     xerr=[[(middle.request - low) * KILO], [((high or middle.request) - middle.request) * KILO]],
                     yerr=[[100 * (middle.each.mean - middle.each.low)], [100 * (middle.each.high - middle.each.mean)]],
-                    fmt=".",
-                    color=colour,
-                    elinewidth=0.6,
+                    fmt="none",
+                    ecolor=colour,
+                    elinewidth=0.7,
+                    alpha=0.45,
                 )
             axes.set_title(f"{task}, {card}", fontsize=9)
-            axes.set_ylim(60, 103)
+            axes.set_ylim(floor, 104)
             axes.grid(color="#dddddd", linewidth=0.5)
-    figure.supxlabel("predicted TTFT, ms")
-    figure.supylabel("expected score, % of the unreduced one")
+    figure.supxlabel("predicted TTFT, ms", fontsize=10)
+    figure.supylabel("expected score, % of the unreduced one", fontsize=10)
     handles = {
         label: handle for axes in panels.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=8, frameon=False, fontsize=7)
+    labels, columns = sorted(handles), int(width / 1.25)
+    figure.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize=7,
+    )
     return figure
 
 

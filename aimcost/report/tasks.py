@@ -29,6 +29,7 @@ __all__ = [
 _BASIS = {
     "published": "",
     "measured": "scored with these parameters",
+    "measured by its authors": "scored with these parameters by its authors",
     "budget matched": "budget matched",
     "unreduced": "",
 }
@@ -156,6 +157,9 @@ def _remarks(plan: TaskPlan) -> Iterator[str]:
         yield f"priced, but not run by aimcost.apply: {named}"
     for share, mean, count in plan.random:
         yield f"random selection of {share:.0%} of the tokens scored {mean:.1%} ({count} published scores)"
+    for what, some in plan.resampled.items():
+        for share, mean, count in some:
+            yield f"{what} to {share:.0%} of the tokens scored {mean:.1%} ({count} published scores)"
     for smaller in plan.downsampled:
         yield f"{smaller.what} without reduction: TTFT {format_seconds(smaller.ttft)}; score unknown (none published)"
     if plan.silent:

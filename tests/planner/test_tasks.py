@@ -14,7 +14,7 @@ from aimcost.errors import AimcostError, InvalidValueError
 from aimcost.inputs.run import Run, load_run
 from aimcost.pricing.pricing import estimate_run
 from aimcost.report.tasks import sentence, task_text
-from aimcost.search.plan.tasks import TaskPlan, plan_task
+from aimcost.search.plan.tasks import TaskPlan, plan_task, scored
 from aimcost.search.scores.points import load_points, settings_of
 from aimcost.search.scores.surrogate import Query, shipped_surrogate
 from aimcost.search.scores.users import with_yours
@@ -90,7 +90,7 @@ def test_measured_only_leaves_out_what_no_score_states(image: Run, ocr: TaskPlan
     assert ocr.best is not None
     assert ocr.best.basis == "budget matched"
     found = plan_task(image, ["ocr"], min_accuracy=0.95, measured_only=True)
-    assert {each.basis for each in found.by_method} <= {"published", "measured", "unreduced"}
+    assert {each.basis for each in found.by_method} <= {"published", "measured", "measured by its authors", "unreduced"}
     assert found.best == ocr.published
     # FastV's tables cut after layer 2
     assert all(each.method.get("k", 2) == 2 for each in found.by_method if each.name in ("fastv", "dart"))
@@ -110,10 +110,12 @@ def test_settings_that_were_scored_stand_as_they_were(video: Run) -> None:
     """AIM at 25 %, l1 14, l2 22 has a score on seven benchmarks: the mean of them is what is expected."""
     found = plan_task(video, ["video"], budgets={"max_ttft_ms": 250})
     (aim,) = (each for each in found.by_method if each.name == "aim")
-    assert aim.basis == "measured"
+    assert aim.basis == "measured by its authors"
     assert aim.method == {"name": "aim", "merge_ratio": 0.25, "l1": 14, "l2": 22}
     assert aim.mean == pytest.approx((1 + 0.9967 + 1.0071 + 0.9845 + 0.9917 + 0.9874 + 0.9807) / 7, abs=1e-4)
     assert found.random == ((0.25, pytest.approx(0.9494, abs=1e-3), 7),)
+    # 53.3 / 58.3, 57.7 / 60.4, 54.2 / 56.4 and 54.1 / 58.6 (SimpleCluster, table 1)
+    assert found.resampled["average pooling"] == ((0.1, pytest.approx(0.9384, abs=1e-3), 4),)
     assert [each.what for each in found.downsampled] == ["16 frames", "8 frames"]
     assert "16 frames without reduction: TTFT" in task_text(found)
     assert "score unknown" in task_text(found)
@@ -291,6 +293,22 @@ def test_confidence_holds_the_edges_of_band_and_interval(image: Run, ocr: TaskPl
     assert found.dense.ttft_s < 0.066 < (found.dense.ttft_band_s[1] or 0.0)
     assert "none" not in {each.name for each in found.by_method}
     assert " at 90% confidence: " in sentence(found)
+
+
+def test_a_share_is_of_the_tokens_that_a_method_chooses_from() -> None:
+    """LLaVA-NeXT: 288 tokens are 10 % of 5 crops of 576, and no candidate has more tokens than the unreduced image."""
+    run = load_run({**IMAGE, "model": "llava-next-vicuna-7b"})
+    assert run.workload.visual_tokens == 1948
+    shares = (0.9, 0.1)
+    found = scored(run, ["POPE"], methods=["prumerge_plus", "divprune"], shares=shares)
+    bases = {"prumerge_plus": ("PruMerge+", 2880), "divprune": ("DivPrune", 1948)}
+    for name, (printed, base) in bases.items():
+        one = found[name][-1]
+        query = Query(model="llava-next-7b", method=printed, benchmark="")
+        expected = shipped_surrogate().expect(query, ["POPE"], one.share * 1948 / base)
+        assert one.share * 1948 / base == pytest.approx(0.1, rel=0.02), name
+        assert one.mean == pytest.approx(float(expected.mean[0]), abs=1e-9), name
+    assert len(found["prumerge_plus"]) == 1  # nine tenths of the crops are more tokens than unpadding leaves of all
 
 
 def test_no_candidate_keeps_every_token(ocr: TaskPlan) -> None:

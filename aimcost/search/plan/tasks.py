@@ -36,7 +36,7 @@ from ..scores.points import (
     settings_of,
 )
 from ..scores.surrogate import HALF_80, TRUSTED, Query, Surrogate, score_variance, shipped_surrogate
-from ..scores.users import YOURS, with_yours
+from ..scores.users import YOURS, tokens_chosen_from, with_yours
 from .budgets import Budgets, tower_floor, upper_end
 from .evaluate import Figures, upper_seconds
 from .grids import ListGrid, of_method, require_visuals
@@ -50,6 +50,8 @@ Floats = NDArray[np.float64]
 PUBLISHED_CUT = {"fastv": 2, "dart": 2}
 # Standard deviation, in points, of AIM's 26 published settings about what is expected at their mean tokens.
 SETTINGS_SPREAD = 4.9
+# Baselines that downsample the feature map, as the tables print them: what is published nearest to smaller images.
+RESAMPLING = {"Spatial AvgPooling": "average pooling", "Spatial Grid Sampling": "grid sampling"}
 # No published setting cuts before layer 2.
 EARLIEST_CUT = 2
 # Shares that are tried of a method before the language model: a planner's, and those that papers print.
@@ -72,7 +74,7 @@ class Scored:
         Expected score over the unreduced one, with its 80 % interval.
     basis
         ``published``: the parameters, or a place before the language model, are those of the tables. ``measured``: the
-        very setting was scored. ``budget matched``, ``unreduced``.
+        very setting was scored; ``measured by its authors`` where nobody else did. ``budget matched``, ``unreduced``.
     """
 
     method: Mapping[str, Any]
@@ -136,6 +138,8 @@ class TaskPlan:
         they stand.
     random
         Published scores of random selection for the task on this model: share kept, mean, scores.
+    resampled
+        The same of feature maps made smaller without looking at the tokens (`RESAMPLING`).
     """
 
     run: Run
@@ -159,6 +163,7 @@ class TaskPlan:
     sources: tuple[str, ...]
     siblings: bool
     random: tuple[tuple[float, float, int], ...]
+    resampled: Mapping[str, tuple[tuple[float, float, int], ...]]
     downsampled: tuple[Downsampled, ...]
     shortfalls: tuple[str, ...]
     measured_only: bool
@@ -210,6 +215,10 @@ class TaskPlan:
             "front": [each.to_dict() for each in self.front],
             "silent": list(self.silent),
             "random": [{"share": share, "mean": mean, "scores": n} for share, mean, n in self.random],
+            "resampled": {
+                what: [{"share": share, "mean": mean, "scores": n} for share, mean, n in some]
+                for what, some in self.resampled.items()
+            },
             "downsampled": [each.to_dict() for each in self.downsampled],
             "shortfalls": list(self.shortfalls),
             "notes": list(self.notes),
@@ -438,7 +447,7 @@ class _Search:
             )
             offered = _offered(name, layers, visual, self.shares)
             for grid, figures, over in self._priced(name, first, offered, limits, most_tokens):
-                share = figures.kept / layers / visual
+                share = figures.kept / layers / tokens_chosen_from(grid.run.schedule, self.run.workload)
                 matched = self.surrogate.expect(query, self.benchmarks, share, extra=SETTINGS_SPREAD)
                 stated = self.surrogate.expect(query, self.benchmarks, share)
                 for position in range(len(share)):
@@ -455,9 +464,10 @@ class _Search:
             for position in range(len(over)):
                 method = grid.method(position)
                 if not pooled or _is_matched(grid, method):
-                    mean, half = next(value for entry, value in settings if {"name": name, **entry} == method)
+                    mean, half, is_own = next(value for entry, value in settings if {"name": name, **entry} == method)
                     interval = (mean, max(0.0, mean - half), mean + half)
-                    yield from self._scored(method, figures, over, position, interval, "measured")
+                    basis = "measured by its authors" if is_own else "measured"
+                    yield from self._scored(method, figures, over, position, interval, basis)
 
     def _priced(
         self,
@@ -498,8 +508,11 @@ class _Search:
             one = Scored(method=method, share=float(share), ttft=ttft, mean=mean, low=low, high=high, basis=basis)
             yield one, float(over[position])
 
-    def _settings(self, name: str) -> list[tuple[dict[str, Any], tuple[float, float]]]:
-        """Settings that were scored on this model on half of the task's benchmarks: mean, and half its interval."""
+    def _settings(self, name: str) -> list[tuple[dict[str, Any], tuple[float, float, bool]]]:
+        """Settings that were scored on this model on half of the task's benchmarks.
+
+        With each its mean, half its interval, and whether the method's authors alone scored it.
+        """
         groups: dict[str, list[Point]] = {}
         for point in self.points:
             if point.model == self.printed and method_named(point.method) == name and settings_of(point):
@@ -519,7 +532,7 @@ class _Search:
             mean = float(np.mean([p.relative for p in some if p.relative is not None]))
             entry = {key: value for key, value in settings.items() if key != "name"}
             half = max(HALF_80 * deviation, self.surrogate.disagreement.get(some[0].method, 0.0) / 2)
-            found.append((entry, (mean, half / 100)))
+            found.append((entry, (mean, half / 100, all(Query.of(p).own for p in some))))
         return found
 
 
@@ -581,7 +594,7 @@ def _answer(
     count, sources, siblings = (
         (0, (), False)
         if best is None
-        else search.rests_on(best.name, best.method if best.basis == "measured" else None)
+        else search.rests_on(best.name, best.method if best.basis.startswith("measured") else None)
     )
     return TaskPlan(
         run=search.run,
@@ -604,7 +617,8 @@ def _answer(
         scores=count,
         sources=sources,
         siblings=siblings,
-        random=_random(search),
+        random=_scored_as(search, "Random"),
+        resampled={what: found for name, what in RESAMPLING.items() if (found := _scored_as(search, name))},
         downsampled=tuple(_downsampled(search.run)),
         shortfalls=() if best is not None else tuple(_shortfalls(search, every, dense, limits, floor, confidence)),
         measured_only=search.measured_only,
@@ -626,10 +640,11 @@ def _front(every: Sequence[Scored]) -> tuple[Scored, ...]:
     return tuple(found)
 
 
-def _random(search: _Search) -> tuple[tuple[float, float, int], ...]:
+def _scored_as(search: _Search, printed: str) -> tuple[tuple[float, float, int], ...]:
+    """Share kept, mean and number of scores of a baseline on this model, by share."""
     groups: dict[float, list[float]] = {}
     for point in search.points:
-        if point.method == "Random" and point.model == search.printed and point.share_kept is not None:
+        if point.method == printed and point.model == search.printed and point.share_kept is not None:
             groups.setdefault(point.share_kept, []).append(point.relative or 0.0)
     return tuple((share, float(np.mean(some)), len(some)) for share, some in sorted(groups.items()))
 

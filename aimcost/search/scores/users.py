@@ -14,9 +14,10 @@ import yaml
 from ...errors import AimcostError, FileFormatError, InvalidValueError
 from ...inputs.files import read_text
 from ...inputs.run import Run, plan_schedule
+from ...types import Schedule, Workload
 from .points import Point, benchmark_of_harness, method_named, models_named
 
-__all__ = ["YOURS", "with_yours"]
+__all__ = ["YOURS", "tokens_chosen_from", "with_yours"]
 
 # The source of a user's scores: what the planner answers for is measured as these were.
 YOURS = "yours"
@@ -62,7 +63,7 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
             error.prefix(where) if not str(error).startswith(where) else None
             raise
         visual = sum(max(0, count - schedule.text_tokens) for count in schedule.tokens)
-        share = visual / (len(schedule.tokens) * max(1, run.workload.visual_tokens))
+        share = visual / len(schedule.tokens) / tokens_chosen_from(schedule, run.workload)
         name = str(method["name"])
         mine.append(
             Point(
@@ -84,6 +85,15 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
         raise FileFormatError(f"{path}: has no score of a reduced schedule")
     replaced = {(point.model, point.method, point.benchmark) for point in mine}
     return (*(p for p in points if (p.model, p.method, p.benchmark) not in replaced), *mine)
+
+
+def tokens_chosen_from(schedule: Schedule, workload: Workload) -> int:
+    """Visual tokens that a method's share is of: those of all crops where it reduces them before they are unpadded.
+
+    LLaVA-NeXT's tables count so: 640 tokens are 22.2 % of 5 crops of 576, whatever unpadding leaves of these.
+    """
+    crops = (event.groups * event.tokens_in for event in schedule.pre_llm_events)
+    return max(1, workload.visual_tokens, *crops)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
