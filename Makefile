@@ -54,10 +54,12 @@ LIGHT := py3.10 py3.12 py3.13 lowest
 light:
 	tests/light_core.sh $(LIGHT)
 
-# The lowest versions whole; elsewhere without the cases that repeat others.
+# Whole at the lower end (Python 3.10, the lowest versions), without repeated cases at the upper one, and the unit
+# tests between them.
 light-brief:
-	tests/light_core.sh --brief py3.10 py3.12 py3.13
 	tests/light_core.sh lowest
+	tests/light_core.sh --brief py3.13
+	tests/light_core.sh --unit py3.10 py3.12
 
 light-environments:
 	tests/light_core.sh --install $(LIGHT)

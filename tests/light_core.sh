@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # The light core's tests without torch, once for each lock named: py3.10 or lowest, say.
-# --install makes the environments alone; --brief leaves out the cases marked `check`, which repeat others.
+# --install makes the environments alone, --brief leaves out the cases marked `check`, --unit runs tests/unit alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 install_only=false
+tests=(tests/unit tests/spec tests/properties tests/guard tests/sweep
+  tests/validation/test_comparison.py tests/validation/test_committed_records.py tests/test_architecture.py tests/test_locks.py)
 marks=()
 while [[ "${1:-}" == --* ]]; do
   case "$1" in
     --install) install_only=true ;;
     --brief) marks=(-m "not check and not check_all") ;;
+    --unit) tests=(tests/unit) ;;
     *) echo "light core: unknown option $1" >&2; exit 2 ;;
   esac
   shift
 done
-tests=(tests/unit tests/spec tests/properties tests/guard tests/sweep
-  tests/validation/test_comparison.py tests/validation/test_committed_records.py tests/test_architecture.py tests/test_locks.py)
 for name in "$@"; do
   lock="locks/$name.txt"
   version=${name#py}
