@@ -1,4 +1,7 @@
-"""Write docs/traced-models.md, traced types beside transformers' own figures, in ten minutes of CPU time."""
+"""Write docs/traced-models.md, traced types beside transformers' own figures, in ten minutes of CPU time.
+
+``python docs/traced_models.py TYPE …`` computes the rows of these types alone, and leaves the others as they are.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +41,39 @@ def _error(pairs: Iterable[tuple[Any, Any]]) -> str:
     return f"{worst:.1%}" if worst else "0 %"
 
 
-def main() -> None:
-    """Compare every type and write the page."""
+def _rows() -> dict[str, str]:
+    """Rows of the page as it is, by type; towers' after ``tower``."""
+    if not PAGE.exists():
+        return {}
+    text, _, towers = PAGE.read_text(encoding="utf-8").partition("## Towers")
+    rows = {}
+    for prefix, part in (("", text), ("tower ", towers)):
+        for line in part.splitlines():
+            if line.startswith("| ") and not line.startswith("| model type"):
+                rows[prefix + line.split("|")[1].strip()] = line
+    return rows
+
+
+def _text_row(comparison: Any, kind: str) -> str:
+    from aimcost.errors import AimcostError
+
+    try:
+        found = comparison.compared(kind)
+    except AimcostError as error:
+        return f"| {kind} | refused | | | {error} |"
+    columns = (_error(found.parameters), _error(found.flops), _error(found.cache), "; ".join(found.notes))
+    return f"| {kind} | " + " | ".join(columns) + " |"
+
+
+def _tower_row(comparison: Any, kind: str) -> str:
+    found = comparison.compared_tower(kind)
+    return f"| {kind} | {_error(found.parameters)} | {_error(found.flops)} | {'; '.join(found.notes)} |"
+
+
+def main(chosen: list[str]) -> None:
+    """Compare every type, or those chosen, and write the page."""
     import transformers
 
-    from aimcost.errors import AimcostError
     from aimcost.inputs.autotrace import transformers_knows
 
     spec = importlib.util.spec_from_file_location("comparison", ROOT / "tests" / "tracing" / "comparison.py")
@@ -52,27 +83,24 @@ def main() -> None:
     sys.modules["comparison"] = comparison
     spec.loader.exec_module(comparison)
 
-    lines = ["| model type | parameters | FLOPs | cache | notes |", "|---|---|---|---|---|"]
-    for kind in comparison.EXACT:
-        if not transformers_knows(kind):
-            continue
-        try:
-            found = comparison.compared(kind)
-        except AimcostError as error:
-            lines.append(f"| {kind} | refused | | | {error} |")
-            continue
-        columns = (_error(found.parameters), _error(found.flops), _error(found.cache), "; ".join(found.notes))
-        lines.append(f"| {kind} | " + " | ".join(columns) + " |")
-        print(lines[-1], flush=True)
+    rows = _rows()
+    known = [kind for kind in comparison.EXACT if transformers_knows(kind)]
+    for prefix, kinds, row in (("", known, _text_row), ("tower ", comparison.TOWERS, _tower_row)):
+        for kind in kinds:
+            if kind in chosen or not chosen or prefix + kind not in rows:
+                rows[prefix + kind] = row(comparison, kind)
+                print(rows[prefix + kind], flush=True)
+    lines = [
+        "| model type | parameters | FLOPs | cache | notes |",
+        "|---|---|---|---|---|",
+        *(rows[kind] for kind in known),
+    ]
     towers = ["| model type | parameters | FLOPs | notes |", "|---|---|---|---|"]
-    for kind in comparison.TOWERS:
-        found = comparison.compared_tower(kind)
-        towers.append(f"| {kind} | {_error(found.parameters)} | {_error(found.flops)} | {'; '.join(found.notes)} |")
-        print(towers[-1], flush=True)
+    towers += [rows[f"tower {kind}"] for kind in comparison.TOWERS]
     counts = ", ".join(f"({batch}, {tokens})" for batch, tokens in comparison.COUNTS)
     opening = OPENING.format(release=transformers.__version__, layers="four", counts=counts)
     PAGE.write_text(opening + "\n".join(lines) + "\n" + TOWERS + "\n".join(towers) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -14,7 +14,7 @@ from ..errors import FileFormatError, UnsupportedModelError
 from ..extras import torch_module
 from .files import read_mapping, write_atomically
 
-__all__ = ["cache_folder", "traced_config", "transformers_knows"]
+__all__ = ["cache_folder", "thinker_of", "traced_config", "transformers_knows"]
 
 # Raised with what a trace says of a model: files of another one are traced again.
 REVISION = 3
@@ -38,6 +38,15 @@ def _known() -> frozenset[str]:
         return frozenset()
     sections = re.findall(_SECTION, registry.read_text(encoding="utf-8"))
     return frozenset(kind for section in sections for kind in re.findall(r'\(\s*"([^"]+)",', section))
+
+
+def thinker_of(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The image-text model inside a model that speaks (Qwen2.5-Omni); None for any other."""
+    inner = config.get("thinker_config")
+    kind = config.get("model_type")
+    if not isinstance(inner, Mapping) or not isinstance(kind, str) or not transformers_knows(f"{kind}_thinker"):
+        return None
+    return {**inner, "model_type": f"{kind}_thinker"}
 
 
 def cache_folder() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ from ..errors import FileFormatError, InvalidValueError
 from ..types import ModelSpec
 from ..types.strict import Bounds, Strict, made
 from . import discover, hub
-from .autotrace import traced_config, transformers_knows
+from .autotrace import thinker_of, traced_config, transformers_knows
 from .files import Stamp, read_mapping, read_once, stamp_of
 from .hf.from_hf import FAMILIES, model_spec, with_formats
 from .hf.original import in_transformers_layout
@@ -95,6 +96,11 @@ def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> M
     """A configuration through its reader, or traced where there is none and transformers knows the model."""
     if is_traced(config):
         return with_formats(traced_model(config, name=name, where=where), config.get("config", {}), where)
+    thinker = thinker_of(config)
+    if thinker is not None:
+        beside = {key: config[key] for key in ("preprocessor",) if key in config}
+        model = _spec({**thinker, **beside}, name=name, where=where, source=source)
+        return replace(model, notes=(*model.notes, "the thinker alone: its talker, which speaks, is not priced"))
     kind = config.get("model_type")
     if isinstance(kind, str) and not _has_reader(kind, config) and transformers_knows(kind):
         kept_apart = ("name", "preprocessor")

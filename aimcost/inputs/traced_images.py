@@ -6,6 +6,7 @@ transformers 5.24. tests/tracing/test_image_tokens.py holds the counts equal to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,15 +14,20 @@ from ..types import ProjectorSpec, ResolutionSpec, VisionSpec
 from .hf.preprocessor import MAX_PATCHES, pixel_limits, tile_limits
 from .hf.qwen import QWEN_PIXELS
 from .hf.reader import Reader
+from .hf.vision import NEXT_GRIDS, ONEVISION_GRIDS, onevision_tiles, pinpoints
 
 __all__ = ["BY_PIXELS", "projector_of", "resolution_of"]
 
 # Families whose limits are numbers of pixels.
-BY_PIXELS = ("glm4v", "glm4v_moe", "glm46v", "qwen3_5", "qwen3_5_moe")
+BY_PIXELS = ("glm4v", "glm4v_moe", "glm46v", "qwen3_5", "qwen3_5_moe", "qwen2_5_omni_thinker")
 # Glm4vImageProcessor: limits are of a temporal patch of two frames, of which an image fills both.
 GLM_PIXELS = (112 * 112 // 2, 28 * 28 * 15000 // 2)
 # Llama4ImageProcessor
 CANVAS_TILES = 16
+# Lfm2VlImageProcessor: tokens of an image that is not cut, tiles of one that is, and their side.
+LFM_TOKENS, LFM_TILES, LFM_SIDE = (64, 256), (2, 10), 512
+# Kimi_K25ImageProcessor: patches of an image, and of a side.
+KIMI_PATCHES, KIMI_SIDE = 16384, 512
 # Checkpoints of Idefics3 and SmolVLM make the longest edge four tiles.
 EDGE_TILES = 4
 
@@ -52,6 +58,8 @@ def resolution_of(family: str, config: Mapping[str, Any], vision: VisionSpec, ed
     rule = _RULES.get(family)
     if rule is not None:
         return rule(limits, vision, edge)
+    if family in _JOINED:
+        return _anyres(config, vision, where)
     if not vision.image_size:
         # one whose tower is Pixtral's is resized by Pixtral's rule
         section = config.get("vision_config")
@@ -109,8 +117,56 @@ def _glm(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
     return ResolutionSpec(kind="dynamic", pixels=(least // 2, most // 2), grows=True, markers=2)
 
 
-def _qwen(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
-    return ResolutionSpec(kind="dynamic", pixels=pixel_limits(limits, "pixels", QWEN_PIXELS["qwen3_vl"][0]))
+def _qwen(generation: str) -> Callable[[Reader, VisionSpec, int], ResolutionSpec]:
+    def rule(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
+        return ResolutionSpec(kind="dynamic", pixels=pixel_limits(limits, "pixels", QWEN_PIXELS[generation][0]))
+
+    return rule
+
+
+def _kimi(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
+    return ResolutionSpec(
+        kind="patches",
+        max_tiles=limits.count("max_patches", KIMI_PATCHES),
+        edge=limits.count("max_height", KIMI_SIDE),
+    )
+
+
+def _lfm(limits: Reader, vision: VisionSpec, _: int) -> ResolutionSpec:
+    if limits.count("tile_size", LFM_SIDE) != vision.image_size or limits.number("max_pixels_tolerance", 2.0) != 2.0:
+        return ResolutionSpec(kind="unknown")
+    merge = math.isqrt(vision.patches // projector_of(vision, 1).tokens_per_image)
+    block = (vision.patch_size * merge) ** 2
+    least, most = (
+        limits.count(f"{end}_image_tokens", tokens) for end, tokens in zip(("min", "max"), LFM_TOKENS, strict=True)
+    )
+    if most > vision.patches // merge**2:
+        return ResolutionSpec(kind="unknown")  # inputs are padded to more patches than were traced
+    cut = limits.flag("do_image_splitting", True)
+    tiles = tuple(limits.count(f"{end}_tiles", tiles) for end, tiles in zip(("min", "max"), LFM_TILES, strict=True))
+    return ResolutionSpec(
+        kind="split" if cut else "unknown",
+        pixels=(least * block, most * block),
+        min_tiles=tiles[0],
+        max_tiles=tiles[1],
+        without_thumbnail=not limits.flag("use_thumbnail", True),
+        markers=2,
+        tile_markers=1,
+    )
+
+
+def _anyres(config: Mapping[str, Any], vision: VisionSpec, where: str) -> ResolutionSpec:
+    """LLaVA-NeXT's rule, whose tiles are joined at one token a patch."""
+    if projector_of(vision, 1).tokens_per_image != vision.patches:
+        return ResolutionSpec(kind="unknown")
+    reader = Reader(config, where)
+    if config.get("model_type") == "llava_onevision":
+        grids = pinpoints(reader, ONEVISION_GRIDS, vision.image_size)
+        return ResolutionSpec(kind="anyres", grids=grids, max_tiles=onevision_tiles(reader))
+    return ResolutionSpec(kind="anyres", grids=pinpoints(reader, NEXT_GRIDS, vision.image_size))
+
+
+_JOINED = ("llava_next", "llava_next_video", "llava_onevision")
 
 
 _RULES: Mapping[str, Callable[[Reader, VisionSpec, int], ResolutionSpec]] = {
@@ -125,6 +181,9 @@ _RULES: Mapping[str, Callable[[Reader, VisionSpec, int], ResolutionSpec]] = {
     "glm4v": _glm,
     "glm4v_moe": _glm,
     "glm46v": _glm,
-    "qwen3_5": _qwen,
-    "qwen3_5_moe": _qwen,
+    "qwen3_5": _qwen("qwen3_vl"),
+    "qwen3_5_moe": _qwen("qwen3_vl"),
+    "qwen2_5_omni_thinker": _qwen("qwen2_5_vl"),
+    "kimi_k25": _kimi,
+    "lfm2_vl": _lfm,
 }

@@ -58,7 +58,8 @@ def resolve_workload(
     """
     file = _counted(file)
     given = _source(file, model)
-    if file.newline and model.vision is not None and model.vision.traced is not None:
+    joined = model.resolution is not None and model.resolution.kind == "anyres"
+    if file.newline and not joined and model.vision is not None and model.vision.traced is not None:
         # what a traced projector appends is among the tokens that it leaves
         raise InvalidValueError("workload.newline", f"omitted: {model.family} has no newline tokens", file.newline)
     notes: list[str] = []

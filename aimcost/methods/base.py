@@ -229,7 +229,8 @@ def scored_groups(model: ModelSpec, workload: Workload) -> tuple[tuple[int, int]
     as they are.
     """
     load, projector = workload.tower, model.projector
-    if load is None or projector is None or workload.frames:
+    resized = model.resolution is not None and model.resolution.kind == "split"  # its groups are its crops
+    if load is None or projector is None or workload.frames or resized:
         return workload.group_sizes
     traced = None if model.vision is None else model.vision.traced
     patches = [(grid.sequences, grid.rows * grid.columns) for grid in load.grids]

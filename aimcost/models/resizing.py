@@ -11,10 +11,12 @@ from ..errors import InvalidValueError
 __all__ = [
     "Size",
     "best_grid",
+    "block_resize",
     "canvas_grid",
     "covering_grid",
     "edge_grid",
     "frame_share",
+    "patch_resize",
     "smart_resize",
     "tile_grid",
     "unpadded",
@@ -60,6 +62,34 @@ def _at_least(size: Size, factor: int) -> Size:
         return size
     scale = max(factor / size[0], factor / size[1])
     return int(size[0] * scale), int(size[1] * scale)
+
+
+def block_resize(size: Size, *, factor: int, pixels: tuple[int, int]) -> Size:
+    """As `smart_resize`, for any shape: a side has a block at the least. Source: ``smart_resize`` of
+    transformers' Lfm2VlImageProcessor."""
+    width, height = size
+    least, most = pixels
+    high, wide = (max(factor, round(side / factor) * factor) for side in (height, width))
+    if high * wide > most:
+        scale = math.sqrt(height * width / most)
+        high, wide = (max(factor, math.floor(side / scale / factor) * factor) for side in (height, width))
+    elif high * wide < least:
+        scale = math.sqrt(least / (height * width))
+        high, wide = (math.ceil(side * scale / factor) * factor for side in (height, width))
+    return wide, high
+
+
+def patch_resize(size: Size, *, patch: int, merge: int, patches: int, edge: int) -> Size:
+    """Scaled down to at most `patches` patches and `edge` of them a side, then padded to whole merged ones.
+
+    Source: ``navit_resize`` of transformers' Kimi_K25ImageProcessor.
+    """
+    width, height = size
+    now = max(1, height // patch) * max(1, width // patch)
+    scale = min(1.0, math.sqrt(patches / now), *(edge * patch / side for side in (height, width)))
+    block = patch * merge
+    high, wide = (min(max(1, int(side * scale)), edge * patch) for side in (height, width))
+    return math.ceil(wide / block) * block, math.ceil(high / block) * block
 
 
 def within_edge(size: Size, *, edge: int, factor: int) -> Size:

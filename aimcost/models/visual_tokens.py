@@ -16,10 +16,12 @@ from .markup import frame_numbers, image_markers, time_markers
 from .resizing import (
     Size,
     best_grid,
+    block_resize,
     canvas_grid,
     covering_grid,
     edge_grid,
     frame_share,
+    patch_resize,
     smart_resize,
     tile_grid,
     unpadded,
@@ -41,6 +43,8 @@ __all__ = [
 
 # Where the count depends on the size of an image or frame and a run gives none: one 720p frame, in every family.
 DEFAULT_SIZE: Size = (1280, 720)
+# `max_pixels_tolerance` of transformers' Lfm2VlImageProcessor: how much larger than its most pixels an image is cut.
+SPLIT_TOLERANCE = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -397,6 +401,43 @@ def _grid_of_tiles(
     )
 
 
+def _padded(
+    projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size
+) -> VisualLayout:
+    """Kimi K2.5: patches of the image itself, padded to whole merged ones."""
+    wide, high = patch_resize(
+        size, patch=vision.patch_size, merge=projector.merge, patches=rule.max_tiles, edge=rule.edge
+    )
+    rows, columns = high // vision.patch_size, wide // vision.patch_size
+    return VisualLayout(
+        sizes=((images, rows * columns // projector.merge**2),),
+        load=TowerLoad(sequences=images, rows=rows, columns=columns),
+        template_tokens=images * rule.markers,
+    )
+
+
+def _split(projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size) -> VisualLayout:
+    """LFM2-VL: every input is padded to the tower's one number of patches, tokens are those of the image."""
+    block, side = vision.patch_size * projector.merge, vision.image_size // vision.patch_size
+    wide, high = block_resize(size, factor=block, pixels=rule.pixels)
+    sizes = [(images, wide * high // block**2)]
+    rounded = [max(vision.patch_size, round(length / block) * block) for length in size]
+    views, marks = 1, 0
+    if rounded[0] * rounded[1] > SPLIT_TOLERANCE * rule.pixels[1]:
+        columns, rows = tile_grid(size, vision.image_size, rule.max_tiles, rule.min_tiles)
+        views = marks = columns * rows
+        tiles = (images * views, projector.tokens_per_image)
+        if rule.without_thumbnail:
+            sizes = [tiles]
+        else:
+            sizes, views, marks = [tiles, *sizes], views + 1, marks + 1
+    return VisualLayout(
+        sizes=tuple(sizes),
+        load=TowerLoad(sequences=images * views, rows=side, columns=side),
+        template_tokens=images * (rule.markers + rule.tile_markers * marks),
+    )
+
+
 # Between tiles: a marker and its place before each and the end of a row; one beside each; those between two.
 _MARKERS: Mapping[str, Callable[[int, int], int]] = {
     "rows": lambda columns, rows: rows * (2 * columns + 1),
@@ -519,4 +560,6 @@ _IMAGES: Mapping[str, Callable[[ProjectorSpec, VisionSpec, ResolutionSpec, int, 
     "rows": _grid_of_tiles,
     "canvas": _grid_of_tiles,
     "covering": _grid_of_tiles,
+    "patches": _padded,
+    "split": _split,
 }

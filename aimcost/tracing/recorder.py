@@ -137,6 +137,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             weight = float(tensor.numel()) if isinstance(tensor, nn.Parameter) else 0.0
             self._parameters.setdefault(tensor.untyped_storage()._cdata, (name, weight))
         self._held = [model]
+        # Whether ranges of numbers are real wherever a model makes them: some select by them what is no padding.
+        self.real_ranges = False
         self.events: dict[int | str, list[Event]] = {}
         self._stack: list[nn.Module] = []
         self._scopes: list[_Scope | None] = []
@@ -432,6 +434,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = dict(kwargs or {})
         if func is aten._local_scalar_dense.default and args[0].is_meta:
             raise UnsupportedModelError(f"{self._where()}: needs the value of a tensor (.item())")
+        if self.real_ranges and func.overloadpacket is aten.arange:
+            kwargs["device"] = "cpu"
         if func is aten._to_copy.default and not args[0].is_meta:
             kwargs.pop("device", None)  # control values stay real wherever they are sent
         given = _tensors((args, kwargs))
@@ -439,6 +443,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if on_meta and not all(t.is_meta for t in given):
             if func is aten.copy_.default and not args[0].is_meta:
                 raise UnsupportedModelError(f"{self._where()}: copies a computed value to where control flow reads it")
+            if func is aten.index.Tensor:
+                args = (args[0], _positions(args[1]))  # how many a mask chooses is known here alone
             numbers = {id(t): self._number(t) for t in given}
             args, kwargs = tree_map(lambda v: self._to_meta(v, numbers), (args, kwargs))
             given = _tensors((args, kwargs))
@@ -601,6 +607,15 @@ def _call(code: CodeType, instruction: int) -> int:
     if _PRECALL is not None and before >= 0 and code.co_code[before] == _PRECALL:
         return before
     return instruction
+
+
+def _positions(indices: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
+    """Indices whose masks are positions."""
+    found: list[torch.Tensor | None] = []
+    for index in indices:
+        is_mask = index is not None and index.dtype is torch.bool and not index.is_meta
+        found += list(index.nonzero(as_tuple=True)) if index is not None and is_mask else [index]
+    return found
 
 
 def _rows(x: torch.Tensor) -> dict[str, float]:

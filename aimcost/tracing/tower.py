@@ -37,6 +37,9 @@ _JOINING = (
     "head_linear",
 )
 
+# Lfm2VlImageProcessor pads every input to the patches of a tile, of so many pixels a side.
+_LFM_SIDE = 512
+
 Inputs = Callable[[int, int, int], dict[str, Any]]
 
 
@@ -51,7 +54,7 @@ class Tower:
     side
         Patches along one side of an image of the one size that it takes; zero: it takes any grid.
     merge
-        Side of the square of patches that become one token, where it takes any grid.
+        Side of the square of patches that become one token.
     square
         Side in patches of the squares that some layers attend in; zero: none do.
     """
@@ -87,15 +90,22 @@ class Tower:
             raise UnsupportedModelError("its vision_config has no patch_size")
         names = inspect.signature(owner.get_image_features).parameters
         channels = int(getattr(vision, "num_channels", getattr(vision, "in_channels", 3)))
+        if getattr(vision, "model_type", "") == "kimi_k25_vision":
+            merge = _side(vision.merge_kernel_size)
+            return cls(subject, owner, layers, own, _grids((channels, patch, patch), merge), patch, merge=merge)
         if "image_grid_thw" in names:
             merge = int(getattr(vision, "spatial_merge_size", 1))
             temporal = int(getattr(vision, "temporal_patch_size", 1))
-            inputs = _grids(channels * temporal * patch * patch, merge)
+            inputs = _grids((channels * temporal * patch * patch,), merge)
             square = _side(getattr(vision, "window_size", 0)) // patch // merge * merge
             return cls(subject, owner, layers, own, inputs, patch, merge=merge, square=square)
         if getattr(vision, "model_type", "") == "pixtral":
             merge = int(getattr(subject.config, "spatial_merge_size", 1))
             return cls(subject, owner, layers, own, _any_size(channels, patch, merge), patch, merge=merge)
+        if subject.config.model_type == "lfm2_vl":
+            side = _LFM_SIDE // patch
+            merge = int(subject.config.downsample_factor)
+            return cls(subject, owner, layers, own, _packed(channels * patch**2, side), patch, side=side, merge=merge)
         size = _side(getattr(vision, "image_size", 0))
         if not size or size < patch:
             raise UnsupportedModelError("its vision_config has no image_size")
@@ -232,10 +242,25 @@ def _tile_by_tile(owner: Any) -> Iterator[None]:
         yield
 
 
-def _grids(width: int, merge: int) -> Inputs:
+def _grids(each: tuple[int, ...], merge: int) -> Inputs:
+    """Patches of all images one behind the other, `each` of that shape."""
+
     def inputs(images: int, rows: int, columns: int) -> dict[str, Any]:
-        pixels = torch.empty(images * rows * columns, width, dtype=FORMAT, device="meta")
+        pixels = torch.empty(images * rows * columns, *each, dtype=FORMAT, device="meta")
         return {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, rows, columns]] * images)}
+
+    return inputs
+
+
+def _packed(width: int, side: int) -> Inputs:
+    """Patches of each image, none of them padding."""
+
+    def inputs(images: int, _: int, __: int) -> dict[str, Any]:
+        return {
+            "pixel_values": torch.empty(images, side**2, width, dtype=FORMAT, device="meta"),
+            "spatial_shapes": torch.tensor([[side, side]] * images),
+            "pixel_attention_mask": torch.ones(images, side**2, dtype=torch.long),
+        }
 
     return inputs
 

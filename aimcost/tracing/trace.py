@@ -61,10 +61,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _traced(config: Mapping[str, Any]) -> dict[str, Any]:
-    subject = Subject.build(config)
+    subject, notes = _subject(config)
     decoder, bounded = _decoder(subject)
     parts = {"decoder": decoder}
-    notes = []
     if subject.sees:
         try:
             tower, more = _tower(Tower.of(subject))
@@ -88,6 +87,21 @@ def _traced(config: Mapping[str, Any]) -> dict[str, Any]:
         "notes": notes,
         "parts": parts,
     }
+
+
+def _subject(config: Mapping[str, Any]) -> tuple[Subject, list[str]]:
+    """The model, or its language model where its tower is one of a library that is not installed."""
+    try:
+        return Subject.build(config), []
+    except UnsupportedModelError as error:
+        text = config.get("text_config")
+        if "timm" not in str(error) or not isinstance(text, Mapping) or "model_type" not in text:
+            raise
+        note = (
+            "its tower is timm's, which is not installed: the language model alone, in parameters too "
+            "(workload.visual_tokens says how many tokens images are)"
+        )
+        return Subject.build(text), [note]
 
 
 def _decoder(subject: Subject) -> tuple[dict[str, Any], set[str]]:
@@ -140,7 +154,11 @@ def _tower(tower: Tower) -> tuple[dict[str, Any], set[str]]:
     """Tower and projector by images and patches of an image, and what is given as a bound."""
     recorder = tower.recorder()
     points = tower.points()
-    kinds = _kinds(tower.layers, [tower.run(recorder, *point)[0] for point in points[:1]])
+    try:
+        tower.run(recorder, *points[0])
+    except UnsupportedModelError:
+        recorder.real_ranges = True
+    kinds = _kinds(tower.layers, [tower.run(recorder, *points[0])[0]])
     with tower.only(set(kinds)):
         runs = [tower.run(recorder, *point) for point in points]
     passes = [one for one, _ in runs]
@@ -206,6 +224,10 @@ def _kinds(layers: Sequence[nn.Module], passes: Sequence[Pass]) -> dict[int, lis
     found: dict[Any, list[int]] = {}
     for index, layer in enumerate(layers):
         shapes = tuple((name, tuple(p.shape)) for name, p in layer.named_parameters())
+        # a layer that leaves its keys to later ones does what others do
+        flags = tuple(
+            (name, key) for name, m in layer.named_modules() for key, value in vars(m).items() if value is True
+        )
         done = tuple(
             tuple(
                 (e.site, e.name, tuple(e.dims.items()), e.read, e.write, e.read_kv, e.write_kv)
@@ -214,7 +236,7 @@ def _kinds(layers: Sequence[nn.Module], passes: Sequence[Pass]) -> dict[int, lis
             for p in passes
         )
         cache = tuple(p.cache[index] if index < len(p.cache) else 0.0 for p in passes)
-        found.setdefault((shapes, done, cache), []).append(index)
+        found.setdefault((shapes, flags, done, cache), []).append(index)
     return {members[0]: members for members in found.values()}
 
 

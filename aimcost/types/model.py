@@ -268,7 +268,9 @@ class ResolutionSpec:
         marker follows each row (Pixtral). ``rows``: the longest edge becomes `edge`, and each side as
         many tiles as cover it (Idefics3). ``canvas``: the grid of tiles that shrinks the image
         least (Llama 4). ``covering``: the fewest tiles that cover nine tenths of it (Ovis2).
-        ``unknown``: not known here.
+        ``patches``: scaled down to at most `max_tiles` patches and `edge` of them a side, then padded (Kimi K2.5).
+        ``split``: resized to whole blocks, or where it is over twice the most pixels, tiles by aspect ratio and the
+        resized image beside them (LFM2-VL). ``unknown``: not known here.
     pixels, video_pixels
         Least and most pixels of a resized image, and of a resized frame.
     video_volume
@@ -290,14 +292,16 @@ class ResolutionSpec:
         video, between two markers (Qwen3-VL). ``numbers``: two markers around an image or frame, and
         the number of a frame (InternVL).
     edge
-        Pixels of the longest edge, of ``edge`` and ``rows``.
+        Pixels of the longest edge, of ``edge`` and ``rows``; patches of it, of ``patches``.
     markers, tile_markers
         Tokens of text around an image, and beside each of its inputs to the tower.
     grows
         dynamic: an image less than a block wide or high is first scaled up to it (GLM-4V).
     """
 
-    kind: Literal["dynamic", "anyres", "tiles", "fixed", "edge", "rows", "canvas", "covering", "unknown"]
+    kind: Literal[
+        "dynamic", "anyres", "tiles", "fixed", "edge", "rows", "canvas", "covering", "patches", "split", "unknown"
+    ]
     pixels: tuple[int, int] = (0, 0)
     video_pixels: tuple[int, int] = (0, 0)
     video_volume: bool = False

@@ -148,8 +148,8 @@ def crossing_flops(model: torch.nn.Module, *, images: int, tokens: int) -> tuple
     return counted(see) - mask_product, counted(read)
 
 
-def counting_functions(path: str) -> SimpleNamespace:
-    """Functions and `get_num…` methods of a processor's file in transformers, as plain functions.
+def counting_functions(path: str, methods: tuple[str, ...] = ()) -> SimpleNamespace:
+    """Functions and `get_num…` methods of a processor's file in transformers, and others named, as plain functions.
 
     The files import image libraries that counting does not need, so their definitions are taken out.
     """
@@ -158,8 +158,8 @@ def counting_functions(path: str) -> SimpleNamespace:
     wanted = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
     for owner in tree.body:
         if isinstance(owner, ast.ClassDef):
-            methods = [node for node in owner.body if isinstance(node, ast.FunctionDef)]
-            wanted += [node for node in methods if node.name.startswith("get_num")]
+            own = [node for node in owner.body if isinstance(node, ast.FunctionDef)]
+            wanted += [node for node in own if node.name.startswith("get_num") or node.name in methods]
     for node in wanted:
         node.decorator_list, node.returns = [], None
         for argument in [*node.args.args, *node.args.kwonlyargs]:

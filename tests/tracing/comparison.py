@@ -42,7 +42,7 @@ SIZES = ((3, 1, 1000, 700), (1, 4, 1000, 300), (2, 3, 420, 900))
 # On a CPU, where eager attention takes the square of the patches.
 SMALL_SIZES = ((3, 1, 300, 210), (1, 4, 430, 200), (2, 3, 180, 370))
 # Towers whose masks meta tensors cannot pass: the real one runs on the CPU, with a small tower.
-RUN = ("glm4v", "glm4v_moe", "aria", "qwen3_5")
+RUN = ("glm4v", "glm4v_moe", "aria", "qwen3_5", "qwen2_5_omni_thinker", "kimi_k25", "lfm2_vl")
 # The language model is another test's.
 TEXT_LAYERS = 2
 

@@ -96,8 +96,8 @@ class RealTower:
 
     @property
     def parameters(self) -> int:
-        """Stored parameters that are not the language model's."""
-        whole = {id(p): p.numel() for p in self.model.parameters()}
+        """Stored parameters that are neither the language model's nor of audio."""
+        whole = {id(p): p.numel() for name, p in self.model.named_parameters() if "audio" not in name}
         language = {id(p) for p in self.model.get_decoder().parameters()}
         language |= {id(p) for p in self.model.get_output_embeddings().parameters()}
         return sum(size for key, size in whole.items() if key not in language)
@@ -107,9 +107,19 @@ class RealTower:
         owner = self.model.model if hasattr(self.model, "model") else self.model
         vision = self.config.vision_config
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            if "image_grid_thw" in inspect.signature(owner.get_image_features).parameters:
+            if self.config.model_type == "lfm2_vl":
+                # half of every input is padding, as of an image of half a tile
+                side = high // vision.patch_size
+                pixels = torch.empty(images, side**2, 3 * vision.patch_size**2, device=self.device)
+                shapes, shown = torch.tensor([[side // 2, side]] * images), torch.zeros(images, side**2)
+                shown[:, : side**2 // 2] = 1
+                owner.get_image_features(pixels.bfloat16(), spatial_shapes=shapes, pixel_attention_mask=shown)
+            elif "image_grid_thw" in inspect.signature(owner.get_image_features).parameters:
                 rows, columns, temporal = high // vision.patch_size, wide // vision.patch_size, 2
-                pixels = torch.empty(images * rows * columns, 3 * temporal * vision.patch_size**2, device=self.device)
+                each = [3 * temporal * vision.patch_size**2]
+                if self.config.model_type == "kimi_k25":
+                    each = [3, vision.patch_size, vision.patch_size]
+                pixels = torch.empty(images * rows * columns, *each, device=self.device)
                 grid = torch.tensor([[1, rows, columns]] * images)
                 owner.get_image_features(pixels.bfloat16(), image_grid_thw=grid)
             else:
@@ -130,6 +140,9 @@ class RealTower:
             assert embedded.shape[1] == side * side
             encoded = owner.vision_model.encoder(inputs_embeds=embedded).last_hidden_state
             owner.connector(owner.vision_model.post_layernorm(encoded))
+        elif kind == "llava_next_video":  # get_image_features joins tiles by their image
+            features = owner.vision_tower(pixels, output_hidden_states=True).hidden_states
+            owner.multi_modal_projector(features[self.config.vision_feature_layer][:, 1:])
         elif kind == "llama4":
             found = owner.get_image_features(pixels).last_hidden_state
             owner.multi_modal_projector(found.reshape(-1, found.shape[-1]))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import random
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -135,6 +138,79 @@ def test_patches_of_qwen3_5():
 
 
 @pytest.mark.torch
+def test_patches_of_qwen2_5_omni():
+    module = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    # limits of the checkpoint
+    processor = module.Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=12845056)
+    model = _model("qwen2_5_omni_thinker", patch=14, merge=2)
+    for width, height in _sizes("omni", least=28):
+        assert _counted(model, width, height)[0] == processor.get_number_of_image_patches(height, width) // 4
+
+
+@pytest.mark.torch
+def test_tiles_of_llava_next_video():
+    """Tiles without their padding, and a newline a row."""
+    processing = pytest.importorskip("transformers.models.llava_next_video.processing_llava_next_video")
+    processor = processing.LlavaNextVideoProcessor.__new__(processing.LlavaNextVideoProcessor)
+    grids = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+    processor.patch_size, processor.num_additional_image_tokens = 14, 1
+    processor.image_processor = SimpleNamespace(image_grid_pinpoints=grids)
+    model = _model("llava_next_video", patch=14, side=24, tokens="576*images")
+    for width, height in _sizes("next video"):
+        expected = processor._get_number_of_features(height, width, 336, 336) - 1
+        assert _counted(model, width, height) == (expected, 0), (width, height)
+
+
+def _functions(path, *methods):
+    """Functions of a processor's file that needs torchvision."""
+    place = Path(__file__).parent.parent / "models" / "flop_oracle.py"
+    spec = importlib.util.spec_from_file_location("flop_oracle", place)
+    oracle = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(oracle)
+    return oracle.counting_functions(path, methods)
+
+
+@pytest.mark.torch
+def test_patches_of_kimi():
+    pytest.importorskip("transformers.models.kimi_k25")
+    functions = _functions("kimi_k25/image_processing_kimi_k25.py")
+    model = _model("kimi_k25", patch=14, merge=2)
+    for width, height in _sizes("kimi"):
+        _, (high, wide) = functions.navit_resize(height, width, 14, 2, 16384, 512)
+        assert _counted(model, width, height) == (high * wide // 28**2, 0), (width, height)
+
+
+@pytest.mark.torch
+def test_tiles_of_lfm2():
+    pytest.importorskip("transformers.models.lfm2_vl")
+    sizing = _functions(
+        "lfm2_vl/image_processing_lfm2_vl.py",
+        "smart_resize",
+        "_is_image_too_large",
+        "_target_ratios",
+        "_get_grid_layout",
+    )
+    processing = pytest.importorskip("transformers.models.lfm2_vl.processing_lfm2_vl")
+    markup = processing.Lfm2VlProcessor.__new__(processing.Lfm2VlProcessor)
+    markup.image_token, markup.image_start_token, markup.image_end_token = "<image>", "<start>", "<end>"
+    markup.image_thumbnail_token = "<thumbnail>"
+    given = {"downsample_factor": 2, "max_image_tokens": 256, "encoder_patch_size": 16}
+    processor = SimpleNamespace(_target_ratios=lambda least, most: sizing._target_ratios(None, least, most))
+    model = _model("lfm2_vl", patch=16, side=32, merge=2, tokens="256*images")
+    for width, height in _sizes("lfm2"):
+        wide, high = sizing.smart_resize(None, height, width, min_image_tokens=64, **given)
+        rows = columns = 1
+        if sizing._is_image_too_large(None, height, width, max_pixels_tolerance=2.0, **given):
+            columns, rows, *_ = sizing._get_grid_layout(processor, height, width, 2, 10, 512)
+        tile = markup._compute_tokens_per_tile(512, 16, 2)
+        text = markup._build_image_tokens(
+            rows, columns, tile, markup._compute_tokens_for_image([high, wide], 16, 2), True, True
+        )
+        visual = text.count("<image>")
+        assert _counted(model, width, height) == (visual, text.count("<") - visual), (width, height)
+
+
+@pytest.mark.torch
 def test_tiles_of_ovis2():
     module = pytest.importorskip("transformers.models.ovis2.image_processing_pil_ovis2")
     processing = pytest.importorskip("transformers.models.ovis2.processing_ovis2")
@@ -217,6 +293,8 @@ POOLED = {
     "mistral3": {"merge": 2, "tokens": "1/4*images*patches", "edge": 1540, "vision": "pixtral"},
     "glm4v": {"merge": 2, "tokens": "1/4*images*patches"},
     "qwen3_5": {"merge": 2, "tokens": "1/4*images*patches"},
+    "kimi_k25": {"merge": 2, "tokens": "1/4*images*patches"},
+    "lfm2_vl": {"side": 32, "merge": 2, "tokens": "256*images"},
 }
 SHARES = ({}, {"ratio": 0.9}, {"ratio": 1.0}, *({"scorer": s, "ratio": 0.9} for s in ("cls_attention", "uniform")))
 
@@ -234,7 +312,7 @@ def _planned(model, method, params, images=1, size=(1280, 720)):
 
 @pytest.mark.parametrize("family", POOLED)
 def test_no_method_leaves_more_tokens_than_there_were(family):
-    model = _model(family, patch=14, **POOLED[family])
+    model = _model(family, patch=16 if family == "lfm2_vl" else 14, **POOLED[family])
     decoder = replace(model.decoder, layers=24)
     model, planned = replace(model, decoder=decoder), set()
     for method, params, images in itertools.product(method_names(), SHARES, (1, 3)):

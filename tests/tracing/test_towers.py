@@ -13,7 +13,8 @@ pytestmark = pytest.mark.torch
 SAMPLE = ("smolvlm",)
 MORE = (
     *("gemma3", "paligemma", "idefics3", "pixtral", "mistral3", "llama4", "glm4v", "glm4v_moe", "aria", "ovis2"),
-    *("internvl", "qwen3_5", "cohere2_vision", "aya_vision"),
+    *("internvl", "qwen3_5", "cohere2_vision", "aya_vision", "llava_next_video", "lfm2_vl", "qwen2_5_omni_thinker"),
+    "kimi_k25",
 )
 
 

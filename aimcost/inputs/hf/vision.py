@@ -12,7 +12,17 @@ from .decoder import text_section
 from .preprocessor import sampling_of, tile_limits
 from .reader import Reader
 
-__all__ = ["internvl", "llava", "llava_next", "llava_onevision", "mllama"]
+__all__ = [
+    "NEXT_GRIDS",
+    "ONEVISION_GRIDS",
+    "internvl",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "mllama",
+    "onevision_tiles",
+    "pinpoints",
+]
 
 # preprocessor_config.json of LLaVA-NeXT and LLaVA-OneVision, where config.json leaves it out.
 NEXT_GRIDS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
@@ -97,7 +107,7 @@ def _keeps_class_token(reader: Reader) -> bool:
     return bool(strategy == "full")
 
 
-def _grids(reader: Reader, default: tuple[tuple[int, int], ...], side: int) -> tuple[tuple[int, int], ...]:
+def pinpoints(reader: Reader, default: tuple[tuple[int, int], ...], side: int) -> tuple[tuple[int, int], ...]:
     """``image_grid_pinpoints``: (height, width) in pixels; none where they are no whole tiles of `side`,
     as in configurations that shrink the tower alone."""
     given = reader.get("image_grid_pinpoints")
@@ -129,9 +139,17 @@ def llava_next(reader: Reader, name: str, source: str) -> ModelSpec:
         newline_token=True,
     )
     side = vision.image_size
-    rule = ResolutionSpec(kind="anyres", grids=_grids(reader, NEXT_GRIDS, side))
+    rule = ResolutionSpec(kind="anyres", grids=pinpoints(reader, NEXT_GRIDS, side))
     parts = {"decoder": decoder, "vision": vision, "projector": projector, "resolution": rule}
     return _model(name, source, reader, notes=notes, **parts)
+
+
+def onevision_tiles(reader: Reader) -> int:
+    """``vision_aspect_ratio``: the tiles' worth of tokens above which features are interpolated down."""
+    aspect = str(reader.get("vision_aspect_ratio", "anyres_max_9"))
+    if not aspect.startswith("anyres_max_") or not aspect.removeprefix("anyres_max_").isdigit():
+        raise reader.fail("vision_aspect_ratio", "anyres_max_ and a number")
+    return int(aspect.removeprefix("anyres_max_"))
 
 
 def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
@@ -149,13 +167,10 @@ def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
         newline_token=True,
         row_newline=position == "grid",
     )
-    aspect = str(reader.get("vision_aspect_ratio", "anyres_max_9"))
-    if not aspect.startswith("anyres_max_") or not aspect.removeprefix("anyres_max_").isdigit():
-        raise reader.fail("vision_aspect_ratio", "anyres_max_ and a number")
     rule = ResolutionSpec(
         kind="anyres",
-        grids=_grids(reader, ONEVISION_GRIDS, vision.image_size),
-        max_tiles=int(aspect.removeprefix("anyres_max_")),
+        grids=pinpoints(reader, ONEVISION_GRIDS, vision.image_size),
+        max_tiles=onevision_tiles(reader),
     )
     parts = {"decoder": decoder, "vision": vision, "projector": projector, "resolution": rule}
     return _model(name, source, reader, notes=notes, **parts)
