@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..inputs.run import shown
 from ..inputs.strict_json import digest
+from ..machine.inheritance import hidden_parents
+from ..pricing.estimator import estimator_of
 from ..pricing.facts import rounded, run_facts
 from ..pricing.result import Estimate
 
@@ -18,7 +21,11 @@ FIGURES = ("flops", "kv_bytes", "peak_bytes", "tpot_s", "ttft_s")
 def entry_of(estimate: Estimate) -> dict[str, Any]:
     """What a baseline holds of a run."""
     facts = run_facts(estimate.run)
-    if files := estimate.run.hidden_files():
+    run, files = estimate.run, estimate.run.hidden_files()
+    if run.hardware is not None and estimator_of(run.estimator).has_band:
+        parents = hidden_parents(run.hardware).items()
+        files |= {f"hardware.inherits.{name}": shown(path) for name, path in parents}
+    if files:
         facts["files"] = files
     operations = _operations(estimate)
     digests = {part: digest(values) for part, values in facts.items() if part not in _EXPLAIN}

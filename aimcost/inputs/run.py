@@ -28,7 +28,7 @@ from .workload import InputSize, input_sizes, resolve_workload
 if TYPE_CHECKING:
     from ..methods.base import Released
 
-__all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "method_params", "plan_schedule", "varied"]
+__all__ = ["SHORT_KEYS", "Run", "load_run", "merge_overrides", "method_params", "plan_schedule", "shown", "varied"]
 
 DEFAULT_ESTIMATOR = "calibrated"
 # Keys that need no section in `Run.with_` and on the command line.
@@ -143,7 +143,7 @@ class Run:
 
     def hidden_files(self) -> dict[str, str]:
         """Files of the user that stand in place of one that aimcost ships under the same name, by key of the run."""
-        return {key: _shown(path) for key, path, hides in self._own_files if hides}
+        return {key: shown(path) for key, path, hides in self._own_files if hides}
 
     def hf_config(self) -> dict[str, Any]:
         """The HF-style configuration of the model, for building it."""
@@ -304,13 +304,13 @@ def _own_files(file: RunFile, before: Run | None) -> tuple[tuple[str, Path, bool
 
 def _file_notes(own_files: tuple[tuple[str, Path, bool], ...]) -> list[str]:
     return [
-        f"{key} {path.stem} is read from {_shown(path)}"
+        f"{key} {path.stem} is read from {shown(path)}"
         + (", in place of the file that aimcost ships under that name" if hides else "")
         for key, path, hides in own_files
     ]
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path as the folder it is used in sees it."""
     folder = Path.cwd()
     return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)

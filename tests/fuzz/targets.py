@@ -588,7 +588,7 @@ def _command(arguments: list[str]) -> str | None:
         return "MemoryError"
     if status not in (0, 1, 2):
         return f"status {status!r}: {said[:200]}"
-    if status == 1 and arguments[0] not in ("check", "reproduce"):
+    if status == 1 and arguments[0] not in ("check", "plan"):
         return f"status 1: {said[:200]}"
     if status == 2 and not said.startswith("aimcost: ") and said.strip():
         return f"stderr {said[:200]!r}"

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+import aimcost
 from aimcost.errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
 from aimcost.guard.baseline import load_baseline, save_baseline, to_text, unchanged
 from aimcost.guard.check import RunCheck, check, parse_tolerances
@@ -496,6 +497,26 @@ def test_a_file_that_hides_a_shipped_one_is_not_taken_unseen(place: Path, key: s
     assert check(["run.yaml"], baseline="base.json").ok
     (note,) = [note for note in load_run("run.yaml").notes if "in place of" in note]
     assert note.startswith(f"{key} {name} is read from {folder}/{name}.yaml")
+
+
+def test_a_hidden_card_that_another_inherits_from_is_not_taken_unseen(place: Path) -> None:
+    """An L4 takes the coefficients of an L40S: a file under that name changes its figures as well."""
+    write({**changed("hardware", "nvidia_l4"), "estimator": "calibrated", "budgets": {"max_ttft_ms": 1e6}})
+    assert check(["run.yaml"]).ok
+    shipped = discover.own_root() / "hardware_profiles"
+    (place / "hardware_profiles").mkdir()
+    (place / "hardware_profiles/tables").symlink_to(shipped / "tables")
+    text = (shipped / "nvidia_l40s.yaml").read_text(encoding="utf-8")
+    (place / "hardware_profiles/nvidia_l40s.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(InvalidValueError, match=r"'hardware.inherits.nvidia_l40s' must be one that aimcost ships"):
+        check(["run.yaml"])
+    check(["run.yaml"], baseline="base.json", update=True)
+    assert check(["run.yaml"], baseline="base.json").ok
+    notes = aimcost.estimate("run.yaml").to_dict()["notes"]
+    assert any(n.startswith("coefficients of nvidia_l40s are read from hardware_profiles/nvidia_l40s") for n in notes)
+    # what takes none of them is not concerned
+    write({**changed("hardware", "nvidia_l4"), "estimator": "roofline", "budgets": {"max_ttft_ms": 1e6}})
+    assert check(["run.yaml"]).ok
 
 
 def test_a_profile_of_ones_own_is_named_and_taken(place: Path) -> None:

@@ -26,6 +26,7 @@ from ..common import (
     names_in,
     progress_bar,
     resolve_flags,
+    say,
 )
 from ..options import Context, Option
 
@@ -69,4 +70,4 @@ def explore(
             [(run or "run.yaml", resolved)], progress, hardware=names_in(hardware), stacks=names_in(stack)
         )
     write_atomically(output, page)
-    print(f"written: {output}")
+    say(f"written: {output}")

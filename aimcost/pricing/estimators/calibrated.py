@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...inputs.hardware import load_hardware
-from ...inputs.run import Run
+from ...inputs.run import Run, shown
 from ...machine.coefficients import BASES, Basis, Coefficients
-from ...machine.inheritance import inheritance_note
+from ...machine.inheritance import hidden_parents, inheritance_note
 from ...machine.peaks import precision_notes, require_hardware
 from ...types import HardwareSpec, Stack
 from ..device_times import DevicePricing
@@ -115,6 +115,10 @@ def _notes(table: OpTable, coefficients: Coefficients, stack: Stack, device: Flo
     parent = coefficients.calibration.inherited_from
     if parent:
         notes.append(inheritance_note(coefficients.hardware, load_hardware(parent)))
+    notes += [
+        f"coefficients of {name} are read from {shown(path)}, in place of the file that aimcost ships under that name"
+        for name, path in hidden_parents(coefficients.hardware).items()
+    ]
     return [*notes, *sorted(coefficients.substitutes)]
 
 
