@@ -317,6 +317,14 @@ def test_no_candidate_keeps_every_token(ocr: TaskPlan) -> None:
     assert {each.name for each in whole} <= {"none"}
 
 
+@pytest.mark.check
+def test_an_earliest_cut_without_effect_says_so(image: Run) -> None:
+    """HoloV cuts before the language model; FastV's candidates start at layer 1."""
+    for method, first, has_effect in (("holov", 9, False), ("fastv", 1, False), ("fastv", 9, True)):
+        found = plan_task(image, ["ocr"], min_accuracy=0.8, methods=[method], earliest_cut=first)
+        assert any("has no effect" in note for note in found.notes) != has_effect, (method, first)
+
+
 def test_several_machines_are_asked_at_once(cli: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture, written = tmp_path / "front.svg", tmp_path / "best.yaml"

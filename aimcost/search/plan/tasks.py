@@ -328,7 +328,10 @@ def plan_task(
     if mean_visual_tokens is not None:
         over = max(over, run.workload.visual_tokens / mean_visual_tokens)
     every.append((whole, over))
-    return _answer(search, every, dense, limits, min_accuracy, mean_visual_tokens, confidence, tuple(silent))
+    notes = (
+        [] if earliest_cut is None or any(search.cuts_before(name, first) for name in names) else [_no_effect(first)]
+    )
+    return _answer(search, every, dense, limits, min_accuracy, mean_visual_tokens, confidence, tuple(silent), notes)
 
 
 def scored(
@@ -345,6 +348,11 @@ def scored(
     names = list(methods) or search.known_methods()
     found = {name: [each for each, _ in search.candidates(name, EARLIEST_CUT, Budgets(), None)] for name in names}
     return {name: some for name, some in found.items() if some}
+
+
+def _no_effect(first: int) -> str:
+    """The note on an earliest cut that leaves out nothing."""
+    return f"an earliest cut of {first} has no effect: no method has a candidate that cuts before it"
 
 
 def _limited(estimate: Estimate, limits: Budgets, spread: float | None) -> Iterator[tuple[float, float]]:
@@ -409,6 +417,13 @@ class _Search:
     def printed_method(self, name: str) -> str:
         """A method as the tables print it."""
         return next((p.method for p in self.points if method_named(p.method) == name), name)
+
+    def cuts_before(self, name: str, first: int) -> bool:
+        """Whether a method has candidates that cut before layer `first`."""
+        layers, visual = self.run.model.decoder.layers, self.run.workload.visual_tokens
+        offered = _offered(name, layers, visual, self.shares)
+        sizes = [sum(len(grid) for grid in of_method(self.run, name, layer, offered)) for layer in (0, first)]
+        return sizes[0] != sizes[1]
 
     def unused(self) -> list[str]:
         """A note on benchmarks of the user's file that the task does not ask for."""
@@ -576,6 +591,7 @@ def _answer(
     most_tokens: float | None,
     confidence: float | None,
     silent: tuple[str, ...],
+    notes: Sequence[str],
 ) -> TaskPlan:
     def fits(each: Scored, over: float) -> bool:
         return over <= 1 and (floor is None or each.at_least(search.spread) >= floor)
@@ -622,7 +638,7 @@ def _answer(
         downsampled=tuple(_downsampled(search.run)),
         shortfalls=() if best is not None else tuple(_shortfalls(search, every, dense, limits, floor, confidence)),
         measured_only=search.measured_only,
-        notes=(*search.run.notes, *search.unused()),
+        notes=(*search.run.notes, *search.unused(), *notes),
     )
 
 

@@ -195,20 +195,22 @@ def kernel(x: Rows, y: Rows) -> Floats:
 def covariance(x: Rows, y: Rows, parameters: Parameters = PARAMETERS) -> Floats:
     """Covariance of the losses of two sets of rows, without that of single scores."""
     same = {name: np.equal.outer(x.codes[name], y.codes[name]) for name in FACTORS}
-    shape = kernel(x, y)
-    total = np.zeros(shape.shape)
+    total = np.full((len(x), len(y)), parameters.shared.get((), 0.0))
     for names, variance in (*parameters.shared.items(), *parameters.sources.items()):
-        total += variance * _all(same, names)
-    total *= shape
-    total += parameters.row * same["row"] * np.sqrt(np.outer(x.depth, y.depth))
-    total += parameters.column * _all(same, ("source", "model", "benchmark"))
-    return np.asarray(total * np.outer(x.unit, y.unit))
+        if names:
+            np.add(total, variance, out=total, where=_all(same, names))
+    total *= kernel(x, y)
+    np.add(total, parameters.row * np.sqrt(np.outer(x.depth, y.depth)), out=total, where=same["row"])
+    np.add(total, parameters.column, out=total, where=_all(same, ("source", "model", "benchmark")))
+    total *= np.outer(x.unit, y.unit)
+    return total
 
 
-def _all(same: Mapping[str, NDArray[np.bool_]], names: Sequence[str]) -> NDArray[np.bool_] | float:
-    found: NDArray[np.bool_] | float = 1.0
-    for position, name in enumerate(names):
-        found = same[name] if position == 0 else found & same[name]  # type: ignore[operator]
+def _all(same: Mapping[str, NDArray[np.bool_]], names: Sequence[str]) -> NDArray[np.bool_]:
+    """Where two rows share all of some factors."""
+    found = same[names[0]]
+    for name in names[1:]:
+        found = found & same[name]
     return found
 
 
