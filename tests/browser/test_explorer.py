@@ -98,7 +98,7 @@ def _run_of(data: dict[str, Any], setting: dict[str, Any]) -> Run:
     choices, context = data["settings"], data["contexts"][setting["context"]]
     changes = {
         **context["document"],
-        "workload.frames": choices["loads"][setting["load"]],
+        **({f"workload.{key}": choices["loads"][setting["load"]]} if (key := choices["loads_key"]) else {}),
         "workload.batch": choices["batches"][setting["batch"]],
         "workload.text_tokens": choices["texts"][setting["text"]],
         "workload.new_tokens": setting["newTokens"],
@@ -127,10 +127,10 @@ def _near(found: Any, expected: Any) -> bool:
     return math.isclose(found or 0.0, expected or 0.0, rel_tol=EXACT, abs_tol=1e-15)
 
 
-def test_random_settings_equal_an_estimate(opened: Opened) -> None:
-    """Times with their bands, stages, layers, cache and gain, within 1e-6."""
-    data, chance, compared, worst = opened.data(), random.Random(17), 0, 0.0
-    while compared < 60:
+def _compare(opened: Opened, settings_to_compare: int, seed: int) -> float:
+    """Random settings of a page against estimates, within `EXACT`; the largest relative error."""
+    data, chance, compared, worst = opened.data(), random.Random(seed), 0, 0.0
+    while compared < settings_to_compare:
         setting = _random_setting(data, chance)
         found = opened.page.evaluate(
             """(setting) => {
@@ -142,32 +142,85 @@ def test_random_settings_equal_an_estimate(opened: Opened) -> None:
         if found is None:
             continue
         expected = estimate_run(_run_of(data, setting)).to_dict()
-        summary, totals = expected["summary"], expected["totals"]
-        tpot = found["tpot"] or {"value": None, "low": None, "high": None}
-        pairs = {
-            **{f"ttft {end}": (found["ttft"][end], summary[f"ttft_{end}_s"]) for end in ("low", "high")},
-            "ttft": (found["ttft"]["value"], summary["ttft_s"]),
-            **{f"tpot {end}": (tpot[end], summary[f"tpot_{end}_s"]) for end in ("low", "high")},
-            "tpot": (tpot["value"], summary["tpot_s"]),
-            "total": (found["total"]["value"], totals["time_s"]),
-            "flops": (found["flops"], totals["flops"]),
-            "bytes": (found["bytes"], totals["bytes"]),
-            "kv": (found["kv_bytes"], expected["memory"]["kv_bytes"]),
-            "speed-up": (found["gain"]["speedup"], summary["ttft_speedup"] or found["gain"]["speedup"]),
-            "speed-up high": (found["gain"]["high"], summary["ttft_speedup_high"] or found["gain"]["high"]),
-        }
-        for stage, sums in expected["stages"].items():
-            if stage in totals or stage != "preprocess":
-                for figure in ("time_s", "flops", "bytes"):
-                    pairs[f"{stage} {figure}"] = (found["stages"][stage][figure], sums[figure])
-        for mine, layer in zip(found["layers"], expected["layers"], strict=True):
-            pairs[f"layer {layer['index']}"] = (mine["time_s"], layer["time_s"])
-            assert (mine["tokens"], mine["bound"]) == (layer["tokens"], layer["bound"]), setting
+        pairs = _figures(found, expected)
         wrong = {name: pair for name, pair in pairs.items() if not _near(*pair)}
         assert not wrong, (setting, wrong)
+        for mine, layer in zip(found["layers"], expected["layers"], strict=True):
+            assert (mine["tokens"], mine["bound"]) == (layer["tokens"], layer["bound"]), setting
         worst = max(worst, *(abs(a / b - 1.0) for a, b in pairs.values() if a and b))
         compared += 1
-    print(f"{compared} random settings, largest relative error {worst:.1e}")
+    return worst
+
+
+def _figures(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Figures of the page, and of the JSON of an estimate."""
+    summary, totals = expected["summary"], expected["totals"]
+    tpot = found["tpot"] or {"value": None, "low": None, "high": None}
+    pairs = {
+        "ttft": (found["ttft"]["value"], summary["ttft_s"]),
+        "tpot": (tpot["value"], summary["tpot_s"]),
+        "total": (found["total"]["value"], totals["time_s"]),
+        "flops": (found["flops"], totals["flops"]),
+        "bytes": (found["bytes"], totals["bytes"]),
+        "kv": (found["kv_bytes"], expected["memory"]["kv_bytes"]),
+    }
+    for end in ("low", "high"):
+        pairs[f"ttft {end}"] = (found["ttft"][end], summary[f"ttft_{end}_s"])
+        pairs[f"tpot {end}"] = (tpot[end], summary[f"tpot_{end}_s"])
+        pairs[f"total {end}"] = (found["total"][end], totals[f"time_{end}_s"])
+    if summary["ttft_speedup"] is not None:
+        gained = found["gain"]
+        pairs["speed-up"] = (gained["speedup"], summary["ttft_speedup"])
+        pairs["speed-up low"] = (gained["low"], summary["ttft_speedup_low"])
+        pairs["speed-up high"] = (gained["high"], summary["ttft_speedup_high"])
+    for stage, sums in expected["stages"].items():
+        if stage != "preprocess":  # not part of the totals, and not in the page
+            for figure in ("time_s", "flops", "bytes"):
+                pairs[f"{stage} {figure}"] = (found["stages"][stage][figure], sums[figure])
+    for mine, layer in zip(found["layers"], expected["layers"], strict=True):
+        pairs[f"layer {layer['index']}"] = (mine["time_s"], layer["time_s"])
+    return pairs
+
+
+def test_random_settings_equal_an_estimate(opened: Opened) -> None:
+    """Times with their bands, stages, layers, cache and gain."""
+    worst = _compare(opened, 60, seed=17)
+    print(f"60 random settings, largest relative error {worst:.1e}")
+
+
+IMAGE = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 60}}
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        # features of deep tower layers, two ranks
+        {**IMAGE, "model": "qwen3-vl-8b", "method": {"name": "fastv"}, "parallel": {"tp": 2}},
+        # experts
+        {"model": "qwen3-30b-a3b", "workload": {"visual_tokens": 200, "text_tokens": 60}, "method": {"name": "vtw"}},
+        # a tower that exposes its attention
+        {**IMAGE, "method": {"name": "visionzip"}, "stack": "llava"},
+        # narrow formats, merging inside the tower
+        {**IMAGE, "method": {"name": "tome"}, "precision": {"weights": "int4", "kv": "fp8"}},
+    ],
+    ids=["deepstack", "experts", "eager tower", "int4"],
+)
+def test_other_models_methods_and_formats(browser: Any, tmp_path: Path, run: dict[str, Any]) -> None:
+    loaded = load_run({**run, "hardware": "nvidia_h100_sxm"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "IMAGES", (2,))
+        patch.setattr(settings, "BATCHES", (4,))
+        patch.setattr(settings, "TEXT", ())
+        patch.setattr(settings, "MOST_SCHEDULES", 500)
+        own = {"hardware": ["nvidia_h100_sxm"], "stacks": [loaded.stack.name]}
+        page = explore_page([("run.yaml", loaded)], lambda *_: None, **own)
+    file = tmp_path / "page.html"
+    file.write_text(page, encoding="utf-8")
+    context = browser.new_context()
+    opened = Opened(context, file)
+    _compare(opened, 8, seed=3)
+    assert opened.problems == []
+    context.close()
 
 
 def test_presets_are_the_rows_of_the_paper(opened: Opened) -> None:

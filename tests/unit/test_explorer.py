@@ -20,6 +20,7 @@ from aimcost.errors import AimcostError
 from aimcost.inputs.run import load_run, plan_schedule
 from aimcost.report.web.packing import packed, unpacked
 from aimcost.report.web.page import linked
+from aimcost.report.web.records import is_record, record_points
 from aimcost.search.explorer.settings import schedules_of, settings_of
 
 MARKUP = "</script><img src=x onerror=alert(1)>"
@@ -120,3 +121,27 @@ def test_what_follows_from_more_than_token_counts_is_refused(
 def test_errors_are_of_the_kind_that_the_command_reports() -> None:
     with pytest.raises(AimcostError, match="uniform decoder layers"):
         settings_of(load_run({"model": "llama-3.2-11b-vision", "workload": {"text_tokens": 5}}))
+
+
+def test_a_report_needs_a_run_and_tells_records_from_runs(cli: Any, tmp_path: Path) -> None:
+    record = (
+        Path(__file__).parents[2] / "hardware_profiles" / "measurements" / "amd_epyc" / "2026-11-21_validation.json"
+    )
+    assert is_record(str(record))
+    assert not is_record("llava_onevision_aim_a100")
+    file = tmp_path / "run.json"
+    file.write_text('{"model": "qwen2-0.5b"}')
+    assert not is_record(str(file))
+    done = cli("report", str(record), "-o", str(tmp_path / "page.html"))
+    assert (done.returncode, done.stderr) == (2, "aimcost: 'RUN' must be given: at least one run beside the records\n")
+
+
+def test_whole_passes_of_a_record_are_points() -> None:
+    record = (
+        Path(__file__).parents[2] / "hardware_profiles" / "measurements" / "amd_epyc" / "2026-11-21_validation.json"
+    )
+    points = record_points(str(record))
+    assert {"record"} == {point["kind"] for point in points}
+    assert all(point["measured_s"] > 0 and point["predicted_s"] > 0 for point in points)
+    assert any("prefill" in point["label"] for point in points)
+    assert not any("layer" in point["label"] for point in points)

@@ -1,6 +1,6 @@
 // The page: reads its data, keeps what is set, and draws again whenever that changes.
 
-import { drawAccuracy, drawMachines, drawMeasured, drawRoofline, drawStages, STAGE_NAMES } from "./charts.js";
+import { drawAccuracy, drawMachines, drawMeasured, drawRoofline, drawStages, ESTIMATOR_NAMES, STAGE_NAMES } from "./charts.js";
 import { drawDetail, named } from "./detail.js";
 import { show } from "./format.js";
 import { drawLayers } from "./layers.js";
@@ -116,7 +116,7 @@ class App {
     }
     select("hardware", "Machine", hardware.map((each) => [each, each]), own.hardware, (value) => this.setContext(find(value, stackOf(own))));
     const stacks = [...new Set(contexts.filter((each) => each.hardware === own.hardware).map(stackOf))];
-    select("stack", "Software stack", stacks.map((each) => [each, each === "llm_viewer" ? "none: LLM-Viewer's arithmetic" : each]), stackOf(own), (value) => this.setContext(find(own.hardware, value)));
+    select("stack", "Software stack", stacks.map((each) => [each, ESTIMATOR_NAMES[each] ? `none: ${ESTIMATOR_NAMES[each]}` : each]), stackOf(own), (value) => this.setContext(find(own.hardware, value)));
     settings.dials.forEach((dial, i) => range(`dial-${dial.key}`, dial.key.replaceAll("_", " "), dial.values.map(shown), () => this.state.dials[i], (at) => this.setDial(i, at)));
     if (settings.loads_key) range("load", settings.loads_key, settings.loads, () => this.state.load, (at) => this.set({ load: at }));
     range("text", "text tokens", settings.texts, () => this.state.text, (at) => this.set({ text: at }));
@@ -228,7 +228,7 @@ class App {
     if (gained && Math.abs(gained.saved) > 1e-9) {
       words.push(gained.saved > 0 ? `, ${show.time(gained.saved)} less than without reduction (${show.factor(gained.speedup)})` : `, ${show.time(-gained.saved)} more than without reduction`);
     }
-    words.push(`, on ${context.hardware}${context.stack ? ` under ${context.stack}` : " by LLM-Viewer's arithmetic"}.`);
+    words.push(`, on ${context.hardware}${context.stack ? ` under ${context.stack}` : `, ${ESTIMATOR_NAMES[context.estimator] ?? context.estimator}`}.`);
     if (budget) words.push(ttft.value <= budget ? ` Within the budget of ${show.time(budget)}.` : ` Over the budget of ${show.time(budget)} by ${show.time(ttft.value - budget)}.`);
     $("answer").textContent = words.join("");
   }
@@ -262,7 +262,7 @@ class App {
   }
 
   operations({ reduced }) {
-    const { state, run } = this, { layer, scope } = state, { title } = this.scope();
+    const { state, run } = this, { layer, scope } = state, { title } = this.scope(), context = run.contexts[state.context];
     const rows = named(reduced.operations, run.ops);
     $("layers-hint").textContent = "Visual and text tokens that each decoder layer computes on; below, what the layer costs. Grey is the same request without reduction.";
     const head = layer === null && scope === "layers" ? null : () => { this.state = { ...this.state, layer: null, scope: "layers" }; this.draw(); };
@@ -273,8 +273,8 @@ class App {
       [...$("detail").querySelectorAll("button.op")].find((each) => each.dataset.key === (key ?? this.last))?.focus();
       this.last = key;
     } });
-    $("roofline-hint").textContent = `${title.replace("Operations of", "Points are operations of")}; the area is the share of time, the line what the datasheet allows. Attained rates include waiting for launches.`;
-    drawRoofline($("roofline"), { points: rows, context: run.contexts[state.context] });
+    $("roofline-hint").textContent = `${title.replace("Operations of", "Points are operations of")}; the area is the share of time. The line is what the datasheet allows: ${show.rate(context.peak_flops_per_s, "FLOP/s")} and ${show.rate(context.bytes_per_s, "B/s")}. Attained rates include waiting for launches.`;
+    drawRoofline($("roofline"), { points: rows, context });
   }
 
   // Dimensions of a row: of the layer's tokens, or as they stand.
@@ -315,7 +315,8 @@ class App {
     if (this.measured === run) return; // moves with no setting
     this.measured = run;
     const points = [...run.timings, ...this.data.records];
-    $("measured-hint").textContent = points.length ? run.timings_are : "";
+    const about = [run.timings.length ? run.timings_are : "", this.data.records.length ? "Records that were given, of the machine that they were measured on." : ""];
+    $("measured-hint").textContent = about.filter(Boolean).join(" ");
     if (points.length) drawMeasured($("measured"), { points });
     else $("measured").replaceChildren(empty(`No timing of ${run.model} or of this card is known. aimcost report RUN RECORD adds measured ones.`));
   }

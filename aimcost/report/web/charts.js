@@ -8,6 +8,8 @@ export const STAGE_NAMES = {
   decode: "decode", overhead: "software stack",
 };
 
+export const ESTIMATOR_NAMES = { llm_viewer: "LLM-Viewer's arithmetic", roofline: "datasheet roofline" };
+
 // Seconds to the first token by stage; what the stack adds beside decode is not among them.
 function parts(result, context) {
   const found = context.included
@@ -67,7 +69,7 @@ export function drawMachines(container, { rows, budget, chosen, onChoose }) {
   const x = d3.scaleLinear([0, most * 1.02], [1, span - 8]);
   const list = html("ul", { class: "machines" });
   for (const { context, number, reduced, dense } of rows) {
-    const name = context.stack ? `${context.hardware}, ${context.stack}` : `${context.hardware}, ${context.estimator}`;
+    const name = `${context.hardware}, ${context.stack ?? ESTIMATOR_NAMES[context.estimator] ?? context.estimator}`;
     const picture = svg("svg", { width: span, height: 34, viewBox: `0 0 ${span} 34`, "aria-hidden": "true" });
     if (reduced) {
       const value = x(reduced.ttft.value);
@@ -98,16 +100,15 @@ export function drawRoofline(container, { points, context }) {
   const left = 66, right = width - 14, top = 18, bottom = height - 48;
   const ridge = context.peak_flops_per_s / context.bytes_per_s;
   const intensity = (point) => point.flops / point.bytes, attained = (point) => point.flops / point.time_s;
-  const span = (values, pad) => [Math.min(...values) / pad, Math.max(...values) * pad];
-  const x = d3.scaleLog(span([...used.map(intensity), ridge], 2), [left, right]);
-  const y = d3.scaleLog(span([...used.map(attained), context.peak_flops_per_s], 2), [bottom, top]);
+  const span = (values, above) => [Math.min(...values) / 2, Math.max(...values) * above];
+  const x = d3.scaleLog(span([...used.map(intensity), ridge], 4), [left, right]);
+  const y = d3.scaleLog(span([...used.map(attained), context.peak_flops_per_s], 6), [bottom, top]);
   bottomAxis(picture, decades(x), { top, bottom, format: (v) => show.short(v), label: "FLOP per byte of DRAM traffic" });
   valueAxis(picture, decades(y), { left, right, format: (v) => show.rate(v, "") });
   picture.append(text(left, top - 6, "attained FLOP/s", { class: "strip-title" }));
   const [from, to] = x.domain(), low = y.domain()[0];
   const first = Math.max(from, low / context.bytes_per_s);
   picture.append(svg("path", { class: "roof", d: `M${x(first)},${y(first * context.bytes_per_s)}L${x(ridge)},${y(context.peak_flops_per_s)}L${x(to)},${y(context.peak_flops_per_s)}` }));
-  picture.append(text(right - 2, y(context.peak_flops_per_s) - 7, `peak ${show.rate(context.peak_flops_per_s, "FLOP/s")}, ${show.rate(context.bytes_per_s, "B/s")}`, { class: "label", "text-anchor": "end" }));
   const total = used.reduce((sum, point) => sum + point.time_s, 0);
   const sorted = [...used].sort((a, b) => b.time_s - a.time_s);
   const labels = [];
@@ -118,8 +119,7 @@ export function drawRoofline(container, { points, context }) {
     picture.append(svg("path", { class: `point ${point.bound}`, d: d3.symbol(shape, radius * radius * Math.PI)(), transform: `translate(${x(intensity(point))},${y(attained(point))})` }, svg("title", {}, title)));
     labels.push({ x: x(intensity(point)), y: y(attained(point)), content: point.name, radius });
   }
-  const peak = { left: right - 210, top: y(context.peak_flops_per_s) - 20, width: 210, height: 18 };
-  placeLabels(picture, labels.slice(0, width < 520 ? 4 : 9), { width: right, points: labels, taken: [peak] });
+  placeLabels(picture, labels.slice(0, width < 520 ? 5 : 10), { left, right, top, bottom, points: labels });
   container.replaceChildren(picture, legend(["point compute", "compute-bound (circle)"], ["point memory", "memory-bound (diamond)"], ["point launch", "launch-bound (square)"]));
 }
 
@@ -137,18 +137,17 @@ export function drawAccuracy(container, { points, now, name }) {
   bottomAxis(picture, x, { top, bottom, count: 5, format: (v) => show.short(v / size), label: `predicted ${unit}s to the first token` });
   valueAxis(picture, y, { left, right, count: 5, format: (v) => `${Math.round(100 * v)} %` });
   picture.append(text(left, top - 8, "score, share of the unreduced model's", { class: "strip-title" }));
-  picture.append(svg("line", { class: "now", x1: x(now), x2: x(now), y1: top, y2: bottom }), text(x(now) + (x(now) > right - 110 ? -5 : 5), bottom - 6, "this setting", { class: "label", "text-anchor": x(now) > right - 110 ? "end" : "start" }));
+  picture.append(svg("line", { class: "now", x1: x(now), x2: x(now), y1: top, y2: bottom }));
   const labels = [];
   for (const point of points) {
     const at = { x: x(point.ttft_s), y: y(point.relative) };
     const own = point.method === name;
     picture.append(svg("path", { class: `point ${own ? "own" : "other"}`, d: d3.symbol(own ? d3.symbolCircle : d3.symbolDiamond, own ? 90 : 60)(), transform: `translate(${at.x},${at.y})` },
       svg("title", {}, `${point.label}: ${(100 * point.relative).toFixed(1)} % over ${point.benchmarks} benchmarks, ${show.time(point.ttft_s)}; ${point.source}`)));
-    labels.push({ ...at, content: point.label });
+    labels.push({ ...at, content: point.label.length > 36 ? `${point.label.slice(0, 35)}…` : point.label });
   }
-  const reserved = { left: x(now) - 110, top: bottom - 20, width: 220, height: 20 };
-  if (width > 520) placeLabels(picture, labels, { width: right, taken: [reserved] });
-  container.replaceChildren(picture, legend(["point own", `${name}`], ["point other", "other methods"]), table(
+  if (width > 520) placeLabels(picture, labels, { left, right, top, bottom });
+  container.replaceChildren(picture, legend(["point own", `${name}`], ["point other", "other methods"], ["now-key", "this setting"]), table(
     ["method", "score", "benchmarks", "time to first token", "source"],
     points.map((point) => [point.label, `${(100 * point.relative).toFixed(1)} %`, point.benchmarks, show.time(point.ttft_s), point.source])));
 }

@@ -50,12 +50,14 @@ export function valueAxis(picture, scale, { left, right, count, format }) {
 
 export function bottomAxis(picture, scale, { top, bottom, count, format, label }) {
   const [from, to] = scale.range();
+  let taken = -Infinity; // a label without room is left out, its line stays
   for (const tick of scale.ticks(count)) {
-    const x = scale(tick);
-    picture.append(
-      svg("line", { x1: x, x2: x, y1: top, y2: bottom, class: "grid" }),
-      text(x, bottom + 16, format(tick), { class: "tick", "text-anchor": "middle" }),
-    );
+    const x = scale(tick), content = format(tick), size = 7 * content.length;
+    const left = Math.min(x - size / 2, to + 8 - size);
+    picture.append(svg("line", { x1: x, x2: x, y1: top, y2: bottom, class: "grid" }));
+    if (left < taken) continue;
+    taken = left + size + 4;
+    picture.append(text(left + size / 2, bottom + 16, content, { class: "tick", "text-anchor": "middle" }));
   }
   picture.append(
     svg("line", { x1: from, x2: to, y1: bottom, y2: bottom, class: "baseline" }),
@@ -72,17 +74,21 @@ export function decades(scale) {
 }
 
 // Labels beside points, from the most important on; one that would lie on another or on a point is left out.
-export function placeLabels(picture, labels, { width, points = labels, taken = [] }) {
-  taken = [...taken, ...points.map(({ x, y, radius = 5 }) => ({ left: x - radius, top: y - radius, width: 2 * radius, height: 2 * radius }))];
+export function placeLabels(picture, labels, { left, right, top, bottom, points = labels }) {
+  const taken = [...points.map(({ x, y, radius = 5 }) => ({ left: x - radius, top: y - radius, width: 2 * radius, height: 2 * radius }))];
   for (const { x, y, content, radius = 5 } of labels) {
-    const size = 7 * content.length;
-    const right = x + radius + 4 + size < width;
-    if (!right && x - radius - 4 - size < 60) continue;
-    const box = { left: right ? x + radius + 3 : x - radius - 3 - size, top: y - 8, width: size, height: 14 };
-    if (taken.some((other) => box.left < other.left + other.width && other.left < box.left + box.width &&
-      box.top < other.top + other.height && other.top < box.top + box.height)) continue;
-    taken.push(box);
-    picture.append(text(right ? x + radius + 4 : x - radius - 4, y + 4, content, { class: "label", "text-anchor": right ? "start" : "end" }));
+    const size = 7.6 * content.length;
+    const places = [
+      { left: x + radius + 3, top: y - 8, at: x + radius + 4, anchor: "start" },
+      { left: x - radius - 3 - size, top: y - 8, at: x - radius - 4, anchor: "end" },
+      { left: x - size / 2, top: y - radius - 17, at: x, anchor: "middle" },
+      { left: x - size / 2, top: y + radius + 3, at: x, anchor: "middle" },
+    ].map((place) => ({ ...place, width: size, height: 14 }));
+    const free = places.find((box) => box.left > left && box.left + size < right && box.top > top && box.top + 14 < bottom && !taken.some((other) =>
+      box.left < other.left + other.width && other.left < box.left + box.width && box.top < other.top + other.height && other.top < box.top + box.height));
+    if (!free) continue;
+    taken.push(free);
+    picture.append(text(free.at, free.top + 12, content, { class: "label", "text-anchor": free.anchor }));
   }
 }
 

@@ -320,11 +320,10 @@ def schedules_of(
         visual = tuple(tokens - schedule.text_tokens for tokens in schedule.tokens)
         return known.setdefault(visual, len(known))
 
-    def elsewhere(schedule: Schedule, workload: Workload, text: int) -> int:
+    def elsewhere(schedule: Schedule, workload: Workload, text: int, params: AimParams | None) -> int:
         """The entry of the same method at another text length; −1 where it cannot be planned."""
         try:
-            if schedule.method == "aim":
-                params = AimParams(**{"name": "aim", **schedule.params})
+            if params is not None:
                 tokens = pruned(schedule.visual_tokens, text, run.model.decoder.layers, params)
             else:
                 other = replace(workload, text_after=text - workload.text_before)
@@ -350,8 +349,9 @@ def schedules_of(
             place = (at, *position)
             counts[place] = entry = number(schedule)
             flat = int(np.ravel_multi_index(place, counts.shape))
+            params = AimParams(**{"name": "aim", **schedule.params}) if schedule.method == "aim" else None
             for text, others in by_text.items():
-                there = elsewhere(schedule, workload, text)
+                there = elsewhere(schedule, workload, text, params)
                 if there != entry:
                     others[flat] = there
             pre = schedule.pre_llm_events

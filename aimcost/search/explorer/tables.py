@@ -371,7 +371,8 @@ def _rows(priced: Estimate, rows: Sequence[int]) -> Rows:
     """The rows as they stand; equal neighbouring groups, as the layers of a tower are, once."""
     if not len(rows):
         return ()
-    columns = _columns(priced)
+    # all runs of a row together: features of deep layers are added several times
+    columns = {k: v if k == "after" else v * priced.table.count for k, v in _columns(priced).items()}
     # a row that waits for the host here may not wait in another place
     codes = _codes(estimate_run(replace(priced.run, host_time=False)))
     names = _names(priced)
