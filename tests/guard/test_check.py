@@ -386,6 +386,19 @@ def test_a_damaged_baseline_is_refused_and_never_overwritten(place: Path, update
             check(["run.yaml"], baseline="base.json", update=update)
 
 
+@pytest.mark.parametrize(
+    "rows", [[[0, 100_000, 1.0, 1.0, 1.0]] * 11, [[0, 10**9, 1.0, 1.0, 1.0]], [[3, 1, 1.0, 1.0, 1.0]]]
+)
+def test_runs_of_layers_without_end_are_refused_before_they_are_written_out(place: Path, rows: list[Any]) -> None:
+    """A baseline of 23 kB stood for gigabytes; a digest that matches lets it past every other check."""
+    held = load_baseline("base.json")["runs"]
+    entry = {key: value for key, value in held["run.yaml"].items() if key != "sha"}
+    entry["operations"]["prefill/q_proj"] = rows
+    save_baseline("base.json", {"run.yaml": entry}, "test")
+    with pytest.raises(FileFormatError, match="operations"):
+        check(["run.yaml"], baseline="base.json")
+
+
 def test_a_run_that_cannot_be_priced_leaves_the_baseline_alone(place: Path) -> None:
     good = Path("base.json").read_bytes()
     write(changed("model/vocab_size", -1))

@@ -269,7 +269,7 @@ def test_one_process_at_a_time_writes_an_output(tmp_path: Path) -> None:
     assert sweep(grid, out).points == 36
 
 
-@pytest.mark.check
+@pytest.mark.check_all
 def test_of_20_processes_one_wins_and_the_others_say_so(tmp_path: Path) -> None:
     many = {**RUNS, "axes": {**RUNS["axes"], "workload.text_tokens": {"from": 10, "to": 19}}, "chunk": 20}
     grid, out = put(tmp_path, many), tmp_path / "out.csv"
@@ -561,6 +561,11 @@ def test_the_digest_follows_what_the_output_follows_from(tmp_path: Path, monkeyp
         ({**RUNS, "axes": {"workload.batch": {"from": 1, "to": 10**400}}}, InvalidValueError, "to"),
         ({**RUNS, "axes": {"workload.batch": {"from": 1e-300, "to": 1e15}}}, InvalidValueError, "at most"),
         ({**RUNS, "base": {**BASE, "method": {1: 2, "name": "none"}}}, FileFormatError, "not all text"),
+        (
+            {**LEVELS, "base": {**BASE, "workload": {"visual_tokens": 200, "text_tokens": 10**7}}},
+            InvalidValueError,
+            "1 to 65,536 tokens",
+        ),
         ({**METHOD, "schedules": {"method": "aim", "l1": []}}, InvalidValueError, "non-empty"),
         ({**METHOD, "axes": {"workload.batch": {"from": 1, "to": 10_001}}}, InvalidValueError, "at most 10,000"),
         ({**RUNS, "base": "no_such_run"}, UnknownNameError, "no_such_run"),

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.torch
 
+from aimcost.errors import UnsupportedModelError
 from aimcost.inputs.run import load_run
 from aimcost.measure import measure, subject
 from aimcost.measure.campaign.plan import load_plan
@@ -26,6 +27,8 @@ from aimcost.measure.profile import run as profiling
 from aimcost.measure.profile.plan import plan_for
 from aimcost.measure.records import Environment, Sample, load_record, writing
 from aimcost.measure.validate import measuring
+
+TOO_LARGE = measuring.too_large
 
 
 class Killed(BaseException):
@@ -82,6 +85,17 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> Writes:
     monkeypatch.setattr(measuring.ModelCache, "of", lambda *_: None)
     monkeypatch.setattr(measuring, "too_large", lambda *_: None)
     return Writes(monkeypatch)
+
+
+def test_a_model_larger_than_memory_is_refused_before_anything_is_measured(
+    writes: Writes, tmp_path: Path, document: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "too_large", TOO_LARGE)
+    small = Environment(device="cpu", device_name="stub", memory_bytes=1e5)
+    monkeypatch.setattr(environment, "describe", lambda _: small)
+    with pytest.raises(UnsupportedModelError, match=r"one: the model holds .* in fp32, this machine 100\.0 kB"):
+        measuring.measure_validation({"one": load_run(document)}, device="cpu", path=tmp_path / "r.json")
+    assert not writes.count
 
 
 def moments(count: int) -> list[int]:

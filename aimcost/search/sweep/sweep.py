@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import FileFormatError, InvalidValueError, argument
+from ...errors import AimcostError, FileFormatError, InvalidValueError, argument
 from .engines import engine
 from .formats import assemble, format_of
 from .grid import Chunk, Grid, load_grid
@@ -117,7 +117,11 @@ def _header(grid: Grid, where: str) -> list[str]:
     stride = 1 if grid.schedules is not None else max(1, grid.contexts // _PROBES)
     reason = None
     for start in range(0, min(first.stop if grid.schedules is not None else grid.contexts, stride * _PROBES), stride):
-        columns = columns_of(grid, Chunk(0, start, start + 1, first.context))
+        try:
+            columns = columns_of(grid, Chunk(0, start, start + 1, first.context))
+        except AimcostError as error:  # of all points: a prompt too long for the bulk path
+            error.prefix(where)
+            raise
         reason = None if columns[-1].constant else columns[-1].values[0]
         if reason is None:
             return [column.name for column in columns]
