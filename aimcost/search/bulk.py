@@ -15,10 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InvalidValueError, ScheduleError
 from ..inputs.run import Run
-from ..pricing.pricing import estimate_run
-from ..pricing.result import Estimate
-from ..pricing.table import NO_LAYER
-from .layers import Pair, with_layers
+from .layers import Pair, PricedLayers, price_layers
 
 __all__ = ["MAX_TOKENS", "LayerTable", "layer_table"]
 
@@ -102,23 +99,18 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     InvalidValueError, ScheduleError
         More tokens than `MAX_TOKENS`, or a run whose layers cannot be priced one by one.
     """
-    if not run.model.decoder.alike:
-        raise ScheduleError(
-            f"a bulk table needs uniform decoder layers: {run.model.name} has {run.model.decoder.variety}"
-        )
     top = max_tokens if max_tokens is not None else run.workload.prompt_tokens
     if run.implementation != "fused":
         # which layers run eager, and on how much, then depends on the whole schedule
         raise InvalidValueError("implementation", "fused for a bulk table", run.implementation)
-    if run.parallel.pp > 1:
-        raise InvalidValueError("parallel.pp", "1 for a bulk table", run.parallel.pp)
     low = _fewest(run)
     if not low <= top <= MAX_TOKENS:
         raise InvalidValueError("max_tokens", f"a prompt of {low:,} to {MAX_TOKENS:,} tokens for a bulk table", top)
-    every = estimate_run(with_layers(_alone(run), [(n, n) for n in range(top, low - 1, -1)], ""))
-    seconds, flops = _by_count(every, top)
-    seconds[1:low] = flops[1:low] = np.nan
-    outside = every.rows(["prefill"]) & (every.table.layer == NO_LAYER)
+    sizes = range(low, top + 1)
+    # the fullest first: what stands before the layers is of the whole prompt
+    layers = _priced(run, [(n, n) for n in reversed(sizes)], "")
+    every = layers.every
+    unknown = np.where(np.arange(low) > 0, np.nan, 0.0)
     cut_from = cut_to = None
     scorers = {event.scorer for event in run.schedule.layer_events if event.priced}
     if len(scorers) > 1:
@@ -126,16 +118,15 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     if scorers:
         # what a cut costs is a function of the count before plus one of the count after
         scorer = scorers.pop()
-        sizes = range(low, top + 1)
         to_low = _cut_times(run, scorer, [(n, low) for n in sizes])
         from_top = _cut_times(run, scorer, [(top, n) for n in sizes])
         cut_from = np.concatenate([np.zeros(low), to_low])
         cut_to = np.concatenate([np.zeros(low), from_top - to_low[-1]])
     return LayerTable(
-        seconds=seconds,
-        flops=flops,
-        fixed_s=float(every.seconds[outside].sum()),
-        fixed_flops=float(every.priced.total_flops[outside].sum()),
+        seconds=np.concatenate([unknown, layers.by_pair(every.seconds)[::-1]]),
+        flops=np.concatenate([unknown, layers.by_pair(every.table.flops)[::-1]]),
+        fixed_s=float(every.seconds[layers.outside].sum()),
+        fixed_flops=float(every.priced.total_flops[layers.outside].sum()),
         cut_from=cut_from,
         cut_to=cut_to,
     )
@@ -147,30 +138,18 @@ def _fewest(run: Run) -> int:
     return workload.prompt_tokens - workload.cached_tokens if workload.caches_visuals else workload.cached_tokens + 1
 
 
-def _alone(run: Run) -> Run:
-    """The prefill of its layers alone; waiting for the host is no sum over layers, so the table holds device time."""
+def _priced(run: Run, pairs: list[Pair], scorer: str) -> PricedLayers:
+    """Layers of the prefill alone; waiting for the host is no sum over layers, so the table holds device time."""
     workload = replace(run.workload, frames=0, images=0, new_tokens=0)
     schedule = replace(run.schedule, events=())
-    return replace(run, workload=workload, schedule=schedule, include=None, host_time=False)
-
-
-def _by_count(every: Estimate, top: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    inside = every.rows(["prefill"]) & (every.table.layer != NO_LAYER)
-    count = top - every.table.layer[inside]  # layer i computes on top − i tokens
-    columns = (every.seconds[inside], every.table.flops[inside])
-    seconds, flops = (np.asarray(np.bincount(count, c, top + 1), dtype=np.float64) for c in columns)
-    return seconds, flops
+    alone = replace(run, workload=workload, schedule=schedule, include=None, host_time=False)
+    return price_layers(alone, pairs, scorer, purpose="a bulk table")
 
 
 def _cut_times(run: Run, scorer: str, cuts: list[Pair]) -> NDArray[np.float64]:
     """Seconds of each cut; those from a count to itself are none."""
-    priced = estimate_run(with_layers(_alone(run), cuts, scorer))
-    seconds = np.zeros(len(cuts))
-    for segment in priced.table.segments:
-        if segment.stage == "prefill" and segment.group == "selection":
-            rows = slice(segment.start, segment.stop)
-            seconds += np.bincount(priced.table.layer[rows], weights=priced.seconds[rows], minlength=len(cuts))
-    return seconds
+    priced = _priced(run, cuts, scorer)
+    return priced.by_pair(priced.every.seconds, "selection")
 
 
 def _gather_sum(table: NDArray[np.float64], counts: NDArray[np.integer]) -> NDArray[np.float64]:

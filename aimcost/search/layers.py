@@ -1,21 +1,88 @@
-"""A run with one layer for every case: one estimate of it is a table, and no formula is written twice."""
+"""A run with one layer for every case: one estimate of it is a table, and no formula is written twice.
+
+The bulk table sums such layers (`aimcost.search.bulk`, which sweeps use), the planner queues them
+(`aimcost.search.plan.blocks`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InvalidValueError, ScheduleError
 from ..inputs.run import Run
+from ..pricing.pricing import estimate_run
+from ..pricing.result import Estimate
+from ..pricing.table import NO_LAYER
 from ..types import ReductionEvent
 
-__all__ = ["Pair", "with_layers"]
+__all__ = ["Pair", "PricedLayers", "price_layers"]
 
 # Tokens that a layer computes on, and those that are left after it.
 Pair = tuple[int, int]
+Rows = NDArray[np.int64]
 
 
-def with_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, priced: bool = True) -> Run:
-    """The run on a model with a layer for each of `pairs`, and a cut after it where the two differ."""
+@dataclass(frozen=True, eq=False)
+class PricedLayers:
+    """An estimate whose layers are the pairs, in order; `stage` is the one that is looked at."""
+
+    pairs: tuple[Pair, ...]
+    every: Estimate
+    stage: Literal["prefill", "decode"] = "prefill"
+
+    @cached_property
+    def _inside(self) -> NDArray[np.bool_]:
+        inside: NDArray[np.bool_] = self.every.table.layer != NO_LAYER
+        return inside & self.every.rows([self.stage])
+
+    def by_pair(self, values: NDArray[np.float64], group: str = "") -> NDArray[np.float64]:
+        """Sums over the rows of each layer, or over those of one group of operations."""
+        rows = self._inside
+        if group:
+            rows = rows & self.every.table.spread([segment.group == group for segment in self.every.table.segments])
+        layer = self.every.table.layer[rows]
+        return np.asarray(np.bincount(layer, values[rows], len(self.pairs)), dtype=np.float64)
+
+    @property
+    def outside(self) -> NDArray[np.bool_]:
+        """Rows of the stage that belong to no layer: embedding and lm_head."""
+        return self.every.rows([self.stage]) & ~self._inside
+
+    @cached_property
+    def in_order(self) -> tuple[Rows, Rows, Rows]:
+        """Rows in execution order: before the layers (the whole prompt, for prefill), in them, after them."""
+        order, decode = self.every.table.order, self.every.table.decode
+        rows = order[decode[order] == (self.stage == "decode")]
+        at = np.flatnonzero(self._inside[rows])
+        if not len(at):
+            return rows, rows[:0], rows[:0]
+        first, last = int(at[0]), int(at[-1]) + 1
+        return rows[:first], rows[first:last], rows[last:]
+
+
+def price_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, purpose: str, priced: bool = True) -> PricedLayers:
+    """Price the run on a model with a layer for each of `pairs`, and a cut after it where the two differ.
+
+    Parameters
+    ----------
+    purpose
+        Who asks, for messages.
+
+    Raises
+    ------
+    InvalidValueError, ScheduleError
+        Cross attention or several kinds of layer, or pipeline stages: layers are then not alike.
+    """
+    if not run.model.decoder.alike:
+        raise ScheduleError(f"{purpose} needs uniform decoder layers: {run.model.name} has {run.model.decoder.variety}")
+    if run.parallel.pp > 1:
+        raise InvalidValueError("parallel.pp", f"1 for {purpose}", run.parallel.pp)
     cuts = tuple(
         ReductionEvent(action="prune", scorer=scorer, after_layer=i, tokens_in=before, tokens_out=after, priced=priced)
         for i, (before, after) in enumerate(pairs)
@@ -25,4 +92,5 @@ def with_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, priced: bool = 
         run.schedule, tokens=tuple(before for before, _ in pairs), events=(*run.schedule.pre_llm_events, *cuts)
     )
     decoder = replace(run.model.decoder, layers=len(pairs))
-    return replace(run, model=replace(run.model, decoder=decoder), schedule=schedule)
+    every = estimate_run(replace(run, model=replace(run.model, decoder=decoder), schedule=schedule))
+    return PricedLayers(tuple(pairs), every)

@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 from ...errors import InvalidValueError, ScheduleError
 from ...inputs.run import Run
 from ...methods.implementation import decode_kernel
-from ...pricing.host_queue import execution_order
 from ...pricing.memory import StageMemory
-from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
-from ...pricing.table import NO_LAYER
 from ...types.stages import STAGES
-from ..layers import Pair, with_layers
+from ..layers import Pair, PricedLayers, price_layers
 from .band import Rows, both_rows, device_and_host
 
 __all__ = ["Blocks", "Tables", "tables"]
@@ -126,29 +123,24 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
     InvalidValueError, ScheduleError
         Masked tokens, pipeline stages or cross attention: layers are then not alike.
     """
-    if not run.model.decoder.alike:
-        raise ScheduleError(
-            f"the planner needs uniform decoder layers: {run.model.name} has {run.model.decoder.variety}"
-        )
     if run.implementation == "masked":
         raise InvalidValueError("implementation", "fused or eager to plan: masking saves nothing", run.implementation)
-    if run.parallel.pp > 1:
-        raise InvalidValueError("parallel.pp", "1 to plan", run.parallel.pp)
     if run.include is not None and "prefill" not in run.include:
         raise InvalidValueError("include", "one that includes prefill, to plan", list(run.include))
     ordered = tuple(sorted(pairs, key=lambda pair: (-pair[0], -pair[1])))
-    priced_run = with_layers(run, ordered, scorer, priced=priced)
-    priced_run = replace(priced_run, workload=replace(priced_run.workload, new_tokens=0))
-    every = estimate_run(priced_run)
-    order, _ = execution_order(every.table)
-    head, layers, tail = _split(every, order)
+    prompt = replace(run, workload=replace(run.workload, new_tokens=0))
+    priced_layers = price_layers(prompt, ordered, scorer, purpose="the planner", priced=priced)
+    every = priced_layers.every
+    head, layers, tail = priced_layers.in_order
+    if not len(tail):  # pragma: no cover - every decoder has a head
+        raise ScheduleError("the estimator prices nothing after the last layer")
     blocks = _blocks(every, layers, len(ordered))
     own = _memory(run)
     stages, prompt_kv, alive = _stage_memory(every)
     cached = own.cached_bytes / run.model.decoder.layers
     fields: dict[str, Any] = {}
     if run.workload.new_tokens:
-        kernel = decode_kernel(priced_run.schedule, run.implementation, run.attention)
+        kernel = decode_kernel(every.run.schedule, run.implementation, run.attention)
         fields = _decode(replace(run, attention=kernel), ordered, scorer)
     flops = every.priced.total_flops
     included = every.rows(every.included)
@@ -158,7 +150,7 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         start=_state(every, head),
         tail=_one_block(every, tail),
         left_out_s=float(every.seconds[head][~included[head]].sum()) - _added(every, every.first_token_rows),
-        flops=np.bincount(every.table.layer[layers], flops[layers], len(ordered)) + fields.pop("flops", 0.0),
+        flops=priced_layers.by_pair(flops) + fields.pop("flops", 0.0),
         fixed_flops=float(flops[np.concatenate([head, tail])] @ included[np.concatenate([head, tail])])
         + fields.pop("fixed_flops", 0.0),
         kv=fields.pop("kv", prompt_kv + cached),
@@ -189,16 +181,13 @@ def _added(every: Estimate, rows: NDArray[np.bool_]) -> float:
 def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
     """All decode steps, by the count that a layer's cache holds."""
     counts = tuple(sorted({before for before, _ in pairs}, reverse=True))
-    every = estimate_run(with_layers(run, [(n, n) for n in counts], scorer))
-    order, decode = execution_order(every.table)
+    every = price_layers(run, [(n, n) for n in counts], scorer, purpose="the planner").every
+    steps = PricedLayers(tuple((n, n) for n in counts), every, "decode")
     where = np.array([counts.index(before) for before, _ in pairs])
     kv = np.array(every.memory.kv_by_layer)[where]
-    rows = order[decode[order]]
-    if not len(rows):
+    head, layers, tail = steps.in_order
+    if not len(layers):
         return {"kv": kv}
-    inside = np.flatnonzero(every.table.layer[rows] != NO_LAYER)
-    first, last = int(inside[0]), int(inside[-1]) + 1
-    head, layers, tail = rows[:first], rows[first:last], rows[last:]
     blocks = _blocks(every, layers, len(counts))
     counted = "decode" in every.included
     flops = every.priced.total_flops * counted
@@ -210,20 +199,9 @@ def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
         "decode_start": _state(every, head),
         "decode_tail": _one_block(every, tail),
         "decode_added_s": _added(every, every.step_rows),
-        "flops": np.bincount(every.table.layer[layers], flops[layers], len(counts))[where],
+        "flops": steps.by_pair(flops)[where],
         "fixed_flops": float(flops[outside].sum()),
     }
-
-
-def _split(every: Estimate, order: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
-    """Rows of the prompt in execution order: before the layers, in them, after them."""
-    prompt = order[~every.rows(["decode"])[order]]
-    inside = np.flatnonzero((every.rows(["prefill"]) & (every.table.layer != NO_LAYER))[prompt])
-    first, last = int(inside[0]), int(inside[-1]) + 1
-    head, layers, tail = prompt[:first], prompt[first:last], prompt[last:]
-    if not len(tail):  # pragma: no cover - every decoder has a head
-        raise ScheduleError("the estimator prices nothing after the last layer")
-    return head, layers, tail
 
 
 def _blocks(every: Estimate, rows: NDArray[np.int64], count: int) -> Blocks:
