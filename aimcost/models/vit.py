@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..ops import Cost, attention, gemm, pointwise
 from ..ops.attention import AttentionShape
 from ..ops.cost import Array
-from ..ops.op import ONE, Op, OpCost, Ranks, stored_parameters
+from ..ops.op import ONE, Op, OpCost, Ranks, divided, stored_parameters
 from ..types import TowerLoad, VisionSpec
 from ..types.formats import Widths
 from . import traced
@@ -173,6 +173,7 @@ def _mlp_ops(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) -> I
     yield cost(down, gemm.linear, rows, inner, width, widths, bias=bias)
 
 
+@divided(heads=("heads",))
 def _rope(*, rows: Array, heads: float, head_dim: float, widths: Widths) -> Cost:
     cost = pointwise.rope(batch=1.0, q_len=rows, heads=heads, kv_heads=heads, head_dim=head_dim, widths=widths)
     # a tower has no cache: rotated keys are an activation like queries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..types.formats import Widths
 from .cost import Array, Cost
+from .op import divided
 
 __all__ = ["distinct_experts", "grouped_linear", "linear", "product_flops"]
 
@@ -13,6 +14,7 @@ def product_flops(m: Array, n: Array, k: Array) -> Array:
     return 2.0 * m * n * k
 
 
+@divided(column=("out_features",), kv_column=("out_features",), row=("in_features",), vocabulary=("out_features",))
 def linear(
     m: Array,
     in_features: Array,
@@ -62,6 +64,7 @@ def distinct_experts(tokens: Array, *, experts: float, active: float) -> Array:
     return loaded
 
 
+@divided(column=("out_features",), row=("in_features",))
 def grouped_linear(
     tokens: Array,
     in_features: float,

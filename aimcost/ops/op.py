@@ -11,7 +11,6 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
-from functools import cache
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from ..frozen import dataclass
@@ -26,6 +25,7 @@ __all__ = [
     "Place",
     "Ranks",
     "Split",
+    "divided",
     "packed_parameters",
     "stored_parameters",
 ]
@@ -60,23 +60,28 @@ Split = Literal["replicated", "linear", "column", "kv_column", "row", "heads", "
 
 Fusion = Literal["", "qkv", "gate_up", "add_norm"]
 
-# The sizes of a formula, by parameter name, that each split divides.
-_DIVIDED: Mapping[Split, tuple[str, ...]] = {
-    "replicated": (),
-    "linear": (),
-    "column": ("out_features", "elements"),
-    "kv_column": ("out_features",),
-    "row": ("in_features", "vocab"),
-    "heads": ("heads", "kv_heads", "rows"),
-    "kv_heads": ("rows",),
-    "vocabulary": ("out_features",),
-}
-
 # Rows that a vocabulary is padded to, in vLLM (``DEFAULT_VOCAB_PADDING_SIZE``) and SGLang.
 VOCABULARY_BLOCK = 64
 
 P = ParamSpec("P")
 Size = TypeVar("Size", bound=Array)
+Formula = TypeVar("Formula", bound=Callable[..., Cost])
+
+# Name and position of the sizes of each formula that a split divides, as the formula declares them.
+_DIVIDED: dict[Callable[..., Cost], dict[str, tuple[tuple[str, int], ...]]] = {}
+
+
+def divided(**by_split: tuple[str, ...]) -> Callable[[Formula], Formula]:
+    """Declare beside a formula which of its sizes each split of `Split` divides among ranks."""
+
+    def declare(formula: Formula) -> Formula:
+        parameters = list(inspect.signature(formula).parameters)
+        _DIVIDED[formula] = {
+            split: tuple((name, parameters.index(name)) for name in names) for split, names in by_split.items()
+        }
+        return formula
+
+    return declare
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,17 +162,20 @@ class Ranks:
         return math.ceil(rows / block) * block
 
     def cost(self, op: Op, formula: Callable[P, Cost], *args: P.args, **kwargs: P.kwargs) -> OpCost:
-        """`op` with one rank's cost: `formula` of the whole op's sizes, those that it splits divided.
+        """`op` with one rank's cost: `formula` of the whole op's sizes, of which those that it declares are divided.
 
         Raises
         ------
         TypeError
-            The formula has no size that the op's split divides.
+            The formula declares no sizes for the op's split (`divided`).
         """
-        if self.count == 1 or not _DIVIDED[op.split]:
+        if self.count == 1 or op.split in ("replicated", "linear"):
             return op, formula(*args, **kwargs)
+        sizes = _DIVIDED.get(formula, {}).get(op.split)
+        if sizes is None:
+            raise TypeError(f"{formula.__name__} declares no sizes that split {op.split!r} divides")
         positional, named = list[Any](args), dict[str, Any](kwargs)
-        for name, position in _divided(formula, op.split):
+        for name, position in sizes:
             share: Callable[[Any], Any] = self.heads
             if op.split in ("kv_column", "kv_heads") or name == "kv_heads":
                 share = self.kv_heads
@@ -185,16 +193,6 @@ ONE = Ranks()
 
 def _share(size: Size, ranks: int) -> Size:
     return size // ranks if isinstance(size, int) else size / ranks  # type: ignore[return-value]
-
-
-@cache
-def _divided(formula: Callable[..., Cost], split: Split) -> tuple[tuple[str, int], ...]:
-    """Name and position of the parameters of `formula` that `split` divides."""
-    parameters = list(inspect.signature(formula).parameters)
-    found = tuple((name, parameters.index(name)) for name in _DIVIDED[split] if name in parameters)
-    if not found:
-        raise TypeError(f"{formula.__name__} has none of the sizes that split {split!r} divides: {_DIVIDED[split]}")
-    return found
 
 
 def stored_parameters(ops: Iterable[OpCost]) -> float:

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ..types.formats import Widths
 from .cost import Array, Cost
+from .op import divided
 
 __all__ = [
     "add",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 
+@divided(heads=("rows",), kv_heads=("rows",))
 def rms_norm(rows: Array, width: float, widths: Widths) -> Cost:
     """x / rms(x) · w by row: square, sum, scale, multiply: 4 FLOPs an element."""
     return _norm("rms_norm", rows, width, 4.0, 1.0, widths)
@@ -48,6 +50,7 @@ def _norm(kind: str, rows: Array, width: float, flops: float, vectors: float, wi
     )
 
 
+@divided(heads=("heads", "kv_heads"))
 def rope(*, batch: float, q_len: Array, heads: float, kv_heads: float, head_dim: float, widths: Widths) -> Cost:
     """Rotate q and k: two multiplications and an addition an element; k goes to the cache."""
     queries = batch * q_len * heads * head_dim
@@ -68,11 +71,13 @@ def add(elements: Array, widths: Widths) -> Cost:
     return _pointwise(elements, 1.0, 2.0, widths)
 
 
+@divided(column=("elements",))
 def gated_silu(elements: Array, widths: Widths) -> Cost:
     """silu(gate) · up: negate, exp, add, divide, multiply: 5 FLOPs; read two, write one."""
     return replace(_pointwise(elements, 5.0, 2.0, widths), kind="gated_act")
 
 
+@divided(column=("elements",))
 def gelu(elements: Array, widths: Widths) -> Cost:
     """GELU by its tanh form: x + 0.044715·x³ scaled, tanh, and the outer product: 8 FLOPs."""
     return _pointwise(elements, 8.0, 1.0, widths)
@@ -105,6 +110,7 @@ def pool(elements_in: Array, elements_out: Array, widths: Widths) -> Cost:
     )
 
 
+@divided(row=("vocab",))
 def embed(rows: Array, width: float, widths: Widths, *, vocab: float = 0.0) -> Cost:
     """Look up one row a token of an embedding table; `vocab` of its rows are stored."""
     return Cost(

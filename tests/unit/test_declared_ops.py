@@ -12,14 +12,17 @@ import pytest
 
 import aimcost
 from aimcost.inputs.model import load_model
+from aimcost.inputs.run import load_run
 from aimcost.measure.validate.joining import _grouped
 from aimcost.models import decoder as decoder_ops
 from aimcost.models import vit
 from aimcost.models.parallel import decoder_ranks
 from aimcost.ops import gemm, pointwise
-from aimcost.ops.op import ONE, Op, OpCost, Ranks
+from aimcost.ops.cost import Cost
+from aimcost.ops.op import ONE, Op, OpCost, Ranks, divided
 from aimcost.pricing import operations
 from aimcost.pricing.host_queue import execution_order
+from aimcost.pricing.pricing import estimate_run
 from aimcost.pricing.result import Estimate
 from aimcost.report.tree import breakdown
 from aimcost.types import DecoderSpec, Parallel, Precision, TowerLoad
@@ -194,8 +197,22 @@ def test_a_split_that_divides_nothing_is_refused() -> None:
     widths = Widths(weights=2.0, activations=2.0, kv=2.0)
     op = Op("odd", "mlp", "row")
     assert ONE.cost(op, pointwise.add, 8.0, widths)[0] is op
-    with pytest.raises(TypeError, match="add has none of the sizes that split 'row' divides"):
+    with pytest.raises(TypeError, match="add declares no sizes that split 'row' divides"):
         Ranks(2, 2).cost(op, pointwise.add, 8.0, widths)
+    with pytest.raises(ValueError, match="'features' is not in list"):
+        divided(row=("features",))(lambda in_features: Cost(kind="gemm"))
+
+
+def test_ranks_of_a_sharded_tower_rotate_their_heads_once() -> None:
+    """Half of the FLOPs with two ranks: no size is divided twice."""
+    run = {"model": "qwen2.5-vl-7b", "workload": {"images": 1, "text_tokens": 9}, "hardware": "nvidia_a100_sxm_80gb"}
+    flops = []
+    for tp in (1, 2):
+        found = load_run({**run, "parallel": {"tp": tp, "tower": "sharded"}})
+        flops.append(
+            sum(o["flops"] for o in estimate_run(found).ops() if (o["stage"], o["name"]) == ("vision", "rope"))
+        )
+    assert flops[1] == flops[0] / 2 > 0
 
 
 def test_kv_columns_are_copied_beyond_the_kv_heads() -> None:
