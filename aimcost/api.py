@@ -9,10 +9,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from .errors import UnsupportedModelError
 from .extras import torch_module
 from .inputs.run import load_run
-from .methods.registry import priced_only
+from .methods.registry import require_runnable
 from .pricing import pricing as _pricing
 from .pricing.result import Estimate
 from .types import Schedule
@@ -101,8 +100,8 @@ def apply(
     UnsupportedModelError
         Before anything is changed, where the model cannot run the schedule.
     """
-    if schedule is not None and (reason := priced_only(schedule)):
-        raise UnsupportedModelError(f"method {schedule.method!r} {reason}, which can be priced but not run yet")
+    if schedule is not None:
+        require_runnable(schedule)
     executor = torch_module("aimcost.runtime.executor")
     context: AbstractContextManager[Any] = executor.apply(model, schedule, method=method, **options)
     return context

@@ -452,7 +452,7 @@ def _with_cached_prefix(workload: Workload, schedule: Schedule, where: str) -> S
             what = f"at most {before} or at least {behind}: {method} reduces the visual tokens between"
             raise InvalidValueError("workload.cached_tokens", what, cached, where=where)
         note = f"what {method} leaves of the visual tokens is in the cache: nothing is selected again"
-        events = tuple(replace(event, priced=False) for event in schedule.events)
+        events = tuple(replace(event, selects=False) for event in schedule.events)
         schedule = replace(schedule, events=events, notes=(*schedule.notes, note))
     short = next((i for i, left in enumerate(cached_by_layer(workload, schedule)) if schedule.tokens[i] <= left), None)
     if cached and short is not None:

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional
 
 from ..errors import UnsupportedModelError
-from ..methods.registry import priced_only, reads_tower
+from ..methods.registry import reads_tower, require_runnable
 from ..runtime.build import build_model
 from ..runtime.executor import apply
 from ..runtime.timing import Stopwatch, interleaved, single_thread
@@ -98,8 +98,7 @@ def prefill_of(config: Mapping[str, Any], schedule: Schedule, *, batch: int = 1)
         A configuration that makes no supported model, or a schedule that it cannot run.
     """
     text = next((config[key] for key in _TEXT_KEYS if isinstance(config.get(key), Mapping)), config)
-    if reason := priced_only(schedule):
-        raise UnsupportedModelError(f"method {schedule.method!r} {reason}, which can be priced but not run yet")
+    require_runnable(schedule)
     if reads_tower(schedule):
         raise UnsupportedModelError(f"method {schedule.method!r} reads the vision tower, which the gate does not run")
     model = build_model(text)

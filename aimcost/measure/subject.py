@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..errors import InvalidValueError, UnsupportedModelError
 from ..extras import require_device
 from ..inputs.stack import DEFAULT_STACK, EXECUTIONS
-from ..methods.registry import priced_only
+from ..methods.registry import require_runnable
 from ..runtime.build import build_model
 from ..runtime.executor import apply
 from ..runtime.layout import Boundaries
@@ -59,8 +59,7 @@ def check_run(run: Run, device: str) -> None:
     if run.stack.name not in runnable_stacks(device):
         names = " or ".join(f"{name} (execution: {old})" for old, name in _STACKS.items())
         raise InvalidValueError("stack", f"{names}, the latter on CUDA alone, to be run", run.stack.name)
-    if reason := priced_only(run.schedule):
-        raise UnsupportedModelError(f"method {run.schedule.method!r} {reason}, which can be priced but not run yet")
+    require_runnable(run.schedule)
 
 
 def runnable_stacks(device: str) -> tuple[str, ...]:

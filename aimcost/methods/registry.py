@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import UnknownNameError
+from ..errors import UnknownNameError, UnsupportedModelError
 from ..frozen import dataclass
 from ..ops.cost import Array
 from ..ops.reduction import Cut, NamedCosts, ScoreContext
@@ -27,15 +27,16 @@ __all__ = [
     "Launches",
     "Scorer",
     "all_scorers",
+    "cannot_run",
     "find_scorer",
     "kept_tokens",
     "launches_of",
     "plan_module",
     "planned_scorers",
-    "priced_only",
     "reads_tower",
     "reduction_ops",
     "register",
+    "require_runnable",
 ]
 
 
@@ -196,12 +197,18 @@ def planned_scorers(module: Any, params: Any) -> tuple[Scorer, ...]:
     return tuple(found for found in vars(module).values() if isinstance(found, Scorer))
 
 
-def priced_only(schedule: Schedule) -> str:
+def cannot_run(schedule: Schedule) -> str:
     """Why the runtime cannot run the schedule's selection; empty where it can."""
     reads = {find_scorer(event.scorer).reads for event in schedule.events}
     if "inside_tower" in reads:
         return "merges inside the vision tower"
     return "ranks with CLIP's text tower, which the model does not have" if "text_tower" in reads else ""
+
+
+def require_runnable(schedule: Schedule) -> None:
+    """Raise UnsupportedModelError, with the reason, for a schedule that the runtime `cannot_run`."""
+    if reason := cannot_run(schedule):
+        raise UnsupportedModelError(f"method {schedule.method!r} {reason}, which can be priced but not run yet")
 
 
 def reads_tower(schedule: Schedule) -> bool:

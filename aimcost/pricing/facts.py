@@ -75,7 +75,7 @@ def stack_facts(stack: Stack) -> dict[str, Any]:
 
 def _schedule(schedule: Schedule) -> dict[str, Any]:
     events = [
-        [e.action, e.scorer, e.after_layer, e.tower_layer, e.groups, e.tokens_in, e.tokens_out, e.priced]
+        [e.action, e.scorer, e.after_layer, e.tower_layer, e.groups, e.tokens_in, e.tokens_out, e.selects]
         + [list(count) for count in e.counts]
         + ([{"untouched": e.untouched}] if e.untouched else [])
         for e in schedule.events

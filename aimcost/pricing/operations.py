@@ -261,7 +261,7 @@ class _Request:
     def merging(self) -> None:
         """Reduction between the projector and the language model."""
         for event in self.schedule.pre_llm_events:
-            if event.priced and event.tower_layer is None:
+            if event.selects and event.tower_layer is None:
                 cut = Cut(
                     tokens_in=event.tokens_in,
                     tokens_out=event.tokens_out,
@@ -390,9 +390,9 @@ class _Request:
     ) -> None:
         """Reduction inside the tower or the language model, charged to the layer that it follows: all
         events of a scorer at once."""
-        priced = [event for event in events if event.priced]
-        for scorer, counts in dict.fromkeys((event.scorer, event.counts) for event in priced):
-            some = [event for event in priced if (event.scorer, event.counts) == (scorer, counts)]
+        selecting = [event for event in events if event.selects]
+        for scorer, counts in dict.fromkeys((event.scorer, event.counts) for event in selecting):
+            some = [event for event in selecting if (event.scorer, event.counts) == (scorer, counts)]
             layers = np.array([event.charged_layer for event in some])
             # with visual tokens in the cache nothing is selected: inside the language model it holds text alone
             cached = 0.0 if stage == "vision" else float(self.workload.cached_tokens)

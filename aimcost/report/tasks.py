@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ..methods.registry import priced_only
+from ..methods.registry import cannot_run
 from ..search.plan.tasks import TaskPlan, TaskPlans
 from ..units import KILO, format_count, format_seconds
 from .export import to_json
@@ -172,7 +172,7 @@ def _remarks(plan: TaskPlan) -> Iterator[str]:
 
 
 def _not_run(plan: TaskPlan, method: Mapping[str, Any]) -> str:
-    return priced_only(plan.run.with_method(method).schedule)
+    return cannot_run(plan.run.with_method(method).schedule)
 
 
 def task_yaml(plan: TaskPlan) -> str:

@@ -14,11 +14,11 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from ..errors import InvalidValueError, ScheduleError, UnsupportedModelError
+from ..errors import InvalidValueError, ScheduleError
 from ..inputs.model import load_model
 from ..inputs.plain import plain
 from ..inputs.run import method_params, plan_schedule
-from ..methods.registry import planned_scorers, priced_only
+from ..methods.registry import planned_scorers, require_runnable
 from ..types import Schedule, Workload
 from . import attention, layout
 from .families import Family, locate
@@ -108,8 +108,7 @@ class MethodPlanner:
             raise
         if shape.unclear and (schedule.pre_llm_events or (self._before and not schedule.events)):
             raise ScheduleError(f"{shape.unclear}: method {schedule.method!r} needs to know them, one by one")
-        if reason := priced_only(schedule):
-            raise UnsupportedModelError(f"method {schedule.method!r} {reason}, which can be priced but not run yet")
+        require_runnable(schedule)
         return check_schedule_on(self.family, schedule, self.boundaries, self.tower)
 
     def _schedule(self, shape: _Shape) -> Schedule:

@@ -112,7 +112,7 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     every = layers.every
     unknown = np.where(np.arange(low) > 0, np.nan, 0.0)
     cut_from = cut_to = None
-    scorers = {event.scorer for event in run.schedule.layer_events if event.priced}
+    scorers = {event.scorer for event in run.schedule.layer_events if event.selects}
     if len(scorers) > 1:
         raise ScheduleError("a bulk table needs one kind of selection, found: " + ", ".join(sorted(scorers)))
     if scorers:

@@ -66,7 +66,7 @@ class PricedLayers:
         return rows[:first], rows[first:last], rows[last:]
 
 
-def price_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, purpose: str, priced: bool = True) -> PricedLayers:
+def price_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, purpose: str) -> PricedLayers:
     """Price the run on a model with a layer for each of `pairs`, and a cut after it where the two differ.
 
     Parameters
@@ -84,7 +84,7 @@ def price_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, purpose: str, 
     if run.parallel.pp > 1:
         raise InvalidValueError("parallel.pp", f"1 for {purpose}", run.parallel.pp)
     cuts = tuple(
-        ReductionEvent(action="prune", scorer=scorer, after_layer=i, tokens_in=before, tokens_out=after, priced=priced)
+        ReductionEvent(action="prune", scorer=scorer, after_layer=i, tokens_in=before, tokens_out=after)
         for i, (before, after) in enumerate(pairs)
         if after < before
     )

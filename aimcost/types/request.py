@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 from itertools import groupby
@@ -258,9 +259,9 @@ class ReductionEvent:
     counts
         What the scorer needs beside them, by name: VisionZip's ``contextual`` tokens of a group, EVS's
         ``frames``.
-    priced
-        False where an estimate takes the selection as free (an explicit schedule that names no
-        way of selecting).
+    selects
+        False where nothing is chosen or moved: an explicit schedule that names no way of selecting, whose
+        selection is free, and tokens that an earlier request selected.
     """
 
     action: Literal["merge", "prune"]
@@ -269,10 +270,16 @@ class ReductionEvent:
     groups: int = 1
     tokens_in: int
     tokens_out: int
-    priced: bool = True
+    selects: bool = True
     tower_layer: int | None = None
     counts: tuple[tuple[str, int], ...] = ()
     untouched: int = 0
+
+    @property
+    def priced(self) -> bool:
+        """Deprecated: `selects`."""
+        warnings.warn("ReductionEvent.priced goes in 0.3: it is selects", DeprecationWarning, stacklevel=2)
+        return self.selects
 
     @property
     def charged_layer(self) -> int | None:

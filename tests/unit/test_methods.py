@@ -295,7 +295,7 @@ def test_explicit_notations_are_one() -> None:
     assert by_run.tokens == by_layer.tokens
     assert by_run.events == by_layer.events
     (event,) = by_run.events
-    assert (event.after_layer, event.tokens_in, event.tokens_out, event.priced) == (5, 6373, 100, False)
+    assert (event.after_layer, event.tokens_in, event.tokens_out, event.selects) == (5, 6373, 100, False)
     assert runs(plan(VIDEO, "explicit", tokens_per_layer=[[6373, 3], [6373, 3], [100, 22]])) == [[6373, 6], [100, 22]]
 
 
@@ -307,7 +307,7 @@ def test_explicit_selection_costs_only_when_named(select: str | None, scorer: st
     run = {**VIDEO, "hardware": "nvidia_a100_sxm_40gb", "estimator": "roofline"}
     estimate = aimcost.estimate({**run, "method": {"name": "explicit", **params}})
     (event,) = estimate.run.schedule.events
-    assert (event.scorer, event.priced) == (scorer, select is not None)
+    assert (event.scorer, event.selects) == (scorer, select is not None)
     reductions = {op["name"] for op in estimate.ops()} & {"score", "select", "gather", "merge"}
     assert bool(reductions) == (select is not None)
     assert ("score" in reductions) == (select == "aim")
@@ -369,7 +369,7 @@ def test_counts_after_merging_are_aims_own() -> None:
     # without a way of selecting, the merging is still priced and the cuts are not
     free = aimcost.estimate(base, method={key: value for key, value in method.items() if key != "select"})
     assert free.stages["merge"].time_s == own.stages["merge"].time_s
-    assert not any(event.priced for event in free.run.schedule.layer_events)
+    assert not any(event.selects for event in free.run.schedule.layer_events)
     with pytest.raises(InvalidValueError, match=f"{counts[0]} in layer 0"):
         aimcost.schedule(base, method={**method, "tokens_per_layer": [counts[0] + 1, *counts[1:]]})
 

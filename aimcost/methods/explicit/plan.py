@@ -49,7 +49,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
             f"method.tokens_per_layer starts with {counts[0]} tokens, but the workload has {prompt} "
             f"({workload.visual_tokens} visual + {workload.text_tokens} text)"
         )
-    scorer, priced = _SCORERS[params.select or "uniform"], params.select is not None
+    scorer, selects = _SCORERS[params.select or "uniform"], params.select is not None
     visual = max(0, counts[0] - workload.text_tokens)
     pre_llm: list[ReductionEvent] = []
     merged = params.merge_ratio is not None
@@ -76,7 +76,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         schedule,
         visual_tokens=visual,
         # merging is work that is known, however the layers select
-        events=tuple(replace(event, priced=priced or event.action == "merge") for event in schedule.events),
+        events=tuple(replace(event, selects=selects or event.action == "merge") for event in schedule.events),
     )
 
 

@@ -106,7 +106,7 @@ class Tables:
         return {pair: position for position, pair in enumerate(self.pairs)}
 
 
-def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band: bool = False) -> Tables:
+def tables(run: Run, pairs: set[Pair], scorer: str, *, band: bool = False) -> Tables:
     """Price `pairs` under the run's model, workload, hardware and estimator.
 
     Parameters
@@ -129,7 +129,7 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, priced: bool = True, band
         raise InvalidValueError("include", "one that includes prefill, to plan", list(run.include))
     ordered = tuple(sorted(pairs, key=lambda pair: (-pair[0], -pair[1])))
     prompt = replace(run, workload=replace(run.workload, new_tokens=0))
-    priced_layers = price_layers(prompt, ordered, scorer, purpose="the planner", priced=priced)
+    priced_layers = price_layers(prompt, ordered, scorer, purpose="the planner")
     every = priced_layers.every
     head, layers, tail = priced_layers.in_order
     if not len(tail):  # pragma: no cover - every decoder has a head

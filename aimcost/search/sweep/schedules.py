@@ -209,10 +209,10 @@ class Planned:
     def example(self) -> Schedule:
         """One that cuts, if any does."""
         good = [s for s in self.planned if not isinstance(s, str)]
-        scorers = {event.scorer for s in good for event in s.layer_events if event.priced}
+        scorers = {event.scorer for s in good for event in s.layer_events if event.selects}
         if len(scorers) > 1:
             raise ScheduleError("schedules need the same selection, found: " + ", ".join(sorted(scorers)))
-        return next((s for s in good if any(event.priced for event in s.layer_events)), good[0])
+        return next((s for s in good if any(event.selects for event in s.layer_events)), good[0])
 
 
 def schedules_of(given: Mapping[str, Any], run: Run) -> Schedules:
