@@ -190,9 +190,9 @@ class _Request:
         )
 
     def _add(
-        self, stage: str, ops: Iterable[OpCost], layers: Layers | None, count: float = 1.0, ranks: Ranks = ONE
+        self, stage: str, ops: Iterable[OpCost], layers: Layers | None, *, count: float = 1.0, ranks: Ranks = ONE
     ) -> None:
-        """A run of ops, and the collectives between `ranks`."""
+        """A run of ops on `layers` (None: outside them), each `count` times, and the collectives between `ranks`."""
         for op, cost in exchanged(ops, ranks):
             self.builder.add(stage, op, cost, layers, count)
 
@@ -230,7 +230,9 @@ class _Request:
         patches = None if left is None else left - vision.class_token
         deepstack = float(model.projector.deepstack) if model.projector else 0.0
         widths = self._widths("projector")
-        self._add("projector", projector_ops.deepstack_ops(model, widths, inputs=inputs, load=load), None, deepstack)
+        self._add(
+            "projector", projector_ops.deepstack_ops(model, widths, inputs=inputs, load=load), None, count=deepstack
+        )
         self._add("projector", projector_ops.ops(model, widths, inputs=inputs, load=load, patches=patches), None)
 
     def _traced_tower(self, tower: TracedTower, load: TowerLoad, inputs: float, kernel: str) -> None:
@@ -307,7 +309,7 @@ class _Request:
             here = self.schedule.visual_tokens - float(cached[0] - self.workload.cached_text)
             visual = self.batch * here * decoder.hidden
             op = Op("deepstack_add", "rest", "replicated")
-            self._add("prefill", [(op, pointwise.add(visual, self.widths))], None, float(projector.deepstack))
+            self._add("prefill", [(op, pointwise.add(visual, self.widths))], None, count=float(projector.deepstack))
         self._events("prefill", self.schedule.layer_events, ranks=ranks)
         lm_head = self._widths("lm_head")
         head = decoder_ops.head_ops(decoder, lm_head, batch=self.batch, tokens=float(queries[-1]), ranks=ranks)
@@ -326,7 +328,7 @@ class _Request:
         window = decoder_ops.windows(decoder)
         table = self._widths("embedding")
         before = decoder_ops.before_ops(decoder, table, batch=self.batch, tokens=1.0, text=1.0, ranks=ranks)
-        self._add("decode", before, None, times, ranks)
+        self._add("decode", before, None, count=times, ranks=ranks)
         for kind, layers in enumerate(decoder_ops.layer_kinds(decoder)):
             kv_len = (tokens[layers][:, None] + np.arange(1.0, steps + 1.0)[None, :]).ravel()
             ops = decoder_ops.layer_ops(
@@ -343,7 +345,7 @@ class _Request:
             )
             self._layer_rows("decode", ops, layers, times, layer_of_row=np.repeat(layers, steps))
         head = decoder_ops.head_ops(decoder, self._widths("lm_head"), batch=self.batch, ranks=ranks)
-        self._add("decode", head, None, times, ranks)
+        self._add("decode", head, None, count=times, ranks=ranks)
 
     def _layer_rows(
         self, stage: str, ops: Iterable[OpCost], layers: Layers, count: float = 1.0, layer_of_row: Layers | None = None

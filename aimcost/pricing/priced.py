@@ -29,7 +29,7 @@ EXTRAPOLATED_SHARE = 0.05
 class StageSum:
     """FLOPs, bytes and seconds of one stage.
 
-    `steps` is that of decode, `beside_s` what a stack adds to all of them.
+    Of decode also its `steps`, and `beside_s`: seconds that a stack adds beside all of them.
     """
 
     flops: float

@@ -109,7 +109,7 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
     sizes = range(low, top + 1)
     # the fullest first: what stands before the layers is of the whole prompt
     layers = _priced(run, [(n, n) for n in reversed(sizes)], "")
-    every = layers.every
+    estimate = layers.estimate
     unknown = np.where(np.arange(low) > 0, np.nan, 0.0)
     cut_from = cut_to = None
     scorers = {event.scorer for event in run.schedule.layer_events if event.selects}
@@ -123,10 +123,10 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
         cut_from = np.concatenate([np.zeros(low), to_low])
         cut_to = np.concatenate([np.zeros(low), from_top - to_low[-1]])
     return LayerTable(
-        seconds=np.concatenate([unknown, layers.by_pair(every.seconds)[::-1]]),
-        flops=np.concatenate([unknown, layers.by_pair(every.table.flops)[::-1]]),
-        fixed_s=float(every.seconds[layers.outside].sum()),
-        fixed_flops=float(every.priced.total_flops[layers.outside].sum()),
+        seconds=np.concatenate([unknown, layers.by_pair(estimate.seconds)[::-1]]),
+        flops=np.concatenate([unknown, layers.by_pair(estimate.table.flops)[::-1]]),
+        fixed_s=float(estimate.seconds[layers.outside].sum()),
+        fixed_flops=float(estimate.priced.total_flops[layers.outside].sum()),
         cut_from=cut_from,
         cut_to=cut_to,
     )
@@ -149,7 +149,7 @@ def _priced(run: Run, pairs: list[Pair], scorer: str) -> PricedLayers:
 def _cut_times(run: Run, scorer: str, cuts: list[Pair]) -> NDArray[np.float64]:
     """Seconds of each cut; those from a count to itself are none."""
     priced = _priced(run, cuts, scorer)
-    return priced.by_pair(priced.every.seconds, "selection")
+    return priced.by_pair(priced.estimate.seconds, "selection")
 
 
 def _gather_sum(table: NDArray[np.float64], counts: NDArray[np.integer]) -> NDArray[np.float64]:

@@ -33,31 +33,33 @@ class PricedLayers:
     """An estimate whose layers are the pairs, in order; `stage` is the one that is looked at."""
 
     pairs: tuple[Pair, ...]
-    every: Estimate
+    estimate: Estimate
     stage: Literal["prefill", "decode"] = "prefill"
 
     @cached_property
     def _inside(self) -> NDArray[np.bool_]:
-        inside: NDArray[np.bool_] = self.every.table.layer != NO_LAYER
-        return inside & self.every.rows([self.stage])
+        inside: NDArray[np.bool_] = self.estimate.table.layer != NO_LAYER
+        return inside & self.estimate.rows([self.stage])
 
     def by_pair(self, values: NDArray[np.float64], group: str = "") -> NDArray[np.float64]:
         """Sums over the rows of each layer, or over those of one group of operations."""
         rows = self._inside
         if group:
-            rows = rows & self.every.table.spread([segment.group == group for segment in self.every.table.segments])
-        layer = self.every.table.layer[rows]
+            rows = rows & self.estimate.table.spread(
+                [segment.group == group for segment in self.estimate.table.segments]
+            )
+        layer = self.estimate.table.layer[rows]
         return np.asarray(np.bincount(layer, values[rows], len(self.pairs)), dtype=np.float64)
 
     @property
     def outside(self) -> NDArray[np.bool_]:
         """Rows of the stage that belong to no layer: embedding and lm_head."""
-        return self.every.rows([self.stage]) & ~self._inside
+        return self.estimate.rows([self.stage]) & ~self._inside
 
     @cached_property
     def in_order(self) -> tuple[Rows, Rows, Rows]:
         """Rows in execution order: before the layers (the whole prompt, for prefill), in them, after them."""
-        order, decode = self.every.table.order, self.every.table.decode
+        order, decode = self.estimate.table.order, self.estimate.table.decode
         rows = order[decode[order] == (self.stage == "decode")]
         at = np.flatnonzero(self._inside[rows])
         if not len(at):
@@ -92,5 +94,5 @@ def price_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, purpose: str) 
         run.schedule, tokens=tuple(before for before, _ in pairs), events=(*run.schedule.pre_llm_events, *cuts)
     )
     decoder = replace(run.model.decoder, layers=len(pairs))
-    every = estimate_run(replace(run, model=replace(run.model, decoder=decoder), schedule=schedule))
-    return PricedLayers(tuple(pairs), every)
+    estimate = estimate_run(replace(run, model=replace(run.model, decoder=decoder), schedule=schedule))
+    return PricedLayers(tuple(pairs), estimate)

@@ -136,13 +136,13 @@ def _merges(workload: Workload, params: Params, paper: bool) -> tuple[list[Reduc
     ratio = params.merge_ratio if params.merge_ratio is not None else DEFAULT_MERGE_RATIO
     events, left = [], 0
     for groups, n in workload.group_sizes:
-        alike = replace(workload, groups=groups, tokens_per_group=n, sizes=())
+        of_this_size = replace(workload, groups=groups, tokens_per_group=n, sizes=())
         if params.merge_r is not None:
-            some, each = _steps(alike, params.merge_r)
+            steps, left_of_each = _steps(of_this_size, params.merge_r)
         else:
-            some, each = merge_by_ratio(alike, ratio, paper=paper)
-        events.append(some)
-        left += groups * each
+            steps, left_of_each = merge_by_ratio(of_this_size, ratio, paper=paper)
+        events.append(steps)
+        left += groups * left_of_each
     return side_by_side(events, workload.group_sizes), left
 
 

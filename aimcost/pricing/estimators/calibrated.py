@@ -56,7 +56,8 @@ def price(run: Run) -> PricedTable:
     before, left_out = preprocessing(run)
     added = [*overheads(run, table.steps), *before]
     beside = np.array([each.seconds.value for each in added])
-    none = np.zeros(len(added))
+    # rows of overhead are in no queue, on no device, and outside no calibrated range
+    zeros, never = np.zeros(len(added)), np.zeros(len(added), dtype=bool)
     band = row_bands(
         table,
         coefficients,
@@ -73,11 +74,11 @@ def price(run: Run) -> PricedTable:
         seconds=np.concatenate((seconds, beside)),
         bound=np.concatenate((bound, np.full(len(added), LAUNCH))),
         band=band,
-        extrapolated=np.concatenate((device.extrapolated, none > 0)),
-        device_seconds=np.concatenate((device.seconds, none)),
-        host_seconds=np.concatenate((host, none)),
-        after_issue_seconds=np.concatenate((after_issue, none)),
-        waits=None if waits is None else np.concatenate((waits, none > 0)),
+        extrapolated=np.concatenate((device.extrapolated, never)),
+        device_seconds=np.concatenate((device.seconds, zeros)),
+        host_seconds=np.concatenate((host, zeros)),
+        after_issue_seconds=np.concatenate((after_issue, zeros)),
+        waits=None if waits is None else np.concatenate((waits, never)),
         notes=(
             *precision_notes(run.precision, run.model),
             *roofline_notes,

@@ -130,7 +130,7 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, band: bool = False) -> Ta
     ordered = tuple(sorted(pairs, key=lambda pair: (-pair[0], -pair[1])))
     prompt = replace(run, workload=replace(run.workload, new_tokens=0))
     priced_layers = price_layers(prompt, ordered, scorer, purpose="the planner")
-    every = priced_layers.every
+    every = priced_layers.estimate
     head, layers, tail = priced_layers.in_order
     if not len(tail):  # pragma: no cover - every decoder has a head
         raise ScheduleError("the estimator prices nothing after the last layer")
@@ -181,7 +181,7 @@ def _added(every: Estimate, rows: NDArray[np.bool_]) -> float:
 def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
     """All decode steps, by the count that a layer's cache holds."""
     counts = tuple(sorted({before for before, _ in pairs}, reverse=True))
-    every = price_layers(run, [(n, n) for n in counts], scorer, purpose="the planner").every
+    every = price_layers(run, [(n, n) for n in counts], scorer, purpose="the planner").estimate
     steps = PricedLayers(tuple((n, n) for n in counts), every, "decode")
     where = np.array([counts.index(before) for before, _ in pairs])
     kv = np.array(every.memory.kv_by_layer)[where]
