@@ -13,7 +13,7 @@ from ..errors import FileFormatError, InvalidValueError
 from ..inputs import discover
 from ..inputs.files import read_text
 from ..inputs.schema import Positive, validate
-from ..inputs.strict_json import parse, to_json
+from ..inputs.strict_json import parse_object, to_json
 from ..types.stages import STAGES
 from ..types.strict_model import StrictModel
 
@@ -161,13 +161,7 @@ def _lines(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         where = f"{path}: line {number}"
-        try:
-            data = parse(line)
-        except FileFormatError as error:
-            raise FileFormatError(f"{where}: {error}") from None
-        if not isinstance(data, dict):
-            raise FileFormatError(f"{where}: must hold a JSON object (got {type(data).__name__})")
-        yield where, data
+        yield where, parse_object(line, where)
 
 
 def _request(data: Mapping[str, Any], where: str) -> Timing:

@@ -17,7 +17,7 @@ import yaml
 
 from ..errors import FileFormatError
 from ..units import MEGA
-from .strict_json import parse
+from .strict_json import parse, parse_object
 
 __all__ = [
     "MAX_FILE_BYTES",
@@ -266,14 +266,7 @@ def read_json(path: Path, *, limit: int = MAX_FILE_BYTES) -> dict[str, Any]:
     FileFormatError
         Missing, unreadable, over `limit` bytes, binary, malformed, a key twice, NaN or Infinity, or no object.
     """
-    text = read_text(path, limit=limit)
-    try:
-        data = parse(text)
-    except FileFormatError as error:
-        raise FileFormatError(f"{path}: {error}") from None
-    if not isinstance(data, dict):
-        raise FileFormatError(f"{path}: must hold one JSON object (got {type(data).__name__})")
-    return data
+    return parse_object(read_text(path, limit=limit), str(path))
 
 
 Stamp = tuple[int, int]

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from ..errors import FileFormatError
 
-__all__ = ["canonical", "digest", "digest_bytes", "parse", "plain", "to_json"]
+__all__ = ["canonical", "digest", "digest_bytes", "parse", "parse_object", "plain", "to_json"]
 
 # Of one JSON text: a list of this many empty lists takes 250 MB.
 MAX_VALUES = 4_000_000
@@ -35,6 +35,23 @@ def parse(text: str, *, finite: bool = True) -> Any:
         raise FileFormatError(f"is truncated or not JSON: {error}") from None
     except ValueError as error:  # a number of more digits than Python converts
         raise FileFormatError(str(error)) from None
+
+
+def parse_object(text: str, where: str) -> dict[str, Any]:
+    """The object that a JSON text holds.
+
+    Raises
+    ------
+    FileFormatError
+        As `parse`, or another value; `where` is named.
+    """
+    try:
+        data = parse(text)
+    except FileFormatError as error:
+        raise FileFormatError(f"{where}: {error}") from None
+    if not isinstance(data, dict):
+        raise FileFormatError(f"{where}: must hold one JSON object (got {type(data).__name__})")
+    return data
 
 
 def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:

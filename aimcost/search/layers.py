@@ -21,7 +21,7 @@ from ..pricing.result import Estimate
 from ..pricing.table import NO_LAYER
 from ..types import ReductionEvent
 
-__all__ = ["Pair", "PricedLayers", "price_layers"]
+__all__ = ["Pair", "PricedLayers", "price_layers", "with_layers"]
 
 # Tokens that a layer computes on, and those that are left after it.
 Pair = tuple[int, int]
@@ -68,8 +68,22 @@ class PricedLayers:
         return rows[:first], rows[first:last], rows[last:]
 
 
+def with_layers(run: Run, pairs: Sequence[Pair], scorer: str) -> Run:
+    """The run on a model with a layer for each of `pairs`, and a cut after it where the two differ."""
+    cuts = tuple(
+        ReductionEvent(action="prune", scorer=scorer, after_layer=i, tokens_in=before, tokens_out=after)
+        for i, (before, after) in enumerate(pairs)
+        if after < before
+    )
+    schedule = replace(
+        run.schedule, tokens=tuple(before for before, _ in pairs), events=(*run.schedule.pre_llm_events, *cuts)
+    )
+    decoder = replace(run.model.decoder, layers=len(pairs))
+    return replace(run, model=replace(run.model, decoder=decoder), schedule=schedule)
+
+
 def price_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, purpose: str) -> PricedLayers:
-    """Price the run on a model with a layer for each of `pairs`, and a cut after it where the two differ.
+    """Price the run `with_layers`.
 
     Parameters
     ----------
@@ -85,14 +99,4 @@ def price_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, purpose: str) 
         raise ScheduleError(f"{purpose} needs uniform decoder layers: {run.model.name} has {run.model.decoder.variety}")
     if run.parallel.pp > 1:
         raise InvalidValueError("parallel.pp", f"1 for {purpose}", run.parallel.pp)
-    cuts = tuple(
-        ReductionEvent(action="prune", scorer=scorer, after_layer=i, tokens_in=before, tokens_out=after)
-        for i, (before, after) in enumerate(pairs)
-        if after < before
-    )
-    schedule = replace(
-        run.schedule, tokens=tuple(before for before, _ in pairs), events=(*run.schedule.pre_llm_events, *cuts)
-    )
-    decoder = replace(run.model.decoder, layers=len(pairs))
-    estimate = estimate_run(replace(run, model=replace(run.model, decoder=decoder), schedule=schedule))
-    return PricedLayers(tuple(pairs), estimate)
+    return PricedLayers(tuple(pairs), estimate_run(with_layers(run, pairs, scorer)))

@@ -50,7 +50,7 @@ def test_a_row_is_read_whole(tmp_path: Path) -> None:
     ("rows", "error", "said"),
     [
         (["{"], FileFormatError, "line 1: is truncated or not JSON"),
-        (["[1]"], FileFormatError, "line 1: must hold a JSON object"),
+        (["[1]"], FileFormatError, "line 1: must hold one JSON object"),
         ([{**ROW, "valu_s": 1}], UnknownNameError, "'value_s'"),
         ([{**ROW, "value_s": 0}], InvalidValueError, "line 1: 'value_s'"),
         ([{**ROW, "value_s": float("nan")}], FileFormatError, "line 1: NaN is not a finite number"),

@@ -335,14 +335,7 @@ def renew(profiles: Path, timings: Path, date: str) -> dict[str, dict[str, Any]]
 def _fp32_block(model: GemmModel, checks: Mapping[str, Mapping[str, float]], date: str) -> dict[str, Any]:
     low, high = min(c["low"] for c in checks.values()), max(c["high"] for c in checks.values())
     return {
-        "tile_efficiency": [round(float(v), 4) for v in model.tile_efficiency.ravel()],
-        "k0": round(model.k0, 2),
-        "launch_us": round(model.launch_s * 1e6, 3),
-        "split_us": round(model.split_s * 1e6, 3),
-        "memory_share": round(model.memory_share, 4),
-        "overlap": round(model.overlap, 3),
-        "rounding": round(model.rounding, 4),
-        "droop": round(model.droop, 5),
+        **model.block(),
         "range": {key: list(values) for key, values in model.calibrated.items()},
         "held_out_mape": round(max(check["mape"] for check in checks.values()), 4),
         "band": [round(min(low, 1.0), 4), round(max(high, 1.0), 4)],

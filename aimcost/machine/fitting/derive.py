@@ -147,14 +147,7 @@ def _gemm(result: Derived, hardware: HardwareSpec, theirs: str, source: str, dat
         beyond = _extrapolation(*far, band)
     _record(result, f"gemm {ours}", everything.origin + note, checks, band)
     block = {
-        "tile_efficiency": [round(float(v), 4) for v in model.tile_efficiency.ravel()],
-        "k0": round(model.k0, 2),
-        "launch_us": round(model.launch_s * 1e6, 3),
-        "split_us": round(model.split_s * 1e6, 3),
-        "memory_share": round(model.memory_share, 4),
-        "overlap": round(model.overlap, 3),
-        "rounding": round(model.rounding, 4),
-        "droop": round(model.droop, 5),
+        **model.block(),
         **_evidence(model, mape(on_held_out, held_out.seconds), band, f"{source}, {everything.origin}{note}", date),
         **beyond,
     }
@@ -201,12 +194,7 @@ def _attention(result: Derived, hardware: HardwareSpec, table: str, causal: bool
             kernels = result.block.setdefault(section, {})
             kernels.setdefault("default", kernel)
             kernels.setdefault(kernel, {})[width] = {
-                "efficiency": round(model.efficiency, 4),
-                "launch_us": round(model.launch_s * 1e6, 3),
-                "s0": round(model.s0, 2),
-                "tail": round(model.tail, 4),
-                "memory_share": round(model.memory_share, 4),
-                "overlap": round(model.overlap, 3),
+                **model.block(),
                 **_evidence(model, mape(predicted, unknown.seconds), band, f"{source}, {timings.origin}", date),
             }
             result.tables[f"{section}/{kernel}/{width}"] = _tables(model)

@@ -73,6 +73,17 @@ class AttentionModel:
             provenance=Provenance.of(data, where=where),
         )
 
+    def block(self) -> dict[str, Any]:
+        """The coefficients as a profile holds them, which `of` reads."""
+        return {
+            "efficiency": round(self.efficiency, 4),
+            "launch_us": round(self.launch_s * 1e6, 3),
+            "s0": round(self.s0, 2),
+            "tail": round(self.tail, 4),
+            "memory_share": round(self.memory_share, 4),
+            "overlap": round(self.overlap, 3),
+        }
+
     def seconds(
         self,
         dims: Mapping[str, Floats],
@@ -106,6 +117,11 @@ class AttentionModel:
         return outside_of(self.calibrated, dims)
 
 
+def _waves(dims: Mapping[str, Floats], sm_count: int) -> Floats:
+    """Blocks of 128 queries of one head, by multiprocessor."""
+    return dims["batch"] * dims["heads"] * np.ceil(dims["q_len"] / 128.0) / sm_count
+
+
 def formula_seconds(
     model: AttentionModel,
     dims: Mapping[str, Floats],
@@ -117,7 +133,7 @@ def formula_seconds(
     sm_count: int,
 ) -> Floats:
     """The formula without its corrections."""
-    waves = dims["batch"] * dims["heads"] * np.ceil(dims["q_len"] / 128.0) / sm_count
+    waves = _waves(dims, sm_count)
     wave_term = np.where(waves < 1.0, 1.0 / np.maximum(waves, 1e-9), 1.0 + model.tail / np.maximum(waves, 1.0))
     compute = flops * (1.0 + model.s0 / dims["kv_len"]) * wave_term / (peak * model.efficiency)
     return model.launch_s + smooth_max(compute, bytes_moved / (bandwidth * model.memory_share), model.overlap)
@@ -125,10 +141,9 @@ def formula_seconds(
 
 def coordinates(dims: Mapping[str, Floats], sm_count: int) -> dict[str, tuple[Floats, Floats]]:
     """Coordinates of each correction."""
-    waves = dims["batch"] * dims["heads"] * np.ceil(dims["q_len"] / 128.0) / sm_count
     keys = np.log2(dims["kv_len"])
     return {
-        "waves_keys": (np.log(waves), keys),
+        "waves_keys": (np.log(_waves(dims, sm_count)), keys),
         "batch_group": (np.log2(dims["batch"]), np.log2(dims["heads"] / dims["kv_heads"])),
         "kv_heads_keys": (np.log2(dims["batch"] * dims["kv_heads"]), keys),
     }

@@ -134,6 +134,19 @@ class GemmModel:
             provenance=Provenance.of(data, where=where),
         )
 
+    def block(self) -> dict[str, Any]:
+        """The coefficients as a profile holds them, which `of` reads."""
+        return {
+            "tile_efficiency": [round(float(v), 4) for v in self.tile_efficiency.ravel()],
+            "k0": round(self.k0, 2),
+            "launch_us": round(self.launch_s * 1e6, 3),
+            "split_us": round(self.split_s * 1e6, 3),
+            "memory_share": round(self.memory_share, 4),
+            "overlap": round(self.overlap, 3),
+            "rounding": round(self.rounding, 4),
+            "droop": round(self.droop, 5),
+        }
+
     def seconds(
         self,
         m: Floats,

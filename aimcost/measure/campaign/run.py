@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ...errors import AimcostError, InvalidValueError, UnsupportedModelError, argument, one_line
 from ...extras import require_device, torch_module
@@ -22,7 +22,7 @@ from ...inputs.strict_json import plain, to_json
 from ..profile.plan import plan_for
 from ..profile.to_calibration import profile_mapping, profile_yaml
 from ..records import Environment, Record, RecordWriter, load_record, now
-from ..validate.measuring import PROFILE_NAME, ModelCache, run_document, too_large
+from ..validate.measuring import PROFILE_NAME, ModelCache, measure_labelled, settings_of, too_large
 from .plan import CampaignPlan, RunsStep, load_plan
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "Step",
     "check_minutes",
     "measure_runs",
+    "readable",
     "run_campaign",
     "steps_of",
 ]
@@ -51,6 +52,10 @@ DTYPES = {"cuda": "bf16", "cpu": "fp32"}
 
 class PartlyDone(Exception):
     """Some runs of a step failed; the others are recorded."""
+
+
+P = ParamSpec("P")
+Found = TypeVar("Found")
 
 
 class OutOfTime(BaseException):
@@ -152,11 +157,8 @@ class Campaign:
 
     def earlier(self, path: Path) -> Record | None:
         """The record that `path` holds, if it was made with the same settings."""
-        try:
-            record = load_record(path)
-        except AimcostError:
-            return None
-        same = all(record.settings.get(key) == value for key, value in self.settings.items())
+        record = readable(load_record, path)
+        same = record is not None and all(record.settings.get(key) == value for key, value in self.settings.items())
         return record if same else None
 
     def bench(self) -> Any:
@@ -250,41 +252,32 @@ def measure_runs(step: RunsStep, campaign: Campaign, path: Path) -> None:
     PartlyDone
         Some failed.
     """
-    subject, measure = (torch_module(f"aimcost.measure.{name}") for name in ("subject", "measure"))
-    plan, stacks = campaign.plan, subject.runnable_stacks(campaign.device)
-    runs = plan.runs_of(step, campaign.dtype, stacks)
-    budget_s = step.budget_s or plan.budget_s
-    found = campaign.earlier(path.parent / "profile.json")
-    writer = campaign.open(
-        path,
-        "validation",
+    plan, stacks = campaign.plan, torch_module("aimcost.measure.subject").runnable_stacks(campaign.device)
+    runs = {one.label: one.run for one in plan.runs_of(step, campaign.dtype, stacks)}
+    profile_record = campaign.earlier(path.parent / "profile.json")
+    settings = settings_of(
+        runs,
         repeats=plan.repeats,
         rounds=1,
-        runs={one.label: run_document(one.run) for one in runs},
-        profile=None if found is None else measured_profile(found),
+        profile=None if profile_record is None else measured_profile(profile_record),
         profile_from="measured in the same campaign",
     )
+    writer = campaign.open(path, "validation", **settings)
     failed = []
-    for one in runs:
-        if one.label in writer.record.settings["measured"]:
+    for label, run in runs.items():
+        if label in writer.record.settings["measured"]:
             continue
         campaign.tick()
-        campaign.say(one.label)
+        campaign.say(label)
+        budget_s = min(step.budget_s or plan.budget_s, campaign.deadline.left)
         try:
-            measure.measure_run(
-                one.run,
-                device=campaign.device,
-                repeats=plan.repeats,
-                budget_s=min(budget_s, campaign.deadline.left),
-                progress=campaign.tick,
-                writer=writer,
-                label=one.label,
-                model=campaign.models.of(one.run),
+            measure_labelled(
+                label, run, writer, campaign.models, repeats=plan.repeats, budget_s=budget_s, progress=campaign.tick
             )
         except (AimcostError, RuntimeError, ValueError, TypeError) as error:
-            failed.append(f"{one.label}: {type(error).__name__}: {one_line(error)}")
+            failed.append(f"{label}: {type(error).__name__}: {one_line(error)}")
             continue
-        writer.set(measured=[*writer.record.settings["measured"], one.label])
+        writer.set(measured=[*writer.record.settings["measured"], label])
     if failed:
         # not finished: with `resume` those runs are measured again
         raise PartlyDone("; ".join(failed))
@@ -293,11 +286,16 @@ def measure_runs(step: RunsStep, campaign: Campaign, path: Path) -> None:
 
 def measured_profile(record: Record) -> dict[str, Any] | None:
     """The hardware profile of a campaign's profile record; None where it was cut too short."""
+    found = readable(profile_mapping, record, PROFILE_NAME)
+    return None if found is None else dict(plain(found))
+
+
+def readable(read: Callable[P, Found], *args: P.args, **kwargs: P.kwargs) -> Found | None:
+    """What `read` gives; None where a record is missing, of another kind, or was cut too short for it."""
     try:
-        found: dict[str, Any] = plain(profile_mapping(record, PROFILE_NAME))
+        return read(*args, **kwargs)
     except AimcostError:
         return None
-    return found
 
 
 def run_campaign(

@@ -26,7 +26,7 @@ from ..profile.to_calibration import Ceilings, ceilings_of
 from ..records import Record, Sample, load_record
 from ..validate import Comparison, Errors, compare_record
 from .plan import CampaignPlan, load_plan
-from .run import SCHEMA_VERSION, SUMMARY
+from .run import SCHEMA_VERSION, SUMMARY, readable
 
 __all__ = ["floor_s", "summarise"]
 
@@ -93,14 +93,19 @@ def summarise(folder: str | Path) -> dict[str, Any]:
 
 def _tables(folder: Path, state: Mapping[str, Any]) -> dict[str, Any]:
     plan, dtype = load_plan(tiny=state["tiny"]), state["dtype"]
-    records = _records(folder, [step["name"] for step in state["steps"]])
-    ceilings = _ceilings(records.get("profile"))
+    names = [step["name"] for step in state["steps"]]
+    records = {name: found for name in names if (found := readable(load_record, folder / f"{name}.json"))}
+    # of a profile that was not cut short
+    ceilings = readable(ceilings_of, records["profile"]) if "profile" in records else None
     validations = [record for record in records.values() if record.kind == "validation"]
     runs = _runs(
         validations, plan, None if ceilings is None else ceilings.flops_per_s[dtype], printed=not state["tiny"]
     )
-    comparisons = list(_comparisons(validations, folder))
-    kernels = [_kernel(sample, ceilings, dtype) for sample in _samples(records, "kernels")]
+    # none where the profile or the record was cut too short
+    compared = [readable(compare_record, record, where=str(folder)) for record in validations]
+    comparisons = [comparison for comparison in compared if comparison is not None]
+    timed = records["kernels"].samples if "kernels" in records else ()
+    kernels = [_kernel(sample, ceilings, dtype) for sample in timed]
     return {
         **state,
         "ceilings": ceilings
@@ -131,32 +136,10 @@ def _state(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _records(folder: Path, names: Iterable[str]) -> dict[str, Record]:
-    found = {}
-    for name in names:
-        try:
-            found[name] = load_record(folder / f"{name}.json")
-        except AimcostError:
-            continue
-    return found
-
-
-def _samples(records: Mapping[str, Record], name: str) -> tuple[Sample, ...]:
-    return records[name].samples if name in records else ()
-
-
 def _checks(record: Record | None, folder: Path) -> list[dict[str, Any]]:
     """The kernels that were held against their references."""
     found = [] if record is None else record.settings["results"]
     return [validate(_CheckFile, one, where=f"{folder}: correctness").model_dump() for one in found]
-
-
-def _ceilings(record: Record | None) -> Ceilings | None:
-    """What the device reached in its profile; None where that was cut short before."""
-    try:
-        return None if record is None else ceilings_of(record)
-    except AimcostError:
-        return None
 
 
 def floor_s(sample: Sample, ceilings: Ceilings, dtype: str) -> float:
@@ -286,31 +269,17 @@ def _printed() -> dict[str, dict[str, float | None]]:
     return found
 
 
-def _stage(sample: Sample) -> dict[str, Any]:
+def _which(sample: Sample) -> dict[str, Any]:
     name, stack = _split(sample.labels["run"])
-    return {
-        "op": sample.op,
-        "run": name,
-        "stack": stack,
-        "variant": sample.labels["variant"],
-        "median_s": sample.median_s,
-        "repeats": len(sample.samples_s),
-    }
+    return {"run": name, "stack": stack, "variant": sample.labels["variant"]}
+
+
+def _stage(sample: Sample) -> dict[str, Any]:
+    return {"op": sample.op, **_which(sample), "median_s": sample.median_s, "repeats": len(sample.samples_s)}
 
 
 def _memory(sample: Sample) -> dict[str, Any]:
-    name, stack = _split(sample.labels["run"])
-    sizes = {key: sample.dims.get(key) for key in ("held_bytes", "kv_bytes", "peak_bytes")}
-    return {"run": name, "stack": stack, "variant": sample.labels["variant"], **sizes}
-
-
-def _comparisons(records: Iterable[Record], folder: Path) -> Iterable[Comparison]:
-    """Each record beside its predictions; none where the profile or the record was cut too short."""
-    for record in records:
-        try:
-            yield compare_record(record, where=str(folder))
-        except FileFormatError:
-            continue
+    return {**_which(sample), **{key: sample.dims.get(key) for key in ("held_bytes", "kv_bytes", "peak_bytes")}}
 
 
 def _errors(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pydantic import Field
 from ...errors import AimcostError, FileFormatError
 from ...inputs.files import read_bytes
 from ...inputs.schema import validate
-from ...inputs.strict_json import parse
+from ...inputs.strict_json import parse_object
 from ...types.strict_model import StrictModel
 from .contents import SCHEMA_VERSION, Clock, Environment, Kind, Record, Sample
 
@@ -38,13 +38,7 @@ def load_record(path: str | Path) -> Record:
         raise FileFormatError(f"{path}: is not a record: not UTF-8 text") from None
     if not text.strip():
         raise FileFormatError(f"{path}: is empty, not a record")
-    try:
-        data = parse(text)
-    except FileFormatError as error:
-        raise FileFormatError(f"{path}: {error}") from None
-    if not isinstance(data, dict):
-        raise FileFormatError(f"{path}: must hold one JSON object (got {type(data).__name__})")
-    return _from_mapping(data, where=str(path))
+    return _from_mapping(parse_object(text, str(path)), where=str(path))
 
 
 def _from_mapping(data: Mapping[str, Any], *, where: str) -> Record:

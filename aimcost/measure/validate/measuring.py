@@ -28,9 +28,11 @@ __all__ = [
     "PROFILE_NAME",
     "ModelCache",
     "load_runs",
+    "measure_labelled",
     "measure_validation",
     "read_profile",
     "run_document",
+    "settings_of",
     "too_large",
 ]
 
@@ -73,7 +75,7 @@ def measure_validation(
         memory; before anything is measured.
     """
     require_device(device, "aimcost validate")
-    measure, subject = (torch_module(f"aimcost.measure.{name}", "aimcost validate") for name in ("measure", "subject"))
+    subject = torch_module("aimcost.measure.subject", "aimcost validate")
     environment = importlib.import_module("aimcost.measure.profile.environment")
     for run in runs.values():
         subject.check_run(run, device)
@@ -82,13 +84,13 @@ def measure_validation(
     for label, run in runs.items():
         if (reason := too_large(run, device, before.memory_bytes)) is not None:
             raise UnsupportedModelError(f"{label}: {reason}")
-    settings = {
-        "repeats": repeats,
-        "rounds": ROUNDS,
-        "runs": {label: run_document(run) for label, run in runs.items()},
-        "profile": None if profile is None else read_profile(profile),
-        "profile_from": "measured in the same process" if profile is None else Path(profile).name,
-    }
+    settings = settings_of(
+        runs,
+        repeats=repeats,
+        rounds=ROUNDS,
+        profile=None if profile is None else read_profile(profile),
+        profile_from="measured in the same process" if profile is None else Path(profile).name,
+    )
     record = Record(
         kind="validation", environment=before, seed=SEED, started=now(), settings=settings, notes=before.notes
     )
@@ -100,16 +102,7 @@ def measure_validation(
             _profile_pass(writer, device, progress)
         for label, run in runs.items():
             progress(0, 1, f"{label}: building the model")
-            measure.measure_run(
-                run,
-                device=device,
-                repeats=repeats,
-                budget_s=budget_s,
-                progress=progress,
-                label=label,
-                model=models.of(run),
-                writer=writer,
-            )
+            measure_labelled(label, run, writer, models, repeats=repeats, budget_s=budget_s, progress=progress)
     after = environment.describe(device)
     moved = environment.changes(before, after)
     writer.add(notes=after.notes)
@@ -128,6 +121,42 @@ def too_large(run: Run, device: str, memory_bytes: float) -> str | None:
     if need <= USABLE_SHARE[device] * memory_bytes:
         return None
     return f"the model holds {format_bytes(need)} in {run.precision.weights}, this machine {format_bytes(memory_bytes)}"
+
+
+def settings_of(
+    runs: Mapping[str, Run], *, repeats: int, rounds: int, profile: Mapping[str, Any] | None, profile_from: str
+) -> dict[str, Any]:
+    """What a validation record says of itself: its runs by label, and the profile that they are compared with."""
+    return {
+        "repeats": repeats,
+        "rounds": rounds,
+        "runs": {label: run_document(run) for label, run in runs.items()},
+        "profile": profile,
+        "profile_from": profile_from,
+    }
+
+
+def measure_labelled(
+    label: str,
+    run: Run,
+    writer: RecordWriter,
+    models: ModelCache,
+    *,
+    repeats: int,
+    budget_s: float,
+    progress: Callable[..., None],
+) -> None:
+    """Time one run of a validation record into it."""
+    torch_module("aimcost.measure.measure").measure_run(
+        run,
+        device=models.device,
+        repeats=repeats,
+        budget_s=budget_s,
+        progress=progress,
+        label=label,
+        model=models.of(run),
+        writer=writer,
+    )
 
 
 class ModelCache:

@@ -360,7 +360,7 @@ def schedules_of(
                 found.append(replace(schedule, events=pre))
             before[place] = heads[pre]
             cuts = schedule.layer_events
-            scorers |= {event.scorer for event in cuts if event.priced}
+            scorers |= {event.scorer for event in cuts if event.selects}
             if cuts and example is None:
                 example = schedule
                 _require_plain(schedule)
