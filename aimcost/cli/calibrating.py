@@ -104,7 +104,7 @@ def _write_scaled(output: Path, hardware: str, scale: float, source: str) -> Non
     spec = load_hardware(hardware)
     if not spec.calibration:
         raise FileFormatError(f"{hardware}: has no calibration to scale (it inherits another card's)")
-    kinds = ["gemm", "attention", *calibration_of(spec).bandwidth]
+    kinds = ["gemm", "attention", *calibration_of(spec).memory_bound]
     block = with_scale(spec.calibration, scale, source, kinds)
     if isinstance(block.get("tables"), str):
         block = {**block, "tables": read_mapping(Path(spec.folder) / str(block["tables"]))}

@@ -271,19 +271,20 @@ class _Request:
 
 def _request(file: RunFile, where: str, before: Run | None) -> _Request:
     """Model, workload and schedule: each is that of `before` as far as its keys, and what it rests on, are the same."""
-    old = before._file if before is not None else None
-    same = old is not None and old.model == file.model
-    model = before.model if before is not None and same else load_model(file.model)
+    # `same` is the run whose model is taken over, then whose workload, then whose schedule; None once a key differs
+    same = before if before is not None and before._file.model == file.model else None
+    model = load_model(file.model) if same is None else same.model
     paper = _is_paper(file.method)
-    same = same and old is not None and old.workload == file.workload and _is_paper(old.method) == paper
-    if before is not None and same:
-        workload, notes = before.workload, before._workload_notes
-    else:
+    if same is not None and (same._file.workload != file.workload or _is_paper(same._file.method) != paper):
+        same = None
+    if same is None:
         workload, notes = resolve_workload(file.workload, model, without_newline=paper)
-    same = same and old is not None and old.method == file.method
-    schedule = (
-        before.schedule if before is not None and same else plan_schedule(model, workload, file.method, where=where)
-    )
+    else:
+        workload, notes = same.workload, same._workload_notes
+    if same is None or same._file.method != file.method:
+        schedule = plan_schedule(model, workload, file.method, where=where)
+    else:
+        schedule = same.schedule
     return _Request(model=model, workload=workload, workload_notes=notes, schedule=schedule)
 
 

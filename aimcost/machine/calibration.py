@@ -44,7 +44,7 @@ class Calibration:
         By number format.
     attention, encoder_attention, decode_attention
         By head width, of the kernel that the profile names as its default.
-    bandwidth, machine
+    memory_bound, machine
         Memory-bound kernels by kind of operation, and what they know of the card.
     measured
         What was timed on this card: ``gemm <format>``, ``attention``, ``encoder_attention``, ``decode_attention``,
@@ -63,7 +63,7 @@ class Calibration:
     attention: Mapping[int, AttentionModel | AttentionGrid]
     encoder_attention: Mapping[int, AttentionModel | AttentionGrid]
     decode_attention: Mapping[int, AttentionModel | AttentionGrid]
-    bandwidth: Mapping[str, KernelModel | CurveSet]
+    memory_bound: Mapping[str, KernelModel | CurveSet]
     machine: Machine
     scale: Mapping[str, float]
     source: str
@@ -249,7 +249,7 @@ def _parse(hardware: HardwareSpec) -> Calibration:
     machine = _machine(hardware, _relative(hardware), float(shared.get("reuse", 0.0)))
     kernels = section("bandwidth")
     place = f"{where}.bandwidth" if kernels else MEMORY_BOUND_FILE
-    bandwidth: dict[str, KernelModel | CurveSet] = {
+    memory_bound: dict[str, KernelModel | CurveSet] = {
         kind: CurveSet.of(values, where=f"{place}.{kind}")
         if _form(values, True, False)
         else KernelModel.of(values, where=f"{place}.{kind}", clock_hz=machine.cycles_per_s)
@@ -271,9 +271,9 @@ def _parse(hardware: HardwareSpec) -> Calibration:
         attention=attention("attention"),
         encoder_attention=attention("encoder_attention"),
         decode_attention=attention("decode_attention"),
-        bandwidth=bandwidth,
+        memory_bound=memory_bound,
         machine=machine,
-        measured=_measured(hardware, section, bandwidth),
+        measured=_measured(hardware, section, memory_bound),
         encoder_lender=str(section("encoder_attention").get("inherits", "")),
         scale={str(kind): float(value) for kind, value in section("scale").items()},
         source=str(block["source"]),
@@ -302,7 +302,9 @@ def _relative(hardware: HardwareSpec) -> HardwareSpec | None:
     return load_hardware(CLOCK_OF.get(hardware.name, parent)) if parent != hardware.name else None
 
 
-def _measured(hardware: HardwareSpec, section: Any, bandwidth: Mapping[str, KernelModel | CurveSet]) -> frozenset[str]:
+def _measured(
+    hardware: HardwareSpec, section: Any, memory_bound: Mapping[str, KernelModel | CurveSet]
+) -> frozenset[str]:
     """What was timed on this card: formats of products, stages of attention, kinds of kernels."""
     found = {f"gemm {dtype}" for dtype in section("gemm")}
     for name in ("attention", "encoder_attention", "decode_attention"):
@@ -310,7 +312,7 @@ def _measured(hardware: HardwareSpec, section: Any, bandwidth: Mapping[str, Kern
             found.add(name)
     if section("collective"):
         found.add("collective")
-    found |= {kind for kind, model in bandwidth.items() if isinstance(model, CurveSet)}
+    found |= {kind for kind, model in memory_bound.items() if isinstance(model, CurveSet)}
     return frozenset(found) | _timed(hardware)
 
 

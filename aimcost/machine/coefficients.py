@@ -127,7 +127,7 @@ class Coefficients:
         A kind that a stack runs as a chain of elementwise kernels takes theirs, not the fused kernel's; a machine
         that timed the chain itself has its curve.
         """
-        models = self.calibration.bandwidth
+        models = self.calibration.memory_bound
         chained = stack is not None and kind in stack.elementwise
         if chained and not isinstance(models.get(kind), CurveSet):
             kind = "pointwise"
@@ -166,7 +166,7 @@ class Coefficients:
             return "assumed"
         if isinstance(kernel, CurveSet):
             return "measured"
-        name = next(known for known, other in self.calibration.bandwidth.items() if other is kernel)
+        name = next(known for known, other in self.calibration.memory_bound.items() if other is kernel)
         return "measured" if name in measured else "inherited"
 
     def band_factors(self, kind: str, stage: str, width: int) -> BandFactors:
