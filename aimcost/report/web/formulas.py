@@ -24,12 +24,6 @@ _BY_KIND: dict[str, Callable[..., Any]] = {
     "gather": reduction.gather,
     "dequantize": quantised.dequantise,
 }
-_BY_NAME: dict[str, Callable[..., Any]] = {
-    "attn_add": pointwise.add,
-    "mlp_add": pointwise.add,
-    "pos_add": pointwise.add,
-    "deepstack_add": pointwise.add,
-}
 _BESIDE = {
     "attention": attention.causal_pairs,
 }
@@ -37,7 +31,9 @@ _BESIDE = {
 
 def formula_of(name: str, kind: str, scorer: str = "") -> dict[str, str]:
     """The formula in words, and the function that it is of; empty where there is none."""
-    function = _BY_NAME.get(name) or _BY_KIND.get(kind)
+    function = _BY_KIND.get(kind)
+    if kind == "pointwise" and name.endswith("_add"):
+        function = pointwise.add
     if kind == "score" and scorer:
         function = find_scorer(scorer).cost
     if kind == "collective":
