@@ -135,7 +135,7 @@ def test_a_wrong_kernel_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_the_summary_is_read_without_torch(dry: Any, tables: Any) -> None:
     code = (
         "import sys; from aimcost.cli.campaigning import campaign_command as c; from pathlib import Path;"
-        f"print(c(None, Path({str(dry[0])!r}), device='cpu', minutes=1, tiny=False, resume=False, as_json=False));"
+        f"print(c(None, Path({str(dry[0])!r}), device='cpu', minutes=1, tiny=False, resume=False, as_json=False)[0]);"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
