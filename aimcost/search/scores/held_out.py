@@ -18,7 +18,7 @@ from .fitting import fitted
 from .points import Point, model_family
 from .surrogate import ENOUGH, HALF_80, Query, Surrogate, covariance, score_variance
 
-__all__ = ["KINDS", "REFITTED", "HeldOut", "leave_out", "leave_out_refitted"]
+__all__ = ["KINDS", "REFITTED", "HeldOut", "blocks_of", "leave_out", "leave_out_refitted"]
 
 KINDS = ("cell", "source", "model")
 # Kinds of few enough blocks to estimate the parameters anew without each.
@@ -106,7 +106,7 @@ def leave_out(surrogate: Surrogate, kind: str) -> HeldOut:
     reached = 100.0 - surrogate.loss
     apart = np.array([surrogate.disagreement.get(point.method, 0.0) for point in surrogate.points])
     columns = []
-    for block in _blocks(surrogate, kind):
+    for block in blocks_of(surrogate, kind):
         variance = np.linalg.inv(surrogate.inverse[np.ix_(block, block)])
         expected = reached[block] + variance @ surrogate.weights[block]
         columns.append((block, expected, np.diag(variance), prior[block], apart[block]))
@@ -124,7 +124,7 @@ def leave_out_refitted(
     if kind not in REFITTED:
         raise UnknownNameError("block to leave out", kind, REFITTED)
     columns = []
-    blocks = list(_blocks(surrogate, kind))
+    blocks = list(blocks_of(surrogate, kind))
     for number, block in enumerate(blocks):
         if progress is not None:
             progress(number, len(blocks), f"{kind} {number + 1} of {len(blocks)}")
@@ -169,7 +169,8 @@ def _held_out(
     )
 
 
-def _blocks(surrogate: Surrogate, kind: str) -> Iterator[NDArray[np.int64]]:
+def blocks_of(surrogate: Surrogate, kind: str) -> Iterator[NDArray[np.int64]]:
+    """What is left out together, as positions among the surrogate's points."""
     points = surrogate.points
     if kind == "source":
         for name in sorted(frozenset().union(*surrogate.sources)):
