@@ -218,6 +218,8 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
     estimator = file.estimator or DEFAULT_ESTIMATOR
     # what a run says wins; what it leaves open is the stack's, where the estimator prices one
     acting = stack if discover.estimator(estimator).uses_stack else None
+    if acting is not None and hardware is not None:
+        _check_graphs(acting, hardware, where)
     attention = file.attention or (acting.attention if acting else "flash")
     tower_attention = file.attention or (acting.tower_attention if acting else "flash")
     implementation = file.implementation or (acting.implementation if acting else "fused")
@@ -336,6 +338,16 @@ def _stack(file: RunFile, hardware: HardwareSpec | None, where: str) -> Stack:
         raise InvalidValueError("execution", "omitted with 'stack', which it also selects", file.execution, where=where)
     given = file.stack if file.stack is not None else EXECUTIONS[file.execution] if file.execution else DEFAULT_STACK
     return load_stack(given, hardware.architecture if hardware is not None else "")
+
+
+# Vendors whose GPUs no engine captures graphs on: Metal replays none, and PyTorch's are CUDA's and HIP's.
+_WITHOUT_GRAPHS = ("apple",)
+
+
+def _check_graphs(stack: Stack, hardware: HardwareSpec, where: str) -> None:
+    if stack.graph != "none" and hardware.vendor in _WITHOUT_GRAPHS:
+        what = f"one without captured graphs, which {hardware.name} does not run (transformers)"
+        raise InvalidValueError("stack", what, stack.name, where=where)
 
 
 def _is_paper(method: Mapping[str, Any]) -> bool:

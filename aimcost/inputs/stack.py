@@ -30,7 +30,7 @@ KINDS = frozenset(
 # Architectures of the profiles that ship; a user's own profile may have another one.
 ARCHITECTURES = (
     *("volta", "turing", "ampere", "ada", "hopper", "blackwell"),
-    *("cdna2", "cdna3", "xe2", "apple7", "cpu"),
+    *("cdna2", "cdna3", "xe2", "apple7", "apple8", "apple9", "davinci", "cpu"),
 )
 _STAGES = ("vision", "projector", "merge", "prefill", "decode")
 # Keys that hold figures: each needs a source unless it is empty or zero.
