@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -145,13 +146,22 @@ class Reader:
         """The mapping under `key`, an empty one where it is absent."""
         return self.section(key) if self.data.get(key) is not None else Reader({}, self.where, f"{key}.")
 
-    def layer_list(self, key: str, layers: int) -> tuple[int, ...]:
-        """Indices of some of `layers` layers."""
-        given = self.get(key)
-        right = isinstance(given, list | tuple) and all(isinstance(n, int) and 0 <= n < layers for n in given)
+    def layer_list(self, key: str, layers: int, *, beyond: bool = False) -> tuple[int, ...]:
+        """Indices of some of `layers` layers.
+
+        Parameters
+        ----------
+        beyond
+            Leave out those past the last layer, as classes do that look up each layer's own index: a configuration
+            made shallow keeps the list of the deep one.
+        """
+        given, most = self.get(key), math.inf if beyond else layers - 1
+        right = isinstance(given, list | tuple) and all(
+            isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= most for n in given
+        )
         if not isinstance(given, list | tuple) or not right:
-            raise self.fail(key, f"a list of layers from 0 to {layers - 1}")
-        return tuple(given)
+            raise self.fail(key, f"a list of layers from 0 to {layers - 1}" if not beyond else "a list of layers")
+        return tuple(n for n in given if n < layers)
 
     def fail(self, key: str, expected: str) -> InvalidValueError:
         return InvalidValueError(self.prefix + key, expected, self.get(key), where=self.where)
