@@ -27,6 +27,7 @@ __all__ = [
     "layer_kinds",
     "layer_ops",
     "layer_parameters",
+    "layer_weights",
     "packed",
     "packed_experts",
     "parameters",
@@ -374,6 +375,12 @@ def layer_parameters(
     )
     keys = cross_kv_ops(decoder, _ANY, batch=1.0, kv_len=1.0, ranks=ranks)
     return count(keys) + count(crossed)
+
+
+def layer_weights(decoder: DecoderSpec) -> Mapping[str, float]:
+    """Parameters that quantisation packs in a layer of the first kind, by op."""
+    ops = layer_ops(decoder, _ANY, batch=1.0, q_len=1.0, kv_len=1.0, kernel="flash", onchip_bytes=0.0)
+    return {op.name: float(cost.packed) for op, cost in ops if cost.packed}
 
 
 def parameters(decoder: DecoderSpec, layers: range | None = None, *, ranks: Ranks = ONE) -> float:

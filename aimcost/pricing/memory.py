@@ -219,6 +219,9 @@ class _Case:
                 ranks = tower_ranks(self.parallel)
                 total += vit.parameters(vision, ranks=ranks)
                 packed["tower"] = vit.parameters(vision, ranks=ranks, count=packed_parameters)
+        if precision.wide:
+            left = sum(elements for layer, elements in precision.wide if layer in layers)
+            packed["decoder"] *= 1.0 - left / decoder_ops.packed(decoder, layers)["decoder"]
         size = (total - sum(packed.values())) * self.widths.unpacked
         by_format = [(part_format(precision, part), elements) for part, elements in packed.items()]
         if precision.experts is not None:

@@ -169,6 +169,9 @@ class Precision:
         else 16 bit.
     experts
         The experts of the language model's layers. None: as `weights`.
+    wide
+        (layer, elements) of the language model's linear layers that a checkpoint leaves in 16 bit: counted in memory,
+        while their time is that of `weights`.
     scale_bytes
         Scales and zero points of `weights`, bytes an element. None: the usual ones of the format.
     inputs
@@ -186,6 +189,7 @@ class Precision:
     scale_bytes: float | None = None
     inputs: str | None = None
     experts: str | None = None
+    wide: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
