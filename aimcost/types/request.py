@@ -139,6 +139,11 @@ class Workload:
         return self.visual_tokens > 0 and self.cached_tokens > self.text_before
 
     @property
+    def has_cached_inputs(self) -> bool:
+        """Whether the cached prefix holds images or a video as a whole, and `encoded` is the tower's work."""
+        return self.cached_images > 0 or self.cached_frames > 0
+
+    @property
     def cached_text(self) -> int:
         """Text tokens of the cached prefix; those between the visual ones are spread evenly over them."""
         between = self.visual_tokens + self.template_tokens
