@@ -10,6 +10,7 @@ import pytest
 import aimcost
 from aimcost.errors import AimcostError
 from aimcost.inputs.model import load_model, model_config
+from aimcost.pricing.summary import summary_of
 
 RUN = {"workload": {"text_tokens": 4000}, "hardware": "nvidia_h100_sxm", "estimator": "roofline"}
 
@@ -99,3 +100,17 @@ def test_layers_that_are_none_are_refused(given: Any) -> None:
     text = {**TEXT, "model_type": "qwen2_5_vl_text", "num_key_value_heads": 2}
     with pytest.raises(AimcostError, match="fullatt_block_indexes"):
         load_model({"model_type": "qwen2_5_vl", "text_config": text, "vision_config": tower})
+
+
+def test_a_tied_table_that_a_class_assumes_is_told() -> None:
+    """InternVL's class ties lm_head to the embedding where a config.json says nothing: one table fewer."""
+    stated = copy.deepcopy(model_config("internvl3-8b"))
+    silent = {key: value for key, value in stated.items() if key != "tie_word_embeddings"}
+    silent["text_config"] = {k: v for k, v in stated["text_config"].items() if k != "tie_word_embeddings"}
+    run = {"workload": {"images": 1, "text_tokens": 5}, "hardware": "nvidia_h100_sxm"}
+    own, assumed = (aimcost.estimate({**run, "model": each}) for each in (stated, silent))
+    text = stated["text_config"]
+    table = text["vocab_size"] * text["hidden_size"]
+    assert summary_of(own)["parameters"] - summary_of(assumed)["parameters"] == table
+    assert any("defaults assumed: tie_word_embeddings true" in note for note in assumed.notes)
+    assert not any("tie_word_embeddings" in note for note in own.notes)

@@ -48,10 +48,10 @@ class Reader:
         return self.data.get(key, self.defaults.get(key, default))
 
     def notes(self) -> tuple[str, ...]:
-        """Which sizes come from the class and not from the file."""
+        """Which sizes, and which flags that are set, come from the class and not from the file."""
         if not self.filled:
             return ()
-        sizes = ", ".join(f"{key} {value}" for key, value in self.filled.items())
+        sizes = ", ".join(f"{key} {str(value).lower()}" for key, value in self.filled.items())
         return (f"{self.prefix.rstrip('.') or 'sizes'} not in config.json, transformers' defaults assumed: {sizes}",)
 
     def check_spelling(self) -> None:
@@ -103,6 +103,8 @@ class Reader:
             return default
         if not isinstance(value, bool):
             raise InvalidValueError(self.prefix + key, "true or false", value, where=self.where)
+        if value and key not in self.data and key in self.defaults:
+            self.filled[key] = value
         return value
 
     def limit(self, key: str) -> int | None:
