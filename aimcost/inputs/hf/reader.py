@@ -39,7 +39,7 @@ class Reader:
         self.data, self.where, self.prefix = data, where, prefix
         self.defaults = defaults or {}
         self.asked: set[str] = set()
-        self.filled: dict[str, int] = {}
+        self.filled: dict[str, int | bool] = {}
         self.sections: list[Reader] = []
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -104,8 +104,8 @@ class Reader:
         if not isinstance(value, bool):
             raise InvalidValueError(self.prefix + key, "true or false", value, where=self.where)
         if value and key not in self.data and key in self.defaults:
-            self.filled[key] = value
-        return value
+            self.filled[key] = True
+        return bool(value)
 
     def limit(self, key: str) -> int | None:
         """A count that changes no cost; None where the file does not state one."""
