@@ -338,19 +338,7 @@ def _is_decoder(pattern: str) -> bool:
     )
 
 
-# Modules of a layer by the op that runs them, as transformers names them.
-_PATHS: Mapping[str, tuple[str, ...]] = {
-    "q_proj": ("self_attn.q_proj",),
-    "k_proj": ("self_attn.k_proj",),
-    "v_proj": ("self_attn.v_proj",),
-    "out_proj": ("self_attn.o_proj",),
-    "gate_proj": ("mlp.gate_proj", "mlp.experts.0.gate_proj", "block_sparse_moe.experts.0.w1"),
-    "up_proj": ("mlp.up_proj", "mlp.experts.0.up_proj", "block_sparse_moe.experts.0.w3"),
-    "down_proj": ("mlp.down_proj", "mlp.experts.0.down_proj", "block_sparse_moe.experts.0.w2"),
-    "shared_gate_proj": ("mlp.shared_expert.gate_proj",),
-    "shared_up_proj": ("mlp.shared_expert.up_proj",),
-    "shared_down_proj": ("mlp.shared_expert.down_proj",),
-}
+# Where a decoder's layers lie, in the layouts that checkpoints have.
 _PREFIXES = ("model.layers.{}.", "language_model.model.layers.{}.", "model.language_model.layers.{}.")
 
 
@@ -361,12 +349,12 @@ def by_layer(spec: QuantisationSpec, decoder: DecoderSpec) -> tuple[Quantisation
     """
     weights = {} if decoder.traced is not None else decoder_ops.layer_weights(decoder)
     modules = {
-        (layer, op): [prefix.format(layer) + path for prefix in _PREFIXES for path in _PATHS.get(op, ())]
+        (layer, paths): [prefix.format(layer) + path for prefix in _PREFIXES for path in paths]
         for layer in sorted(set(range(decoder.layers)) - set(decoder.cross_layers))
-        for op in weights
+        for paths in weights
     }
 
-    def matched(pattern: str) -> set[tuple[int, str]]:
+    def matched(pattern: str) -> set[tuple[int, tuple[str, ...]]]:
         return {each for each, names in modules.items() if any(_matches(pattern, name) for name in names)}
 
     by_pattern = {pattern: matched(pattern) for pattern in spec.left}
@@ -380,9 +368,9 @@ def by_layer(spec: QuantisationSpec, decoder: DecoderSpec) -> tuple[Quantisation
     if not left:
         return spec, (f"quantization_config {what}: priced as the decoder's other linear layers",)
     wide: dict[int, float] = {}
-    for layer, op in sorted(left):
-        wide[layer] = wide.get(layer, 0.0) + weights[op]
-    elements, total = sum(wide.values()), sum(weights[op] for _, op in modules)
+    for layer, paths in sorted(left):
+        wide[layer] = wide.get(layer, 0.0) + weights[paths]
+    elements, total = sum(wide.values()), sum(weights[paths] for _, paths in modules)
     each, share = bytes_per_element("bf16") - bytes_per_element(spec.weights) - spec.scale_bytes, elements / total
     if share > 0.5:
         saved = (total - elements) * each
