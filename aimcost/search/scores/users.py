@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 from ...errors import AimcostError, FileFormatError, InvalidValueError
 from ...inputs.files import read_text
 from ...inputs.run import Run, plan_schedule
+from ...inputs.strict_json import to_json
 from ...types import Schedule, Workload
 from .points import Point, benchmark_of_harness, method_named, models_named
 
@@ -69,8 +69,8 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
             Point(
                 model=printed,
                 method=names.get(name, name),
-                parameters=json.dumps({key: value for key, value in method.items() if key != "name"}),
-                budget=json.dumps(method, sort_keys=True),
+                parameters=to_json({key: value for key, value in method.items() if key != "name"}, indent=None),
+                budget=to_json(method, indent=None, sort_keys=True),
                 share_kept=min(1.0, share),
                 benchmark=row["benchmark"],
                 score=row["score"],
