@@ -76,9 +76,9 @@ BROWSER := $(VENV)-browser
 test-browser: $(BROWSER)/.done
 	$(BROWSER)/bin/python -m pytest tests/browser -rs -s || test $$? -eq 5
 
-$(BROWSER)/.done: pyproject.toml
+$(BROWSER)/.done: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(BROWSER)
-	$(BROWSER)/bin/python -m pip install --quiet --no-compile --editable '.[browser]'
+	PIP_CONSTRAINT=$(LOCK) $(BROWSER)/bin/python -m pip install --quiet --no-compile --editable '.[browser]'
 	touch $@
 
 bench: $(VENV)/.test

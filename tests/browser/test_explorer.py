@@ -237,12 +237,15 @@ def test_presets_are_the_rows_of_the_paper(opened: Opened) -> None:
     for name in shown[1:]:
         opened.page.select_option("#preset", name)
         prefill = opened.page.evaluate("aimcost.app.result.reduced.stages.prefill")
+        assert opened.page.locator("#stack").input_value() == "llm_viewer"
         stage = estimate_run(load_run(rows[name]["run"])).stages["prefill"]
         assert _near(prefill["flops"], stage.flops), name
         assert _near(prefill["time_s"], stage.time_s), name
         for figure, value in (("tflops", prefill["flops"] / 1e12), ("ms", prefill["time_s"] * 1e3)):
             if rows[name]["match"][figure]:
                 assert as_printed(value) == rows[name]["printed"][figure], name
+    opened.page.click("button.op >> nth=0")  # its formulas are not those of the other estimators
+    assert "estimators.llm_viewer" in opened.page.locator(".facts").inner_text()
     opened.page.select_option("#preset", "")
 
 

@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 
 from aimcost.errors import AimcostError
 from aimcost.inputs.run import load_run, plan_schedule
+from aimcost.pricing.pricing import estimate_run
+from aimcost.report.web.formulas import formula_of
 from aimcost.report.web.packing import packed, unpacked
 from aimcost.report.web.page import linked
 from aimcost.report.web.records import is_record, record_points
@@ -145,3 +147,18 @@ def test_whole_passes_of_a_record_are_points() -> None:
     assert all(point["measured_s"] > 0 and point["predicted_s"] > 0 for point in points)
     assert any("prefill" in point["label"] for point in points)
     assert not any("layer" in point["label"] for point in points)
+
+
+@pytest.mark.parametrize(("load", "method"), [({"frames": 2, "new_tokens": 3}, "aim"), ({"images": 1}, "fastv")])
+@pytest.mark.parametrize("attention", ["flash", "eager"])
+def test_every_operation_has_a_formula(load: dict[str, int], method: str, attention: str) -> None:
+    """The opening of a docstring, and the function that it is of."""
+    keys = {"workload": {**load, "text_tokens": 9}, "method": {"name": method}, "attention": attention}
+    estimate = estimate_run(load_run({"model": "llava-onevision-qwen2-7b", "hardware": "nvidia_l4", **keys}))
+    for segment in estimate.table.segments:
+        if segment.kind != "overhead":
+            found = formula_of(
+                segment.name, segment.kind, "bipartite_cosine" if segment.stage == "merge" else "pagerank"
+            )
+            assert found.get("text"), segment.name
+            assert found["source"].startswith("aimcost."), segment.name

@@ -263,7 +263,7 @@ class App {
 
   operations({ reduced }) {
     const { state, run } = this, { layer, scope } = state, { title } = this.scope(), context = run.contexts[state.context];
-    const rows = named(reduced.operations, run.ops);
+    const rows = named(reduced.operations, run.ops).map((row) => (context.formula ? { ...row, formula: context.formula } : row));
     $("layers-hint").textContent = "Visual and text tokens that each decoder layer computes on; below, what the layer costs. Grey is the same request without reduction.";
     const head = layer === null && scope === "layers" ? null : () => { this.state = { ...this.state, layer: null, scope: "layers" }; this.draw(); };
     if (!rows.length) $("detail").replaceChildren(empty("No operation: this part is not priced here."));

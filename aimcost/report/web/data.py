@@ -24,7 +24,8 @@ from ...search.explorer.settings import Schedules, Settings, schedules_of, setti
 from ...search.explorer.tables import Context, Op, OpRows, Row, Rows, Tables, context_of
 from ...search.scores.points import Point, load_points, models_named
 from ...search.scores.points import settings_of as settings_of_point
-from .formulas import formula_of
+from ...types.stages import STAGES
+from .formulas import formula_of, module_formula
 from .packing import Pool
 
 __all__ = ["Choice", "run_data"]
@@ -57,10 +58,17 @@ class _Ops:
                 "kind": op.kind,
                 "group": op.group,
                 "term": op.term,
-                "formula": formula_of(op.name, op.kind, before if op.stage == "merge" else scorer),
+                "formula": formula_of(op.name, op.kind, _scorer_of(op, scorer, before)),
             }
             for op in self.found
         ]
+
+
+def _scorer_of(op: Op, inside: str, before: str) -> str:
+    """The scorer that an operation serves: inside the language model, or before it; empty for all others."""
+    if op.group != "selection":
+        return ""
+    return inside if op.stage == "prefill" else before
 
 
 def run_data(
@@ -266,6 +274,8 @@ def _context(context: Context, pool: Pool, ops: _Ops) -> dict[str, Any]:
         "estimator": run.estimator,
         "time_means": estimator.time_means,
         "status": calibration_status(hardware),
+        # rows that are not those of every other estimator have other formulas
+        "formula": module_formula(estimator.price) if estimator.stages != STAGES else None,
         "attention": run.attention,
         "convention": context.schedules.convention,
         "exposes": context.exposes,

@@ -9,7 +9,7 @@ from typing import Any
 from ...methods.registry import find_scorer
 from ...ops import attention, collectives, gemm, pointwise, quantised, reduction
 
-__all__ = ["formula_of"]
+__all__ = ["formula_of", "module_formula"]
 
 _BY_KIND: dict[str, Callable[..., Any]] = {
     "gemm": gemm.linear,
@@ -23,6 +23,7 @@ _BY_KIND: dict[str, Callable[..., Any]] = {
     "select": reduction.select,
     "gather": reduction.gather,
     "dequantize": quantised.dequantise,
+    "embed": pointwise.embed,
 }
 _BESIDE = {
     "attention": attention.causal_pairs,
@@ -30,14 +31,22 @@ _BESIDE = {
 
 
 def formula_of(name: str, kind: str, scorer: str = "") -> dict[str, str]:
-    """The formula in words, and the function that it is of; empty where there is none."""
+    """The formula in words, and the function that it is of; empty where there is none.
+
+    Parameters
+    ----------
+    scorer
+        Of an operation that chooses or merges tokens.
+    """
     function = _BY_KIND.get(kind)
-    if kind == "pointwise" and name.endswith("_add"):
-        function = pointwise.add
-    if kind == "score" and scorer:
-        function = find_scorer(scorer).cost
+    if kind == "pointwise":
+        words = name.split("_")
+        same = getattr(pointwise, name, None)
+        function = pointwise.add if "add" in words else pointwise.gelu if "act" in words else same
     if kind == "collective":
         function = getattr(collectives, name.removesuffix("_score"), None)
+    if function is None and scorer:
+        function = find_scorer(scorer).cost
     if function is None:
         return {}
     text = _opening(function)
@@ -46,9 +55,16 @@ def formula_of(name: str, kind: str, scorer: str = "") -> dict[str, str]:
     return {"text": text, "source": f"{function.__module__}.{function.__qualname__}"}
 
 
-def _opening(function: Callable[..., Any]) -> str:
+def module_formula(function: Callable[..., Any]) -> dict[str, str]:
+    """What an estimator that builds rows of its own says of its arithmetic."""
+    module = inspect.getmodule(function)
+    assert module is not None
+    return {"text": _opening(module), "source": module.__name__}
+
+
+def _opening(documented: object) -> str:
     """A docstring up to its sections, as one paragraph."""
-    lines = (inspect.getdoc(function) or "").split("\n")
+    lines = (inspect.getdoc(documented) or "").split("\n")
     sections = [i for i, line in enumerate(lines) if line.startswith("---")]
     body = lines[: sections[0] - 1] if sections else lines
     return " ".join(" ".join(body).replace("`", "").split())
