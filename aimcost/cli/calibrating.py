@@ -50,10 +50,12 @@ def inherited_command(output: Path | None, *, as_json: bool) -> str:
     return to_json(bands) if as_json else inherited_text(bands, output)
 
 
-def stack_command(timings: Sequence[Path], base: str | None, output: Path | None, *, as_json: bool) -> str:
+def stack_command(
+    timings: Sequence[Path], base: str | None, output: Path | None, *, quantity: str | None, as_json: bool
+) -> str:
     """Fit a stack to timings; with `output`, write its file."""
     rows = load_timings(list(timings)).requests
-    found = calibrate_stack(rows, base, name=output.stem if output is not None else "my_stack")
+    found = calibrate_stack(rows, base, name=output.stem if output is not None else "my_stack", quantity=quantity)
     text = yaml.safe_dump(found.file, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
     if output is not None:
         write_atomically(output, text)

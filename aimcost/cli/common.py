@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from ..errors import printable
 from ..inputs.discover import estimator_names
-from ..report.format import Format, Report, format_by_suffix, format_names, format_of
+from ..report.format import Format, Report, format_by_suffix, format_names, format_of, suffixes
 from .options import Argument, Commands, Context, Option
 
 __all__ = [
@@ -136,11 +136,23 @@ def names_in(given: str | None) -> list[str]:
 def format_asked(
     name: str | None, *, as_json: bool = False, as_csv: bool = False, output: Path | None = None
 ) -> Format:
-    """The format that flags ask for, else that of the file that is written, else text."""
+    """The format that flags ask for, else that of the file that is written, else text.
+
+    Raises
+    ------
+    UnknownNameError, InvalidValueError
+        No such format, two of them, or a file name that ends as another format's.
+    """
     one_of(format=name is not None, csv=as_csv, json=as_json)
     if output is not None and name is None and not (as_json or as_csv):
         return format_by_suffix(output)
-    return format_of(name or ("json" if as_json else "csv" if as_csv else "text"))
+    asked = format_of(name or ("json" if as_json else "csv" if as_csv else "text"))
+    if output is not None and output.suffix.lower() in suffixes() - {asked.suffix}:
+        from ..errors import InvalidValueError
+
+        flag = f"--format {name}" if name is not None else f"--{asked.name}"
+        raise InvalidValueError("--output", f"a file name ending in {asked.suffix}, as {flag} asks", output.name)
+    return asked
 
 
 def write_report(report: Report, written: Format, output: Path | None = None) -> None:

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InvalidValueError
+from ..errors import InvalidValueError, argument
 from ..inputs.stack import load_stack
 from ..types.stages import STAGES
 from .joining import Joined, join
-from .timings import TPOT, Timing
+from .timings import TPOT, Timing, of_quantity
 
 __all__ = ["CalibratedStack", "calibrate_stack"]
 
@@ -64,24 +64,32 @@ class CalibratedStack:
     notes: tuple[str, ...]
 
 
-def calibrate_stack(timings: Sequence[Timing], base: str | None = None, *, name: str = "my_stack") -> CalibratedStack:
+def calibrate_stack(
+    timings: Sequence[Timing], base: str | None = None, *, name: str = "my_stack", quantity: str | None = None
+) -> CalibratedStack:
     """A stack file from timings of requests, or of decode steps.
 
     Parameters
     ----------
     base
         The stack that it starts from; by default the one that all timings name.
+    quantity
+        The one clock to fit (``ttft``, ``tpot``, ``e2e`` …); all of them without it.
 
     Raises
     ------
-    InvalidValueError
-        No timing, both kinds of timing, or timings of several stacks and no base.
+    InvalidValueError, UnknownNameError
+        No timing, both kinds of timing, a quantity that none has, or timings of several stacks and no base.
     """
     if not timings:
         raise InvalidValueError("timings", "at least one request", 0)
+    if quantity is not None:
+        timings = of_quantity(timings, quantity)
     kinds = {timing.stages == TPOT for timing in timings}
     if len(kinds) > 1:
-        raise InvalidValueError("timings", "all decode steps or none", "both: calibrate a stack from each apart")
+        found = ", ".join(sorted({timing.quantity for timing in timings}))
+        what = f"one of {found}: steps and requests do not fit one stack's offset"
+        raise InvalidValueError(argument("quantity"), what, None)
     named = sorted({timing.stack for timing in timings})
     if base is None and len(named) > 1:
         raise InvalidValueError("stack", "given: the timings name several", ", ".join(named))

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..errors import FileFormatError, InvalidValueError
+from ..errors import FileFormatError, InvalidValueError, UnknownNameError
 from ..inputs import discover
 from ..inputs.files import read_text
 from ..inputs.schema import Positive, validate
@@ -154,6 +154,20 @@ def load_timings(paths: Sequence[Path] | None = None) -> Timings:
             else:
                 kernels.append(row)
     return Timings(requests=tuple(requests), kernels=tuple(kernels))
+
+
+def of_quantity(timings: Sequence[Timing], quantity: str, *, where: str = "") -> list[Timing]:
+    """Those of one clock.
+
+    Raises
+    ------
+    UnknownNameError
+        None is of it.
+    """
+    found = {timing.quantity for timing in timings}
+    if quantity not in found:
+        raise UnknownNameError("quantity", quantity, sorted(found), where=where)
+    return [timing for timing in timings if timing.quantity == quantity]
 
 
 def _lines(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:

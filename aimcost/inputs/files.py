@@ -80,6 +80,11 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys: set[Hashable] = set()
         for key_node, _ in node.value:
+            if key_node.tag == f"{_TAG}merge":
+                line = key_node.start_mark.line + 1
+                raise FileFormatError(
+                    f"line {line}: merge keys (<<) are not read: write out the keys that it stands for"
+                )
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a scalar", key_node.start_mark)

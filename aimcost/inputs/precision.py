@@ -41,6 +41,7 @@ def resolve_precision(file: RunFile, model: ModelSpec) -> tuple[Precision, tuple
         projector=quantised.projector,
         experts=quantised.experts,
         scale_bytes=quantised.scale_bytes,
+        wide=quantised.wide,
         # activations that the run names are those of products too
         inputs=None if "activations" in given.given else quantised.inputs,
     )

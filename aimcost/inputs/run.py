@@ -13,6 +13,7 @@ from ..frozen import dataclass
 from ..methods.implementation import cached_by_layer, computed_schedule, implementation_notes
 from ..methods.registry import find_scorer, plan_module
 from ..models.parallel import check_parallel, parallel_notes
+from ..models.visual_tokens import tower_load
 from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Serving, Stack, Workload
 from ..types.traced import TracedDecoder
 from . import discover
@@ -53,6 +54,8 @@ class Run:
         The ``method:`` mapping that `schedule` was planned from.
     attention, tower_attention
         Attention of the language model, and of the vision tower.
+    tower_layers
+        Layers of the vision tower that run; zero without a tower, or where a trace says what it runs.
     hardware
         None where only a schedule is asked for.
     stack, stack_given
@@ -82,6 +85,7 @@ class Run:
     precision: Precision
     attention: str
     tower_attention: str = "flash"
+    tower_layers: int = 0
     hardware: HardwareSpec | None
     estimator: str
     estimator_options: Mapping[str, Any] = field(default_factory=dict)
@@ -218,6 +222,8 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
     estimator = file.estimator or DEFAULT_ESTIMATOR
     # what a run says wins; what it leaves open is the stack's, where the estimator prices one
     acting = stack if discover.estimator(estimator).uses_stack else None
+    if acting is not None and hardware is not None:
+        _check_graphs(acting, hardware, where)
     attention = file.attention or (acting.attention if acting else "flash")
     tower_attention = file.attention or (acting.tower_attention if acting else "flash")
     implementation = file.implementation or (acting.implementation if acting else "fused")
@@ -229,6 +235,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         precision=precision,
         attention=attention,
         tower_attention=tower_attention,
+        tower_layers=_tower_layers(model, acting),
         hardware=hardware,
         estimator=estimator,
         estimator_options=file.estimator_options,
@@ -249,6 +256,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
             *request.workload_notes,
             *stored,
             *_context_note(model, schedule, workload, serving),
+            *_tower_note(model, workload, acting),
             *schedule.notes,
             *implementation_notes(schedule, implementation, attention, tower_attention),
             *parallel_notes(model, parallel, workload.batch),
@@ -336,6 +344,35 @@ def _stack(file: RunFile, hardware: HardwareSpec | None, where: str) -> Stack:
         raise InvalidValueError("execution", "omitted with 'stack', which it also selects", file.execution, where=where)
     given = file.stack if file.stack is not None else EXECUTIONS[file.execution] if file.execution else DEFAULT_STACK
     return load_stack(given, hardware.architecture if hardware is not None else "")
+
+
+# Vendors whose GPUs no engine captures graphs on: Metal replays none, and PyTorch's are CUDA's and HIP's.
+_WITHOUT_GRAPHS = ("apple",)
+
+
+def _check_graphs(stack: Stack, hardware: HardwareSpec, where: str) -> None:
+    if stack.graph != "none" and hardware.vendor in _WITHOUT_GRAPHS:
+        what = f"one without captured graphs, which {hardware.name} does not run (transformers)"
+        raise InvalidValueError("stack", what, stack.name, where=where)
+
+
+def _tower_layers(model: ModelSpec, stack: Stack | None) -> int:
+    """Layers of the tower that run: a stack may run those behind the one whose features are taken."""
+    vision = model.vision
+    if vision is None or vision.traced is not None:
+        return 0
+    return vision.stored_layers if stack is not None and stack.tower_layers == "all" else vision.layers
+
+
+def _tower_note(model: ModelSpec, workload: Workload, stack: Stack | None) -> tuple[str, ...]:
+    """Which layers of a tower run whose features are taken before its last one."""
+    vision = model.vision
+    if vision is None or vision.layers == vision.stored_layers or tower_load(model, workload) is None:
+        return ()
+    what = f"features are taken after layer {vision.layers} of the tower's {vision.stored_layers}"
+    by = "" if stack is None else f" by stack {stack.name}"
+    run = "all of them are run" if _tower_layers(model, stack) == vision.stored_layers else "no others are run"
+    return (f"{what}: {run}{by}",)
 
 
 def _is_paper(method: Mapping[str, Any]) -> bool:

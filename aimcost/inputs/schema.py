@@ -234,10 +234,17 @@ class StepFile(Strict):
 
 
 class TowerFile(Strict):
-    """How the vision tower runs, where it differs from the language model."""
+    """How the vision tower runs, where it differs from the language model.
+
+    Attributes
+    ----------
+    layers
+        ``all`` of them, or those alone whose output is ``used``: LLaVA takes the features of the last but one.
+    """
 
     attention: Literal["flash", "eager"] | None = None
     loop: Literal["none", "window"] = "none"
+    layers: Literal["all", "used"] = "used"
 
 
 class CollectivesFile(Strict):

@@ -30,7 +30,7 @@ KINDS = frozenset(
 # Architectures of the profiles that ship; a user's own profile may have another one.
 ARCHITECTURES = (
     *("volta", "turing", "ampere", "ada", "hopper", "blackwell"),
-    *("cdna2", "cdna3", "xe2", "apple7", "cpu"),
+    *("cdna2", "cdna3", "xe2", "apple7", "apple8", "apple9", "davinci", "cpu"),
 )
 _STAGES = ("vision", "projector", "merge", "prefill", "decode")
 # Keys that hold figures: each needs a source unless it is empty or zero.
@@ -125,6 +125,7 @@ def _stack(file: StackFile, data: Mapping[str, Any], architecture: str, where: s
         per_sequence_s=step.per_sequence * _MS,
         tower_attention=tower.attention or attention,
         tower_loop=tower.loop,
+        tower_layers=tower.layers,
         collectives=file.collectives if large is None else large.kind,  # type: ignore[arg-type]
         large_bytes=float("inf") if large is None or large.large_mb is None else large.large_mb * MEGA,
         large_ranks=2 if large is None else large.large_ranks,

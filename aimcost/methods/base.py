@@ -275,6 +275,11 @@ def reduce_before(
         kept = min(total, max(0, keep_tokens - workload.newline_tokens))
     else:
         kept = sum(groups * min(n, per_group(n) if per_group else 0) for groups, n in sizes)
+    if crops and total > kept >= workload.visual_tokens - workload.newline_tokens:
+        raise ScheduleError(
+            f"method {method} keeps {kept} of {total} tokens of the crops, padding among them: not fewer than the "
+            f"{workload.visual_tokens} that the model has without it"
+        )
     if scorer.across_groups or (keep_tokens is not None and (len(sizes) > 1 or (sizes[0][0] and kept % sizes[0][0]))):
         sizes = ((1, total),)
     parts = []

@@ -27,6 +27,7 @@ __all__ = [
     "layer_kinds",
     "layer_ops",
     "layer_parameters",
+    "layer_weights",
     "packed",
     "packed_experts",
     "parameters",
@@ -374,6 +375,27 @@ def layer_parameters(
     )
     keys = cross_kv_ops(decoder, _ANY, batch=1.0, kv_len=1.0, ranks=ranks)
     return count(keys) + count(crossed)
+
+
+# Modules of a layer's linear layers by op, as transformers names them; of experts, the first.
+_MODULES: Mapping[str, tuple[str, ...]] = {
+    "q_proj": ("self_attn.q_proj",),
+    "k_proj": ("self_attn.k_proj",),
+    "v_proj": ("self_attn.v_proj",),
+    "out_proj": ("self_attn.o_proj",),
+    "gate_proj": ("mlp.gate_proj", "mlp.experts.0.gate_proj", "block_sparse_moe.experts.0.w1"),
+    "up_proj": ("mlp.up_proj", "mlp.experts.0.up_proj", "block_sparse_moe.experts.0.w3"),
+    "down_proj": ("mlp.down_proj", "mlp.experts.0.down_proj", "block_sparse_moe.experts.0.w2"),
+    "shared_gate_proj": ("mlp.shared_expert.gate_proj",),
+    "shared_up_proj": ("mlp.shared_expert.up_proj",),
+    "shared_down_proj": ("mlp.shared_expert.down_proj",),
+}
+
+
+def layer_weights(decoder: DecoderSpec) -> Mapping[tuple[str, ...], float]:
+    """Parameters that quantisation packs in a layer of the first kind, by the names that its module may have."""
+    ops = layer_ops(decoder, _ANY, batch=1.0, q_len=1.0, kv_len=1.0, kernel="flash", onchip_bytes=0.0)
+    return {_MODULES[op.name]: float(cost.packed) for op, cost in ops if cost.packed}
 
 
 def parameters(decoder: DecoderSpec, layers: range | None = None, *, ranks: Ranks = ONE) -> float:

@@ -74,7 +74,7 @@ class VisualLayout:
 
 def tower_load(model: ModelSpec, workload: Workload) -> TowerLoad | None:
     """What the tower computes on for one request; None where it does not run."""
-    if workload.cached_images or workload.cached_frames:
+    if workload.has_cached_inputs:
         return workload.encoded
     return whole_load(model, workload)
 

@@ -1,7 +1,8 @@
 """Bytes on the card: weights, KV cache of each layer's own live tokens, and the peak.
 
 The request is followed through its stages. At each, the cache holds the layers done so far and the
-activations are those alive together (`aimcost.models.liveness`); the peak is the largest such sum.
+activations are those alive together (`aimcost.models.liveness`); the peak is the largest such sum. What modules
+keep of the tower's outputs after the embeddings are made of them is not counted.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Memory:
         The whole cache after the last token, and its layers on this device.
     cached_bytes
         What an earlier request left of it.
+    embedded_bytes
+        Embeddings of the prompt, which are held beside the activations of all layers but the first.
     stages
         Stage by stage; decoder layers are told apart.
     usable_bytes
@@ -79,6 +82,7 @@ class Memory:
     largest_elsewhere: int | None = None
     concurrent_requests: int | None = None
     cached_bytes: float = 0.0
+    embedded_bytes: float = 0.0
 
     @property
     def kv_bytes(self) -> float:
@@ -157,6 +161,7 @@ def memory_of(run: Run) -> Memory:
                 kv_by_layer=tuple(float(kv) for kv in case.kv(workload.new_tokens)[layers.start : layers.stop]),
                 stages=tuple(case.stages(layers)),
                 cached_bytes=float(case.cached(layers).sum()),
+                embedded_bytes=case.embedded(layers),
                 usable_bytes=hardware.usable_memory_bytes if hardware else None,
                 batch=workload.batch,
                 concurrent_requests=_concurrent(case, layers, hardware, run.serving) if hardware else None,
@@ -219,6 +224,9 @@ class _Case:
                 ranks = tower_ranks(self.parallel)
                 total += vit.parameters(vision, ranks=ranks)
                 packed["tower"] = vit.parameters(vision, ranks=ranks, count=packed_parameters)
+        if precision.wide:
+            left = sum(elements for layer, elements in precision.wide if layer in layers)
+            packed["decoder"] *= 1.0 - left / decoder_ops.packed(decoder, layers)["decoder"]
         size = (total - sum(packed.values())) * self.widths.unpacked
         by_format = [(part_format(precision, part), elements) for part, elements in packed.items()]
         if precision.experts is not None:
@@ -269,11 +277,14 @@ class _Case:
         features = self._deepstack_features()
         crossed = float(self._stream(float(workload.cross_tokens)))
         last_cross = max(decoder.cross_layers, default=-1)
+        # the model's own forward holds what it embedded, which the first layer is given
+        embedded = self.embedded(layers)
         for index, layer in enumerate(layers):
             # the features of a layer are there until the last of these layers has added its own, and what
             # cross-attention layers read until the last of them has projected its keys and values
             beside = features if layer < self._deepstack_layers else 0.0
             beside += crossed if layer <= last_cross else 0.0
+            beside += embedded if layer else 0.0
             yield StageMemory(f"prefill layer {layer}", float(held[index]), float(alive[layer]) + beside)
         if layers.stop == decoder.layers:
             # every rank gathers all logits
@@ -287,6 +298,13 @@ class _Case:
             kinds = range(len(self._kinds()))
             step = max(float(self._layer_peak(1.0, total, kernel, kind=kind)) for kind in kinds)
             yield StageMemory("decode", cache, step)
+
+    def embedded(self, layers: range) -> float:
+        """Bytes of the embeddings that go into the first layer, held until the last; none on later pipeline stages."""
+        if layers.start:
+            return 0.0
+        queries = self.schedule.tokens[0] - float(cached_by_layer(self.workload, self.schedule)[0])
+        return float(self._stream(queries))
 
     @property
     def _deepstack_layers(self) -> int:

@@ -74,6 +74,7 @@ class TableKey:
     parallel: Parallel
     attention: str
     tower_attention: str
+    tower_layers: int
     implementation: str
     onchip_bytes: float
 
@@ -92,6 +93,7 @@ class TableKey:
             parallel=run.parallel,
             attention=run.attention,
             tower_attention=run.tower_attention,
+            tower_layers=run.tower_layers,
             implementation=run.implementation,
             onchip_bytes=run.hardware.onchip_bytes if run.hardware else 0.0,
         )
@@ -110,6 +112,8 @@ class TableKey:
 @held(32, rows=attrgetter("rows"))
 def _built(key: TableKey) -> OpTable:
     model, workload, schedule, parallel = key.model, key.workload, key.schedule, key.parallel
+    if model.vision is not None and key.tower_layers:
+        model = replace(model, vision=replace(model.vision, layers=key.tower_layers))
     attention, implementation = key.attention, key.implementation
     request = _Request(
         model=model,

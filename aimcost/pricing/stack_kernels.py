@@ -114,10 +114,11 @@ class StackKernels:
                 counts[index] /= len(product.segments)
         launches: Floats = self.operations.spread(counts).astype(float)
         load = self.workload
-        if self.stack.tower_loop == "window" and load.tower is not None:
+        tower = load.encoded if load.has_cached_inputs else load.tower
+        if self.stack.tower_loop == "window" and tower is not None:
             for index, segment in enumerate(self.operations.segments):
                 if segment.stage == "vision" and segment.kind == "attention":
-                    windows = self.operations.columns(index)["batch"] / (load.batch * load.tower.sequences)
+                    windows = self.operations.columns(index)["batch"] / (load.batch * tower.sequences)
                     launches[self.operations.rows_of(index)] *= np.maximum(1.0, windows)
         return self._or_stated(launches)
 

@@ -15,7 +15,7 @@ from ..errors import InvalidValueError, UnknownNameError, argument
 from ..frozen import dataclass
 from ..inputs.discover import modules
 
-__all__ = ["Format", "Report", "format_by_suffix", "format_names", "format_of"]
+__all__ = ["Format", "Report", "format_by_suffix", "format_names", "format_of", "suffixes"]
 
 _FOLDER = str(Path(__file__).resolve().parent / "formats")
 
@@ -76,6 +76,11 @@ def format_of(name: str) -> Format:
         raise UnknownNameError("format", name, format_names())
     found: Format = importlib.import_module(f"{__package__}.formats.{name}").FORMAT
     return found
+
+
+def suffixes() -> set[str]:
+    """How file names of all formats end."""
+    return {format_of(name).suffix for name in format_names()}
 
 
 def format_by_suffix(path: Path) -> Format:

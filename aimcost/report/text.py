@@ -191,6 +191,8 @@ def _rate(each_second: float) -> str:
 
 
 def _signed_seconds(seconds: float) -> str:
+    # a difference of equal times may round to less than the last digit of a nanosecond
+    seconds = 0.0 if abs(seconds) < 5e-13 else seconds
     return format_seconds(seconds) if seconds >= 0 else f"−{format_seconds(-seconds)}"
 
 

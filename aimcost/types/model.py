@@ -358,6 +358,10 @@ class QuantisationSpec:
     inputs, kv
         Formats that the inputs of products with quantised weights are converted to, and of the cache, where it says
         them.
+    left, only
+        Patterns of the decoder's modules that stay as they are, and of those alone that are quantised; empty: all.
+    wide
+        (layer, elements) of the decoder's linear layers that stay in 16 bit by these patterns.
     """
 
     method: str
@@ -369,6 +373,9 @@ class QuantisationSpec:
     scale_bytes: float = 0.0
     inputs: str | None = None
     kv: str | None = None
+    left: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    wide: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -139,6 +139,11 @@ class Workload:
         return self.visual_tokens > 0 and self.cached_tokens > self.text_before
 
     @property
+    def has_cached_inputs(self) -> bool:
+        """Whether the cached prefix holds images or a video as a whole, and `encoded` is the tower's work."""
+        return self.cached_images > 0 or self.cached_frames > 0
+
+    @property
     def cached_text(self) -> int:
         """Text tokens of the cached prefix; those between the visual ones are spread evenly over them."""
         between = self.visual_tokens + self.template_tokens
@@ -169,6 +174,9 @@ class Precision:
         else 16 bit.
     experts
         The experts of the language model's layers. None: as `weights`.
+    wide
+        (layer, elements) of the language model's linear layers that a checkpoint leaves in 16 bit: counted in memory,
+        while their time is that of `weights`.
     scale_bytes
         Scales and zero points of `weights`, bytes an element. None: the usual ones of the format.
     inputs
@@ -186,6 +194,7 @@ class Precision:
     scale_bytes: float | None = None
     inputs: str | None = None
     experts: str | None = None
+    wide: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

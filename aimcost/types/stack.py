@@ -53,6 +53,8 @@ class Stack:
         What an engine step (one prefill, one decode step) costs beside its kernels.
     tower_attention, tower_loop
         Attention of the vision tower. ``window``: attention windows are launched one by one.
+    tower_layers
+        ``all`` of a tower's layers run, or those alone that its features are ``used`` of.
     collectives, large_bytes, large_ranks, large_factor
         ``nccl`` or ``one_shot`` all-reduces. Messages of at least `large_bytes` among at least `large_ranks`
         ranks take `large_factor` times as long.
@@ -85,6 +87,7 @@ class Stack:
     per_sequence_s: float = 0.0
     tower_attention: Literal["flash", "eager"] = "flash"
     tower_loop: Literal["none", "window"] = "none"
+    tower_layers: Literal["all", "used"] = "used"
     collectives: Literal["nccl", "one_shot"] = "nccl"
     large_bytes: float = float("inf")
     large_ranks: int = 2

@@ -338,6 +338,11 @@ def test_the_command(tmp_path: Path, cli: Any) -> None:
     assert missing.returncode == 2
     assert "'--stack' must be given" in missing.stderr
     flags = ("--model", "llama-3.1-8b", "--hardware", "nvidia_h100_sxm", "--stack", "vllm")
+    for again in ("result.json", "./result.json", str(tmp_path / "result.json")):
+        twice = cli("import", "result.json", again, *flags, "-o", "mine.jsonl")
+        assert twice.returncode == 2
+        assert f"'FILE' must be another file: it is given twice (got '{Path(again)}')" in twice.stderr
+    assert not (tmp_path / "mine.jsonl").exists()
     done = cli("import", "result.json", *flags, "-o", "mine.jsonl")
     assert done.returncode == 0, done.stderr
     assert "priced under stack vllm" in done.stdout

@@ -193,3 +193,25 @@ def test_a_tower_layer_with_rope(dtype):
     stream = float(side**2 * spec.hidden * width)
     # the lengths of the windows, a few integers, are alive as well
     assert 0 <= seen.peak + stream - layer_peak(stream, ops) < 64
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_embeddings_outlive_the_first_layer(family):
+    """Ahead of the first layer one tensor as large as the residual stream is alive, from the second on two: the
+    forward of transformers' models keeps what it embedded."""
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "vocab_size": 128}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+    config = transformers.AutoConfig.for_model(family, **heads, **shape)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    ids = torch.zeros(BATCH, 50, dtype=torch.long)
+    stream, alive = BATCH * 50 * 64 * 4, []
+    with torch.no_grad(), LiveStorage([*model.parameters(), *model.buffers(), ids]) as seen:
+
+        def count(*_):
+            living = [size for reference, size in seen.alive.values() if not reference.expired()]
+            alive.append(living.count(stream))
+
+        for layer in model.model.layers:
+            layer.register_forward_pre_hook(count)
+        model(ids, use_cache=False, logits_to_keep=1)
+    assert alive == [1, 2, 2]

@@ -193,11 +193,11 @@ def test_a_priced_schedule_is_what_apply_runs() -> None:
         assert prefill(model, 1, 1300) == priced(run, "prefill")
 
 
-def tower_on_meta(name: str) -> Any:
-    """The vision tower with the layers that run: those up to the one whose features are taken."""
+def tower_on_meta(name: str, layers: int | None = None) -> Any:
+    """The vision tower with so many layers: those up to the one whose features are taken, where it is not said."""
     config = dict(model_config(name)["vision_config"])
     kind = config.pop("model_type")
-    config["num_hidden_layers"] = load_model(name).vision.layers
+    config["num_hidden_layers"] = load_model(name).vision.layers if layers is None else layers
     classes = {
         "siglip_vision_model": (transformers.SiglipVisionConfig, transformers.SiglipVisionModel),
         "clip_vision_model": (transformers.CLIPVisionConfig, transformers.CLIPVisionModel),
@@ -219,6 +219,30 @@ def test_tower(name: str, images: int) -> None:
     one = {"model": name, "workload": {shown: images}}
     many = {"model": name, "workload": {shown: 1, "batch": images}}
     assert total == priced(one, "vision") == priced(many, "vision")
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("llava-1.5-7b", 24),
+        pytest.param("longva-7b", 24, marks=pytest.mark.check),
+        pytest.param("llava-onevision-qwen2-0.5b", 26, marks=pytest.mark.check),
+    ],
+)
+def test_tower_as_transformers_runs_it(name: str, layers: int) -> None:
+    """All 24 layers of a CLIP tower, whose features leave after the 23rd: a stack that builds it up to there runs one
+    less, of 2 · (4 h² + 2 h i) FLOPs a token and 4 h a pair. Of a SigLIP tower all 26 are of use."""
+    spec = load_model(name).vision
+    assert spec.stored_layers == layers
+    pixels = torch.empty(1, 3, spec.image_size, spec.image_size, device="meta")
+    tower = tower_on_meta(name, layers)
+    total, _ = counted(lambda: tower(pixel_values=pixels))
+    shown = "frames" if "onevision" in name else "images"
+    run = {"model": name, "estimator": "calibrated", "workload": {shown: 1}}
+    executed, used = (priced({**run, "stack": stack}, "vision") for stack in ("transformers", "vllm"))
+    tokens, h, i = spec.tokens, spec.hidden, spec.intermediate
+    one_layer = tokens * 2 * (4 * h * h + 2 * h * i) + 4 * tokens**2 * h
+    assert total == executed == used + (one_layer if layers == 24 else 0)
 
 
 @pytest.mark.parametrize("frames", [1, 5])

@@ -347,8 +347,13 @@ ENGINES = {
 
 
 @pytest.mark.check
-def test_killed_at_a_few_moments_a_sweep_is_resumed(tmp_path: Path) -> None:
-    killed_and_resumed(tmp_path, ENGINES["one process"], [0.3, 0.6, 0.9], "sweep")
+@pytest.mark.parametrize(
+    ("engine", "victim", "moments"), [("one process", "sweep", [0.5, 0.9]), ("local", "worker", [0.7])]
+)
+def test_killed_at_a_few_moments_a_sweep_is_resumed(
+    tmp_path: Path, engine: str, victim: str, moments: list[float]
+) -> None:
+    killed_and_resumed(tmp_path, ENGINES[engine], moments, victim)
 
 
 @pytest.mark.check_all

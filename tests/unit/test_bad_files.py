@@ -52,7 +52,17 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "alias of itself": ("r.yaml", b"model: &m {text_config: *m}\n", "inside what it names"),
     "binary data": ("r.yaml", b"model: !!binary aGFsbG8=\n", "binary"),
     "a set": ("r.yaml", b"model: !!set {a, b}\n", "set"),
-    "merge keys": ("r.yaml", b"base: &b {model: a}\n<<: *b\n", ""),
+    "merge keys": ("r.yaml", b"base: &b {model: a}\n<<: *b\n", "line 2: merge keys (<<) are not read"),
+    "inner merge keys": (
+        "r.yaml",
+        b"workload:\n  <<: {frames: 4}\n  batch: 1\n",
+        "line 2: merge keys (<<) are not read",
+    ),
+    "a list of merge keys": (
+        "r.yaml",
+        b"a: &a {x: 1}\nmodel: {<<: [*a, *a]}\n",
+        "line 2: merge keys (<<) are not read",
+    ),
 }
 
 

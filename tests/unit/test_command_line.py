@@ -167,3 +167,24 @@ def test_what_a_cold_estimate_does_not_load() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines() == ["[]", "True []"], "classes of an estimate are made by aimcost.frozen"
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "says"),
+    [
+        ("x.csv", ["--format", "json"], "ending in .json, as --format json asks (got 'x.csv')"),
+        ("x.json", ["--csv"], "ending in .csv, as --csv asks (got 'x.json')"),
+        ("x.txt", ["--json"], "ending in .json, as --json asks (got 'x.txt')"),
+        ("x.CSV", ["--format", "text"], "ending in .txt, as --format text asks (got 'x.CSV')"),
+        ("x.json", ["--format", "json"], ""),
+        ("x.out", ["--format", "json"], ""),
+    ],
+)
+def test_a_file_name_that_ends_as_another_format_is_refused(
+    name: str, flags: list[str], says: str, cli: Any, tmp_path: Path
+) -> None:
+    run = ["--model", "qwen2-0.5b", "--text-tokens", "9", "--hardware", "nvidia_h100_sxm"]
+    done = cli("estimate", *run, "-o", name, *flags)
+    assert done.returncode == (2 if says else 0)
+    assert says in done.stderr
+    assert (tmp_path / name).exists() == (not says)

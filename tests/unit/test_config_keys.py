@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 
 import aimcost
 from aimcost.errors import AimcostError
+from aimcost.inputs.model import load_model, model_config
+from aimcost.pricing.summary import summary_of
 
 RUN = {"workload": {"text_tokens": 4000}, "hardware": "nvidia_h100_sxm", "estimator": "roofline"}
 
@@ -69,3 +72,45 @@ def test_keys_that_do_not_matter_pass_in_silence(tiny_model: dict[str, Any]) -> 
         "num_hidden_groups": 1,
     }
     assert outcome({**tiny_model, **keys}) == outcome(tiny_model)
+
+
+TEXT = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128}
+
+
+@pytest.mark.parametrize(("depth", "full"), [(2, ()), (7, ()), (8, (7,)), (20, (7, 15)), (32, (7, 15, 23, 31))])
+@pytest.mark.parametrize("given", [{}, {"fullatt_block_indexes": [7, 15, 23, 31]}])
+def test_a_tower_made_shallow_runs_the_full_layers_that_it_has(depth: int, full: tuple, given: dict) -> None:
+    """transformers looks up each layer's own index in ``fullatt_block_indexes``; those of deeper ones are idle."""
+    tower = {"depth": depth, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 64, **given}
+    text = {**TEXT, "model_type": "qwen2_5_vl_text", "num_key_value_heads": 2}
+    model = load_model({"model_type": "qwen2_5_vl", "text_config": text, "vision_config": tower})
+    assert model.vision.full_layers == full
+
+
+@pytest.mark.parametrize(("layers", "cross"), [(3, ()), (4, (3,)), (9, (3, 8)), (40, (3, 8, 13, 18, 23, 28, 33, 38))])
+def test_a_decoder_made_shallow_has_the_cross_layers_that_it_reaches(layers: int, cross: tuple) -> None:
+    config = copy.deepcopy(model_config("llama-3.2-11b-vision"))
+    config["text_config"]["num_hidden_layers"] = layers
+    assert load_model(config).decoder.cross_layers == cross
+
+
+@pytest.mark.parametrize("given", [[7, -1], [1.5], "7", [True]])
+def test_layers_that_are_none_are_refused(given: Any) -> None:
+    tower = {"depth": 8, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 64, "fullatt_block_indexes": given}
+    text = {**TEXT, "model_type": "qwen2_5_vl_text", "num_key_value_heads": 2}
+    with pytest.raises(AimcostError, match="fullatt_block_indexes"):
+        load_model({"model_type": "qwen2_5_vl", "text_config": text, "vision_config": tower})
+
+
+def test_a_tied_table_that_a_class_assumes_is_told() -> None:
+    """InternVL's class ties lm_head to the embedding where a config.json says nothing: one table fewer."""
+    stated = copy.deepcopy(model_config("internvl3-8b"))
+    silent = {key: value for key, value in stated.items() if key != "tie_word_embeddings"}
+    silent["text_config"] = {k: v for k, v in stated["text_config"].items() if k != "tie_word_embeddings"}
+    run = {"workload": {"images": 1, "text_tokens": 5}, "hardware": "nvidia_h100_sxm"}
+    own, assumed = (aimcost.estimate({**run, "model": each}) for each in (stated, silent))
+    text = stated["text_config"]
+    table = text["vocab_size"] * text["hidden_size"]
+    assert summary_of(own)["parameters"] - summary_of(assumed)["parameters"] == table
+    assert any("defaults assumed: tie_word_embeddings true" in note for note in assumed.notes)
+    assert not any("tie_word_embeddings" in note for note in own.notes)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import aimcost
-from aimcost.errors import InvalidValueError
+from aimcost.errors import InvalidValueError, ScheduleError
 from aimcost.methods.registry import find_scorer, launches_of
 from aimcost.types import ReductionEvent, Schedule
 
@@ -203,9 +203,35 @@ def test_a_loop_that_waits_hides_behind_nothing() -> None:
         ("cdpruner", {"visual_token_num": 6, "keep_tokens": 5}, "must be omitted when"),
         ("holov", {"new_image_token_num": 600}, "tokens of an image"),
         ("holov", {"num_patches": 0}, "num_patches"),
+        # a strip has a token at least
+        ("holov", {"num_patches": 577}, "from 1 to 576"),
         ("vidcom2", {"ratio": 0.0}, "ratio"),
     ],
 )
 def test_bad_parameters_are_named(method: str, params: dict, found: str) -> None:
     with pytest.raises(InvalidValueError, match=found):
         plan(IMAGE, method, **params)
+
+
+# LLaVA-NeXT, 1000 x 300: four crops of 576 tokens, 2304 with padding. The best grid is 336 x 1008, three tiles in a
+# row: 300 of 336 pixels are the image's, 24 - 2 rows of 72 tokens and a newline each, beside 576 of the whole image.
+WIDE = {"model": "llava-next-vicuna-7b", "workload": {"images": 1, "image_size": [1000, 300], "text_tokens": 20}}
+UNPADDED = 576 + 22 * (72 + 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "most", "beyond"),
+    [
+        # round(576 · ratio) of each of four crops: 545 · 4 = 2180 tokens, 546 · 4 = 2184
+        ("fastervlm", {"visual_token_num": 545}, {"visual_token_num": 546}),
+        ("vispruner", {"ratio": 0.946}, {"ratio": 0.95}),
+        ("cdpruner", {"ratio": 0.946}, {"ratio": 0.99}),
+        ("visionzip", {"dominant": 535, "contextual": 10}, {"dominant": 536, "contextual": 10}),
+    ],
+)
+def test_crops_with_padding_never_leave_more_than_the_image_has(method: str, most: dict, beyond: dict) -> None:
+    """Released code prunes crops before the padding is cut away: near 1 its tokens outnumber the whole image's."""
+    assert aimcost.schedule(WIDE).visual_tokens == UNPADDED == 2182
+    assert plan(WIDE, method, **most).visual_tokens == 2180
+    with pytest.raises(ScheduleError, match="not fewer than the 2182 that the model has without it"):
+        plan(WIDE, method, **beyond)

@@ -198,3 +198,11 @@ def test_the_mean_of_the_visual_tokens_is_over_layers() -> None:
     """FastV: 2 layers of 576 and 30 of 288 in 32."""
     text = estimate_text(aimcost.estimate({**IMAGE, "method": "fastv"}))
     assert "visual tokens    306.0 a layer on average, of 576" in text
+
+
+def test_no_time_saved_is_a_zero_without_a_sign(cli: Any) -> None:
+    """Launch-bound decode steps take as long with fewer tokens: the difference is rounding, and shown as 0 s."""
+    run = ["--model", "llava-next-vicuna-7b", "--images", "1", "--new-tokens", "32", "--method", "visionzip"]
+    shown = cli("estimate", *run, "--hardware", "nvidia_h100_sxm").stdout
+    assert "per output token" in shown
+    assert "−0" not in shown

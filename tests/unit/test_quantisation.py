@@ -9,6 +9,7 @@ import pytest
 import aimcost
 from aimcost.errors import InvalidValueError
 from aimcost.inputs.run import Run, load_run
+from aimcost.units import format_bytes
 
 TEXT = {
     "model_type": "llama",
@@ -206,8 +207,10 @@ def test_targets_are_taken_by_part_or_told(targets: list[str], formats: tuple[st
     group = {"targets": targets, "weights": {"num_bits": 4, "type": "int", "group_size": 64}}
     run = resolved({**COMPRESSED, "config_groups": [group], "ignore": ["lm_head"]}, model=LLAVA)
     assert (run.precision.weights, run.precision.tower, run.precision.projector) == formats
-    told = any("the decoder has no format by layer, priced in 16 bit" in note for note in run.notes)
-    assert told == (targets == ["re:.*self_attn.*"])
+    told = [note for note in run.notes if "quantises re:.*self_attn.* alone" in note]
+    assert bool(told) == (targets == ["re:.*self_attn.*"])
+    # of hidden size 1024 and an MLP 4096 wide, attention is a quarter of the weights
+    assert all("the decoder is priced in 16 bit, of which 25.0% take" in note for note in told)
 
 
 @pytest.mark.parametrize("inside", [False, True])
@@ -291,16 +294,69 @@ def test_llm_viewer_reads_lm_head_in_its_own_format_or_says_that_it_does_not() -
     assert read(None, precision={"weights": {"decoder": 4, "lm_head": 8}}) == (plain - 1024 * 32000, False)
 
 
-def test_layers_that_stay_in_sixteen_bits_are_named() -> None:
-    kept = {
-        "quant_method": "fp8",
-        "modules_to_not_convert": ["lm_head", "model.layers.0.self_attn", "model.layers.1.mlp.gate"],
-    }
-    notes = resolved(kept).notes
-    assert (
-        "quantization_config leaves model.layers.0.self_attn in 16 bit: priced as the decoder's other linear layers"
-        in notes
-    )
+# In a layer of TEXT, attention has 4 · 1024² weights and the MLP 12 · 1024².
+SQUARE = 1024**2
+AWQ_EACH = 2.0 - 0.5 - 2.5 / 64  # bytes that a 16-bit weight takes beyond AWQ's: 4 bits, a scale and a zero point in 64
+
+
+@pytest.mark.parametrize(
+    ("left", "wide"),
+    [
+        (["lm_head", "model.layers.0.self_attn", "model.layers.1.mlp.gate"], {0: 4}),  # a gate is never quantised
+        (["model.layers.0.", "model.layers.3.mlp.down_proj"], {0: 16, 3: 4}),
+        (["model.layers.2"], {2: 16}),
+        (["layers.1.mlp.gate_proj", "language_model.model.layers.1.mlp.up_proj"], {1: 8}),
+        (["self_attn.o_proj"], {0: 1, 1: 1, 2: 1, 3: 1}),
+        (["model.layers.40.mlp"], {}),  # past the last layer
+    ],
+)
+def test_layers_that_stay_in_sixteen_bits_are_counted(left: list[str], wide: dict[int, int]) -> None:
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 64, "modules_to_not_convert": left}
+    run = resolved(awq)
+    assert dict(run.precision.wide) == {layer: squares * SQUARE for layer, squares in wide.items()}
+    plain = weights_bytes({**awq, "modules_to_not_convert": []})
+    extra = sum(wide.values()) * SQUARE * AWQ_EACH
+    assert weights_bytes(awq) == pytest.approx(plain + extra, rel=1e-12)
+    share = f"{sum(wide.values()) / 64:.1%} of the decoder's linear weights, {format_bytes(extra)} more in memory"
+    assert any(share in note for note in run.notes) == bool(wide)
+
+
+@pytest.mark.parametrize(
+    ("ignore", "targets", "squares"),
+    [
+        ([r"re:.*layers\.[01]\.mlp.*"], ["Linear"], 24),
+        (["re:.*layers.3.self_attn.*", "lm_head"], ["Linear"], 4),
+        (["lm_head"], ["re:.*mlp.*"], 16),  # attention has no format
+        (["lm_head"], [r"re:.*layers\.[1-3]\..*"], 16),  # the first layer has none
+        (["model.layers.2.mlp"], [r"re:.*layers\.[1-3]\..*"], 28),
+    ],
+)
+def test_compressed_tensors_are_counted_by_layer(ignore: list[str], targets: list[str], squares: int) -> None:
+    """Groups of 64 with a 16-bit scale: what stays in 16 bit takes 2 − 0.5 − 2/64 bytes a weight more."""
+    group = {"targets": targets, "weights": {"num_bits": 4, "type": "int", "group_size": 64}}
+    given = {**COMPRESSED, "config_groups": {"group_0": group}, "ignore": ["lm_head", *ignore]}
+    every = {**given, "config_groups": {"group_0": {**group, "targets": ["Linear"]}}, "ignore": ["lm_head"]}
+    beside = squares * SQUARE * (2.0 - 0.5 - 2.0 / 64)
+    assert weights_bytes(given) == pytest.approx(weights_bytes(every) + beside, rel=1e-12)
+
+
+def test_where_most_stays_in_sixteen_bits_all_is_priced_so() -> None:
+    """Three of four layers left: 16 of 64 squares in fp8 take a byte a weight less than is priced."""
+    run = resolved({"quant_method": "fp8", "modules_to_not_convert": ["layers.0", "layers.1", "layers.2"]})
+    assert (run.precision.weights, run.precision.wide, run.precision.inputs) == ("bf16", (), None)
+    saved = f"the decoder is priced in 16 bit, of which 25.0% take {format_bytes(16 * SQUARE)} less"
+    assert any(saved in note for note in run.notes)
+
+
+def test_ranks_and_stages_share_what_stays_wide() -> None:
+    """Two layers of four: half of them lies on each of two ranks, and one on each of two stages."""
+    awq = {"quant_method": "awq", "bits": 4, "group_size": 64, "modules_to_not_convert": ["layers.0", "layers.3"]}
+    for parallel in ({"tp": 2}, {"pp": 2}):
+        plain, left = (
+            aimcost.estimate(resolved(each, parallel=parallel).document()).memory.weights_bytes
+            for each in ({**awq, "modules_to_not_convert": []}, awq)
+        )
+        assert left - plain == pytest.approx(16 * SQUARE * AWQ_EACH, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,15 @@ def test_timings_that_do_not_tell_a_scale_or_mix_kinds(cli: Any, tmp_path: Path)
     mixed = write(tmp_path, timing("a", 1.0), timing("b", 0.02, stages="tpot", quantity="tpot", run=run))
     done = cli("calibrate-stack", mixed)
     assert done.returncode == 2
-    assert "calibrate a stack from each apart" in done.stderr
+    assert "'--quantity' must be one of tpot, ttft" in done.stderr
+    for quantity, key in (("tpot", "step"), ("ttft", "request")):
+        assert (
+            f"per {'decode ' if key == 'step' else ''}{key}"
+            in cli("calibrate-stack", mixed, "--quantity", quantity).stdout
+        )
+    unknown = cli("calibrate-stack", mixed, "--quantity", "e2e")
+    assert unknown.returncode == 2
+    assert "unknown quantity 'e2e'" in unknown.stderr
     fast = write(tmp_path, timing("a", 0.5 * kernels))
     assert "a scale in place of an offset" in cli("calibrate-stack", fast).stdout
 

@@ -20,6 +20,9 @@ def calibrate_stack(
     stack: Annotated[
         str | None, Option("--stack", help="Stack to start from. Default: the one the timings name.")
     ] = None,
+    quantity: Annotated[
+        str | None, Option(metavar="NAME", help="Fit one quantity only: ttft, tpot, e2e, prefill or vision.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Fit a software stack to a few timings.
@@ -28,4 +31,4 @@ def calibrate_stack(
     """
     from ..calibrating import stack_command
 
-    say(stack_command(timings, stack, output, as_json=as_json))
+    say(stack_command(timings, stack, output, quantity=quantity, as_json=as_json))

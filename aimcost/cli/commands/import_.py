@@ -33,6 +33,17 @@ _KEYS = (
 )
 
 
+def _check_distinct(files: list[Path]) -> None:
+    """Raise where one file is given twice, under one name or several: its figures would count twice."""
+    from ...errors import InvalidValueError
+
+    seen: dict[Path, Path] = {}
+    for path in files:
+        first = seen.setdefault(path.resolve(), path)
+        if first is not path:
+            raise InvalidValueError("FILE", "another file: it is given twice", str(path))
+
+
 @app.command()
 def import_(
     context: Context,
@@ -75,6 +86,7 @@ def import_(
     from ...report.evidence import imported_scores_text, imported_text, joined_dict
     from ...report.export import to_json
 
+    _check_distinct(files)
     named = {key: context.params[key] for key in _KEYS}
     given = keys_of(settings or [], **{SHORT_KEYS.get(key, key): value for key, value in named.items()})
     scores = import_scores(files, given, metric=metric)

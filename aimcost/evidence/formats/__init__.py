@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import FileFormatError, InvalidValueError, UnknownNameError, argument
+from ...errors import FileFormatError, InvalidValueError, argument
 from ...inputs.discover import names
 from ...inputs.files import read_mapping
 from ...inputs.plain import plain
 from ...inputs.run import merge_overrides
 from ...units import MEGA
-from ..timings import TPOT, Timing
+from ..timings import TPOT, Timing, of_quantity
 from . import aiperf, guidellm, optimum, vllm
 from .accuracy import SCORED
 from .result import Result
@@ -67,10 +67,7 @@ def import_file(path: Path, given: Mapping[str, Any], *, quantity: str | None = 
         error.prefix(f"{path}: {tool.name}")
         raise
     if quantity is not None:
-        found = {timing.quantity for timing in timings}
-        if quantity not in found:
-            raise UnknownNameError("quantity", quantity, found, where=str(path))
-        timings = [timing for timing in timings if timing.quantity == quantity]
+        timings = of_quantity(timings, quantity, where=str(path))
     notes = dict.fromkeys(note for result in results for note in result.notes)
     return Imported(tool=tool.name, timings=tuple(timings), notes=tuple(notes))
 

@@ -17,7 +17,7 @@ from . import qwen as hf_qwen
 from . import vision as hf_vision
 from .decoder import decoder_spec
 from .original import in_transformers_layout
-from .quantised import quantisation
+from .quantised import by_layer, quantisation
 from .reader import Reader
 
 __all__ = ["FAMILIES", "model_spec", "with_formats"]
@@ -57,6 +57,9 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
 def with_formats(spec: ModelSpec, config: Mapping[str, Any], where: str) -> ModelSpec:
     """A model with the number formats that its configuration states; float32 is told, 16 bit is what is priced."""
     quantised, notes = quantisation(config, where)
+    if quantised is not None:
+        quantised, left = by_layer(quantised, spec.decoder)
+        notes += left
     if quantised is not None and spec.vision is None:
         quantised = replace(quantised, tower=None, projector=None)
     if quantised is not None and spec.decoder.tied_embeddings:

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from ...errors import InvalidValueError
 from ...frozen import dataclass
-from ...types import QuantisationSpec
-from ...types.formats import BITS, Part
+from ...models import decoder as decoder_ops
+from ...types import DecoderSpec, QuantisationSpec
+from ...types.formats import BITS, Part, bytes_per_element
+from ...units import format_bytes
 
-__all__ = ["quantisation"]
+__all__ = ["by_layer", "quantisation"]
 
 # Linear layers of each part, a line for each way that checkpoints name them: a pattern that matches one of them leaves
 # the part alone, targets that match all of a line take the part whole.
@@ -153,16 +157,16 @@ def _awq(config: _Config, method: str) -> tuple[QuantisationSpec | None, tuple[s
     zero_bytes = config.data["bits"] / 8.0 if has_zeros else 0.0
     head = weights if method == "gptq" and config.data.get("lm_head") is True else None
     each = (_SCALE_BYTES + zero_bytes) / group if group is not None else 0.0
-    spec = QuantisationSpec(method=method, weights=weights, lm_head=head, scale_bytes=each)
-    return spec, _left_alone(config.patterns("modules_to_not_convert"))
+    left = tuple(config.patterns("modules_to_not_convert"))
+    return QuantisationSpec(method=method, weights=weights, lm_head=head, scale_bytes=each, left=left), ()
 
 
 def _fp8(config: _Config, method: str) -> tuple[QuantisationSpec, tuple[str, ...]]:
     """Inputs of products are quantised as well, on the fly or by stored scales. Scales of blocks are left out."""
     patterns = config.patterns("modules_to_not_convert", "ignored_layers")
     tower, projector = _others("fp8", patterns)
-    spec = QuantisationSpec(method=method, weights="fp8", inputs="fp8", tower=tower, projector=projector)
-    return spec, _left_alone(patterns)
+    left = tuple(patterns)
+    return QuantisationSpec(method=method, weights="fp8", inputs="fp8", tower=tower, projector=projector, left=left), ()
 
 
 def _bitsandbytes(config: _Config, method: str) -> tuple[QuantisationSpec, tuple[str, ...]]:
@@ -181,8 +185,9 @@ def _bitsandbytes(config: _Config, method: str) -> tuple[QuantisationSpec, tuple
         projector=projector,
         scale_bytes=each if narrow else 0.0,
         inputs=None if narrow else "int8",
+        left=tuple(patterns),
     )
-    return spec, _left_alone(patterns)
+    return spec, ()
 
 
 def _mxfp4(config: _Config, method: str) -> tuple[QuantisationSpec, tuple[str, ...]]:
@@ -196,17 +201,21 @@ def _compressed(config: _Config, method: str) -> tuple[QuantisationSpec | None, 
     stored = [group for group in groups if BITS[group.weights] < 16]
     taken: dict[Part, _Group] = {}
     notes: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
     for part in _MODULES:
         if part != "decoder" and _matched(part, patterns):
             continue
         among = [group for group in stored if _targeted(part, group.targets)]
         if not among:
             continue
-        if _targeted(part, [target for group in among for target in group.targets]) == "some":
+        targets = [target for group in among for target in group.targets]
+        if part != "decoder" and _targeted(part, targets) == "some":
             what = ", ".join(among[0].targets[:3])
             named = _NAMES.get(part, part)
             notes += (f"quantization_config targets {what} alone: {named} has no format by layer, priced in 16 bit",)
             continue
+        if part == "decoder" and _targeted(part, targets) == "some":
+            only = tuple(targets)
         taken[part] = next((group for group in among if _targeted(part, group.targets) == "all"), among[0])
         if len(among) > 1 and part == "decoder":
             notes += (
@@ -216,15 +225,18 @@ def _compressed(config: _Config, method: str) -> tuple[QuantisationSpec | None, 
     if not taken and cache is None:
         return None, notes or _nothing(method)
     first = next(iter(taken.values()), None)
+    others: dict[str, Any] = {part: group.weights for part, group in taken.items() if part != "decoder"}
     spec = QuantisationSpec(
         method=method,
         weights=taken["decoder"].weights if "decoder" in taken else "bf16",
         scale_bytes=taken["decoder"].scale_bytes if "decoder" in taken else 0.0,
         inputs=first.inputs if first is not None else None,
         kv=cache,
-        **{part: group.weights for part, group in taken.items() if part != "decoder"},
+        left=tuple(patterns) if "decoder" in taken else (),
+        only=only,
+        **others,
     )
-    return spec, (*notes, *_left_alone(patterns))
+    return spec, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,9 +267,16 @@ def _targeted(part: Part, targets: list[str]) -> str:
     if "Linear" in targets:
         return "all"
     lines = [[any(_matches(target, module) for target in targets) for module in line] for line in _MODULES[part]]
+    if part == "decoder" and any(map(_names_a_layer, targets)):
+        return "some"  # which ones is counted where the model is known
     if any(all(line) for line in lines):
         return "all"
     return "some" if any(any(line) for line in lines) else ""
+
+
+def _names_a_layer(pattern: str) -> bool:
+    """Whether a pattern of the decoder's modules holds a layer's number."""
+    return re.search(r"layers\\?\.(\(|\[|\d)", pattern) is not None
 
 
 def _number(section: _Config | None) -> str | None:
@@ -297,20 +316,18 @@ def _matches(pattern: str, module: str) -> bool:
     """As compressed-tensors reads ``re:``, and as transformers reads the rest: a name, or a part of the path."""
     if pattern.startswith("re:"):
         try:
-            return re.match(pattern.removeprefix("re:"), module) is not None
+            return _compiled(pattern.removeprefix("re:")).match(module) is not None
         except re.error:
             return False
-    named = re.escape(pattern).replace(r"\*", r"[^.]*")
-    return re.search(rf"(^|\.){named}(\.|$)", module) is not None
+    if "*" not in pattern and pattern.strip(".") not in module:
+        return False
+    named = re.escape(pattern.strip(".")).replace(r"\*", r"[^.]*")
+    return _compiled(rf"(^|\.){named}(\.|$)").search(module) is not None
 
 
-def _left_alone(patterns: Iterable[str]) -> tuple[str, ...]:
-    """A note on layers of the decoder that stay in 16 bit, which are priced as the others."""
-    some = [pattern for pattern in patterns if _is_decoder(pattern)]
-    if not some:
-        return ()
-    named = ", ".join(some[:3]) + (f" and {len(some) - 3} more" if len(some) > 3 else "")
-    return (f"quantization_config leaves {named} in 16 bit: priced as the decoder's other linear layers",)
+@lru_cache(maxsize=4096)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
 
 
 def _is_decoder(pattern: str) -> bool:
@@ -319,3 +336,50 @@ def _is_decoder(pattern: str) -> bool:
         # routers, gates and norms are never quantised here either
         and re.search(r"(router|\.gate|norm)$", pattern) is None
     )
+
+
+# Where a decoder's layers lie, in the layouts that checkpoints have.
+_PREFIXES = ("model.layers.{}.", "language_model.model.layers.{}.", "model.language_model.layers.{}.")
+
+
+def by_layer(spec: QuantisationSpec, decoder: DecoderSpec) -> tuple[QuantisationSpec, tuple[str, ...]]:
+    """The formats with what a checkpoint leaves in 16 bit of the decoder, and the note that says how much it is.
+
+    Where that is most of it, all of it is priced in 16 bit.
+    """
+    weights = {} if decoder.traced is not None else decoder_ops.layer_weights(decoder)
+    modules = {
+        (layer, paths): [prefix.format(layer) + path for prefix in _PREFIXES for path in paths]
+        for layer in sorted(set(range(decoder.layers)) - set(decoder.cross_layers))
+        for paths in weights
+    }
+
+    def matched(pattern: str) -> set[tuple[int, tuple[str, ...]]]:
+        return {each for each, names in modules.items() if any(_matches(pattern, name) for name in names)}
+
+    by_pattern = {pattern: matched(pattern) for pattern in spec.left}
+    left = set().union(*by_pattern.values())
+    if spec.only:
+        left |= modules.keys() - set().union(*map(matched, spec.only))
+    named = tuple(pattern for pattern in spec.left if by_pattern[pattern] or _is_decoder(pattern))
+    if not named and not spec.only:
+        return spec, ()
+    what = f"leaves {_listed(named)} in 16 bit" if named else f"quantises {_listed(spec.only)} alone"
+    if not left:
+        return spec, (f"quantization_config {what}: priced as the decoder's other linear layers",)
+    wide: dict[int, float] = {}
+    for layer, paths in sorted(left):
+        wide[layer] = wide.get(layer, 0.0) + weights[paths]
+    elements, total = sum(wide.values()), sum(weights[paths] for _, paths in modules)
+    each, share = bytes_per_element("bf16") - bytes_per_element(spec.weights) - spec.scale_bytes, elements / total
+    if share > 0.5:
+        saved = (total - elements) * each
+        note = f"the decoder is priced in 16 bit, of which {1 - share:.1%} take {format_bytes(saved)} less"
+        return replace(spec, weights="bf16", scale_bytes=0.0, inputs=None), (f"quantization_config {what}: {note}",)
+    beside = f"{share:.1%} of the decoder's linear weights, {format_bytes(elements * each)} more in memory"
+    spec = replace(spec, wide=tuple(wide.items()))
+    return spec, (f"quantization_config {what}: {beside}; their time is that of the others",)
+
+
+def _listed(patterns: tuple[str, ...]) -> str:
+    return ", ".join(patterns[:3]) + (f" and {len(patterns) - 3} more" if len(patterns) > 3 else "")

@@ -51,7 +51,7 @@ def _qwen_tower(reader: Reader, generation: str) -> VisionSpec:
             patch_bias=False,
             position_rows=0,
             window=window // patch,
-            full_layers=reader.layer_list("fullatt_block_indexes", layers),
+            full_layers=reader.layer_list("fullatt_block_indexes", layers, beyond=True),
             **common,
         )
     rows = reader.count("num_position_embeddings")

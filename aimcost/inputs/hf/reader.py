@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +39,7 @@ class Reader:
         self.data, self.where, self.prefix = data, where, prefix
         self.defaults = defaults or {}
         self.asked: set[str] = set()
-        self.filled: dict[str, int] = {}
+        self.filled: dict[str, int | bool] = {}
         self.sections: list[Reader] = []
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -47,10 +48,10 @@ class Reader:
         return self.data.get(key, self.defaults.get(key, default))
 
     def notes(self) -> tuple[str, ...]:
-        """Which sizes come from the class and not from the file."""
+        """Which sizes, and which flags that are set, come from the class and not from the file."""
         if not self.filled:
             return ()
-        sizes = ", ".join(f"{key} {value}" for key, value in self.filled.items())
+        sizes = ", ".join(f"{key} {str(value).lower()}" for key, value in self.filled.items())
         return (f"{self.prefix.rstrip('.') or 'sizes'} not in config.json, transformers' defaults assumed: {sizes}",)
 
     def check_spelling(self) -> None:
@@ -102,7 +103,9 @@ class Reader:
             return default
         if not isinstance(value, bool):
             raise InvalidValueError(self.prefix + key, "true or false", value, where=self.where)
-        return value
+        if value and key not in self.data and key in self.defaults:
+            self.filled[key] = True
+        return bool(value)
 
     def limit(self, key: str) -> int | None:
         """A count that changes no cost; None where the file does not state one."""
@@ -145,13 +148,22 @@ class Reader:
         """The mapping under `key`, an empty one where it is absent."""
         return self.section(key) if self.data.get(key) is not None else Reader({}, self.where, f"{key}.")
 
-    def layer_list(self, key: str, layers: int) -> tuple[int, ...]:
-        """Indices of some of `layers` layers."""
-        given = self.get(key)
-        right = isinstance(given, list | tuple) and all(isinstance(n, int) and 0 <= n < layers for n in given)
+    def layer_list(self, key: str, layers: int, *, beyond: bool = False) -> tuple[int, ...]:
+        """Indices of some of `layers` layers.
+
+        Parameters
+        ----------
+        beyond
+            Leave out those past the last layer, as classes do that look up each layer's own index: a configuration
+            made shallow keeps the list of the deep one.
+        """
+        given, most = self.get(key), math.inf if beyond else layers - 1
+        right = isinstance(given, list | tuple) and all(
+            isinstance(n, int) and not isinstance(n, bool) and 0 <= n <= most for n in given
+        )
         if not isinstance(given, list | tuple) or not right:
-            raise self.fail(key, f"a list of layers from 0 to {layers - 1}")
-        return tuple(given)
+            raise self.fail(key, f"a list of layers from 0 to {layers - 1}" if not beyond else "a list of layers")
+        return tuple(n for n in given if n < layers)
 
     def fail(self, key: str, expected: str) -> InvalidValueError:
         return InvalidValueError(self.prefix + key, expected, self.get(key), where=self.where)

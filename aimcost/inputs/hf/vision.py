@@ -236,7 +236,7 @@ def mllama(reader: Reader, name: str, source: str) -> ModelSpec:
     """Llama-3.2-Vision: four tiles through a local and a global ViT, read by cross attention."""
     decoder, notes = text_section(reader)
     text, section = reader.part("text_config"), reader.part("vision_config")
-    cross = text.layer_list("cross_attention_layers", decoder.layers)
+    cross = text.layer_list("cross_attention_layers", decoder.layers, beyond=True)
     # the embedding holds eight reserved rows that lm_head does not
     decoder = replace(decoder, cross_layers=cross, extra_embeddings=8)
     layers = section.count("num_hidden_layers")

@@ -49,6 +49,10 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     if given is not None:
         require_between("new_image_token_num", given, 1, max(1, largest), "tokens of an image")
 
+    smallest = min(n for _, n in workload.group_sizes)
+    if smallest:
+        require_between("num_patches", params.num_patches, 1, smallest, "tokens of an image, one a strip at least")
+
     def kept(n: int) -> int:
         if given is not None:
             return given

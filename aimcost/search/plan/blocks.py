@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ...errors import InvalidValueError, ScheduleError
 from ...inputs.run import Run
 from ...methods.implementation import decode_kernel
-from ...pricing.memory import StageMemory
+from ...pricing.memory import Memory, StageMemory, memory_of
 from ...pricing.result import Estimate
 from ...types.stages import STAGES
 from ..layers import Pair, PricedLayers, price_layers
@@ -135,8 +135,8 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, band: bool = False) -> Ta
     if not len(tail):  # pragma: no cover - every decoder has a head
         raise ScheduleError("the estimator prices nothing after the last layer")
     blocks = _blocks(every, layers, len(ordered))
-    own = _memory(run)
-    stages, prompt_kv, alive = _stage_memory(every)
+    own = memory_of(run)
+    stages, prompt_kv, alive = _stage_memory(every, own)
     cached = own.cached_bytes / run.model.decoder.layers
     fields: dict[str, Any] = {}
     if run.workload.new_tokens:
@@ -243,19 +243,14 @@ def _state(every: Estimate, rows: NDArray[np.int64]) -> tuple[float, float]:
     return issued, end
 
 
-def _memory(run: Run) -> Any:
-    from ...pricing.memory import memory_of
+def _stage_memory(every: Estimate, own: Memory) -> tuple[tuple[StageMemory, ...], Floats, Floats]:
+    """All stages, and by block what the prompt adds to the cache and the activations.
 
-    return memory_of(run)
-
-
-def _stage_memory(every: Estimate) -> tuple[tuple[StageMemory, ...], Floats, Floats]:
-    """All stages, and by block what the prompt adds to the cache and the activations."""
-    stages = every.memory.stages
-    layers = [stage for stage in stages if stage.stage.startswith("prefill layer ")]
+    A block may be of any layer but the first, which alone is given the run's `own` embeddings.
+    """
+    memory = every.memory
+    layers = [stage for stage in memory.stages if stage.stage.startswith("prefill layer ")]
     held = np.array([stage.kv_bytes for stage in layers])
-    return (
-        stages,
-        np.diff(held, prepend=every.memory.cached_bytes),
-        np.array([stage.activation_bytes for stage in layers]),
-    )
+    alive = np.array([stage.activation_bytes for stage in layers]) + own.embedded_bytes
+    alive[1:] -= memory.embedded_bytes
+    return memory.stages, np.diff(held, prepend=memory.cached_bytes), alive

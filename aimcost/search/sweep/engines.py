@@ -86,10 +86,13 @@ def _result(future: Any) -> Done:
     except AimcostError:
         raise
     except Exception as error:
-        raise AimcostError(
-            f"a worker failed: {type(error).__name__}: {one_line(error)} ({argument('resume')} continues the sweep)"
-        ) from error
+        raise _failed(error) from error
     return result
+
+
+def _failed(error: Exception) -> AimcostError:
+    why = f"{type(error).__name__}: {one_line(error)}"
+    return AimcostError(f"a worker failed: {why} ({argument('resume')} continues the sweep)")
 
 
 @contextlib.contextmanager
@@ -123,18 +126,24 @@ def _end_with_parent() -> None:
 
 
 def _processes(text: str, jobs: Iterator[Any], kind: str, workers: int) -> Iterator[Done]:
-    from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+    from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
     from multiprocessing import get_context
 
     # spawned, not forked: threads of this process would leave locks behind
     context = get_context("spawn")
     with _nothing_from_here(), ProcessPoolExecutor(workers, context, initializer=_end_with_parent) as pool:
-        waiting = {pool.submit(compute, text, job, kind) for job in itertools.islice(jobs, workers * _AHEAD)}
+
+        def submitted(count: int) -> set[Any]:
+            try:
+                return {pool.submit(compute, text, job, kind) for job in itertools.islice(jobs, count)}
+            except BrokenExecutor as error:  # a worker was killed since
+                raise _failed(error) from error
+
+        waiting = submitted(workers * _AHEAD)
         try:
             while waiting:
                 done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                for job in itertools.islice(jobs, len(done)):
-                    waiting.add(pool.submit(compute, text, job, kind))
+                waiting |= submitted(len(done))
                 for future in done:
                     yield _result(future)
         finally:
