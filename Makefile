@@ -8,7 +8,8 @@ BIN := $(VENV)/bin
 # project (for pip 25.3 and later through a variable of its own), which pip's -c does not. Byte code is
 # made on import: most of the 12,000 modules of torch, transformers and the rest are never loaded.
 LOCK := locks/py$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
-PIP_INSTALL := PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK) $(BIN)/python -m pip install --quiet --no-compile
+LOCKED := PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK)
+PIP_INSTALL := $(LOCKED) $(BIN)/python -m pip install --quiet --no-compile
 # What is timed runs by itself, not beside the other tests.
 TIMED := tests/bench tests/validation/test_cpu_validation.py
 
