@@ -50,11 +50,11 @@ def _places(value: Any, found: list[tuple[Any, Any]], depth: int = 0) -> list[tu
 
 
 def _copy(value: Any) -> Any:
-    """A deep copy, but of what is nested very deep."""
+    """A deep copy; None in place of what is nested too deep to be copied, which would stand inside itself."""
     try:
         return copy.deepcopy(value)
     except RecursionError:
-        return value
+        return None
 
 
 def _nudged(rng: random.Random, value: Any) -> Any:
