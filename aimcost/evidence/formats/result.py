@@ -89,7 +89,7 @@ def figure(data: Any, *keys: str, zero: bool = False) -> float | None:
     name = ".".join(keys)
     # a whole number of JSON may be too large for a float
     if isinstance(data, bool) or not isinstance(data, int | float) or not abs(data) <= sys.float_info.max:
-        raise FileFormatError(f"{name} must be a finite number (got {str(data)[:80]})")
+        raise FileFormatError(f"{name} must be a finite number (got {repr(data)[:80]})")
     if data < 0 or (data == 0 and not zero):
         raise FileFormatError(f"{name} must be above zero (got {data!r})")
     return float(data)
