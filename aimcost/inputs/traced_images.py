@@ -10,13 +10,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..types import ProjectorSpec, ResolutionSpec, VisionSpec
+from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, VisionSpec
 from .hf.preprocessor import MAX_PATCHES, pixel_limits, tile_limits
 from .hf.qwen import QWEN_PIXELS
 from .hf.reader import Reader
 from .hf.vision import NEXT_GRIDS, ONEVISION_GRIDS, onevision_tiles, pinpoints
 
-__all__ = ["BY_PIXELS", "projector_of", "resolution_of"]
+__all__ = ["BY_PIXELS", "WITHOUT_TOWER", "projector_of", "resolution_of", "without_tower"]
+
+# How the note of a trace begins that has a language model alone.
+WITHOUT_TOWER = "traced without its tower"
 
 # Families whose limits are numbers of pixels.
 BY_PIXELS = ("glm4v", "glm4v_moe", "glm46v", "qwen3_5", "qwen3_5_moe", "qwen2_5_omni_thinker")
@@ -34,6 +37,12 @@ EDGE_TILES = 4
 # Tokens of text around an image that is one input of the tower: Gemma 3 puts two markers and two blank lines.
 _FIXED = {"gemma3": 4, "shieldgemma2": 4, "paligemma": 0, "aria": 0, "deepseek_vl": 0, "vipllava": 0, "llava": 0}
 _CUTS = ("do_pan_and_scan", "split_image")
+
+
+def without_tower(model: ModelSpec) -> str:
+    """Why images of a model without a tower cannot be counted."""
+    note = next((note for note in model.notes if note.startswith(WITHOUT_TOWER)), "")
+    return f"{model.name} is {note.rpartition(': workload')[0]}" if note else f"{model.name} has no vision tower"
 
 
 def projector_of(vision: VisionSpec, merge: int) -> ProjectorSpec:

@@ -12,6 +12,7 @@ from ..models.visual_tokens import VisualLayout, cached_inputs, images_layout, j
 from ..types import ModelSpec, SamplingSpec, Workload
 from .processors import sampled_frames, sampling_rate, with_limits
 from .schema import TextTokens, WorkloadFile
+from .traced_images import without_tower
 
 __all__ = ["DEFAULT_TEXT_TOKENS", "resolve_workload"]
 
@@ -239,7 +240,7 @@ def _layout(
     if model.projector is None:
         raise InvalidValueError(
             f"workload.{given}",
-            f"omitted: {model.name} has no vision tower (use visual_tokens)",
+            f"omitted: {without_tower(model)} (use visual_tokens)",
             getattr(file, given),
         )
     layouts = []

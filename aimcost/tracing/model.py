@@ -46,6 +46,8 @@ class Subject:
         Give it a mask of ones. Without one, layers that multiply states with it are left as in generation.
     own_cache
         Let it make its cache itself: it takes none of transformers' classes.
+    keeps_logits
+        Its forward computes logits of the last token alone, where it is asked to.
     """
 
     config: PreTrainedConfig
@@ -55,6 +57,7 @@ class Subject:
     windows: dict[str, int] = field(default_factory=dict)
     with_mask: bool = False
     own_cache: bool = False
+    keeps_logits: bool = True
     _returned: int = 0
 
     @classmethod
@@ -139,6 +142,7 @@ class Subject:
         }
         if self.with_mask:
             given["attention_mask"] = torch.ones(batch, cached + tokens, dtype=torch.long)
+        self.keeps_logits = "logits_to_keep" in names
         slot = next((name for name in ("cache", "past_key_values", "cache_params") if name in names), None)
         if slot is None:
             raise UnsupportedModelError("takes no cache")

@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from ..errors import UnsupportedModelError
 from ..inputs.strict_json import digest
+from ..inputs.traced_images import WITHOUT_TOWER
 from ..ops.attention import windows
 from .fit import Fitter
 from .model import STAND_IN, Pass, Subject
@@ -32,6 +33,7 @@ DECODES = ((1, 130), (1, 18), (2, 34), (3, 66), (2, 199), (1, 299), (3, 8), (2, 
 # A site that runs up to this often in a pass is as many ops; more often it is a loop.
 _UNROLLED = 8
 _BLOCKS = (16, 32, 64, 128, 256)
+_STATED = ": workload.visual_tokens says how many tokens images are"
 _PRODUCTS = ("gemm", "bmm", "experts", "attention")
 
 
@@ -68,12 +70,14 @@ def _traced(config: Mapping[str, Any]) -> dict[str, Any]:
         try:
             tower, more = _tower(Tower.of(subject))
         except UnsupportedModelError as error:
-            notes.append(f"traced without its tower ({error}): workload.visual_tokens says how many tokens images are")
+            notes.append(f"{WITHOUT_TOWER} ({error}){_STATED}")
         else:
             decoder["outer_parameters"] -= tower["parameters"]
             bounded |= more
             parts["tower"] = tower
         notes.append("visual tokens attend causally, as text does")
+    if not subject.keeps_logits:
+        notes.append("lm_head runs on every token of the prompt: its forward has no logits_to_keep")
     if bounded:
         notes.insert(0, f"upper bounds, from no exact expression: {', '.join(sorted(bounded))}")
     return {
@@ -97,10 +101,7 @@ def _subject(config: Mapping[str, Any]) -> tuple[Subject, list[str]]:
         text = config.get("text_config")
         if "timm" not in str(error) or not isinstance(text, Mapping) or "model_type" not in text:
             raise
-        note = (
-            "its tower is timm's, which is not installed: the language model alone, in parameters too "
-            "(workload.visual_tokens says how many tokens images are)"
-        )
+        note = f"{WITHOUT_TOWER} (timm's, which is not installed), which the parameters leave out too{_STATED}"
         return Subject.build(text), [note]
 
 

@@ -21,6 +21,15 @@ KEYS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1, 3]},
     "deepseek_v2": {"num_experts_per_tok": 6, "topk_group": 3, "n_group": 8},
     "gemma2": {"sliding_window": 100},
+    "gemma3n_text": {
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 6,
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+        "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0, 0.0],
+        "sliding_window": 100,
+    },
     "gemma3_text": {"sliding_window": 100, "layer_types": [*3 * ["sliding_attention"], "full_attention"]},
     "gpt_oss": {"sliding_window": 100},
     "granitemoehybrid": {

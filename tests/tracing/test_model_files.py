@@ -262,6 +262,13 @@ def test_formats_follow_the_run(model):
     assert eight["memory"]["weights_bytes"] == 5 * 64 + 2 * 80
 
 
+def test_images_of_a_tower_that_was_not_traced(model):
+    model["notes"] = ["traced without its tower (it has no patch_size): workload.visual_tokens says how many tokens"]
+    said = r"inline is traced without its tower \(it has no patch_size\) \(use visual_tokens\)"
+    with pytest.raises(InvalidValueError, match=said):
+        _estimate(model, workload={"images": 1, "text_tokens": 5})
+
+
 def test_what_a_trace_does_not_say_is_refused(model):
     with pytest.raises(InvalidValueError, match="tp"):
         _estimate(model, parallel={"tp": 2})
