@@ -77,24 +77,35 @@ class Subject:
         if getattr(config, "is_encoder_decoder", False):
             raise UnsupportedModelError(f"{kind}: an encoder-decoder")
         text = config.get_text_config(decoder=True)
-        windows = {}
-        for name in _WINDOWS:
-            width = getattr(text, name, None)
-            if isinstance(width, int) and not isinstance(width, bool) and width > 1:
-                setattr(text, name, STAND_IN)
-                windows[name] = width
+        # all of them before the first is set: two names may be one
+        given = {name: getattr(text, name, None) for name in _WINDOWS}
+        windows = {
+            name: width
+            for name, width in given.items()
+            if isinstance(width, int) and not isinstance(width, bool) and width > 1
+        }
+        for name in windows:
+            setattr(text, name, STAND_IN)
         if len(set(windows.values())) > 1:
             raise UnsupportedModelError(f"{kind}: windows of several widths: {windows}")
         family = _family(kind)
         with torch.device("meta"):
             try:
                 model = family.from_config(config, dtype=FORMAT, attn_implementation="eager")
+                if windows:
+                    whole = family.from_config(AutoConfig.for_model(**data), dtype=FORMAT, attn_implementation="eager")
+                    if _stored(whole) != _stored(model):
+                        raise UnsupportedModelError("parameters are as many as its window is wide")
             except Exception as error:
                 raise UnsupportedModelError(f"{kind}: {first_line(error)}") from error
         _through_ours(model)
         decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
         layers = _layers(decoder if decoder is not None else model, text)
-        return cls(config, model.eval(), layers, decoder, windows)
+        subject = cls(config, model.eval(), layers, decoder, windows)
+        each = sum(subject.layer_parameters(index) for index in range(len(layers)))
+        if each + subject.outer_parameters() != subject.parameters():
+            raise UnsupportedModelError(f"{kind}: its layers share parameters")
+        return subject
 
     @property
     def sees(self) -> bool:
@@ -167,11 +178,11 @@ class Subject:
 
     def parameters(self) -> float:
         """Stored parameters, tied ones once."""
-        return float(sum({id(p): p.numel() for p in self.model.parameters()}.values()))
+        return _stored(self.model)
 
     def layer_parameters(self, index: int) -> float:
         """Stored parameters of a layer."""
-        return float(sum({id(p): p.numel() for p in self.layers[index].parameters()}.values()))
+        return _stored(self.layers[index])
 
     def outer_parameters(self) -> float:
         """Stored parameters outside the layers."""
@@ -195,6 +206,11 @@ class Subject:
         """Widths of blocks that the configuration names."""
         text = self.config.get_text_config(decoder=True).to_dict()
         return {v for k, v in text.items() if "chunk" in k and isinstance(v, int) and 1 < v <= 4096}
+
+
+def _stored(module: nn.Module) -> float:
+    """Parameters, tied ones once."""
+    return float(sum({id(p): p.numel() for p in module.parameters()}.values()))
 
 
 def _whole(config: PreTrainedConfig, name: str, default: int) -> int:

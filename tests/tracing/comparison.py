@@ -20,6 +20,13 @@ KEYS: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"num_hidden_layers": 8},
     "bamba": {"attn_layer_indices": [1, 3]},
     "deepseek_v2": {"num_experts_per_tok": 6, "topk_group": 3, "n_group": 8},
+    "dots1": {
+        "n_routed_experts": 16,
+        "n_shared_experts": 2,
+        "num_experts_per_tok": 4,
+        "first_k_dense_replace": 1,
+        "moe_intermediate_size": 512,
+    },
     "gemma2": {"sliding_window": 100},
     "gemma3n_text": {
         "hidden_size": 512,
@@ -37,11 +44,17 @@ KEYS: dict[str, dict[str, Any]] = {
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
     },
+    "gpt_neo": {"num_layers": 4, "attention_types": [[["global", "local"], 2]]},
+    "hunyuan_v1_dense": {"head_dim": 128},
+    "hunyuan_v1_moe": {"head_dim": 128, "num_experts": 8, "moe_topk": 2},
     "jamba": {"attn_layer_offset": 1, "attn_layer_period": 2, "expert_layer_offset": 1, "expert_layer_period": 2},
     "kimi_linear": {"num_hidden_layers": 8},
     "lfm2_moe": {"layer_types": 2 * ["conv", "full_attention"]},
     "llama4_text": {"attention_chunk_size": 100},
+    "ministral": {"head_dim": 128, "sliding_window": 100},
     "mistral": {"sliding_window": 100},
+    "nemotron": {"num_key_value_heads": 8, "head_dim": 128},
+    "zamba2": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
 }
 # (requests, tokens): not traced, below and above every window and block.
 COUNTS = ((2, 57), (1, 333))

@@ -89,9 +89,15 @@ class RealTower:
         with torch.device(device):
             # fused attention on a CPU is an op that FlopCounterMode does not count
             attention = "eager" if device == "cpu" else "sdpa"
-            model = AutoModelForImageTextToText.from_config(
-                self.config, dtype=torch.bfloat16, attn_implementation=attention
-            )
+            try:
+                model = AutoModelForImageTextToText.from_config(
+                    self.config, dtype=torch.bfloat16, attn_implementation=attention
+                )
+            except ValueError:  # a language model of its own attention
+                apart = {"": "eager", "text_config": "eager", "vision_config": attention}
+                model = AutoModelForImageTextToText.from_config(
+                    self.config, dtype=torch.bfloat16, attn_implementation=apart
+                )
         self.model = model.eval()
 
     @property

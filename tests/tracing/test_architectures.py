@@ -19,7 +19,9 @@ SAMPLE = ("gemma3_text", "deepseek_v3", "gpt_oss", "qwen3_next", "falcon_h1", "p
 REFUSED = {
     "bart": "encoder-decoder",
     "bert": "its layers are not causal",
+    "inkling_text": "parameters are as many as its window is wide",
     "longcat_flash": "not one list",
+    "zamba2": "its layers share parameters",
     "minimax": "matmul: products of several sizes in a loop",
 }
 
