@@ -25,8 +25,8 @@ TOWERS = """
 ## Towers
 
 Tower and projector at numbers and sizes of images that were not traced. Image tokens are held to transformers'
-processors at 1,000 random sizes a family (tests/tracing/test_image_tokens.py); Llama 4's and Cohere's image processors
-need torchvision, so theirs are held to their formulas.
+processors at 1,000 random sizes a family (tests/tracing/test_image_tokens.py). Some of these need torchvision:
+Llama 4's and Cohere's are held to their formulas, LFM2-VL's and Kimi K2.5's to the functions of their files.
 
 """
 
