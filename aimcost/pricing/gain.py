@@ -26,6 +26,10 @@ __all__ = ["Gain", "gain", "limit"]
 Floats = NDArray[np.float64]
 
 
+# Logarithm of the widest band: a stack's own band may be wider than any number.
+FARTHEST = 60.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
     """A speed-up, and seconds saved."""
@@ -49,7 +53,7 @@ def gain(dense: Estimate, reduced: Estimate, what: str | Iterable[str] = "ttft")
     down, up = _quadrature([a / d - b / r for a, b in moves], own)
     less, more = _quadrature([a - b for a, b in moves], own * r)
     return Gain(
-        speedup=Interval(ratio, ratio * math.exp(-down), ratio * math.exp(up)),
+        speedup=Interval(ratio, ratio * math.exp(-min(down, FARTHEST)), ratio * math.exp(min(up, FARTHEST))),
         saved=Interval(d - r, d - r - less, d - r + more),
     )
 
