@@ -30,7 +30,13 @@ def parse(text: str, *, finite: bool = True) -> Any:
     if len(text) > MAX_VALUES and sum(map(text.count, ",[{")) > MAX_VALUES:
         raise FileFormatError(f"more than {MAX_VALUES:,} values")
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse if finite else None)
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse if finite else None)
+        if "\\ud" in text or "\\uD" in text:
+            # escapes of a pair are one character; half of one can be written nowhere
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise FileFormatError("holds half of a surrogate pair, which is no text") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise FileFormatError(f"is truncated or not JSON: {error}") from None
     except ValueError as error:  # a number of more digits than Python converts
@@ -92,7 +98,7 @@ def plain(data: Any) -> Any:
 
 def digest(value: Any) -> str:
     """Sixteen hexadecimal digits of SHA-256 over the canonical text of a value."""
-    return digest_bytes(canonical(value).encode())
+    return digest_bytes(canonical(value).encode("utf-8", "surrogatepass"))
 
 
 def digest_bytes(content: bytes) -> str:

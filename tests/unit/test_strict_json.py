@@ -17,6 +17,7 @@ REFUSED = {
     '{"a": [1, -Infinity]}': "-Infinity is not a finite number",
     '{"b": {"a": 1, "c": 2, "a": 3}}': "duplicate key 'a'",
     '{"a": 1': "is truncated or not JSON",
+    '{"a": "\\ud800"}': "holds half of a surrogate pair",
     "[" * 100_000: "is truncated or not JSON",
 }
 
