@@ -35,15 +35,15 @@ def build(config: dict[str, Any], *, image_text: bool = False) -> torch.nn.Modul
     return model.eval()
 
 
-def counted(call: Any, *, unused: str | None = None) -> int:
-    """FLOPs of a call, those inside rotary embeddings and a layer named `unused` left out."""
+def counted(call: Any) -> int:
+    """FLOPs of a call, those inside rotary embeddings left out."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         call()
     by_module = counter.get_flop_counts()
     angles = sum(
         sum(counts.values())
         for name, counts in by_module.items()
-        if name.rpartition(".")[2] in ("rotary_emb", "rotary_pos_emb") or (unused is not None and name.endswith(unused))
+        if name.rpartition(".")[2] in ("rotary_emb", "rotary_pos_emb")
     )
     return counter.get_total_flops() - angles
 
@@ -63,18 +63,16 @@ def fixed_tower_flops(model: torch.nn.Module, *, inputs: int, size: int) -> int:
     """Tower and projector of LLaVA or InternVL on `inputs` squares of `size` pixels."""
     pixels = torch.zeros(inputs, 3, size, size, dtype=torch.bfloat16, device="meta")
     config = model.config
-    above = config.model_type in ("llava", "llava_next")
-    unused = f"encoder.layers.{config.vision_config.num_hidden_layers - 1}" if above else None
     if config.model_type == "llava_next":
         # its get_image_features also sorts tiles into images: one image of `inputs` tiles of features
         def call() -> None:
             features = model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
             model.model.multi_modal_projector(features[config.vision_feature_layer][:, 1:])
 
-        return counted(call, unused=unused)
+        return counted(call)
     if config.model_type == "llava_onevision":
         return counted(lambda: model.model.get_video_features(pixel_values_videos=pixels[None]))
-    return counted(lambda: model.model.get_image_features(pixel_values=pixels), unused=unused)
+    return counted(lambda: model.model.get_image_features(pixel_values=pixels))
 
 
 def _segments(tower: torch.nn.Module, grid: torch.Tensor, patches: int, pixels: int) -> list[torch.Tensor]:

@@ -73,7 +73,8 @@ def test_vispcos_published_case(image: Run) -> None:
     share = sum(count - text for count in tokens) / len(tokens) / image.workload.visual_tokens
     asked = ("MMB", "TextVQA")
     aim = shipped_surrogate().expect(Query(model="llava-1.5-7b", method="AIM", benchmark=""), asked, [share])
-    found = plan_task(image, asked, budgets={"max_tflops": 2.3})
+    # 2.3 of their TFLOP, of which AIM's default takes 2.2: they do not say whether CLIP's unread layer is among them
+    found = plan_task(image, asked, budgets={"max_tflops": default.totals.flops / 1e12 * 2.3 / 2.2})
     assert sum(each.mean > aim.mean[0] for each in found.by_method) >= 3
     assert found.best is not None
     assert found.best.mean > aim.mean[0] + 0.02

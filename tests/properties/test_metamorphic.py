@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import aimcost
@@ -59,6 +59,7 @@ def run_of(text: int, visual: int = 0, **keys: Any) -> dict[str, Any]:
 @FIXED
 @given(text=tokens, batch=batches, card=cards, stack=st.sampled_from(["transformers", "vllm", "aimcost_graph"]))
 def test_a_larger_batch_is_no_faster(estimator: str, text: int, batch: int, card: str, stack: str) -> None:
+    assume(stack == "transformers" or not card.startswith("apple"))  # Metal replays no graphs
     keys = {"hardware": card, "estimator": estimator, **({"stack": stack} if estimator == "calibrated" else {})}
     times = [
         aimcost.estimate(run_of(text, **keys, workload={"batch": count})).ttft_s

@@ -29,6 +29,7 @@ PARAMS = {
         {"ratio": 0.5, "scorer": "cls_attention"},
     ],
     "pyramiddrop": [{"layers": [1, 2, 3]}],
+    "holov": [{"num_patches": 4}],
 }
 # ToMe merges inside the tower, CDPruner ranks with a text tower: they are priced, and apply refuses them
 PRICED_ONLY = {"cdpruner", "tome"}
