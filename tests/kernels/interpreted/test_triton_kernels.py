@@ -30,7 +30,11 @@ from aimcost.kernels.merge import merge_to_schedule, merge_tokens
 from aimcost.kernels.select import gather_tokens, select_tokens
 from aimcost.kernels.tolerances import importance_error, undecided, unit_in_last_place
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+DTYPES = [
+    pytest.param(torch.float32, id="fp32"),
+    pytest.param(torch.float16, id="fp16"),
+    pytest.param(torch.bfloat16, id="bf16"),
+]
 
 
 @pytest.fixture(autouse=True)
