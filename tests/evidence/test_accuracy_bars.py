@@ -74,6 +74,74 @@ def test_an_interval_is_as_wide_as_sources_disagree(surrogate: Surrogate) -> Non
     assert surrogate.disagreement["ToMe"] > 10 > 2 > surrogate.disagreement["DivPrune"]
 
 
+def test_nothing_is_expected_to_beat_the_model(surrogate: Surrogate) -> None:
+    """However high some scores are (CDPruner gains on VizWiz): 100 % without reduction, and never more."""
+    highest = 0.0
+    for method, benchmark in sorted({(p.method, p.benchmark) for p in surrogate.points if p.model == "llava-1.5-7b"}):
+        found = surrogate.expect(Query(model="llava-1.5-7b", method=method, benchmark=""), [benchmark], SHARES)
+        assert found.mean[0] == 1
+        assert found.mean.max() <= 1, (method, benchmark)
+        highest = max(highest, found.high.max())
+    assert highest > 1.02
+
+
+def test_no_interval_is_narrower_than_the_spread_of_its_cell(surrogate: Surrogate) -> None:
+    """Wherever two sources print one method, model, benchmark and share; ToMe on POPE is 37 points apart."""
+    cells: dict[tuple[str, str, str, float], list[int]] = {}
+    for i, point in enumerate(surrogate.points):
+        cells.setdefault((point.model, point.method, point.benchmark, point.share_kept or 0.0), []).append(i)
+    several = {key: at for key, at in cells.items() if len(frozenset().union(*(surrogate.sources[i] for i in at))) > 1}
+    assert len(several) > 300
+    for (model, method, benchmark, share), at in list(several.items())[::3]:
+        found = surrogate.expect(Query(model=model, method=method, benchmark=""), [benchmark], [share])
+        spread = np.ptp(surrogate.loss[at])
+        if found.low[0] > 0:
+            assert 100 * (found.high[0] - found.low[0]) >= spread * (1 - 1e-9), (model, method, benchmark, share)
+    query = Query(model="llava-1.5-7b", method="ToMe", benchmark="")
+    near, far = surrogate.apart(query, ["POPE"], np.array([1.06, 2.0]))
+    assert near > 35
+    assert far == 0
+
+
+def test_it_is_silent_far_below_the_shares_that_were_scored(surrogate: Surrogate) -> None:
+    """FastV's scores on LLaVA go down to a ninth of the tokens; no bound is known of a method without scores."""
+    query = Query(model="llava-1.5-7b", method="FastV", benchmark="")
+    assert surrogate.deepest(query) == pytest.approx(np.log2(9) / 3, rel=1e-2)
+    found = surrogate.expect(query, ["TextVQA"], [1 / 9, 1 / 16, 1 / 20])
+    assert found.known.tolist() == [True, True, False]
+    assert surrogate.deepest(replace(query, method="some method")) == np.inf
+
+
+@pytest.mark.parametrize("score", [0.5, 1.1])
+def test_a_score_of_ones_own_moves_its_method_alone(surrogate: Surrogate, score: float) -> None:
+    """Half of the score that is expected, or a tenth above the model: the other methods stay where they are."""
+    mine = Point(
+        model="llava-1.5-7b",
+        method="FastV",
+        budget="mine",
+        share_kept=0.157,
+        benchmark="TextVQA",
+        score=score,
+        vanilla=1.0,
+        relative=score,
+        source_id="yours",
+    )
+    more = Surrogate([*load_points(), mine], trusted=("yours",))
+
+    def moved(method: str, share: float) -> float:
+        queries = [Query(model="llava-1.5-7b", method=method, benchmark="", source=each) for each in ("", "yours")]
+        before, after = (s.expect(q, ["TextVQA"], [share]) for s, q in zip((surrogate, more), queries, strict=True))
+        assert after.known[0] == before.known[0]
+        assert after.low[0] < after.mean[0] < after.high[0]
+        return float(after.mean[0] - before.mean[0])
+
+    own = moved("FastV", 0.157)
+    assert (own < -0.3) if score < 1 else (own > 0.08)
+    for method in ("VisionZip", "DivPrune", "HoloV"):
+        assert abs(moved(method, 0.157)) < abs(own) / 20
+        assert abs(moved(method, 0.999)) < 0.001
+
+
 def test_it_is_silent_of_what_nobody_scored(surrogate: Surrogate) -> None:
     def known(model: str, method: str, benchmark: str) -> bool:
         query = Query(model=model, method=method, benchmark="")

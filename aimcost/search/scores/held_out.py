@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...errors import UnknownNameError
 from .fitting import fitted
 from .points import Point, model_family
-from .surrogate import ENOUGH, HALF_80, Query, Surrogate, covariance, score_variance
+from .surrogate import ENOUGH, HALF_80, REACH, Query, Surrogate, covariance, depth_of, score_variance
 
 __all__ = ["KINDS", "REFITTED", "HeldOut", "blocks_of", "leave_out", "leave_out_refitted"]
 
@@ -104,12 +104,14 @@ def leave_out(surrogate: Surrogate, kind: str) -> HeldOut:
         raise UnknownNameError("block to leave out", kind, KINDS)
     prior = surrogate.prior_variance(surrogate.rows)
     reached = 100.0 - surrogate.loss
-    apart = np.array([surrogate.disagreement.get(point.method, 0.0) for point in surrogate.points])
     columns = []
     for block in blocks_of(surrogate, kind):
         variance = np.linalg.inv(surrogate.inverse[np.ix_(block, block)])
         expected = reached[block] + variance @ surrogate.weights[block]
-        columns.append((block, expected, np.diag(variance), prior[block], apart[block]))
+        rest = np.ones(len(surrogate.points), dtype=bool)
+        rest[block] = False
+        points = [surrogate.points[i] for i in block]
+        columns.append((block, expected, np.diag(variance), prior[block], *_apart_and_reached(surrogate, points, rest)))
     return _held_out(surrogate, kind, columns, refitted=False)
 
 
@@ -136,23 +138,36 @@ def leave_out_refitted(
         onto = covariance(rows, known.rows, known.parameters)
         own = np.diag(covariance(rows, rows, known.parameters)) + score_variance(rows, known.parameters)
         variance = own - np.einsum("ij,ij->i", onto @ known.inverse, onto)
-        apart = np.array([known.disagreement.get(p.method, 0.0) for p in points])
-        columns.append((block, 100.0 - onto @ known.weights, variance, known.prior_variance(rows), apart))
+        found = _apart_and_reached(known, points)
+        columns.append((block, 100.0 - onto @ known.weights, variance, known.prior_variance(rows), *found))
     return _held_out(surrogate, kind, columns, refitted=True)
+
+
+def _apart_and_reached(
+    surrogate: Surrogate, points: Sequence[Point], known: NDArray[np.bool_] | None = None
+) -> tuple[Floats, Floats]:
+    """By how much sources differ about each point's method, and whether that was scored near its share (1, else 0)."""
+    apart, within = np.zeros(len(points)), np.zeros(len(points))
+    for i, point in enumerate(points):
+        query, depth = Query.of(point), np.atleast_1d(depth_of(point.share_kept or 0.0))
+        near = surrogate.apart(query, [point.benchmark], depth, known)
+        apart[i] = max(surrogate.disagreement.get(point.method, 0.0), near[0])
+        within[i] = depth[0] <= surrogate.deepest(query, known) + REACH
+    return apart, within
 
 
 def _held_out(
     surrogate: Surrogate,
     kind: str,
-    columns: Sequence[tuple[NDArray[np.int64], Floats, Floats, Floats, Floats]],
+    columns: Sequence[tuple[NDArray[np.int64], Floats, Floats, Floats, Floats, Floats]],
     *,
     refitted: bool,
 ) -> HeldOut:
-    """From each block: rows, expected score, its variance, that of ignorance, and the disagreement on the method."""
+    """From each block: rows, expected score, its variance, that of ignorance, and what `_apart_and_reached` gives."""
     reached = 100.0 - surrogate.loss
     means = [_means(surrogate, reached, each[0]) for each in columns]
     where = np.concatenate([each[0] for each in columns])
-    expected, variance, prior, apart = (np.concatenate([each[i] for each in columns]) for i in range(1, 5))
+    expected, variance, prior, apart, within = (np.concatenate([each[i] for each in columns]) for i in range(1, 6))
     family, method = (np.concatenate([each[i] for each in means]) for i in range(2))
     # a figure that several sources print is one left-out score for each of them, unless sources are left out in turn
     times = np.ones(len(where), dtype=int) if kind == "source" else np.array([len(surrogate.sources[i]) for i in where])
@@ -162,7 +177,7 @@ def _held_out(
         points=tuple(surrogate.points[where[i]] for i in every),
         expected=expected[every],
         half=np.maximum(HALF_80 * np.sqrt(variance), apart / 2)[every],
-        answered=(1 - variance / prior >= ENOUGH)[every],
+        answered=((1 - variance / prior >= ENOUGH) & (within > 0))[every],
         family_mean=family[every],
         method_mean=method[every],
         refitted=refitted,

@@ -6,8 +6,11 @@ for all methods, benchmarks and models, plus one for each of them, for pairs of 
 covariances, each a variance times "the two points share this" times k(t, t'). So a method with few points borrows
 from the others, a benchmark from its task and a model from its siblings, each as far as the variances say. Sources, the
 rows of their tables and single scores deviate too; the interval of a score that nobody published holds all that.
-Losses are counted in units of their task (`TASK_SCALE`). The mean is made monotone in the share, and is 100 without
-reduction by construction.
+The error of a table's unreduced score offsets a column of it: noise that the points have in common, and no part of
+what is expected. A method of a trusted source that differs from what the others let expect does so in that source's
+hands first: the surprise is a variance of that method in that source, so that it moves little else. Losses are counted
+in units of their task (`TASK_SCALE`). The mean is made monotone in the share from 100 without reduction on, so that it
+is never above that; the interval may be.
 
 The variances were found by maximum likelihood over all points (docs/adr/0018).
 """
@@ -83,7 +86,14 @@ SMOOTH, LENGTH = 0.3, 0.5
 HALF_80 = 1.04
 # Share of the variance that the points must explain for an answer.
 ENOUGH = 0.6
+# Depth beyond the deepest score of a method up to which there is an answer: half the tokens of that one.
+REACH = 1 / 3
+# Depths that count as one share (11 % and 11.1 %), and how far from it its sources' spread holds in full; at twice that
+# it has faded.
+SAME_SHARE, NEAR = 0.02, 0.1
 
+# What a trusted source's surprises are of.
+_IN_HANDS = ("source", "method", "model")
 FACTORS = ("method", "lineage", "benchmark", "task", "model", "family", "source", "own", "row")
 # Shares at which the mean is made monotone.
 _GRID = np.concatenate([[0.0], np.linspace(0.05, 2.4, 48)])
@@ -176,7 +186,8 @@ class Expected:
     Attributes
     ----------
     known
-        Whether the points explain at least `ENOUGH` of the variance; below that there is no answer.
+        Whether the points explain at least `ENOUGH` of the variance, at a share within `REACH` of the method's
+        scores; there is no answer elsewhere.
     """
 
     mean: Floats
@@ -192,8 +203,8 @@ def kernel(x: Rows, y: Rows) -> Floats:
     return np.asarray((1 - SMOOTH) * np.outer(x.depth, y.depth) + SMOOTH * smooth * near)
 
 
-def covariance(x: Rows, y: Rows, parameters: Parameters = PARAMETERS) -> Floats:
-    """Covariance of the losses of two sets of rows, without that of single scores."""
+def covariance(x: Rows, y: Rows, parameters: Parameters = PARAMETERS, *, columns: bool = True) -> Floats:
+    """Covariance of the losses of two sets of rows, without that of single scores; with or without columns' offsets."""
     same = {name: np.equal.outer(x.codes[name], y.codes[name]) for name in FACTORS}
     total = np.full((len(x), len(y)), parameters.shared.get((), 0.0))
     for names, variance in (*parameters.shared.items(), *parameters.sources.items()):
@@ -201,7 +212,8 @@ def covariance(x: Rows, y: Rows, parameters: Parameters = PARAMETERS) -> Floats:
             np.add(total, variance, out=total, where=_all(same, names))
     total *= kernel(x, y)
     np.add(total, parameters.row * np.sqrt(np.outer(x.depth, y.depth)), out=total, where=same["row"])
-    np.add(total, parameters.column, out=total, where=_all(same, ("source", "model", "benchmark")))
+    if columns:
+        np.add(total, parameters.column, out=total, where=_all(same, ("source", "model", "benchmark")))
     total *= np.outer(x.unit, y.unit)
     return total
 
@@ -296,7 +308,48 @@ class Surrogate:
 
     @cached_property
     def _covariance(self) -> Floats:
-        return covariance(self.rows, self.rows, self.parameters)
+        total = covariance(self.rows, self.rows, self.parameters)
+        self._add_surprises(total, self.rows, self.rows)
+        return total
+
+    @cached_property
+    def _surprises(self) -> list[tuple[dict[str, int], float]]:
+        """Codes of trusted sources' methods, and the variance by which each exceeds what the rest lets expect of it."""
+        own = np.array([point.source_id in self._trusted for point in self.points], dtype=bool)
+        if not own.any() or own.all():
+            return []
+        mine, rest = self._some_rows(own), self._some_rows(~own)
+        onto = covariance(mine, rest, self.parameters)
+        total = covariance(rest, rest, self.parameters) + np.diag(score_variance(rest, self.parameters))
+        solved = np.linalg.solve(total, np.column_stack([self.loss[~own], onto.T]))
+        surprise = self.loss[own] - onto @ solved[:, 0]
+        variance = self.prior_variance(mine) - np.einsum("ij,ji->i", onto, solved[:, 1:])
+        excess = (surprise**2 - variance) / (np.diag(kernel(mine, mine)) * mine.unit**2 + 1e-9)
+        groups: dict[tuple[int, ...], list[float]] = {}
+        for i, each in enumerate(excess.tolist()):
+            if mine.depth[i] > 0:
+                groups.setdefault(tuple(int(mine.codes[name][i]) for name in _IN_HANDS), []).append(each)
+        means = {key: float(np.mean(some)) for key, some in groups.items()}
+        return [(dict(zip(_IN_HANDS, key, strict=True)), mean) for key, mean in means.items() if mean > 0]
+
+    def _some_rows(self, where: NDArray[np.bool_]) -> Rows:
+        codes = {name: code[where] for name, code in self.rows.codes.items()}
+        return Rows(codes=codes, depth=self.rows.depth[where], unit=self.rows.unit[where])
+
+    def _add_surprises(self, total: Floats, left: Rows, right: Rows) -> None:
+        """Adds surprises to a covariance: half of each shared by all benchmarks, half on each benchmark."""
+        for codes, variance in self._surprises:
+            at, onto = (
+                np.flatnonzero(np.all([some.codes[name] == code for name, code in codes.items()], axis=0))
+                for some in (left, right)
+            )
+            if len(at) and len(onto):
+                x, y = (
+                    Rows(codes={"benchmark": some.codes["benchmark"][i]}, depth=some.depth[i], unit=some.unit[i])
+                    for some, i in ((left, at), (right, onto))
+                )
+                alike = (1 + np.equal.outer(x.codes["benchmark"], y.codes["benchmark"])) / 2
+                total[np.ix_(at, onto)] += variance * alike * kernel(x, y) * np.outer(x.unit, y.unit)
 
     @cached_property
     def inverse(self) -> Floats:
@@ -334,6 +387,50 @@ class Surrogate:
                 repeated.setdefault(key[1], []).append(max(losses) - min(losses))
         return {**found, **{name: max(found.get(name, 0.0), float(np.mean(some))) for name, some in repeated.items()}}
 
+    def deepest(self, query: Query, known: NDArray[np.bool_] | None = None) -> float:
+        """Depth of the deepest score of a method on the model's family, else on any model; no bound without one.
+
+        Parameters
+        ----------
+        known
+            Points to look at; all by default.
+        """
+        asked = query.labels()
+        same = self._is("method", asked["method"])
+        same = same if known is None else same & known
+        related = same & self._is("family", asked["family"])
+        found = self.rows.depth[related if related.any() else same]
+        return float(found.max()) if len(found) else float("inf")
+
+    def _is(self, factor: str, value: Any) -> NDArray[np.bool_]:
+        return np.asarray(self.rows.codes[factor] == self._codes[factor].get(value, -1))
+
+    def apart(
+        self, query: Query, benchmarks: Sequence[str], depth: Floats, known: NDArray[np.bool_] | None = None
+    ) -> Floats:
+        """By how much sources differ about a method on a model near some depths: the mean over benchmarks, in points.
+
+        0 where no two sources have a score; `known` as in `deepest`.
+        """
+        same = self._is("method", query.method) & self._is("model", query.model)
+        same = same if known is None else same & known
+        total = np.zeros(len(depth))
+        for name in benchmarks:
+            at = np.flatnonzero(same & self._is("benchmark", benchmark_named(name)))
+            spread = np.zeros(len(depth))
+            for some in self._shares_of(at):
+                sources = frozenset().union(*(self.sources[i] for i in some))
+                if len(sources) > 1:
+                    near = np.clip(2 - np.abs(depth - self.rows.depth[some].mean()) / NEAR, 0, 1)
+                    spread = np.maximum(spread, near * np.ptp(self.loss[some]))
+            total += spread
+        return total / max(1, len(benchmarks))
+
+    def _shares_of(self, at: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Points, grouped by share."""
+        order = at[np.argsort(self.rows.depth[at], kind="stable")]
+        return np.split(order, np.flatnonzero(np.diff(self.rows.depth[order]) > SAME_SHARE) + 1) if len(order) else []
+
     def prior_variance(self, rows: Rows) -> Floats:
         """Variance of scores of which nothing is known; that of the left-out ones over it is what is not explained."""
         first, known = np.zeros(len(rows)), self.parameters
@@ -355,14 +452,15 @@ class Surrogate:
         mean, deviation, explained = (
             np.interp(wanted, _GRID, curve) for curve in self._curve(query, tuple(benchmarks))
         )
-        half = np.maximum(HALF_80 * np.sqrt(deviation**2 + extra**2), self.disagreement.get(query.method, 0.0) / 2)
+        apart = np.maximum(self.disagreement.get(query.method, 0.0), self.apart(query, benchmarks, wanted))
+        half = np.hypot(np.maximum(HALF_80 * deviation, apart / 2), HALF_80 * extra)
         whole = wanted <= 0  # no reduction is no question
         half = np.where(whole, 0.0, half)
         return Expected(
             mean=np.maximum(0.0, 1 - mean / 100),
             low=np.maximum(0.0, 1 - (mean + half) / 100),
             high=np.maximum(0.0, 1 - (mean - half) / 100),
-            known=whole | (explained >= ENOUGH),
+            known=whole | ((explained >= ENOUGH) & (wanted <= self.deepest(query) + REACH)),
         )
 
     def _curve(self, query: Query, benchmarks: tuple[str, ...]) -> tuple[Floats, Floats, Floats]:
@@ -372,13 +470,19 @@ class Surrogate:
             count, size = len(benchmarks), len(_GRID)
             asked = [replace(query, benchmark=name) for name in benchmarks for _ in _GRID]
             rows = self.rows_of(asked, np.tile(2.0 ** (-3 * _GRID), count))
-            onto = covariance(rows, self.rows, self.parameters).reshape(count, size, -1).mean(axis=0)
-            own = covariance(rows, rows, self.parameters).reshape(count, size, count, size)
+            onto = covariance(rows, self.rows, self.parameters, columns=False)
+            self._add_surprises(onto, rows, self.rows)
+            onto = onto.reshape(count, size, -1).mean(axis=0)
+            own = covariance(rows, rows, self.parameters)
+            self._add_surprises(own, rows, rows)
+            own = own.reshape(count, size, count, size)
             own = np.einsum("aibi->i", own) / count**2
             single = score_variance(rows, self.parameters).reshape(count, size).sum(axis=0) / count**2
             known = np.einsum("ij,ij->i", onto @ self.inverse, onto)
             left = np.maximum(own - known, 0.0) + single
-            mean = non_decreasing(onto @ self.weights)
+            loss = onto @ self.weights
+            # the nearest that starts at 0 without reduction
+            mean = np.concatenate([[0.0], np.maximum(0.0, non_decreasing(loss[1:]))])
             self._curves[key] = (mean, np.sqrt(left), 1 - left / (own + single))
         return self._curves[key]
 
