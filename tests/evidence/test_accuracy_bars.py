@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from typing import Any
@@ -77,7 +78,8 @@ def test_an_interval_is_as_wide_as_sources_disagree(surrogate: Surrogate) -> Non
 def test_nothing_is_expected_to_beat_the_model(surrogate: Surrogate) -> None:
     """However high some scores are (CDPruner gains on VizWiz): 100 % without reduction, and never more."""
     highest = 0.0
-    for method, benchmark in sorted({(p.method, p.benchmark) for p in surrogate.points if p.model == "llava-1.5-7b"}):
+    methods = {p.method for p in surrogate.points if p.model == "llava-1.5-7b" and p.benchmark == "VizWiz"}
+    for method, benchmark in itertools.product(sorted(methods), ("VizWiz", "POPE")):
         found = surrogate.expect(Query(model="llava-1.5-7b", method=method, benchmark=""), [benchmark], SHARES)
         assert found.mean[0] == 1
         assert found.mean.max() <= 1, (method, benchmark)
@@ -92,7 +94,7 @@ def test_no_interval_is_narrower_than_the_spread_of_its_cell(surrogate: Surrogat
         cells.setdefault((point.model, point.method, point.benchmark, point.share_kept or 0.0), []).append(i)
     several = {key: at for key, at in cells.items() if len(frozenset().union(*(surrogate.sources[i] for i in at))) > 1}
     assert len(several) > 300
-    for (model, method, benchmark, share), at in list(several.items())[::3]:
+    for (model, method, benchmark, share), at in list(several.items())[::6]:
         found = surrogate.expect(Query(model=model, method=method, benchmark=""), [benchmark], [share])
         spread = np.ptp(surrogate.loss[at])
         if found.low[0] > 0:
@@ -112,7 +114,7 @@ def test_it_is_silent_far_below_the_shares_that_were_scored(surrogate: Surrogate
     assert surrogate.deepest(replace(query, method="some method")) == np.inf
 
 
-@pytest.mark.parametrize("score", [0.5, 1.1])
+@pytest.mark.parametrize("score", [0.5, pytest.param(1.1, marks=pytest.mark.check)])
 def test_a_score_of_ones_own_moves_its_method_alone(surrogate: Surrogate, score: float) -> None:
     """Half of the score that is expected, or a tenth above the model: the other methods stay where they are."""
     mine = Point(
