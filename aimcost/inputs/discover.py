@@ -131,10 +131,10 @@ def not_shipped(kind: str, given: object) -> tuple[Path, bool] | None:
     if not isinstance(given, str) or "/" in given or given.endswith((".yaml", ".yml", ".json")):
         return None
     answers = _answers(kind, given)
-    first, own = next(answers, None), (own_root() / KINDS[kind]).resolve()
-    if first is None or first.parent.resolve() == own:
+    first, own = next(answers, None), f"{own_root()}/{KINDS[kind]}"
+    if first is None or os.path.samefile(first.parent, own):
         return None
-    return first, any(path.parent.resolve() == own for path in answers)
+    return first, any(os.path.samefile(path.parent, own) for path in answers)
 
 
 def estimator_names() -> list[str]:
