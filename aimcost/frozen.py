@@ -9,6 +9,7 @@ share one closure each. What a class does is the same, and `dataclasses.replace`
 from __future__ import annotations
 
 import dataclasses
+import sys
 from dataclasses import MISSING, Field, FrozenInstanceError
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -83,8 +84,12 @@ def _init(cls: type[Any], declared: list[Field[Any]], stored: set[str]) -> Any:
     if hasattr(cls, "__post_init__"):
         body.append(f"self.__post_init__({', '.join(passed)})")
     parameters = ", ".join(["self", *by_place, *(["*", *by_name] if by_name else [])])
-    exec(f"def __init__({parameters}):\n " + "\n ".join(body or ["pass"]), names)
-    made = names["__init__"]
+    # a closure over `names`, so that the globals are the module's own, where annotations are looked up
+    source = f"def _make({', '.join(names)}):\n def __init__({parameters}):\n  "
+    module = sys.modules.get(cls.__module__)
+    made_by: dict[str, Any] = {}
+    exec(source + "\n  ".join(body or ["pass"]) + "\n return __init__", vars(module) if module else {}, made_by)
+    made = made_by["_make"](**names)
     made.__qualname__, made.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
     made.__annotations__ = {**{each.name: each.type for each in declared if each.init}, "return": None}
     return made

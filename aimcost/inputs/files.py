@@ -48,6 +48,7 @@ _BaseLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 _TAG = "tag:yaml.org,2002:"
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
 
 
 def _json_resolvers(resolvers: dict[str, Any]) -> dict[str, Any]:
@@ -77,6 +78,14 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
         if tag is None or tag.removeprefix(_TAG) in ("null", "bool", "int", "float", "str", "seq", "map")
     }
 
+    def construct_whole(self, node: yaml.ScalarNode) -> int:
+        """A whole number; YAML 1.1 reads 0100 as 64, which nobody means."""
+        if _LEADING_ZERO.fullmatch(node.value):
+            line = node.start_mark.line + 1
+            raise FileFormatError(f"line {line}: a number with a leading zero: {node.value[:80]}")
+        number: int = self.construct_yaml_int(node)
+        return number
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys: set[Hashable] = set()
         for key_node, _ in node.value:
@@ -94,6 +103,9 @@ class _StrictLoader(_BaseLoader):  # type: ignore[misc]
             keys.add(key)
         result: dict[Hashable, Any] = super().construct_mapping(node, deep)
         return result
+
+
+_StrictLoader.yaml_constructors[f"{_TAG}int"] = _StrictLoader.construct_whole
 
 
 def _check_size(text: str) -> None:

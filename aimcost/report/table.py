@@ -32,8 +32,11 @@ def table(
 
 def plain_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     """`table(rows, headers)` without tabulate, for the two tables that every cold `aimcost estimate` prints."""
-    widths = [max(len(head) + 2, *map(len, column)) for head, *column in zip(headers, *rows, strict=True)]
-    lines = [headers, ["-" * width for width in widths], *rows]
+    if not rows:
+        return table(rows, headers)
+    cells = [[printable(cell, line=True) for cell in row] for row in rows]
+    widths = [max(len(head) + 2, *map(len, column)) for head, *column in zip(headers, *cells, strict=True)]
+    lines = [headers, ["-" * width for width in widths], *cells]
     return "\n".join(
         "  ".join(
             [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]

@@ -193,6 +193,10 @@ def test_ones_own_scores_replace_published_ones(image: Run, tmp_path: Path) -> N
         ("method,benchmark,score,vanilla\nvtw,POPE,1,2,3\n", "line 2: more fields than the 4 columns"),
         ("method,benchmark,score,vanilla\nvtw,POPE,86,0.9\n", "line 2: 'score' must be from 0 to 1.5 times vanilla"),
         ("method,benchmark,score,vanilla\nvtw,POPE,-1,2\n", "line 2: 'score' must be from 0 to 1.5 times vanilla"),
+        ("method,params,benchmark,score\nvtw,{k: 8},POPE,1\n", "unknown column 'params'; did you mean 'parameters'?"),
+        ("method,score,benchmark,score\nvtw,1,POPE,1\n", "has the column score twice"),
+        ("method,benchmark,score,vanilla\nnone,POPE,8,9\nvtw,POPE,1,2\n", "line 2: 'vanilla' must be empty, or"),
+        ("method,parameters,benchmark,score,vanilla\nvtw,{k: 014},POPE,1,2\n", "line 2: a number with a leading zero"),
         ("method,benchmark,score\nnone,POPE,8\nnone,POPE,6\nvtw,POPE,7\n", "line 3: 'score' must be 8, as in a row"),
     ],
 )
@@ -324,6 +328,18 @@ def test_an_earliest_cut_without_effect_says_so(image: Run) -> None:
     for method, first, has_effect in (("holov", 9, False), ("fastv", 1, False), ("fastv", 9, True)):
         found = plan_task(image, ["ocr"], min_accuracy=0.8, methods=[method], earliest_cut=first)
         assert any("has no effect" in note for note in found.notes) != has_effect, (method, first)
+
+
+def test_an_earliest_cut_holds_for_settings_that_were_scored(image: Run) -> None:
+    """FastV at K = 1 and ratio 0.75 was scored on TextVQA, and a later cut was asked for."""
+    found = {
+        first: {each.method.get("k", 0) for each in plan_task(image, ["TextVQA"], earliest_cut=first, **asked).front}
+        for asked in ({"min_accuracy": 0.9, "methods": ["fastv"]},)
+        for first in (None, 8)
+    }
+    assert 1 in found[None]
+    assert found[8] - {0}
+    assert all(k >= 8 for k in found[8] - {0})
 
 
 def test_several_machines_are_asked_at_once(cli: Any, tmp_path: Path) -> None:

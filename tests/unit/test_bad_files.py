@@ -36,6 +36,7 @@ FILES: dict[str, tuple[str, bytes, str]] = {
     "two documents": ("r.yaml", b"model: a\n---\nmodel: b\n", "YAML"),
     "unknown alias": ("r.yaml", b"model: *nothing", "YAML"),
     "duplicate key": ("r.yaml", b"model: a\nmodel: b\n", "duplicate key 'model'"),
+    "leading zero": ("r.yaml", b"model: a\nworkload: {text_tokens: 0100}\n", "line 2: a number with a leading zero"),
     "duplicate inner key": ("r.yaml", b"model: a\nworkload:\n  batch: 1\n  batch: 2\n", "duplicate key 'batch'"),
     "mapping as key": ("r.yaml", b"? {a: 1}\n: 2\n", "key"),
     "list as key": ("r.yaml", b"? [a, b]\n: 2\n", "key"),

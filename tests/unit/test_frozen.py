@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import typing
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError, InitVar, field
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from aimcost import frozen
+from aimcost.inputs.run import Run
+from aimcost.types import Workload
 
 
 class Plain:
@@ -118,3 +121,9 @@ def test_what_it_cannot_do_is_refused() -> None:
             frozen.dataclass(frozen=True)(type("Odd", (), dict(body)))
     with pytest.raises(TypeError, match="Below needs the standard dataclass"):
         frozen.dataclass(frozen=True)(type("Below", (Stored,), {}))
+
+
+def test_annotations_are_looked_up_in_the_module_of_the_class() -> None:
+    assert typing.get_type_hints(Stored.__init__) == {"a": int, "b": tuple[int, ...], "return": type(None)}
+    assert inspect.signature(Run, eval_str=True).parameters["workload"].annotation is Workload
+    assert typing.get_type_hints(Run.__init__)["workload"] is Workload

@@ -25,6 +25,9 @@ def test_a_plain_table_is_laid_out_as_tabulate_does() -> None:
     rows = [["├─ vision tower", "1", ""], ["", "12.345", "80 %–2"], ["x" * 30, "", ""]]
     for headers in (["", "FLOPs", "band"], ["a heading that is wider than all of its cells", "y", "z"]):
         assert plain_table(rows, headers) == table(rows, headers)
+        assert plain_table([], headers) == table([], headers)
+    odd = [["a\x1b[2J", "b\n"]]
+    assert plain_table(odd, ["x", "y"]) == table(odd, ["x", "y"])
 
 
 def test_without_rows_headers_are_flush_left() -> None:

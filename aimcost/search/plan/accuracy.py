@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike, NDArray
 
 from ...errors import AimcostError, FileFormatError, InvalidValueError
+from ...inputs.files import parse_value
 from ...inputs.run import Run, plan_schedule
 from ...inputs.schema import WorkloadFile
 from ...inputs.workload import resolve_workload
@@ -234,8 +234,8 @@ def _from_csv(run: Run, path: Path) -> Surrogate:
     methods = []
     for number, row in enumerate(rows, start=2):
         try:
-            schedule, score = yaml.safe_load(row["schedule"] or ""), float(row["score"])
-        except (yaml.YAMLError, ValueError, TypeError):
+            schedule, score = parse_value(row["schedule"] or ""), float(row["score"])
+        except (FileFormatError, ValueError, TypeError):
             raise FileFormatError(f"{path}: line {number}: needs a schedule and a number") from None
         method = {"name": "explicit", "tokens_per_layer": schedule} if isinstance(schedule, list) else schedule
         if not isinstance(method, Mapping) or not np.isfinite(score):

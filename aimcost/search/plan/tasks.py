@@ -318,7 +318,7 @@ def plan_task(
             progress(number, len(names), name)
         if name not in discover.method_names():
             raise UnknownNameError("method", name, discover.method_names())
-        found = list(search.candidates(name, first, limits, mean_visual_tokens))
+        found = list(search.candidates(name, earliest_cut, limits, mean_visual_tokens))
         every += found
         if not found:
             silent.append(name)
@@ -346,7 +346,7 @@ def scored(
     """
     search = _Search(run, load_points(), shipped_surrogate(), tasks, False, shares)
     names = list(methods) or search.known_methods()
-    found = {name: [each for each, _ in search.candidates(name, EARLIEST_CUT, Budgets(), None)] for name in names}
+    found = {name: [each for each, _ in search.candidates(name, None, Budgets(), None)] for name in names}
     return {name: some for name, some in found.items() if some}
 
 
@@ -421,7 +421,7 @@ class _Search:
     def cuts_before(self, name: str, first: int) -> bool:
         """Whether a method has candidates that cut before layer `first`."""
         layers, visual = self.run.model.decoder.layers, self.run.workload.visual_tokens
-        offered = _offered(name, layers, visual, self.shares)
+        offered = [*_offered(name, layers, visual, self.shares), *(entry for entry, _ in self._settings(name))]
         sizes = [sum(len(grid) for grid in of_method(self.run, name, layer, offered)) for layer in (0, first)]
         return sizes[0] != sizes[1]
 
@@ -444,12 +444,13 @@ class _Search:
         return len({p.copied_as for p in used}), tuple(name for name, _ in times.most_common()), not own
 
     def candidates(
-        self, name: str, first: int, limits: Budgets, most_tokens: float | None
+        self, name: str, first: int | None, limits: Budgets, most_tokens: float | None
     ) -> Iterator[tuple[Scored, float]]:
         """A method's schedules with a score, and by how much each is over the budgets (at most 1: within).
 
         Its scores at the mean share of the tokens; settings that were scored beside them, where they would be matched
-        by that share alone, or where no share of the method is published.
+        by that share alone, or where no share of the method is published. `first` holds for both; where it is None,
+        the searched ones cut no earlier than `EARLIEST_CUT`, and settings that were scored wherever they did.
         """
         pooled = any(p.share_kept is not None and method_named(p.method) == name for p in self.points)
         layers, visual = self.run.model.decoder.layers, self.run.workload.visual_tokens
@@ -461,7 +462,8 @@ class _Search:
                 source=YOURS if any(p.source_id == YOURS for p in self.points) else "",
             )
             offered = _offered(name, layers, visual, self.shares)
-            for grid, figures, over in self._priced(name, first, offered, limits, most_tokens):
+            earliest = EARLIEST_CUT if first is None else first
+            for grid, figures, over in self._priced(name, earliest, offered, limits, most_tokens):
                 share = figures.kept / layers / tokens_chosen_from(grid.run.schedule, self.run.workload)
                 matched = self.surrogate.expect(query, self.benchmarks, share, extra=SETTINGS_SPREAD)
                 stated = self.surrogate.expect(query, self.benchmarks, share)
@@ -475,7 +477,7 @@ class _Search:
                         yield from self._scored(method, figures, over, position, tuple(found), basis)
         settings = self._settings(name)
         entries = [entry for entry, _ in settings]
-        for grid, figures, over in self._priced(name, 0, entries, limits, most_tokens):
+        for grid, figures, over in self._priced(name, first or 0, entries, limits, most_tokens):
             for position in range(len(over)):
                 method = grid.method(position)
                 if not pooled or _is_matched(grid, method):

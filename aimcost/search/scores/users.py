@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ...errors import AimcostError, FileFormatError, InvalidValueError
-from ...inputs.files import read_text
+from ...errors import AimcostError, FileFormatError, InvalidValueError, UnknownNameError
+from ...inputs.files import parse_value, read_text
 from ...inputs.run import Run, plan_schedule
 from ...inputs.strict_json import to_json
 from ...types import Schedule, Workload
@@ -23,6 +21,7 @@ __all__ = ["YOURS", "tokens_chosen_from", "with_yours"]
 YOURS = "yours"
 # A reduced model that gains more than this over the unreduced one was scored in other units.
 MOST_GAIN = 1.5
+_COLUMNS = ("schedule", "method", "parameters", "benchmark", "score", "vanilla")
 
 
 def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ...]:
@@ -34,8 +33,9 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
 
     Raises
     ------
-    FileFormatError, InvalidValueError
-        A file that cannot be read, a schedule that the model cannot run, or a score without an unreduced one.
+    FileFormatError, InvalidValueError, UnknownNameError
+        A file that cannot be read, a column of another name, a schedule that the model cannot run, or a score without
+        an unreduced one.
     """
     named = models_named(points)
     printed = next((model for model, name in named.items() if name == run.model.name), run.model.name)
@@ -50,6 +50,9 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
     for row in rows:
         method, where = row["method"], row["where"]
         if method.get("name") == "none":
+            if row["vanilla"] not in (None, row["score"]):
+                stated = f"empty, or the score ({row['score']:g}), in a row of the method none"
+                raise InvalidValueError("vanilla", stated, row["vanilla"], where=where)
             continue
         vanilla = row["vanilla"] if row["vanilla"] is not None else unreduced.get(row["benchmark"])
         if vanilla is None or vanilla <= 0:
@@ -98,7 +101,12 @@ def tokens_chosen_from(schedule: Schedule, workload: Workload) -> int:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     reader = csv.DictReader(read_text(path).lstrip("\ufeff").splitlines())
-    header = [str(name) for name in reader.fieldnames or []]
+    reader.fieldnames = header = [str(name).strip() for name in reader.fieldnames or []]
+    for name in header:
+        if name not in _COLUMNS:
+            raise UnknownNameError("column", name, _COLUMNS, where=str(path))
+        if header.count(name) > 1:
+            raise FileFormatError(f"{path}: has the column {name} twice")
     for needed in ("benchmark", "score"):
         if needed not in header:
             raise FileFormatError(f"{path}: needs the column {needed} (found {', '.join(header) or 'no columns'})")
@@ -141,11 +149,13 @@ def _method(row: Mapping[str, str | None], where: str) -> dict[str, Any]:
     given = row.get("schedule")
     try:
         if given:
-            found = yaml.safe_load(given)
+            found = parse_value(given)
             found = {"name": "explicit", "tokens_per_layer": found} if isinstance(found, list) else found
         else:
-            found = {"name": row.get("method") or None, **(yaml.safe_load(row.get("parameters") or "") or {})}
-    except (yaml.YAMLError, TypeError):
+            found = {"name": row.get("method") or None, **(parse_value(row.get("parameters") or "{}") or {})}
+    except FileFormatError as error:
+        raise FileFormatError(f"{where}: {str(error).removeprefix('line 1: ')}") from None
+    except TypeError:
         found = None
     if not isinstance(found, Mapping) or not found.get("name"):
         raise FileFormatError(f"{where}: needs a schedule, or a method and its parameters as a mapping")
