@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from .errors import InvalidValueError, UnknownNameError, argument
 from .extras import torch_module
 from .inputs.run import load_run
 from .methods.registry import require_runnable
@@ -61,15 +63,30 @@ def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float] | Non
     -------
     aimcost.search.plan.Plan; with `task`, aimcost.search.plan.tasks.TaskPlan, or TaskPlans where `hardware` is given
     """
+    tasks, planner = (importlib.import_module(f"aimcost.search.plan{name}") for name in (".tasks", ""))
     task = options.pop("task", None)
-    if task is not None:
-        tasks = importlib.import_module("aimcost.search.plan.tasks")
-        asked = [task] if isinstance(task, str) else task
-        if "hardware" in options:
-            return tasks.plan_task_on(load_run(run), asked, budgets=budgets, **options)
-        return tasks.plan_task(load_run(run), asked, budgets=budgets, **options)
-    planner = importlib.import_module("aimcost.search.plan")
-    return planner.plan_run(load_run(run), budgets=budgets or {}, **options)
+    if task is None:
+        _check_options(options, planner.plan_run, tasks.plan_task, "given with task")
+        return planner.plan_run(load_run(run), budgets={} if budgets is None else budgets, **options)
+    _check_options(options, tasks.plan_task, planner.plan_run, "omitted with task", "hardware")
+    if "hardware" in options:
+        return tasks.plan_task_on(load_run(run), task, budgets=budgets, **options)
+    return tasks.plan_task(load_run(run), task, budgets=budgets, **options)
+
+
+def _check_options(
+    options: Mapping[str, Any], taken_by: Callable[..., Any], other: Callable[..., Any], otherwise: str, *beside: str
+) -> None:
+    """Refuse an option that `taken_by` has no argument for: as `otherwise` says where `other` has one."""
+    known, elsewhere = (
+        {*inspect.signature(each).parameters} - {"run", "tasks", "budgets"} for each in (taken_by, other)
+    )
+    for name, value in options.items():
+        if name in elsewhere - known - {*beside}:
+            raise InvalidValueError(argument(name), otherwise, value)
+        if name not in known | {*beside}:
+            allowed = sorted({"task", "budgets", *known, *beside})
+            raise UnknownNameError("argument", name, allowed, remedy=f"plan() takes {', '.join(allowed)}")
 
 
 def reproduce(paper: str = "aim") -> dict[str, Any]:

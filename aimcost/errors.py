@@ -171,7 +171,7 @@ class ScheduleError(AimcostError):
 
 
 class UnsupportedModelError(AimcostError):
-    """A model whose shape or classes aimcost does not know; raised before anything is changed."""
+    """A model whose shape or classes aimcost does not know, or has no scores; raised before anything is changed."""
 
 
 class CalibrationError(AimcostError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 __all__ = [
     "GIGA",
     "KILO",
@@ -11,6 +13,7 @@ __all__ = [
     "format_count",
     "format_flops",
     "format_macs",
+    "format_percent",
     "format_seconds",
 ]
 
@@ -53,6 +56,11 @@ def format_bytes(value: float) -> str:
 def format_seconds(value: float) -> str:
     """Seconds as s, ms or µs: ``55.03 ms``."""
     return _scaled(value, "s", ((1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")))
+
+
+def format_percent(share: float) -> str:
+    """A share that was asked for: ``95.0%``, and ``97.25%`` with every digit that it was given."""
+    return f"{share:.1%}" if math.isclose(share, round(share, 3), rel_tol=1e-9) else f"{100 * share:.6g}%"
 
 
 def format_count(value: float) -> str:

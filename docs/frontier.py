@@ -46,7 +46,8 @@ with 80 % intervals. Methods are priced on the default stack (`transformers`) wi
 whose tables state none are budget matched (`*`). In the pictures one point of each method has its interval and band;
 scores below 60 % are cut off.
 
-    aimcost plan --model llava-1.5-7b --hardware nvidia_a100_sxm_80gb --images 1 --task ocr --min-accuracy 95%
+    aimcost plan --model llava-1.5-7b --hardware nvidia_a100_sxm_80gb --images 1 --text-tokens 60 \\
+      --task ocr --min-accuracy 95%
 
 ## How well scores are predicted
 """

@@ -125,7 +125,7 @@ def one_of(**given: bool) -> None:
 
     names = [f"--{name}" for name, value in given.items() if value]
     if len(names) > 1:
-        raise InvalidValueError(names[0], f"given without {' and '.join(names[1:])}", " ".join(names))
+        raise InvalidValueError(names[0], f"given without {' and '.join(names[1:])}: choose one", None)
 
 
 def names_in(given: str | None) -> list[str]:

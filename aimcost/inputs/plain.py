@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InvalidValueError, argument
 
-__all__ = ["items_of", "plain"]
+__all__ = ["items_of", "names_of", "number_of", "plain"]
 
 MAX_DEPTH = 100
 
@@ -48,6 +48,31 @@ def items_of(name: str, value: Any, kinds: type | tuple[type, ...], words: str) 
     if not isinstance(items, list) or not all(isinstance(each, kinds) and each is not True for each in items):
         raise InvalidValueError(argument(name), f"a list of {words}", value)
     return tuple(items)
+
+
+def names_of(name: str, value: Any) -> tuple[str, ...]:
+    """Names in a list that is an argument of a Python function; a string is one name.
+
+    Raises
+    ------
+    InvalidValueError
+        No list, or items that are no text.
+    """
+    return (value,) if isinstance(value, str) else items_of(name, value, str, "names")
+
+
+def number_of(name: str, value: Any, words: str = "a number", kinds: type | tuple[type, ...] = (int, float)) -> Any:
+    """A number that is an argument of a Python function, None where it is None; NumPy's scalars are Python's.
+
+    Raises
+    ------
+    InvalidValueError
+        Text, a truth value, or anything else that is none of `kinds`; `words` say what it has to be.
+    """
+    number = plain(value)
+    if number is not None and (isinstance(number, bool) or not isinstance(number, kinds)):
+        raise InvalidValueError(argument(name), words, value)
+    return number
 
 
 def _copied(value: Any, made: dict[int, Any], depth: int) -> Any:

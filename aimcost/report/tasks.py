@@ -10,7 +10,7 @@ import yaml
 
 from ..methods.registry import cannot_run
 from ..search.plan.tasks import TaskPlan, TaskPlans
-from ..units import KILO, format_count, format_seconds
+from ..units import KILO, format_count, format_percent, format_seconds
 from .export import to_json
 from .pictures import check_plot, save_figure
 from .table import table
@@ -69,7 +69,13 @@ def tasks_text(plans: TaskPlans) -> str:
     headers = ["hardware", "method", "TTFT", "unreduced", "expected", "80 % interval"]
     first = plans.best
     answer = [sentence(each) for each in ([first] if first is not None else plans.plans)]
-    return "\n".join([*answer, "", table(rows, headers, left=2), "", *_remarks(first or plans.plans[0])]).rstrip()
+    missed = [
+        f"{plan.run.hardware.name if plan.run.hardware else 'no hardware'}: {'; '.join(plan.shortfalls)}"
+        for plan in plans.plans
+        if first is not None and plan.best is None
+    ]
+    remarks = [*missed, *_remarks(first or plans.plans[0])]
+    return "\n".join([*answer, "", table(rows, headers, left=2), "", *remarks]).rstrip()
 
 
 def sentence(plan: TaskPlan) -> str:
@@ -92,15 +98,15 @@ def sentence(plan: TaskPlan) -> str:
     second = plan.runner_up
     if second is None:
         return f"{text}; no other method qualifies"
-    near = "runner-up within the noise" if plan.runner_up_in_noise else "runner-up"
-    other = "no reduction" if second.basis == "unreduced" else parameters(second.method)
-    return f"{text}; {near}: {other}, {format_seconds(second.ttft)}, {second.mean:.1%}"
+    noise = "runner-up within the noise" if plan.floor is not None else "runner-up, its score within the noise"
+    near = noise if plan.runner_up_in_noise else "runner-up"
+    return f"{text}; {near}: {parameters(second.method)}, {format_seconds(second.ttft)}, {second.mean:.1%}"
 
 
 def _asked(plan: TaskPlan) -> str:
     """Model, machine, stack, task, and what is held."""
     machine = plan.run.hardware.name if plan.run.hardware else "no hardware"
-    wanted = [] if plan.floor is None else [f"score ≥ {plan.floor:.1%} of the unreduced"]
+    wanted = [] if plan.floor is None else [f"score ≥ {format_percent(plan.floor)} of the unreduced"]
     wanted += [plan.budgets.describe()] if list(plan.budgets.items()) else []
     if plan.mean_visual_tokens is not None:
         wanted.append(f"≤ {plan.mean_visual_tokens:g} visual tokens a layer")
@@ -140,11 +146,14 @@ def _shown(value: object) -> str:
 
 def _remarks(plan: TaskPlan) -> Iterator[str]:
     if list(plan.tasks) != list(plan.benchmarks):
-        yield f"{', '.join(plan.tasks)}: the mean over {', '.join(plan.benchmarks)}"
+        several = f"the mean over {', '.join(plan.benchmarks)}"
+        alone = f"{plan.benchmarks[0]} alone has scores of this model"
+        yield f"{', '.join(plan.tasks)}: {several if len(plan.benchmarks) > 1 else alone}"
     if plan.published is not None and plan.best is not None and plan.best.basis == "budget matched":
         each = plan.published
+        shown = "no reduction" if each.basis == "unreduced" else parameters(each.method)
         yield (
-            f"with published parameters alone (--measured-only): {parameters(each.method)}, "
+            f"with published parameters alone (--measured-only): {shown}, "
             f"{format_seconds(each.ttft)}, expected {each.mean:.1%} ({each.low:.1%} to {each.high:.1%})"
         )
     if any(each.basis == "budget matched" for each in plan.by_method):
@@ -164,11 +173,19 @@ def _remarks(plan: TaskPlan) -> Iterator[str]:
         yield f"{smaller.what} without reduction: TTFT {format_seconds(smaller.ttft)}; score unknown (none published)"
     if plan.silent:
         yield "no score to go by, or no parameters to search: " + ", ".join(plan.silent)
-    yield (
-        f"{format_count(plan.candidates)} schedules priced, selection included; expected scores are not measured, "
-        "and hold for the images and frames of the published tables"
-    )
+    if (without := _without(plan)) and plan.best is not None:
+        yield without
+    where = ", and hold for the images and frames of the published tables" if plan.published_scores else ""
+    priced = f"{format_count(plan.candidates)} schedules priced, selection included"
+    yield f"{priced}; expected scores are not measured{where}"
     yield from plan.notes
+
+
+def _without(plan: TaskPlan) -> str:
+    """Methods with a score of which nothing qualifies, and by how much."""
+    below = ", ".join(f"{name} ({score:.1%})" for name, score in plan.below_floor.items())
+    over = ", ".join(f"{name} (by {share:.1%})" for name, share in plan.over_budget.items())
+    return "; ".join([f"below the floor: {below}"] * bool(below) + [f"over the budget: {over}"] * bool(over))
 
 
 def _not_run(plan: TaskPlan, method: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import aimcost
-from aimcost.errors import AimcostError, InvalidValueError
+from aimcost.errors import AimcostError, InvalidValueError, UnknownNameError, UnsupportedModelError
 from aimcost.inputs.run import Run, load_run
 from aimcost.pricing.pricing import estimate_run
 from aimcost.report.tasks import sentence, task_text
@@ -146,8 +146,8 @@ def test_a_tower_that_takes_too_long_is_named(video: Run) -> None:
     assert found.best is None
     tower = found.dense.stages["vision"].time_s * 1e3
     assert re.fullmatch(
-        rf"the tower alone takes {tower:.1f} ms of [\d.]+ ms: no reduction after it can reach 60.00 ms; "
-        "fewer frames or smaller images can",
+        rf"the tower alone takes {tower:.1f} ms of the [\d.]+ ms of the fastest candidate \(\w+\): no reduction "
+        r"after it can reach 60.00 ms; even 8 frames without reduction need [\d.]+ ms",
         found.shortfalls[0],
     )
 
@@ -254,15 +254,91 @@ def test_it_asks_for_a_floor_or_a_budget(image: Run) -> None:
     with pytest.raises(AimcostError, match="unknown task 'orc'"):
         plan_task(image, ["orc"], min_accuracy=0.9)
     with pytest.raises(
-        InvalidValueError, match=r"'task' must be scored on llava-1\.5-7b: general, ocr, .*; or A-OKVQA, AI2D, "
+        UnsupportedModelError, match=r"^llava-1\.5-7b has no scores for 'video'; it has: general, ocr, .*; or A-OKVQA, "
     ):
         plan_task(image, ["video"], min_accuracy=0.9)
-    with pytest.raises(AimcostError, match="unknown model with published scores 'qwen2-7b'"):
+    with pytest.raises(UnsupportedModelError, match=r"^no published scores of qwen2-7b or of a sibling; .* accuracy$"):
         plan_task(
             load_run({**IMAGE, "model": "qwen2-7b", "workload": {"visual_tokens": 100, "text_tokens": 9}}),
             ["ocr"],
             min_accuracy=0.9,
         )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_accuracy": "95%"}, "'min_accuracy' must be a number above 0 and at most 1 (got '95%')"),
+        ({"min_accuracy": True}, "'min_accuracy' must be a number above 0 and at most 1 (got True)"),
+        ({"mean_visual_tokens": "64"}, "'mean_visual_tokens' must be a positive number (got '64')"),
+        ({"mean_visual_tokens": float("nan")}, "'mean_visual_tokens' must be a positive number (got nan)"),
+        ({"min_accuracy": 0.9, "task": 5}, "'task' must be a list of names (got 5)"),
+        ({"min_accuracy": 0.9, "task": []}, "'task' must be a task or a benchmark (got None)"),
+        ({"min_accuracy": 0.9, "methods": 5}, "'methods' must be a list of names (got 5)"),
+        ({"min_accuracy": 0.9, "earliest_cut": "8"}, "'earliest_cut' must be a whole number (got '8')"),
+        ({"min_accuracy": 0.9, "measured_only": "no"}, "'measured_only' must be True or False (got 'no')"),
+        ({"min_accuracy": 0.9, "accuracy": 5}, "'accuracy' must be the path of a CSV file (got 5)"),
+        ({"min_accuracy": 0.9, "shapes": "step"}, "'shapes' must be omitted with task (got 'step')"),
+        ({"min_accuracy": 0.9, "shape": "step"}, "unknown argument 'shape'"),
+        ({"min_accuracy": 0.9, "task": None}, "'min_accuracy' must be given with task"),
+        ({"shape": "step", "task": None}, "unknown argument 'shape'; did you mean 'shapes'?"),
+    ],
+    ids=str,
+)
+def test_python_hears_of_the_argument(options: dict[str, Any], message: str) -> None:
+    with pytest.raises((InvalidValueError, UnknownNameError)) as caught:
+        aimcost.plan(IMAGE, **{"task": "ocr", **options})
+    assert str(caught.value).startswith(message)
+
+
+def test_python_takes_a_string_as_one_name() -> None:
+    found = aimcost.plan(IMAGE, task="POPE", min_accuracy=0.9, methods="fastv", hardware="nvidia_l40s")
+    assert [plan.run.hardware.name for plan in found.plans] == ["nvidia_l40s"]
+    assert {each.name for each in found.plans[0].by_method} == {"fastv", "none"}
+
+
+def test_methods_of_which_nothing_qualifies_are_named(image: Run) -> None:
+    found = plan_task(image, ["ocr"], min_accuracy=0.9, methods=["fastv", "vtw", "none"])
+    assert found.silent == ()
+    assert found.runner_up is None
+    (line,) = [line for line in task_text(found).splitlines() if line.startswith("below the floor: ")]
+    assert line == f"below the floor: vtw ({found.below_floor['vtw']:.1%})"
+    assert found.below_floor["vtw"] < 0.9
+    tight = plan_task(image, ["ocr"], mean_visual_tokens=30, methods=["holov", "prumerge_plus", "vtw"])
+    assert tight.over_budget.keys() == {"vtw"}
+    assert "over the budget: vtw (by " in task_text(tight)
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "message"),
+    [
+        (
+            "qwen2.5-vl-72b",
+            {"min_accuracy": 0.9},
+            r"the model does not fit: .* has 75\.20 GB; .* \(weights alone 146\.\d GB\)",
+        ),
+        ("llava-1.5-7b", {"budgets": {"max_memory_gb": 10}}, r"the weights alone are 14\.13 GB, over 10\.00 GB: .*"),
+        (
+            "llava-1.5-7b",
+            {"mean_visual_tokens": 5},
+            r"the fewest visual tokens a layer are 11 \(prumerge_plus\), over 5",
+        ),
+        (
+            "llava-1.5-7b",
+            {"budgets": {"max_kv_gb": 0.01}},
+            r".*; of the nearest, prumerge_plus, KV cache .* exceeds 10\.00 MB by .*",
+        ),
+    ],
+)
+def test_what_nothing_keeps_is_named(model: str, asked: dict[str, Any], message: str) -> None:
+    found = plan_task(load_run({**IMAGE, "model": model}), ["ocr"], methods=["prumerge_plus", "vtw", "fastv"], **asked)
+    assert found.best is None
+    assert re.fullmatch(message, found.shortfalls[0])
+
+
+def test_a_floor_is_printed_as_it_was_given(image: Run) -> None:
+    found = plan_task(image, ["POPE", "POPE"], min_accuracy=0.9725, methods="visionzip")
+    assert ", POPE with score ≥ 97.25% of the unreduced: " in sentence(found)
 
 
 def test_python_asks_with_task() -> None:
@@ -355,6 +431,8 @@ def test_several_machines_are_asked_at_once(cli: Any, tmp_path: Path) -> None:
     assert "hardware: nvidia_a100_sxm_80gb" in written.read_text(encoding="utf-8")
     drawn = picture.read_text(encoding="utf-8")
     assert drawn.startswith("<?xml")
+    tight = cli("plan", *machines[:-1], "nvidia_t4,nvidia_a100_sxm_80gb", *asked, "--ttft-ms", "60").stdout
+    assert re.search(r"^nvidia_t4: TTFT is at least ", tight, re.MULTILINE)
     text = cli("plan", *machines, *asked).stdout
     assert re.search(r"^nvidia_l40s +(visionzip|holov) \(", text, re.MULTILINE)
     both = aimcost.plan(IMAGE, task="POPE", min_accuracy=0.95, methods=["holov"], hardware=["nvidia_l40s"])

@@ -233,7 +233,7 @@ def _plan_task(
     if plot is not None:
         save_task_plot(found, plot)
     if best is None:
-        raise CheckFailedError("nothing qualifies: " + "; ".join(first.shortfalls))
+        raise CheckFailedError("nothing qualifies")
 
 
 def _needs_task(flags: Mapping[str, object]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -35,21 +35,31 @@ def upper_end(result: Estimate, spread: float) -> float:
     return result.ttft_s if high is None else result.ttft_s + spread * (high - result.ttft_s)
 
 
-def tower_floor(estimate: Estimate, found_s: float, limit_s: float) -> str | None:
+def tower_floor(
+    estimate: Estimate, found_s: float, limit_s: float, *, whose: str, smaller: Sequence[tuple[str, float]] = ()
+) -> str | None:
     """What no reduction after the vision tower can undercut, in words; None where the tower leaves room.
 
     Parameters
     ----------
     found_s
         The lowest time to first token that was found.
+    whose
+        What takes it, in words.
+    smaller
+        Smaller inputs, largest first, with the time that each takes without reduction.
     """
     tower = estimate.stages["vision"].time_s
     if tower < limit_s:
         return None
     show = FIGURES["ttft"].shown
-    smaller = "fewer frames or smaller images can" if estimate.run.workload.frames else "smaller images can"
-    share = f"the tower alone takes {show(tower)} of {show(found_s)}"
-    return f"{share}: no reduction after it can reach {show(limit_s)}; {smaller}"
+    remedy = "fewer frames or smaller images can" if estimate.run.workload.frames else "smaller images can"
+    share = f"the tower alone takes {show(tower)} of the {show(found_s)} of {whose}"
+    if over := [each for each in smaller if each[1] > limit_s]:
+        what, needed = over[-1]
+        even = f"even {what} without reduction need {show(needed)}"
+        remedy = even if len(over) == len(smaller) else f"{remedy}, but {even}"
+    return f"{share}: no reduction after it can reach {show(limit_s)}; {remedy}"
 
 
 def no_budget() -> InvalidValueError:

@@ -9,7 +9,7 @@ from statistics import NormalDist
 from typing import Any
 
 from ...errors import InvalidValueError, UnknownNameError, argument
-from ...inputs.plain import items_of
+from ...inputs.plain import items_of, names_of, number_of
 from ...inputs.run import Run
 from ...pricing.estimator import estimator_of
 from .accuracy import Surrogate, surrogate_for
@@ -81,8 +81,7 @@ def plan_run(
         No budget, an unknown shape or method, or a run whose layers are not alike.
     """
     hardware, methods, shapes = (
-        items_of(name, value, str, "names")
-        for name, value in (("hardware", hardware), ("methods", methods), ("shapes", shapes))
+        names_of(name, value) for name, value in (("hardware", hardware), ("methods", methods), ("shapes", shapes))
     )
     batches, frames = (
         items_of(name, value, int, "whole numbers") for name, value in (("batches", batches), ("frames", frames))
@@ -92,8 +91,7 @@ def plan_run(
     if not list(limits.items()):
         raise no_budget()
     _check(run, limits, shapes)
-    if not isinstance(earliest_cut, int | None):
-        raise InvalidValueError(argument("earliest_cut"), "a whole number", earliest_cut)
+    earliest_cut = number_of("earliest_cut", earliest_cut, "a whole number", int)
     first = earliest_cut if earliest_cut is not None else int(run.model.decoder.layers * EARLIEST_SHARE)
     if not 0 <= first <= run.model.decoder.layers:
         raise InvalidValueError(argument("earliest_cut"), f"from 0 to {run.model.decoder.layers}", first)
@@ -188,7 +186,9 @@ def _missed(plan: Plan, groups: Sequence[Group], spread: float | None) -> Plan:
     nearest = choice_of(closest.miss, plan.budgets, spread)
     card = nearest.estimate.memory.usable_bytes
     limit = plan.budgets.ttft
-    floor = None if limit is None else tower_floor(nearest.estimate, nearest.estimate.ttft_s, limit)
+    found_s = nearest.estimate.ttft_s
+    whose = "the nearest schedule"
+    floor = None if limit is None else tower_floor(nearest.estimate, found_s, limit, whose=whose)
     return replace(
         plan,
         nearest=nearest,

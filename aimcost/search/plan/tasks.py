@@ -7,8 +7,9 @@ the parameters: a schedule with other parameters is "budget matched", and its in
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import AimcostError, InvalidValueError, UnknownNameError, argument
+from ...errors import AimcostError, InvalidValueError, UnknownNameError, UnsupportedModelError, argument
 from ...inputs import discover
+from ...inputs.plain import names_of, number_of
 from ...inputs.run import Run
 from ...methods.base import RATIOS
 from ...methods.registry import plan_module
+from ...pricing.budgets import figures_of
 from ...pricing.gain import gain
 from ...pricing.pricing import estimate_run, unreduced
 from ...pricing.result import Estimate
@@ -133,9 +136,14 @@ class TaskPlan:
         The candidates that none beats in time and expected score, by time.
     by_method
         Each method's own best candidate, or its nearest.
+    below_floor, over_budget
+        Methods of which nothing qualifies: the best score that they are held to within the budgets, or, where every
+        candidate is over a budget, by which share of it the nearest is.
     scores, sources
         Figures of the chosen method for the task (on this model, else on its siblings), copies counted once, and where
         they stand.
+    published_scores
+        Whether any method that qualifies has scores that are not the user's own.
     random
         Published scores of random selection for the task on this model: share kept, mean, scores.
     resampled
@@ -159,6 +167,8 @@ class TaskPlan:
     by_method: tuple[Scored, ...]
     candidates: int
     silent: tuple[str, ...]
+    below_floor: Mapping[str, float]
+    over_budget: Mapping[str, float]
     scores: int
     sources: tuple[str, ...]
     siblings: bool
@@ -167,6 +177,7 @@ class TaskPlan:
     downsampled: tuple[Downsampled, ...]
     shortfalls: tuple[str, ...]
     measured_only: bool
+    published_scores: bool
     notes: tuple[str, ...] = ()
 
     @property
@@ -214,6 +225,8 @@ class TaskPlan:
             "by_method": [each.to_dict() for each in self.by_method],
             "front": [each.to_dict() for each in self.front],
             "silent": list(self.silent),
+            "below_floor": dict(self.below_floor),
+            "over_budget": dict(self.over_budget),
             "random": [{"share": share, "mean": mean, "scores": n} for share, mean, n in self.random],
             "resampled": {
                 what: [{"share": share, "mean": mean, "scores": n} for share, mean, n in some]
@@ -250,7 +263,7 @@ class TaskPlans:
 
 def plan_task_on(run: Run, tasks: Sequence[str], hardware: Sequence[str], **options: Any) -> TaskPlans:
     """`plan_task` on each of some machines; on the run's own where none is named."""
-    machines = [run.with_(hardware=name) for name in dict.fromkeys(hardware)] or [run]
+    machines = [run.with_(hardware=name) for name in dict.fromkeys(names_of("hardware", hardware))] or [run]
     return TaskPlans(plans=tuple(plan_task(machine, tasks, **options) for machine in machines))
 
 
@@ -293,11 +306,22 @@ def plan_task(
     AimcostError
         No budget and no floor, an unknown task or method, or a model that neither has scores nor siblings with some.
     """
-    limits = Budgets.of(run, budgets or {})
+    tasks = tuple(dict.fromkeys(names_of("task", tasks)))
+    methods = names_of("methods", methods)
+    min_accuracy = number_of("min_accuracy", min_accuracy, "a number above 0 and at most 1")
+    mean_visual_tokens = number_of("mean_visual_tokens", mean_visual_tokens, "a positive number")
+    earliest_cut = number_of("earliest_cut", earliest_cut, "a whole number", int)
+    if not isinstance(measured_only, bool):
+        raise InvalidValueError(argument("measured_only"), "True or False", measured_only)
+    if not isinstance(accuracy, str | Path | None):
+        raise InvalidValueError(argument("accuracy"), "the path of a CSV file", accuracy)
+    limits = Budgets.of(run, {} if budgets is None else budgets)
     if min_accuracy is None and mean_visual_tokens is None and not list(limits.items()):
         raise InvalidValueError(argument("min_accuracy"), f"given, or a budget, with {argument('task')}", None)
     if min_accuracy is not None and not 0 < min_accuracy <= 1:
         raise InvalidValueError(argument("min_accuracy"), "above 0 and at most 1 (100 %)", min_accuracy)
+    if mean_visual_tokens is not None and not 0 < mean_visual_tokens < math.inf:
+        raise InvalidValueError(argument("mean_visual_tokens"), "a positive number", mean_visual_tokens)
     require_visuals(run)
     spread = spread_of(confidence, run)
     if progress is not None:
@@ -310,7 +334,7 @@ def plan_task(
     first = EARLIEST_CUT if earliest_cut is None else earliest_cut
     if not 0 <= first <= run.model.decoder.layers:
         raise InvalidValueError(argument("earliest_cut"), f"from 0 to {run.model.decoder.layers}", first)
-    names = list(methods) or search.known_methods()
+    names = list(dict.fromkeys(methods)) or search.known_methods()
     every: list[tuple[Scored, float]] = []
     silent = []
     for number, name in enumerate(names):
@@ -320,7 +344,7 @@ def plan_task(
             raise UnknownNameError("method", name, discover.method_names())
         found = list(search.candidates(name, earliest_cut, limits, mean_visual_tokens))
         every += found
-        if not found:
+        if not found and name != "none":
             silent.append(name)
     dense = estimate_run(unreduced(run))
     whole = Scored(method={"name": "none"}, share=1.0, ttft=dense.ttft_s, mean=1, low=1, high=1, basis="unreduced")
@@ -355,12 +379,14 @@ def _no_effect(first: int) -> str:
     return f"an earliest cut of {first} has no effect: no method has a candidate that cuts before it"
 
 
-def _limited(estimate: Estimate, limits: Budgets, spread: float | None) -> Iterator[tuple[float, float]]:
-    from ...pricing.budgets import figures_of
-
+def _figures(estimate: Estimate, spread: float | None) -> dict[str, float]:
+    """The figures that budgets are held against."""
     found = figures_of(estimate)
-    if spread is not None:
-        found = {**found, "ttft": upper_end(estimate, spread)}
+    return found if spread is None else {**found, "ttft": upper_end(estimate, spread)}
+
+
+def _limited(estimate: Estimate, limits: Budgets, spread: float | None) -> Iterator[tuple[float, float]]:
+    found = _figures(estimate, spread)
     for name, limit in limits.items():
         yield found[name], limit
     card = estimate.memory.usable_bytes
@@ -383,14 +409,16 @@ class _Search:
     ) -> None:
         self.shares, self.spread = shares, spread
         self.run, self.surrogate, self.measured_only, self.tasks = run, surrogate, measured_only, tuple(tasks)
+        if not self.tasks:
+            raise InvalidValueError(argument("task"), "a task or a benchmark", None)
         name = run.model.name
         named = models_named(points)
         self.printed = next((model for model, own_name in named.items() if own_name == name), name)
         own = [p for p in points if p.model == self.printed]
         self.siblings = [p for p in points if model_family(p.model) == model_family(self.printed)]
         if not self.siblings:
-            known = dict.fromkeys(named.get(p.model, p.model) for p in points)
-            raise UnknownNameError("model with published scores", name, known)
+            yours = argument("accuracy")
+            raise UnsupportedModelError(f"no published scores of {name} or of a sibling; give your own with {yours}")
         known_benchmarks = {p.benchmark for p in own or self.siblings}
         try:
             self.benchmarks = benchmarks_of(tasks, known_benchmarks)
@@ -400,10 +428,9 @@ class _Search:
         if not self.benchmarks:
             scored = sorted({benchmark_named(known) for known in known_benchmarks})
             families = [family for family in FAMILIES if set(FAMILIES[family]) & set(scored)]
-            raise InvalidValueError(
-                argument("task"),
-                f"scored on {name}: {', '.join(families)}; or {', '.join(scored)}",
-                ", ".join(tasks),
+            asked = ", ".join(repr(task) for task in self.tasks)
+            raise UnsupportedModelError(
+                f"{name} has no scores for {asked}; it has: {', '.join(families)}; or {', '.join(scored)}"
             )
         self.yours = [p for p in points if p.source_id == YOURS]
         self.points = [p for p in points if p.relative is not None and _is_of(p, self.benchmarks)]
@@ -603,17 +630,31 @@ def _answer(
     by_method: dict[str, Scored] = {}
     for each in fitting:
         by_method.setdefault(each.name, each)
-    second = next((each for each in fitting if best is not None and each.name != best.name), None)
+    below, beyond = _without(search, every, by_method)
+    second = next((each for each in fitting if best is not None and each.name not in (best.name, "none")), None)
     estimate = None if best is None else estimate_run(search.run.with_method(best.method))
     noise = False
     if best is not None and second is not None and estimate is not None:
         low, high = estimate.ttft_band_s
-        noise = best.low <= second.mean <= best.high and low <= second.ttft <= (high or second.ttft)
+        as_fast = floor is None or low <= second.ttft <= (high or second.ttft)
+        noise = as_fast and best.low <= second.mean <= best.high
     count, sources, siblings = (
         (0, (), False)
         if best is None
         else search.rests_on(best.name, best.method if best.basis.startswith("measured") else None)
     )
+    downsampled = tuple(_downsampled(search.run))
+    missed = (
+        ()
+        if best is not None
+        else _shortfalls(search, every, dense, limits, floor, most_tokens, confidence, downsampled)
+    )
+    shortfalls = tuple(missed)
+    rests_on = [
+        p
+        for p in search.points
+        if p in search.siblings and method_named(p.method) in (by_method or {each.name for each, _ in every})
+    ]
     return TaskPlan(
         run=search.run,
         benchmarks=search.benchmarks,
@@ -632,16 +673,35 @@ def _answer(
         by_method=tuple(by_method.values()),
         candidates=len(every),
         silent=silent,
+        below_floor=below,
+        over_budget=beyond,
         scores=count,
         sources=sources,
         siblings=siblings,
         random=_scored_as(search, "Random"),
         resampled={what: found for name, what in RESAMPLING.items() if (found := _scored_as(search, name))},
-        downsampled=tuple(_downsampled(search.run)),
-        shortfalls=() if best is not None else tuple(_shortfalls(search, every, dense, limits, floor, confidence)),
+        downsampled=downsampled,
+        shortfalls=shortfalls,
         measured_only=search.measured_only,
+        published_scores=any(p.source_id != YOURS for p in rests_on),
         notes=(*search.run.notes, *search.unused(), *notes),
     )
+
+
+def _without(
+    search: _Search, every: Sequence[tuple[Scored, float]], qualified: Collection[str]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Methods of which nothing qualifies: by the best score within the budgets, or by how far over a budget."""
+    below: dict[str, float] = {}
+    beyond: dict[str, float] = {}
+    for each, over in every:
+        if each.name in qualified or each.name == "none":
+            continue
+        if over <= 1:
+            below[each.name] = max(below.get(each.name, 0.0), each.at_least(search.spread))
+        else:
+            beyond[each.name] = min(beyond.get(each.name, math.inf), over - 1)
+    return below, {name: over for name, over in beyond.items() if name not in below}
 
 
 def _rank(each: Scored, floor: float | None) -> tuple[float, float]:
@@ -702,22 +762,41 @@ def _shortfalls(
     dense: Estimate,
     limits: Budgets,
     floor: float | None,
+    most_tokens: float | None,
     confidence: float | None,
+    downsampled: Sequence[Downsampled],
 ) -> Iterator[str]:
     """In words: which limit nothing keeps, and what is nearest."""
-    from ...units import format_seconds
+    from ...units import format_bytes, format_percent, format_seconds
 
+    memory = dense.memory
+    if memory.usable_bytes is not None and memory.weights_bytes > memory.usable_bytes:
+        machine = search.run.hardware.name if search.run.hardware else ""
+        yield (
+            f"the model does not fit: it needs about {format_bytes(memory.peak_bytes)} and {machine} has "
+            f"{format_bytes(memory.usable_bytes)}; no token reduction changes that (weights alone "
+            f"{format_bytes(memory.weights_bytes)})"
+        )
+        return
+    if limits.peak is not None and memory.weights_bytes > limits.peak:
+        yield (
+            f"the weights alone are {format_bytes(memory.weights_bytes)}, over {format_bytes(limits.peak)}: no token "
+            "reduction changes that"
+        )
+        return
     within = [each for each, over in every if over <= 1]
     if within and floor is not None:
         nearest = max(within, key=lambda each: each.at_least(search.spread))
         sure = "" if confidence is None else f" at {confidence:.0%} confidence"
         yield (
             f"within the budgets at most {nearest.at_least(search.spread):.1%} is expected{sure} "
-            f"({nearest.name}, {format_seconds(nearest.ttft)}), below {floor:.1%}"
+            f"({nearest.name}, {format_seconds(nearest.ttft)}), below {format_percent(floor)}"
         )
         return
     if limits.ttft is not None and (lowest := min(every, key=lambda pair: pair[0].ttft)[0]).ttft > limits.ttft:
-        yield tower_floor(dense, lowest.ttft, limits.ttft) or (
+        fastest = f"the fastest candidate ({lowest.name})"
+        smaller = [(each.what, each.ttft) for each in downsampled]
+        yield tower_floor(dense, lowest.ttft, limits.ttft, whose=fastest, smaller=smaller) or (
             f"TTFT is at least {format_seconds(lowest.ttft)} ({lowest.name}), over {format_seconds(limits.ttft)}"
         )
         return
@@ -728,4 +807,16 @@ def _shortfalls(
             f"over {format_seconds(limits.ttft)}"
         )
         return
-    yield f"nothing with a score keeps every budget; the nearest is {nearest.name}, {over - 1:.1%} over"
+    visual = search.run.workload.visual_tokens
+    fewest = min((each for each, _ in every), key=lambda each: each.share)
+    if most_tokens is not None and fewest.share * visual > most_tokens:
+        yield (
+            f"the fewest visual tokens a layer are {fewest.share * visual:.3g} ({fewest.name}), over {most_tokens:g}"
+        )
+        return
+    estimate = estimate_run(search.run.with_method(nearest.method))
+    found = dict(_figures(estimate, search.spread))
+    missed = [each["text"] for each in limits.shortfalls(found, memory.usable_bytes)]
+    if most_tokens is not None and nearest.share * visual > most_tokens:
+        missed.append(f"{nearest.share * visual:.3g} visual tokens a layer exceed {most_tokens:g}")
+    yield f"nothing with a score keeps every budget; of the nearest, {nearest.name}, {'; '.join(missed)}"
