@@ -179,6 +179,8 @@ def test_ones_own_scores_replace_published_ones(image: Run, tmp_path: Path) -> N
     assert theirs.best.mean - mine.best.mean > 0.25
     assert mine.scores == 2
     assert mine.sources == (str(table),)
+    assert "the published tables" in task_text(theirs)
+    assert "the published tables" not in task_text(mine)
 
 
 @pytest.mark.parametrize(

@@ -470,6 +470,12 @@ class _Search:
         times = Counter(p.source for p in used)
         return len({p.copied_as for p in used}), tuple(name for name, _ in times.most_common()), not own
 
+    def scores_of(self, name: str) -> list[Point]:
+        """Figures of a method for the task on this model, on its siblings where it has none."""
+        some = [p for p in self.siblings if p.relative is not None and _is_of(p, self.benchmarks)]
+        some = [p for p in some if method_named(p.method) == name]
+        return [p for p in some if p.model == self.printed] or some
+
     def candidates(
         self, name: str, first: int | None, limits: Budgets, most_tokens: float | None
     ) -> Iterator[tuple[Scored, float]]:
@@ -650,11 +656,7 @@ def _answer(
         else _shortfalls(search, every, dense, limits, floor, most_tokens, confidence, downsampled)
     )
     shortfalls = tuple(missed)
-    rests_on = [
-        p
-        for p in search.points
-        if p in search.siblings and method_named(p.method) in (by_method or {each.name for each, _ in every})
-    ]
+    named = by_method or {each.name for each, _ in every}
     return TaskPlan(
         run=search.run,
         benchmarks=search.benchmarks,
@@ -683,7 +685,7 @@ def _answer(
         downsampled=downsampled,
         shortfalls=shortfalls,
         measured_only=search.measured_only,
-        published_scores=any(p.source_id != YOURS for p in rests_on),
+        published_scores=any(p.source_id != YOURS for name in named for p in search.scores_of(name)),
         notes=(*search.run.notes, *search.unused(), *notes),
     )
 
@@ -819,4 +821,5 @@ def _shortfalls(
     missed = [each["text"] for each in limits.shortfalls(found, memory.usable_bytes)]
     if most_tokens is not None and nearest.share * visual > most_tokens:
         missed.append(f"{nearest.share * visual:.3g} visual tokens a layer exceed {most_tokens:g}")
-    yield f"nothing with a score keeps every budget; of the nearest, {nearest.name}, {'; '.join(missed)}"
+    what = "; ".join(missed) or f"{over - 1:.1%} over"
+    yield f"nothing with a score keeps every budget; of the nearest, {nearest.name}, {what}"
