@@ -813,7 +813,8 @@ def _shortfalls(
     fewest = min((each for each, _ in every), key=lambda each: each.share)
     if most_tokens is not None and fewest.share * visual > most_tokens:
         yield (
-            f"the fewest visual tokens a layer are {fewest.share * visual:.3g} ({fewest.name}), over {most_tokens:g}"
+            f"the fewest visual tokens a layer with a score are {fewest.share * visual:.3g} ({fewest.name}), "
+            f"over {most_tokens:g}"
         )
         return
     estimate = estimate_run(search.run.with_method(nearest.method))
