@@ -122,6 +122,40 @@ def test_settings_that_were_scored_stand_as_they_were(video: Run) -> None:
     assert "score unknown" in task_text(found)
 
 
+def test_a_setting_is_averaged_by_benchmark(image: Run) -> None:
+    """VTW at layer 16 has several scores of GQA and MMB, which count once each, and none of five benchmarks."""
+    found = plan_task(image, ["general"], mean_visual_tokens=300, methods=["vtw"])
+    (vtw,) = (each for each in found.by_method if each.name == "vtw" and each.method["k"] == 16)
+    scores: dict[str, list[float]] = {}
+    for point in load_points():
+        if (point.model, point.method) == ("llava-1.5-7b", "VTW") and settings_of(point) == dict(vtw.method):
+            scores.setdefault(point.benchmark, []).append(point.relative or 0.0)
+    of_task = [sum(some) / len(some) for name, some in scores.items() if name in found.benchmarks]
+    assert max(len(some) for some in scores.values()) > 1
+    assert vtw.mean == pytest.approx(sum(of_task) / len(of_task))
+    assert vtw.scored_benchmarks == len(of_task) < len(found.benchmarks)
+    assert f"vtw: its setting has scores on {len(of_task)} of the {len(found.benchmarks)} benchmarks" in found.notes
+
+
+def test_one_score_of_a_setting_does_not_beat_the_pool(image: Run) -> None:
+    """FastV after layer 1 at a quarter has one score of TextVQA, 98.5 %: drawn to what its share lets expect."""
+    (fastv,) = (
+        each
+        for each in scored(image, ["TextVQA"], methods=["fastv"])["fastv"]
+        if each.basis == "measured" and each.method == {"name": "fastv", "k": 1, "ratio": 0.75}
+    )
+    query = Query(model="llava-1.5-7b", method="FastV", benchmark="")
+    pool = shipped_surrogate().expect(query, ["TextVQA"], fastv.share)
+    (own,) = {
+        point.relative
+        for point in load_points()
+        if point.model == "llava-1.5-7b" and point.benchmark == "TextVQA" and settings_of(point) == dict(fastv.method)
+    }
+    assert own == pytest.approx(0.985, abs=1e-3)
+    assert pool.mean[0] + 0.01 < fastv.mean < own - 0.01
+    assert fastv.low < pool.mean[0] < own < fastv.high
+
+
 def test_the_answer_is_one_sentence(ocr: TaskPlan) -> None:
     text = sentence(ocr)
     assert "\n" not in text
@@ -199,6 +233,7 @@ def test_ones_own_scores_replace_published_ones(image: Run, tmp_path: Path) -> N
         ("method,score,benchmark,score\nvtw,1,POPE,1\n", "has the column score twice"),
         ("method,benchmark,score,vanilla\nnone,POPE,8,9\nvtw,POPE,1,2\n", "line 2: 'vanilla' must be empty, or"),
         ("method,parameters,benchmark,score,vanilla\nvtw,{k: 014},POPE,1,2\n", "line 2: a number with a leading zero"),
+        ("method,benchmark,score,vanilla\nvtw,POPE,0.579,60\n", "line 2: 'score' must be 0, or at least 0.05 times"),
         ("method,benchmark,score\nnone,POPE,8\nnone,POPE,6\nvtw,POPE,7\n", "line 3: 'score' must be 8, as in a row"),
     ],
 )
@@ -215,19 +250,19 @@ def test_a_table_that_cannot_be_read_is_named(image: Run, tmp_path: Path, text: 
 def test_harnesses_names_are_the_published_ones(image: Run, tmp_path: Path) -> None:
     """Rows of lmms-eval and VLMEvalKit replace published ones, and those of no benchmark of the task are noted."""
     table = tmp_path / "mine.csv"
-    names = ("gqa", "textvqa_val", "mme/mme_perception_score", "MMBench_DEV_EN", "pope", "My own")
+    names = ("gqa", "ocrbench", "textvqa_val", "mme/mme_perception_score", "MMBench_DEV_EN", "pope", "My own")
     rows = "".join(f"visionzip,{{keep_tokens: 64}},{name},40,80\n" for name in names)
     table.write_text(f"method,parameters,benchmark,score,vanilla\n{rows}", encoding="utf-8")
     points = with_yours(image, load_points(), table)
     mine = [point for point in points if point.source_id == "yours"]
-    assert [point.benchmark for point in mine] == ["GQA", "TextVQA", "MME-P", "MMB", "POPE", "My own"]
+    assert [point.benchmark for point in mine] == ["GQA", "OCRBench", "TextVQA", "MME-P", "MMB", "POPE", "My own"]
     assert not [
         p
         for p in points
         if p.source_id != "yours"
         and p.method == "VisionZip"
         and p.model == mine[0].model
-        and p.benchmark in ("GQA", "POPE")
+        and p.benchmark in ("GQA", "POPE", "OCRBench", "OCRBench/10")
     ]
     assert settings_of(mine[0]) == {"name": "visionzip", "keep_tokens": 64}
 
@@ -247,7 +282,7 @@ def test_ones_own_settings_stand_and_their_disagreement_widens(image: Run, tmp_p
     assert by_name["vtw"].method == {"name": "vtw", "k": 16}
     assert (by_name["vtw"].basis, by_name["vtw"].mean) == ("measured", 79 / 80)
     assert by_name["holov"].high - by_name["holov"].low >= 0.4 * (1 - 1e-9)
-    assert "your scores on OCRBench do not enter: not benchmarks of the task" in task_text(found)
+    assert "your scores on OCRBench, no benchmarks of the task, do not enter the mean" in task_text(found)
 
 
 def test_it_asks_for_a_floor_or_a_budget(image: Run) -> None:

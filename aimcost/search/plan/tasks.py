@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,8 @@ class Scored:
     basis
         ``published``: the parameters, or a place before the language model, are those of the tables. ``measured``: the
         very setting was scored; ``measured by its authors`` where nobody else did. ``budget matched``, ``unreduced``.
+    scored_benchmarks
+        Of a setting that was scored: on how many of the task's benchmarks.
     """
 
     method: Mapping[str, Any]
@@ -87,6 +89,7 @@ class Scored:
     low: float
     high: float
     basis: str
+    scored_benchmarks: int | None = None
 
     @property
     def name(self) -> str:
@@ -107,7 +110,29 @@ class Scored:
             "expected_low": self.low,
             "expected_high": self.high,
             "basis": self.basis,
+            "scored_benchmarks": self.scored_benchmarks,
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Setting:
+    """A setting that was scored: relative score over the benchmarks, and in points its deviation, that of single
+    scores alone, and the least half of its interval.
+    """
+
+    method: Mapping[str, Any]
+    benchmarks: tuple[str, ...]
+    mean: float
+    deviation: float
+    single: float
+    least: float
+    basis: str
+    yours: bool
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The parameters."""
+        return {key: value for key, value in self.method.items() if key != "name"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -448,16 +473,19 @@ class _Search:
     def cuts_before(self, name: str, first: int) -> bool:
         """Whether a method has candidates that cut before layer `first`."""
         layers, visual = self.run.model.decoder.layers, self.run.workload.visual_tokens
-        offered = [*_offered(name, layers, visual, self.shares), *(entry for entry, _ in self._settings(name))]
+        offered = [*_offered(name, layers, visual, self.shares), *(each.entry for each in self._settings(name))]
         sizes = [sum(len(grid) for grid in of_method(self.run, name, layer, offered)) for layer in (0, first)]
         return sizes[0] != sizes[1]
 
     def unused(self) -> list[str]:
         """A note on benchmarks of the user's file that the task does not ask for."""
         beside = {benchmark_named(p.benchmark) for p in self.yours} - set(self.benchmarks)
-        return (
-            [f"your scores on {', '.join(sorted(beside))} do not enter: not benchmarks of the task"] if beside else []
-        )
+        if not beside:
+            return []
+        return [
+            f"your scores on {', '.join(sorted(beside))}, no benchmarks of the task, do not enter the mean; the "
+            "methods that they are of are expected to differ on the task's as well"
+        ]
 
     def rests_on(self, name: str, setting: Mapping[str, Any] | None = None) -> tuple[int, tuple[str, ...], bool]:
         """Figures of a method for the task, their sources (most figures first), and whether they are of siblings.
@@ -487,13 +515,13 @@ class _Search:
         """
         pooled = any(p.share_kept is not None and method_named(p.method) == name for p in self.points)
         layers, visual = self.run.model.decoder.layers, self.run.workload.visual_tokens
+        query = Query(
+            model=self.printed,
+            method=self.printed_method(name),
+            benchmark="",
+            source=YOURS if any(p.source_id == YOURS for p in self.points) else "",
+        )
         if pooled:
-            query = Query(
-                model=self.printed,
-                method=self.printed_method(name),
-                benchmark="",
-                source=YOURS if any(p.source_id == YOURS for p in self.points) else "",
-            )
             offered = _offered(name, layers, visual, self.shares)
             earliest = EARLIEST_CUT if first is None else first
             for grid, figures, over in self._priced(name, earliest, offered, limits, most_tokens):
@@ -509,15 +537,37 @@ class _Search:
                         basis = "budget matched" if is_matched else "published"
                         yield from self._scored(method, figures, over, position, tuple(found), basis)
         settings = self._settings(name)
-        entries = [entry for entry, _ in settings]
+        entries = [each.entry for each in settings]
         for grid, figures, over in self._priced(name, first or 0, entries, limits, most_tokens):
             for position in range(len(over)):
                 method = grid.method(position)
                 if not pooled or _is_matched(grid, method):
-                    mean, half, is_own = next(value for entry, value in settings if {"name": name, **entry} == method)
-                    interval = (mean, max(0.0, mean - half), mean + half)
-                    basis = "measured by its authors" if is_own else "measured"
-                    yield from self._scored(method, figures, over, position, interval, basis)
+                    setting = next(each for each in settings if each.method == method)
+                    share = figures.kept[position] / layers / tokens_chosen_from(grid.run.schedule, self.run.workload)
+                    interval = self._drawn_to_pool(
+                        setting, query if pooled and not setting.yours else None, float(share)
+                    )
+                    of = len(setting.benchmarks)
+                    yield from self._scored(method, figures, over, position, interval, setting.basis, of)
+
+    def _drawn_to_pool(self, setting: _Setting, query: Query | None, share: float) -> tuple[float, float, float]:
+        """A setting's mean and interval: its scores and what is expected at its share, weighed by their variances.
+
+        Its scores alone where they are the user's, no share of the method is published, or this one is not answered.
+        """
+        mean, variance = setting.mean, setting.deviation**2
+        if query is not None:
+            on_scored, on_all = (
+                self.surrogate.expect(query, some, share, extra=SETTINGS_SPREAD)
+                for some in (setting.benchmarks, self.benchmarks)
+            )
+            if on_scored.known[0] and on_all.known[0]:
+                pool = (100 * (on_scored.high - on_scored.mean)[0] / HALF_80) ** 2
+                weight = pool / (pool + variance)
+                mean = float(on_all.mean[0] + weight * (setting.mean - on_scored.mean[0]))
+                variance = weight * variance + setting.single**2
+        half = max(HALF_80 * float(np.sqrt(variance)), setting.least) / 100
+        return mean, max(0.0, mean - half), mean + half
 
     def _priced(
         self,
@@ -549,40 +599,60 @@ class _Search:
         position: int,
         expected: tuple[float, ...],
         basis: str,
+        scored_benchmarks: int | None = None,
     ) -> Iterator[tuple[Scored, float]]:
         """A candidate; none where it keeps every token."""
         share = figures.kept[position] / self.run.model.decoder.layers / self.run.workload.visual_tokens
         if share < 1 - 1e-9:
             mean, low, high = expected
             ttft = float(figures.ttft[position])
-            one = Scored(method=method, share=float(share), ttft=ttft, mean=mean, low=low, high=high, basis=basis)
+            one = Scored(
+                method=method,
+                share=float(share),
+                ttft=ttft,
+                mean=mean,
+                low=low,
+                high=high,
+                basis=basis,
+                scored_benchmarks=scored_benchmarks,
+            )
             yield one, float(over[position])
 
-    def _settings(self, name: str) -> list[tuple[dict[str, Any], tuple[float, float, bool]]]:
-        """Settings that were scored on this model on half of the task's benchmarks.
-
-        With each its mean, half its interval, and whether the method's authors alone scored it.
-        """
+    def _settings(self, name: str) -> list[_Setting]:
+        """Settings that were scored on this model on half of the task's benchmarks."""
         groups: dict[str, list[Point]] = {}
         for point in self.points:
             if point.model == self.printed and method_named(point.method) == name and settings_of(point):
                 groups.setdefault(point.parameters, []).append(point)
         found = []
         for some in groups.values():
-            scored = {p.benchmark for p in some}
+            scored: dict[str, list[float]] = {}
+            for point in some:
+                scored.setdefault(benchmark_named(point.benchmark), []).append(point.relative or 0.0)
             if 2 * len(scored) < len(self.benchmarks):
                 continue
             settings = settings_of(some[0]) or {}
             rows = self.surrogate.rows_of([Query.of(p) for p in some], [0.5] * len(some))
             single = score_variance(rows, self.surrogate.parameters)
-            if all(p.source_id == YOURS for p in some):  # measured as the answer will be
-                deviation = float(np.sqrt(TRUSTED * single.sum())) / len(some)
+            yours = all(p.source_id == YOURS for p in some)
+            if yours:  # measured as the answer will be
+                alone = float(np.sqrt(TRUSTED * single.sum())) / len(some)
+                deviation = alone
             else:
-                deviation = float(np.sqrt(single.sum())) / len(some) + SETTINGS_SPREAD / 2
-            mean = float(np.mean([p.relative for p in some if p.relative is not None]))
-            entry = {key: value for key, value in settings.items() if key != "name"}
-            half = max(HALF_80 * deviation, self.surrogate.disagreement.get(some[0].method, 0.0) / 2)
-            found.append((entry, (mean, half / 100, all(Query.of(p).own for p in some))))
+                alone = float(np.sqrt(single.sum())) / len(some)
+                deviation = alone + SETTINGS_SPREAD / 2
+            found.append(
+                _Setting(
+                    method=settings,
+                    benchmarks=tuple(name for name in self.benchmarks if name in scored),
+                    mean=float(np.mean([np.mean(each) for each in scored.values()])),
+                    deviation=deviation,
+                    single=alone,
+                    least=self.surrogate.disagreement.get(some[0].method, 0.0) / 2,
+                    basis="measured by its authors" if all(Query.of(p).own for p in some) else "measured",
+                    yours=yours,
+                )
+            )
         return found
 
 
@@ -686,7 +756,7 @@ def _answer(
         shortfalls=shortfalls,
         measured_only=search.measured_only,
         published_scores=any(p.source_id != YOURS for name in named for p in search.scores_of(name)),
-        notes=(*search.run.notes, *search.unused(), *notes),
+        notes=(*search.run.notes, *search.unused(), *_not_scored(by_method.values(), len(search.benchmarks)), *notes),
     )
 
 
@@ -704,6 +774,13 @@ def _without(
         else:
             beyond[each.name] = min(beyond.get(each.name, math.inf), over - 1)
     return below, {name: over for name, over in beyond.items() if name not in below}
+
+
+def _not_scored(found: Iterable[Scored], benchmarks: int) -> Iterator[str]:
+    """A note on each setting that was scored on some of the benchmarks alone."""
+    for each in found:
+        if each.scored_benchmarks is not None and each.scored_benchmarks < benchmarks:
+            yield f"{each.name}: its setting has scores on {each.scored_benchmarks} of the {benchmarks} benchmarks"
 
 
 def _rank(each: Scored, floor: float | None) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from ...inputs.files import parse_value, read_text
 from ...inputs.run import Run, plan_schedule
 from ...inputs.strict_json import to_json
 from ...types import Schedule, Workload
-from .points import Point, benchmark_of_harness, method_named, models_named
+from .points import Point, benchmark_named, benchmark_of_harness, method_named, models_named
 
 __all__ = ["YOURS", "tokens_chosen_from", "with_yours"]
 
@@ -21,6 +21,8 @@ __all__ = ["YOURS", "tokens_chosen_from", "with_yours"]
 YOURS = "yours"
 # A reduced model that gains more than this over the unreduced one was scored in other units.
 MOST_GAIN = 1.5
+# So was one that keeps less than this of it, but for nothing at all.
+LEAST_LEFT = 0.05
 _COLUMNS = ("schedule", "method", "parameters", "benchmark", "score", "vanilla")
 
 
@@ -60,6 +62,9 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
         if not 0 <= row["score"] <= MOST_GAIN * vanilla:
             limit = f"from 0 to {MOST_GAIN:g} times vanilla ({vanilla:g}), in its units"
             raise InvalidValueError("score", limit, row["score"], where=where)
+        if 0 < row["score"] < LEAST_LEFT * vanilla:
+            limit = f"0, or at least {LEAST_LEFT:g} times vanilla ({vanilla:g}): in its units"
+            raise InvalidValueError("score", limit, row["score"], where=where)
         try:
             schedule = plan_schedule(run.model, run.workload, method, where=where)
         except AimcostError as error:
@@ -86,8 +91,8 @@ def with_yours(run: Run, points: Sequence[Point], path: Path) -> tuple[Point, ..
         )
     if not mine:
         raise FileFormatError(f"{path}: has no score of a reduced schedule")
-    replaced = {(point.model, point.method, point.benchmark) for point in mine}
-    return (*(p for p in points if (p.model, p.method, p.benchmark) not in replaced), *mine)
+    replaced = {(point.model, point.method, benchmark_named(point.benchmark)) for point in mine}
+    return (*(p for p in points if (p.model, p.method, benchmark_named(p.benchmark)) not in replaced), *mine)
 
 
 def tokens_chosen_from(schedule: Schedule, workload: Workload) -> int:
