@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aimcost.errors import UnknownNameError
+from aimcost.errors import InvalidValueError, UnknownNameError
 from aimcost.search.scores.fitting import NEUTRAL, fitted
 from aimcost.search.scores.held_out import HeldOut, leave_out, leave_out_refitted
 from aimcost.search.scores.points import Point, benchmark_named, load_points, points_of
@@ -230,6 +230,16 @@ def test_a_refit_has_not_known_the_block() -> None:
     np.testing.assert_allclose(first.expected[at], second.expected[at], rtol=1e-12)
     np.testing.assert_allclose(first.half[at], second.half[at], rtol=1e-12)
     assert first.refitted
+
+
+@pytest.mark.parametrize("kind", ["source", "model"])
+def test_one_source_alone_cannot_be_left_out(kind: str) -> None:
+    """Refused in a line, without a warning of NumPy's."""
+    alone = Surrogate(
+        p for p in load_points() if p.source_id == load_points()[0].source_id and p.model == "llava-1.5-7b"
+    )
+    with pytest.raises(InvalidValueError, match=f"to leave a {kind} out"):
+        leave_out(alone, kind)
 
 
 def test_a_kind_of_block_is_named(surrogate: Surrogate) -> None:

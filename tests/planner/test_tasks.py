@@ -282,6 +282,7 @@ def test_ones_own_settings_stand_and_their_disagreement_widens(image: Run, tmp_p
     assert by_name["vtw"].method == {"name": "vtw", "k": 16}
     assert (by_name["vtw"].basis, by_name["vtw"].mean) == ("measured", 79 / 80)
     assert by_name["holov"].high - by_name["holov"].low >= 0.4 * (1 - 1e-9)
+    assert "your scores of HoloV on POPE with one setting are 55.0% to 95.0%" in task_text(found)
     assert "your scores on OCRBench, no benchmarks of the task, do not enter the mean" in task_text(found)
 
 

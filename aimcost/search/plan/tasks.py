@@ -55,6 +55,8 @@ PUBLISHED_CUT = {"fastv": 2, "dart": 2}
 SETTINGS_SPREAD = 4.9
 # Baselines that downsample the feature map, as the tables print them: what is published nearest to smaller images.
 RESAMPLING = {"Spatial AvgPooling": "average pooling", "Spatial Grid Sampling": "grid sampling"}
+# A user's scores of one setting that are noted as far apart, over the unreduced score.
+FAR_APART = 0.1
 # No published setting cuts before layer 2.
 EARLIEST_CUT = 2
 # Shares that are tried of a method before the language model: a planner's, and those that papers print.
@@ -478,13 +480,23 @@ class _Search:
         return sizes[0] != sizes[1]
 
     def unused(self) -> list[str]:
-        """A note on benchmarks of the user's file that the task does not ask for."""
+        """Notes on the user's scores: of benchmarks that the task does not ask for, and of one setting far apart."""
+        rows: dict[tuple[str, str, str], list[float]] = {}
+        for point in self.yours:
+            rows.setdefault((point.method, point.budget, point.benchmark), []).append(point.relative or 0.0)
+        apart = [
+            f"your scores of {method} on {benchmark} with one setting are {min(some):.1%} to {max(some):.1%}: their mean "
+            "is expected, and the interval is as wide as they are apart"
+            for (method, _, benchmark), some in rows.items()
+            if max(some) - min(some) > FAR_APART
+        ]
         beside = {benchmark_named(p.benchmark) for p in self.yours} - set(self.benchmarks)
         if not beside:
-            return []
+            return apart
         return [
+            *apart,
             f"your scores on {', '.join(sorted(beside))}, no benchmarks of the task, do not enter the mean; the "
-            "methods that they are of are expected to differ on the task's as well"
+            "methods that they are of are expected to differ on the task's as well",
         ]
 
     def rests_on(self, name: str, setting: Mapping[str, Any] | None = None) -> tuple[int, tuple[str, ...], bool]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import UnknownNameError
+from ...errors import InvalidValueError, UnknownNameError
 from .fitting import fitted
 from .points import Point, model_family
 from .surrogate import ENOUGH, HALF_80, REACH, Query, Surrogate, covariance, depth_of, score_variance
@@ -82,7 +82,7 @@ class HeldOut:
     def coverage(self) -> float:
         """Share of the answered scores in their 80 % interval."""
         inside = np.abs(self.expected - self.measured) <= self.half
-        return float(inside[self.answered].mean())
+        return float(inside[self.answered].mean()) if self.answered.any() else float("nan")
 
 
 def _mean_error(errors: Floats, where: NDArray[np.bool_]) -> float:
@@ -99,13 +99,15 @@ def leave_out(surrogate: Surrogate, kind: str) -> HeldOut:
     ------
     UnknownNameError
         Not one of `KINDS`.
+    InvalidValueError
+        No block leaves scores to predict it from.
     """
     if kind not in KINDS:
         raise UnknownNameError("block to leave out", kind, KINDS)
     prior = surrogate.prior_variance(surrogate.rows)
     reached = 100.0 - surrogate.loss
     columns = []
-    for block in blocks_of(surrogate, kind):
+    for block in _with_a_rest(surrogate, kind):
         variance = np.linalg.inv(surrogate.inverse[np.ix_(block, block)])
         expected = reached[block] + variance @ surrogate.weights[block]
         rest = np.ones(len(surrogate.points), dtype=bool)
@@ -126,7 +128,7 @@ def leave_out_refitted(
     if kind not in REFITTED:
         raise UnknownNameError("block to leave out", kind, REFITTED)
     columns = []
-    blocks = list(blocks_of(surrogate, kind))
+    blocks = _with_a_rest(surrogate, kind)
     for number, block in enumerate(blocks):
         if progress is not None:
             progress(number, len(blocks), f"{kind} {number + 1} of {len(blocks)}")
@@ -182,6 +184,16 @@ def _held_out(
         method_mean=method[every],
         refitted=refitted,
     )
+
+
+def _with_a_rest(surrogate: Surrogate, kind: str) -> list[NDArray[np.int64]]:
+    """The blocks; refused where one is all there is."""
+    blocks = list(blocks_of(surrogate, kind))
+    if not blocks or any(len(block) == len(surrogate.points) for block in blocks):
+        needed = {"cell": "two budgets or methods", "source": "two sources", "model": "two models of a family"}
+        found = ", ".join(sorted({p.source_id if kind == "source" else p.model for p in surrogate.points}))
+        raise InvalidValueError("scores", f"of {needed[kind]} at least, to leave a {kind} out", found)
+    return blocks
 
 
 def blocks_of(surrogate: Surrogate, kind: str) -> Iterator[NDArray[np.int64]]:

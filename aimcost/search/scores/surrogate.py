@@ -420,7 +420,7 @@ class Surrogate:
             spread = np.zeros(len(depth))
             for some in self._shares_of(at):
                 sources = frozenset().union(*(self.sources[i] for i in some))
-                if len(sources) > 1:
+                if len(sources) > 1 or sources & self._trusted:  # a trusted source's repeats are a spread too
                     near = np.clip(2 - np.abs(depth - self.rows.depth[some].mean()) / NEAR, 0, 1)
                     spread = np.maximum(spread, near * np.ptp(self.loss[some]))
             total += spread
