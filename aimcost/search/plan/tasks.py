@@ -485,8 +485,8 @@ class _Search:
         for point in self.yours:
             rows.setdefault((point.method, point.budget, point.benchmark), []).append(point.relative or 0.0)
         apart = [
-            f"your scores of {method} on {benchmark} with one setting are {min(some):.1%} to {max(some):.1%}: their mean "
-            "is expected, and the interval is as wide as they are apart"
+            f"your scores of {method} on {benchmark} with one setting are {min(some):.1%} to {max(some):.1%}: their "
+            "mean is expected, and the interval is as wide as they are apart"
             for (method, _, benchmark), some in rows.items()
             if max(some) - min(some) > FAR_APART
         ]
