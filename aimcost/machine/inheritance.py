@@ -68,22 +68,34 @@ def parent_of(hardware: HardwareSpec) -> str:
 def hidden_parents(hardware: HardwareSpec) -> dict[str, Path]:
     """Profiles that a card takes coefficients from, where a file of the user stands in place of the shipped one."""
     found: dict[str, Path] = {}
-    for name in _parents(hardware, set()):
+    for name in _parents(hardware):
         file = not_shipped("hardware", name)
         if file is not None and file[1]:
             found[name] = file[0]
     return found
 
 
-def _parents(hardware: HardwareSpec, met: set[str]) -> set[str]:
+# By identity of a card, which is held so that no other takes it: the newest alone.
+_lent: dict[int, tuple[HardwareSpec, frozenset[str]]] = {}
+
+
+def _parents(hardware: HardwareSpec) -> frozenset[str]:
     """Every card that lends one to `hardware`, and those that lend to them."""
+    if id(hardware) not in _lent:
+        if len(_lent) >= 64:
+            _lent.clear()
+        _lent[id(hardware)] = hardware, frozenset(_lenders(hardware, set()))
+    return _lent[id(hardware)][1]
+
+
+def _lenders(hardware: HardwareSpec, met: set[str]) -> set[str]:
     sections = (hardware.calibration or {}).values()
     names = {str(each["inherits"]) for each in sections if isinstance(each, Mapping) and "inherits" in each}
     if not hardware.calibration:
         names.add(parent_of(hardware))
     for name in names - met:
         met.add(name)
-        _parents(load_hardware(name), met)
+        _lenders(load_hardware(name), met)
     return met
 
 

@@ -185,8 +185,9 @@ class _Request:
 
     @property
     def context(self) -> ScoreContext:
+        decoder = rank_heads(self.model.decoder, self.ranks)
         return ScoreContext(
-            model=replace(self.model, decoder=rank_heads(self.model.decoder, self.ranks)),
+            model=self.model if decoder is self.model.decoder else replace(self.model, decoder=decoder),
             batch=self.workload.batch,
             widths=self.widths,
             text_tokens=self.schedule.text_tokens - self.workload.cached_text,

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from aimcost.inputs.run import load_run
-from aimcost.search.plan import blocks, levels
+from aimcost.search import layers
+from aimcost.search.plan import levels
 from aimcost.search.plan.budgets import Budgets
 from aimcost.search.plan.grids import LEVELS, FreeGrid, chunks, grids
 from aimcost.search.plan.search import Objective, search
@@ -59,8 +60,8 @@ def test_candidates_cost_a_few_passes_over_them(benchmark, grid: FreeGrid) -> No
 def test_work_goes_with_levels_and_not_with_layers(grid: FreeGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     """One estimate prices all schedules; every half is one step a level and one for its cut, and a candidate two."""
     estimates, steps = [], []
-    estimate, repeated = blocks.estimate_run, levels._repeated
-    monkeypatch.setattr(blocks, "estimate_run", lambda *given: estimates.append(1) or estimate(*given))
+    estimate, repeated = layers.estimate_run, levels._repeated
+    monkeypatch.setattr(layers, "estimate_run", lambda *given: estimates.append(1) or estimate(*given))
     monkeypatch.setattr(levels, "_repeated", lambda *given: steps.append(1) or repeated(*given))
     prices = grid.prices(band=False)
     # pairs of levels, not schedules

@@ -17,6 +17,7 @@ from ...machine.coefficients import BASES, Basis, Coefficients
 from ...machine.inheritance import hidden_parents, inheritance_note
 from ...machine.peaks import precision_notes, require_hardware
 from ...types import HardwareSpec, Stack
+from ...types.stages import STAGES
 from ..device_times import DevicePricing
 from ..estimator import Estimator
 from ..host_queue import with_host
@@ -94,7 +95,8 @@ def host_seconds(kernels: StackKernels, hardware: HardwareSpec) -> Floats:
     if hardware.architecture == "cpu":
         return np.zeros(len(table))
     each = stack.host_s.value * stack.scale.get("all", 1.0)
-    issued = table.spread([not stack.captured(segment.stage) for segment in table.segments])
+    issued_in = {stage: not stack.captured(stage) for stage in STAGES}
+    issued = table.spread([issued_in[segment.stage] for segment in table.segments])
     seconds: Floats = (kernels.host_launches * each * issued + table.syncs * stack.sync_s) * table.count
     return seconds
 
