@@ -112,7 +112,7 @@ class TableKey:
 @held(32, rows=attrgetter("rows"))
 def _built(key: TableKey) -> OpTable:
     model, workload, schedule, parallel = key.model, key.workload, key.schedule, key.parallel
-    if model.vision is not None and key.tower_layers:
+    if model.vision is not None and key.tower_layers not in (0, model.vision.layers):
         model = replace(model, vision=replace(model.vision, layers=key.tower_layers))
     attention, implementation = key.attention, key.implementation
     request = _Request(

@@ -322,6 +322,7 @@ def test_no_time_left_is_said(tmp_path: Path, clock: Clock) -> None:
     assert not (tmp_path / "late.json").exists()
 
 
+@pytest.mark.check
 def test_killed_at_any_moment_it_leaves_records_that_load(cli: Any, tmp_path: Path) -> None:
     """And `--resume` measures what is missing: steps that were not complete, and of those only the other runs."""
     command = [sys.executable, "-m", "aimcost", "campaign", "--device", "cpu", "--tiny", "--minutes", str(AMPLE)]

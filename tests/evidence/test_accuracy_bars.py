@@ -38,6 +38,7 @@ def test_left_out_scores_are_within_the_bars(
     assert found.error_of_all < 0.75 * found.error_of_method_mean
 
 
+@pytest.mark.check
 def test_a_block_is_predicted_as_if_it_had_never_been_known(surrogate: Surrogate) -> None:
     """The shortcut through the inverse of all points equals a surrogate of the others, but for their own weights."""
     found: HeldOut = leave_out(surrogate, "cell")

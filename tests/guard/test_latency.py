@@ -280,6 +280,7 @@ def test_without_torch_it_skips_and_names_the_extra(inner: Any, pytester: pytest
 @needs_torch
 @pytest.mark.torch
 @pytest.mark.slow
+@pytest.mark.check
 def test_bands_are_measured_kept_and_guarded(inner: Any, pytester: pytest.Pytester) -> None:
     bands = pytester.path / "latency_bands.json"
     inner("--aimcost-update").assert_outcomes(passed=2)

@@ -101,6 +101,7 @@ def test_the_front_is_that_of_brute_force(brute: list[Candidate]) -> None:
     np.testing.assert_allclose([t for t, _ in front], [t for t, _ in expected], rtol=1e-9)
 
 
+@pytest.mark.check
 @pytest.mark.parametrize(("case", "sure", "execution"), CASES)
 def test_the_front_says_which_keep_every_budget(case: dict[str, float], sure: bool, execution: str) -> None:
     budgets = limits(case, brute_force(execution), sure)

@@ -456,6 +456,7 @@ def test_an_earliest_cut_holds_for_settings_that_were_scored(image: Run) -> None
     assert all(k >= 8 for k in found[8] - {0})
 
 
+@pytest.mark.check
 def test_several_machines_are_asked_at_once(cli: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     picture, written = tmp_path / "front.svg", tmp_path / "best.yaml"

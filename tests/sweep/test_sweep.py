@@ -464,6 +464,7 @@ def test_workers_import_nothing_from_the_current_folder(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("options", [{}, {"workers": 2}, {"engine_name": "dask", "workers": 2}])
+@pytest.mark.check
 def test_what_fails_in_a_worker_is_one_line_here(tmp_path: Path, options: dict[str, Any]) -> None:
     """A bulk table needs the fused implementation: the second point of the axes has none."""
     if "engine_name" in options and not HAS_DASK:

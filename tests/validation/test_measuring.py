@@ -268,6 +268,7 @@ def test_two_runs_of_one_name_are_refused(folder: Path) -> None:
         load_runs([folder / "first.yaml", other / "first.yaml"])
 
 
+@pytest.mark.check
 def test_a_killed_run_leaves_a_record_that_compares(folder: Path) -> None:
     command = [sys.executable, "-m", "aimcost", "validate", "first.yaml", "second.yaml"]
     command += ["--profile", "machine.yaml", "--repeats", "60", "-o", "record.json"]
