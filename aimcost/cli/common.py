@@ -264,9 +264,12 @@ def keys_of(settings: list[str], **flags: Any) -> dict[str, Any]:
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     """Show a progress bar where stderr is a terminal; yields a function of (done, total, description)."""
+    if not sys.stderr.isatty():  # a disabled bar of rich 13 still ends in an empty line
+        yield lambda done, total, text: None
+        return
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(transient=True, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+    with Progress(transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting")
         yield lambda done, total, text: bar.update(task, description=text, completed=done, total=total)
