@@ -75,7 +75,7 @@ def hidden_parents(hardware: HardwareSpec) -> dict[str, Path]:
     return found
 
 
-# By identity of a card, which is held so that no other takes it: the newest alone.
+# By identity of a card, which is held so that no other takes its place.
 _lent: dict[int, tuple[HardwareSpec, frozenset[str]]] = {}
 
 

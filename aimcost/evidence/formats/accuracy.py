@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from ...inputs.method_arguments import method_in
 from ...inputs.plain import plain
 from ...inputs.strict_json import to_json
 from ...units import MEGA
+from .result import is_number
 
 __all__ = ["COLUMNS", "SCORED", "BenchmarkScore", "ImportedScores", "import_scores", "score_lines"]
 
@@ -167,7 +167,7 @@ def _lmms_eval(data: Mapping[str, Any]) -> _Result:
         if not isinstance(found, Mapping):
             raise FileFormatError(f"results.{task} must be a mapping of metrics")
         named = {key.partition(",")[0]: value for key, value in found.items() if "," in key and "_stderr" not in key}
-        numbers = {key: float(value) for key, value in named.items() if _is_number(value)}
+        numbers = {key: float(value) for key, value in named.items() if is_number(value)}
         if numbers:
             metrics[str(task)] = numbers
     config = data.get("config")
@@ -186,17 +186,13 @@ def _vlmevalkit(data: Mapping[str, Any]) -> _Result:
     for name, found in data["datasets"].items():
         if not isinstance(found, Mapping) or not isinstance(found.get("metrics", {}), Mapping):
             raise FileFormatError(f"datasets.{name} must be a mapping with 'metrics'")
-        numbers = {key: float(value) for key, value in found.get("metrics", {}).items() if _is_number(value)}
+        numbers = {key: float(value) for key, value in found.get("metrics", {}).items() if is_number(value)}
         if not numbers:
             notes.append(f"{name}: no metrics (status {found.get('status')})")
             continue
         primary = found.get("primary_metric")
         metrics[str(name)] = {str(primary): numbers[primary]} if primary in numbers else numbers
     return _Result(metrics=metrics, method_text=str(data.get("model_name", "")), notes=tuple(notes))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 LMMS_EVAL = _Tool(

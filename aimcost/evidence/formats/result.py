@@ -18,6 +18,7 @@ __all__ = [
     "Tool",
     "batch_of",
     "figure",
+    "is_number",
     "needed",
     "served",
     "stated",
@@ -74,6 +75,11 @@ class Tool:
     read: Callable[[Mapping[str, Any], Mapping[str, Any]], list[Result]]
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number; a whole number of JSON may be too large for a float."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def figure(data: Any, *keys: str, zero: bool = False) -> float | None:
     """The number at a path of keys; None where it is absent or null.
 
@@ -87,8 +93,7 @@ def figure(data: Any, *keys: str, zero: bool = False) -> float | None:
             return None
         data = data[key]
     name = ".".join(keys)
-    # a whole number of JSON may be too large for a float
-    if isinstance(data, bool) or not isinstance(data, int | float) or not abs(data) <= sys.float_info.max:
+    if not is_number(data):
         raise FileFormatError(f"{name} must be a finite number (got {repr(data)[:80]})")
     if data < 0 or (data == 0 and not zero):
         raise FileFormatError(f"{name} must be above zero (got {data!r})")
