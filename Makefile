@@ -18,7 +18,7 @@ define pytest
 	$(BIN)/python -m pytest $(1) $(TIMED)
 endef
 
-.PHONY: run test check check-all test-browser test-versions test-oldest test-lmms lint types light light-brief light-environments \
+.PHONY: run test check check-all test-browser test-docs test-versions test-oldest test-lmms lint types light light-brief light-environments \
   bench docs processors update-locks clean
 
 run: $(VENV)/.light
@@ -34,7 +34,7 @@ test: $(VENV)/.test
 # the locked one; the oldest runs here, those between and the newest of the index nightly.
 check:
 	$(MAKE) -j 2 lint types light-environments
-	$(MAKE) light-brief test-oldest test-browser
+	$(MAKE) light-brief test-oldest test-browser test-docs
 	$(call pytest,-m 'not check_all')
 
 # By hand and nightly.
@@ -82,10 +82,21 @@ $(BROWSER)/.done: pyproject.toml $(LOCK)
 	PIP_CONSTRAINT=$(LOCK) $(BROWSER)/bin/python -m pip install --quiet --no-compile --editable '.[browser]'
 	touch $@
 
+# The tutorial in a kernel, and the site.
+DOCS := $(VENV)-docs
+test-docs: $(DOCS)/.done
+	$(DOCS)/bin/python -m pytest tests/docs -rs
+
+$(DOCS)/.done: pyproject.toml $(LOCK)
+	$(PYTHON) -m venv $(DOCS)
+	PIP_CONSTRAINT=$(LOCK) $(DOCS)/bin/python -m pip install --quiet --no-compile --editable '.[docs]'
+	touch $@
+
 bench: $(VENV)/.test
 	$(BIN)/python -m pytest tests/bench --benchmark-enable
 
-docs: $(VENV)/.test
+docs: $(VENV)/.test $(DOCS)/.done
+	$(DOCS)/bin/python docs/notebook.py
 	$(BIN)/python docs/validation.py
 	$(BIN)/python docs/evidence.py
 	$(BIN)/python docs/methods.py
@@ -143,4 +154,4 @@ locks/py%.txt:
 	@exit 1
 
 clean:
-	rm -rf $(VENV) $(VENV)-light $(VENV)-uv $(VENV)-lmms $(VENV)-browser .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) $(VENV)-light $(VENV)-uv $(VENV)-lmms $(VENV)-browser $(DOCS) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

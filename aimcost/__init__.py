@@ -1,11 +1,9 @@
 """aimcost: what dropping visual tokens really buys, on your model, your GPU, your workload.
 
 >>> import aimcost
->>> estimate = aimcost.estimate({"model": "llava-onevision-qwen2-7b",
-...                              "workload": {"frames": 32, "text_tokens": 100},
-...                              "method": {"name": "aim"},
-...                              "hardware": "nvidia_a100_sxm_80gb"})
->>> estimate.totals.time_s  # doctest: +SKIP
+>>> estimate = aimcost.estimate(model="llava-onevision-qwen2-7b", hardware="nvidia_a100_sxm_80gb",
+...                             frames=32, text_tokens=100, method="aim")
+>>> estimate.ttft_s, estimate.saved_s, estimate.speedup  # doctest: +SKIP
 
 Names are imported on first use, so that ``import aimcost`` stays cheap and never pulls in torch.
 """
@@ -17,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import apply as apply
+    from .api import compare as compare
     from .api import estimate as estimate
+    from .api import plan as plan
+    from .api import reproduce as reproduce
     from .api import schedule as schedule
 
 __version__ = "0.1.0"
@@ -31,7 +32,11 @@ _HOME = {
     "reproduce": ".api",
 }
 
-__all__ = ["__version__", "apply", "estimate", "schedule"]
+__all__ = ["__version__", "apply", "compare", "estimate", "plan", "reproduce", "schedule"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,43 +8,59 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import InvalidValueError, UnknownNameError, argument
 from .extras import torch_module
-from .inputs.run import load_run
+from .inputs.run import SHORT_KEYS, Run, load_run
 from .methods.registry import require_runnable
 from .pricing import pricing as _pricing
 from .pricing.result import Estimate
 from .types import Schedule
 
+if TYPE_CHECKING:
+    from .pricing.comparison import MachineComparison
+
 __all__ = ["apply", "compare", "estimate", "plan", "reproduce", "schedule"]
 
 
-def estimate(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Estimate:
-    """What a run costs.
+def estimate(run: Mapping[str, Any] | str | Path | None = None, **overrides: Any) -> Estimate:
+    """What a run costs: ``estimate("run.yaml")``, or ``estimate(model=…, hardware=…, frames=32, method="aim")``.
 
     Parameters
     ----------
     run
-        A run as a mapping, a YAML file, or the name of a file in configs/runs.
+        A run as a mapping, a YAML file, or the name of a file in configs/runs. Without one, the keys given are the run.
     **overrides
-        Keys of the run to replace; mappings are merged (``workload={"frames": 8}``).
+        Keys of the run to replace; mappings are merged (``workload={"frames": 8}``). Keys of the workload and
+        ``tp``, ``pp``, ``dp`` need no section (``frames=8``).
 
     Raises
     ------
     AimcostError
         One line that names what is wrong with the input.
     """
-    return _pricing.estimate_run(load_run(run, overrides))
+    return _pricing.estimate_run(_run(run, overrides))
+
+
+def _run(run: Mapping[str, Any] | str | Path | None, overrides: Mapping[str, Any]) -> Run:
+    if run is None and "model" not in overrides:
+        raise InvalidValueError("run", "given, or `model`", None)
+    return load_run({} if run is None else run, {SHORT_KEYS.get(key, key): each for key, each in overrides.items()})
 
 
 def compare(
-    run: Mapping[str, Any] | str | Path, hardware: Sequence[str] = (), stacks: Sequence[str] = (), **overrides: Any
-) -> list[dict[str, Any]]:
-    """One run on several machines and stacks, fastest first; see `aimcost.pricing.comparison.compare_run`."""
+    run: Mapping[str, Any] | str | Path | None = None,
+    hardware: Sequence[str] = (),
+    stacks: Sequence[str] = (),
+    **overrides: Any,
+) -> MachineComparison:
+    """One run on several machines and stacks, fastest first; see `aimcost.pricing.comparison.compare_run`.
+
+    `run` and `overrides` as in `estimate`.
+    """
     comparison = importlib.import_module("aimcost.pricing.comparison")
-    rows: list[dict[str, Any]] = comparison.compare_run(load_run(run, overrides), hardware, stacks)
+    rows: MachineComparison = comparison.compare_run(_run(run, overrides), hardware, stacks)
     return rows
 
 
@@ -95,9 +111,9 @@ def reproduce(paper: str = "aim") -> dict[str, Any]:
     return result
 
 
-def schedule(run: Mapping[str, Any] | str | Path, **overrides: Any) -> Schedule:
-    """The token schedule of a run: the object that is priced, and that `apply` executes."""
-    return load_run(run, overrides).schedule
+def schedule(run: Mapping[str, Any] | str | Path | None = None, **overrides: Any) -> Schedule:
+    """The token schedule of a run: the object that is priced, and that `apply` executes; arguments as in `estimate`."""
+    return _run(run, overrides).schedule
 
 
 def apply(

@@ -15,7 +15,7 @@ compile() { # OUTPUT PYTHON [ARGUMENT…]
 }
 
 for python in 3.10 3.11 3.12 3.13; do
-  compile "locks/py$python.txt" "$python" --constraint locks/torch.in --extra torch --extra dev --extra browser "$@"
+  compile "locks/py$python.txt" "$python" --constraint locks/torch.in --extra torch --extra dev --extra browser --extra docs "$@"
 done
 # every lower bound of pyproject.toml at once, on the oldest Python; transformers has `make test-versions`
 compile locks/lowest.txt 3.10 --extra test --resolution lowest-direct --upgrade

@@ -27,7 +27,7 @@ PYTHONS = [
     if name.startswith("Programming Language :: Python :: 3.")
 ]
 OLDEST = PYTHONS[0]
-LOCKED_EXTRAS = ("torch", "report", "sweep", "dev", "browser")
+LOCKED_EXTRAS = ("torch", "report", "sweep", "dev", "browser", "docs")
 LOWEST_EXTRAS = ("report", "sweep", "test")
 PIN = re.compile(r"[a-z0-9-]+==[0-9][0-9a-z.]*")
 CHANGE = "change pyproject.toml, then `make update-locks`"

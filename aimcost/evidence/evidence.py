@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import FileFormatError, InvalidValueError, argument
 from ..machine.fitting.published import price_kernels
+from ..views import Viewable
 from .held_out import SOURCES_TO_LEAVE_OUT, Refit, held_out
 from .joining import Joined, Speedup, join, speedups, unpaired
 from .scores import Interval, Score, bootstrap, by, mean_of
@@ -53,8 +54,8 @@ class Bar:
         return (self.least is None or self.figure.value >= self.least) and self.figure.value <= self.most
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Evidence(Viewable):
     """Published rows joined to predictions.
 
     Attributes
@@ -74,6 +75,12 @@ class Evidence:
     refits: tuple[Refit, ...] = ()
     notes: tuple[str, ...] = ()
     given: bool = False
+    _views_in = "evidence"
+
+    def _line(self) -> str:
+        met = f"{sum(bar.met for bar in self.bars)} of {len(self.bars)} bars met"
+        scored = f", MAPE {mean_of(self.sources, 'mape').value:.1%} (mean over sources)" if self.rows else ""
+        return f"{len(self.rows)} published timings of {len(self.sources)} sources{scored}, {met}"
 
     @property
     def sources(self) -> tuple[Score, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..errors import InvalidValueError
@@ -11,14 +11,14 @@ from ..inputs.run import Run
 from ..machine.inheritance import calibration_status
 from ..machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
 from ..types.stages import STAGES
-from ..units import KILO
+from ..units import KILO, format_seconds
+from ..views import Viewable
 from .estimator import estimator_of
-from .gain import gain
 from .priced import BOUNDS
 from .pricing import estimate_run
 from .result import Estimate
 
-__all__ = ["compare_run", "mfu"]
+__all__ = ["MachineComparison", "compare_run", "mfu"]
 
 SECONDS_PER_HOUR = 3600.0
 # Share of the time to first token below which waiting for launches does not count.
@@ -26,7 +26,29 @@ HIDDEN = 1e-3
 HIDDEN_NOTE = "no kernel before the first token waits for its launch: capturing launches in a graph saves nothing here"
 
 
-def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -> list[dict[str, Any]]:
+class MachineComparison(Viewable, list[dict[str, Any]]):
+    """A list of rows, one a machine and stack, that shows itself as a table.
+
+    Attributes
+    ----------
+    run
+        The run that was compared.
+    """
+
+    _views_in = "comparisons"
+
+    def __init__(self, run: Run, rows: Iterable[dict[str, Any]]) -> None:
+        super().__init__(rows)
+        self.run = run
+
+    def _line(self) -> str:
+        machines = "1 machine" if len(self) == 1 else f"{len(self)} rows"
+        fastest = next(iter(self), None)
+        best = "" if fastest is None else f", fastest {fastest['hardware']}: TTFT {format_seconds(fastest['ttft_s'])}"
+        return f"{self.run.model.name}, {self.run.schedule.method}: {machines}{best}"
+
+
+def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -> MachineComparison:
     """The run on each of `hardware` under each of `stacks`, by time to first token, fastest first.
 
     Parameters
@@ -36,7 +58,7 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
 
     Returns
     -------
-    list of dict
+    MachineComparison, a list of dict
         hardware, stack, calibration, flops, ttft_s and (of a run that decodes) tpot_s with their bands, bound
         (of the largest share of the time), launch_wait_s (seconds to the first token that the device waits for
         launches), mfu, memory, speedup over the unreduced run on the same machine, and the cost of 1000 requests
@@ -59,7 +81,7 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
     _note_hidden_launches(runs, rows)
     if len(set(stacks)) > 1 and not estimator_of(run.estimator).uses_stack:
         rows = _without_twins(rows, run.estimator, stacks)
-    return sorted(rows, key=lambda row: (not row["fits"], row["ttft_s"]))
+    return MachineComparison(run, sorted(rows, key=lambda row: (not row["fits"], row["ttft_s"])))
 
 
 def _without_twins(rows: Sequence[dict[str, Any]], estimator: str, stacks: Sequence[str]) -> list[dict[str, Any]]:
@@ -95,7 +117,7 @@ def _row(run: Run) -> dict[str, Any]:
     result = estimate_run(run)
     plain = result.dense
     low, high = result.ttft_band_s
-    found = gain(plain, result) if run.schedule.events else None
+    found = result.gain
     banded = found.speedup if found is not None and found.speedup.high is not None else None
     price = run.price_per_hour if run.price_per_hour is not None else machine.price_per_hour
     return {

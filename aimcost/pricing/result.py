@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,15 @@ from ..errors import InvalidValueError
 from ..frozen import dataclass
 from ..inputs.run import Run
 from ..types.stages import DEFAULT_INCLUDE, STAGES
+from ..units import format_flops, format_seconds
+from ..views import Viewable
 from .memory import Memory, memory_of
 from .priced import Band, PricedTable, StageSum
 from .rows import layer_rows, op_rows, parallel_summary, reduction_summary, stage_sums
 from .table import OpTable
+
+if TYPE_CHECKING:
+    from .gain import Gain
 
 __all__ = ["SCHEMA_VERSION", "Band", "Estimate", "Interval", "StageSum", "Totals"]
 
@@ -45,8 +50,8 @@ class Interval(NamedTuple):
     high: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Estimate(Viewable):
     """What a run costs. Sums are computed on demand.
 
     Not slotted, so that `functools.cached_property` can hold the sums.
@@ -66,6 +71,16 @@ class Estimate:
     estimator: str
     stages_priced: tuple[str, ...] = STAGES
     notes: tuple[str, ...] = ()
+    _views_in = "estimate"
+
+    def _line(self) -> str:
+        run, (_, low, high) = self.run, self.ttft
+        band = "" if high is None else f" ({format_seconds(low)} to {format_seconds(high)})"
+        first = [f"TTFT {format_seconds(self.ttft_s)}{band}"] if self.ttft_s else []
+        step = [f"TPOT {format_seconds(self.tpot_s)}"] if self.tpot_s else []
+        where = run.hardware.name if run.hardware else "no hardware"
+        figures = ", ".join([*first, *step, format_flops(self.totals.flops)])
+        return f"{run.model.name} on {where}, {run.schedule.method}, {self.estimator}: {figures}"
 
     @property
     def table(self) -> OpTable:
@@ -213,6 +228,28 @@ class Estimate:
     def ttft_s(self) -> float:
         """Time to first token."""
         return self.ttft.value
+
+    @property
+    def tpot_s(self) -> float:
+        """The mean decode step; zero where nothing is decoded."""
+        return self.tpot.value
+
+    @cached_property
+    def gain(self) -> Gain | None:
+        """Gain in `ttft` over `dense`; None where nothing is reduced or nothing precedes the first token."""
+        from .gain import gain  # which stands on this module
+
+        return gain(self.dense, self) if self.run.schedule.events else None
+
+    @property
+    def speedup(self) -> float | None:
+        """`ttft_s` of `dense` over that of this run, as `gain` has it with its band."""
+        return None if self.gain is None else self.gain.speedup.value
+
+    @property
+    def saved_s(self) -> float | None:
+        """Seconds to the first token that the reduction saves, negative where it costs more, as `gain` has it."""
+        return None if self.gain is None else self.gain.saved.value
 
     @property
     def ttft_band_s(self) -> tuple[float, float | None]:

@@ -11,7 +11,6 @@ from ..models import projector as projector_ops
 from ..models import traced, vit
 from ..types import ModelSpec
 from .estimator import estimator_of
-from .gain import gain
 from .result import Estimate
 
 __all__ = ["mean_visual_tokens", "model_parameters", "summary_of", "workload_of"]
@@ -28,9 +27,8 @@ def summary_of(estimate: Estimate) -> dict[str, Any]:
     total = estimate.totals.time_s
     decodes = "decode" in estimate.included and run.workload.new_tokens > 0
     ratio = saved = None
-    if run.schedule.events and first:
-        found = gain(estimate.dense, estimate)
-        ratio, saved = (found.speedup, found.saved) if found is not None else (None, None)
+    if estimate.gain is not None and first:
+        ratio, saved = estimate.gain.speedup, estimate.gain.saved
     stored, active = model_parameters(run.model)
     return {
         "stack": run.stack.name if estimator_of(estimate.estimator).uses_stack else None,

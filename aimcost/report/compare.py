@@ -11,11 +11,37 @@ from ..units import format_bytes, format_flops, format_seconds
 from .table import table
 from .text import stack_label
 
-__all__ = ["compare_text"]
+__all__ = ["compare_text", "comparison_rows"]
 
 
 def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     """One line a machine, fastest first; machines that the run does not fit come last."""
+    headers, cells = comparison_rows(run, rows)
+    stacks = len({row["stack"] for row in rows}) > 1
+    named = "stacks as listed" if stacks else stack_label(run) if len(rows) and rows[0]["stack"] else "no stack"
+    counts = len({row["flops"] for row in rows}) > 1
+    flops = "FLOPs as listed" if counts else format_flops(rows[0]["flops"]) if rows else ""
+    each = " per rank" if run.parallel.tp > 1 else ""
+    lines = [
+        f"{run.model.name}, method {run.schedule.method}, {named}, {flops}{each}, estimator {run.estimator}; "
+        "gain over no reduction on the same machine and stack",
+        table(cells, headers, left=2 + stacks),
+    ]
+    if any(row["extrapolated"] for row in rows):
+        lines.append("* extrapolated beyond the calibrated range")
+    noted: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row["notes"]:
+            where = f"{row['hardware']} under {row['stack']}" if stacks else row["hardware"]
+            noted.setdefault(note, []).append(where)
+    for note, names in noted.items():
+        lines.append(f"note: {note}" + ("" if len(names) == len(rows) else f" ({', '.join(names)})"))
+    lines += [f"note: {note}" for note in run.notes]
+    return "\n".join(lines)
+
+
+def comparison_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of the comparison."""
     stacks = len({row["stack"] for row in rows}) > 1
     counts = len({row["flops"] for row in rows}) > 1
     decoding = any(row["tpot_s"] is not None for row in rows)
@@ -66,22 +92,4 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
         headers.insert(2 + stacks, "FLOPs")
     if decoding:
         headers.insert(4 + counts + stacks, "TPOT")
-    named = "stacks as listed" if stacks else stack_label(run) if len(rows) and rows[0]["stack"] else "no stack"
-    flops = "FLOPs as listed" if counts else format_flops(rows[0]["flops"]) if rows else ""
-    each = " per rank" if run.parallel.tp > 1 else ""
-    lines = [
-        f"{run.model.name}, method {run.schedule.method}, {named}, {flops}{each}, estimator {run.estimator}; "
-        "gain over no reduction on the same machine and stack",
-        table(cells, headers + (["cost per 1000 requests"] if priced else []), left=2 + stacks),
-    ]
-    if any(row["extrapolated"] for row in rows):
-        lines.append("* extrapolated beyond the calibrated range")
-    noted: dict[str, list[str]] = {}
-    for row in rows:
-        for note in row["notes"]:
-            where = f"{row['hardware']} under {row['stack']}" if stacks else row["hardware"]
-            noted.setdefault(note, []).append(where)
-    for note, names in noted.items():
-        lines.append(f"note: {note}" + ("" if len(names) == len(rows) else f" ({', '.join(names)})"))
-    lines += [f"note: {note}" for note in run.notes]
-    return "\n".join(lines)
+    return headers + (["cost per 1000 requests"] if priced else []), cells

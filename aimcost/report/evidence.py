@@ -62,6 +62,12 @@ def _counted(count: int, noun: str) -> str:
 
 def bars_text(bars: Sequence[Bar]) -> str:
     """One row per bar: the figure with its bootstrap interval, its value before stacks, the bar and the target."""
+    headers, cells = bar_rows(bars)
+    return table(cells, headers)
+
+
+def bar_rows(bars: Sequence[Bar]) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of `bars_text`."""
     cells = [
         [
             bar.name,
@@ -74,7 +80,7 @@ def bars_text(bars: Sequence[Bar]) -> str:
         ]
         for bar in bars
     ]
-    return table(cells, ["figure", "rows", "before", "now (80 % interval)", "bar", "target", ""])
+    return ["figure", "rows", "before", "now (80 % interval)", "bar", "target", ""], cells
 
 
 def _interval(figure: Interval) -> str:

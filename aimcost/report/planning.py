@@ -19,7 +19,7 @@ from .pictures import check_plot, save_figure
 from .table import table
 from .text import stack_label, token_runs
 
-__all__ = ["answer_text", "check_plot", "front_rows", "plan_text", "run_yaml", "save_plot"]
+__all__ = ["answer_text", "check_plot", "draw_fronts", "front_rows", "group_rows", "plan_text", "run_yaml", "save_plot"]
 
 _FRONT_LINES = 10
 
@@ -93,7 +93,12 @@ def _expected(plan: Plan, choice: Choice) -> str:
 
 
 def _groups(plan: Plan) -> str:
-    """The best schedule for each reduction before the language model, over all shapes."""
+    headers, rows, left = group_rows(plan)
+    return table(rows, headers, left=left)
+
+
+def group_rows(plan: Plan) -> tuple[list[str], list[list[str]], int]:
+    """The best for each reduction before the language model, over all shapes: headers, cells, columns of text."""
     several = len(plan.settings) > 1
     frames = len({group.grid.run.workload.frames for s in plan.settings for group in s.outcome.groups}) > 1
     rows = []
@@ -107,7 +112,7 @@ def _groups(plan: Plan) -> str:
             rows.append([*cells, format_count(sum(group.candidates for group in groups)), *_kind(groups)])
     headers = (["setting"] if several else []) + ["method"] + (["frames"] if frames else [])
     headers += ["schedules", "best shape", "TTFT", "kept tokens", "expected"]
-    return table(rows, headers, left=1 + several)
+    return headers, rows, 1 + several
 
 
 def _kind(groups: list[Group]) -> list[str]:
@@ -225,9 +230,19 @@ def save_plot(plan: Plan, path: Path) -> None:
     check_plot(path)
     from matplotlib.figure import Figure
 
-    rows = plan.front()
-    names = [name for name in ("tokens", "accuracy") if any(row["front"] == name for row in rows)]
-    figure = Figure(figsize=(5.2 * len(names), 4.0), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(_fronts_of(plan)), 4.0), layout="constrained")
+    draw_fronts(plan, figure)
+    save_figure(figure, path)
+
+
+def _fronts_of(plan: Plan) -> list[str]:
+    fronts = {row["front"] for row in plan.front()}
+    return [name for name in ("tokens", "accuracy") if name in fronts]
+
+
+def draw_fronts(plan: Plan, figure: Any) -> None:
+    """Draw the fronts into a matplotlib figure, a panel each."""
+    rows, names = plan.front(), _fronts_of(plan)
     for position, name in enumerate(names):
         axes = figure.add_subplot(1, len(names), position + 1)
         for setting in plan.settings:
@@ -240,7 +255,6 @@ def save_plot(plan: Plan, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize="small")
     figure.suptitle(f"{plan.run.model.name}: Pareto fronts", fontsize="medium")
-    save_figure(figure, path)
 
 
 def _legend(plan: Plan, setting: Setting) -> str:

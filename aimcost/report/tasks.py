@@ -17,7 +17,10 @@ from .table import table
 from .text import stack_label
 
 __all__ = [
+    "draw_tasks",
     "front_rows",
+    "machine_rows",
+    "method_rows",
     "parameters",
     "save_task_plot",
     "sentence",
@@ -39,34 +42,30 @@ def task_text(plan: TaskPlan) -> str:
     """The sentence, the best of each method, and remarks."""
     parts = [sentence(plan)]
     if plan.by_method:
-        rows = [
-            [
-                parameters(each.method),
-                f"{each.share:.1%}",
-                format_seconds(each.ttft),
-                f"{each.mean:.1%}",
-                f"{each.low:.1%} to {each.high:.1%}",
-                _BASIS[each.basis],
-            ]
-            for each in plan.by_method
-        ]
-        headers = ["best of each method", "mean tokens", "TTFT", "expected", "80 % interval", ""]
+        headers, rows = method_rows(plan)
         parts += ["", table(rows, headers)]
     return "\n".join([*parts, "", *_remarks(plan)]).rstrip()
 
 
+def method_rows(plan: TaskPlan) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of the best of each method."""
+    rows = [
+        [
+            parameters(each.method),
+            f"{each.share:.1%}",
+            format_seconds(each.ttft),
+            f"{each.mean:.1%}",
+            f"{each.low:.1%} to {each.high:.1%}",
+            _BASIS[each.basis],
+        ]
+        for each in plan.by_method
+    ]
+    return ["best of each method", "mean tokens", "TTFT", "expected", "80 % interval", ""], rows
+
+
 def tasks_text(plans: TaskPlans) -> str:
     """The sentence of the best machine, then a line a machine."""
-    rows = []
-    for plan in plans.plans:
-        machine, best, estimate = plan.run.hardware.name if plan.run.hardware else "", plan.best, plan.estimate
-        if best is None or estimate is None:
-            rows.append([machine, "nothing qualifies", "", format_seconds(plan.dense.ttft_s), "", ""])
-            continue
-        times = [format_seconds(estimate.ttft_s), format_seconds(plan.dense.ttft_s)]
-        scores = [f"{best.mean:.1%}", f"{best.low:.1%} to {best.high:.1%}"]
-        rows.append([machine, parameters(best.method), *times, *scores])
-    headers = ["hardware", "method", "TTFT", "unreduced", "expected", "80 % interval"]
+    headers, rows = machine_rows(plans)
     first = plans.best
     answer = [sentence(each) for each in ([first] if first is not None else plans.plans)]
     missed = [
@@ -76,6 +75,20 @@ def tasks_text(plans: TaskPlans) -> str:
     ]
     remarks = [*missed, *_remarks(first or plans.plans[0])]
     return "\n".join([*answer, "", table(rows, headers, left=2), "", *remarks]).rstrip()
+
+
+def machine_rows(plans: TaskPlans) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells of each machine's answer."""
+    rows = []
+    for plan in plans.plans:
+        machine, best, estimate = plan.run.hardware.name if plan.run.hardware else "", plan.best, plan.estimate
+        if best is None or estimate is None:
+            rows.append([machine, "nothing qualifies", "", format_seconds(plan.dense.ttft_s), "", ""])
+            continue
+        times = [format_seconds(estimate.ttft_s), format_seconds(plan.dense.ttft_s)]
+        scores = [f"{best.mean:.1%}", f"{best.low:.1%} to {best.high:.1%}"]
+        rows.append([machine, parameters(best.method), *times, *scores])
+    return ["hardware", "method", "TTFT", "unreduced", "expected", "80 % interval"], rows
 
 
 def sentence(plan: TaskPlan) -> str:
@@ -223,8 +236,14 @@ def save_task_plot(plans: TaskPlans, path: Path) -> None:
     check_plot(path)
     from matplotlib.figure import Figure
 
+    figure = Figure(figsize=(1.2 + 5.2 * len(plans.plans), 4.4), layout="constrained")
+    draw_tasks(plans, figure)
+    save_figure(figure, path)
+
+
+def draw_tasks(plans: TaskPlans, figure: Any) -> None:
+    """Draw what `save_task_plot` writes into a matplotlib figure."""
     count = len(plans.plans)
-    figure = Figure(figsize=(1.2 + 5.2 * count, 4.4), layout="constrained")
     names = sorted({each.name for plan in plans.plans for each in plan.by_method})
     for axes, plan in zip(figure.subplots(1, count, squeeze=False)[0], plans.plans, strict=True):
         front = plan.front
@@ -257,4 +276,3 @@ def save_task_plot(plans: TaskPlans, path: Path) -> None:
         axes.set_ylabel(f"expected score on {', '.join(plan.tasks)},\n% of the unreduced one (80 % interval)")
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", fontsize="x-small", ncols=2)
-    save_figure(figure, path)

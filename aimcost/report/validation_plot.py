@@ -10,7 +10,7 @@ from .pictures import check_plot, save_figure
 if TYPE_CHECKING:
     from ..measure.validate import Comparison, Point
 
-__all__ = ["draw_validation"]
+__all__ = ["draw_comparison", "draw_validation"]
 
 # Colour tells the number format, shape what was timed; both are told apart in grey and by the colour-blind.
 _COLOURS = {"fp32": "#0072b2", "bf16": "#d55e00", "fp16": "#009e73"}
@@ -36,6 +36,12 @@ def draw_validation(comparison: Comparison, path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7.2, 7.6), layout="constrained")
+    draw_comparison(comparison, figure)
+    save_figure(figure, path)
+
+
+def draw_comparison(comparison: Comparison, figure: Any) -> None:
+    """Draw what `draw_validation` writes into a matplotlib figure."""
     times, errors = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     points = [point for part in reversed(_PARTS) for point in comparison.of(part)]
     _draw_times(times, points)
@@ -49,7 +55,6 @@ def draw_validation(comparison: Comparison, path: str | Path) -> None:
         + (f"; speed-up within {max(speed):.1%}" if speed else ""),
         fontsize=11,
     )
-    save_figure(figure, path)
 
 
 def _draw_times(axes: Any, points: list[Point]) -> None:

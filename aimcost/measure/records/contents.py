@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ...errors import InvalidValueError
 from ...inputs.strict_json import to_json
+from ...views import Viewable
 
 __all__ = ["HELD_OUT", "SCHEMA_VERSION", "Clock", "Environment", "Kind", "Record", "Sample"]
 
@@ -89,8 +90,8 @@ class Sample:
         return (max(self.samples_s) - min(self.samples_s)) / self.median_s if self.median_s else 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Record(Viewable):
     """A measurement with its circumstances.
 
     Attributes
@@ -109,6 +110,11 @@ class Record:
     settings: Mapping[str, Any] = field(default_factory=dict)
     samples: tuple[Sample, ...] = ()
     notes: tuple[str, ...] = ()
+    _views_in = "records"
+
+    def _line(self) -> str:
+        cut = "" if self.complete else ", cut short"
+        return f"{self.kind} on {self.environment.device_name}, {self.date}: {len(self.samples)} samples{cut}"
 
     @property
     def complete(self) -> bool:

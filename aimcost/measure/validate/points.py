@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ...views import Viewable
 from ..records import Record
 from .heldout import HeldOut
 
@@ -132,8 +133,8 @@ class MemoryPoint:
         return {**{name: getattr(self, name) for name in self.__slots__}, "error": error}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Comparison(Viewable):
     """All points of a record, and what they say together."""
 
     record: Record
@@ -142,6 +143,11 @@ class Comparison:
     memory: tuple[MemoryPoint, ...]
     held_out: HeldOut
     notes: tuple[str, ...] = ()
+    _views_in = "records"
+
+    def _line(self) -> str:
+        where, count = self.record.environment.device_name, len(self.points)
+        return f"{where}, {self.record.date}: {count} points, prefill MAPE {self.prefill.mape:.1%}"
 
     def of(self, part: str, *, dtype: str | None = None, name: str | None = None) -> list[Point]:
         """Points of one part, optionally of one number format and name."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...inputs.run import Run
+from ...units import format_seconds
+from ...views import Viewable
 from .accuracy import Surrogate
 from .budgets import Budgets, Shortfall
 from .choice import Choice
@@ -34,8 +36,8 @@ class Setting:
         return best_of(self.outcome.groups)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Plan(Viewable):
     """What the planner found.
 
     Attributes
@@ -65,6 +67,18 @@ class Plan:
     beyond: int
     candidates: int
     notes: tuple[str, ...] = ()
+    _views_in = "plans"
+
+    def _line(self) -> str:
+        chosen = self.best or self.nearest
+        if chosen is None:
+            found = "no schedule"
+        else:
+            method, ttft = chosen.run["method"]["name"], format_seconds(chosen.estimate.ttft_s)
+            found = f"{'best' if self.best else 'over budget, closest'} {method} {chosen.shape}, TTFT {ttft}"
+        machines = ", ".join(dict.fromkeys(setting.hardware for setting in self.settings))
+        name = self.run.model.name
+        return f"{name} on {machines}, {self.budgets.describe()}: {found}, of {self.candidates:,} schedules"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form; fronts are complete."""

@@ -27,6 +27,8 @@ from ...pricing.budgets import figures_of
 from ...pricing.gain import gain
 from ...pricing.pricing import estimate_run, unreduced
 from ...pricing.result import Estimate
+from ...units import format_seconds
+from ...views import Viewable
 from ..scores.points import (
     FAMILIES,
     Point,
@@ -149,8 +151,8 @@ class Downsampled:
         return {"input": self.what, "ttft_s": self.ttft, "expected": None}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskPlan:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class TaskPlan(Viewable):
     """The answer, and what it rests on.
 
     Attributes
@@ -206,6 +208,14 @@ class TaskPlan:
     measured_only: bool
     published_scores: bool
     notes: tuple[str, ...] = ()
+    _views_in = "plans"
+
+    def _line(self) -> str:
+        machine = self.run.hardware.name if self.run.hardware else "no hardware"
+        found = "nothing qualifies"
+        if self.best is not None:
+            found = f"{self.best.name}, TTFT {format_seconds(self.best.ttft)}, expected score {self.best.mean:.1%}"
+        return f"{self.run.model.name} on {machine}, {', '.join(self.tasks)}: {found}"
 
     @property
     def saved_s(self) -> float:
@@ -265,11 +275,17 @@ class TaskPlan:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskPlans:
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class TaskPlans(Viewable):
     """One task on several machines."""
 
     plans: tuple[TaskPlan, ...]
+    _views_in = "plans"
+
+    def _line(self) -> str:
+        best = self.best
+        machines = "1 machine" if len(self.plans) == 1 else f"{len(self.plans)} machines"
+        return f"{machines}; best {best._line() if best is not None else 'none'}"
 
     @property
     def best(self) -> TaskPlan | None:
