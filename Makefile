@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 LOCK := locks/py$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
 LOCKED := PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK)
 PIP_INSTALL := $(LOCKED) $(BIN)/python -m pip install --quiet --no-compile
+# An environment that forbids it would have every process compile what it imports: torch costs 10 s a process then.
+export PYTHONDONTWRITEBYTECODE :=
 # What is timed runs by itself, not beside the other tests.
 TIMED := tests/bench tests/validation/test_cpu_validation.py
 

@@ -8,6 +8,7 @@ is not counted. Those FLOPs are taken out by module, and must be the one or the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -75,10 +76,12 @@ def priced(run: dict[str, Any], *stages: str) -> float:
 
 
 @lru_cache(maxsize=2)
-def decoder_on_meta(name: str, kernel: str = "sdpa") -> Any:
-    """The transformers class of a configuration's language model, without weights."""
+def decoder_on_meta(name: str, kernel: str = "sdpa", layers: int | None = None) -> Any:
+    """The transformers class of a configuration's language model, without weights; with fewer layers where asked."""
     config = model_config(name)
     text = dict(config.get("text_config", config))
+    if layers is not None:
+        text["num_hidden_layers"] = layers
     built = transformers.AutoConfig.for_model(text.pop("model_type"), **text)
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(built, attn_implementation=kernel).eval()
@@ -94,11 +97,23 @@ def prefill(model: Any, batch: int, tokens: int) -> int:
     return total - rotary
 
 
+def prefill_of_all_layers(name: str, batch: int, tokens: int, kernel: str = "sdpa") -> int:
+    """`prefill` of as many layers as the model has, all of them alike, from torch's counts of one and of two."""
+    spec = load_model(name).decoder
+    assert spec.alike
+    one, two = (prefill(decoder_on_meta(name, kernel, layers), batch, tokens) for layers in (1, 2))
+    return one + (spec.layers - 1) * (two - one)
+
+
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoder_prefill(name: str) -> None:
     for batch, tokens in WORKLOADS:
         run = {"model": name, "workload": {"batch": batch, "text_tokens": tokens}}
-        assert prefill(decoder_on_meta(name), batch, tokens) == priced(run, "prefill")
+        assert prefill_of_all_layers(name, batch, tokens) == priced(run, "prefill")
+
+
+def test_all_layers_are_as_the_first_two() -> None:
+    assert prefill_of_all_layers("qwen2-0.5b", 3, 257) == prefill(decoder_on_meta("qwen2-0.5b"), 3, 257)
 
 
 @pytest.mark.parametrize(("prompt", "cached"), [(300, 200), (64, 63), (129, 1)])
@@ -127,23 +142,30 @@ def test_prefill_behind_a_cached_prefix(family: dict[str, Any], prompt: int, cac
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-4b"])
 def test_eager_kernels_count_the_same(name: str) -> None:
     run = {"model": name, "workload": {"batch": 2, "text_tokens": 300}}
-    counted_flops = prefill(decoder_on_meta(name, "eager"), 2, 300)
+    counted_flops = prefill_of_all_layers(name, 2, 300, "eager")
     assert counted_flops == priced({**run, "attention": "eager"}, "prefill") == priced(run, "prefill")
 
 
 def dropped(model: Any, tokens: Sequence[int], batch: int) -> int:
-    """FLOPs of each decoder layer on as many tokens as its schedule says, and of the last token's logits."""
+    """FLOPs of each decoder layer on as many tokens as its schedule says, and of the last token's logits.
+
+    Layers are alike: each number of tokens goes through the first.
+    """
     inner, config = model.model, model.config
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
-    def call() -> None:
-        for layer, count in zip(inner.layers, tokens, strict=True):
-            states = torch.empty(batch, count, config.hidden_size, device="meta")
-            angles = torch.empty(1, count, head_dim, device="meta")
-            layer(states, attention_mask=None, position_embeddings=(angles, angles))
+    def layer(count: int) -> None:
+        states = torch.empty(batch, count, config.hidden_size, device="meta")
+        angles = torch.empty(1, count, head_dim, device="meta")
+        inner.layers[0](states, attention_mask=None, position_embeddings=(angles, angles))
+
+    def head() -> None:
         model.lm_head(inner.norm(torch.empty(batch, 1, config.hidden_size, device="meta")))
 
-    total, _ = counted(call)
+    assert len(tokens) == model.config.num_hidden_layers
+    total, _ = counted(head)
+    for count, times in Counter(tokens).items():
+        total += times * counted(lambda count=count: layer(count))[0]
     return total
 
 

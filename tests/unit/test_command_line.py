@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from typer.main import get_command
 
 from aimcost.cli import app
 from aimcost.cli.options import Commands, Context, Declared, hints_of, parse
@@ -69,7 +71,9 @@ def plain(value: Any) -> Any:
     return {name: str(each) if each else None for name, each in listed.items()}
 
 
-def by_typer(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def by_typer() -> Callable[[list[str]], dict[str, Any]]:
+    """The values that typer calls a command's function with; its parser is made once for all lines."""
     received: list[dict[str, Any]] = []
 
     def recording(function: Any) -> Any:
@@ -80,13 +84,18 @@ def by_typer(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[str,
         return record
 
     commands = Commands(declared={name: recording(function) for name, function in COMMANDS.items()})
-    monkeypatch.setattr("sys.argv", ["aimcost", *arguments])
-    application(commands, lambda command: None)(standalone_mode=False)
-    return received[0]
+    command = get_command(application(commands, lambda command: None))
+
+    def call(arguments: list[str]) -> dict[str, Any]:
+        received.clear()
+        command(args=arguments, prog_name="aimcost", standalone_mode=False)
+        return received[0]
+
+    return call
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_plain_line_means_what_typer_makes_of_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_line_means_what_typer_makes_of_it(name: str, by_typer: Callable[[list[str]], dict[str, Any]]) -> None:
     read = 0
     for line in lines(name):
         call = parse(app, line)
@@ -94,7 +103,7 @@ def test_a_plain_line_means_what_typer_makes_of_it(name: str, monkeypatch: pytes
             continue
         read += 1
         values = {key: plain(value) for key, value in call.values.items()}
-        assert values == by_typer(line, monkeypatch), line
+        assert values == by_typer(line), line
     assert read or any({"min", "max"} & set(d.words) for *_, d in parameters(COMMANDS[name]))
 
 
