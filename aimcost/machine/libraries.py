@@ -7,6 +7,9 @@ A100 and H100 (commit 7d47513, MIT; measurements/reference/external_gemm_timings
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +17,8 @@ __all__ = ["library_factor"]
 
 Floats = NDArray[np.float64]
 
-# library → architecture → (rows, factor): the bias of a range of rows, at its middle. Linear in the logarithm of the
-# rows between two of them, so that a product of one row more takes no less time.
+# library → architecture → (rows, factor): the bias of a range of rows, at its middle, linear in the logarithm of the
+# rows between two of them.
 _FACTORS: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
     "2023": {
         "ampere": (
@@ -38,10 +41,11 @@ _FACTORS: dict[str, dict[str, tuple[tuple[float, float], ...]]] = {
 }
 
 
-def library_factor(library: str, architecture: str, rows: Floats) -> Floats | None:
-    """Time over the tables' of products with so many rows, shape (products,); None where it is 1."""
+@lru_cache
+def library_factor(library: str, architecture: str) -> Callable[[Floats], Floats] | None:
+    """Of products with so many rows, shape (products,): time over the tables'; None where it is 1."""
     nodes = _FACTORS.get(library, {}).get(architecture)
     if nodes is None:
         return None
     counts, factors = zip(*nodes, strict=True)
-    return np.asarray(np.interp(np.log(rows), np.log(counts), factors))
+    return lambda rows: np.asarray(np.interp(np.log(rows), np.log(counts), factors))

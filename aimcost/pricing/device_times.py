@@ -22,13 +22,13 @@ from ..machine.libraries import library_factor
 from ..machine.peaks import computed_in, link_bytes_per_s, peak_flops_per_s
 from ..machine.timemodels.attention import AttentionModel
 from ..machine.timemodels.collective import ONE_SHOT, CollectiveModel
-from ..machine.timemodels.gemm import GemmModel
+from ..machine.timemodels.gemm import Factor, GemmModel
 from ..machine.timemodels.measured import AttentionGrid, CurveSet, GemmGrid
 from ..machine.timemodels.memory_bound import KernelModel, latency_s
 from ..machine.timemodels.memory_bound import seconds as kernel_seconds
 from .caches import held
 from .stack_kernels import StackKernels
-from .table import OpTable, Products, fixed
+from .table import READ_WEIGHTS, OpTable, Products, fixed
 
 __all__ = ["DevicePricing", "DeviceTimes"]
 
@@ -168,26 +168,28 @@ class DevicePricing:
         """The table's products by themselves, and seconds of each fused one: distinct shapes are computed once."""
         # what a stack fuses are linear layers of the decoder
         table, fused, card = self.table, self.kernels.fused if not weights else [], self.gemm_card(weights)
+        factor = self._library_factor(weights)
         if fused:
             m, n, k = table.product_shapes
             moved = self.kernels.as_run.bytes
-            lone = np.stack([m, n, k, table.bytes])[:, table.product_rows[weights]]
-            whole = [np.stack([m[each.rows[0]], each.total(n), k[each.rows[0]], each.total(moved)]) for each in fused]
-            m, n, k, moved = np.concatenate([lone, *whole], axis=1)
+            weight_bytes = self.kernels.as_run.costs[READ_WEIGHTS]
+            lone = np.stack([m, n, k, table.bytes, table.costs[READ_WEIGHTS]])[:, table.product_rows[weights]]
+            whole = [
+                np.stack([m[each.rows[0]], each.total(n), k[each.rows[0]], each.total(moved), each.total(weight_bytes)])
+                for each in fused
+            ]
+            m, n, k, moved, weight_bytes = np.concatenate([lone, *whole], axis=1)
             products = Products.of(np.stack([m, n, k]))
-            times = times_of(model, products, moved, card)
+            times = times_of(model, products, moved, weight_bytes, card, factor)
             lone, *together = np.split(products.back, np.cumsum([each.shape[1] for each in (lone, *whole)])[:-1])
         else:
-            products, times = table.products[weights], product_times(table, model, card, weights)
+            products, times = table.products[weights], product_times(table, model, card, weights, factor)
             lone, together = products.back, []
         distinct = times.seconds * self.calibration.scale.get("gemm", 1.0)
-        library = self._library_factor(products, weights)
-        if library is not None:
-            distinct = distinct * library
         return Times(distinct[lone], times.outside[lone], times.launch_s), [distinct[each] for each in together]
 
-    def _library_factor(self, products: Products, weights: str) -> Floats | None:
-        """Of each distinct shape: time of the stack's GEMM library over the calibration's."""
+    def _library_factor(self, weights: str) -> Factor | None:
+        """Of so many rows: time of the stack's GEMM library over the calibration's."""
         precision = self.coefficients.precision
         stored = weights or precision.weights
         # a format without compute units is computed in the next wider one, by that one's kernels
@@ -195,7 +197,7 @@ class DevicePricing:
         computed = stored if mixed else computed_in(self.hardware, stored)
         if computed not in _LIBRARY_FORMATS:
             return None
-        return library_factor(self.stack.products, self._architecture, products.distinct[0])
+        return library_factor(self.stack.products, self._architecture)
 
     @property
     def _architecture(self) -> str:
@@ -250,6 +252,7 @@ class DevicePricing:
             dims["n"],
             dims["k"],
             bytes_moved=self.kernels.as_run.bytes[rows],
+            weight_bytes=np.zeros(len(dims["m"])),
             peak=card.peak,
             bandwidth=card.bandwidth,
             sm_count=card.sm_count,
@@ -342,25 +345,37 @@ class DevicePricing:
         )
 
 
-def times_of(model: GemmModel | GemmGrid, products: Products, moved: Floats, card: Card) -> Times:
-    """Of each distinct shape of `products`; `moved` holds the bytes of each of its rows."""
+def times_of(
+    model: GemmModel | GemmGrid,
+    products: Products,
+    moved: Floats,
+    weight_bytes: Floats,
+    card: Card,
+    factor: Factor | None = None,
+) -> Times:
+    """Of each distinct shape of `products`; of its rows, `moved` holds the bytes and `weight_bytes` the weights'."""
     m, n, k = products.distinct
     seconds = model.seconds(
         m,
         n,
         k,
         bytes_moved=moved[products.first],
+        weight_bytes=weight_bytes[products.first],
         peak=card.peak,
         bandwidth=card.bandwidth,
         sm_count=card.sm_count,
+        factor=factor,
     )
     return Times(fixed(seconds), fixed(model.outside(m, n, k)), model.launch_s)
 
 
 @held(64, rows=len)
-def product_times(table: OpTable, model: GemmModel | GemmGrid, card: Card, weights: str = "") -> Times:
+def product_times(
+    table: OpTable, model: GemmModel | GemmGrid, card: Card, weights: str = "", factor: Factor | None = None
+) -> Times:
     """Of each distinct shape of the table's products with weights of a format, launched one by one."""
-    return times_of(model, table.products[weights], table.bytes[table.product_rows[weights]], card)
+    rows = table.product_rows[weights]
+    return times_of(model, table.products[weights], table.bytes[rows], table.costs[READ_WEIGHTS][rows], card, factor)
 
 
 @held(128, rows=len)

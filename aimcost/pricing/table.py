@@ -21,6 +21,7 @@ __all__ = [
     "FLOPS",
     "FULL_SQUARE_FLOPS",
     "NO_LAYER",
+    "READ_WEIGHTS",
     "ROWS_A_LAYER",
     "TRAFFIC",
     "OpTable",
@@ -44,7 +45,7 @@ COST_COLUMNS = (
     "write_kv",
 )
 # Places in `COST_COLUMNS`; traffic is bytes by tensor class.
-FLOPS, FULL_SQUARE_FLOPS, TRAFFIC = 0, 1, slice(2, None)
+FLOPS, FULL_SQUARE_FLOPS, READ_WEIGHTS, TRAFFIC = 0, 1, 2, slice(2, None)
 NO_LAYER = -1
 # Of one table: a priced row takes about 500 bytes, and an estimate, which prices the run without its reduction as
 # well, has to fit into a gigabyte.

@@ -27,9 +27,19 @@ MODEL = {
     "vocab_size": 4096,
 }
 PRODUCTS = ("q_proj", "k_proj", "v_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "qk_matmul", "sv_matmul")
+EXPERTS = {
+    **{key: MODEL[key] for key in MODEL if key != "intermediate_size"},
+    "model_type": "mixtral",
+    "intermediate_size": 1792,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+}
 ESTIMATORS = discover.estimator_names()
-# Measured products dip where a library changes its kernel; counts and bounds never do.
-DIP = {"calibrated": 0.02}
+# Of sums in floating point.
+ROUNDING = 1e-12
+# A batch over as many runs: counts and bounds gain by every weight that is read once; the clock under a sustained load
+# and the tiles of a larger product cost measured kernels up to 5.4 % (four times the batch, 400 draws).
+BATCH_OVER_RUNS = {"calibrated": 0.06}
 FIXED = settings(
     max_examples=15,
     derandomize=True,
@@ -57,16 +67,27 @@ def run_of(text: int, visual: int = 0, **keys: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @FIXED
-@given(text=tokens, batch=batches, card=cards, stack=st.sampled_from(["transformers", "vllm", "aimcost_graph"]))
-def test_a_larger_batch_is_no_faster(estimator: str, text: int, batch: int, card: str, stack: str) -> None:
+@given(
+    text=tokens,
+    batch=batches,
+    card=cards,
+    stack=st.sampled_from(["transformers", "vllm", "vllm_2023", "aimcost_graph"]),
+    model=st.sampled_from([MODEL, MODEL, EXPERTS]),
+    weights=st.sampled_from([16, 16, "fp8", "int8", "int4"]),
+)
+def test_a_larger_batch_is_no_faster(
+    estimator: str, text: int, batch: int, card: str, stack: str, model: dict[str, Any], weights: int | str
+) -> None:
+    """And twice a batch takes no longer than two of them, but for `BATCH_OVER_RUNS`."""
     assume(stack == "transformers" or not card.startswith("apple"))  # Metal replays no graphs
-    keys = {"hardware": card, "estimator": estimator, **({"stack": stack} if estimator == "calibrated" else {})}
-    times = [
-        aimcost.estimate(run_of(text, **keys, workload={"batch": count})).ttft_s
-        for count in (batch, batch + 1, batch + 2, 2 * batch + 2)
-    ]
-    for fewer, more in itertools.pairwise(times):
-        assert fewer <= more * (1 + DIP.get(estimator, 1e-12))
+    keys = {"model": model, "hardware": card, "estimator": estimator, "precision": {"weights": weights}}
+    if estimator == "calibrated":
+        keys["stack"] = stack
+    counts = (batch, batch + 1, batch + 2, 2 * batch, 2 * batch + 2)
+    times = [aimcost.estimate(run_of(text, **keys, workload={"batch": count})).ttft_s for count in counts]
+    for fewer, more in itertools.pairwise(sorted(zip(counts, times, strict=True), key=lambda pair: pair[0])):
+        assert fewer[1] <= more[1] * (1 + ROUNDING), (fewer, more)
+    assert times[3] <= 2 * times[0] * (1 + BATCH_OVER_RUNS.get(estimator, ROUNDING))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

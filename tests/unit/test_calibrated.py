@@ -22,6 +22,7 @@ from aimcost.machine.fitting.aiconfigurator import check_table
 from aimcost.machine.fitting.external import compare_external, read_external
 from aimcost.machine.fitting.write import block_text, write_calibration
 from aimcost.machine.inheritance import parent_of
+from aimcost.machine.libraries import library_factor
 from aimcost.machine.timemodels.gemm import GemmModel
 from aimcost.machine.timemodels.tables import LogTable, smooth_max
 from aimcost.measure.clock import TimingFile, read_timings, scale_from
@@ -301,3 +302,34 @@ def test_extrapolation_of_the_first_token_does_not_depend_on_decode() -> None:
         for new in (0, 200, 2000)
     ]
     assert len(set(flags)) == 1
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+@pytest.mark.parametrize("card", ["nvidia_h100_sxm", "nvidia_b200_sxm"])
+def test_more_rows_take_no_less_time_whatever_is_asked_beside_them(card: str, dtype: str) -> None:
+    """The tables fall by up to 64 % between two numbers of rows; the library of 2023 adds falls of its own."""
+    hardware = load_hardware(card)
+    model = calibration_of(hardware).gemm[dtype]
+    assert isinstance(model, GemmModel)
+    rows = np.concatenate([np.arange(1.0, 700.0), np.arange(700.0, 70_000.0, 61.0)])
+    card_of = {"peak": 1e15, "bandwidth": hardware.memory_bytes_per_s, "sm_count": hardware.sm_count}
+
+    def seconds(m: np.ndarray, n: float, k: float) -> np.ndarray:
+        weights = np.full(len(m), n * k)
+        moved = weights + m * (n + k)
+        return model.seconds(
+            m,
+            np.full(len(m), n),
+            np.full(len(m), k),
+            bytes_moved=moved,
+            weight_bytes=weights,
+            factor=library_factor("2023", "hopper"),
+            **card_of,
+        )
+
+    for n, k in [(4096.0, 4096.0), (28672.0, 4096.0), (64.0, 512.0), (1024.0, 14336.0)]:
+        together = seconds(rows, n, k)
+        assert (np.diff(together) >= 0).all()
+        few = [0, 40, 600, 900]
+        assert seconds(rows[few], n, k) == pytest.approx(together[few], rel=1e-12)
+        assert seconds(rows[:1], n, k) == pytest.approx(together[:1], rel=1e-12)

@@ -34,7 +34,6 @@ from ..attained import (
 )
 from ..calibration import FP32_FILE, MEMORY_BOUND_FILE, calibration_of
 from ..inheritance import kinship_of, parent_of
-from ..peaks import peak_flops_per_s
 from ..timemodels.gemm import GemmModel
 from ..timemodels.tables import Floats
 from .aiconfigurator import FITTED_STACKS, SYSTEM_PROFILES, Timings, package_version, read_gemm, systems
@@ -155,8 +154,18 @@ def tensor_share(model: GemmModel, hardware: HardwareSpec, dtype: str = "bf16", 
     """Share of its peak that a card's coefficients reach, geometric mean over `REFERENCE`."""
     m, n, k = (np.array(values, dtype=float) for values in zip(*REFERENCE, strict=True))
     moved = element_bytes * (m * k + n * k + m * n)
-    seconds = model.seconds(m, n, k, bytes_moved=moved, **machine_of(hardware, dtype))
-    peak, _ = peak_flops_per_s(hardware, dtype)
+    machine = machine_of(hardware, dtype)
+    peak = machine["peak"]
+    seconds = model.seconds(
+        m,
+        n,
+        k,
+        bytes_moved=moved,
+        weight_bytes=element_bytes * n * k,
+        peak=peak,
+        bandwidth=machine["bandwidth"],
+        sm_count=machine["sm_count"],
+    )
     return float(np.exp(np.mean(np.log(2.0 * m * n * k / seconds)))) / peak
 
 

@@ -68,7 +68,16 @@ def _compare(source: str, gpu: str, rows: list[Mapping[str, Any]]) -> dict[str, 
     peak, _ = peak_flops_per_s(hardware, "bf16")
     bandwidth = hardware.memory_bytes_per_s
     model = calibration_of(hardware).gemm["bf16"]
-    predicted = model.seconds(m, n, k, bytes_moved=moved, peak=peak, bandwidth=bandwidth, sm_count=hardware.sm_count)
+    predicted = model.seconds(
+        m,
+        n,
+        k,
+        bytes_moved=moved,
+        weight_bytes=np.asarray(product.read_weights),
+        peak=peak,
+        bandwidth=bandwidth,
+        sm_count=hardware.sm_count,
+    )
     floor = np.maximum(product.flops / peak, moved / bandwidth)
     ratio = measured / predicted
     scale = float(np.exp(np.mean(np.log(ratio))))

@@ -115,7 +115,7 @@ def _gemm_arguments(timings: Timings, machine: Mapping[str, float], widths: tupl
     m, n, k = (timings.dims[key] for key in ("m", "n", "k"))
     weight_bytes, act_bytes = widths
     product = linear(m, k, n, Widths(weights=weight_bytes, activations=act_bytes, kv=act_bytes))
-    return {"m": m, "n": n, "k": k, "bytes_moved": product.bytes, **machine}
+    return {"m": m, "n": n, "k": k, "bytes_moved": product.bytes, "weight_bytes": product.read_weights, **machine}
 
 
 def fit_gemm(

@@ -56,6 +56,7 @@ def _product(kernel: Mapping[str, Any], coefficients: Coefficients) -> float:
         n,
         k,
         bytes_moved=np.asarray(product.bytes),
+        weight_bytes=np.asarray(product.read_weights),
         peak=peak_flops_per_s(hardware, coefficients.gemm_dtype)[0],
         bandwidth=hardware.memory_bytes_per_s,
         sm_count=coefficients.sm_count,

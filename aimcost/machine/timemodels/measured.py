@@ -13,7 +13,7 @@ Beyond a grid the last slope goes on, and `outside` says so. No torch here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,9 +85,14 @@ class GemmGrid:
         bytes_moved: Floats,
         peak: float,
         bandwidth: float,
+        weight_bytes: Floats | None = None,
         sm_count: int = 1,
+        factor: Callable[[Floats], Floats] | None = None,
     ) -> Floats:
-        """Seconds of products of shape (m, k) x (k, n); `peak` floors the time, the others have no say."""
+        """Seconds of products of shape (m, k) x (k, n).
+
+        `peak` floors the time, and `factor` scales it by the rows, as in `GemmModel`; the others have no say.
+        """
         m, n, k = (np.asarray(values, dtype=float) for values in (m, n, k))
         i, a = bracket(np.log(n), np.log(self.n))
         j, b = bracket(np.log(k), np.log(self.k))
@@ -104,7 +109,8 @@ class GemmGrid:
         # noise must not let more rows cost less
         slope = np.maximum(second - first, 0.0)
         time = np.maximum(first + slope * weight, 0.0) * n * k
-        return np.asarray(np.maximum(time, product_flops(m, n, k) / (peak * PEAK_TOLERANCE)))
+        time = np.maximum(time, product_flops(m, n, k) / (peak * PEAK_TOLERANCE))
+        return np.asarray(time if factor is None else time * factor(m))
 
     def outside(self, m: Floats, n: Floats, k: Floats) -> Flags:
         """Where a dimension leaves the measured range."""

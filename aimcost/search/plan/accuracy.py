@@ -26,8 +26,8 @@ from ...inputs.files import parse_value
 from ...inputs.run import Run, plan_schedule
 from ...inputs.schema import WorkloadFile
 from ...inputs.workload import resolve_workload
+from ...isotonic import non_decreasing
 from ...types import Schedule, Workload
-from ..scores.isotonic import non_decreasing
 from ..scores.points import Point, load_points, models_named, settings_of
 
 __all__ = ["Surrogate", "features", "fit", "surrogate_for"]

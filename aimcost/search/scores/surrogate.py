@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .isotonic import non_decreasing
+from ...isotonic import non_decreasing
 from .points import Point, benchmark_named, family_of, load_points, model_family
 
 __all__ = [
