@@ -125,6 +125,8 @@ def apply(
     ----------
     method
         In place of a schedule: a ``method:`` mapping, planned for each prompt that arrives.
+    **options
+        ``boundaries`` and ``question``, as for `aimcost.runtime.apply`.
 
     Raises
     ------
@@ -133,7 +135,7 @@ def apply(
     UnsupportedModelError
         Before anything is changed, where the model cannot run the schedule.
     """
-    if schedule is not None:
+    if schedule is not None and options.get("question") is None:
         require_runnable(schedule)
     executor = torch_module("aimcost.runtime.executor")
     context: AbstractContextManager[Any] = executor.apply(model, schedule, method=method, **options)

@@ -14,18 +14,19 @@ HEAD = """<!-- written by docs/methods.py -->
 # Methods and the code that their authors released
 
 An accuracy is a method's only if what runs is the method. `tests/golden/released/record.py` executes the released
-functions, read from git clones at the commits below, on seeded tensors (smooth fields with noise; for PyramidDrop and
-SparseVLM a seeded decoder of five layers) and writes what they choose; `tests/runtime/test_released.py` runs this
-project's functions on the same tensors and holds every overlap of this table. An overlap is the least share, over the
+functions, read from git clones at the commits below, on seeded tensors (smooth fields with noise; for FastV, VTW,
+AIM's cuts, PyramidDrop and SparseVLM a seeded decoder of five layers, for ToMe a tower as well) and writes what they
+choose; `tests/runtime/test_released.py` runs this project's functions on the same tensors and holds every overlap of
+this table. An overlap is the least share, over the
 cases, of the tokens that the released function keeps or merges and that ours keeps or merges as well; a merged token
 counts if its norm and its product with a fixed vector agree to a thousandth, or to the rounding of bf16. Of AIM,
-merging is compared. `aimcost show METHOD` and the notes of a schedule say the same.
+merging and four cuts are compared. `aimcost show METHOD` and the notes of a schedule say the same.
 
 | method | released code | cases | overlap | what differs |
 |---|---|---|---|---|
 """
 TAIL = """
-Record the outputs again, from a folder of clones that are named as the repositories:
+Record the outputs again, from a folder of clones, or of files at those commits, that are named as the repositories:
 
 ```sh
 python tests/golden/released/record.py CLONES

@@ -97,8 +97,8 @@ class Scorer:
     reads
         What the choice is made from: ``positions`` alone, the visual ``embeddings``, queries and keys of
         the ``layer`` that is cut or of the ``next_layer`` on the same tokens, the attention and keys of the
-        vision ``tower``. What the runtime cannot do: ``inside_tower`` merges within a tower layer, and
-        ``text_tower`` reads a text encoder beside the model.
+        vision ``tower``; ``inside_tower`` merges within a tower layer, by its keys. ``text_tower`` reads a text
+        encoder beside the model, which whoever runs it must bring along.
     launches, eager_launches, masked_launches
         Of the fused form, of released eager code (None: as fused), and of code that masks (None: as eager).
     exposes
@@ -198,22 +198,23 @@ def planned_scorers(module: Any, params: Any) -> tuple[Scorer, ...]:
 
 
 def cannot_run(schedule: Schedule) -> str:
-    """Why the runtime cannot run the schedule's selection; empty where it can."""
+    """Why the model alone cannot run the schedule's selection; empty where it can."""
     reads = {find_scorer(event.scorer).reads for event in schedule.events}
-    if "inside_tower" in reads:
-        return "merges inside the vision tower"
     return "ranks with CLIP's text tower, which the model does not have" if "text_tower" in reads else ""
 
 
 def require_runnable(schedule: Schedule) -> None:
-    """Raise UnsupportedModelError, with the reason, for a schedule that the runtime `cannot_run`."""
+    """Raise UnsupportedModelError, with the reason, for a schedule that the model alone `cannot_run`."""
     if reason := cannot_run(schedule):
-        raise UnsupportedModelError(f"method {schedule.method!r} {reason}, which can be priced but not run yet")
+        raise UnsupportedModelError(
+            f"method {schedule.method!r} {reason}: it runs where aimcost.apply is given one (question=)"
+        )
 
 
 def reads_tower(schedule: Schedule) -> bool:
-    """Whether tokens are ranked by the vision tower's own attention before the language model."""
-    return any(find_scorer(event.scorer).reads == "tower" for event in schedule.pre_llm_events)
+    """Whether tokens are ranked, or merged, by what the vision tower computes."""
+    reads = {find_scorer(event.scorer).reads for event in schedule.pre_llm_events}
+    return bool(reads & {"tower", "inside_tower", "text_tower"})
 
 
 def launches_of(scorer: Scorer, implementation: str) -> Launches:

@@ -176,7 +176,7 @@ def _remarks(plan: TaskPlan) -> Iterator[str]:
         )
     if unrun := {each.method["name"]: reason for each in plan.by_method if (reason := _not_run(plan, each.method))}:
         named = ", ".join(f"{name} ({reason})" for name, reason in unrun.items())
-        yield f"priced, but not run by aimcost.apply: {named}"
+        yield f"priced, but not run by aimcost.apply on the model alone: {named}"
     for share, mean, count in plan.random:
         yield f"random selection of {share:.0%} of the tokens scored {mean:.1%} ({count} published scores)"
     for what, some in plan.resampled.items():

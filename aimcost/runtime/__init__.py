@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .graph import capture_prefill as capture_prefill
     from .masked import apply_masked as apply_masked
     from .masked import kept_overlap as kept_overlap
+    from .question import ClipQuestion as ClipQuestion
     from .steps import Record as Record
     from .timing import Timing as Timing
     from .timing import time_alternately as time_alternately
@@ -27,6 +28,7 @@ _HOME = {
     "MODEL_CLASSES": ".families",
     "Applied": ".executor",
     "Captured": ".graph",
+    "ClipQuestion": ".question",
     "Record": ".steps",
     "Timing": ".timing",
     "apply": ".executor",
@@ -42,6 +44,7 @@ __all__ = [
     "MODEL_CLASSES",
     "Applied",
     "Captured",
+    "ClipQuestion",
     "Record",
     "Timing",
     "apply",

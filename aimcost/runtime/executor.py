@@ -25,6 +25,7 @@ from .layout import Boundaries
 from .planning import MethodPlanner
 from .policies import all_policies
 from .prompt import FixedPlan, Planner, make_plan
+from .question import ClipQuestion
 from .session import Session
 from .steps import Continuation, Prefill, Record
 
@@ -205,6 +206,7 @@ def apply(
     *,
     method: Mapping[str, Any] | str | None = None,
     boundaries: Boundaries | None = None,
+    question: ClipQuestion | None = None,
 ) -> Applied:
     """Run `schedule` on `model`, or `method` as planned for each prompt.
 
@@ -228,6 +230,9 @@ def apply(
         What is visual: (text before, visual, text after), a list of such triples (one a row), or a
         boolean mask (rows, prompt). By default image and video placeholders in ``input_ids``, and for
         a text-only model the counts of the schedule.
+    question
+        CLIP's text tower, for a method that ranks by the question; ``question.ask(text)`` ahead of each prompt says
+        what it asks.
 
     Returns
     -------
@@ -248,8 +253,8 @@ def apply(
         raise InvalidValueError("schedule", "given, or method in its place", schedule, where="apply")
     planner: Planner
     if method is not None:
-        planner = MethodPlanner(model, method, boundaries)
+        planner = MethodPlanner(model, method, boundaries, question)
     else:
         assert schedule is not None
-        planner = FixedPlan(make_plan(model, schedule, boundaries))
+        planner = FixedPlan(make_plan(model, schedule, boundaries, question=question))
     return Applied(DroppingSession(planner))

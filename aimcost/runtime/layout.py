@@ -83,7 +83,8 @@ def _check_layer_events(schedule: Schedule) -> None:
 
 
 def _check_events_before(schedule: Schedule) -> None:
-    events, loose = schedule.pre_llm_events, schedule.newline_tokens
+    events = [event for event in schedule.pre_llm_events if event.tower_layer is None]
+    loose = schedule.newline_tokens
     if not events:
         return
     live = events[0].groups * events[0].tokens_in

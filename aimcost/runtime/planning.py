@@ -18,13 +18,15 @@ from ..errors import InvalidValueError, ScheduleError
 from ..inputs.model import load_model
 from ..inputs.plain import plain
 from ..inputs.run import method_params, plan_schedule
-from ..methods.registry import planned_scorers, require_runnable
+from ..methods.registry import planned_scorers
 from ..types import Schedule, Workload
 from . import attention, layout
 from .families import Family, locate
 from .layout import Boundaries, Expectation, Observed
 from .prompt import Arrived, Plan, check_schedule_on
-from .tower import TowerAttention
+from .question import ClipQuestion
+from .tower import Tower, TowerAttention
+from .tower_merging import TowerMerging
 
 __all__ = ["DENSE_NOTE", "MethodPlanner"]
 
@@ -57,7 +59,13 @@ class _Shape:
 class MethodPlanner:
     """A ``method:`` mapping, planned for each prompt."""
 
-    def __init__(self, model: nn.Module, method: Mapping[str, Any] | str, boundaries: Boundaries | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Mapping[str, Any] | str,
+        boundaries: Boundaries | None,
+        question: ClipQuestion | None = None,
+    ) -> None:
         self.family: Family = locate(model)
         if not isinstance(method, Mapping | str):
             raise InvalidValueError("method", "a mapping, or the name of a method", method, where="apply")
@@ -70,8 +78,12 @@ class MethodPlanner:
         scorers = planned_scorers(module, self._params)
         reads = {scorer.reads for scorer in scorers}
         self.reads_attention = bool(reads & {"layer", "next_layer"})
-        self._before = bool(reads & {"embeddings", "tower"})
-        self.tower = TowerAttention(self.family, scorers=scorers) if "tower" in reads else None
+        self._before = bool(reads & {"embeddings", "tower", "inside_tower", "text_tower"})
+        self.tower: Tower | None = None
+        if "inside_tower" in reads:
+            self.tower = TowerMerging(self.family, self._of_one_image().tower_events)
+        elif reads & {"tower", "text_tower"}:
+            self.tower = TowerAttention(self.family, scorers=scorers, question=question)
         attention.check_attention(self.family.decoder)
 
     def __eq__(self, other: object) -> bool:
@@ -108,8 +120,12 @@ class MethodPlanner:
             raise
         if shape.unclear and (schedule.pre_llm_events or (self._before and not schedule.events)):
             raise ScheduleError(f"{shape.unclear}: method {schedule.method!r} needs to know them, one by one")
-        require_runnable(schedule)
         return check_schedule_on(self.family, schedule, self.boundaries, self.tower)
+
+    def _of_one_image(self) -> Schedule:
+        """What the tower does is planned without a prompt: with any image, it is the same."""
+        each = self._spec.projector.tokens_per_image if self._spec.projector is not None else 0
+        return self._schedule(_Shape(prompt=each + 1, visual=each, text_before=0, sizes=((1, each),), images=1))
 
     def _schedule(self, shape: _Shape) -> Schedule:
         several = len(shape.sizes) > 1

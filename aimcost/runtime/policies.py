@@ -1,6 +1,6 @@
 """Which function ranks or merges tokens for an event: looked up by the event's scorer.
 
-Each ``methods/<method>/apply.py`` declares any of five tables by scorer name; what a scorer reads and
+Each ``methods/<method>/apply.py`` declares any of six tables by scorer name; what a scorer reads and
 whether it merges stands in its registration (`aimcost.methods.registry`):
 
 ``LAYER_SCORERS``
@@ -13,6 +13,8 @@ whether it merges stands in its registration (`aimcost.methods.registry`):
     Ranks visual tokens before the language model, (B, groups, n) scores.
 ``VISUAL_MERGERS``
     Turns (G, n, D) visual tokens into (G, keep, D) by averaging.
+``TOWER_MERGERS``
+    The same inside a tower layer, with the patches that each token stands for.
 """
 
 from __future__ import annotations
@@ -31,7 +33,15 @@ from ..errors import ScheduleError, UnknownNameError
 from ..methods.vtw.cost import WITHDRAW
 from ..types import ReductionEvent, Schedule
 
-__all__ = ["Policies", "all_policies", "check_policies", "layer_policy", "merging_policy", "pruning_policy"]
+__all__ = [
+    "Policies",
+    "all_policies",
+    "check_policies",
+    "layer_policy",
+    "merging_policy",
+    "pruning_policy",
+    "tower_policy",
+]
 
 Policy = Callable[..., torch.Tensor]
 
@@ -45,6 +55,7 @@ class Policies:
     recycle: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=dict)
     prune: dict[str, Policy] = field(default_factory=dict)
     merge: dict[str, Policy] = field(default_factory=dict)
+    tower: dict[str, Callable[..., tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=dict)
 
 
 @functools.cache
@@ -64,6 +75,7 @@ def all_policies() -> Policies:
         _add(found.recycle, getattr(module, "LAYER_RECYCLERS", {}))
         _add(found.prune, getattr(module, "VISUAL_SCORERS", {}))
         _add(found.merge, getattr(module, "VISUAL_MERGERS", {}))
+        _add(found.tower, getattr(module, "TOWER_MERGERS", {}))
     return found
 
 
@@ -74,7 +86,7 @@ def _add(known: dict[str, Any], new: Mapping[str, Any]) -> None:
         known[name] = policy
 
 
-def _find(table: Mapping[str, Policy], name: str, where: str) -> Policy:
+def _find(table: Mapping[str, Any], name: str, where: str) -> Any:
     if name not in table:
         raise UnknownNameError("scorer", name, table, where=where)
     return table[name]
@@ -95,6 +107,11 @@ def merging_policy(name: str) -> Policy:
     return _find(all_policies().merge, name, "merging before the language model")
 
 
+def tower_policy(name: str) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """What merges visual tokens in a layer of the tower, and how many patches each then stands for."""
+    return _find(all_policies().tower, name, "merging inside the vision tower")
+
+
 def check_policies(schedule: Schedule, text_tokens: int) -> None:
     """Raise unless every event has a policy and leaves the text alone.
 
@@ -106,7 +123,10 @@ def check_policies(schedule: Schedule, text_tokens: int) -> None:
         An event that would have to drop text.
     """
     for event in schedule.pre_llm_events:
-        (merging_policy if event.action == "merge" else pruning_policy)(event.scorer)
+        if event.tower_layer is not None:
+            tower_policy(event.scorer)
+        else:
+            (merging_policy if event.action == "merge" else pruning_policy)(event.scorer)
     for event in schedule.layer_events:
         layer_policy(event.scorer)
         _check_text(event, text_tokens)

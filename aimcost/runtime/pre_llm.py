@@ -17,7 +17,8 @@ from ..kernels.select.reference import gather_rows
 from ..methods.registry import find_scorer
 from ..types import ReductionEvent, Schedule
 from .policies import merging_policy, pruning_policy
-from .tower import TowerAttention
+from .tower import Tower, TowerAttention
+from .tower_merging import TowerMerging
 
 __all__ = ["Reduced", "reduce_visuals"]
 
@@ -53,7 +54,7 @@ def reduce_visuals(
     *,
     seed: int,
     extras: Sequence[torch.Tensor] = (),
-    tower: TowerAttention | None = None,
+    tower: Tower | None = None,
     own_places: bool = False,
 ) -> Reduced:
     """Run the schedule's events before the language model on (B, P, D) embeddings.
@@ -68,17 +69,32 @@ def reduce_visuals(
     tails = [feature[:, grouped:] for feature in features]
     features = [feature[:, :grouped] for feature in features]
     places = visual[:, :grouped]
+    if isinstance(tower, TowerMerging):
+        features, places = _merged_inside(tower, features, places)
+    shown = tower if isinstance(tower, TowerAttention) else None
     for number, event in enumerate(schedule.pre_llm_events):
+        if event.tower_layer is not None:
+            continue
         if event.action == "merge":
-            features, places = _merge(event, features, places, tower=tower, own_places=own_places)
+            features, places = _merge(event, features, places, tower=shown, own_places=own_places)
         else:
-            features, places = _prune(event, features, places, seed=seed + number, tower=tower)
+            features, places = _prune(event, features, places, seed=seed + number, tower=shown)
     places = torch.cat((places, visual[:, grouped:]), dim=1)
     features = [torch.cat(pair, dim=1) for pair in zip(features, tails, strict=True)]
     origin, where = _close_up(embeds, visual, places)
     cut = gather_rows(embeds, origin, 1)
     cut = cut.scatter(1, where[..., None].expand(-1, -1, cut.shape[-1]), features[0].to(cut.dtype))
     return Reduced(embeds=cut, origin=origin, visual=where, extras=tuple(features[1:]))
+
+
+def _merged_inside(
+    tower: TowerMerging, features: list[torch.Tensor], places: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Of each image, the tokens that the tower's merging left: they come first, and what fills up follows."""
+    rows, images = places.shape[0], places.shape[1] // tower.patches
+    tower.check_merged(rows, images)
+    left = [feature.unflatten(1, (images, -1))[:, :, : tower.left].flatten(1, 2) for feature in features]
+    return left, places.view(rows, images, -1)[..., : tower.left].reshape(rows, -1)
 
 
 def _close_up(embeds: torch.Tensor, visual: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

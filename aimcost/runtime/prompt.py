@@ -23,8 +23,10 @@ from . import attention, compat, layout, policies
 from .families import Family, locate
 from .layout import Boundaries, Expectation, Observed
 from .pre_llm import Reduced, reduce_visuals
+from .question import ClipQuestion
 from .steps import Prefill
-from .tower import TowerAttention
+from .tower import Tower, TowerAttention
+from .tower_merging import TowerMerging
 
 __all__ = ["Arrived", "FixedPlan", "Plan", "Planner", "behind_under_mrope", "check_schedule_on", "make_plan", "start"]
 
@@ -37,7 +39,7 @@ class Plan:
     schedule: Schedule
     expected: Expectation
     boundaries: Boundaries | None
-    tower: TowerAttention | None
+    tower: Tower | None
 
     @property
     def seed(self) -> int:
@@ -84,7 +86,7 @@ class Planner(Protocol):
 
     family: Family
     boundaries: Boundaries | None
-    tower: TowerAttention | None
+    tower: Tower | None
     reads_attention: bool
 
     def check(self, arrived: Arrived) -> None:
@@ -132,7 +134,14 @@ class FixedPlan:
         return self.fixed
 
 
-def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | None, *, only_sdpa: bool = False) -> Plan:
+def make_plan(
+    model: nn.Module,
+    schedule: Schedule,
+    boundaries: Boundaries | None,
+    *,
+    only_sdpa: bool = False,
+    question: ClipQuestion | None = None,
+) -> Plan:
     """Check everything that can be known without a prompt; nothing is changed.
 
     Raises
@@ -142,15 +151,19 @@ def make_plan(model: nn.Module, schedule: Schedule, boundaries: Boundaries | Non
     """
     family = locate(model)
     attention.check_attention(family.decoder, only_sdpa=only_sdpa)
-    tower = TowerAttention(family, schedule) if reads_tower(schedule) else None
+    tower: Tower | None = None
+    if schedule.tower_events:
+        tower = TowerMerging(family, schedule.tower_events)
+    elif reads_tower(schedule):
+        tower = TowerAttention(family, schedule, question=question)
     return check_schedule_on(family, schedule, boundaries, tower)
 
 
-def check_schedule_on(
-    family: Family, schedule: Schedule, boundaries: Boundaries | None, tower: TowerAttention | None
-) -> Plan:
+def check_schedule_on(family: Family, schedule: Schedule, boundaries: Boundaries | None, tower: Tower | None) -> Plan:
     """`schedule` on the parts of a model."""
     expected = layout.check_schedule(schedule, len(family.layers))
+    if isinstance(tower, TowerMerging):
+        expected = tower.expect(schedule)
     boundaries = layout.check_boundaries(boundaries, expected)
     _check_reach(family, schedule, expected, boundaries)
     return Plan(family=family, schedule=schedule, expected=expected, boundaries=boundaries, tower=tower)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -21,10 +21,24 @@ from . import attention, compat
 from .families import Family
 from .hooks import Hook
 from .policies import merging_policy
+from .question import ClipQuestion
 
-__all__ = ["TowerAttention"]
+__all__ = ["Tower", "TowerAttention", "copies_of"]
 
 _SUPPORTED = ("LlavaModel", "LlavaOnevisionModel")
+
+
+class Tower(Protocol):
+    """What runs beside the vision tower while a schedule is applied."""
+
+    def install(self) -> None:
+        """Start."""
+
+    def remove(self) -> None:
+        """Stop, and restore the tower."""
+
+    def forget(self) -> None:
+        """Let go of what the latest prompt showed."""
 
 
 class TowerAttention:
@@ -35,7 +49,14 @@ class TowerAttention:
     all are projected on their way there, and the merged ones again.
     """
 
-    def __init__(self, family: Family, schedule: Schedule | None = None, *, scorers: Iterable[Scorer] = ()) -> None:
+    def __init__(
+        self,
+        family: Family,
+        schedule: Schedule | None = None,
+        *,
+        scorers: Iterable[Scorer] = (),
+        question: ClipQuestion | None = None,
+    ) -> None:
         """For the scorers of `schedule`, or for `scorers`, whichever of them a prompt's schedule will name."""
         container = family.container
         name = type(container).__name__ if container is not None else "a text-only model"
@@ -49,21 +70,43 @@ class TowerAttention:
             raise UnsupportedModelError("scorer 'cls_attention' needs one vision_feature_layer, not a list")
         self._container = container
         self._tower = container.vision_tower
+        self._has_class_token = container.config.vision_feature_select_strategy == "default"
         layers = [module for module in self._tower.modules() if hasattr(module, "q_proj")]
         # hidden_states[0] is the embedding: the layer that made hidden_states[i] is i − 1.
         index = layer - 1 if layer > 0 else len(layers) + layer
-        self._listened: dict[str, nn.Module] = {"feature": layers[index]}
         if schedule is not None:
             scorers = [find_scorer(event.scorer) for event in schedule.pre_llm_events]
+        scorers = list(scorers)
+        self._listened: dict[str, nn.Module] = {}
+        if any(scorer.reads == "tower" for scorer in scorers):
+            self._listened["feature"] = layers[index]
         if any(scorer.last_tower_layer for scorer in scorers):
             self._listened["last"] = layers[-1]
+        self._question = question
+        if any(scorer.reads == "text_tower" for scorer in scorers):
+            self._check_question(layers[index])
         block = next(module for module in self._tower.modules() if getattr(module, "self_attn", None) is layers[index])
         self._block: nn.Module = block
-        self._has_class_token = container.config.vision_feature_select_strategy == "default"
+        self._norm: Any = next(
+            (module for name, module in self._tower.named_modules() if name.endswith("post_layernorm")), None
+        )
         self._captured = threading.local()
         self._handles: list[RemovableHandle] = []
         self._found = ""
         attention.check_attention(self._tower)
+
+    def _check_question(self, attention_module: nn.Module) -> None:
+        width = attention_module.q_proj.in_features  # type: ignore[union-attr]
+        if self._question is None:
+            raise UnsupportedModelError(
+                "the method ranks with CLIP's text tower, which the model does not have: pass question=ClipQuestion"
+                "(clip, tokenizer) of the tower's own checkpoint to apply"
+            )
+        if self._question.width != width or not self._has_class_token:
+            raise UnsupportedModelError(
+                f"question: CLIP of the model's own tower is needed, {width} wide and with a class token "
+                f"(got one that projects from {self._question.width})"
+            )
 
     def install(self) -> None:
         """Start listening."""
@@ -101,7 +144,7 @@ class TowerAttention:
     ) -> None:
         now, first = self._now, int(self._has_class_token)
         keys = key.transpose(1, 2).flatten(2)[:, first:]
-        if module is self._listened["feature"]:
+        if module is self._listened.get("feature"):
             with attention.exactly(query.device):
                 now["attention"] = torch.stack([self._received(q, k, scale) for q, k in zip(query, key, strict=True)])
             now["keys"], now["heads"] = keys, key.shape[1]
@@ -132,7 +175,7 @@ class TowerAttention:
         None where the tower's tokens are not the event's, since they are pooled after the projector.
         """
         features = self._now.get("features")
-        copies = 0 if features is None else _copies(len(features), rows, event.groups)
+        copies = 0 if features is None else copies_of(len(features), rows, event.groups)
         if features is None or not copies or features.shape[1] != event.tokens_in:
             return None
         context = self.of_groups(rows // copies, event.groups, event.tokens_in)
@@ -148,7 +191,8 @@ class TowerAttention:
 
         ``attention`` (rows · groups, tokens), ``keys`` and ``features`` (…, tokens, E), ``heads``; ``class_feature``
         (…, 1, E) where the tower has a class token; ``joint_attention`` and ``last_keys`` where a scorer reads
-        the last layer. The beams of a prompt, and the sequences that it returns, share what the tower showed of it.
+        the last layer; ``image_embeds`` (…, tokens, P) and ``text_embeds``, one (M, P) a row, where one reads the
+        question. The beams of a prompt, and the sequences that it returns, share what the tower showed of it.
 
         Raises
         ------
@@ -156,9 +200,9 @@ class TowerAttention:
             The tower did not run, or its patches are not the schedule's groups of tokens.
         """
         now = dict(self._now)
-        if "attention" not in now:
+        if "features" not in now:
             raise ScheduleError("scorer 'cls_attention': the vision tower did not run before the decoder")
-        if now["attention"].shape[1] != tokens and hasattr(self._container, "apply_pooling"):
+        if now["features"].shape[1] != tokens and hasattr(self._container, "apply_pooling"):
             pool = self._container.apply_pooling
             for name in ("attention", "joint_attention"):
                 if name in now:
@@ -166,20 +210,23 @@ class TowerAttention:
             for name in ("keys", "last_keys", "features"):
                 if name in now:
                     now[name] = pool(now[name])
-        images, patches = now["attention"].shape
-        copies = _copies(images, rows, groups)
+        images, patches = now["features"].shape[:2]
+        copies = copies_of(images, rows, groups)
         if patches != tokens or not copies:
             raise ScheduleError(
                 f"scorer 'cls_attention': the tower processed {(images, patches)} images and patches, "
                 f"the schedule has {rows * groups} groups of {tokens} tokens"
             )
-        return {
+        if self._question is not None:
+            now["image_embeds"] = self._question.see(self._norm(now["features"]))
+        shown = {
             name: _repeated(found, groups, copies) if isinstance(found, torch.Tensor) else found
             for name, found in now.items()
         }
+        return shown if self._question is None else {**shown, "text_embeds": self._question.of_rows(rows)}
 
 
-def _copies(images: int, rows: int, groups: int) -> int:
+def copies_of(images: int, rows: int, groups: int) -> int:
     """How many rows in a row are of one prompt, where the tower saw `images` of all of them; 0: they do not match.
 
     ``generate`` runs the tower once a prompt, and repeats each prompt for its beams and returned sequences.

@@ -30,10 +30,17 @@ PARAMS = {
     ],
     "pyramiddrop": [{"layers": [1, 2, 3]}],
     "holov": [{"num_patches": 4}],
+    "tome": [{"r": 3}],
 }
-# ToMe merges inside the tower, CDPruner ranks with a text tower: they are priced, and apply refuses them
-PRICED_ONLY = {"cdpruner", "tome"}
-RUNS = [(name, params) for name in method_names() if name not in PRICED_ONLY for params in PARAMS.get(name, [{}])]
+CASES = ("llava_onevision-video", "llava-image")
+# ToMe needs a tower whose patches are not pooled; CDPruner needs a text tower (test_question.py)
+RUNS = [
+    (case, name, params)
+    for case in CASES
+    for name in method_names()
+    if name != "cdpruner" and (case, name) != ("llava_onevision-video", "tome")
+    for params in PARAMS.get(name, [{}])
+]
 
 
 def _schedule(case, method, toolbox):
@@ -51,8 +58,7 @@ def _schedule(case, method, toolbox):
     return aimcost.schedule(run)
 
 
-@pytest.mark.parametrize(("method", "params"), RUNS)
-@pytest.mark.parametrize("name", ["llava_onevision-video", "llava-image"])
+@pytest.mark.parametrize(("name", "method", "params"), RUNS)
 def test_every_method_runs_as_planned(name, method, params, toolbox):
     case = toolbox.build_case(name, 1)
     schedule = _schedule(case, {"name": method, **params}, toolbox)
@@ -64,7 +70,7 @@ def test_every_method_runs_as_planned(name, method, params, toolbox):
     assert tuple(layer.get_seq_length() for layer in cache.layers) == schedule.tokens
 
 
-@pytest.mark.parametrize("name", ["llava_onevision-video", "llava-image"])
+@pytest.mark.parametrize("name", CASES)
 def test_what_the_planner_finds_runs(name, toolbox):
     case = toolbox.build_case(name, 1)
     family, _, medium = case.name.partition("-")

@@ -19,7 +19,7 @@ pytest.importorskip("aimcost.runtime.executor", exc_type=ImportError)
 import aimcost
 from aimcost.methods.registry import plan_module
 from aimcost.runtime import apply
-from aimcost.runtime.policies import layer_policy, merging_policy, pruning_policy
+from aimcost.runtime.policies import layer_policy, merging_policy, pruning_policy, tower_policy
 
 pytestmark = pytest.mark.torch
 
@@ -64,8 +64,17 @@ def _best(scores, keep):
 
 
 def _aim(case):
+    if "pruned" in case:
+        kept, _ = _in_model("aim", case, merge_ratio=1.0, l1=0, l2=8)
+        return _flat({str(layer): some[0].tolist() for layer, some in kept.items()}), None
     x = inputs.field(case["seed"], 12, 64).to(getattr(torch, case["dtype"]))[None]
     return None, merging_policy("bipartite_cosine")(x=x, keep=144 - case["r"])[0]
+
+
+def _flat(pruned):
+    """(layer, visual token) of what each cut leaves."""
+    visual = range(inputs.BEFORE, inputs.BEFORE + inputs.VISUAL)
+    return [(layer, token) for layer, kept in pruned.items() for token in kept if token in visual]
 
 
 def _divprune(case):
@@ -91,12 +100,46 @@ def _holov(case):
     return _of_tower("holistic_strips", case, {"patches": 16})
 
 
-def _vidcom2(case):
-    frames = torch.cat([inputs.field(10 * case["seed"] + f // 2, 12, 64) for f in range(6)])
-    frames = frames + 0.2 * inputs.normal(700 + case["seed"], 6 * 144, 64)
-    keep = round(case["share"] * 864)
-    scores = pruning_policy("frame_uniqueness")(x=frames[None, None], keep=keep, counts={"frames": 6})
+def _of_video(scorer, x, keep):
+    scores = pruning_policy(scorer)(x=x[None, None], keep=keep, counts={"frames": 6})
     return _best(scores, keep), None
+
+
+def _vidcom2(case):
+    return _of_video("frame_uniqueness", inputs.video(case["seed"]), round(case["share"] * 864))
+
+
+def _evs(case):
+    run = {"model": "llava-onevision-qwen2-7b", "workload": {"frames": 6}, "method": {"name": "evs", "q": case["q"]}}
+    (event,) = aimcost.schedule(run).events
+    assert (event.tokens_out, event.tokens_in) == (round(1176 * (1 - case["q"])), 1176)
+    return _of_video("evs", inputs.video(case["seed"]).to(getattr(torch, case["dtype"])), len(case["kept"]))
+
+
+def _cdpruner(case):
+    features, image, text = inputs.asked(case["seed"])
+    x = features.to(getattr(torch, case["dtype"]))[None]
+    policy, keep = pruning_policy("conditional_dpp"), case["keep"]
+    scores = policy(x=x, keep=keep, image_embeds=image, text_embeds=[text])
+    return scores.flatten().nonzero()[:, 0].tolist(), None
+
+
+def _tome(case):
+    if "dtype" in case:
+        x, sizes, keys = (part.to(getattr(torch, case["dtype"])) for part in inputs.sized(case["seed"]))
+        out, sizes = tower_policy("mean_key_bipartite")(
+            x=x, sizes=sizes, keys=keys, keep=145 - case["r"], class_token=True
+        )
+        # released code leaves equal similarities, of which bf16 makes some, to an unstable sort
+        assert case["dtype"] == "bfloat16" or sizes.flatten().int().tolist() == case["sizes"]
+        return None, out[0]
+    llava, seen, ids = inputs.llava(case["seed"]), {}, torch.full((1, 150), 101)
+    ids[:, [0, 1, 146, 147, 148, 149]] = 3
+    with torch.no_grad(), apply(llava, method={"name": "tome", "r": case["layers_r"]}) as applied:
+        first = llava.model.language_model.layers[0]
+        first.register_forward_pre_hook(lambda m, args, kwargs: seen.update(x=args[0]), with_kwargs=True)
+        llava(input_ids=ids, pixel_values=inputs.picture(case["seed"]))
+    return None, seen["x"][applied.record.visual]
 
 
 def _visionzip(case):
@@ -133,6 +176,16 @@ def _dart(case):
     return [i - inputs.BEFORE for i in _best(scores, case["keep"])], None
 
 
+def _fastv(case):
+    kept, hidden = _in_model("fastv", case, k=case["k"], keep_tokens=case["keep"])
+    assert [some[0].tolist() for some in kept.values()] == [case["kept"]]
+    return None, hidden
+
+
+def _vtw(case):
+    return None, _in_model("vtw", case, k=case["k"])[1]
+
+
 def _in_model(method, case, **params):
     """Kept sets and last hidden states of a method inside the seeded decoder, through `apply`."""
     decoder = inputs.decoder(case["seed"])
@@ -144,7 +197,7 @@ def _in_model(method, case, **params):
             "visual_tokens": inputs.VISUAL,
             "text_tokens": {"system": inputs.BEFORE, "question": inputs.AFTER},
         },
-        "method": {"name": method, "layers": [1, 2, 3], **params},
+        "method": {"name": method, **params},
     }
     boundaries = (inputs.BEFORE, inputs.VISUAL, inputs.AFTER)
     with torch.no_grad(), apply(decoder, aimcost.schedule(run), boundaries=boundaries) as applied:
@@ -153,13 +206,13 @@ def _in_model(method, case, **params):
 
 
 def _pyramiddrop(case):
-    kept, hidden = _in_model("pyramiddrop", case, ratios=[0.5, 0.25, 0.125])
+    kept, hidden = _in_model("pyramiddrop", case, layers=[1, 2, 3], ratios=[0.5, 0.25, 0.125])
     assert {str(layer): some[0].tolist() for layer, some in kept.items()} == case["kept"]
     return None, hidden
 
 
 def _sparsevlm(case):
-    kept, hidden = _in_model("sparsevlm", case, keep=inputs.KEEP)
+    kept, hidden = _in_model("sparsevlm", case, layers=[1, 2, 3], keep=inputs.KEEP)
     first = {i + inputs.BEFORE for i in case["kept"][0]}
     assert first <= set(kept[1][0].tolist())
     return None, hidden
@@ -167,6 +220,11 @@ def _sparsevlm(case):
 
 OURS = {
     "aim": _aim,
+    "tome": _tome,
+    "cdpruner": _cdpruner,
+    "fastv": _fastv,
+    "vtw": _vtw,
+    "evs": _evs,
     "divprune": _divprune,
     "dart": _dart,
     "pyramiddrop": _pyramiddrop,
@@ -185,7 +243,7 @@ def overlap(method, case):
     """Share of what the released function yields that ours yields as well."""
     kept, tokens = OURS[method](case)
     if tokens is None:
-        theirs = set(case["kept"])
+        theirs = set(_flat(case["pruned"]) if "pruned" in case else case["kept"])
         return len(theirs & set(kept)) / len(theirs)
     ours = torch.tensor(inputs.numbers(tokens))
     theirs = torch.tensor(case["tokens"])

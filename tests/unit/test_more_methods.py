@@ -122,11 +122,6 @@ def test_tome_says_what_it_cannot_do() -> None:
         aimcost.schedule(text)
 
 
-def test_merging_in_the_tower_is_refused_before_a_model_is_touched() -> None:
-    with pytest.raises(UnsupportedModelError, match="can be priced but not run yet"):
-        aimcost.apply(object(), image("tome").run.schedule)
-
-
 @pytest.mark.parametrize(
     ("method", "params", "found"),
     [

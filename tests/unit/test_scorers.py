@@ -85,14 +85,12 @@ def test_every_scorer_that_a_plan_names_is_applied_where_the_runtime_can() -> No
     pytest.importorskip("torch")
     policies = importlib.import_module("aimcost.runtime.policies").all_policies()
     for (name, action, inside), event in planned().items():
+        table = policies.layer if inside else policies.merge if action == "merge" else policies.prune
         if find_scorer(name).reads == "inside_tower":
             assert event.tower_layer is not None
-            continue
-        if find_scorer(name).reads == "text_tower":
-            continue
-        table = policies.layer if inside else policies.merge if action == "merge" else policies.prune
+            table = policies.tower
         assert name in table, f"{name} is planned to {action}, and nothing runs it"
-    runnable = policies.layer.keys() | policies.merge.keys() | policies.prune.keys()
+    runnable = policies.layer.keys() | policies.merge.keys() | policies.prune.keys() | policies.tower.keys()
     assert runnable <= set(all_scorers()), "a policy whose scorer no method registers"
 
 
@@ -133,11 +131,10 @@ def test_a_scorer_that_no_method_registers_is_one_line(scorer: str, hint: str, l
         assert "\n" not in str(caught.value)
 
 
-def test_what_the_runtime_cannot_do_is_refused_with_its_reason() -> None:
-    run = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 40}}
-    for method, reason in (("tome", "merges inside the vision tower"), ("cdpruner", "ranks with CLIP's text tower")):
-        with pytest.raises(UnsupportedModelError, match=f"'{method}' {reason}.*, which can be priced but not run yet"):
-            aimcost.apply(object(), aimcost.schedule({**run, "method": {"name": method}}))
+def test_what_the_model_alone_cannot_do_is_refused_with_its_reason() -> None:
+    run = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 40}, "method": {"name": "cdpruner"}}
+    with pytest.raises(UnsupportedModelError, match=r"'cdpruner' ranks with CLIP's text tower.*\(question=\)"):
+        aimcost.apply(object(), aimcost.schedule(run))
 
 
 def test_an_estimate_loads_the_prices_of_its_own_method_alone() -> None:

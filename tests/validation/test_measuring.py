@@ -179,7 +179,7 @@ def test_what_is_timed_is_what_apply_runs(document: dict[str, Any], monkeypatch:
         ({"parallel": {"tp": 2}}, "one device"),
         ({"attention": "eager"}, "flash"),
         ({"execution": "cuda_graph"}, "eager"),
-        ({"method": {"name": "tome"}}, "merges inside the vision tower"),
+        ({"method": {"name": "cdpruner"}}, "ranks with CLIP's text tower"),
     ],
 )
 def test_runs_that_cannot_be_executed_are_refused_first(

@@ -1,7 +1,7 @@
-"""CDPruner: of each crop, a subset that is diverse given the question (a conditional DPP). Priced only.
+"""CDPruner: of each crop, a subset that is diverse given the question (a conditional DPP).
 
 Source: Theia-4869/CDPruner and arXiv 2506.10967. Its code takes no default; 128 of 576 tokens is the first example
-of its README. It ranks with CLIP's text tower, which no model here brings along, so that the runtime cannot run it.
+of its README. It ranks with CLIP's text tower, which no model here brings along: `aimcost.apply` takes one beside it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from ...types import ModelSpec, Schedule, Workload
 from ..base import RATIOS, CropParams, Released, reduce_crops
 from .cost import CONDITIONAL_DPP
 
-SUMMARY = (
-    "CDPruner: pre-LLM, tokens of each crop diverse given the question (priced only): "
-    "visual_token_num | ratio | keep_tokens"
-)
+SUMMARY = "CDPruner: pre-LLM, tokens of each crop diverse given the question: visual_token_num | ratio | keep_tokens"
 
 RELEASED = Released(
     code="Theia-4869/CDPruner at 9541616",
-    differs=("priced only: it ranks with CLIP's text tower, which no model here brings along",),
+    overlap=1.0,
+    differs=("it runs where aimcost.apply is given CLIP's text tower (question=), which no model here brings along",),
 )
 
 DEFAULT_SHARE = 128 / 576

@@ -17,7 +17,8 @@ from .cost import TEMPORAL_COSINE
 SUMMARY = "EVS: pre-LLM, tokens that changed since the previous frame: q (share dropped)"
 
 RELEASED = Released(
-    code="vllm-project/vllm, vllm/multimodal/evs.py",
+    code="vllm-project/vllm at 094f117, vllm/multimodal/evs.py",
+    overlap=1.0,
 )
 
 

@@ -14,7 +14,8 @@ from .cost import LAST_ROW
 SUMMARY = "FastV: layers 0 … k−1 full, then a share (ratio) of visual tokens dropped: k, ratio | keep_tokens"
 
 RELEASED = Released(
-    code="pkunlp-icler/FastV",
+    code="pkunlp-icler/FastV at d165972",
+    overlap=1.0,
 )
 
 DEFAULT_RATIO = 0.5

@@ -17,7 +17,10 @@ SUMMARY = "ToMe: −r tokens per layer inside the vision tower: r"
 
 RELEASED = Released(
     code="facebookresearch/ToMe at af95e4b",
-    differs=("priced only: it merges between attention and MLP of each tower layer",),
+    overlap=0.98,
+    differs=(
+        "of equal similarities, which bf16 makes, the earlier token's counts, where that code sorts them in no order",
+    ),
 )
 
 

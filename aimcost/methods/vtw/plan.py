@@ -12,7 +12,8 @@ from .cost import WITHDRAW
 SUMMARY = "VTW: layers 0 … k−1 full, then text alone: k"
 
 RELEASED = Released(
-    code="lzhxmu/VTW",
+    code="lzhxmu/VTW at a3d8cfc",
+    overlap=1.0,
 )
 
 

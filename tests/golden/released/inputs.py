@@ -77,6 +77,43 @@ def prompt(seed: int) -> torch.Tensor:
     return torch.cat((text[:BEFORE], field(2000 + seed, 12, 64), text[BEFORE:]))[None]
 
 
+def video(seed: int) -> torch.Tensor:
+    """(6 · 144, 64) tokens of a video whose scene changes every second frame."""
+    frames = torch.cat([field(10 * seed + frame // 2, 12, 64) for frame in range(6)])
+    return frames + 0.2 * normal(700 + seed, 6 * 144, 64)
+
+
+def asked(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Projected tokens of two crops (2, 144, 64); the tokens and a question of two segments, 32 wide, in one space."""
+    features = torch.stack([field(3000 + 2 * seed + crop, 12, 64) for crop in range(2)])
+    image = torch.stack([field(3100 + 2 * seed + crop, 12, 32) for crop in range(2)])
+    return features, image, normal(3200 + seed, 2, 32)
+
+
+def sized(seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens of a tower behind a class token (1, 145, 64), patches that each stands for, and keys (1, 4, 145, 16)."""
+    token = normal(3300 + seed, 1, 64)
+    x = torch.cat((token, field(3400 + seed, 12, 64)))[None]
+    sizes = 1.0 + normal(3500 + seed, 1, 145, 1).abs().floor()
+    keys = torch.cat((token, field(3600 + seed, 12, 64)))
+    return x, sizes, keys.unflatten(-1, (4, 16)).transpose(0, 1)[None]
+
+
+def picture(seed: int) -> torch.Tensor:
+    """Pixels (1, 3, 96, 96) whose colours vary slowly."""
+    return field(3700 + seed, 96, 3).T.reshape(1, 3, 96, 96).contiguous()
+
+
+def llava(seed: int) -> torch.nn.Module:
+    """A LLaVA of 144 patches: five tower layers, of which four are used, and the decoder of the in-model cases."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 5, "num_attention_heads": 4}
+    vision = {"model_type": "clip_vision_model", "image_size": 96, "patch_size": 8, **shape}
+    config = AutoConfig.for_model("llava", text_config=dict(LLAMA), vision_config=vision, image_token_index=101)
+    return fill(AutoModelForImageTextToText.from_config(config), seed)
+
+
 def numbers(tokens: torch.Tensor) -> list[list[float]]:
     """Two numbers a token (its norm and its product with a fixed vector): enough to tell tokens apart."""
     tokens = tokens.float()

@@ -2,8 +2,9 @@
 
     python tests/golden/released/record.py CLONES
 
-CLONES is a folder of git clones, named as the repositories are (``VisionZip``, ``divprune``, …). Each function is read
-from the commit below and executed as it stands; nothing of it is copied here. The files hold outputs alone, the commit,
+CLONES is a folder of git clones, named as the repositories are (``VisionZip``, ``divprune``, …); of a repository that
+is no clone there, the files as they are at the commit below. Each function is read from that commit and executed as it
+stands; nothing of it is copied here. The files hold outputs alone, the commit,
 and the versions they were recorded with. `tests/runtime/test_released.py` compares this project's functions with them.
 """
 
@@ -26,29 +27,51 @@ from torch.nn import functional
 HERE = Path(__file__).parent
 COMMITS = {
     "AIM": "LaVi-Lab/AIM at edc24e9f3dfa99496ad332bd43ce20fa7b2cd30c",
+    "CDPruner": "Theia-4869/CDPruner at 9541616c40fcd5625de1cdb8ea6c33c129eb7864",
+    "FastV": "pkunlp-icler/FastV at d1659729b5bf1be225e99ee15783deeea80f63b1",
     "FasterVLM": "Theia-4869/FasterVLM at f5d5f12037e105a51865ecb4b28a73cd86eb4921",
     "HoloV": "obananas/HoloV at 1d2e65e961e698ff0e7d5bb4625489177dd9deba",
     "LLaVA-PruMerge": "42Shawn/LLaVA-PruMerge at 097c04116a58465e4bcb58cec44a94018a68ff1a",
     "LightCompress": "ModelTC/LightCompress at 9701d035b0aac5df97a2ebaadb30bcf0707616f5 (a port of ZichenWen1/DART)",
     "PyramidDrop": "Cooperx521/PyramidDrop at 6444f304aee4b7edcb022839fb9e8cd07859704a",
     "SparseVLMs": "Gumpest/SparseVLMs at 26a5f48813c46cd1c7364160354e7fdd3febaa67",
+    "ToMe": "facebookresearch/ToMe at af95e4b1befa172dadccd8c81e223b10090f9579",
+    "VTW": "lzhxmu/VTW at a3d8cfc3c3f8c957b02b504f85e140d633c30453",
     "VidCom2": "xuyang-liu16/VidCom2 at 944a17d14f4848ad080a65eab2b0711a760fa154",
     "VisPruner": "Theia-4869/VisPruner at aefa01adc7c7ce6334e880c88225e90cede760d1",
     "VisionZip": "dvlab-research/VisionZip at 3151f6df4fca36a4cd1c985e5956e725b1f9ad02",
     "divprune": "vbdi/divprune at 799e2d950aa01ba7860907f5a6d86061f885dca6",
+    "vllm": "vllm-project/vllm at 094f117823287790739d3022162a3f30f13d758b",
 }
 CLONES = Path()
 
 
 def released(repository: str, path: str, *names: str, first: bool = False, **more: object) -> dict[str, typing.Any]:
-    """The named functions (methods by their own name) of a file, executed with what they look up."""
+    """The named functions and classes of a file, executed with what they look up.
+
+    Methods are named by their own name, or as ``Class.method`` where several classes have one.
+    """
     commit = COMMITS[repository].split()[2]
-    source = subprocess.run(
-        ["git", "-C", CLONES / repository, "show", f"{commit}:{path}"], capture_output=True, text=True, check=True
-    ).stdout
-    wanted = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef) and node.name in names]
+    if (file := CLONES / repository / path).is_file():
+        source = file.read_text(encoding="utf-8")
+    else:
+        source = subprocess.run(
+            ["git", "-C", CLONES / repository, "show", f"{commit}:{path}"], capture_output=True, text=True, check=True
+        ).stdout
+    nodes = list(ast.walk(ast.parse(source)))
+    classes = {node.name: node for node in nodes if isinstance(node, ast.ClassDef)}
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    plain = [name for name in names if "." not in name and name not in classes]
+    wanted: list[typing.Any] = [node for node in functions if node.name in plain]
     if first:
-        wanted = [next(node for node in wanted if node.name == name) for name in names]
+        wanted = [next(node for node in wanted if node.name == name) for name in plain]
+    for owner, _, method in (name.partition(".") for name in names if name not in plain):
+        if not method:
+            wanted.append(classes[owner])
+            continue
+        node = next(n for n in classes[owner].body if isinstance(n, ast.FunctionDef) and n.name == method)
+        node.name = f"{owner}_{method}"
+        wanted.append(node)
     for node in wanted:
         node.decorator_list = []
     scope: dict[str, typing.Any] = {**vars(typing), "torch": torch, "nn": nn, "F": functional, "math": math, **more}
@@ -86,7 +109,114 @@ def aim() -> None:
                 x = inputs.field(seed, 12, 64).to(getattr(torch, dtype))[None]
                 out = scope["bipartite_soft_matching_merge"](x, r, x)
                 cases.append({"seed": seed, "dtype": dtype, "r": r, "tokens": inputs.numbers(out[0])})
-    write("aim", "AIM", "bipartite_soft_matching_merge", cases)
+    write("aim", "AIM", "bipartite_soft_matching_merge, Qwen2Model.forward", [*cases, *aim_pruning()])
+
+
+def aim_pruning() -> list[dict[str, typing.Any]]:
+    """What AIM's masks leave after four layers: released rates begin at the 15th of 28 layers, so 14 do nothing."""
+    path = "other_packages/transformers/src/transformers/models/qwen2/modeling_qwen2.py"
+    helpers = ("get_importance", "_prepare_4d_causal_attention_mask_with_cache_position")
+    scope = released(
+        *("AIM", path, *helpers, "Qwen2Model.forward", "Qwen2Model._update_causal_mask"),
+        Cache=object,
+        StaticCache=tuple,
+        BaseModelOutputWithPast=SimpleNamespace,
+    )
+    config = SimpleNamespace(_attn_implementation="eager", output_hidden_states=False, use_return_dict=True)
+    config.output_attentions, config.use_cache = False, False
+    cases = []
+    for seed in inputs.SEEDS:
+        decoder = _Decoder(seed)
+
+        def ahead(x: torch.Tensor, **_: object) -> tuple[object, ...]:
+            return x, "skip"
+
+        def layer(index: int, decoder: _Decoder = decoder) -> object:
+            def run(
+                hidden: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor, **_: object
+            ) -> object:
+                out, logits = decoder.with_logits(index, hidden, position_ids, attention_mask)
+                return out, scope["get_importance"](logits)
+
+            return run
+
+        model = SimpleNamespace(config=config, gradient_checkpointing=False, training=False, norm=decoder.model.norm)
+        model.layers = [ahead] * 14 + [layer(index) for index in range(5)]
+        model._update_causal_mask = lambda *given, model=model: scope["Qwen2Model__update_causal_mask"](model, *given)
+        x, end = inputs.prompt(seed), inputs.BEFORE + inputs.VISUAL
+        bounds = [[inputs.BEFORE, end, end + inputs.AFTER]]
+        everything = torch.ones(x.shape[:2], dtype=torch.bool)
+        scope["Qwen2Model_forward"](model, inputs_embeds=x, attention_mask=everything, boundaries=bounds)
+        kept = {str(cut): model.attention_mask_cache[15 + cut][0].nonzero()[:, 0].tolist() for cut in range(4)}
+        cases.append({"seed": seed, "pruned": kept})
+    return cases
+
+
+def evs() -> None:
+    names = ("compute_retained_tokens_count", "compute_retention_mask")
+    scope = released("vllm", "vllm/multimodal/evs.py", *names)
+    cases = []
+    for dtype in ("float32", "float16", "bfloat16"):
+        for seed in inputs.SEEDS:
+            for q in (0.5, 0.75):
+                x = inputs.video(seed).to(getattr(torch, dtype))
+                mask = scope["compute_retention_mask"](x, (6, 24, 24), 2, q)
+                cases.append({"seed": seed, "dtype": dtype, "q": q, "kept": mask.nonzero()[:, 0].tolist()})
+    write("evs", "vllm", "compute_retention_mask", cases)
+
+
+def cdpruner() -> None:
+    scope = released("CDPruner", "llava/model/llava_arch.py", "encode_images")
+    cases = []
+    for dtype in ("float32", "float16", "bfloat16"):
+        for seed in inputs.SEEDS:
+            for keep in (16, 48):
+                features, image, text = inputs.asked(seed)
+                features = features.to(getattr(torch, dtype))
+                parts = SimpleNamespace(
+                    get_vision_tower=lambda given=(features, image, text): lambda *_, **__: given,
+                    mm_projector=lambda x: x,
+                )
+                model = SimpleNamespace(get_model=lambda parts=parts: parts, visual_token_num=keep)
+                _, masks = scope["encode_images"](model, None)
+                kept = masks.flatten().nonzero()[:, 0].tolist()
+                cases.append({"seed": seed, "dtype": dtype, "keep": keep, "kept": kept})
+    write("cdpruner", "CDPruner", "encode_images", cases)
+
+
+def tome() -> None:
+    merging = released("ToMe", "tome/merge.py", "do_nothing", "bipartite_soft_matching", "merge_wavg", Callable=object)
+    scope = released("ToMe", "tome/patch/timm.py", "ToMeBlock.forward", "ToMeAttention.forward", **merging)
+    cases = []
+    for dtype in ("float32", "float16", "bfloat16"):
+        for seed in inputs.SEEDS:
+            for r in (16, 64):
+                x, sizes, keys = (part.to(getattr(torch, dtype)) for part in inputs.sized(seed))
+                merge, _ = merging["bipartite_soft_matching"](keys.mean(1), r, True)
+                out, sizes = merging["merge_wavg"](merge, x, sizes)
+                case = {"seed": seed, "dtype": dtype, "r": r, "sizes": sizes.flatten().int().tolist()}
+                cases.append({**case, "tokens": inputs.numbers(out[0])})
+    for seed in inputs.SEEDS:
+        for r in (8, 20):
+            llava = inputs.llava(seed)
+            tower = llava.model.vision_tower
+            x = tower.pre_layrnorm(tower.embeddings(inputs.picture(seed)))
+            info = {"r": [r] * 4, "size": None, "source": None, "trace_source": False, "prop_attn": True}
+            info |= {"class_token": True, "distill_token": False}
+            for one in tower.encoder.layers[:-1]:
+                part, same = one.self_attn, nn.Identity()
+                joined = nn.Linear(64, 3 * 64)
+                joined.weight = nn.Parameter(torch.cat([getattr(part, f"{name}_proj").weight for name in "qkv"]))
+                joined.bias = nn.Parameter(torch.cat([getattr(part, f"{name}_proj").bias for name in "qkv"]))
+                attn = SimpleNamespace(qkv=joined, num_heads=4, scale=part.scale, attn_drop=same, proj_drop=same)
+                attn.proj = part.out_proj
+                block = SimpleNamespace(_tome_info=info, norm1=one.layer_norm1, norm2=one.layer_norm2, mlp=one.mlp)
+                block.attn = lambda x, size, attn=attn: scope["ToMeAttention_forward"](attn, x, size)
+                block._drop_path1 = block._drop_path2 = same
+                x = scope["ToMeBlock_forward"](block, x)
+            tokens = llava.model.multi_modal_projector(x[:, 1:])[0]
+            cases.append({"seed": seed, "layers_r": r, "tokens": inputs.numbers(tokens)})
+    write("tome", "ToMe", "bipartite_soft_matching, merge_wavg, ToMeBlock.forward, ToMeAttention.forward", cases)
 
 
 def divprune() -> None:
@@ -163,9 +293,7 @@ def vidcom2() -> None:
     cases = []
     for seed in inputs.SEEDS:
         for share in (0.15, 0.25):
-            frames = torch.cat([inputs.field(10 * seed + f // 2, 12, 64) for f in range(6)])
-            frames = frames + 0.2 * inputs.normal(700 + seed, 6 * 144, 64)
-            chosen = scope["select_low_var_channels"](frames)
+            chosen = scope["select_low_var_channels"](inputs.video(seed))
             video, own = scope["compute_gaussian_scores"](chosen, 144)
             scales = scope["compute_scales"](-video.mean(dim=-1), share)
             each = scope["select_outlier_indices"](video + own, scales, 144)
@@ -293,6 +421,23 @@ class _Decoder:
         x = x + mixed
         return x + one.mlp(one.post_attention_layernorm(x)), weights
 
+    def with_logits(
+        self, index: int, x: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What layer `index` makes of (1, n, h) under a mask (1, 1, n, n), and its masked attention logits."""
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+        one, normed = self.model.layers[index], self.model.layers[index].input_layernorm(x)
+        part = one.self_attn
+        query, key, value = (
+            projection(normed).unflatten(-1, (4, 16)).transpose(1, 2)
+            for projection in (part.q_proj, part.k_proj, part.v_proj)
+        )
+        query, key = apply_rotary_pos_emb(query, key, *self.rotary(x, positions))
+        logits = query @ key.transpose(2, 3) * part.scaling + mask
+        x = x + part.o_proj((logits.softmax(-1) @ value).transpose(1, 2).flatten(2))
+        return x + one.mlp(one.post_attention_layernorm(x)), logits
+
 
 def pyramiddrop() -> None:
     from transformers.models.llama.modeling_llama import rotate_half
@@ -344,6 +489,76 @@ def pyramiddrop() -> None:
                 kept[str(index)] = alive
         cases.append({"seed": seed, "kept": kept, "tokens": inputs.numbers(decoder.model.norm(x)[0])})
     write("pyramiddrop", "PyramidDrop", "pdrop_rank_drop", cases)
+
+
+def fastv() -> None:
+    path = "src/transformers/src/transformers/models/llama/modeling_llama.py"
+    scope = released(
+        *("FastV", path, "_make_causal_mask", "_expand_mask", "LlamaModel.forward"),
+        "LlamaModel._prepare_decoder_attention_mask",
+        BaseModelOutputWithPast=SimpleNamespace,
+    )
+    cases = []
+    for seed in inputs.SEEDS:
+        for after, keep in ((1, 36), (2, 72)):
+            decoder = _Decoder(seed)
+            places: list[list[int]] = []
+
+            def layer(index: int, decoder: _Decoder = decoder, places: list[list[int]] = places) -> object:
+                def run(x: torch.Tensor, position_ids: torch.Tensor, **_: object) -> tuple[object, ...]:
+                    places.append(position_ids[0].tolist())
+                    return decoder.layer(index, x, position_ids)
+
+                return run
+
+            model = SimpleNamespace(
+                config=SimpleNamespace(output_hidden_states=False, use_cache=False, use_return_dict=True),
+                layers=[layer(index) for index in range(5)],
+                norm=decoder.model.norm,
+                gradient_checkpointing=False,
+                training=False,
+                use_fast_v=True,
+                fast_v_sys_length=inputs.BEFORE,
+                fast_v_image_token_length=inputs.VISUAL,
+                fast_v_attention_rank=keep,
+                fast_v_agg_layer=after,
+                fast_v_inplace=True,
+            )
+            prepare = scope["LlamaModel__prepare_decoder_attention_mask"]
+            model._prepare_decoder_attention_mask = lambda *given, model=model, f=prepare: f(model, *given)
+            out = scope["LlamaModel_forward"](model, inputs_embeds=inputs.prompt(seed), output_attentions=True)
+            tokens = inputs.numbers(out.last_hidden_state[0])
+            cases.append({"seed": seed, "k": after, "keep": keep, "kept": places[-1], "tokens": tokens})
+    write("fastv", "FastV", "LlamaModel.forward", cases)
+
+
+def vtw() -> None:
+    scope = released(
+        *("VTW", "llava/model/language_model/VTW.py", "temp_cache", "VTWLlamaModel.forward"),
+        BaseModelOutputWithPast=SimpleNamespace,
+    )
+    held = scope["temp_cache"]
+    held.image_token_nums, held.system_token_nums = inputs.VISUAL, inputs.BEFORE
+    cases = []
+    for seed in inputs.SEEDS:
+        for k in (2, 3):
+            decoder, held.k = _Decoder(seed), k
+
+            def layer(index: int, decoder: _Decoder = decoder) -> object:
+                def run(x: torch.Tensor, position_ids: torch.Tensor, **_: object) -> tuple[object, ...]:
+                    return decoder.layer(index, x, position_ids)
+
+                run.self_attn = SimpleNamespace(layer_idx=index)  # type: ignore[attr-defined]
+                return run
+
+            config = SimpleNamespace(output_attentions=False, output_hidden_states=False, use_cache=False)
+            config.use_return_dict = True
+            model = SimpleNamespace(config=config, gradient_checkpointing=False, training=False)
+            model.layers, model.norm = [layer(index) for index in range(5)], decoder.model.norm
+            model._use_flash_attention_2, model._use_sdpa = True, False
+            out = scope["VTWLlamaModel_forward"](model, inputs_embeds=inputs.prompt(seed))
+            cases.append({"seed": seed, "k": k, "tokens": inputs.numbers(out.last_hidden_state[0])})
+    write("vtw", "VTW", "VTWLlamaModel.forward", cases)
 
 
 class _Torch:
@@ -440,7 +655,13 @@ def sparsevlm() -> None:
 def main() -> None:
     global CLONES
     CLONES = Path(sys.argv[1])
-    aim()
+    with torch.no_grad():
+        aim()
+        tome()
+        fastv()
+        vtw()
+    evs()
+    cdpruner()
     divprune()
     vispruner()
     fastervlm()
