@@ -13,7 +13,8 @@ import sys
 from typing import NoReturn
 
 from ..errors import AimcostError, one_line
-from .common import app, drop_output, flag_of, say
+from ..report.table import fit_to
+from .common import app, at_terminal, drop_output, flag_of, say
 from .options import Exit, parse
 
 __all__ = ["app", "main"]
@@ -27,6 +28,7 @@ TRACEBACK = "AIMCOST_TRACEBACK"
 def main() -> None:
     """Run the command; a user's mistake never raises a traceback."""
     _open_streams()
+    fit_to(at_terminal())
     # a short command makes little that is not in use until its end, and looking for it takes a twentieth of the time
     gc.set_threshold(100_000)
     code = _status(sys.argv[1:])

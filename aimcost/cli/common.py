@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from ..errors import printable
 from ..inputs.discover import estimator_names
 from ..report.format import Format, Report, format_by_suffix, format_names, format_of, suffixes
+from ..report.table import fit_to, terminal_width
 from .options import Argument, Commands, Context, Option
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "TextTokensFlag",
     "VisualTokensFlag",
     "app",
+    "at_terminal",
     "drop_output",
     "flag_of",
     "format_asked",
@@ -54,23 +56,34 @@ __all__ = [
 
 app = Commands("aimcost.cli.commands")
 
-RunArgument = Annotated[str | None, Argument(metavar="RUN", help="Run file, or the name of one in configs/runs.")]
+RunArgument = Annotated[
+    str | None, Argument(metavar="RUN", help="Run file, or the name of one in configs/runs.", complete=("run",))
+]
 SettingsOption = Annotated[
     list[str] | None,
-    Option("--set", metavar="KEY=VALUE", help="Set any key of the run file, e.g. method.l1=14. Repeatable."),
+    Option("--set", metavar="KEY=VALUE", help="Set any key of the run file, e.g. 'method.l1=14'. Repeatable."),
 ]
 JsonOption = Annotated[bool, Option("--json", help="Print JSON.")]
 CsvOption = Annotated[bool, Option("--csv", help="Print CSV.")]
-FormatFlag = Annotated[str | None, Option("--format", metavar="NAME", help=f"{', '.join(format_names())}.")]
+FormatFlag = Annotated[
+    str | None, Option("--format", metavar="NAME", help=f"{', '.join(format_names())}.", complete=("format",))
+]
 ReportOption = Annotated[
     Path | None, Option("-o", "--output", metavar="FILE", help="Write the report there; its suffix is the format.")
 ]
 
 # Keys of a run that have a flag. Counts stay text here: the schema of run files parses them.
-ModelFlag = Annotated[str | None, Option("--model", help="Model name, or path of an HF config.json or its folder.")]
-EstimatorFlag = Annotated[str | None, Option("--estimator", help=", ".join(estimator_names()) + ".")]
+ModelFlag = Annotated[
+    str | None, Option("--model", help="Model name, or path of an HF config.json or its folder.", complete=("model",))
+]
+EstimatorFlag = Annotated[
+    str | None, Option("--estimator", help=", ".join(estimator_names()) + ".", complete=("estimator",))
+]
 MethodFlag = Annotated[
-    str | None, Option("--method", help="Reduction method: none, aim, fastv, … (see `aimcost list methods`).")
+    str | None,
+    Option(
+        "--method", help="Reduction method: none, aim, fastv, … (see `aimcost list methods`).", complete=("method",)
+    ),
 ]
 AttentionFlag = Annotated[str | None, Option("--attention", help="flash or eager; default: the stack's.")]
 FramesFlag = Annotated[str | None, Option("--frames", metavar="N", help="Video frames per request.")]
@@ -81,7 +94,9 @@ VisualTokensFlag = Annotated[
 TextTokensFlag = Annotated[str | None, Option("--text-tokens", metavar="N", help="Text tokens per request.")]
 NewTokensFlag = Annotated[str | None, Option("--new-tokens", metavar="N", help="Tokens to generate.")]
 BatchFlag = Annotated[str | None, Option("--batch", metavar="N", help="Batch size.")]
-StackFlag = Annotated[str | None, Option("--stack", help="Software stack: name or file (see `aimcost list stacks`).")]
+StackFlag = Annotated[
+    str | None, Option("--stack", help="Software stack: name or file (see `aimcost list stacks`).", complete=("stack",))
+]
 ImplementationFlag = Annotated[
     str | None, Option("--implementation", help="How the reduction runs: fused, eager or masked.")
 ]
@@ -157,20 +172,35 @@ def format_asked(
 
 def write_report(report: Report, written: Format, output: Path | None = None) -> None:
     """Print a report, or write it to a file and say so."""
-    text = printable(written.render(report))
-    text += "" if text.endswith("\n") else "\n"
     if output is None:
-        say(text, end="")
+        text = printable(written.render(report))
+        say(text if text.endswith("\n") else text + "\n", end="", prose=written.name == "text")
         return
     from ..inputs.files import write_atomically
+
+    fit_to(None)
+    text = printable(written.render(report))
+    text += "" if text.endswith("\n") else "\n"
 
     write_atomically(output, text)
     say(f"written: {output}")
 
 
-def say(text: str, *, end: str = "\n", error: bool = False) -> None:
-    """Print: the one way to a terminal or a log, which does not act on what stands in names and files."""
+def say(text: str, *, end: str = "\n", error: bool = False, prose: bool = False) -> None:
+    """Print: the one way to a terminal or a log, which does not act on what stands in names and files.
+
+    Parameters
+    ----------
+    prose
+        Text for people, which a terminal wraps and colours; files and JSON stay as they are.
+    """
     text = printable(text)
+    width = terminal_width()
+    if prose and width is not None:
+        from ..report.terminal import show
+
+        show(text, width, end=end)
+        return
     if os.environ.get("GITHUB_ACTIONS"):
         text = _COMMAND.sub(lambda found: found[0].replace(":", "\\x3a").replace("#", "\\x23"), text)
     try:
@@ -261,6 +291,17 @@ def keys_of(settings: list[str], **flags: Any) -> dict[str, Any]:
     return overrides
 
 
+def at_terminal() -> int | None:
+    """Columns of the terminal that output goes to; None for a pipe, a file, or NO_COLOR."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "").lower()
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not encoding.startswith("utf")
+    if plain or not sys.stdout.isatty():
+        return None
+    import shutil
+
+    return max(40, shutil.get_terminal_size().columns)
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     """Show a progress bar where stderr is a terminal; yields a function of (done, total, description)."""
@@ -268,8 +309,23 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
         yield lambda done, total, text: None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    with Progress(transient=True, console=Console(stderr=True)) as bar:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+    )
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task("starting")
         yield lambda done, total, text: bar.update(task, description=text, completed=done, total=total)

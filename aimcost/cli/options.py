@@ -25,7 +25,11 @@ Function = TypeVar("Function", bound=Callable[..., None])
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Declared:
-    """An option or argument, in the words of `typer.Option` and `typer.Argument`."""
+    """An option or argument, in the words of `typer.Option` and `typer.Argument`.
+
+    ``complete`` among them: kinds of names (`aimcost.inputs.discover.KINDS`, method, estimator, format) that a shell
+    completes.
+    """
 
     what: Literal["option", "argument"]
     names: tuple[str, ...]

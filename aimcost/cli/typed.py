@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
+from ..inputs import discover
+from ..report.format import format_names
 from .common import say
 from .options import Commands, Context, Declared, hints_of
 
@@ -26,7 +29,6 @@ def application(commands: Commands, prepare: Callable[[str], None]) -> typer.Typ
         name="aimcost",
         help=ABOUT,
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
@@ -69,7 +71,32 @@ def _annotation(hint: Any) -> Any:
         return hint
     (given,) = declared
     make: Any = typer.Option if given.what == "option" else typer.Argument
-    return Annotated[kind, make(*given.names, **given.words)]
+    words = dict(given.words)
+    if "complete" in words:
+        words["autocompletion"] = _completing(words.pop("complete"))
+    return Annotated[kind, make(*given.names, **words)]
+
+
+def _completing(kinds: Sequence[str]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return _completions(kinds, incomplete)
+
+    return complete
+
+
+def _completions(kinds: Sequence[str], incomplete: str) -> list[str]:
+    """Names of these kinds that go on from what is typed after its last comma, and files."""
+    before, comma, last = incomplete.rpartition(",")
+    known = {"method": discover.method_names, "estimator": discover.estimator_names, "format": format_names}
+    found = [name for kind in kinds for name in known.get(kind, partial(discover.names, kind))()]
+    if not comma:
+        folder = Path(last).parent if "/" in last else Path()
+        found += [
+            str(path) + ("/" if path.is_dir() else "")
+            for path in sorted(folder.glob("*"))
+            if path.is_dir() or path.suffix in (".yaml", ".yml", ".json")
+        ]
+    return [before + comma + name for name in dict.fromkeys(found) if name.startswith(last)]
 
 
 def _version(wanted: bool) -> None:

@@ -12,7 +12,7 @@ from ..errors import FileFormatError, InvalidValueError, argument
 from ..machine.fitting.published import price_kernels
 from ..views import Viewable
 from .held_out import SOURCES_TO_LEAVE_OUT, Refit, held_out
-from .joining import Joined, Speedup, join, speedups, unpaired
+from .joining import Joined, Progress, Speedup, join, speedups, unpaired
 from .scores import Interval, Score, bootstrap, by, mean_of
 from .timings import KernelTiming, Timings, load_timings
 
@@ -165,7 +165,9 @@ class Evidence(Viewable):
         return tuple(replace(bar, before=None) for bar in bars) if self.given else tuple(bars)
 
 
-def gather(paths: Sequence[Path] | None = None, *, leave_out: str | None = None) -> Evidence:
+def gather(
+    paths: Sequence[Path] | None = None, *, leave_out: str | None = None, progress: Progress | None = None
+) -> Evidence:
     """Price every row of the timing files and compare.
 
     Parameters
@@ -192,7 +194,7 @@ def gather(paths: Sequence[Path] | None = None, *, leave_out: str | None = None)
     if not timings.requests and not timings.kernels:
         names = ", ".join(str(path) for path in paths or ())
         raise FileFormatError(f"{names}: holds no timing")
-    rows = join(timings.requests, files)
+    rows = join(timings.requests, files, progress)
     return Evidence(
         rows=tuple(rows),
         speedups=tuple(speedups(rows)),

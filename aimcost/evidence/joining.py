@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,10 @@ from ..pricing.result import Estimate
 from ..types import Stack
 from .timings import Timing
 
-__all__ = ["Joined", "Speedup", "join", "speedups", "unpaired"]
+# (rows done, rows, source)
+Progress = Callable[[int, int, str], None]
+
+__all__ = ["Joined", "Progress", "Speedup", "join", "speedups", "unpaired"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +91,11 @@ class Speedup:
         return self.saved_low_s <= self.saved_published_s <= self.saved_high_s
 
 
-def join(timings: Iterable[Timing], stacks: Mapping[str, Mapping[str, Any]] | None = None) -> list[Joined]:
+def join(
+    timings: Sequence[Timing],
+    stacks: Mapping[str, Mapping[str, Any]] | None = None,
+    progress: Progress | None = None,
+) -> list[Joined]:
     """Each timing with its prediction; runs that several rows share are priced once.
 
     Parameters
@@ -104,7 +111,9 @@ def join(timings: Iterable[Timing], stacks: Mapping[str, Mapping[str, Any]] | No
     priced: dict[tuple[int, str], Estimate] = {}
     loaded: dict[tuple[int, str], Stack] = {}
     rows = []
-    for timing in timings:
+    for number, timing in enumerate(timings):
+        if progress is not None:
+            progress(number, len(timings), timing.group)
         file = stacks.get(timing.id) if stacks is not None else None
         key = (id(file), canonical(timing.run))
         if key not in priced:

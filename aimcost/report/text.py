@@ -14,7 +14,7 @@ from ..pricing.result import Estimate
 from ..pricing.summary import mean_visual_tokens, model_parameters
 from ..types import HardwareSpec, Schedule, Serving, runs_of
 from ..units import GIGA, format_bytes, format_count, format_flops, format_macs, format_seconds
-from .table import plain_table, table
+from .table import plain_table, sparkline, table, terminal_width
 from .tree import breakdown, tree_rows
 
 if TYPE_CHECKING:
@@ -199,6 +199,9 @@ def _signed_seconds(seconds: float) -> str:
 def _details(estimate: Estimate, macs: bool, formulas: Sequence[Formula]) -> str:
     memory, hardware = estimate.memory, estimate.run.hardware
     lines = [_model(estimate.run), f"tokens by layer  {token_runs(estimate.run.computed)}"]
+    width = terminal_width()
+    if width is not None:
+        lines.append(" " * 17 + sparkline(estimate.run.computed.tokens, width - 17))
     if estimate.run.workload.visual_tokens:
         mean, given = mean_visual_tokens(estimate.run), estimate.run.workload.visual_tokens
         lines.append(f"visual tokens    {mean:,.1f} a layer on average, of {format_count(given)}")

@@ -45,16 +45,16 @@ def calibrate(
         from ...report.calibration import external_text
 
         rows = compare_external(read_external(check))
-        say(to_json(rows) if as_json else external_text(rows))
+        say(to_json(rows) if as_json else external_text(rows), prose=not as_json)
     elif timing is not None:
         from ..calibrating import scale_command
 
-        say(scale_command(timing, hardware, output, as_json=as_json))
+        say(scale_command(timing, hardware, output, as_json=as_json), prose=not as_json)
     elif inherited:
         from ..calibrating import inherited_command
 
-        say(inherited_command(output, as_json=as_json))
+        say(inherited_command(output, as_json=as_json), prose=not as_json)
     else:
         from ..calibrating import derive_command
 
-        say(derive_command(str(source), system, output, as_json=as_json))
+        say(derive_command(str(source), system, output, as_json=as_json), prose=not as_json)

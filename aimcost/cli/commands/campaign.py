@@ -31,6 +31,6 @@ def campaign(
     text, complete = campaign_command(
         output, source, device=device, minutes=minutes, tiny=tiny, resume=resume, as_json=as_json
     )
-    say(text)
+    say(text, prose=not as_json)
     if not complete:
         raise Exit(1)

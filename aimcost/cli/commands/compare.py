@@ -38,8 +38,12 @@ from ..options import Context, Option
 def compare(
     context: Context,
     run: RunArgument = None,
-    hardware: Annotated[str | None, Option(help="Hardware profiles, comma-separated. Default: the run's.")] = None,
-    stack: Annotated[str | None, Option(help="Software stacks, comma-separated. Default: the run's.")] = None,
+    hardware: Annotated[
+        str | None, Option(help="Hardware profiles, comma-separated. Default: the run's.", complete=("hardware",))
+    ] = None,
+    stack: Annotated[
+        str | None, Option(help="Software stacks, comma-separated. Default: the run's.", complete=("stack",))
+    ] = None,
     model: ModelFlag = None,
     estimator: EstimatorFlag = None,
     method: MethodFlag = None,

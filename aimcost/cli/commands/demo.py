@@ -23,4 +23,4 @@ def demo(
 
     with progress_bar() as step:
         result = demonstrate(device, frames=frames, layers=layers, progress=step)
-    say(demo_text(result))
+    say(demo_text(result), prose=True)

@@ -42,7 +42,7 @@ def estimate(
     context: Context,
     run: RunArgument = None,
     model: ModelFlag = None,
-    hardware: Annotated[str | None, Option(help="Hardware profile: name or path.")] = None,
+    hardware: Annotated[str | None, Option(help="Hardware profile: name or path.", complete=("hardware",))] = None,
     estimator: EstimatorFlag = None,
     method: MethodFlag = None,
     attention: AttentionFlag = None,

@@ -62,7 +62,8 @@ def evidence(
         report = Report(text=lambda: figures_text(refits), data=lambda: figures, rows=lambda: figures)
         write_report(report, written, output)
         return
-    found = gather(timings or None, leave_out=leave_out)
+    with progress_bar() as step:
+        found = gather(timings or None, leave_out=leave_out, progress=step)
     rows = [joined_dict(row) for row in found.rows]
     report = Report(text=lambda: evidence_text(found), data=lambda: evidence_dict(found), rows=lambda: rows)
     write_report(report, written, output)

@@ -35,8 +35,12 @@ from ..options import Context, Option
 def explore(
     context: Context,
     run: RunArgument = None,
-    hardware: Annotated[str | None, Option(help="Profiles to show beside the run's, comma-separated.")] = None,
-    stack: Annotated[str | None, Option(help="Stacks to show beside the run's, comma-separated.")] = None,
+    hardware: Annotated[
+        str | None, Option(help="Profiles to show beside the run's, comma-separated.", complete=("hardware",))
+    ] = None,
+    stack: Annotated[
+        str | None, Option(help="Stacks to show beside the run's, comma-separated.", complete=("stack",))
+    ] = None,
     model: ModelFlag = None,
     estimator: EstimatorFlag = None,
     method: MethodFlag = None,

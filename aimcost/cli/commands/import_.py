@@ -106,4 +106,4 @@ def import_(
     if as_json:
         say(to_json({"tool": ", ".join(dict.fromkeys(tools)), "rows": rows, "notes": notes}))
     else:
-        say(text + (f"\nwritten: {output}" if output is not None else ""))
+        say(text + (f"\nwritten: {output}" if output is not None else ""), prose=True)

@@ -48,4 +48,4 @@ def list_(
         left = sum(1 for key in headers if not isinstance(rows[0][key], int | float)) if rows else 1
         cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
         shown = [_HEADERS.get(header, header) for header in headers]
-        say(f"{name} ({len(rows)})\n{table(cells, shown, left=left)}\n")
+        say(f"{name} ({len(rows)})\n{table(cells, shown, left=left)}\n", prose=True)

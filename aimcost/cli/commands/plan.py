@@ -62,7 +62,9 @@ def plan(
     memory_gb: Annotated[
         float | None, Option(help="Budget: peak memory, in 10^9 bytes; at most the card's usable memory.")
     ] = None,
-    hardware: Annotated[str | None, Option(help="Hardware profiles to search, comma-separated.")] = None,
+    hardware: Annotated[
+        str | None, Option(help="Hardware profiles to search, comma-separated.", complete=("hardware",))
+    ] = None,
     method: Annotated[
         str | None,
         Option(help="Methods to search, comma-separated. Default: aim; with --task, all that have scores."),

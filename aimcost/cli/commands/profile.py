@@ -36,4 +36,4 @@ def profile(
         say(text, end="")
         return
     write_atomically(output, text)
-    say(profile_text(measured, output, samples))
+    say(profile_text(measured, output, samples), prose=True)

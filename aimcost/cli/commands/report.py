@@ -14,8 +14,12 @@ def report(
     given: Annotated[
         list[str], Argument(metavar="RUN...", help="Run files or names of runs, and records of `aimcost validate`.")
     ],
-    hardware: Annotated[str | None, Option(help="Profiles to show beside each run's, comma-separated.")] = None,
-    stack: Annotated[str | None, Option(help="Stacks to show beside each run's, comma-separated.")] = None,
+    hardware: Annotated[
+        str | None, Option(help="Profiles to show beside each run's, comma-separated.", complete=("hardware",))
+    ] = None,
+    stack: Annotated[
+        str | None, Option(help="Stacks to show beside each run's, comma-separated.", complete=("stack",))
+    ] = None,
     settings: SettingsOption = None,
     output: Annotated[Path, Option("-o", "--output", metavar="FILE", help="Write the page there.")] = Path(
         "report.html"

@@ -10,7 +10,13 @@ from ..options import Argument, Option
 
 @app.command()
 def show(
-    name: Annotated[str, Argument(help="Model, hardware profile, stack, method, estimator or run.")],
+    name: Annotated[
+        str,
+        Argument(
+            help="Model, hardware profile, stack, method, estimator or run.",
+            complete=("model", "hardware", "stack", "method", "estimator", "run"),
+        ),
+    ],
     accuracy: Annotated[bool, Option("--accuracy", help="Published scores of a model.")] = False,
 ) -> None:
     """Show one item of a listing, with its sources."""
@@ -20,6 +26,6 @@ def show(
         from ...report.scores import scores_text
         from ...search.scores.points import points_of
 
-        say(scores_text(name, points_of(name)))
+        say(scores_text(name, points_of(name)), prose=True)
         return
     say(describe(name), end="")

@@ -40,4 +40,4 @@ def sweep(
             scheduler=scheduler,
             progress=step,
         )
-    say(to_json(asdict(result)) if as_json else sweep_text(result))
+    say(to_json(asdict(result)) if as_json else sweep_text(result), prose=not as_json)

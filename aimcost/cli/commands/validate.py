@@ -61,6 +61,6 @@ def validate(
                 given, device=device, profile=profile, repeats=repeats, path=output, progress=step
             )
     comparison = compare_record(record, where=where)
-    say(to_json(comparison.to_dict()) if as_json else validation_text(comparison))
+    say(to_json(comparison.to_dict()) if as_json else validation_text(comparison), prose=not as_json)
     if plot is not None:
         draw_validation(comparison, plot)
