@@ -61,6 +61,12 @@ def planned(budgets: dict[str, float], execution: str = "eager", **options: Any)
     )
 
 
+@pytest.fixture(scope="module")
+def whole() -> Any:
+    """The plan that no budget limits."""
+    return planned({"max_ttft_ms": 1e6}, objective="tokens")
+
+
 @pytest.mark.parametrize(("case", "sure", "execution"), CASES)
 def test_equals_brute_force(case: dict[str, float], sure: bool, execution: str) -> None:
     brute = brute_force(execution)
@@ -86,8 +92,8 @@ def test_goes_through_the_whole_grid(brute: list[Candidate]) -> None:
     assert plan.best.kept_share == pytest.approx(1.0)
 
 
-def test_the_front_is_that_of_brute_force(brute: list[Candidate]) -> None:
-    plan = planned({"max_ttft_ms": 1e6}, objective="tokens")
+def test_the_front_is_that_of_brute_force(brute: list[Candidate], whole: Any) -> None:
+    plan = whole
     front = [(row["ttft_s"], row["value"]) for row in plan.front() if row["front"] == "tokens"]
     kept = sorted({c.kept for c in brute}, reverse=True)
     fastest = {value: min(c.ttft for c in brute if c.kept == value) for value in kept}
@@ -129,9 +135,9 @@ def test_the_front_says_which_keep_every_budget(case: dict[str, float], sure: bo
     ],
 )
 def test_why_the_runner_up_came_second(
-    kept: tuple[int, int], scores: tuple[float | None, float | None], said: str
+    whole: Any, kept: tuple[int, int], scores: tuple[float | None, float | None], said: str
 ) -> None:
-    plan = planned({"max_ttft_ms": 1e6}, objective="tokens")
+    plan = whole
     best, second = (
         replace(plan.best, kept_tokens=count, expected_score=score) for count, score in zip(kept, scores, strict=True)
     )

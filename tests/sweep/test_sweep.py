@@ -368,7 +368,7 @@ def test_killed_at_50_moments_a_sweep_is_resumed(tmp_path: Path, engine: str, vi
 
 def test_a_killed_process_is_resumed(tmp_path: Path, cli: Any) -> None:
     """SIGKILL in the middle, as an out-of-memory killer would."""
-    many = {**RUNS, "axes": {**RUNS["axes"], "workload.text_tokens": {"from": 10, "to": 35}}, "chunk": 20}
+    many = {**RUNS, "axes": {**RUNS["axes"], "workload.text_tokens": {"from": 10, "to": 20}}, "chunk": 12}
     grid, out = put(tmp_path, many), tmp_path / "out.csv"
     command = [sys.executable, "-m", "aimcost", "sweep", str(grid), "-o", str(out)]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
