@@ -68,8 +68,14 @@ def is_file(path: Path) -> bool:
 
 def search_path() -> list[Path]:
     """Folders that may hold ``configs`` and ``hardware_profiles``, first match first."""
-    variables = tuple(os.environ.get(name, "") for name in ("AIMCOST_PATH", "XDG_CONFIG_HOME", "HOME"))
-    return list(_search_path(os.getcwd(), *variables))
+    return list(_folders())
+
+
+def _folders() -> tuple[Path, ...]:
+    variable = os.environ.get
+    return _search_path(
+        os.getcwd(), variable("AIMCOST_PATH", ""), variable("XDG_CONFIG_HOME", ""), variable("HOME", "")
+    )
 
 
 @lru_cache(maxsize=16)
@@ -93,13 +99,18 @@ def names(kind: str) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _answers(kind: str, name: str) -> Iterator[Path]:
+def _answers(kind: str, name: str) -> Iterator[str]:
     """Every file of that name, first on the path first."""
-    for root in search_path():
+    for root in _folders():
         for suffix in _SUFFIXES.get(kind, _YAML):
             path = f"{root}/{KINDS[kind]}/{name}{suffix}"
             if os.path.isfile(path):
-                yield Path(path)
+                yield path
+
+
+@lru_cache(maxsize=256)
+def _as_path(path: str) -> Path:
+    return Path(path)
 
 
 def find(kind: str, name: str, *, where: str = "") -> Path:
@@ -112,7 +123,7 @@ def find(kind: str, name: str, *, where: str = "") -> Path:
     """
     if "/" not in name and "\\" not in name and name not in {"", ".", ".."}:
         for path in _answers(kind, name):
-            return path
+            return _as_path(path)
     elif name:
         raise FileFormatError(f"{where + ': ' if where else ''}no such file: {name}")
     known = names(kind)
@@ -131,10 +142,15 @@ def not_shipped(kind: str, given: object) -> tuple[Path, bool] | None:
     if not isinstance(given, str) or "/" in given or given.endswith((".yaml", ".yml", ".json")):
         return None
     answers = _answers(kind, given)
-    first, own = next(answers, None), f"{own_root()}/{KINDS[kind]}"
-    if first is None or os.path.samefile(first.parent, own):
+    first = next(answers, None)
+    if first is None or _is_shipped(kind, first):
         return None
-    return first, any(os.path.samefile(path.parent, own) for path in answers)
+    return Path(first), any(_is_shipped(kind, path) for path in answers)
+
+
+def _is_shipped(kind: str, path: str) -> bool:
+    folder, own = os.path.dirname(path), f"{own_root()}/{KINDS[kind]}"
+    return folder == own or os.path.samefile(folder, own)
 
 
 def estimator_names() -> list[str]:

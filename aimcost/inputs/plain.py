@@ -75,10 +75,16 @@ def number_of(name: str, value: Any, words: str = "a number", kinds: type | tupl
     return number
 
 
+# What is plain already; tested for first, since most values are.
+_SCALARS = (str, int, float, bool, type(None))
+
+
 def _copied(value: Any, made: dict[int, Any], depth: int) -> Any:
     """`plain` of a part; `made` holds the copies of the mappings and lists met so far, by identity."""
     if not depth:
         raise InvalidValueError("run", f"nested at most {MAX_DEPTH} levels", value)
+    if type(value) in _SCALARS:
+        return value
     if isinstance(value, Mapping):
         if id(value) not in made:
             mapping = made[id(value)] = dict[Any, Any]()

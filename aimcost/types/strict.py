@@ -107,12 +107,7 @@ class Strict:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The names of all keys."""
-        return tuple(
-            name
-            for base in reversed(cls.__mro__)
-            if issubclass(base, Strict) and base is not Strict
-            for name in inspect.get_annotations(base)
-        )
+        return _names(cls)
 
     @property
     def given(self) -> frozenset[str]:
@@ -159,6 +154,16 @@ class Strict:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={getattr(self, n)!r}' for n in type(self).names())})"
+
+
+@cache
+def _names(cls: type[Strict]) -> tuple[str, ...]:
+    return tuple(
+        name
+        for base in reversed(cls.__mro__)
+        if issubclass(base, Strict) and base is not Strict
+        for name in inspect.get_annotations(base)
+    )
 
 
 def _dumped(value: Any, given: bool, exclude_none: bool) -> Any:

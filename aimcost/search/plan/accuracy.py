@@ -125,10 +125,11 @@ def fit(points: Floats, **labels: Any) -> Surrogate:
 def _fit(points: Floats, **labels: Any) -> Surrogate:
     first, second, score = points.T
     a, b = np.full(len(points), score.mean()), np.zeros(len(points))
+    of_first, of_second = (np.unique(x, return_inverse=True)[1] for x in (first, second))
     for _ in range(_SWEEPS):
         before = a + b
-        a = _isotonic(first, score - b)
-        b = _isotonic(second, score - a)
+        a = _isotonic(of_first, score - b)
+        b = _isotonic(of_second, score - a)
         if np.abs(a + b - before).max() < 1e-12:
             break
     return Surrogate(
@@ -141,9 +142,8 @@ def _fit(points: Floats, **labels: Any) -> Surrogate:
     )
 
 
-def _isotonic(x: Floats, y: Floats) -> Floats:
-    """Non-decreasing least squares of y over x (pool adjacent violators), at the points."""
-    _, where = np.unique(x, return_inverse=True)
+def _isotonic(where: NDArray[np.int64], y: Floats) -> Floats:
+    """Non-decreasing least squares of y (pool adjacent violators), at the points; `where` ranks their x."""
     weights = np.bincount(where).astype(float)
     means = np.bincount(where, y) / weights
     fitted = non_decreasing(means, weights)

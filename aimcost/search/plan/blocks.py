@@ -135,7 +135,7 @@ def tables(run: Run, pairs: set[Pair], scorer: str, *, band: bool = False) -> Ta
     if not len(tail):  # pragma: no cover - every decoder has a head
         raise ScheduleError("the estimator prices nothing after the last layer")
     blocks = _blocks(every, layers, len(ordered))
-    own = memory_of(run)
+    own = _memory(run)
     stages, prompt_kv, alive = _stage_memory(every, own)
     cached = own.cached_bytes / run.model.decoder.layers
     fields: dict[str, Any] = {}
@@ -184,7 +184,7 @@ def _decode(run: Run, pairs: tuple[Pair, ...], scorer: str) -> dict[str, Any]:
     every = price_layers(run, [(n, n) for n in counts], scorer, purpose="the planner").estimate
     steps = PricedLayers(tuple((n, n) for n in counts), every, "decode")
     where = np.array([counts.index(before) for before, _ in pairs])
-    kv = np.array(every.memory.kv_by_layer)[where]
+    kv = np.array(_memory(every.run).kv_by_layer)[where]
     head, layers, tail = steps.in_order
     if not len(layers):
         return {"kv": kv}
@@ -243,12 +243,17 @@ def _state(every: Estimate, rows: NDArray[np.int64]) -> tuple[float, float]:
     return issued, end
 
 
+def _memory(run: Run) -> Memory:
+    """Without the number of requests that the card can serve, which no plan asks for."""
+    return memory_of(replace(run, hardware=None))
+
+
 def _stage_memory(every: Estimate, own: Memory) -> tuple[tuple[StageMemory, ...], Floats, Floats]:
     """All stages, and by block what the prompt adds to the cache and the activations.
 
     A block may be of any layer but the first, which alone is given the run's `own` embeddings.
     """
-    memory = every.memory
+    memory = _memory(every.run)
     layers = [stage for stage in memory.stages if stage.stage.startswith("prefill layer ")]
     held = np.array([stage.kv_bytes for stage in layers])
     alive = np.array([stage.activation_bytes for stage in layers]) + own.embedded_bytes

@@ -249,11 +249,12 @@ def _aim(run: Run, shapes: Sequence[str], first: int, levels: Sequence[float]) -
 def _linear(whole: Schedule, merge: Mapping[str, Any]) -> Iterator[Candidate]:
     """AIM's own shape at all boundaries; of equal schedules the latest ones are named."""
     layers = len(whole.tokens)
+    params = AimParams(name="aim", **merge)
     for l1 in range(layers, -1, -1):
         for l2 in range(layers + 1, l1, -1):
             method = {"name": "aim", **merge, "l1": l1, "l2": l2}
             try:
-                tokens = pruned(whole.visual_tokens, whole.text_tokens, layers, AimParams(**method))
+                tokens = pruned(whole.visual_tokens, whole.text_tokens, layers, params.changed(l1=l1, l2=l2))
             except AimcostError:  # no text, and every visual token gone: no model could run it
                 continue
             yield method, tokens

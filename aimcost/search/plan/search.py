@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 Progress = Callable[[int, int, str], None]
 # Candidates whose band is worked out at once, the most promising first.
 _BATCH = 1024
+# Points of the front that a chunk is held against before it is searched.
+_PIVOTS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +88,10 @@ class Front:
     def add(self, times: Floats, values: Floats, within: NDArray[np.bool_], grid: int, start: int) -> None:
         """Take in a chunk of candidates."""
         # a schedule that is known from another grid is no better for its rounding
-        known = np.searchsorted(self.times, times * (1 + 1e-12), side="right") - 1
-        bar = np.concatenate([self.values, [-np.inf]])[known]
-        new = np.flatnonzero(values > bar)
+        late = times * (1 + 1e-12)
+        new = self._unbeaten(late, values)
+        known = np.searchsorted(self.times, late[new], side="right") - 1
+        new = new[values[new] > np.concatenate([self.values, [-np.inf]])[known]]
         if not len(new):
             return
         self.times = np.concatenate([self.times, times[new]])
@@ -101,6 +104,13 @@ class Front:
         keep = order[self.values[order] > ahead]
         self.times, self.values = self.times[keep], self.values[keep]
         self.grids, self.positions, self.within = self.grids[keep], self.positions[keep], self.within[keep]
+
+    def _unbeaten(self, times: Floats, values: Floats) -> NDArray[np.int64]:
+        """Candidates that none of a few points of the front beats: most fail this, which costs less than a search."""
+        left = values > -np.inf
+        for at in np.linspace(0, len(self.times) - 1, _PIVOTS).astype(int) if len(self.times) else ():
+            left &= (times < self.times[at]) | (values > self.values[at])
+        return np.flatnonzero(left)
 
     def rows(self) -> list[tuple[float, float, int, int, bool]]:
         """(seconds, value, grid, position, within); of times that differ by rounding alone, the best value."""
