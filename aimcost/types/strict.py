@@ -107,7 +107,8 @@ class Strict:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The names of all keys."""
-        return _names(cls)
+        declared: Any = cls  # mypy takes a class with __hash__ for one that cannot be hashed itself
+        return _names(declared)
 
     @property
     def given(self) -> frozenset[str]:
