@@ -11,6 +11,8 @@ from ..extras import torch_module
 
 if TYPE_CHECKING:
     from .build import build_model as build_model
+    from .decode import Decode as Decode
+    from .decode import capture_decode as capture_decode
     from .executor import Applied as Applied
     from .executor import apply as apply
     from .families import MODEL_CLASSES as MODEL_CLASSES
@@ -29,10 +31,12 @@ _HOME = {
     "Applied": ".executor",
     "Captured": ".graph",
     "ClipQuestion": ".question",
+    "Decode": ".decode",
     "Record": ".steps",
     "Timing": ".timing",
     "apply": ".executor",
     "build_model": ".build",
+    "capture_decode": ".decode",
     "capture_prefill": ".graph",
     "kept_overlap": ".masked",
     "apply_masked": ".masked",
@@ -45,11 +49,13 @@ __all__ = [
     "Applied",
     "Captured",
     "ClipQuestion",
+    "Decode",
     "Record",
     "Timing",
     "apply",
     "apply_masked",
     "build_model",
+    "capture_decode",
     "capture_prefill",
     "kept_overlap",
     "time_alternately",

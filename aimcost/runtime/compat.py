@@ -22,6 +22,7 @@ from ..errors import UnsupportedModelError
 __all__ = [
     "CACHE_POSITIONS",
     "TESTED",
+    "arguments",
     "attention_name",
     "by_name",
     "cache_argument",
@@ -143,6 +144,11 @@ def cache_of(output: Any) -> Cache:
     if len(found) != 1:
         _refuse(f"{len(found)} KV caches in a {type(output).__name__}, one is needed")
     return found[0]
+
+
+def arguments(module: nn.Module) -> tuple[str, ...]:
+    """The names of the arguments that the forward pass of `module` takes, in order."""
+    return tuple(_parameters(module))
 
 
 def _declared_cache(module: nn.Module) -> str | None:

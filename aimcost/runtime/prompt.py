@@ -248,7 +248,8 @@ def start(
     visual = _visual(plan, arrived, observed, real, embedded=ids is None)
     extras = _deepstack(kwargs, rows, prompt)
     origin = torch.arange(prompt, device=tokens.device).expand(rows, -1)
-    following = _next_position(kwargs.get("position_ids"), origin) if family.mrope else None
+    given = kwargs.get("position_ids")
+    following = _next_position(given, origin) if family.mrope or given is not None else None
     if plan.schedule.pre_llm_events:
         reduced = _reduce(plan, kwargs, visual, extras, past)
         origin, visual = reduced.origin, reduced.visual
@@ -307,7 +308,7 @@ def _check_prefix(plan: Plan, past: int, prompt: int) -> None:
 
 
 def _next_position(positions: torch.Tensor | None, places: torch.Tensor) -> torch.Tensor:
-    """(B,) the position after the largest of a prompt's (3 or 4, B, P) positions, its places where none are given.
+    """(B,) the position after the largest of a prompt's (B, P) or (3 or 4, B, P), its places where none are given.
 
     What releases store as ``rope_deltas`` counts padding in some and not in others.
     """

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
 from ..errors import UnsupportedModelError
 from .steps import CacheNotes
 
-__all__ = ["ReducedCache", "mark", "notes_on", "open_cache"]
+__all__ = ["FixedCache", "ReducedCache", "mark", "notes_on", "open_cache"]
 
 _NOTES = "_aimcost_notes"
 _open = threading.local()
@@ -85,6 +85,10 @@ class ReducedCache(DynamicCache):
         if notes is not None:
             rows = torch.arange(len(notes.origin), device=notes.origin.device)
             setattr(self, _NOTES, notes.of_rows(moved(rows)))
+
+
+class FixedCache(Cache):
+    """A cache of buffers of fixed sizes (`aimcost.runtime.decode`), which knows what each layer holds by itself."""
 
 
 def mark(cache: DynamicCache, notes: CacheNotes) -> None:

@@ -24,7 +24,7 @@ from .families import Family
 from .heads import HeadCall
 from .hooks import Hook
 from .prompt import Planner, behind_under_mrope, start
-from .reduced_cache import mark, notes_on, open_cache
+from .reduced_cache import FixedCache, mark, notes_on, open_cache
 from .steps import CacheNotes, Continuation, Prefill, Record
 
 __all__ = ["Session"]
@@ -165,7 +165,7 @@ class Session(ABC):
             self._forget()
             if bool(placeholders.any()):  # before the container works out positions, which it cannot
                 raise behind_under_mrope(past, placeholders.shape[1])
-        if notes is not None and notes.lost and notes.next_position is not None and kwargs.get("position_ids") is None:
+        if self.family.mrope and notes is not None and notes.lost and kwargs.get("position_ids") is None:
             kwargs["position_ids"] = _mrope_positions(notes, kwargs, past)
         return (), kwargs
 
@@ -218,6 +218,8 @@ class Session(ABC):
         kwargs = compat.by_name(module, args, kwargs)
         self._local.step = None
         cache = compat.find_cache(module, kwargs)
+        if isinstance(cache, FixedCache):
+            return (), kwargs
         notes = self._noted(cache)
         past = cache.get_seq_length() if cache is not None else 0
         self._follow(kwargs, cache, notes)

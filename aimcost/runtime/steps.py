@@ -257,7 +257,8 @@ class CacheNotes:
     held
         Keys that each layer held after the prompt.
     next_position
-        (B,) the mRoPE position that follows the whole prompt, None where that was not asked for.
+        (B,) the position that follows the whole prompt, as its positions were given; None where they were not, and
+        are no mRoPE ones.
     closed_up
         Whether the tokens that a cut leaves take the positions of the prompt's first ones, and what follows goes on
         from there, layer by layer.

@@ -371,3 +371,73 @@ def toolbox():
         relative_error=relative_error,
         configs=CONFIGS,
     )
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """Values are looked at on a CPU only; here as little as on a GPU."""
+    from aimcost.kernels import _dispatch
+
+    monkeypatch.setattr(_dispatch, "should_check", lambda check, tensor: bool(check))
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch, as_on_a_gpu):
+    """CPU tensors take the way of CUDA ones."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Graph:
+        """Stands in for torch.cuda.CUDAGraph: notes every operator, and computes them anew into the same memory."""
+
+        def __init__(self):
+            self.tape, self.replays = [], 0
+
+        def replay(self):
+            self.replays += 1
+            for func, args, kwargs, outputs in self.tape:
+                for new, old in zip(tree_leaves(func(*args, **kwargs)), outputs, strict=True):
+                    if isinstance(old, torch.Tensor) and new.data_ptr() != old.data_ptr():
+                        old.copy_(new)
+
+        def reset(self):
+            self.tape.clear()
+
+    class Recorder(TorchDispatchMode):
+        def __init__(self, graph, pool=None):
+            super().__init__()
+            self.graph = graph
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            self.graph.tape.append((func, args, kwargs or {}, tree_leaves(result)))
+            return result
+
+    class Pretends(torch.Tensor):
+        """A CPU tensor that says it is on CUDA until it is copied into a graph's buffers."""
+
+        @staticmethod
+        def __new__(cls, value):
+            return value.as_subclass(cls)
+
+        @property
+        def device(self):
+            return torch.device("cuda", 0)
+
+        def clone(self):
+            return self.as_subclass(torch.Tensor).clone()
+
+    stream = type("Stream", (), {"__init__": lambda *_: None, "wait_stream": lambda *_: None})
+    monkeypatch.setattr(torch.cuda, "Stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: None)
+    monkeypatch.setattr(torch.cuda, "graph", Recorder)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+
+    def on_cuda(inputs):
+        return {k: Pretends(v) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+
+    return on_cuda
