@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import groupby
 
-from ..errors import InvalidValueError
+from ..errors import InvalidValueError, UnsupportedModelError
 from ..frozen import dataclass
+from ..models import traced
 from ..models.resizing import Size
 from ..models.visual_tokens import VisualLayout, cached_inputs, images_layout, joined, video_layout
 from ..types import ModelSpec, SamplingSpec, Workload
@@ -129,8 +130,10 @@ def _with_cache(
         what = f"at most {prompt - 1}: the logits come from the last of the prompt's {prompt} tokens"
         raise InvalidValueError("workload.cached_tokens", what, tokens)
     if model.decoder.traced is not None:
-        what = f"omitted: a trace of {model.family} has whole prompts and single decode steps"
-        raise InvalidValueError("workload.cached_tokens", what, tokens)
+        try:
+            traced.check_prefix(model.decoder.traced)
+        except UnsupportedModelError as error:
+            raise InvalidValueError("workload.cached_tokens", f"omitted: {model.family}: {error}", tokens) from None
     if workload.cross_tokens:
         what = f"omitted: the visual tokens of {model.name} are outside its sequence"
         raise InvalidValueError("workload.cached_tokens", what, tokens)

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
+from ..errors import UnsupportedModelError
 from ..ops import attention, gemm, pointwise
 from ..ops.attention import ALL_KEYS, AttentionShape
 from ..ops.cost import Array, Cost
 from ..ops.op import Op, OpCost, Place
 from ..ops.reduction import gather
+from ..types.expression import Expression
 from ..types.formats import Widths
 from ..types.traced import TracedDecoder, TracedLayer, TracedOp, TracedTower
 
 __all__ = [
     "cache_elements",
+    "check_prefix",
     "idle_parameters",
     "layer_ops",
     "outer_ops",
@@ -44,11 +48,100 @@ def layer_ops(
     kernel: str,
     onchip_bytes: float,
 ) -> Iterator[OpCost]:
-    """Ops of a layer: a prefill where every key is new, a decode step of one token otherwise."""
-    prefill = _is_prefill(q_len, kv_len)
+    """Ops of a layer: a prefill, of which an earlier request may have left the first keys; or a decode step."""
     counts = {"batch": batch, "tokens": q_len, "kv": kv_len}
-    for op in layer.ops if prefill else layer.decode:
+    ops = layer.decode if _is_step(q_len, kv_len) else layer.ops
+    if ops is layer.ops and np.any(np.asarray(q_len) != np.asarray(kv_len)):
+        ops = _after_prefix(layer, batch)
+    for op in ops:
         yield from _op(op, counts, widths, kernel=kernel, onchip_bytes=onchip_bytes, place="layer")
+
+
+def check_prefix(decoder: TracedDecoder) -> None:
+    """Raise unless it is known what every op does after a cached prefix.
+
+    Raises
+    ------
+    UnsupportedModelError
+        With the op's name.
+    """
+    for kind in decoder.kinds:
+        _after_prefix(kind, 1.0)
+
+
+@lru_cache(maxsize=256)
+def _after_prefix(layer: TracedLayer, batch: float) -> tuple[TracedOp, ...]:
+    """Ops of a prefill of `tokens` new tokens at the end of `kv`."""
+    steps = {(op.name, op.kind): op for op in layer.decode}
+    return tuple(_prefixed(op, steps.get((op.name, op.kind)), batch) for op in layer.ops)
+
+
+def _prefixed(op: TracedOp, step: TracedOp | None, batch: float) -> TracedOp:
+    """An op of a prefill with its sizes after a prefix, from those of the whole prompt and of the same op of a step."""
+    dims = dict(op.dims)
+    if op.kind == "attention":
+        if op.mask == "full" or (dims["q_len"].text, dims["kv_len"].text) != ("tokens", "tokens"):
+            raise UnsupportedModelError(f"{op.name} does not attend to the tokens of the prompt alone")
+        return op
+    step_dims = {} if step is None else dict(step.dims)
+
+    def size(whole: Expression | None, last: Expression | None) -> Expression | None:
+        found = _prefixed_size(whole, last, batch)
+        if found is None and whole is not None:
+            raise UnsupportedModelError(
+                f"how {op.name} grows with the prefix does not follow from a prefill and a step"
+            )
+        return found
+
+    last = step or replace(op, read=None, write=None, flops=None, count=None, read_cached=None, cached=None)
+    return replace(
+        op,
+        dims=tuple((name, size(whole, step_dims.get(name)) or whole) for name, whole in op.dims),
+        read=size(op.read, last.read),
+        write=size(op.write, last.write),
+        flops=size(op.flops, last.flops),
+        count=size(op.count, last.count),
+        read_cached=size(op.read_cached, last.read_cached),
+        cached=size(op.cached, last.cached),
+    )
+
+
+# Lengths at which a size shows whether it is a polynomial: n, 2n and 4n give it, the others check.
+_PROBES = (2048.0, 4096.0, 8192.0, 37.0, 5.0)
+
+
+def _prefixed_size(whole: Expression | None, step: Expression | None, batch: float) -> Expression | None:
+    """e0 + e1·q + e2·kv + e3·q·kv: equal to `whole` where q = kv, and to `step` where q = 1; None where there is none.
+
+    What neither grows with the square of the prompt nor, in a step, with the cache depends on new tokens alone.
+    """
+    if whole is None:
+        return None
+    prompt = _polynomial([float(whole({"batch": batch, "tokens": n, "kv": n})) for n in _PROBES])
+    if step is None:
+        return whole if prompt is None or not prompt[2] else None
+    last = _polynomial([float(step({"batch": batch, "tokens": 1.0, "kv": n})) for n in _PROBES])
+    if last is not None and not last[1] and not last[2] and (prompt is None or not prompt[2]):
+        return whole
+    if prompt is None or last is None or last[2]:
+        return None
+    (constant, slope, square), (start, growth, _) = prompt, last
+    by_keys = growth - square
+    by_tokens = slope - by_keys
+    if start != constant + by_tokens:
+        return None
+    return Expression.of(f"{constant!r} + {by_tokens!r}*tokens + {by_keys!r}*kv + {square!r}*tokens*kv")
+
+
+def _polynomial(values: list[float]) -> tuple[float, float, float] | None:
+    """Coefficients of c0 + c1·n + c2·n² from its values at `_PROBES`; None where one of those that check is off."""
+    n, (a, b, c) = _PROBES[0], values[:3]
+    square = ((c - b) / (2.0 * n) - (b - a) / n) / (3.0 * n)
+    slope = (b - a) / n - square * 3.0 * n
+    constant = a - slope * n - square * n * n
+    checks = zip(_PROBES[3:], values[3:], strict=True)
+    exact = all(constant + slope * at + square * at * at == value for at, value in checks)
+    return (constant, slope, square) if exact else None
 
 
 def outer_ops(
@@ -100,7 +193,7 @@ def cache_elements(layer: TracedLayer, *, batch: float, tokens: Array) -> Array:
 def peak_elements(layer: TracedLayer, *, batch: float, q_len: Array, kv_len: Array) -> Array:
     """Elements of activations alive together, under fused attention."""
     counts = {"batch": batch, "tokens": q_len, "kv": kv_len}
-    alive = layer.alive if _is_prefill(q_len, kv_len) else layer.decode_alive
+    alive = layer.decode_alive if _is_step(q_len, kv_len) else layer.alive
     peak: Array = 0.0
     for expression in alive:
         peak = np.maximum(peak, expression(counts))
@@ -151,8 +244,9 @@ def idle_parameters(decoder: TracedDecoder) -> float:
     return idle
 
 
-def _is_prefill(q_len: Array, kv_len: Array) -> bool:
-    return bool(np.all(np.asarray(q_len) == np.asarray(kv_len)))
+def _is_step(q_len: Array, kv_len: Array) -> bool:
+    """Whether one token a request follows what the cache holds."""
+    return bool(np.all(np.asarray(q_len) == 1) and np.any(np.asarray(kv_len) != 1))
 
 
 def _op(
@@ -162,7 +256,7 @@ def _op(
         return  # a copy that these counts do not need
     sizes = {name: size(counts) for name, size in op.dims}
     if op.kind == "attention":
-        for kernel_op, cost in _attention(op, sizes, counts["kv"], widths, kernel=kernel, onchip_bytes=onchip_bytes):
+        for kernel_op, cost in _attention(op, sizes, counts, widths, kernel=kernel, onchip_bytes=onchip_bytes):
             yield kernel_op, _repeated(cost, op, counts)
         return
     cost = _FORMULAS.get(op.kind, _moved)(op, sizes, counts, widths)
@@ -196,10 +290,20 @@ def _repeated(cost: Cost, op: TracedOp, counts: Mapping[str, Array]) -> Cost:
 
 
 def _attention(
-    op: TracedOp, sizes: Mapping[str, Array], end: Array, widths: Widths, *, kernel: str, onchip_bytes: float
+    op: TracedOp,
+    sizes: Mapping[str, Array],
+    counts: Mapping[str, Array],
+    widths: Widths,
+    *,
+    kernel: str,
+    onchip_bytes: float,
 ) -> Iterator[OpCost]:
-    """`end`: all tokens so far, of which a cache of a window or a block may hold fewer."""
-    q_len, kv_len = sizes["q_len"], sizes["kv_len"]
+    """Of all tokens so far a cache of a window or a block may hold fewer."""
+    q_len, kv_len, end = sizes["q_len"], sizes["kv_len"], counts["kv"]
+    if "tokens" in counts and not _is_step(counts["tokens"], end):
+        # new keys, and those of a prefix that the cache still holds
+        held = end - counts["tokens"]
+        kv_len = kv_len + (np.minimum(held, op.window - 1.0) if op.mask in ("window", "chunk") else held)
     shape = AttentionShape(
         batch=sizes["batch"],
         heads=sizes["heads"],

@@ -58,6 +58,8 @@ KEYS: dict[str, dict[str, Any]] = {
 }
 # (requests, tokens): not traced, below and above every window and block.
 COUNTS = ((2, 57), (1, 333))
+# (requests, new tokens, cached tokens): the prefix above and below them
+PREFIXES = ((2, 57, 150), (1, 333, 40))
 
 # (images a request, requests, width, height)
 SIZES = ((3, 1, 1000, 700), (1, 4, 1000, 300), (2, 3, 420, 900))
@@ -83,11 +85,12 @@ TOWERS: dict[str, dict[str, Any]] = _file("configs").CONFIGS
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """(ours, transformers') of every figure, by name."""
+    """(ours, transformers') of every figure, by name; `prefix`: FLOPs of a prefill that a cached prefix precedes."""
 
     kind: str
     parameters: tuple[tuple[float, float], ...]
     flops: tuple[tuple[float, float], ...]
+    prefix: tuple[tuple[float, float], ...] = ()
     cache: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -97,8 +100,8 @@ def config_of(kind: str) -> dict[str, Any]:
     return {"model_type": kind, "num_hidden_layers": 4, **KEYS.get(kind, {})}
 
 
-def _priced(traced: dict[str, Any], batch: int, tokens: int, new_tokens: int = 0) -> Any:
-    workload = {"batch": batch, "text_tokens": tokens, "new_tokens": new_tokens}
+def _priced(traced: dict[str, Any], batch: int, tokens: int, new_tokens: int = 0, cached: int = 0) -> Any:
+    workload = {"batch": batch, "text_tokens": cached + tokens, "new_tokens": new_tokens, "cached_tokens": cached}
     return aimcost.estimate({"model": traced, "hardware": MACHINE, "workload": workload})
 
 
@@ -112,15 +115,21 @@ def compared(kind: str) -> Compared:
     for batch, tokens in COUNTS:
         theirs, _ = real.flops(batch, tokens)
         flops.append((_priced(traced, batch, tokens).matrix_flops(["prefill"], full_square=True), theirs))
-        theirs, held = real.flops(batch, tokens, step=True)
+        theirs, held = real.flops(batch, 1, cached=tokens)
         step = _priced(traced, batch, tokens, 2)
         flops.append((step.matrix_flops(["decode"], full_square=True), theirs))
         cache.append((tuple(step.memory.kv_by_layer), held))
         assert 0 < step.totals.time_s < 1
         assert not any("nan" in str(op) for op in step.ops())
+    prefix = []
+    for batch, tokens, cached in PREFIXES:
+        after = _priced(traced, batch, tokens, cached=cached)
+        theirs, held = real.flops(batch, tokens, cached=cached)
+        prefix.append((after.matrix_flops(["prefill"], full_square=True), theirs))
+        cache.append((tuple(after.memory.kv_by_layer), held))
     stored = _priced(traced, 1, 1).to_dict()["summary"]["parameters"]
     pairs = ((stored, real.parameters), (traced["parameters"], real.parameters))
-    return Compared(kind, pairs, tuple(flops), tuple(cache), tuple(traced["notes"]))
+    return Compared(kind, pairs, tuple(flops), tuple(prefix), tuple(cache), tuple(traced["notes"]))
 
 
 def compared_tower(kind: str) -> Compared:

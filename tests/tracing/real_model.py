@@ -58,15 +58,15 @@ class RealModel:
         found = getattr(output, slot, None)
         return given[slot] if found is None else found
 
-    def flops(self, batch: int, tokens: int, *, step: bool = False) -> tuple[int, tuple[float, ...]]:
-        """FLOPs of a prefill, or of the step that follows it, and the bytes of the cache afterwards by layer.
+    def flops(self, batch: int, tokens: int, *, cached: int = 0) -> tuple[int, tuple[float, ...]]:
+        """FLOPs of `tokens` new tokens a request after `cached` ones, and the bytes of the cache by layer afterwards.
 
         What rotary embeddings count while they make their angles is left out.
         """
         with torch.no_grad():
-            cache = self._call(batch, tokens, None) if step else None
+            cache = self._call(batch, cached, None) if cached else None
             with FlopCounterMode(display=False) as counter:
-                cache = self._call(batch, 1, cache) if step else self._call(batch, tokens, None)
+                cache = self._call(batch, tokens, cache)
         angles = sum(
             sum(counts.values())
             for name, counts in counter.get_flop_counts().items()

@@ -220,6 +220,46 @@ def test_decode_reads_what_a_window_holds(model):
     assert read == {0: 16 * 16, 1: 16 * 16, 2: 16 * 51, 3: 16 * 16, 4: 16 * 16}
 
 
+def test_a_cached_prefix(model):
+    """50 new tokens after 30. A window of 16 holds 15 keys of the prefix, all of which some query sees."""
+    estimate = _estimate(model, workload={"text_tokens": 80, "cached_tokens": 30})
+    layers = estimate.to_dict()["layers"]
+    product = 2 * 50 * 8 * 8
+    windowed, whole = 16 * 2 * 50 * 16, 16 * 2 * (50 * 30 + 50 * 51 / 2)
+    assert [layer["flops"] for layer in layers] == [
+        product + each for each in (windowed,) * 2 + (whole,) + (windowed,) * 2
+    ]
+    assert estimate.memory.cached_bytes == 16 * (4 * 15 + 30)
+
+
+@pytest.mark.parametrize(
+    ("whole", "step", "expected"),
+    [
+        ("8*batch*tokens", "8*batch", 8 * 3 * 50),  # by new tokens
+        ("8*batch*tokens", "8*batch*kv", 8 * 3 * 80),  # by all keys, as what a compressed cache is expanded with
+        ("8*batch*tokens", "6*batch + 2*batch*kv", 3 * (6 * 50 + 2 * 80)),
+        ("8*batch*tokens*tokens", "8*batch*kv", 8 * 3 * 50 * 80),  # by pairs
+        ("ceil(tokens/64)*batch", "batch", 3),  # new tokens in one block
+    ],
+)
+def test_an_op_after_a_prefix(model, whole, step, expected):
+    for key, size in (("ops", whole), ("decode", step)):
+        gate = {"name": "gate", "kind": "pointwise", "group": "rest", "dims": {}, "write_bytes": 0, "flops": size}
+        model["parts"]["decoder"]["layers"][1][key].append({**gate, "read_bytes": 0})
+    ops = _estimate(model, workload={"batch": 3, "text_tokens": 80, "cached_tokens": 30}).to_dict()["ops"]
+    assert [op["flops"] for op in ops if op["name"] == "gate"] == [expected]
+
+
+def test_an_op_that_does_not_say_what_it_does_after_a_prefix_is_refused(model):
+    gate = {"name": "gate", "kind": "bmm", "group": "rest", "read_bytes": 0, "write_bytes": 0}
+    sizes = {"groups": "batch", "m": "tokens", "n": "min(16, tokens)", "k": 4}
+    layer = model["parts"]["decoder"]["layers"][1]
+    layer["ops"].append({**gate, "dims": sizes})
+    layer["decode"].append({**gate, "dims": {**sizes, "m": 1, "n": "min(16, kv)"}})
+    with pytest.raises(InvalidValueError, match="how gate grows with the prefix"):
+        _estimate(model, workload={"text_tokens": 80, "cached_tokens": 30})
+
+
 def test_a_cut_changes_the_layers_after_it(model):
     schedule = {"name": "explicit", "tokens_per_layer": [[50, 2], [20, 3]]}
     whole = _estimate(model, workload={"visual_tokens": 40, "text_tokens": 10}).to_dict()
