@@ -10,7 +10,7 @@ from ..errors import InvalidValueError
 from ..types import DecoderSpec, ModelSpec, VisionSpec
 from ..types.expression import Expression
 from ..types.strict import Bounds, Strict, made
-from ..types.traced import Group, TracedDecoder, TracedLayer, TracedOp, TracedTower
+from ..types.traced import Group, Share, TracedDecoder, TracedLayer, TracedOp, TracedRanks, TracedTower
 from .schema import NonNegative, validate
 from .traced_images import projector_of, resolution_of
 
@@ -21,6 +21,9 @@ SCHEMA = 1
 _ELEMENT_BYTES = 2
 
 Size = str | NonNegative
+Part = Annotated[float, Bounds(ge=0, le=1)]
+# [the part that all ranks divide, the part that those with different KV heads divide], or ``vocabulary``
+Split = dict[str, Annotated[list[Part], Bounds(min_length=2, max_length=2)] | Literal["vocabulary"]]
 Count = Annotated[int, Bounds(ge=1, le=10_000_000)]
 
 
@@ -58,6 +61,8 @@ class TracedOpFile(Strict):
     read_cached_bytes: Size | None = None
     cached_bytes: Size | None = None
     flops: Size | None = None
+    split: Split = made(dict)
+    exchange: Literal["", "all_reduce", "statistics", "all_gather"] = ""
 
 
 class TracedLayerFile(Strict):
@@ -71,6 +76,15 @@ class TracedLayerFile(Strict):
     cache_bytes: Size = 0.0
     alive: list[Size] = made(list)
     decode_alive: list[Size] = made(list)
+    split: Split = made(dict)
+
+
+class TracedRanksFile(Strict):
+    """Sizes of the configuration that tensor-parallel ranks divide, KV heads apart; or why they divide nothing."""
+
+    sizes: dict[str, Count] = made(dict)
+    kv_sizes: dict[str, Count] = made(dict)
+    refused: str = ""
 
 
 class TracedDecoderFile(Strict):
@@ -81,6 +95,7 @@ class TracedDecoderFile(Strict):
     kv_heads: Count
     head_dim: Count
     vocab: Count
+    ranks: TracedRanksFile | None = None
     layers: Annotated[list[TracedLayerFile], Bounds(min_length=1)]
     before: list[TracedOpFile]
     after: list[TracedOpFile]
@@ -169,6 +184,7 @@ def traced_model(
         after=_ops(decoder.after, "parts.decoder.after", where),
         outer_parameters=decoder.outer_parameters,
         unknown=_unknown(kinds),
+        **({} if decoder.ranks is None else {"ranks": _ranks(decoder.ranks)}),
     )
     spec = DecoderSpec(
         hidden=decoder.hidden,
@@ -226,6 +242,17 @@ def _pixels(given: TracedTowerFile) -> int:
     return given.image_size if given.side and fits else given.side * given.patch_size
 
 
+def _ranks(given: TracedRanksFile) -> TracedRanks:
+    return TracedRanks(sizes=tuple(given.sizes.items()), kv_sizes=tuple(given.kv_sizes.items()), refused=given.refused)
+
+
+def _split(given: Split) -> tuple[tuple[str, Share], ...]:
+    return tuple(
+        (name, Share(vocabulary=True) if isinstance(shares, str) else Share(shares[0], shares[1]))
+        for name, shares in given.items()
+    )
+
+
 _Entry = TypeVar("_Entry", TracedLayerFile, TracedTowerLayerFile)
 
 
@@ -277,6 +304,7 @@ def _layer(entry: TracedLayerFile, place: str, where: str) -> TracedLayer:
         cache=_elements(entry.cache_bytes, f"{place}.cache_bytes", where),
         alive=tuple(_elements(size, f"{place}.alive", where) for size in entry.alive),
         decode_alive=tuple(_elements(size, f"{place}.decode_alive", where) for size in entry.decode_alive),
+        split=_split(entry.split),
     )
 
 
@@ -311,6 +339,8 @@ def _op(entry: TracedOpFile, place: str, where: str) -> TracedOp:
         read_cached=optional("read_cached_bytes"),
         cached=optional("cached_bytes"),
         flops=optional("flops"),
+        split=_split(entry.split),
+        exchange=entry.exchange,
     )
 
 

@@ -131,7 +131,7 @@ def _with_cache(
         raise InvalidValueError("workload.cached_tokens", what, tokens)
     if model.decoder.traced is not None:
         try:
-            traced.check_prefix(model.decoder.traced)
+            traced.check_prefix(model.decoder.traced, float(workload.batch))
         except UnsupportedModelError as error:
             raise InvalidValueError("workload.cached_tokens", f"omitted: {model.family}: {error}", tokens) from None
     if workload.cross_tokens:

@@ -86,13 +86,14 @@ def layer_ops(
     """
     if decoder.traced is not None:
         yield from traced.layer_ops(
-            decoder.traced.kinds[kind],
+            traced.one_rank(decoder.traced, decoder.vocab, ranks).kinds[kind],
             widths,
             batch=batch,
             q_len=q_len,
             kv_len=kv_len,
             kernel=kernel,
             onchip_bytes=onchip_bytes,
+            ranks=ranks,
         )
         return
     spec, cost = decoder, ranks.cost
@@ -330,8 +331,9 @@ def before_ops(
 ) -> Iterator[OpCost]:
     """What precedes the first layer: `text` of the `tokens` tokens of a request are looked up."""
     if decoder.traced is not None:
+        before = traced.one_rank(decoder.traced, decoder.vocab, ranks).before
         yield from traced.outer_ops(
-            decoder.traced.before, widths, batch=batch, tokens=tokens, looked_up=text, place="before"
+            before, widths, batch=batch, tokens=tokens, looked_up=text, place="before", ranks=ranks
         )
     elif text:
         yield embed_op(decoder, widths, batch * text, ranks)
@@ -345,8 +347,9 @@ def head_ops(
     A traced decoder may normalise all of the `tokens` tokens that leave its last layer.
     """
     if decoder.traced is not None:
+        after = traced.one_rank(decoder.traced, decoder.vocab, ranks).after
         yield from traced.outer_ops(
-            decoder.traced.after, widths, batch=batch, tokens=tokens, looked_up=tokens, place="after"
+            after, widths, batch=batch, tokens=tokens, looked_up=tokens, place="after", ranks=ranks
         )
         return
     norm = Op("final_norm", "norms", "replicated", place="after", reads=_INPUT)
@@ -410,7 +413,7 @@ def parameters(decoder: DecoderSpec, layers: range | None = None, *, ranks: Rank
     here = range(decoder.layers) if layers is None else layers
     first, last = here.start == 0, here.stop == decoder.layers
     if decoder.traced is not None:
-        return traced.parameters(decoder.traced, here, first=first, last=last)
+        return traced.parameters(traced.one_rank(decoder.traced, decoder.vocab, ranks), here, first=first, last=last)
     crossing = sum(layer in here for layer in decoder.cross_layers)
     total = (len(here) - crossing) * layer_parameters(decoder, ranks=ranks)
     if crossing:
@@ -428,7 +431,7 @@ def packed(decoder: DecoderSpec, layers: range, *, ranks: Ranks = ONE) -> Mappin
     where both lie together."""
     first, last = layers.start == 0, layers.stop == decoder.layers
     if decoder.traced is not None:
-        inside, outside = traced.packed(decoder.traced, layers)
+        inside, outside = traced.packed(traced.one_rank(decoder.traced, decoder.vocab, ranks), layers)
     else:
         crossing = sum(layer in layers for layer in decoder.cross_layers)
         inside = (len(layers) - crossing) * layer_parameters(decoder, ranks=ranks, count=packed_parameters)
@@ -444,7 +447,7 @@ def packed(decoder: DecoderSpec, layers: range, *, ranks: Ranks = ONE) -> Mappin
 def packed_experts(decoder: DecoderSpec, layers: range, *, ranks: Ranks = ONE) -> float:
     """Those of `packed` that are experts'."""
     if decoder.traced is not None:
-        return traced.packed_experts(decoder.traced, layers)
+        return traced.packed_experts(traced.one_rank(decoder.traced, decoder.vocab, ranks), layers)
 
     def count(ops: Iterable[OpCost]) -> float:
         return packed_parameters(each for each in ops if each[1].weights_format == _ANY.experts_format)

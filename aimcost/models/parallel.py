@@ -16,6 +16,7 @@ from ..ops import collectives
 from ..ops.cost import Array
 from ..ops.op import ONE, Op, OpCost, Ranks
 from ..types import DecoderSpec, ModelSpec, Parallel, TowerLoad
+from . import traced
 
 __all__ = [
     "bubble",
@@ -30,6 +31,10 @@ __all__ = [
 ]
 
 
+# Weights that every rank has whole and that a note names: norms and routers are less.
+_NAMED_SHARE = 0.05
+
+
 def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
     """Raise unless the model can be split so.
 
@@ -40,16 +45,18 @@ def check_parallel(model: ModelSpec, parallel: Parallel) -> None:
         than layers.
     """
     decoder, tp = model.decoder, parallel.tp
-    if decoder.traced is not None and tp > 1:
-        raise InvalidValueError("parallel.tp", f"1: a trace does not say how {model.name} is split", tp)
-    if decoder.heads % tp:
+    if decoder.traced is not None:
+        traced.check_ranks(decoder.traced, model.name, tp)
+    elif decoder.heads % tp:
         raise InvalidValueError("parallel.tp", f"a divisor of {model.name}'s {decoder.heads} attention heads", tp)
-    if max(decoder.kv_heads, tp) % min(decoder.kv_heads, tp):
+    elif max(decoder.kv_heads, tp) % min(decoder.kv_heads, tp):
         raise InvalidValueError(
             "parallel.tp", f"a divisor or multiple of {model.name}'s {decoder.kv_heads} KV heads", tp
         )
     moe = decoder.moe
-    wide = [decoder.intermediate] if moe is None else [moe.intermediate, moe.shared_intermediate]
+    wide = (
+        [] if decoder.traced else [decoder.intermediate] if moe is None else [moe.intermediate, moe.shared_intermediate]
+    )
     for count in wide:
         if count % tp:
             raise InvalidValueError("parallel.tp", f"a divisor of {model.name}'s {count} MLP columns", tp)
@@ -147,6 +154,10 @@ def parallel_notes(model: ModelSpec, parallel: Parallel, batch: int) -> tuple[st
     notes = []
     tp, pp, kv = parallel.tp, parallel.pp, model.decoder.kv_heads
     if tp > 1:
+        if model.decoder.traced is not None:
+            whole = traced.undivided(model.decoder.traced)
+            if whole > _NAMED_SHARE:
+                notes.append(f"{whole:.0%} of the layers' weights are whole on every rank")
         notes.append(f"tensor parallel: FLOPs, bytes and memory are those of one of {tp} ranks")
         rows, padded = model.decoder.vocab, decoder_ranks(model.decoder, parallel).padded(model.decoder.vocab)
         if padded != rows:

@@ -12,21 +12,23 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..errors import UnsupportedModelError
-from ..ops import attention, gemm, pointwise
+from ..errors import InvalidValueError, UnsupportedModelError
+from ..ops import attention, collectives, gemm, pointwise
 from ..ops.attention import ALL_KEYS, AttentionShape
 from ..ops.cost import Array, Cost
-from ..ops.op import Op, OpCost, Place
+from ..ops.op import ONE, Op, OpCost, Place, Ranks
 from ..ops.reduction import gather
 from ..types.expression import Expression
 from ..types.formats import Widths
-from ..types.traced import TracedDecoder, TracedLayer, TracedOp, TracedTower
+from ..types.traced import Share, TracedDecoder, TracedLayer, TracedOp, TracedTower
 
 __all__ = [
     "cache_elements",
     "check_prefix",
+    "check_ranks",
     "idle_parameters",
     "layer_ops",
+    "one_rank",
     "outer_ops",
     "packed",
     "parameters",
@@ -35,6 +37,7 @@ __all__ = [
     "tower_outer_ops",
     "tower_packed",
     "tower_peak_elements",
+    "undivided",
 ]
 
 
@@ -47,18 +50,128 @@ def layer_ops(
     kv_len: Array,
     kernel: str,
     onchip_bytes: float,
+    ranks: Ranks = ONE,
 ) -> Iterator[OpCost]:
-    """Ops of a layer: a prefill, of which an earlier request may have left the first keys; or a decode step."""
+    """Ops of a layer: a prefill, of which an earlier request may have left the first keys; or a decode step.
+
+    With `ranks` of several the layer is one of `one_rank`, and what they send each other comes with its ops.
+    """
     counts = {"batch": batch, "tokens": q_len, "kv": kv_len}
     ops = layer.decode if _is_step(q_len, kv_len) else layer.ops
     if ops is layer.ops and np.any(np.asarray(q_len) != np.asarray(kv_len)):
         ops = _after_prefix(layer, batch)
     for op in ops:
-        yield from _op(op, counts, widths, kernel=kernel, onchip_bytes=onchip_bytes, place="layer")
+        yield from _op(op, counts, widths, kernel=kernel, onchip_bytes=onchip_bytes, place="layer", ranks=ranks)
 
 
-def check_prefix(decoder: TracedDecoder) -> None:
-    """Raise unless it is known what every op does after a cached prefix.
+def check_ranks(decoder: TracedDecoder, name: str, tp: int) -> None:
+    """Raise unless `tp` ranks can share the model.
+
+    Raises
+    ------
+    InvalidValueError
+        The trace does not say how, or they do not divide its heads and widths.
+    """
+    ranks = decoder.ranks
+    if tp == 1:
+        return
+    if ranks.refused:
+        raise InvalidValueError("parallel.tp", f"1 for {name}: {ranks.refused}", tp)
+    for size, count in ranks.sizes:
+        if count % tp:
+            raise InvalidValueError("parallel.tp", f"a divisor of {name}'s {size} of {count}", tp)
+    for size, count in ranks.kv_sizes:
+        if max(count, tp) % min(count, tp):
+            raise InvalidValueError("parallel.tp", f"a divisor or multiple of {name}'s {size} of {count}", tp)
+
+
+def undivided(decoder: TracedDecoder) -> float:
+    """The share of the layers' parameters that every rank has whole."""
+    found = [(kind.parameters, dict(kind.split).get("parameters", Share())) for kind in decoder.kinds]
+    layers = [found[decoder.kind_of(layer)] for layer in decoder.order]
+    return sum(size * (1.0 - share.all - share.kv) for size, share in layers) / sum(size for size, _ in layers)
+
+
+@lru_cache(maxsize=64)
+def one_rank(decoder: TracedDecoder, vocab: int, ranks: Ranks) -> TracedDecoder:
+    """What one of several tensor-parallel ranks has of a decoder, whose tables have `vocab` rows."""
+    if ranks.count == 1:
+        return decoder
+
+    def part(share: Share) -> float:
+        if share.vocabulary:
+            return ranks.vocabulary(vocab) / vocab
+        return 1.0 - share.all - share.kv + share.all / ranks.count + share.kv / ranks.kv
+
+    def of(size: Expression, share: Share | None) -> Expression:
+        return size if share is None else Expression.of(f"({size.text})*{part(share)!r}")
+
+    def op(whole: TracedOp) -> TracedOp:
+        split = dict(whole.split)
+
+        def optional(size: Expression | None, name: str) -> Expression | None:
+            return None if size is None else of(size, split.get(name))
+
+        return replace(
+            whole,
+            dims=tuple((name, of(size, split.get(name))) for name, size in whole.dims),
+            weight=whole.weight * part(split.get("weight_bytes", Share())),
+            read=optional(whole.read, "read_bytes"),
+            write=optional(whole.write, "write_bytes"),
+            read_cached=optional(whole.read_cached, "read_cached_bytes"),
+            cached=optional(whole.cached, "cached_bytes"),
+            flops=optional(whole.flops, "flops"),
+        )
+
+    def layer(whole: TracedLayer) -> TracedLayer:
+        split = dict(whole.split)
+        return replace(
+            whole,
+            parameters=whole.parameters * part(split.get("parameters", Share())),
+            ops=tuple(op(each) for each in whole.ops),
+            decode=tuple(op(each) for each in whole.decode),
+            cache=of(whole.cache, split.get("cache_bytes")),
+            alive=tuple(of(size, split.get("alive")) for size in whole.alive),
+            decode_alive=tuple(of(size, split.get("decode_alive")) for size in whole.decode_alive),
+        )
+
+    before, after = (tuple(op(each) for each in ops) for ops in (decoder.before, decoder.after))
+    tables, head = (
+        sum(one.weight - other.weight for one, other in zip(ops, shares, strict=True))
+        for ops, shares in ((decoder.before, before), (decoder.after, after))
+    )
+    saved = tables if _tied(decoder) else tables + head
+    return replace(
+        decoder,
+        kinds=tuple(layer(kind) for kind in decoder.kinds),
+        before=before,
+        after=after,
+        outer_parameters=decoder.outer_parameters - saved,
+    )
+
+
+def _tied(decoder: TracedDecoder) -> bool:
+    """Whether lm_head is the embedding table."""
+    return _packed(decoder.before) + _packed(decoder.after) > decoder.outer_parameters
+
+
+def _exchanged(op: TracedOp, cost: Cost, sizes: Mapping[str, Array], ranks: Ranks, place: Place) -> Iterator[OpCost]:
+    """The collective behind an op of one of several ranks."""
+    if not op.exchange or ranks.count == 1:
+        return
+    count, message = float(ranks.count), cost.write_activations + cost.write_kv
+    if op.exchange == "statistics":
+        # of each row one sum, or two, in fp32
+        message = sizes["rows"] * STATISTIC_BYTES * (2.0 if op.kind == "layer_norm" else 1.0)
+    gathers = op.exchange == "all_gather"
+    collective = collectives.all_gather(message * count, count) if gathers else collectives.all_reduce(message, count)
+    what = op.name if op.exchange == "statistics" else _EXCHANGED.get(op.group, op.name)
+    name = f"{'all_gather' if gathers else 'all_reduce'}_{what}"
+    yield Op(name, "exchange", "replicated", place=place), collective
+
+
+def check_prefix(decoder: TracedDecoder, batch: float) -> None:
+    """Raise unless it is known what every op does on `batch` requests after a cached prefix.
 
     Raises
     ------
@@ -66,7 +179,7 @@ def check_prefix(decoder: TracedDecoder) -> None:
         With the op's name.
     """
     for kind in decoder.kinds:
-        _after_prefix(kind, 1.0)
+        _after_prefix(kind, batch)
 
 
 @lru_cache(maxsize=256)
@@ -145,14 +258,21 @@ def _polynomial(values: list[float]) -> tuple[float, float, float] | None:
 
 
 def outer_ops(
-    ops: tuple[TracedOp, ...], widths: Widths, *, batch: float, tokens: Array, looked_up: Array, place: Place
+    ops: tuple[TracedOp, ...],
+    widths: Widths,
+    *,
+    batch: float,
+    tokens: Array,
+    looked_up: Array,
+    place: Place,
+    ranks: Ranks = ONE,
 ) -> Iterator[OpCost]:
     """Ops outside the layers; `looked_up` of the `tokens` come from an embedding table."""
     before = ("x",)
     for op in ops:
         rows = looked_up if op.kind == "embed" else tokens
         counts = {"batch": batch, "tokens": rows, "kv": rows}
-        for each, cost in _op(op, counts, widths, kernel="flash", onchip_bytes=0.0, place=place):
+        for each, cost in _op(op, counts, widths, kernel="flash", onchip_bytes=0.0, place=place, ranks=ranks):
             yield replace(each, reads=before), cost
             before = (each.name,)
 
@@ -212,8 +332,7 @@ def packed(decoder: TracedDecoder, layers: range) -> tuple[float, tuple[float, f
     """Parameters that quantisation packs: inside the layers; tables, and what follows the layers (zero if tied)."""
     by_kind = [_packed(kind.ops) for kind in decoder.kinds]
     table, head = _packed(decoder.before), _packed(decoder.after)
-    tied = table + head > decoder.outer_parameters
-    return sum(by_kind[decoder.kind_of(index)] for index in layers), (table, 0.0 if tied else head)
+    return sum(by_kind[decoder.kind_of(index)] for index in layers), (table, 0.0 if _tied(decoder) else head)
 
 
 def tower_packed(tower: TracedTower) -> tuple[float, float]:
@@ -250,7 +369,14 @@ def _is_step(q_len: Array, kv_len: Array) -> bool:
 
 
 def _op(
-    op: TracedOp, counts: Mapping[str, Array], widths: Widths, *, kernel: str, onchip_bytes: float, place: Place
+    op: TracedOp,
+    counts: Mapping[str, Array],
+    widths: Widths,
+    *,
+    kernel: str,
+    onchip_bytes: float,
+    place: Place,
+    ranks: Ranks = ONE,
 ) -> Iterator[OpCost]:
     if op.count is not None and not np.any(op.count(counts)):
         return  # a copy that these counts do not need
@@ -261,8 +387,9 @@ def _op(
         return
     cost = _FORMULAS.get(op.kind, _moved)(op, sizes, counts, widths)
     cost = replace(cost, parameters=op.weight, packed=op.weight if op.kind in _PACKED else 0.0)
-    cost = _into_cache(cost, op, counts, widths)
-    yield Op(op.name, op.group, "replicated", place=place), _repeated(cost, op, counts)
+    cost = _repeated(_into_cache(cost, op, counts, widths), op, counts)
+    yield Op(op.name, op.group, "replicated", place=place), cost
+    yield from _exchanged(op, cost, sizes, ranks, place)
 
 
 def _into_cache(cost: Cost, op: TracedOp, counts: Mapping[str, Array], widths: Widths) -> Cost:
@@ -420,6 +547,10 @@ def _moved(op: TracedOp, sizes: Mapping[str, Array], counts: Mapping[str, Array]
     )
 
 
+# What a collective is called after, by the group of the op before it.
+_EXCHANGED = {"projections": "attn", "attention": "attn", "mlp": "mlp", "embedding": "embed", "head": "logits"}
+# A sum that a norm takes of a row.
+STATISTIC_BYTES = 4.0
 # Kinds whose weights quantisation packs.
 _PACKED = ("gemm", "experts", "embed")
 

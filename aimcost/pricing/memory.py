@@ -252,7 +252,8 @@ class _Case:
         decoder, width = self.model.decoder, self.widths.kv
         if decoder.traced is not None:
             held = np.empty(decoder.layers)
-            for kind, layers in zip(decoder.traced.kinds, decoder_ops.layer_kinds(decoder), strict=True):
+            rank = traced.one_rank(decoder.traced, decoder.vocab, self.ranks)
+            for kind, layers in zip(rank.kinds, decoder_ops.layer_kinds(decoder), strict=True):
                 held[layers] = traced.cache_elements(kind, batch=float(self.workload.batch), tokens=tokens[layers])
             return np.asarray(held * width)
         tokens = np.minimum(tokens, decoder_ops.windows(decoder) - 1.0)
@@ -333,9 +334,8 @@ class _Case:
     def _layer_peak(self, q_len: Array, kv_len: Array, kernel: str, *after: Step, kind: int = 0) -> Array:
         decoder = self.model.decoder
         if decoder.traced is not None and kernel == "flash":
-            alive = traced.peak_elements(
-                decoder.traced.kinds[kind], batch=float(self.workload.batch), q_len=q_len, kv_len=kv_len
-            )
+            rank = traced.one_rank(decoder.traced, decoder.vocab, self.ranks)
+            alive = traced.peak_elements(rank.kinds[kind], batch=float(self.workload.batch), q_len=q_len, kv_len=kv_len)
             return alive * self.widths.activations
         ops = decoder_ops.layer_ops(
             self.model.decoder,

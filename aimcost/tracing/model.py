@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +48,8 @@ class Subject:
         Let it make its cache itself: it takes none of transformers' classes.
     keeps_logits
         Its forward computes logits of the last token alone, where it is asked to.
+    source
+        The mapping that it was built from.
     """
 
     config: PreTrainedConfig
@@ -58,11 +60,17 @@ class Subject:
     with_mask: bool = False
     own_cache: bool = False
     keeps_logits: bool = True
+    source: Mapping[str, Any] = field(default_factory=dict)
     _returned: int = 0
 
     @classmethod
-    def build(cls, data: Mapping[str, Any]) -> Subject:
+    def build(cls, data: Mapping[str, Any], change: Callable[[PreTrainedConfig], None] | None = None) -> Subject:
         """The model of a config.json's mapping.
+
+        Parameters
+        ----------
+        change
+            Done to the language model's configuration before the model is made.
 
         Raises
         ------
@@ -89,10 +97,12 @@ class Subject:
         if len(set(windows.values())) > 1:
             raise UnsupportedModelError(f"{kind}: windows of several widths: {windows}")
         family = _family(kind)
+        if change is not None:
+            change(text)
         with torch.device("meta"):
             try:
                 model = family.from_config(config, dtype=FORMAT, attn_implementation="eager")
-                if windows:
+                if windows and change is None:
                     whole = family.from_config(AutoConfig.for_model(**data), dtype=FORMAT, attn_implementation="eager")
                     if _stored(whole) != _stored(model):
                         raise UnsupportedModelError("parameters are as many as its window is wide")
@@ -101,7 +111,7 @@ class Subject:
         _through_ours(model)
         decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
         layers = _layers(decoder if decoder is not None else model, text)
-        subject = cls(config, model.eval(), layers, decoder, windows)
+        subject = cls(config, model.eval(), layers, decoder, windows, source=data)
         each = sum(subject.layer_parameters(index) for index in range(len(layers)))
         if each + subject.outer_parameters() != subject.parameters():
             raise UnsupportedModelError(f"{kind}: its layers share parameters")
@@ -112,9 +122,21 @@ class Subject:
         """Whether it has a tower beside the language model."""
         return getattr(self.config, "vision_config", None) is not None
 
-    def recorder(self) -> Recorder:
-        """A recorder of the decoder's layers."""
-        recorder = Recorder(self.model, self.layers)
+    def changed(self, change: Callable[[PreTrainedConfig], None]) -> Subject:
+        """The same model of a changed configuration, to be run as this one was."""
+        other = Subject.build(self.source, change)
+        other.with_mask, other.own_cache, other._returned = self.with_mask, self.own_cache, self._returned
+        return other
+
+    def tables(self) -> set[int]:
+        """Tensors of token embeddings and lm_head, by storage."""
+        model: Any = self.model
+        found = {m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
+        return {weight.untyped_storage()._cdata for weight in found}
+
+    def recorder(self, like: Recorder | None = None) -> Recorder:
+        """A recorder of the decoder's layers; `like`: one whose sites it shares."""
+        recorder = Recorder(self.model, self.layers, like)
 
         def note(_: nn.Module, __: Any, output: Any) -> None:
             self._returned = len(output) if isinstance(output, tuple) else 0

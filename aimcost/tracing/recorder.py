@@ -125,9 +125,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         On the ``meta`` device.
     layers
         The modules that are its layers, in order.
+    like
+        A recorder of a model of the same code: their sites are the same.
     """
 
-    def __init__(self, model: nn.Module, layers: list[nn.Module]) -> None:
+    def __init__(self, model: nn.Module, layers: list[nn.Module], like: Recorder | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._names = {id(module): name for name, module in model.named_modules()}
         self._modules = {id(module) for module in model.modules()}
@@ -145,7 +147,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._scope: _Scope | None = None
         self._layer: int | str = "before"
         self._path: list[str] = []
-        self._code: dict[tuple[Any, ...], int] = {}
+        self._code: dict[tuple[Any, ...], int] = {} if like is None else like._code
         self._storages: dict[int, int] = {}
         self._sizes: dict[int, float] = {}
         self._next = 0

@@ -21,7 +21,8 @@ from ..ops.attention import windows
 from .fit import Fitter
 from .model import STAND_IN, Pass, Subject
 from .naming import group_of, label
-from .recorder import ELEMENT_BYTES, Event
+from .ranks import Divided, exchanges, keys_of, over, partners
+from .recorder import ELEMENT_BYTES, Event, Recorder
 from .tower import Tower, joins
 
 __all__ = ["trace"]
@@ -35,6 +36,8 @@ _UNROLLED = 8
 _BLOCKS = (16, 32, 64, 128, 256)
 _STATED = ": workload.visual_tokens says how many tokens images are"
 _PRODUCTS = ("gemm", "bmm", "experts", "attention")
+# The pass of each stage that is traced for one rank too.
+_RANKED = 7
 
 
 def trace(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,12 +140,21 @@ def _decoder(subject: Subject) -> tuple[dict[str, Any], set[str]]:
             Fitter([p.values for p in runs], ("batch", length), windows=windows, blocks=blocks),
             subject.config.model_type,
             window,
+            tables=subject.tables(),
         )
         for runs, length in ((prefills, "tokens"), (decodes, "kv"))
     ]
-    layers = _folded(kinds, len(subject.layers), lambda index: _layer(subject, passes, index))
+    ranked, stated = None, dict[str, Any]()
+    try:
+        ranked = _ranked(subject, recorder, passes, list(kinds))
+        passes = [replace(each, rank=rank) for each, rank in zip(passes, ranked.stages, strict=True)]
+        stated = {"sizes": dict(ranked.divided.sizes), "kv_sizes": dict(ranked.divided.kv_sizes)}
+    except UnsupportedModelError as error:
+        stated = {"refused": str(error).removeprefix(f"{subject.config.model_type}: ")}
+    layers = _folded(kinds, len(subject.layers), lambda index: _layer(subject, passes, index, ranked))
     decoder = {
         **subject.sizes(),
+        "ranks": stated,
         "layers": layers,
         "before": passes[0].ops("before"),
         "after": passes[0].ops("after"),
@@ -207,10 +219,107 @@ def kinds_of(kinds: Mapping[int, list[int]], index: int) -> int:
     return next(first for first, members in kinds.items() if index in members)
 
 
-def _layer(subject: Subject, passes: Sequence[_Passes], index: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Twin:
+    """The same op of one rank, and of one that has its share of the KV heads alone; the collective behind it."""
+
+    share: Event
+    kv: Event | None
+    exchange: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Rank:
+    """One rank's passes at the counts of one pass of the whole model: twins of its ops, by identity."""
+
+    factor: int
+    twins: Mapping[int, _Twin]
+    cache: Sequence[tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """The model as one rank has it, and as one has it that divides KV heads alone."""
+
+    divided: Divided
+    shares: Sequence[Subject]
+    stages: Sequence[_Rank]
+
+    def split(self, whole: float, shares: Sequence[float]) -> list[float]:
+        return _divided(self.divided.factor, whole, shares)
+
+
+def _ranked(subject: Subject, recorder: Recorder, passes: Sequence[_Passes], kinds: Sequence[int]) -> _Ranked:
+    """One rank's trace beside the model's.
+
+    Raises
+    ------
+    UnsupportedModelError
+        The configuration does not say what ranks divide, or they run what there is no rule for.
+    """
+    divided = keys_of(subject.config.get_text_config(decoder=True))
+    alone = [False, True] if divided.apart else [False]
+    shares = [subject.changed(partial(over, divided=divided, kv_alone=each)) for each in alone]
+    runs: list[list[Pass]] = []
+    for share in shares:
+        own = share.recorder(like=recorder)
+        (batch, tokens), (rows, cached) = PREFILLS[_RANKED], DECODES[_RANKED]
+        with share.only(set(kinds)):
+            runs.append(
+                [
+                    share.run(own, batch=batch, tokens=tokens),
+                    share.run(own, batch=rows, tokens=1, cached=cached),
+                ]
+            )
+    stages = []
+    for stage, each in enumerate(passes):
+        twins: dict[int, _Twin] = {}
+        for index in kinds:
+            whole = each.gated[_RANKED].get(index, [])
+            others = [partners(whole, _gated(run[stage].events.get(index, []))) for run in runs]
+            after = exchanges(others[0])
+            if all(a.dims == b.dims for a, b in others[0]):
+                raise UnsupportedModelError(f"layer {index} has nothing that ranks divide")
+            for number, event in enumerate(whole):
+                kv = others[1][number][1] if len(others) > 1 else None
+                twins[id(event)] = _Twin(others[0][number][1], kv, after.get(id(event), ""))
+        stages.append(_Rank(divided.factor, twins, [run[stage].cache for run in runs]))
+    return _Ranked(divided, shares, stages)
+
+
+def _divided(factor: int, whole: float, shares: Sequence[float]) -> list[float]:
+    """[the part of a size that all ranks divide, the part that those with different KV heads divide].
+
+    Raises
+    ------
+    UnsupportedModelError
+        A rank's is larger, or smaller than its share.
+    """
+    if not whole:
+        return [0.0, 0.0]
+    parts = [(whole - share) * factor / (whole * (factor - 1.0)) for share in shares]
+    total, kv = parts[0], parts[1] if len(parts) > 1 else 0.0
+    if not 0.0 <= kv <= total <= 1.0:
+        raise UnsupportedModelError("a size of one rank is not its share of the whole")
+    return [total - kv, kv]
+
+
+def _layer(subject: Subject, passes: Sequence[_Passes], index: int, ranked: _Ranked | None) -> dict[str, Any]:
     prefill, decode = passes
     cache = [p.cache[index] if index < len(p.cache) else 0.0 for p in prefill.passes]
+    split: dict[str, list[float]] = {}
+    if ranked is not None:
+        split = {
+            "parameters": ranked.split(
+                subject.layer_parameters(index), [share.layer_parameters(index) for share in ranked.shares]
+            ),
+            "alive": prefill.alive_split(index),
+            "decode_alive": decode.alive_split(index),
+        }
+        if cache[_RANKED]:
+            split["cache_bytes"] = ranked.split(cache[_RANKED], [held[index] for held in ranked.stages[0].cache])
     return {
+        **({"split": split} if split else {}),
         "parameters": subject.layer_parameters(index),
         "ops": prefill.ops(index),
         "decode": decode.ops(index),
@@ -251,15 +360,24 @@ class _Passes:
     window: int = 0
     # side in patches of the squares that a tower attends in
     square: int = 0
+    # tensors of token embeddings and lm_head
+    tables: frozenset[int] | set[int] = frozenset()
+    rank: _Rank | None = None
     # what the file gives as a bound, by name
     bounded: set[str] = field(default_factory=set)
+    # ops by pass and layer, activations with their gates
+    gated: list[dict[int | str, list[Event]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.gated:
+            self.gated.extend({layer: _gated(events) for layer, events in p.events.items()} for p in self.passes)
 
     def ops(self, layer: int | str, group: Callable[[dict[str, Any]], str] = group_of) -> list[dict[str, Any]]:
         """Symbolic ops of a layer, in execution order."""
         sites: dict[Any, list[list[Event]]] = {}
         order: dict[Any, int] = {}
-        for number, one in enumerate(self.passes):
-            for event in _gated(one.events.get(layer, [])):
+        for number, gated in enumerate(self.gated):
+            for event in gated.get(layer, []):
                 key = (event.site, event.name, event.kind, event.flags)
                 runs = sites.setdefault(key, [[] for _ in self.passes])
                 runs[number].append(event)
@@ -267,14 +385,52 @@ class _Passes:
         ops: list[dict[str, Any]] = []
         for key, runs in sites.items():
             try:
-                ops += self._site_ops(layer, key, runs)
+                made = list(self._site_ops(layer, key, runs))
             except UnsupportedModelError:
                 if key[2] not in ("move", "pointwise"):
                     raise
-                ops.append(self._bound(key, runs))  # copies that come and go with strides, masks of blocks
+                made = [self._bound(key, runs)]  # copies that come and go with strides, masks of blocks
+            self._divide(made, runs)
+            ops += made
         ops.sort(key=lambda op: op.pop("_position"))
         _label(ops, group)
         return ops
+
+    def _divide(self, ops: Sequence[dict[str, Any]], runs: Sequence[Sequence[Event]]) -> None:
+        """Say of a site's ops what one rank has of them; those that the rank's counts do not need are whole."""
+        if self.rank is None or not runs[_RANKED]:
+            return
+        events = runs[_RANKED]
+        several = len(ops) == len(events)
+        for number, op in enumerate(ops):
+            some = [events[number]] if several else list(events)
+            twins = [self.rank.twins[id(event)] for event in some if id(event) in self.rank.twins]
+            if not twins:
+                continue
+            whole, others = _sum(some), [_sum([twin.share for twin in twins])]
+            if twins[0].kv is not None:
+                others.append(_sum([twin.kv for twin in twins if twin.kv is not None]))
+            split = {}
+            for name, size in _SIZES.items():
+                if name in op:
+                    split[name] = _divided(self.rank.factor, size(whole), [size(other) for other in others])
+            for name in op["dims"]:
+                split[name] = _divided(self.rank.factor, whole.dims[name], [other.dims[name] for other in others])
+            split = {name: shares for name, shares in split.items() if any(shares)}
+            if split:
+                op["split"] = split
+            if twins[-1].exchange:
+                op["exchange"] = twins[-1].exchange
+
+    def alive_split(self, layer: int | str) -> list[float]:
+        """What ranks divide of the peak: a bound, attained by one rank and by any number of them."""
+        assert self.rank is not None
+        factor, peak, rest = self.rank.factor, 0.0, 0.0
+        for event in self.gated[_RANKED].get(layer, []):
+            share = self.rank.twins[id(event)].share.alive
+            peak = max(peak, event.alive)
+            rest = max(rest, (share - event.alive / factor) / (1.0 - 1.0 / factor))
+        return [round(1.0 - rest / peak, 6), 0.0] if peak else [0.0, 0.0]
 
     def _site_ops(self, layer: int | str, key: Any, runs: list[list[Event]]) -> Iterator[dict[str, Any]]:
         counts = [len(run) for run in runs]
@@ -299,7 +455,7 @@ class _Passes:
             return
         if not alike and key[2] in _PRODUCTS:
             raise UnsupportedModelError(f"{self.model}: {where}: products of several sizes in a loop")
-        yield self._op(where, [_sum(run) for run in runs], counts)
+        yield self._op(where, [_sum(run) if run else None for run in runs], counts)
 
     def _in_squares(self, runs: Sequence[Sequence[Event]]) -> bool:
         """Whether attention runs on squares of patches, of every image at every grid."""
@@ -380,9 +536,12 @@ class _Passes:
             op["mask"] = _mask([e for e in events if e is not None], ends, where, self.model)
             if op["mask"] in ("window", "chunk"):
                 op["window"] = self.window
-        weight = sum(size for _, size in some.weights.values())
+        weight = _weight(some)
         if weight:
             op["weight_bytes"] = weight * ELEMENT_BYTES
+        if any(key in self.tables for key in some.weights):
+            op["exchange"] = "all_reduce" if some.kind == "embed" else "all_gather"
+            op["split"] = {"weight_bytes": "vocabulary", **({} if some.kind == "embed" else {"n": "vocabulary"})}
         if max(counts) > 1:
             op["count"] = self._fit([float(c) for c in counts], f"{where}: times it runs")
         if factor:
@@ -433,14 +592,27 @@ class _Passes:
         return list(expressions)
 
 
+def _weight(event: Event) -> float:
+    return sum(size for _, size in event.weights.values())
+
+
+# Sizes of an op in the file that are no dims.
+_SIZES: Mapping[str, Callable[[Event], float]] = {
+    "weight_bytes": _weight,
+    "read_bytes": lambda event: event.read + event.read_kv,
+    "write_bytes": lambda event: event.write + event.write_kv,
+    "read_cached_bytes": lambda event: event.read_kv,
+    "cached_bytes": lambda event: event.write_kv,
+    "flops": lambda event: event.flops,
+}
+
+
 def _dim(event: Event, *, name: str) -> float:
     return event.dims[name]
 
 
-def _sum(run: Sequence[Event]) -> Event | None:
+def _sum(run: Sequence[Event]) -> Event:
     """Events of a loop as one."""
-    if not run:
-        return None
     first = run[0]
     alike = len({tuple(e.dims.items()) for e in run}) == 1
     dims = dict(first.dims) if alike else {name: sum(e.dims[name] for e in run) for name in first.dims}

@@ -11,7 +11,16 @@ NOTHING = Expression("0.0")
 # As `aimcost.ops.op.Group`.
 Group = Literal["projections", "attention", "norms", "mlp", "rest", "embedding", "projector", "head"]
 
-__all__ = ["TracedDecoder", "TracedLayer", "TracedOp", "TracedTower"]
+__all__ = ["Share", "TracedDecoder", "TracedLayer", "TracedOp", "TracedRanks", "TracedTower"]
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What ranks divide of a size: a part that all divide, one that ranks of other KV heads do; or a vocabulary."""
+
+    all: float = 0.0
+    kv: float = 0.0
+    vocabulary: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,6 +48,10 @@ class TracedOp:
         Of those, elements that lie in the cache.
     flops
         Of elementwise kinds.
+    split
+        What tensor-parallel ranks divide of a size, by its name.
+    exchange
+        The collective behind it: of partial sums, of two sums a row that a norm takes, or of columns.
     """
 
     name: str
@@ -54,6 +67,8 @@ class TracedOp:
     read_cached: Expression | None = None
     cached: Expression | None = None
     flops: Expression | None = None
+    split: tuple[tuple[str, Share], ...] = ()
+    exchange: Literal["", "all_reduce", "statistics", "all_gather"] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,6 +84,8 @@ class TracedLayer:
         Elements of its cache after ``tokens`` tokens; of a tower, none.
     alive, decode_alive
         Elements of activations alive together: the largest is the peak.
+    split
+        What ranks divide of `parameters`, `cache`, `alive` and `decode_alive`, by name.
     """
 
     parameters: float
@@ -77,6 +94,16 @@ class TracedLayer:
     decode: tuple[TracedOp, ...] = ()
     cache: Expression = NOTHING
     decode_alive: tuple[Expression, ...] = ()
+    split: tuple[tuple[str, Share], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedRanks:
+    """Sizes of the configuration that tensor-parallel ranks divide, KV heads apart; or why they divide nothing."""
+
+    sizes: tuple[tuple[str, int], ...] = ()
+    kv_sizes: tuple[tuple[str, int], ...] = ()
+    refused: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,6 +122,8 @@ class TracedDecoder:
         Stored outside the layers, tied tables once.
     unknown
         Names of ops of which nothing but the memory moved is known.
+    ranks
+        What tensor-parallel ranks divide.
     """
 
     kinds: tuple[TracedLayer, ...]
@@ -103,6 +132,7 @@ class TracedDecoder:
     after: tuple[TracedOp, ...]
     outer_parameters: float
     unknown: tuple[str, ...] = ()
+    ranks: TracedRanks = TracedRanks(refused="its trace does not say what ranks divide: trace it again")
 
     def kind_of(self, layer: int) -> int:
         """The kind of a layer; where all are alike there may be any number of them."""

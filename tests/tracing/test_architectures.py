@@ -17,8 +17,8 @@ pytestmark = pytest.mark.torch
 # Windows, compressed caches, experts behind dense layers, sinks, linear attention, a hybrid of two mixers.
 SAMPLE = ("gemma3_text", "deepseek_v3", "gpt_oss", "qwen3_next", "falcon_h1", "phi3")
 CONVOLVED = (
-    *("bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2"),
-    *("mamba", "mamba2", "nemotron_h", "olmo_hybrid", "qwen3_5_text", "qwen3_next"),
+    *("bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2_moe"),
+    *("lfm3", "mamba", "mamba2", "nemotron_h", "olmo_hybrid", "qwen3_5_text", "qwen3_next"),
 )
 REFUSED = {
     "bart": "encoder-decoder",

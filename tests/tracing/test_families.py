@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 import aimcost
-from aimcost.errors import UnsupportedModelError
+from aimcost.errors import InvalidValueError, UnsupportedModelError
 from aimcost.inputs.hf.from_hf import FAMILIES as READERS
 from aimcost.inputs.model import load_model, model_config
 from aimcost.models import decoder, projector, traced, vit
@@ -96,10 +96,16 @@ def test_flops_of_products(estimates):
 
 
 def test_ops_of_the_same_name_are_the_same(estimates, pair):
-    ours, theirs = ({(op["stage"], op["layer"], op["name"]): op for op in estimate.ops()} for estimate in estimates)
+    _compare_ops(*estimates, pair[0]["model_type"])
+
+
+def _compare_ops(ours, theirs, kind):
+    ours, theirs = (
+        {(op["stage"], op["layer"], op["name"]): op for op in estimate.ops()} for estimate in (ours, theirs)
+    )
     # experts: gate and up are one tensor in transformers, and the choice of experts is several ops
     experts, others = {"gate_proj", "up_proj", "gate_up_proj", "route", "mlp_act"}, ("gate_",)
-    if pair[0]["model_type"] == "qwen2_moe":  # where those of its shared expert have the names of the experts' here
+    if kind == "qwen2_moe":  # where those of its shared expert have the names of the experts' here
         experts |= {"down_proj", "mlp_add"}
         others = ("gate_", "shared_", "mlp_", "down_proj_")
         shared = [key for key in ours if key in theirs and key[2] not in {ALL_TOKENS, *experts}]
@@ -117,6 +123,26 @@ def test_ops_of_the_same_name_are_the_same(estimates, pair):
             assert ours[key][figure] == pytest.approx(theirs[key][figure], rel=1e-12), (key, figure)
     apart = {key[2] for key in {*ours, *theirs} - {*shared}} - {ALL_TOKENS}
     assert all(name in experts or name.startswith(others) for name in apart)
+
+
+# as many ranks as a configuration has KV heads or fewer; more: two hold the same one
+@pytest.mark.parametrize("tp", [2, pytest.param(16, marks=pytest.mark.check)])
+def test_one_rank_of_several(pair, tp):
+    run = {"hardware": "nvidia_a100_sxm_80gb", "workload": WORKLOADS[0], "parallel": {"tp": tp}}
+    if pair[0]["num_attention_heads"] % tp:
+        for model in pair:
+            with pytest.raises(InvalidValueError, match=r"parallel.tp"):
+                aimcost.estimate({"model": model, **run})
+        return
+    ours, theirs = (aimcost.estimate({"model": model, **run}) for model in pair)
+    _compare_ops(ours, theirs, pair[0]["model_type"])
+    for stage in ("prefill", "decode"):
+        assert ours.matrix_flops([stage]) == pytest.approx(theirs.matrix_flops([stage]), rel=1e-12)
+    assert theirs.memory.weights_bytes == pytest.approx(ours.memory.weights_bytes, rel=1e-12)
+    assert theirs.memory.kv_by_layer == pytest.approx(ours.memory.kv_by_layer, rel=1e-12)
+    if "experts" not in str(pair[1]):
+        # the positions, angles and ids of a trace are whole on every rank
+        assert theirs.memory.peak_bytes == pytest.approx(ours.memory.peak_bytes, rel=0.005 if tp == 2 else 0.02)
 
 
 @pytest.fixture(scope="module", params=[*SEEING, *_checked(MORE_SEEING, pytest.mark.check)])

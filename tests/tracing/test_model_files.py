@@ -220,6 +220,32 @@ def test_decode_reads_what_a_window_holds(model):
     assert read == {0: 16 * 16, 1: 16 * 16, 2: 16 * 51, 3: 16 * 16, 4: 16 * 16}
 
 
+def test_one_rank_of_several(model):
+    """The product over its input, of which sums are reduced; attention over its heads, whose one KV head is on both."""
+    model["parts"]["decoder"]["ranks"] = {"sizes": {"num_attention_heads": 2}}
+    for layer in model["parts"]["decoder"]["layers"]:
+        for stage in ("ops", "decode") if "ops" in layer else ():
+            layer[stage][0]["split"] = {"heads": [1, 0]}
+            layer[stage][1]["split"] = {"k": [1, 0], "weight_bytes": [1, 0]}
+            layer[stage][1]["exchange"] = "all_reduce"
+            layer["split"] = {"parameters": [1, 0], "alive": [0.5, 0]}
+    run = {"parallel": {"tp": 2}, "workload": {"text_tokens": 50, "new_tokens": 2}}
+    estimate = _estimate(model, **run)
+    first = [op for op in estimate.to_dict()["ops"] if op["layer"] == 2]
+    assert {(op["stage"], op["name"]): op["flops"] for op in first if op["name"] != "all_reduce_mlp"} == {
+        ("prefill", "fused_attention"): 16 * 50 * 51 / 2,
+        ("prefill", "up_proj"): 2 * 50 * 8 * 4,
+        ("decode", "fused_attention"): 16 * 51,
+        ("decode", "up_proj"): 2 * 8 * 4,
+    }
+    # 50 rows of eight bf16 sums
+    assert [op["bytes"] for op in first if (op["stage"], op["name"]) == ("prefill", "all_reduce_mlp")] == [50 * 16]
+    assert estimate.memory.weights_bytes == 2 * (5 * 32 + 80)
+    assert estimate.memory.kv_by_layer == _estimate(model, workload=run["workload"]).memory.kv_by_layer
+    with pytest.raises(InvalidValueError, match="num_attention_heads of 2"):
+        _estimate(model, parallel={"tp": 4})
+
+
 def test_a_cached_prefix(model):
     """50 new tokens after 30. A window of 16 holds 15 keys of the prefix, all of which some query sees."""
     estimate = _estimate(model, workload={"text_tokens": 80, "cached_tokens": 30})
@@ -310,7 +336,10 @@ def test_images_of_a_tower_that_was_not_traced(model):
 
 
 def test_what_a_trace_does_not_say_is_refused(model):
-    with pytest.raises(InvalidValueError, match="tp"):
+    with pytest.raises(InvalidValueError, match=r"tp.*does not say what ranks divide"):
+        _estimate(model, parallel={"tp": 2})
+    model["parts"]["decoder"]["ranks"] = {"refused": "up_proj is wider where heads are fewer"}
+    with pytest.raises(InvalidValueError, match=r"tp.*up_proj is wider"):
         _estimate(model, parallel={"tp": 2})
     with pytest.raises(InvalidValueError, match="LLM-Viewer"):
         _estimate(model, estimator="llm_viewer")
