@@ -22,6 +22,7 @@ from ..errors import UnsupportedModelError
 __all__ = [
     "CACHE_POSITIONS",
     "TESTED",
+    "CacheLayer",
     "arguments",
     "attention_name",
     "by_name",
@@ -65,6 +66,7 @@ try:
         GenerationMixin,
         LlamaConfig,
     )
+    from transformers.cache_utils import CacheLayerMixin as CacheLayer
 
     sdpa_attention = AttentionInterface()["sdpa"]
     sdpa_mask = AttentionMaskInterface()["sdpa"]

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import DynamicCache
-from transformers.cache_utils import CacheLayerMixin
 
 from ..errors import InvalidValueError, ScheduleError, UnsupportedModelError
 from ..kernels.select.reference import gather_rows
@@ -27,7 +26,7 @@ from .steps import CacheNotes
 __all__ = ["Decode", "capture_decode"]
 
 
-class _FixedLayer(CacheLayerMixin):
+class _FixedLayer(compat.CacheLayer):
     """Keys and values (B, H, n + T, D) of one layer; tokens are added behind the `done` ones that follow the prompt."""
 
     is_compileable = True
