@@ -293,6 +293,27 @@ def test_boundaries_leave_images_as_they_arrived(toolbox):
             assert (event.groups, event.tokens_in) == (2, 16)
 
 
+def test_triples_count_from_the_first_token_of_rows_padded_on_the_right(toolbox):
+    """One triple, one a row and a mask keep the same tokens, which are those of the same rows padded on the left."""
+    case = toolbox.build_case("qwen2", 3, True)
+    mask = case.inputs["attention_mask"]
+    order = mask.argsort(dim=1, descending=True, stable=True)
+    ids, real, visual = (x.gather(1, order) for x in (case.inputs["input_ids"], mask, case.visual))
+    triples = [(5, 24, int(row.sum()) - 29) for row in real]
+    schedule = case.schedule([(0, 12), (2, 6)])
+
+    def kept(boundaries, ids, real):
+        positions = (real.cumsum(1) - 1).clamp(min=0)
+        with torch.no_grad(), aimcost.apply(case.model, schedule, boundaries=boundaries) as reduction:
+            case.model(input_ids=ids, attention_mask=real, position_ids=positions)
+        return reduction.record.kept
+
+    left = kept(case.visual, case.inputs["input_ids"], mask)
+    for boundaries in (visual, triples, triples[0]):
+        for layer, right in kept(boundaries, ids, real).items():
+            assert torch.equal(order.gather(1, right).sort(dim=1).values, left[layer])
+
+
 @pytest.mark.parametrize("boundaries", [5, "abc", (), [1, 2], (5, -16, 9), (5, 16.0, 9), [(5, 16), (5, 16)], {5: 16}])
 def test_malformed_boundaries_are_refused_at_once(boundaries, toolbox):
     case = toolbox.build_case("llava-image", 1)
