@@ -104,6 +104,7 @@ docs: $(VENV)/.test $(DOCS)/.done
 	$(BIN)/python docs/methods.py
 	$(BIN)/python docs/accuracy.py
 	$(BIN)/python docs/frontier.py
+	$(BIN)/python docs/guarding.py
 	$(BIN)/python docs/build.py
 
 # Counts of transformers' own image and video processors, which `make test` holds ours to. Video processors need

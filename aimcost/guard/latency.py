@@ -1,6 +1,6 @@
-"""The measured gate's decision: samples in pairs, a ratio, a limit, and a repeat before an alarm.
+"""The measured gate's decision: pairs of samples, a ratio for each process, a figure for a run, and a limit.
 
-Nothing here measures. Timings come from outside, so that the same decision can be tried on recorded ones.
+Nothing here measures. Timings come from outside, so that the same decision can be tried on recorded and simulated ones.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from typing import Any
 from ..errors import InvalidValueError
 from ..inputs.run import Run, load_run
 from ..pricing.pricing import estimate_run
-from .bands import Band
+from .bands import Band, Limit, figure_of, paired_limit
 
-__all__ = ["Prediction", "Verdict", "judge", "median_ratio", "predict", "shape_of"]
-
-# A measurement over the limit is repeated; only one that stays over it every time is an alarm.
-ATTEMPTS = 3
+__all__ = ["Prediction", "Verdict", "judge", "judge_pairs", "median_ratio", "predict", "shape_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,23 +24,29 @@ class Verdict:
 
     Attributes
     ----------
-    ratios
-        The median ratio of each attempt; the last one passed, or all were above `limit`.
+    runs
+        Ratios of each attempt, one a process; the last attempt passed, or all were above the limit.
+    limit
+        What they were compared with.
     """
 
-    ratios: tuple[float, ...]
-    limit: float
-    center: float
+    runs: tuple[tuple[float, ...], ...]
+    limit: Limit
+
+    @property
+    def ratio(self) -> float:
+        """The figure of the best attempt."""
+        return min(map(figure_of, self.runs))
 
     @property
     def ok(self) -> bool:
         """Whether one attempt stayed within the limit."""
-        return min(self.ratios) <= self.limit
+        return self.ratio <= self.limit.ratio
 
     @property
     def slowdown(self) -> float:
         """How much slower than normal the best attempt was, as a share."""
-        return min(self.ratios) / self.center - 1.0
+        return self.ratio / self.limit.center - 1.0
 
 
 def median_ratio(prefill: Sequence[float], reference: Sequence[float]) -> float:
@@ -61,17 +64,22 @@ def median_ratio(prefill: Sequence[float], reference: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(prefill, reference, strict=True))
 
 
-def judge(measure: Callable[[], float], band: Band, *, slowdown: float, attempts: int = ATTEMPTS) -> Verdict:
-    """Measure until a ratio passes, `attempts` times at most.
-
-    A change of the code is there every time; a neighbour on the same machine comes and goes.
-    """
-    limit, ratios = band.limit(slowdown), list[float]()
+def judge(
+    measure: Callable[[], Sequence[float]], band: Band, *, slowdown: float, cpu: str = "", attempts: int = 1
+) -> Verdict:
+    """Measure until a run passes, `attempts` times at most; `measure` gives the ratio of each process of a run."""
+    runs = list[tuple[float, ...]]()
     for _ in range(attempts):
-        ratios.append(measure())
-        if ratios[-1] <= limit:
+        runs.append(tuple(measure()))
+        limit = band.limit(slowdown, cpu=cpu, processes=len(runs[-1]))
+        if figure_of(runs[-1]) <= limit.ratio:
             break
-    return Verdict(ratios=tuple(ratios), limit=limit, center=band.center)
+    return Verdict(runs=tuple(runs), limit=limit)
+
+
+def judge_pairs(head: Sequence[float], base: Sequence[float], *, slowdown: float) -> Verdict:
+    """Compare processes of two commits that alternated on one machine."""
+    return Verdict(runs=(tuple(head),), limit=paired_limit(head, base, slowdown))
 
 
 def shape_of(run: Run) -> dict[str, int]:

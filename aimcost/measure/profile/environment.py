@@ -17,7 +17,7 @@ from ...units import GIGA
 from ..records import Environment
 from .process import is_quiet
 
-__all__ = ["changes", "describe"]
+__all__ = ["changes", "cpu_name", "describe"]
 
 PACKAGES = ("aimcost", "torch", "transformers", "triton", "numpy")
 # Above this share of the cores, other work competes for caches and memory.
@@ -53,7 +53,7 @@ def describe(device: str = "cpu") -> Environment:
             notes.append("freed memory returns to the system between ops: times include page faults")
         return Environment(
             **common,
-            device_name=_cpu_name(),
+            device_name=cpu_name(),
             memory_bytes=_ram_bytes(),
             clocks_mhz=_cpu_clocks(),
             properties={**facts, **_cpu_properties()},
@@ -67,7 +67,7 @@ def describe(device: str = "cpu") -> Environment:
         driver=gpu["driver"],
         memory_bytes=float(properties.total_memory),
         clocks_mhz=gpu["clocks"],
-        properties={**facts, "cpu": _cpu_name(), **_gpu_properties(properties), **gpu["properties"]},
+        properties={**facts, "cpu": cpu_name(), **_gpu_properties(properties), **gpu["properties"]},
         notes=(*notes, *gpu["notes"]),
     )
 
@@ -117,7 +117,8 @@ def _cpuinfo() -> dict[str, str]:
     return pairs
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The CPU model."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
