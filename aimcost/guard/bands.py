@@ -42,7 +42,7 @@ PROCESS_NOISE, RUN_NOISE, PRIOR = 0.01, 0.01, 4
 UNKNOWN_CPU = 0.12
 
 _Size = Annotated[int, Field(ge=1, le=10_000_000)]
-_Ratio = Annotated[float, Field(gt=0, le=1e6)]
+_Ratio = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 
 class _Shape(StrictModel):

@@ -36,7 +36,7 @@ KEEP = 2000
 class _Line(StrictModel):
     test: Annotated[str, Field(max_length=1000)]
     cpu: Annotated[str, Field(max_length=200)]
-    ratio: Annotated[float, Field(gt=0, le=1e6)]
+    ratio: Annotated[float, Field(ge=1e-6, le=1e6)]
     update: bool = False
 
 

@@ -404,14 +404,18 @@ def baseline(rng: random.Random, shown: list[Any]) -> str | None:
 
 def bands(rng: random.Random, shown: list[Any]) -> str | None:
     shape = dict.fromkeys(("tokens", "layers", "hidden", "intermediate", "heads", "kv_heads", "head_dim"), 8)
-    data = mutated(rng, {"schema_version": 1, "bands": {"t": {"yardstick": shape, "ratios": [1.0, 1.1]}}})
+    old = {"schema_version": 1, "bands": {"t": {"yardstick": shape, "ratios": [1.0, 1.1]}}}
+    updates = [{"cpu": "x", "ratios": [1.0, 1.1]}, {"cpu": "", "ratios": [0.9]}]
+    new = {"schema_version": 2, "bands": {"t": {"yardstick": shape, "updates": updates}}}
+    data = mutated(rng, rng.choice([old, new]))
     text = json.dumps(data)
     content = mutated_text(rng, text) if rng.random() < 0.4 else text.encode("utf-8", "surrogatepass")
     Path("b.json").write_bytes(content)
     shown.append(content)
 
     def limits() -> Any:
-        return {name: [band.center, band.noise, band.limit(0.05)] for name, band in load_bands("b.json").items()}
+        found = {name: band.limit(0.05, cpu="x") for name, band in load_bands("b.json").items()}
+        return {name: [limit.center, limit.ratio, limit.visible] for name, limit in found.items()}
 
     return _answered(limits)
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from aimcost.errors import FileFormatError
-from aimcost.guard.bands import Band, save_bands
+from aimcost.guard.bands import Band, Update, save_bands
 from aimcost.inputs.files import STALE_S, write_atomically
 from aimcost.measure.records import Environment, Record, RecordWriter, Sample
 
@@ -35,7 +35,7 @@ SUFFIX = {"sweep": ".csv", "junit": ".xml", "markdown": ".md"}
 
 
 def band() -> dict[str, Band]:
-    return {f"t{i}": Band(reference={"tokens": 8}, ratios=(1.0,) * 40) for i in range(9)}
+    return {f"t{i}": Band(reference={"tokens": 8}, updates=(Update(cpu="x", ratios=(1.0,) * 40),)) for i in range(9)}
 
 
 def record(path: Path) -> None:
