@@ -65,11 +65,15 @@ def method_of(name: str, layers: int) -> dict[str, Any]:
 
 
 def numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from numbers(inner)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield float(value)
+    left = [value]
+    while left:
+        one = left.pop()
+        if type(one) is dict:
+            left += one.values()
+        elif type(one) is list:
+            left += one
+        elif type(one) in (int, float):
+            yield float(one)
 
 
 def check(document: dict[str, Any]) -> None:
@@ -88,11 +92,14 @@ def check(document: dict[str, Any]) -> None:
     for key in ("flops", "bytes", "time_s"):
         whole = sum(document["stages"][name][key] for name in document["included"])
         assert document["totals"][key] == pytest.approx(whole, rel=1e-9)
-        for name, stage in document["stages"].items():
-            ops = [op for op in document["ops"] if op["stage"] == name]
-            assert stage[key] == pytest.approx(sum(op[key] for op in ops), rel=1e-9)
-        prefill = [op for op in document["ops"] if op["stage"] == "prefill"]
-        outside = sum(op[key] for op in prefill if op["layer"] is None)
+        by_stage = dict.fromkeys(document["stages"], 0.0)
+        outside = 0.0
+        for op in document["ops"]:
+            by_stage[op["stage"]] += op[key]
+            if op["stage"] == "prefill" and op["layer"] is None:
+                outside += op[key]
+        stages = {name: stage[key] for name, stage in document["stages"].items()}
+        assert stages == pytest.approx(by_stage, rel=1e-9)
         in_layers = sum(layer[key] for layer in document["layers"])
         assert in_layers + outside == pytest.approx(document["stages"]["prefill"][key], rel=1e-9)
     for op in document["ops"]:

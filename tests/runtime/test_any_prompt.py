@@ -38,7 +38,9 @@ def prompt(generator, grid, before, after, image=101, marker=103):
     }
 
 
-@pytest.mark.parametrize("method", [AIM, {"name": "fastv", "k": 2}], ids=["aim", "fastv"])
+@pytest.mark.parametrize(
+    "method", [AIM, pytest.param({"name": "fastv", "k": 2}, marks=pytest.mark.check)], ids=["aim", "fastv"]
+)
 def test_two_hundred_prompts_through_one_block(method, toolbox):
     """Each is planned as its own run file would be, and runs as with that schedule; equal shapes share a plan."""
     case = toolbox.build_case("qwen2_vl-image", 1)

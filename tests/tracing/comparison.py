@@ -20,6 +20,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "bailing_hybrid": {"num_hidden_layers": 8},
     "bamba": {"attn_layer_indices": [1, 3]},
     "deepseek_v2": {"num_experts_per_tok": 6, "topk_group": 3, "n_group": 8},
+    "deepseek_v3": {"num_hidden_layers": 3, "first_k_dense_replace": 1},
     "dots1": {
         "n_routed_experts": 16,
         "n_shared_experts": 2,
@@ -37,13 +38,18 @@ KEYS: dict[str, dict[str, Any]] = {
         "activation_sparsity_pattern": [0.95, 0.95, 0.0, 0.0, 0.0, 0.0],
         "sliding_window": 100,
     },
-    "gemma3_text": {"sliding_window": 100, "layer_types": [*3 * ["sliding_attention"], "full_attention"]},
-    "gpt_oss": {"sliding_window": 100},
+    "gemma3_text": {
+        "num_hidden_layers": 3,
+        "sliding_window": 100,
+        "layer_types": [*2 * ["sliding_attention"], "full_attention"],
+    },
+    "gpt_oss": {"num_hidden_layers": 3, "sliding_window": 100},
     "granitemoehybrid": {
         "layer_types": 2 * ["mamba", "attention"],
         "num_local_experts": 8,
         "num_experts_per_tok": 2,
     },
+    "falcon_h1": {"num_hidden_layers": 2},
     "gpt_neo": {"num_layers": 4, "attention_types": [[["global", "local"], 2]]},
     "hunyuan_v1_dense": {"head_dim": 128},
     "hunyuan_v1_moe": {"head_dim": 128, "num_experts": 8, "moe_topk": 2},
@@ -54,6 +60,8 @@ KEYS: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": 128, "sliding_window": 100},
     "mistral": {"sliding_window": 100},
     "nemotron": {"num_key_value_heads": 8, "head_dim": 128},
+    "phi3": {"num_hidden_layers": 2},
+    "qwen3_next": {"num_hidden_layers": 3, "layer_types": [*2 * ["linear_attention"], "full_attention"]},
     "zamba2": {"layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
 }
 # (requests, tokens): not traced, below and above every window and block.
@@ -98,7 +106,7 @@ class Compared:
 
 
 def config_of(kind: str) -> dict[str, Any]:
-    """A type's default configuration, of four layers."""
+    """A type's default configuration, of four layers or as few as have one of each kind and a repeat."""
     return {"model_type": kind, "num_hidden_layers": 4, **KEYS.get(kind, {})}
 
 
