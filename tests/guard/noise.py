@@ -69,10 +69,11 @@ MODELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Shares of gates that alarmed, by slowdown, and the median slowdown that they state as visible."""
+    """Shares of gates that alarmed, by slowdown, and at the slowdown that each states as visible; the median of those."""
 
     alarms: dict[float, float]
     visible: float
+    at_visible: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ def simulated(noise: Noise, slowdowns: tuple[float, ...], gates: int, *, seed: i
     generator = np.random.default_rng(seed)
     updates = [measured(noise, gates, generator) for _ in range(UPDATES)]
     runs = [measured(noise, gates, generator, slowdown) for slowdown in slowdowns]
-    alarms, visible = dict.fromkeys(slowdowns, 0), list[float]()
+    alarms, visible, shown = dict.fromkeys(slowdowns, 0), list[float](), 0
     for gate in range(gates):
         band: Band | None = None
         for ratios, cpus in updates:
@@ -132,9 +133,15 @@ def simulated(noise: Noise, slowdowns: tuple[float, ...], gates: int, *, seed: i
         assert band is not None
         for slowdown, (ratios, cpus) in zip(slowdowns, runs, strict=True):
             allowed = band.limit(limit, cpu=cpus[gate], processes=PROCESSES)
-            alarms[slowdown] += figure_of(ratios[gate].tolist()) > allowed.ratio
+            figure = figure_of(ratios[gate].tolist())
+            alarms[slowdown] += figure > allowed.ratio
             visible.append(allowed.visible)
-    return Outcome(alarms={key: count / gates for key, count in alarms.items()}, visible=float(np.median(visible)))
+            shown += figure / (1 + slowdown) * (1 + allowed.visible) > allowed.ratio
+    return Outcome(
+        alarms={key: count / gates for key, count in alarms.items()},
+        visible=float(np.median(visible)),
+        at_visible=shown / len(visible),
+    )
 
 
 def simulated_pairs(
@@ -144,14 +151,20 @@ def simulated_pairs(
     generator = np.random.default_rng(seed)
     alone = replace(noise, cpus=(1.0,), run=0.0)
     base, _ = measured(alone, gates, generator)
-    alarms, visible = dict.fromkeys(slowdowns, 0), list[float]()
+    alarms, visible, shown = dict.fromkeys(slowdowns, 0), list[float](), 0
     for slowdown in slowdowns:
         head, _ = measured(alone, gates, generator, slowdown)
         for ours, theirs in zip(head.tolist(), base.tolist(), strict=True):
             allowed = paired_limit(ours, theirs, limit)
-            alarms[slowdown] += figure_of(ours) > allowed.ratio
+            figure = figure_of(ours)
+            alarms[slowdown] += figure > allowed.ratio
             visible.append(allowed.visible)
-    return Outcome(alarms={key: count / gates for key, count in alarms.items()}, visible=float(np.median(visible)))
+            shown += figure / (1 + slowdown) * (1 + allowed.visible) > allowed.ratio
+    return Outcome(
+        alarms={key: count / gates for key, count in alarms.items()},
+        visible=float(np.median(visible)),
+        at_visible=shown / len(visible),
+    )
 
 
 def risen(noise: Noise, histories: int, *, before: int = 20, after: int = 6, by: float = 0.05, seed: int = 0) -> Risen:
