@@ -69,7 +69,7 @@ MODELS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """Shares of gates that alarmed, by slowdown, and at the slowdown that each states as visible; the median of those."""
+    """Shares of gates that alarmed, by slowdown, and at what each states as visible; the median of what they state."""
 
     alarms: dict[float, float]
     visible: float
