@@ -241,6 +241,8 @@ def time_decode(
 
     passes = interleaved(
         [partial(once, variant) for variant in variants],
+        # the first step after a prefill of new lengths chooses kernels and takes memory
+        warmup=1 if watch.cuda else 0,
         repeats=repeats,
         budget_s=budget_s / len(variants),
         seconds=lambda taken: taken[0],

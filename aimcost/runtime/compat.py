@@ -10,7 +10,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, NoReturn, get_args
 
 import torch
@@ -35,6 +35,7 @@ __all__ = [
     "find_cache",
     "generations",
     "is_block_mask",
+    "masks_as_called",
     "native_config",
     "registered_attention",
     "sdpa_attention",
@@ -219,6 +220,30 @@ def cut_block_mask(mask: Any, queries: torch.Tensor, keys: torch.Tensor) -> Any:
         return whole(row, head, queries[row, query], keys[row, key])
 
     return create_block_mask(visible, len(queries), None, queries.shape[1], keys.shape[1], device=queries.device)
+
+
+@contextmanager
+def masks_as_called() -> Iterator[None]:
+    """A context in which a pass that a CUDA graph records makes its masks as the same pass does when it is called.
+
+    Since 5.0 transformers takes a recording stream for a tracer, whose shapes may change, and writes the causal mask
+    out: attention then reads N² values and leaves its fused causal kernels (a dense prefill of 6372 tokens took
+    212 ms in place of 168 on an H200). Shapes of a recorded pass are fixed. Changes a module's global for the while.
+    """
+    masks = importlib.import_module("transformers.masking_utils")
+    tracing = getattr(masks, "is_tracing", None)
+    if tracing is None:
+        yield
+        return
+
+    def asked(*given: Any, **named: Any) -> bool:
+        return not torch.cuda.is_current_stream_capturing() and bool(tracing(*given, **named))
+
+    masks.is_tracing = asked
+    try:
+        yield
+    finally:
+        masks.is_tracing = tracing
 
 
 # Generation.

@@ -17,6 +17,7 @@ from transformers import DynamicCache
 
 from ..errors import InvalidValueError, one_line
 from ..types import Schedule
+from . import compat
 from .executor import Applied, apply
 from .host_syncs import HostSyncs
 from .layout import Boundaries
@@ -210,7 +211,7 @@ def _record(
     if syncs.found:
         return None, None, syncs.found
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    with compat.masks_as_called(), torch.cuda.graph(graph, pool=pool):
         output = call(**static)
     return graph, output, []
 

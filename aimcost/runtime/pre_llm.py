@@ -12,8 +12,7 @@ import torch
 
 from ..errors import UnsupportedModelError
 from ..kernels.merge.reference import match
-from ..kernels.select import select_tokens
-from ..kernels.select.reference import gather_rows
+from ..kernels.select import gather_tokens, select_tokens
 from ..methods.registry import find_scorer
 from ..types import ReductionEvent, Schedule
 from .policies import merging_policy, pruning_policy
@@ -65,7 +64,7 @@ def reduce_visuals(
     """
     loose = schedule.newline_tokens
     grouped = visual.shape[1] - loose
-    features = [gather_rows(embeds, visual, 1), *extras]
+    features = [_rows(embeds, visual), *extras]
     tails = [feature[:, grouped:] for feature in features]
     features = [feature[:, :grouped] for feature in features]
     places = visual[:, :grouped]
@@ -82,7 +81,7 @@ def reduce_visuals(
     places = torch.cat((places, visual[:, grouped:]), dim=1)
     features = [torch.cat(pair, dim=1) for pair in zip(features, tails, strict=True)]
     origin, where = _close_up(embeds, visual, places)
-    cut = gather_rows(embeds, origin, 1)
+    cut = _rows(embeds, origin)
     cut = cut.scatter(1, where[..., None].expand(-1, -1, cut.shape[-1]), features[0].to(cut.dtype))
     return Reduced(embeds=cut, origin=origin, visual=where, extras=tuple(features[1:]))
 
@@ -95,6 +94,11 @@ def _merged_inside(
     tower.check_merged(rows, images)
     left = [feature.unflatten(1, (images, -1))[:, :, : tower.left].flatten(1, 2) for feature in features]
     return left, places.view(rows, images, -1)[..., : tower.left].reshape(rows, -1)
+
+
+def _rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """(B, k, D): the tokens at `index` (B, k) of `x` (B, n, D)."""
+    return gather_tokens(x, index)[0] if index.shape[1] else x[:, :0]
 
 
 def _close_up(embeds: torch.Tensor, visual: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,4 +189,4 @@ def _prune(
     kept = select_tokens(flat, keep) if keep else flat.new_zeros(len(flat), 0, dtype=torch.long)
     kept = kept.view(rows, groups, keep)
     kept = (kept + size * torch.arange(groups, device=kept.device)[:, None]).reshape(rows, groups * keep)
-    return [gather_rows(feature, kept, 1) for feature in features], places.gather(1, kept)
+    return [_rows(feature, kept) for feature in features], places.gather(1, kept)

@@ -49,7 +49,7 @@ def importance_case(kernel, dtype, head_dim, live):
 
 def match_case(dtype):
     tile = merge.match_config(dtype)
-    signature = {"x_ptr": "*" + NAMES[dtype], "best_ptr": "*fp32", "into_ptr": "*i32"}
+    signature = {"x_ptr": "*" + NAMES[dtype], "norm_ptr": "*fp32", "best_ptr": "*fp32", "into_ptr": "*i32"}
     signature |= dict.fromkeys(["tokens_a", "tokens_b", "width", "stride_f", "stride_n"], "i32")
     constants = {"BLOCK_A": tile.block_a, "BLOCK_B": tile.block_b, "BLOCK_D": tile.block_d, "UPCAST": False}
     return merge.match_kernel, signature, constants, tile.warps, tile.stages

@@ -18,7 +18,7 @@ import triton.language as tl
 
 from .. import _dispatch
 
-__all__ = ["TileConfig", "importance", "padded_width", "tile_config"]
+__all__ = ["TileConfig", "importance", "padded_width", "step_config", "tile_config"]
 
 MEAN_BLOCK = 128
 
@@ -26,7 +26,7 @@ MEAN_BLOCK = 128
 class TileConfig(NamedTuple):
     """Rows that a program owns, rows that it loops over, warps, pipeline stages.
 
-    `block_own` is a multiple of `block_loop`: the kernels mask the diagonal only in whole blocks.
+    For `row_kernel` `block_own` is a multiple of `block_loop`: it masks the diagonal only in whole blocks.
     """
 
     block_own: int
@@ -41,7 +41,7 @@ def padded_width(head_dim: int) -> int:
 
 
 def tile_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
-    """The shipped tile. It fits the 99 KiB of an sm_86 or sm_89, hence every GPU from sm_80 on.
+    """The shipped tile of `row_kernel`. It fits the 99 KiB of an sm_86 or sm_89, hence every GPU from sm_80 on.
 
     Chosen for no spills and no idle tensor core by compilation alone; a plain function, since an
     autotuner would run trial kernels inside a user's first prefill, and cannot run without a driver.
@@ -50,6 +50,14 @@ def tile_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
     if dtype == torch.float32:
         return TileConfig(32, 32, 4, 2) if width <= 64 else TileConfig(16, 16, 4, 2)
     return TileConfig(128, 64, 8, 3) if width <= 128 else TileConfig(64, 64, 4, 2)
+
+
+def step_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
+    """The shipped tile of `step_kernel`: keys that a program owns, queries that it loops over."""
+    width = padded_width(head_dim)
+    if dtype == torch.float32:
+        return TileConfig(32, 32, 4, 2) if width <= 64 else TileConfig(16, 16, 4, 2)
+    return TileConfig(64, 64, 4, 3) if width <= 128 else TileConfig(64, 64, 4, 2)
 
 
 @triton.jit
@@ -133,16 +141,24 @@ def _step_tile(
     q, k, d, columns, start, weight, top, given, stride_qn, tokens, scale2,
     LOOP: tl.constexpr, D: tl.constexpr, DIAGONAL: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
-    """What the queries of one block give to this program's keys. Keys lie along the first axis."""
+    """Add what a block of queries gives to this program's keys, query by query: the caller sums over them once.
+
+    Queries lie along the first axis, where a thread holds few of them and so few of their maxima and weights.
+    """
     rows = start + tl.arange(0, LOOP)
     inside = rows < tokens
-    product = tl.dot(k, tl.trans(_tile(q, rows, d, stride_qn, tokens, D, UPCAST)), input_precision="ieee")
+    queries = _tile(q, rows, d, stride_qn, tokens, D, UPCAST)
+    if queries.dtype == tl.float32:
+        # without a matrix unit the operand that stays must come first, or it is spilled
+        product = tl.trans(tl.dot(k, tl.trans(queries), input_precision="ieee"))
+    else:
+        product = tl.dot(queries, tl.trans(k), input_precision="ieee")
     row_top = tl.load(top + rows, mask=inside, other=float("inf"))
     row_weight = tl.load(weight + rows, mask=inside, other=0.0)
-    share = tl.exp2((product - row_top[None, :]) * scale2)
+    share = tl.exp2((product - row_top[:, None]) * scale2)
     if DIAGONAL:
-        share = tl.where(columns[:, None] <= rows[None, :], share, 0.0)
-    return given + tl.sum(share * row_weight[None, :], axis=1)
+        share = tl.where(columns[None, :] <= rows[:, None], share, 0.0)
+    return given + share * row_weight[:, None]
 
 
 @triton.jit
@@ -153,7 +169,6 @@ def step_kernel(
     OWN: tl.constexpr, LOOP: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """One d ← d·M. Block 0 of keys is visible to every query, so it starts first."""
-    tl.static_assert(OWN % LOOP == 0)
     blocks = tl.cdiv(tokens, OWN)
     pair = (tl.program_id(0) // blocks).to(tl.int64)
     batch = pair // HEADS
@@ -164,13 +179,16 @@ def step_kernel(
     d = tl.arange(0, WIDTH)
     q = q_ptr + batch * stride_qb + head * stride_qh
     k = _tile(k_ptr + batch * stride_kb + (head // GROUP) * stride_kh, columns, d, stride_kn, tokens, D, UPCAST)
-    given = tl.zeros((OWN,), tl.float32)
-    for start in range(first, tl.minimum(first + OWN, tokens), LOOP):
-        given = _step_tile(q, k, d, columns, start, weight_ptr + flat, top_ptr + flat, given, stride_qn,
-                           tokens, scale2, LOOP, D, True, UPCAST)  # fmt: skip
-    for start in range(first + OWN, tokens, LOOP):
-        given = _step_tile(q, k, d, columns, start, weight_ptr + flat, top_ptr + flat, given, stride_qn,
-                           tokens, scale2, LOOP, D, False, UPCAST)  # fmt: skip
+    shares = tl.zeros((LOOP, OWN), tl.float32)
+    # From here on every query sees every key of the block.
+    below = first + tl.cdiv(OWN, LOOP) * LOOP
+    for start in range(first, tl.minimum(below, tokens), LOOP):
+        shares = _step_tile(q, k, d, columns, start, weight_ptr + flat, top_ptr + flat, shares, stride_qn,
+                            tokens, scale2, LOOP, D, True, UPCAST)  # fmt: skip
+    for start in range(below, tokens, LOOP):
+        shares = _step_tile(q, k, d, columns, start, weight_ptr + flat, top_ptr + flat, shares, stride_qn,
+                            tokens, scale2, LOOP, D, False, UPCAST)  # fmt: skip
+    given = tl.sum(shares, axis=0)
     if HAS_LIVE:
         alive = tl.load(live_ptr + batch * stride_lb + columns, mask=columns < tokens, other=0) != 0
         given = tl.where(alive, given, 0.0)
@@ -208,23 +226,28 @@ def importance(
         start = live.to(torch.float32) / live.sum(dim=1, keepdim=True)
         weight.view(batch, heads, tokens).copy_(start[:, None, :])
         mask, stride_mask = live.contiguous().view(torch.uint8), tokens
-    tile = tile_config(q.dtype, head_dim)
+    rows, steps_tile = tile_config(q.dtype, head_dim), step_config(q.dtype, head_dim)
     strides = (*q.stride()[:3], *k.stride()[:3], stride_mask)
     scale2 = scale / tau * math.log2(math.e)
     shared = {
         "HEADS": heads, "GROUP": heads // k.shape[1], "D": head_dim, "WIDTH": padded_width(head_dim),
-        "OWN": tile.block_own, "LOOP": tile.block_loop, "HAS_LIVE": live is not None,
-        "UPCAST": _dispatch.interpreting() and q.dtype == torch.bfloat16,
-        "num_warps": tile.warps, "num_stages": tile.stages,
+        "HAS_LIVE": live is not None, "UPCAST": _dispatch.interpreting() and q.dtype == torch.bfloat16,
     }  # fmt: skip
     # One dimension: the others of a grid end at 65,535.
-    grid = (triton.cdiv(tokens, tile.block_own) * batch * heads,)
     with torch.cuda.device_of(q):
-        row_kernel[grid](q, k, mask, top, total, weight, tokens, scale2, *strides, **shared)
+        row_kernel[(triton.cdiv(tokens, rows.block_own) * batch * heads,)](
+            q, k, mask, top, total, weight, tokens, scale2, *strides, **shared, **_options(rows)
+        )
         for _ in range(steps):
-            step_kernel[grid](q, k, mask, top, total, weight, spare, tokens, scale2, *strides, **shared)
+            step_kernel[(triton.cdiv(tokens, steps_tile.block_own) * batch * heads,)](
+                q, k, mask, top, total, weight, spare, tokens, scale2, *strides, **shared, **_options(steps_tile)
+            )
             weight, spare = spare, weight
         head_rms_kernel[(triton.cdiv(tokens, MEAN_BLOCK) * batch,)](
             weight, total, out, tokens, HEADS=heads, BLOCK=MEAN_BLOCK, num_warps=4
         )
     return out
+
+
+def _options(tile: TileConfig) -> dict[str, int]:
+    return {"OWN": tile.block_own, "LOOP": tile.block_loop, "num_warps": tile.warps, "num_stages": tile.stages}

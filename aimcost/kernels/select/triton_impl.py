@@ -15,8 +15,8 @@ import triton.language as tl
 
 __all__ = ["gather_mask", "gather_rows", "select"]
 
-RANK_BLOCK = 64
-RANK_SCAN = 64
+RANK_BLOCK = 16
+RANK_SCAN = 256
 COMPACT_BLOCK = 1024
 ROW_BLOCK = 1024
 MASK_BLOCK = 1024

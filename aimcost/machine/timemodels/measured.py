@@ -127,12 +127,15 @@ class AttentionGrid:
         The dimension that the curves run along: ``q_len`` (square) or ``kv_len`` (one query).
     element_bytes
         Bytes an element of each curve: they tell number formats apart.
+    sharing
+        Query heads that share a key head, of each curve: what one query reads of a cache follows from it.
     nodes, seconds_per_pair
         One array a curve: lengths, rising, and time over batch · heads · (query, key) pairs.
     """
 
     along: str
     element_bytes: Floats
+    sharing: Floats
     nodes: tuple[Floats, ...]
     seconds_per_pair: tuple[Floats, ...]
     provenance: Provenance
@@ -151,9 +154,11 @@ class AttentionGrid:
             for curve, node in zip(curves, nodes, strict=True)
         )
         widths = {"element_bytes": [curve.get("element_bytes") for curve in curves]}
+        shared = {"heads_per_kv_head": [curve.get("heads_per_kv_head", 1.0) for curve in curves]}
         return cls(
             along=along,
             element_bytes=_numbers(widths, "element_bytes", (len(curves),), where=place),
+            sharing=_numbers(shared, "heads_per_kv_head", (len(curves),), where=place),
             nodes=nodes,
             seconds_per_pair=tuple(times),
             provenance=Provenance.of(data, where=where),
@@ -178,7 +183,10 @@ class AttentionGrid:
         pairs = np.asarray(flops, dtype=float) / flops_per_pair(dims["head_dim"])
         elements = single_pass(dims, causal=False, widths=_ONE_BYTE).bytes
         width = float(np.median(np.asarray(bytes_moved) / elements))
-        chosen = int(np.argmin(np.abs(np.log(self.element_bytes / width))))
+        group = float(np.median(np.asarray(dims["heads"]) / np.asarray(dims["kv_heads"])))
+        # a format first: sharing tells curves of one format apart
+        distance = 8.0 * np.abs(np.log(self.element_bytes / width)) + np.abs(np.log(self.sharing / group))
+        chosen = int(np.argmin(distance))
         lengths = np.log(np.asarray(dims[self.along], dtype=float))
         nodes, times = np.log(self.nodes[chosen]), np.log(self.seconds_per_pair[chosen])
         return np.asarray(np.exp(np.interp(lengths, nodes, times)) * pairs)

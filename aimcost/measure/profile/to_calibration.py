@@ -141,29 +141,36 @@ def _gemm(samples: Sequence[Sample], peak: float, source: Mapping[str, str]) -> 
 
 
 def _attention(samples: Sequence[Sample], along: str, source: Mapping[str, str]) -> dict[str, Any]:
-    """One head width: a curve for each width of the number format."""
+    """One head width: a curve for each width of the number format and count of query heads a key head."""
     curves: list[dict[str, Any]] = []
-    measured: list[str] = []
-    for dtype in dict.fromkeys(s.dtype for s in samples):
-        fitted, _ = _split(s for s in samples if s.dtype == dtype)
+    measured: list[tuple[str, float]] = []
+    for dtype, sharing in dict.fromkeys((s.dtype, _sharing(s)) for s in samples):
+        fitted, _ = _split(s for s in samples if (s.dtype, _sharing(s)) == (dtype, sharing))
         points = sorted((s.dims[along], s.median_s / _pairs(s)) for s in fitted)
         width = bytes_per_element(dtype)
-        if len(points) < 2 or any(curve["element_bytes"] == width for curve in curves):
+        known = {(curve["element_bytes"], curve["heads_per_kv_head"]) for curve in curves}
+        if len(points) < 2 or (width, sharing) in known:
             continue
         lengths, times = zip(*points, strict=True)
         curves.append(
             {
                 "element_bytes": width,
+                "heads_per_kv_head": sharing,
                 along: list(lengths),
                 "ns_per_pair": [_rounded(t * 1e9) for t in times],
             }
         )
-        measured.append(dtype)
+        measured.append((dtype, sharing))
     entry = {"form": FORM, "along": along, "curves": curves, **source}
     grid = AttentionGrid.of({**entry, "band": [1.0, 1.0]}, where="attention")
-    held_out = [s for s in _split(samples)[1] if s.dtype in measured]
+    held_out = [s for s in _split(samples)[1] if (s.dtype, _sharing(s)) in measured]
     predicted = [float(_attend(grid, sample)) for sample in held_out]
     return {**entry, **_evidence(held_out, np.array(predicted))}
+
+
+def _sharing(sample: Sample) -> float:
+    """Query heads that share a key head."""
+    return sample.dims["heads"] / sample.dims["kv_heads"]
 
 
 def _pairs(sample: Sample) -> float:
