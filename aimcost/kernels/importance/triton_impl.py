@@ -49,7 +49,7 @@ def tile_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
     width = padded_width(head_dim)
     if dtype == torch.float32:
         return TileConfig(32, 32, 4, 2) if width <= 64 else TileConfig(16, 16, 4, 2)
-    return TileConfig(128, 64, 8, 3) if width <= 128 else TileConfig(64, 64, 4, 2)
+    return TileConfig(64, 64, 4, 3) if width <= 128 else TileConfig(64, 64, 4, 2)
 
 
 def step_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
@@ -57,7 +57,7 @@ def step_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
     width = padded_width(head_dim)
     if dtype == torch.float32:
         return TileConfig(32, 32, 4, 2) if width <= 64 else TileConfig(16, 16, 4, 2)
-    return TileConfig(64, 64, 4, 3) if width <= 128 else TileConfig(64, 64, 4, 2)
+    return TileConfig(64, 64, 4, 2)
 
 
 @triton.jit

@@ -35,7 +35,7 @@ def match_config(dtype: torch.dtype) -> MatchConfig:
     """The shipped tile: 32 frames of 196 tokens make 128 programs, each with all 98 rows of B at once."""
     if dtype == torch.float32:
         return MatchConfig(32, 32, 32, 8, 2)
-    return MatchConfig(32, 128, 64, 8, 3)
+    return MatchConfig(32, 128, 64, 4, 4)
 
 
 @triton.jit
