@@ -100,6 +100,7 @@ bench: $(VENV)/.test
 docs: $(VENV)/.test $(DOCS)/.done
 	$(DOCS)/bin/python docs/notebook.py
 	$(BIN)/python docs/validation.py
+	$(BIN)/python docs/gpu.py
 	$(BIN)/python docs/evidence.py
 	$(BIN)/python docs/methods.py
 	$(BIN)/python docs/accuracy.py

@@ -18,6 +18,7 @@ from aimcost.machine.fitting.derive import machine_of
 from aimcost.machine.fitting.external import compare_external, read_external
 from aimcost.machine.inheritance import INHERITED_FILE
 from aimcost.machine.timemodels.attention import AttentionModel
+from aimcost.measure.campaign.run import SUMMARY
 from aimcost.measure.records import Record, load_record
 from aimcost.measure.validate import compare_record
 from aimcost.ops.attention import single_pass
@@ -93,7 +94,8 @@ design differ in memory only. `aimcost calibrate --inherited` computes the table
 
 UNKNOWN = """## What is not known
 
-{timed}- Norms, activations, RoPE, look-ups, selection and merging are in no operation table. Their rates are fitted to
+- Predictions of AIM on a GPU are compared with clocks on one kind of card alone ([gpu-h200.md](gpu-h200.md)).
+- Norms, activations, RoPE, look-ups, selection and merging are in no operation table. Their rates are fitted to
   published kernel timings, or are those of a similar kernel; the 80 % band of a norm is {norms} times its time, that of
   a look-up {lookups}. Eager stacks multiply launches and traffic as counted in transformers' layers.
 - Host time per launch, in µs, is that of the software stack: {stacks}. `configs/stacks/` says which of these
@@ -103,9 +105,6 @@ UNKNOWN = """## What is not known
 - Collectives are NCCL's; serving stacks use faster kernels for small messages. Machines whose
   profile holds no curves take {link:.0%} of the link's datasheet bandwidth, within {low:g} to {high:g} times.
 - Bands of inherited coefficients are those of GEMMs: attention, collectives and hosts were not compared between cards.
-"""
-NOT_TIMED = """- **No prefill of the AIM implementation has been timed on a GPU by this project yet.** Predicted times
-  of whole requests rest on the operations above.
 """
 TOKENS, WIDTH = 4096, 128
 # Heads and key heads of Qwen2-7B.
@@ -156,7 +155,6 @@ def unknown(blocks: Mapping[str, Any]) -> str:
     stacks = [load_stack(name) for name in discover.names("stack")]
     others = list(second_kernels(blocks))
     return UNKNOWN.format(
-        timed="" if any(record.environment.device == "cuda" for _, record in records()) else NOT_TIMED,
         norms=factors(kinds["rms_norm"]),
         lookups=factors(kinds["embed"]),
         stacks=", ".join(f"`{stack.name}` {stack.host_s.value * MEGA:g}" for stack in stacks),
@@ -195,8 +193,10 @@ def second_kernels(blocks: Mapping[str, Any]) -> Iterator[float]:
 
 
 def records() -> Iterator[tuple[Path, Record]]:
-    """The validation records; others in the folder are profiles and campaigns."""
+    """The validation records; others are profiles, and folders of campaigns, which docs/gpu.py writes about."""
     for path in sorted(RECORDS.rglob("*.json")):
+        if (path.parent / SUMMARY).is_file():
+            continue
         record = load_record(path)
         if record.kind == "validation":
             yield path, record

@@ -28,7 +28,8 @@ MATRIX_UNITS = {80: "mma.sync", 90: "wgmma", 100: "tcgen05.mma"}
 
 
 def importance_case(kernel, dtype, head_dim, live):
-    tile = importance.tile_config(dtype, head_dim)
+    config = importance.step_config if kernel is importance.step_kernel else importance.tile_config
+    tile = config(dtype, head_dim)
     flags = "*u8" if live else "*fp32"
     signature = {"q_ptr": "*" + NAMES[dtype], "k_ptr": "*" + NAMES[dtype], "live_ptr": flags}
     signature |= dict.fromkeys(["top_ptr", "total_ptr", "weight_ptr", "out_ptr"], "*fp32")
@@ -57,6 +58,8 @@ def match_case(dtype):
 
 def ranking_cases():
     lists = dict.fromkeys(["into_ptr", "order_ptr", "ranked_into_ptr"], "*i32")
+    norm = {"x_ptr": "*bf16", "norm_ptr": "*fp32"} | dict.fromkeys(["tokens", "width", "stride_f", "stride_n"], "i32")
+    yield "norm", (merge.norm_kernel, norm, {"BLOCK_D": merge.ROW_BLOCK}, 4, 3)
     yield (
         "rank",
         (

@@ -53,11 +53,11 @@ def test_grids_stay_within_their_limits(grids):
     merge.merge(empty(2, 100_000, 3584), 100)
     assert grids.keys() == {
         "row_kernel", "step_kernel", "head_rms_kernel", "keep_kernel", "compact_kernel", "mask_kernel",
-        "gather_kernel", "match_kernel", "rank_kernel", "rows_kernel",
+        "gather_kernel", "norm_kernel", "match_kernel", "rank_kernel", "rows_kernel",
     }  # fmt: skip
     for name, grid in grids.items():
         assert all(size <= limit for size, limit in zip(grid, LIMITS, strict=False)), name
-    tile = importance.tile_config(torch.bfloat16, 128)
+    tile = importance.step_config(torch.bfloat16, 128)
     assert math.prod(grids["step_kernel"]) == 3000 * 28 * math.ceil(64 / tile.block_own)
     assert math.prod(grids["mask_kernel"]) == 3 * 32_768 * 32_768 // select.MASK_BLOCK
     assert math.prod(grids["rows_kernel"]) == 2 * (100_000 - 100) * math.ceil(3584 / merge.ROW_BLOCK)

@@ -142,13 +142,19 @@ def test_importance_of_products_that_round_alike(dtype, batch, heads, kv_heads, 
 
 
 DEFECTS = {
-    "the row's mask is off by one": ("columns[None, :] <= rows[:, None]", "columns[None, :] < rows[:, None]"),
-    "the step's mask is off by one": ("columns[:, None] <= rows[None, :]", "columns[:, None] < rows[None, :]"),
+    "the row's mask is off by one": (
+        "columns[None, :] <= rows[:, None], product",
+        "columns[None, :] < rows[:, None], product",
+    ),
+    "the step's mask is off by one": (
+        "columns[None, :] <= rows[:, None], share",
+        "columns[None, :] < rows[:, None], share",
+    ),
     "the row drops a tile": ("in range(0, block * OWN, LOOP)", "in range(LOOP, block * OWN, LOOP)"),
-    "the step drops a tile": ("in range(first + OWN, tokens, LOOP)", "in range(first + OWN + LOOP, tokens, LOOP)"),
+    "the step drops a tile": ("in range(below, tokens, LOOP)", "in range(below + LOOP, tokens, LOOP)"),
     "the sum is not rescaled": ("total * tl.exp2((top - pivot) * scale2)", "total"),
     "the scale is off by a thousandth": ("math.log2(math.e)", "1.4441"),
-    "the step's scale is off by a thousandth": ("row_top[None, :]) * scale2", "row_top[None, :]) * scale2 * 1.001"),
+    "the step's scale is off by a thousandth": ("row_top[:, None]) * scale2", "row_top[:, None]) * scale2 * 1.001"),
     "the row's sum is fp16": ("tl.sum(share, axis=1)\n", "tl.sum(share, axis=1).to(tl.float16).to(tl.float32)\n"),
     "a head reads another's keys": ("(head // GROUP)", "(head % (HEADS // GROUP))"),
     "a step is missing": ("for _ in range(steps)", "for _ in range(steps - 1)"),
