@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,8 +35,9 @@ HEAD = """# Measured on H200s: the AIM schedules as real prefills
 As far as we know these are the first prefills of AIM that a clock has seen: the paper's "prefill time" is computed.
 
 LLaVA-OneVision-7B's shape with random weights, bf16, batch 1; {versions}.
-The second campaign ran on another H200 than the first, with faster reduction kernels and without the causal mask that transformers writes out while a CUDA graph is
-recorded; its dense products were 4 % slower. Tables are of the second, where not said otherwise.
+The second campaign ran on another H200 than the first, with faster reduction kernels and without the causal mask that
+transformers writes out while a CUDA graph is recorded; its products were 4 % slower. Tables are of the second, where
+not said otherwise.
 
 A few things to know before quoting a figure:
 
@@ -228,12 +230,12 @@ def sentence(found: Mapping[str, Any]) -> str:
     reduced = min(by["reduced"] for by in row["seconds"].values())
     whole = stage(found, "aim_25", "ttft")
     tower = sum(stage(found, "aim_25", op)["reduced"] for op in ("vision", "projector"))
-    return f"""On an H200 under transformers, AIM at 25 % takes the prefill of 32 frames on LLaVA-OneVision-7B's shape from
-{ms(dense)} to {ms(reduced)} ms, **{dense / reduced:.1f} times** faster than the best dense one (the paper computes
-{row["printed_speedup"]:.2f}), and the whole request from {ms(whole["dense"])} to {ms(whole["reduced"])} ms,
-**{whole["dense"] / whole["reduced"]:.1f} times**: the tower and its pooling take {ms(tower)} ms either way.
-[docs/gpu-h200.md](docs/gpu-h200.md) has every row, and what was predicted.
-"""
+    text = f"""On an H200, AIM at 25 % takes the prefill of 32 frames on LLaVA-OneVision-7B's shape from {ms(dense)} to
+        {ms(reduced)} ms, **{dense / reduced:.1f} times** faster than the best dense one (the paper computes
+        {row["printed_speedup"]:.2f}), and the whole request under transformers from {ms(whole["dense"])} to
+        {ms(whole["reduced"])} ms, **{whole["dense"] / whole["reduced"]:.1f} times**: the tower and its pooling take
+        {ms(tower)} ms either way. [docs/gpu-h200.md](docs/gpu-h200.md) has every row, and what was predicted."""
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def into_readme(text: str) -> None:
