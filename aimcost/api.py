@@ -53,6 +53,10 @@ def compare(
     run: Mapping[str, Any] | str | Path | None = None,
     hardware: Sequence[str] = (),
     stacks: Sequence[str] = (),
+    *,
+    workloads: Sequence[Mapping[str, Any]] = (),
+    prices: Mapping[str, float] | None = None,
+    currency: str = "",
     **overrides: Any,
 ) -> MachineComparison:
     """One run on several machines and stacks, fastest first; see `aimcost.pricing.comparison.compare_run`.
@@ -60,7 +64,9 @@ def compare(
     `run` and `overrides` as in `estimate`.
     """
     comparison = importlib.import_module("aimcost.pricing.comparison")
-    rows: MachineComparison = comparison.compare_run(_run(run, overrides), hardware, stacks)
+    rows: MachineComparison = comparison.compare_run(
+        _run(run, overrides), hardware, stacks, workloads=workloads, prices=prices, currency=currency
+    )
     return rows
 
 

@@ -45,6 +45,7 @@ __all__ = [
     "format_asked",
     "keys_of",
     "names_in",
+    "number_in",
     "one_of",
     "overrides_of",
     "progress_bar",
@@ -124,6 +125,7 @@ _FLAGS = {
     "engine_name": "--engine",
     "overrides": "--set",
     "runs": "RUNS",
+    "prices": "--price",
     "tolerances": "--tolerance",
     "path": "--plot",
 }
@@ -248,6 +250,11 @@ def _parsed(key: str, text: str) -> Any:
         return parse_value(text)
     except FileFormatError as error:
         raise InvalidValueError(key, f"a YAML value ({error})", text) from None
+
+
+def number_in(key: str, text: str) -> Any:
+    """The value of a flag as YAML reads it: counts that are given several to a flag."""
+    return _parsed(key, text)
 
 
 def overrides_of(settings: list[str]) -> dict[str, Any]:

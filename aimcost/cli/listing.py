@@ -23,7 +23,7 @@ from ..search.scores.points import load_points
 from ..types.strict import pydantic_model
 from ..units import GIGA, KILO, MEGA, TERA
 
-__all__ = ["LISTINGS", "describe", "json_schema", "listing"]
+__all__ = ["LISTINGS", "describe", "in_words", "json_schema", "listing"]
 
 LISTINGS = ("models", "hardware", "stacks", "methods", "estimators", "runs", "accuracy", "formats")
 
@@ -149,7 +149,7 @@ def describe(name: str) -> str:
         module = plan_module(name)
         properties = pydantic_model(module.Params).model_json_schema()["properties"]
         fields = "".join(
-            f"  {key}: {_in_words(properties[key])}; {_default(field)}\n"
+            f"  {key}: {in_words(properties[key])}; {_default(field)}\n"
             for key, field in pydantic_model(module.Params).model_fields.items()
             if key != "name"
         )
@@ -166,16 +166,16 @@ def describe(name: str) -> str:
     raise UnknownNameError("name", name, [*known, *discover.method_names(), *discover.estimator_names()])
 
 
-def _in_words(schema: Mapping[str, Any]) -> str:
+def in_words(schema: Mapping[str, Any]) -> str:
     """What a key takes, e.g. ``integer at least 1``."""
     if "anyOf" in schema:
-        options = [_in_words(option) for option in schema["anyOf"] if option.get("type") != "null"]
+        options = [in_words(option) for option in schema["anyOf"] if option.get("type") != "null"]
         return ", or ".join(dict.fromkeys(options))
     if "enum" in schema or "const" in schema:
         return " | ".join(map(str, schema.get("enum", [schema.get("const")])))
     kind = str(schema.get("type", "anything"))
     if kind == "array":
-        items = [_in_words(item) for item in schema.get("prefixItems", [schema.get("items", {})])]
+        items = [in_words(item) for item in schema.get("prefixItems", [schema.get("items", {})])]
         kind = f"list of {items[0]}" if "prefixItems" not in schema else f"[{', '.join(items)}]"
     limits = {"minimum": "at least", "exclusiveMinimum": "over", "maximum": "at most", "exclusiveMaximum": "under"}
     # pydantic before 2.11 writes a bound of 0 on a float as 0.0

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..errors import InvalidValueError, UnknownNameError, argument
+from ..inputs.discover import is_file
 from ..inputs.run import load_run
 from ..machine.peaks import require_hardware
 from ..pricing.budgets import FIGURES, figures_of
@@ -139,10 +141,10 @@ def check(
     held: dict[str, Any] = {"written_by": f"aimcost {__version__}", "runs": {}}
     if baseline is not None and (not update or Path(baseline).exists()):
         held = load_baseline(baseline)
-    names = list(dict.fromkeys(Path(run).as_posix() for run in runs)) or sorted(held["runs"])
+    names = list(dict.fromkeys(_name_of(run, held["runs"], baseline) for run in runs)) or sorted(held["runs"])
     if not names:
         raise InvalidValueError(argument("runs"), f"given: run files, or a {argument('baseline')} with entries", None)
-    estimates = {name: _priced(name, overrides or {}) for name in names}
+    estimates = {name: _priced(_place_of(name, baseline), overrides or {}) for name in names}
     entries = {name: entry_of(estimate) for name, estimate in estimates.items()}
     if not update:
         for name, entry in entries.items():
@@ -162,6 +164,23 @@ def check(
     if update and baseline is not None:
         _update(baseline, held, entries)
     return CheckResult(runs=checked, baseline=None if baseline is None else str(baseline), updated=update)
+
+
+def _name_of(given: str, recorded: Collection[str], baseline: str | Path | None) -> str:
+    """How a baseline names a run: a file by its path from the baseline's folder, so that any folder will do to check.
+
+    Baselines written before name a file as it was given.
+    """
+    typed = Path(given).as_posix()
+    if baseline is None or typed in recorded or not is_file(Path(given).expanduser()):
+        return typed
+    return Path(os.path.relpath(Path(given).expanduser(), Path(baseline).parent)).as_posix()
+
+
+def _place_of(name: str, baseline: str | Path | None) -> str:
+    """What a name in a baseline stands for here: a file beside the baseline, else one here or the name of a run."""
+    beside = Path(name) if baseline is None else Path(baseline).parent / name
+    return str(beside) if is_file(beside) else name
 
 
 def _priced(name: str, overrides: Mapping[str, Any]) -> Estimate:

@@ -43,7 +43,15 @@ Bits = Literal[32, 16, 8, 4] | Literal["fp32", "bf16", "fp16", "fp8", "int8", "i
 
 
 class TextTokens(Strict):
-    """Text around the visual tokens: system prompt before, question after."""
+    """Text around the visual tokens: system prompt before, question after.
+
+    Attributes
+    ----------
+    system
+        Tokens before the visual ones.
+    question
+        Tokens after them.
+    """
 
     system: Count = 0
     question: Count = 0
@@ -69,6 +77,22 @@ class WorkloadFile(Strict):
         Limits on the number of frames.
     cached_tokens
         Tokens at the start of the prompt that are in the cache already: a shared prefix, or images of an earlier turn.
+    batch
+        Requests at once.
+    images
+        Images a request.
+    frames
+        Video frames a request.
+    visual_tokens
+        Visual tokens a request, before any reduction: in place of images and frames.
+    seconds
+        Length of the video, in place of frames.
+    text_tokens
+        Text a request, all after the visual tokens; or {system, question}.
+    new_tokens
+        Tokens to generate: the prefill yields the first, each decode step one more.
+    newline
+        Whether a newline token follows the visual tokens, or each row of them; by default as the model's config says.
     """
 
     batch: PositiveCount = 1
@@ -91,7 +115,21 @@ class WorkloadFile(Strict):
 
 
 class WeightsFile(Strict):
-    """Bits, or a number format by name, of the weights of each part; parts that are not named stay 16 bit."""
+    """Bits, or a number format by name, of the weights of each part; parts that are not named stay 16 bit.
+
+    Attributes
+    ----------
+    decoder
+        Linear layers of the language model.
+    embedding
+        Token embeddings.
+    lm_head
+        The output layer.
+    tower
+        The vision tower.
+    projector
+        The projector.
+    """
 
     decoder: Bits | None = None
     embedding: Bits | None = None
@@ -107,6 +145,10 @@ class PrecisionFile(Strict):
     ----------
     weights
         Of the language model's linear layers; 16 bits and more are those of all weights. Or by part.
+    activations
+        Of activations, norms and residuals included.
+    kv
+        Of the KV cache.
     """
 
     weights: Bits | WeightsFile = 16
@@ -115,7 +157,20 @@ class PrecisionFile(Strict):
 
 
 class ParallelFile(Strict):
-    """Devices by kind of parallelism, and what tensor-parallel ranks do with the vision tower."""
+    """Devices by kind of parallelism, and what tensor-parallel ranks do with the vision tower.
+
+    Attributes
+    ----------
+    tp
+        Tensor-parallel ranks: each layer is split over them.
+    pp
+        Pipeline stages: each holds a part of the layers.
+    dp
+        Replicas, each with requests of its own.
+    tower
+        Whether every rank runs the whole tower (replicated), a part of each layer (sharded), or a part of the
+        images (data).
+    """
 
     tp: PositiveCount = 1
     pp: PositiveCount = 1
@@ -142,7 +197,21 @@ class ServingFile(Strict):
 
 
 class BudgetsFile(Strict):
-    """Limits a run must stay under."""
+    """Limits a run must stay under.
+
+    Attributes
+    ----------
+    max_ttft_ms
+        Time to the first token, ms.
+    max_tpot_ms
+        Time per output token, ms.
+    max_kv_gb
+        KV cache after the last token, GB (1e9 bytes).
+    max_memory_gb
+        Peak memory, GB.
+    max_tflops
+        FLOPs of what is included, in units of 1e12.
+    """
 
     max_ttft_ms: Positive | None = None
     max_tpot_ms: Positive | None = None
@@ -152,7 +221,45 @@ class BudgetsFile(Strict):
 
 
 class RunFile(Strict):
-    """A run: model, workload, method, precision, hardware, estimator."""
+    """A run: model, workload, method, precision, hardware, estimator.
+
+    Attributes
+    ----------
+    model
+        A name in configs/models, a path to an HF config.json or its folder, or an inline HF-style mapping.
+    workload
+        What is asked, per request.
+    method
+        The reduction: a name, or a mapping of `name` and the method's parameters.
+    precision
+        Bits or number formats by tensor class.
+    attention
+        How attention is computed; by default as the stack does.
+    hardware
+        A name in hardware_profiles, a path, or an inline profile.
+    estimator
+        How operations are priced.
+    estimator_options
+        Options of the estimator.
+    include
+        Stages that count in the totals; all but preprocess by default.
+    stack
+        The software: a name in configs/stacks, a path, or an inline stack.
+    execution
+        The name of a stack before there were stacks.
+    implementation
+        How the reduction runs: fused kernels, eager as released code drops tokens, masked as it hides them.
+    parallel
+        Devices by kind of parallelism.
+    serving
+        How an engine divides the card's memory.
+    budgets
+        Limits that `aimcost check` and the planner hold the run to.
+    price_per_hour
+        Of one device, in any currency; a run on tp x pp of them costs as many times.
+    confidence
+        Probability with which budgets are to hold.
+    """
 
     model: str | dict[str, Any]
     workload: WorkloadFile = made(WorkloadFile)
@@ -164,19 +271,65 @@ class RunFile(Strict):
     estimator_options: dict[str, Any] = made(dict)
     include: list[Stage] | None = None
     stack: str | dict[str, Any] | None = None
-    # the name of a stack before there were stacks
     execution: Literal["eager", "compiled", "cuda_graph"] | None = None
     implementation: Literal["fused", "eager", "masked"] | None = None
     parallel: ParallelFile = made(ParallelFile)
     serving: ServingFile = made(ServingFile)
     budgets: BudgetsFile = made(BudgetsFile)
-    # of one device; a run on tp x pp of them costs as many times
     price_per_hour: Positive | None = None
     confidence: Annotated[float, Bounds(gt=0, lt=1)] = 0.8
 
 
 class HardwareFile(Strict):
-    """A hardware profile. Units are in the keys and decimal."""
+    """A hardware profile. Units are in the keys and decimal.
+
+    Attributes
+    ----------
+    name
+        Name of the profile.
+    vendor
+        Who makes it.
+    architecture
+        Generation of the chip: coefficients are inherited inside it first.
+    compute_capability
+        CUDA compute capability.
+    sm_count
+        Multiprocessors, or what the vendor calls them.
+    boost_clock_mhz
+        Highest clock, MHz.
+    memory_gb
+        Memory, GB (1e9 bytes).
+    memory_gb_per_s
+        Memory bandwidth of the datasheet, GB/s.
+    dense_tflops
+        Dense peak by number format, in units of 1e12 a second: no sparsity.
+    l2_mb
+        Last-level cache, MB.
+    onchip_buffer_kb
+        Shared memory and registers that LLM-Viewer's tiling uses, kB.
+    interconnect
+        Name of the link between devices.
+    interconnect_gb_per_s
+        Both directions of the link, GB/s.
+    tdp_w
+        Board power, W.
+    usable_memory_gb
+        Memory that a process can allocate, GB.
+    usable_memory_bytes
+        The same in bytes, as measured.
+    price_per_hour
+        Of one device, in any currency.
+    hidden
+        Left out of listings.
+    sources
+        Where each number comes from, by key.
+    notes
+        What a reader should know.
+    calibration
+        Measured or fitted coefficients.
+    attained
+        Rates that were attained, by kind.
+    """
 
     name: Annotated[str, Bounds(min_length=1)]
     vendor: str = ""
@@ -203,7 +356,17 @@ class HardwareFile(Strict):
 
 
 class FigureFile(Strict):
-    """A number with its 80 % band."""
+    """A number with its 80 % band.
+
+    Attributes
+    ----------
+    value
+        The number.
+    low, high
+        Its band.
+    source
+        Where it comes from.
+    """
 
     value: NonNegative
     low: NonNegative | None = None
@@ -212,7 +375,23 @@ class FigureFile(Strict):
 
 
 class RequestFile(Strict):
-    """Milliseconds that a request costs beside its kernels; `low` and `high` are those of `fixed`."""
+    """Milliseconds that a request costs beside its kernels; `low` and `high` are those of `fixed`.
+
+    Attributes
+    ----------
+    fixed
+        A request.
+    per_image
+        An image of it.
+    per_frame
+        A video frame of it.
+    low, high
+        Band of `fixed`.
+    at
+        The stage that it stands beside.
+    source
+        Where it comes from.
+    """
 
     fixed: NonNegative = 0.0
     per_image: NonNegative = 0.0
@@ -224,7 +403,19 @@ class RequestFile(Strict):
 
 
 class StepFile(Strict):
-    """Milliseconds that an engine step costs beside its kernels; `low` and `high` are those of `fixed`."""
+    """Milliseconds that an engine step costs beside its kernels; `low` and `high` are those of `fixed`.
+
+    Attributes
+    ----------
+    fixed
+        A step.
+    per_sequence
+        A sequence of its batch.
+    low, high
+        Band of `fixed`.
+    source
+        Where it comes from.
+    """
 
     fixed: NonNegative = 0.0
     per_sequence: NonNegative = 0.0
@@ -240,6 +431,10 @@ class TowerFile(Strict):
     ----------
     layers
         ``all`` of them, or those alone whose output is ``used``: LLaVA takes the features of the last but one.
+    attention
+        Attention of the tower.
+    loop
+        Whether attention is launched once, or for each window.
     """
 
     attention: Literal["flash", "eager"] | None = None
@@ -248,7 +443,19 @@ class TowerFile(Strict):
 
 
 class CollectivesFile(Strict):
-    """All-reduces: their kind, and a factor on large ones among many ranks."""
+    """All-reduces: their kind, and a factor on large ones among many ranks.
+
+    Attributes
+    ----------
+    kind
+        Ring of NCCL, or one shot.
+    large_mb
+        Messages above this many MB take `large_factor`.
+    large_ranks
+        From this many ranks on.
+    large_factor
+        Factor on their time.
+    """
 
     kind: Literal["nccl", "one_shot"] = "nccl"
     large_mb: Positive | None = None
@@ -257,7 +464,15 @@ class CollectivesFile(Strict):
 
 
 class SelectionFile(Strict):
-    """What selecting tokens costs beside the launches of each scorer."""
+    """What selecting tokens costs beside the launches of each scorer.
+
+    Attributes
+    ----------
+    sync_us
+        Microseconds that the host waits for the device to count tokens.
+    attention_map_ms
+        Milliseconds to read a layer's attention map.
+    """
 
     sync_us: NonNegative = 0.0
     attention_map_ms: NonNegative | FigureFile = 0.0
@@ -267,7 +482,29 @@ Factor = Annotated[float, Bounds(gt=0, le=1000)]
 
 
 class ArchitectureFile(Strict):
-    """Keys of a stack that differ on one GPU architecture."""
+    """Keys of a stack that differ on one GPU architecture.
+
+    Attributes
+    ----------
+    attention
+        Attention where a run names none.
+    implementation
+        How a reduction runs where a run does not say.
+    host_us_per_launch
+        Microseconds of host time a launch.
+    kernels
+        Factors on launches, by kind of operation.
+    traffic
+        Factors on DRAM traffic, by kind of operation.
+    products
+        The library of matrix products.
+    scale
+        Factors on kernel times, by kind of operation.
+    request_ms
+        Beside the kernels of a request.
+    step_ms
+        Beside the kernels of an engine step.
+    """
 
     attention: Literal["flash", "eager"] | None = None
     implementation: Literal["fused", "eager", "masked"] | None = None
@@ -281,11 +518,56 @@ class ArchitectureFile(Strict):
 
 
 class StackFile(Strict):
-    """A software stack. Units are in the keys."""
+    """A software stack. Units are in the keys.
+
+    Attributes
+    ----------
+    name
+        Name of the stack.
+    summary
+        One line for listings.
+    sources
+        Where the figures come from: sentences, or by key.
+    attention
+        Attention where a run names none.
+    implementation
+        How a reduction runs where a run does not say.
+    host_us_per_launch
+        Microseconds of host time a launch.
+    kernels
+        Factors on launches, by kind of operation.
+    traffic
+        Factors on DRAM traffic, by kind of operation.
+    products
+        The library of matrix products.
+    scale
+        Factors on kernel times, by kind of operation.
+    request_ms
+        Beside the kernels of a request.
+    step_ms
+        Beside the kernels of an engine step.
+    elementwise
+        Pointwise operations that the stack runs as single kernels.
+    fused
+        Products and additions that run as one kernel.
+    graph
+        Whether launches are captured: none, all, or those of decode.
+    tower
+        How the vision tower runs.
+    collectives
+        All-reduces between ranks.
+    selection
+        What selecting tokens costs.
+    spread
+        Factors of the stack's 80 % band.
+    architectures
+        Keys that differ on a GPU architecture.
+    notes
+        What a reader should know.
+    """
 
     name: Annotated[str, Bounds(min_length=1)]
     summary: str = ""
-    # one sentence for all figures, or by key
     sources: list[str] | dict[str, str] = made(dict)
     implementation: Literal["fused", "eager", "masked"] = "fused"
     attention: Literal["flash", "eager"] | dict[str, Literal["flash", "eager"]] = "flash"

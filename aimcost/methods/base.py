@@ -78,27 +78,59 @@ class Released:
 
 
 class MethodParams(Strict):
-    """Base of a method's parameters, as they stand under ``method:`` in a run file."""
+    """Base of a method's parameters, as they stand under ``method:`` in a run file.
+
+    Attributes
+    ----------
+    name
+        The method.
+    convention
+        How tokens are counted: as released code does (executed), or as AIM's paper charges them (paper).
+    """
 
     name: str
     convention: Literal["executed", "paper"] = "executed"
 
 
 class KeptParams(MethodParams):
-    """Share of the visual tokens that stays, or their number."""
+    """Share of the visual tokens that stays, or their number.
+
+    Attributes
+    ----------
+    ratio
+        Share of the visual tokens that stays.
+    keep_tokens
+        Visual tokens that stay, of all images together.
+    """
 
     ratio: Annotated[float, Bounds(gt=0, le=1)] | None = None
     keep_tokens: Annotated[int, Bounds(ge=0)] | None = None
 
 
 class CropParams(KeptParams):
-    """Tokens of each crop (image, or frame) that stay, the share of them, or visual tokens in all."""
+    """Tokens of each crop (image, or frame) that stay, the share of them, or visual tokens in all.
+
+    Attributes
+    ----------
+    visual_token_num
+        Tokens of each crop that stay.
+    """
 
     visual_token_num: Annotated[int, Bounds(ge=1)] | None = None
 
 
 class DroppedParams(MethodParams):
-    """`k` full layers, then a share (`ratio`) of the visual tokens dropped, or all but `keep_tokens`."""
+    """`k` full layers, then a share (`ratio`) of the visual tokens dropped, or all but `keep_tokens`.
+
+    Attributes
+    ----------
+    k
+        Layers at the start that compute on every token.
+    ratio
+        Share of the visual tokens that is dropped.
+    keep_tokens
+        Visual tokens that stay, in place of a share.
+    """
 
     k: Annotated[int, Bounds(ge=1)] = 2
     ratio: Annotated[float, Bounds(ge=0, lt=1)] | None = None

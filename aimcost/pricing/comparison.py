@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..errors import InvalidValueError
+from ..errors import InvalidValueError, UnknownNameError, argument
 from ..inputs.plain import items_of
 from ..inputs.run import Run
 from ..machine.inheritance import calibration_status
@@ -48,13 +48,25 @@ class MachineComparison(Viewable, list[dict[str, Any]]):
         return f"{self.run.model.name}, {self.run.schedule.method}: {machines}{best}"
 
 
-def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -> MachineComparison:
+def compare_run(
+    run: Run,
+    hardware: Sequence[str],
+    stacks: Sequence[str] = (),
+    *,
+    workloads: Sequence[Mapping[str, Any]] = (),
+    prices: Mapping[str, float] | None = None,
+    currency: str = "",
+) -> MachineComparison:
     """The run on each of `hardware` under each of `stacks`, by time to first token, fastest first.
 
     Parameters
     ----------
     hardware, stacks
         Names of profiles and of stacks; without any, the run's own.
+    workloads
+        Keys of the workload to vary, such as ``[{"frames": 8}, {"frames": 32}]``: rows come workload by workload.
+    prices, currency
+        Of an hour of one device, by name of the profile; they precede those of the run and of profiles.
 
     Returns
     -------
@@ -62,7 +74,7 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
         hardware, stack, calibration, flops, ttft_s and (of a run that decodes) tpot_s with their bands, bound
         (of the largest share of the time), launch_wait_s (seconds to the first token that the device waits for
         launches), mfu, memory, speedup over the unreduced run on the same machine, and the cost of 1000 requests
-        where the run or the profile has a price.
+        where there is a price, with that price and its currency. With `workloads`, which of them.
 
     Raises
     ------
@@ -77,11 +89,28 @@ def compare_run(run: Run, hardware: Sequence[str], stacks: Sequence[str] = ()) -
     stacks = items_of("stacks", stacks, str, "names of stacks")
     runs = [run.with_(hardware=name) for name in dict.fromkeys(hardware)] or [run]
     runs = [each.with_(stack=name) for each in runs for name in dict.fromkeys(stacks)] or runs
-    rows = [_row(each) for each in runs]
+    _check_prices(prices or {}, runs)
+    loads = [", ".join(f"{key} {value}" for key, value in load.items()) for load in workloads] or [""]
+    named = [(each.with_(load), name) for load, name in zip(workloads or [{}], loads, strict=True) for each in runs]
+    runs = [each for each, _ in named]
+    rows = [{**({"workload": name} if name else {}), **_row(each, prices or {}, currency)} for each, name in named]
     _note_hidden_launches(runs, rows)
     if len(set(stacks)) > 1 and not estimator_of(run.estimator).uses_stack:
         rows = _without_twins(rows, run.estimator, stacks)
-    return MachineComparison(run, sorted(rows, key=lambda row: (not row["fits"], row["ttft_s"])))
+
+    def order(row: Mapping[str, Any]) -> tuple[int, bool, float]:
+        return loads.index(row.get("workload", "")), not row["fits"], row["ttft_s"]
+
+    return MachineComparison(run, sorted(rows, key=order))
+
+
+def _check_prices(prices: Mapping[str, float], runs: Sequence[Run]) -> None:
+    machines = {require_hardware(run.hardware).name for run in runs}
+    for name, price in prices.items():
+        if name not in machines:
+            raise UnknownNameError("machine", name, machines, where=argument("prices"))
+        if isinstance(price, bool) or not isinstance(price, int | float) or not 1e-12 <= price <= 1e30:
+            raise InvalidValueError(argument("prices"), "numbers above zero", price, where=name)
 
 
 def _without_twins(rows: Sequence[dict[str, Any]], estimator: str, stacks: Sequence[str]) -> list[dict[str, Any]]:
@@ -104,22 +133,24 @@ def _without_twins(rows: Sequence[dict[str, Any]], estimator: str, stacks: Seque
 
 def _note_hidden_launches(runs: Sequence[Run], rows: Sequence[dict[str, Any]]) -> None:
     """Note why stacks that do and do not capture launches agree, where no kernel waits for its launch."""
-    for machine in dict.fromkeys(row["hardware"] for row in rows):
-        here = [(run, row) for run, row in zip(runs, rows, strict=True) if row["hardware"] == machine]
+    for place in dict.fromkeys((row["hardware"], row.get("workload")) for row in rows):
+        pairs = zip(runs, rows, strict=True)
+        here = [(run, row) for run, row in pairs if (row["hardware"], row.get("workload")) == place]
         graphs = {run.stack.graph == "all" for run, row in here if row["stack"] is not None}
         if len(graphs) == 2 and all(row["launch_wait_s"] <= HIDDEN * row["ttft_s"] for _, row in here):
             for _, row in here:
                 row["notes"].append(HIDDEN_NOTE)
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: Run, prices: Mapping[str, float], currency: str) -> dict[str, Any]:
     machine = require_hardware(run.hardware)
     result = estimate_run(run)
     plain = result.dense
     low, high = result.ttft_band_s
     found = result.gain
     banded = found.speedup if found is not None and found.speedup.high is not None else None
-    price = run.price_per_hour if run.price_per_hour is not None else machine.price_per_hour
+    own = run.price_per_hour if run.price_per_hour is not None else machine.price_per_hour
+    price = prices.get(machine.name, own)
     return {
         "hardware": machine.name,
         "stack": run.stack.name if estimator_of(result.estimator).uses_stack else None,
@@ -141,6 +172,7 @@ def _row(run: Run) -> dict[str, Any]:
         "speedup_high": banded.high if banded else None,
         "ttft_saved_s": found.saved.value if found is not None and found.saved.value >= 0 else None,
         "cost_per_1000_requests": None if price is None else _cost(run, price, result.totals.time_s),
+        **({} if price is None else {"price_per_hour": price, "currency": currency or None}),
         "notes": [note for note in result.notes if note not in run.notes],
     }
 

@@ -25,7 +25,7 @@ def compare_text(run: Run, rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
         f"{run.model.name}, method {run.schedule.method}, {named}, {flops}{each}, estimator {run.estimator}; "
         "gain over no reduction on the same machine and stack",
-        table(cells, headers, left=2 + stacks),
+        table(cells, headers, left=headers.index("calibration") + 1),
     ]
     if any(row["extrapolated"] for row in rows):
         lines.append("* extrapolated beyond the calibrated range")
@@ -44,6 +44,8 @@ def comparison_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> tuple[list[s
     """Headers and cells of the comparison."""
     stacks = len({row["stack"] for row in rows}) > 1
     counts = len({row["flops"] for row in rows}) > 1
+    loads = any("workload" in row for row in rows)
+    before = stacks + loads
     decoding = any(row["tpot_s"] is not None for row in rows)
     priced = any(row["cost_per_1000_requests"] is not None for row in rows)
     cells = []
@@ -59,6 +61,7 @@ def comparison_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> tuple[list[s
         cell = [
             row["hardware"],
             *([row["stack"] or "-"] if stacks else []),
+            *([row["workload"]] if loads else []),
             row["calibration"],
             format_seconds(row["ttft_s"]),
             band + (" *" if row["extrapolated"] else ""),
@@ -69,9 +72,9 @@ def comparison_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> tuple[list[s
             "yes" if row["fits"] else "no",
         ]
         if counts:
-            cell.insert(2 + stacks, format_flops(row["flops"]))
+            cell.insert(2 + before, format_flops(row["flops"]))
         if decoding:
-            cell.insert(4 + counts + stacks, format_seconds(row["tpot_s"]))
+            cell.insert(4 + counts + before, format_seconds(row["tpot_s"]))
         if priced:
             cost = row["cost_per_1000_requests"]
             cell.append("" if cost is None else f"{cost:.3f}")
@@ -79,6 +82,7 @@ def comparison_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> tuple[list[s
     headers = [
         "hardware",
         *(["stack"] if stacks else []),
+        *(["workload"] if loads else []),
         "calibration",
         "TTFT",
         "80 % band",
@@ -89,7 +93,9 @@ def comparison_rows(run: Run, rows: Sequence[Mapping[str, Any]]) -> tuple[list[s
         "fits",
     ]
     if counts:
-        headers.insert(2 + stacks, "FLOPs")
+        headers.insert(2 + before, "FLOPs")
     if decoding:
-        headers.insert(4 + counts + stacks, "TPOT")
-    return headers + (["cost per 1000 requests"] if priced else []), cells
+        headers.insert(4 + counts + before, "TPOT")
+    currency = next((row["currency"] for row in rows if row.get("currency")), None)
+    cost = "cost per 1000 requests" + (f", {currency}" if currency else "")
+    return headers + ([cost] if priced else []), cells

@@ -76,7 +76,9 @@ def _verdict(result: CheckResult) -> str:
     against = "their budgets" if result.baseline is None else result.baseline
     if result.updated:
         return f"{runs} written to {against}" + (f", {bad} over budget" if bad else "")
-    return f"{runs} checked against {against}: " + (f"{bad} failed" if bad else "all pass")
+    moved = any(run.failed(change) for run in result.runs for change in run.changes)
+    remedy = "; --update records the present figures, where they are meant" if moved else ""
+    return f"{runs} checked against {against}: " + (f"{bad} failed{remedy}" if bad else "all pass")
 
 
 def _figure_rows(run: RunCheck) -> list[list[str]]:

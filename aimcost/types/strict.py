@@ -16,7 +16,7 @@ from functools import cache
 from types import NoneType, SimpleNamespace, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Before", "Bounds", "Strict", "made", "pydantic_model"]
+__all__ = ["Before", "Bounds", "Strict", "descriptions", "made", "pydantic_model"]
 
 Record = TypeVar("Record", bound="Strict")
 _MISSING: Any = object()
@@ -324,6 +324,7 @@ def _model(cls: Any) -> Any:
     from .strict_model import StrictModel
 
     hints, fields = get_type_hints(cls, include_extras=True), dict[str, Any]()
+    said = descriptions(cls)
     for name in cls.names():
         default = getattr(cls, name, _MISSING)
         if default is _MISSING:
@@ -331,10 +332,27 @@ def _model(cls: Any) -> Any:
         elif isinstance(default, _Made):
             default = Field(default_factory=_translated(default.factory))
         fields[name] = (_translated(hints[name]), default)
+        if name in said:
+            fields[name] = (Annotated[fields[name][0], Field(description=said[name])], default)
     own: dict[str, Any] = {"__base__": StrictModel, "__doc__": cls.__doc__, "__module__": cls.__module__}
     model: Any = create_model(cls.__name__, **own, **fields)
     _RECORDS[model] = cls
     return model
+
+
+def descriptions(cls: type[Strict]) -> dict[str, str]:
+    """What the docstrings of a record and of its bases say of each key, under ``Attributes`` as numpydoc has it."""
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        _, _, section = inspect.cleandoc(vars(base).get("__doc__") or "").partition("Attributes\n----------\n")
+        names: list[str] = []
+        for line in section.split("\n"):
+            if line[:1].strip():
+                names = [name.strip() for name in line.split(",")]
+                found.update(dict.fromkeys(names, ""))
+            elif line.strip():
+                found.update({name: f"{found[name]} {line.strip()}".strip() for name in names})
+    return found
 
 
 # The declaration of each pydantic model made here; there are as many as declarations.

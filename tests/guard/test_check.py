@@ -547,3 +547,25 @@ def test_a_file_that_is_not_the_one_read_is_not_named(place: Path, monkeypatch: 
     monkeypatch.setenv("AIMCOST_PATH", str(place))
     monkeypatch.chdir(discover.own_root())
     assert discover.not_shipped("hardware", "nvidia_l4") is None
+
+
+def test_a_baseline_is_checked_from_any_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "runs").mkdir()
+    (place / "elsewhere").mkdir()
+    (place / "runs" / "mine.yaml").write_text(yaml.safe_dump(RUN))
+    check(["runs/mine.yaml"], baseline="other.json", update=True)
+    for folder in ("elsewhere", "runs"):
+        monkeypatch.chdir(place / folder)
+        assert check([], baseline="../other.json").ok
+    (only,) = check(["mine.yaml"], baseline="../other.json").runs
+    assert (only.run, only.ok) == ("runs/mine.yaml", True)
+    assert [each.run for each in check([str(place / "runs/mine.yaml")], baseline=place / "other.json").runs] == [
+        only.run
+    ]
+
+
+def test_a_failed_check_names_update(place: Path) -> None:
+    write(changed("workload/text_tokens", 900))
+    assert check_text(check([], baseline="base.json")).endswith(
+        "1 failed; --update records the present figures, where they are meant"
+    )

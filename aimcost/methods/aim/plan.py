@@ -44,7 +44,21 @@ _BOUNDARIES = {28: (14, 22), 32: (13, 21)}
 
 
 class Params(MethodParams):
-    """Merging by ratio or explicit steps, and the layers between which pruning happens."""
+    """Merging by ratio or explicit steps, and the layers between which pruning happens.
+
+    Attributes
+    ----------
+    merge_ratio
+        Share of a frame's tokens that merging leaves: 1, or what halving reaches.
+    merge_r
+        Tokens that each merge step removes, in place of a ratio.
+    l1
+        Layer after which pruning starts.
+    l2
+        Layer after which no visual token is left.
+    decay
+        Share of the visual tokens dropped after each layer; 1 / (l2 - l1) by default.
+    """
 
     merge_ratio: Annotated[float, Bounds(gt=0, le=1)] | None = None
     merge_r: list[Annotated[int, Bounds(ge=0, le=100_000_000)]] | None = None

@@ -23,7 +23,13 @@ RELEASED = Released(
 
 
 class Params(MethodParams):
-    """`q`: share of the video's tokens that goes."""
+    """`q`: share of the video's tokens that goes.
+
+    Attributes
+    ----------
+    q
+        Share of the video's tokens that is dropped.
+    """
 
     q: Annotated[float, Bounds(ge=0, lt=1)] = 0.5
 

@@ -26,6 +26,15 @@ class Params(MethodParams):
     """Counts of visual + text tokens: runs of [tokens, layers], or one number a layer.
 
     With `merge_ratio`, AIM's merging comes first and the counts start with what it leaves.
+
+    Attributes
+    ----------
+    tokens_per_layer
+        Runs of [tokens, layers], or one count a layer.
+    select
+        How tokens are chosen when the schedule runs; priced where it is given.
+    merge_ratio
+        Share of a frame's tokens that AIM's merging leaves first.
     """
 
     tokens_per_layer: Plain | list[list[Annotated[int, Bounds(ge=0, le=_MAX)]]]

@@ -30,7 +30,15 @@ DEFAULT_TOKENS, OF = 64, 576
 
 
 class Params(KeptParams):
-    """Tokens of each image that stay (number, share, or visual tokens in all), and its strips."""
+    """Tokens of each image that stay (number, share, or visual tokens in all), and its strips.
+
+    Attributes
+    ----------
+    new_image_token_num
+        Tokens of each image that stay.
+    num_patches
+        Strips of an image, each with its share of the tokens.
+    """
 
     new_image_token_num: Annotated[int, Bounds(ge=1)] | None = None
     num_patches: Annotated[int, Bounds(ge=1)] = NUM_PATCHES

@@ -17,6 +17,13 @@ class Params(KeptParams):
     """`ratio` of each group's tokens stay, or `keep_tokens` of all visual tokens.
 
     `seed` draws other tokens where the scorer is ``random``: several make an average.
+
+    Attributes
+    ----------
+    scorer
+        What ranks the tokens.
+    seed
+        Of the random scorer.
     """
 
     scorer: Literal["uniform", "random", "cls_attention", "cls_attention_contextual", "max_min_cosine", "evs"] = (

@@ -26,6 +26,15 @@ class Params(MethodParams):
     """`ratios[i]` of the original visual tokens stay from layer ``layers[i]`` on.
 
     After each cut released code counts positions from 0 again, ``renumbered``.
+
+    Attributes
+    ----------
+    layers
+        Layers before which tokens are dropped.
+    ratios
+        Share of the original visual tokens left by each of them.
+    positions
+        Whether positions are counted anew after a cut.
     """
 
     layers: Annotated[list[Annotated[int, Bounds(ge=1)]], Bounds(min_length=1)] | None = None

@@ -33,6 +33,15 @@ class Params(MethodParams):
     """``keep[i]`` visual tokens stay after layer ``layers[i]``, and some of the others as means.
 
     Released code counts positions from 0 after each cut in its first version, ``renumbered``, and not in its second.
+
+    Attributes
+    ----------
+    layers
+        Layers after which tokens are dropped.
+    keep
+        Visual tokens left by each of them.
+    positions
+        Whether positions are counted anew after a cut.
     """
 
     layers: Annotated[list[Annotated[int, Bounds(ge=0)]], Bounds(min_length=1)] | None = None

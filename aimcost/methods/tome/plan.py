@@ -25,7 +25,13 @@ RELEASED = Released(
 
 
 class Params(MethodParams):
-    """`r` tokens merge in each tower layer, at most half of those that are not protected."""
+    """`r` tokens merge in each tower layer, at most half of those that are not protected.
+
+    Attributes
+    ----------
+    r
+        Tokens merged in each tower layer.
+    """
 
     r: Annotated[int, Bounds(ge=1, le=1_000_000)] = 16
 

@@ -23,7 +23,13 @@ RELEASED = Released(
 
 
 class Params(MethodParams):
-    """Share of the video's tokens that stays (R_RATIO)."""
+    """Share of the video's tokens that stays (R_RATIO).
+
+    Attributes
+    ----------
+    ratio
+        Share of the video's tokens that stays.
+    """
 
     ratio: Annotated[float, Bounds(gt=0, le=1)] = 0.25
 

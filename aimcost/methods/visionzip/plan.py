@@ -22,7 +22,17 @@ RELEASED = Released(
 
 
 class Params(MethodParams):
-    """Tokens an image or tile that stay, and that the others are averaged into; or visual tokens in all."""
+    """Tokens an image or tile that stay, and that the others are averaged into; or visual tokens in all.
+
+    Attributes
+    ----------
+    dominant
+        Tokens of an image or tile that stay, by attention.
+    contextual
+        Tokens that the others are averaged into.
+    keep_tokens
+        Visual tokens in all, in place of both.
+    """
 
     dominant: Annotated[int, Bounds(ge=1)] | None = None
     contextual: Annotated[int, Bounds(ge=0)] | None = None

@@ -27,7 +27,13 @@ DEFAULT_SHARE = 128 / 576
 
 
 class Params(CropParams):
-    """Tokens of each crop that stay (number, share, or visual tokens in all), and how many of them by attention."""
+    """Tokens of each crop that stay (number, share, or visual tokens in all), and how many of them by attention.
+
+    Attributes
+    ----------
+    important_ratio
+        Share of them that attention chooses; the others are diverse.
+    """
 
     important_ratio: Annotated[float, Bounds(ge=0, le=1)] = IMPORTANT_RATIO
 

@@ -18,7 +18,13 @@ RELEASED = Released(
 
 
 class Params(MethodParams):
-    """Layers 0 … k−1 see everything, the others text alone."""
+    """Layers 0 … k−1 see everything, the others text alone.
+
+    Attributes
+    ----------
+    k
+        Layers at the start that see visual tokens.
+    """
 
     k: Annotated[int, Bounds(ge=1)] | None = None
 

@@ -29,7 +29,13 @@ __all__ = ["ESTIMATOR"]
 
 
 class Options(Strict):
-    """Keys under ``estimator_options:``."""
+    """Keys under ``estimator_options:``.
+
+    Attributes
+    ----------
+    skip_mlp_add
+        Leave out the addition after the MLP.
+    """
 
     skip_mlp_add: bool = False
 

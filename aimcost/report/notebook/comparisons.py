@@ -21,7 +21,7 @@ def views(comparison: MachineComparison) -> Views:
         title=comparison._line(),
         headers=headers,
         cells=cells,
-        left=headers.index("TTFT"),
+        left=headers.index("calibration") + 1,
         notes=[*notes, *comparison.run.notes],
         frames={"machines": lambda: comparison},
         plots={"ttft": lambda figure: draw_machines(comparison, figure)},
@@ -31,7 +31,7 @@ def views(comparison: MachineComparison) -> Views:
 def draw_machines(comparison: MachineComparison, figure: Any) -> None:
     """Time to first token by machine and stack, with the 80 % band; hatched where the run does not fit."""
     axes = figure.subplots()
-    names = [" · ".join(filter(None, [row["hardware"], row["stack"]])) for row in comparison]
+    names = [" · ".join(filter(None, [row["hardware"], row["stack"], row.get("workload")])) for row in comparison]
     for place, row in enumerate(comparison):
         value = row["ttft_s"] * KILO
         high = row["ttft_high_s"]

@@ -52,10 +52,14 @@ class GridFile(StrictModel):
     is swept one after another. `chunk` is how many points are computed, and lost by a kill, at once.
     """
 
-    base: str | dict[str, Any] = Field(default_factory=dict)
-    axes: dict[str, Any] | list[dict[str, Any]] = Field(default_factory=dict)
-    schedules: dict[str, Any] | None = None
-    chunk: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    base: str | dict[str, Any] = Field(default_factory=dict, description="What all points share: a run, or its name.")
+    axes: dict[str, Any] | list[dict[str, Any]] = Field(
+        default_factory=dict, description="Values by key of a run; a list of such mappings is swept one by one."
+    )
+    schedules: dict[str, Any] | None = Field(default=None, description="Schedules swept at each point.")
+    chunk: Annotated[int, Field(ge=1, le=10_000_000)] | None = Field(
+        default=None, description="Points that are computed, and lost by a kill, at once."
+    )
 
 
 @dataclass(frozen=True, slots=True)
