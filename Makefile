@@ -104,6 +104,7 @@ docs: $(VENV)/.test $(DOCS)/.done
 	$(BIN)/python docs/evidence.py
 	$(BIN)/python docs/methods.py
 	$(BIN)/python docs/run_files.py
+	$(BIN)/python docs/formulas.py
 	$(BIN)/python docs/accuracy.py
 	$(BIN)/python docs/frontier.py
 	$(BIN)/python docs/guarding.py
