@@ -18,7 +18,7 @@ from . import discover
 from .files import Stamp, read_mapping, stamp_of
 from .hf.reader import Reader
 from .schema import MAX_COUNT, WorkloadFile
-from .traced_images import BY_PIXELS
+from .traced_images import BY_PIXELS, QWEN_GENERATIONS
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -74,7 +74,7 @@ def processor_keys(folder: Path, kind: str) -> dict[str, Any]:
             _edges(keys, image)
         _copy(keys, image, "min_patches", "max_patches", "image_grid_pinpoints", *_FLAGS)
     if video is not None:
-        if kind in _BY_PIXELS:
+        if kind in (*_BY_PIXELS, *QWEN_GENERATIONS):
             keys.update(_pixels(video, "video_"))
         _copy(keys, video, "min_frames", "max_frames", "max_video_tokens", "num_frames", "fps", "cap_pixels_per_frame")
     return keys

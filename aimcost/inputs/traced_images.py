@@ -8,21 +8,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, VisionSpec
 from .hf.preprocessor import MAX_PATCHES, pixel_limits, tile_limits
-from .hf.qwen import QWEN_PIXELS
+from .hf.qwen import qwen_processor
 from .hf.reader import Reader
 from .hf.vision import NEXT_GRIDS, ONEVISION_GRIDS, onevision_tiles, pinpoints
 
-__all__ = ["BY_PIXELS", "WITHOUT_TOWER", "projector_of", "resolution_of", "without_tower"]
+__all__ = [
+    "BY_PIXELS",
+    "QWEN_GENERATIONS",
+    "WITHOUT_TOWER",
+    "projector_of",
+    "resolution_of",
+    "with_qwen_processor",
+    "without_tower",
+]
 
 # How the note of a trace begins that has a language model alone.
 WITHOUT_TOWER = "traced without its tower"
 
+# Families of which transformers gives images and videos to a processor of Qwen-VL's, and which.
+QWEN_GENERATIONS = {"qwen3_5": "qwen3_vl", "qwen3_5_moe": "qwen3_vl", "qwen2_5_omni_thinker": "qwen2_5_vl"}
+# temporal_patch_size of their configuration classes
+QWEN_TEMPORAL = 2
 # Families whose limits are numbers of pixels.
-BY_PIXELS = ("glm4v", "glm4v_moe", "glm46v", "qwen3_5", "qwen3_5_moe", "qwen2_5_omni_thinker")
+BY_PIXELS = ("glm4v", "glm4v_moe", "glm46v", *QWEN_GENERATIONS)
 # Glm4vImageProcessor: limits are of a temporal patch of two frames, of which an image fills both.
 GLM_PIXELS = (112 * 112 // 2, 28 * 28 * 15000 // 2)
 # Llama4ImageProcessor
@@ -51,6 +64,19 @@ def projector_of(vision: VisionSpec, merge: int) -> ProjectorSpec:
     if vision.traced is not None and vision.image_size:
         tokens = vision.traced.tokens_of(vision.patches)
     return ProjectorSpec(linears=(), tokens_per_image=tokens, tokens_per_frame=0, merge=merge)
+
+
+def with_qwen_processor(model: ModelSpec, config: Mapping[str, Any], merge: int, where: str) -> ModelSpec:
+    """A model whose images and videos one of Qwen's processors takes; any other is left as it is."""
+    generation, vision = QWEN_GENERATIONS.get(model.family), model.vision
+    if generation is None or vision is None:
+        return model
+    reader = Reader(config, where)
+    temporal = reader.optional_section("vision_config").count("temporal_patch_size", QWEN_TEMPORAL)
+    rule, sampling = qwen_processor(
+        reader.optional_section("preprocessor"), generation, side=vision.patch_size * merge, temporal=temporal
+    )
+    return replace(model, vision=replace(vision, temporal_patch=temporal), resolution=rule, sampling=sampling)
 
 
 def resolution_of(family: str, config: Mapping[str, Any], vision: VisionSpec, edge: int, where: str) -> ResolutionSpec:
@@ -126,13 +152,6 @@ def _glm(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
     return ResolutionSpec(kind="dynamic", pixels=(least // 2, most // 2), grows=True, markers=2)
 
 
-def _qwen(generation: str) -> Callable[[Reader, VisionSpec, int], ResolutionSpec]:
-    def rule(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
-        return ResolutionSpec(kind="dynamic", pixels=pixel_limits(limits, "pixels", QWEN_PIXELS[generation][0]))
-
-    return rule
-
-
 def _kimi(limits: Reader, _: VisionSpec, __: int) -> ResolutionSpec:
     return ResolutionSpec(
         kind="patches",
@@ -190,9 +209,6 @@ _RULES: Mapping[str, Callable[[Reader, VisionSpec, int], ResolutionSpec]] = {
     "glm4v": _glm,
     "glm4v_moe": _glm,
     "glm46v": _glm,
-    "qwen3_5": _qwen("qwen3_vl"),
-    "qwen3_5_moe": _qwen("qwen3_vl"),
-    "qwen2_5_omni_thinker": _qwen("qwen2_5_vl"),
     "kimi_k25": _kimi,
     "lfm2_vl": _lfm,
 }

@@ -281,7 +281,7 @@ def video_layout(
     assert projector is not None
     if model.decoder.cross_layers:
         raise InvalidValueError("workload.frames", f"omitted: {model.name} takes images only", frames)
-    if vision is not None and vision.traced is not None:
+    if vision is not None and vision.traced is not None and (rule is None or not any(rule.video_pixels)):
         what = f"omitted: what {model.family}'s processor makes of a video is not known here (images or visual_tokens)"
         raise InvalidValueError("workload.frames", what, frames)
     if vision is not None and rule is not None and rule.kind == "dynamic":

@@ -14,7 +14,7 @@ import pytest
 from aimcost.errors import AimcostError, InvalidValueError
 from aimcost.inputs.discover import method_names
 from aimcost.inputs.schema import WorkloadFile, validate
-from aimcost.inputs.traced_images import projector_of, resolution_of
+from aimcost.inputs.traced_images import projector_of, resolution_of, with_qwen_processor
 from aimcost.inputs.workload import resolve_workload
 from aimcost.methods.registry import plan_module
 from aimcost.models.visual_tokens import images_layout
@@ -40,7 +40,7 @@ def _model(family, *, patch, side=0, merge=1, tokens="0.0", edge=0, preprocessor
         traced=tower,
     )
     config = {"vision_config": {"model_type": vision}, "preprocessor": preprocessor or {}}
-    return ModelSpec(
+    model = ModelSpec(
         name=family,
         family=family,
         decoder=DecoderSpec(**TEXT),
@@ -48,6 +48,7 @@ def _model(family, *, patch, side=0, merge=1, tokens="0.0", edge=0, preprocessor
         projector=projector_of(spec, merge),
         resolution=resolution_of(family, config, spec, edge, "config"),
     )
+    return with_qwen_processor(model, config, merge, "config")
 
 
 def _counted(model, width, height, images=1):

@@ -181,6 +181,33 @@ def test_tiles_are_as_large_as_the_configuration_says(shipped, tmp_path):
     assert images_layout(model, [((1280, 720), 1)], newline=None).sizes == ((1, 1053),)
 
 
+@pytest.mark.parametrize(
+    ("family", "like", "patch"),
+    [
+        ("qwen3_5", "qwen3-vl-8b", 16),
+        ("qwen3_5_moe", "qwen3-vl-8b", 16),
+        ("qwen2_5_omni_thinker", "qwen2.5-vl-7b", 14),
+    ],
+)
+@pytest.mark.parametrize("shown", [{"frames": 7}, {"seconds": 1000, "fps": 2}, {"frames": 64, "max_pixels": 200_000}])
+def test_videos_are_those_of_the_processor(family, like, patch, shown):
+    """Which transformers names for the family; our counts are held to it in tests/golden/processors."""
+    data = {**_file(_layer()), "architecture": family}
+    data["parts"]["tower"] = {**_tower(0, 0), "patch_size": patch, "merge": 2, "tokens": "1/4*images*patches"}
+    found, expected = (
+        aimcost.estimate(
+            {
+                "model": model,
+                "hardware": MACHINE,
+                "workload": {"image_size": [1280, 720], "text_tokens": 5, **shown},
+            }
+        ).run.workload
+        for model in (data, like)
+    )
+    for count in ("frames", "groups", "tokens_per_group", "template_tokens", "tower"):
+        assert getattr(found, count) == getattr(expected, count), count
+
+
 @pytest.mark.parametrize(("side", "pixels", "found"), [(27, 384, 384), (27, 0, 378), (27, 448, 378), (0, 1540, 0)])
 def test_pixels_of_an_image_are_those_of_its_patches_where_a_file_gives_no_others(side, pixels, found):
     data = _file(_layer())

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...types import ModelSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, VisionSpec
+from ...types import ModelSpec, ProjectorSpec, ResamplerSpec, ResolutionSpec, SamplingSpec, VisionSpec
 from .decoder import decoder_spec, text_section
 from .preprocessor import pixel_limits, sampling_of
 from .reader import Reader
 
-__all__ = ["qwen_vit", "qwen_vl"]
+__all__ = ["qwen_processor", "qwen_vit", "qwen_vl"]
 
 # Qwen-VL's resampler has a head for every 128 units.
 HEAD_WIDTH = 128
@@ -100,9 +100,17 @@ def qwen_vit(reader: Reader, name: str, source: str) -> ModelSpec:
         norm="rms" if generation == "qwen2_5_vl" else "layer",
         deepstack=len(deepstack),
     )
-    limits, (still, moving) = reader.optional_section("preprocessor"), QWEN_PIXELS[generation]
+    limits = reader.optional_section("preprocessor")
+    rule, sampling = qwen_processor(limits, generation, side=vision.patch_size * merge, temporal=vision.temporal_patch)
+    parts: dict[str, Any] = {"decoder": decoder, "vision": vision, "projector": projector, "resolution": rule}
+    return ModelSpec(name=name, family=kind, source=source, notes=notes, sampling=sampling, **parts)
+
+
+def qwen_processor(limits: Reader, generation: str, *, side: int, temporal: int) -> tuple[ResolutionSpec, SamplingSpec]:
+    """What a generation makes of images and videos, in tokens `side` pixels wide and `temporal` frames deep."""
+    third, (still, moving) = generation == "qwen3_vl", QWEN_PIXELS[generation]
     capped = limits.flag("cap_pixels_per_frame", not third)
-    block = (vision.patch_size * merge) ** 2
+    block = side**2
     most = limits.count("max_video_tokens", QWEN3_FRAME_TOKENS if third else VIDEO_TOKENS)
     rule = ResolutionSpec(
         kind="dynamic",
@@ -117,10 +125,9 @@ def qwen_vit(reader: Reader, name: str, source: str) -> ModelSpec:
         limits,
         frames=(MIN_FRAMES, MAX_FRAMES),
         fps=QWEN3_FPS if third else 0.0,
-        multiple=0 if third else vision.temporal_patch,
+        multiple=0 if third else temporal,
     )
-    parts: dict[str, Any] = {"decoder": decoder, "vision": vision, "projector": projector, "resolution": rule}
-    return ModelSpec(name=name, family=kind, source=source, notes=notes, sampling=sampling, **parts)
+    return rule, sampling
 
 
 def qwen_vl(reader: Reader, name: str, source: str) -> ModelSpec:
