@@ -112,10 +112,17 @@ def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> M
 
 # Families of several language models and towers, of which their readers take the usual ones.
 _OPEN = ("llava", "llava_next", "llava_onevision", "internvl")
+# Families whose configuration may leave layers without experts.
+_SPARSE = ("qwen2_moe", "qwen3_moe")
 
 
 def _has_reader(kind: str, config: Mapping[str, Any]) -> bool:
-    """Whether a family's reader takes the configuration: not LLaVA on Pixtral's tower, or on a type without one."""
+    """Whether a family's reader takes the configuration.
+
+    It does not take LLaVA on Pixtral's tower or on a type without a reader, nor experts in some of the layers.
+    """
+    if kind in _SPARSE and (config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1):
+        return False
     if kind not in _OPEN:
         return kind in FAMILIES
     text, vision = (_section_type(config.get(key)) for key in ("text_config", "vision_config"))

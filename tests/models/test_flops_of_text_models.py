@@ -73,6 +73,33 @@ def test_a_shared_expert_is_priced_for_every_token(oracle):
     assert decoder.parameters(spec) == oracle.parameter_count(model)
 
 
+@pytest.mark.check
+@pytest.mark.torch
+@pytest.mark.parametrize("dense", [{"decoder_sparse_step": 2}, {"mlp_only_layers": [0, 1]}])
+def test_experts_in_some_of_the_layers_are_traced(dense, oracle, monkeypatch, tmp_path):
+    """The reader has experts in every layer or in none."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    config = {
+        "model_type": "qwen3_moe",
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "moe_intermediate_size": 24,
+        "num_experts": 6,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 50,
+        **dense,
+    }
+    model = oracle.build(config)
+    run = {"hardware": HARDWARE, "model": config, "workload": {"batch": 2, "text_tokens": 30}}
+    estimate = aimcost.estimate(run)
+    assert estimate.matrix_flops(["prefill"], full_square=True) == oracle.text_flops(model, batch=2, tokens=30)
+    assert estimate.to_dict()["summary"]["parameters"] == oracle.parameter_count(model)
+
+
 def test_experts_loaded_in_expectation():
     # one token loads its k; many load all; two of 8 by two tokens: 8 · (1 − (6/8)²) = 3.5
     assert distinct_experts(1.0, experts=8, active=2) == pytest.approx(2)
