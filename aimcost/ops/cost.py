@@ -24,8 +24,8 @@ class Cost:
     Attributes
     ----------
     kind
-        What runs: gemm, bmm, attention, softmax, rms_norm, layer_norm, rope, pointwise, embed,
-        score, select, gather, merge, collective. Calibrated time models are keyed by it.
+        What runs: gemm, bmm, attention, softmax, rms_norm, layer_norm, rope, pointwise, interpolate,
+        embed, score, select, gather, merge, collective. Calibrated time models are keyed by it.
     dims
         The dimensions that a time model needs (gemm: m, n, k; attention: batch, heads, …).
     flops

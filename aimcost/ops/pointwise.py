@@ -99,11 +99,14 @@ def weighted_sum(rows: Array, terms: float, width: float, widths: Widths) -> Cos
     )
 
 
-def pool(elements_in: Array, elements_out: Array, widths: Widths) -> Cost:
-    """Bilinear interpolation of a token grid: four weighted inputs an output, 8 FLOPs."""
+def pool(elements_in: Array, elements_out: Array, widths: Widths, *, planes: Array) -> Cost:
+    """Bilinear interpolation of token grids: four weighted inputs an output, 8 FLOPs.
+
+    `planes` are grids times channels: PyTorch gives each output position one thread, which walks along all of them.
+    """
     return Cost(
-        kind="pointwise",
-        dims={"elements": elements_in},
+        kind="interpolate",
+        dims={"elements": elements_in, "width": planes},
         flops=8.0 * elements_out,
         read_activations=elements_in * widths.activations,
         write_activations=elements_out * widths.activations,

@@ -88,7 +88,7 @@ class KernelModel:
         limited = given.get("bytes_per_cycle") is not None
         return cls(
             launch_cycles=number(given, "launch_cycles", 0.0, 1e6, where=where),
-            row_cycles=number(given, "row_cycles", 0.0, 100.0, where=where),
+            row_cycles=number(given, "row_cycles", 0.0, 10_000.0, where=where),
             bytes_per_cycle=number(given, "bytes_per_cycle", 0.1, 1000.0, where=where) if limited else np.inf,
             provenance=Provenance.of(data, where=where),
             compute_share=number(given, "compute_share", 0.001, 1.05, where=where),
