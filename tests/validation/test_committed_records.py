@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aimcost.inputs import discover
+from aimcost.inputs.hardware import load_hardware
+from aimcost.inputs.run import load_run
+from aimcost.measure.campaign.run import SUMMARY
+from aimcost.measure.campaign.summary import summarise
 from aimcost.measure.profile.to_calibration import profile_yaml
 from aimcost.measure.records import load_record
 from aimcost.measure.validate import compare_record
+from aimcost.pricing.pricing import estimate_run
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "hardware_profiles" / "measurements"
-FILES = sorted(FOLDER.rglob("*.json"))
+FILES = sorted(path for path in FOLDER.rglob("*.json") if not (path.parent / SUMMARY).is_file())
+CAMPAIGNS = sorted(path.parent for path in FOLDER.rglob(SUMMARY))
 VALIDATIONS = [path for path in FILES if load_record(path).kind == "validation"]
 PROFILES = [path for path in FILES if load_record(path).kind == "profile"]
 
@@ -25,6 +32,29 @@ def name_of(path: Path) -> str:
 def test_there_are_some() -> None:
     assert VALIDATIONS
     assert PROFILES
+    assert CAMPAIGNS
+
+
+@pytest.mark.parametrize("folder", CAMPAIGNS, ids=name_of)
+def test_a_campaign_is_summarised_anywhere(folder: Path) -> None:
+    found = summarise(folder)
+    assert all(check["ok"] for check in found["checks"])
+    assert sum(run["printed_ms"] is not None for run in found["runs"]) > 25
+    assert found["errors"] or found["steps"][0]["state"] == "failed"  # no profile to predict from
+
+
+def test_graphs_were_predicted_before_they_were_measured() -> None:
+    """Within what docs/gpu-h200.md says, with the shipped card and stack."""
+    record = load_record(FOLDER / "nvidia_h200_sxm" / "2026-11-26" / "rows.json")
+    card, errors = load_hardware("nvidia_h200_sxm"), []
+    for label, document in record.settings["runs"].items():
+        mine = [s for s in record.samples if s.labels["run"] == label and s.op == "prefill"]
+        timed = [s for s in mine if s.labels["variant"] == "reduced"]
+        if timed and label.endswith("@aimcost_graph"):
+            run = replace(load_run(dict(document), {"estimator": "calibrated"}), hardware=card)
+            errors.append(estimate_run(run).stages["prefill"].time_s / timed[0].median_s - 1.0)
+    assert len(errors) > 18
+    assert sum(map(abs, errors)) / len(errors) < 0.16
 
 
 def test_they_are_not_found_as_profiles_or_runs() -> None:

@@ -144,18 +144,19 @@ def _attention(samples: Sequence[Sample], along: str, source: Mapping[str, str])
     """One head width: a curve for each width of the number format and count of query heads a key head."""
     curves: list[dict[str, Any]] = []
     measured: list[tuple[str, float]] = []
+    several = len({_sharing(s) for s in samples}) > 1
     for dtype, sharing in dict.fromkeys((s.dtype, _sharing(s)) for s in samples):
         fitted, _ = _split(s for s in samples if (s.dtype, _sharing(s)) == (dtype, sharing))
         points = sorted((s.dims[along], s.median_s / _pairs(s)) for s in fitted)
         width = bytes_per_element(dtype)
-        known = {(curve["element_bytes"], curve["heads_per_kv_head"]) for curve in curves}
+        known = {(curve["element_bytes"], curve.get("heads_per_kv_head", sharing)) for curve in curves}
         if len(points) < 2 or (width, sharing) in known:
             continue
         lengths, times = zip(*points, strict=True)
         curves.append(
             {
                 "element_bytes": width,
-                "heads_per_kv_head": sharing,
+                **({"heads_per_kv_head": sharing} if several else {}),
                 along: list(lengths),
                 "ns_per_pair": [_rounded(t * 1e9) for t in times],
             }
