@@ -498,3 +498,11 @@ def test_what_does_not_go_together_is_refused(cli: Any, arguments: list[str], me
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_task_takes_no_part_of_a_benchmark_beside_the_whole() -> None:
+    assert benchmarks_of(["general"], ["MME-C", "MME", "GQA", "MME-P"]) == ("GQA", "MME")
+    assert benchmarks_of(["general"], ["MME-C", "MME-P"]) == ("MME-P", "MME-C")
+    assert benchmarks_of(["general", "MME-P"], ["MME", "MME-P"]) == ("MME", "MME-P")
+    known = ["VideoMME (w/o sub)", "VideoMME (w/ sub)", "VideoMME long", "MVBench"]
+    assert benchmarks_of(["video"], known) == ("VideoMME (w/o sub)", "MVBench")

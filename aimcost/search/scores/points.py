@@ -70,6 +70,14 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     ),
     "caption": ("Nocaps-CIDEr", "Flickr30K-CIDEr"),
 }
+# Benchmarks and what is part of them: averaged for a task, a part beside its whole would count twice.
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "MME": ("MME-P", "MME-C"),
+    "VideoMME": ("VideoMME (w/o sub)", "VideoMME (w/ sub)", "VideoMME short", "VideoMME medium", "VideoMME long"),
+    "VideoMME (w/o sub)": ("VideoMME (w/ sub)", "VideoMME short", "VideoMME medium", "VideoMME long"),
+    "EgoSchema": ("EgoSchema subset",),
+    "SQA": ("SQA-IMG",),
+}
 # One benchmark under two names: OCRBench/10 is its score in per cent, and a share of vanilla is a share already.
 _BENCHMARKS = {"OCRBench/10": "OCRBench", "TextVQA (share of vanilla)": "TextVQA"}
 # Benchmarks as lmms-eval and VLMEvalKit name their tasks and data sets, in lower case; `TASK/METRIC` where a task has
@@ -302,6 +310,8 @@ def family_of(benchmark: str) -> str:
 def benchmarks_of(tasks: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
     """The benchmarks among `known` that tasks and benchmarks name, in the order of the families.
 
+    A task takes no part of a benchmark that it has whole; by name, a part can be asked for.
+
     Raises
     ------
     UnknownNameError
@@ -312,7 +322,9 @@ def benchmarks_of(tasks: Iterable[str], known: Iterable[str]) -> tuple[str, ...]
     found: dict[str, None] = {}
     for task in tasks:
         if task in FAMILIES:
-            found.update(dict.fromkeys(name for name in FAMILIES[task] if name in names))
+            here = [name for name in FAMILIES[task] if name in names]
+            inside = {part for whole in here for part in _PARTS.get(whole, ())}
+            found.update(dict.fromkeys(name for name in here if name not in inside))
         elif task.casefold() in folded:
             found[folded[task.casefold()]] = None
         else:
