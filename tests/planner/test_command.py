@@ -36,7 +36,7 @@ def command(cli: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_writes_a_run_file_that_estimate_takes(command: Any, tmp_path: Path) -> None:
     best, picture = tmp_path / "best.yaml", tmp_path / "front.svg"
-    flags = ["--ttft-ms", "200", "--confidence", "0.9", "--shape", "step", "-o", str(best)]
+    flags = ["--ttft-ms", "260", "--confidence", "0.9", "--shape", "step", "-o", str(best)]
     pytest.importorskip("matplotlib")
     done = command("plan", RUN, *flags, "--plot", str(picture))
     assert done.returncode == 0, done.stderr
@@ -44,9 +44,9 @@ def test_writes_a_run_file_that_estimate_takes(command: Any, tmp_path: Path) -> 
         assert part in done.stdout
     assert picture.read_text(encoding="utf-8").startswith("<?xml")
     written = yaml.safe_load(best.read_text(encoding="utf-8"))
-    assert written["budgets"] == {"max_ttft_ms": 200.0}
+    assert written["budgets"] == {"max_ttft_ms": 260.0}
     result = aimcost.estimate(best)
-    assert (result.ttft_band_s[1] or 1.0) <= 0.2
+    assert (result.ttft_band_s[1] or 1.0) <= 0.26
     again = command("estimate", str(best), "--json")
     assert json.loads(again.stdout)["totals"]["time_s"] == pytest.approx(result.totals.time_s)
 
@@ -65,7 +65,7 @@ def test_the_front_shows_the_chosen_schedule_among_its_neighbours(command: Any) 
 
 
 @pytest.mark.parametrize(
-    ("flags", "limit"), [(["--ttft-ms", "222", "--confidence", "0.9"], 0.222), (["--kv-gb", "0.05"], 0.05e9)]
+    ("flags", "limit"), [(["--ttft-ms", "272", "--confidence", "0.9"], 0.272), (["--kv-gb", "0.05"], 0.05e9)]
 )
 def test_the_front_marks_what_the_search_refused(command: Any, flags: list[str], limit: float) -> None:
     """Held to the upper end at a confidence, and to budgets other than the time."""

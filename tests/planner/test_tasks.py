@@ -15,7 +15,7 @@ from aimcost.inputs.run import Run, load_run
 from aimcost.pricing.pricing import estimate_run
 from aimcost.report.tasks import sentence, task_text
 from aimcost.search.plan.tasks import TaskPlan, plan_task, scored
-from aimcost.search.scores.points import load_points, settings_of
+from aimcost.search.scores.points import benchmarks_of, load_points, settings_of
 from aimcost.search.scores.surrogate import Query, shipped_surrogate
 from aimcost.search.scores.users import with_yours
 
@@ -108,13 +108,13 @@ def test_other_parameters_widen_the_interval(image: Run) -> None:
 
 
 def test_settings_that_were_scored_stand_as_they_were(video: Run) -> None:
-    """AIM at 25 %, l1 14, l2 22 has a score on seven benchmarks: the mean of them is what is expected."""
-    found = plan_task(video, ["video"], budgets={"max_ttft_ms": 250})
+    """AIM at 25 %, l1 14, l2 22 has a score on six benchmarks, and on a part of one: the mean of the six is what is expected."""
+    found = plan_task(video, ["video"], budgets={"max_ttft_ms": 300})
     (aim,) = (each for each in found.by_method if each.name == "aim")
     assert aim.basis == "measured by its authors"
     assert aim.method == {"name": "aim", "merge_ratio": 0.25, "l1": 14, "l2": 22}
-    assert aim.mean == pytest.approx((1 + 0.9967 + 1.0071 + 0.9845 + 0.9917 + 0.9874 + 0.9807) / 7, abs=1e-4)
-    assert found.random == ((0.25, pytest.approx(0.9494, abs=1e-3), 7),)
+    assert aim.mean == pytest.approx((1 + 1.0071 + 0.9845 + 0.9917 + 0.9874 + 0.9807) / 6, abs=1e-4)
+    assert found.random == ((0.25, pytest.approx(0.9458, abs=1e-3), 4),)
     # 53.3 / 58.3, 57.7 / 60.4, 54.2 / 56.4 and 54.1 / 58.6 (SimpleCluster, table 1)
     assert found.resampled["average pooling"] == ((0.1, pytest.approx(0.9384, abs=1e-3), 4),)
     assert [each.what for each in found.downsampled] == ["16 frames", "8 frames"]

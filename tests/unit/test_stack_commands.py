@@ -135,7 +135,7 @@ def test_timings_apart_fix_a_scale_too(cli: Any, tmp_path: Path) -> None:
     for frames in (1, 2, 4, 8):
         run = {**RUN, "model": "llava-onevision-qwen2-7b", "workload": {"frames": frames, "text_tokens": 60}}
         bare = aimcost.estimate(run, include=["vision", "projector", "prefill"]).totals.time_s
-        rows.append(timing(f"{frames}", 0.020 + 0.0065 * frames + 1.2 * bare, run=run))
+        rows.append(timing(f"{frames}", 0.020 + 0.0052 * frames + 1.2 * bare, run=run))
     found = json.loads(cli("calibrate-stack", write(tmp_path, *rows), "--json").stdout)
     assert 1.15 < found["scale"] < 1.2
     assert 0.020 < found["offset_s"] < 0.026
