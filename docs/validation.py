@@ -151,7 +151,7 @@ def band(edges: Sequence[float]) -> str:
 
 def unknown(blocks: Mapping[str, Any]) -> str:
     """What no table covers, with the figures assumed instead."""
-    kinds = calibration_of(load_hardware(next(iter(blocks)))).bandwidth
+    kinds = calibration_of(load_hardware(next(iter(blocks)))).memory_bound
     stacks = [load_stack(name) for name in discover.names("stack")]
     others = list(second_kernels(blocks))
     return UNKNOWN.format(
