@@ -53,7 +53,7 @@ class Run:
     method
         The ``method:`` mapping that `schedule` was planned from.
     attention, tower_attention
-        Attention of the language model, and of the vision tower.
+        Attention of the language model, and of the vision tower: ``flash`` or ``eager``.
     tower_layers
         Layers of the vision tower that run; zero without a tower, or where a trace says what it runs.
     hardware
@@ -146,7 +146,10 @@ class Run:
         return document
 
     def hidden_files(self) -> dict[str, str]:
-        """Files of the user that stand in place of one that aimcost ships under the same name, by key of the run."""
+        """Key of the run (``model``, ``hardware``, ``stack``) → path of the user's file that its name stands for.
+
+        Only those that take the place of a file that aimcost ships under the same name.
+        """
         return {key: shown(path) for key, path, hides in self._own_files if hides}
 
     def hf_config(self) -> dict[str, Any]:
@@ -467,7 +470,8 @@ def plan_schedule(model: ModelSpec, workload: Workload, method: Mapping[str, Any
     return schedule
 
 
-# What a choice of tokens reads that the question has no part in: an earlier request chose the same.
+# `Scorer.reads` on which the question has no influence: whatever was asked when the cache was filled, the same tokens
+# were chosen.
 _WITHOUT_QUESTION = ("positions", "embeddings", "tower", "inside_tower")
 
 

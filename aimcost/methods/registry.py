@@ -49,7 +49,8 @@ class Launches:
     score
         To score the tokens; ranking, gathering and merging take as many kernels as the software stack takes.
     total
-        In place of `score`: of the whole cut, as released code executes it.
+        In place of `score`: of the whole cut, as released code executes it, WITHOUT those of its loop
+        (`steps` × `per_step`), which are added.
     steps, per_step
         Iterations of its Python loop, each after the one before, and the launches of one.
     syncs, syncs_per_step
@@ -250,7 +251,9 @@ def reduction_ops(name: str, cut: Cut, context: ScoreContext) -> NamedCosts:
     if launches.syncs_per_step:
         if not before:
             raise ValueError(f"scorer {name!r}: a loop that syncs needs an operation before it")
-        # a loop that waits: the first wait ends what runs ahead of it, so that it hides behind nothing
+        # The loop waits for the device. Its first wait drains what was queued before, so that the loop hides behind
+        # no earlier kernel. Every operation has one launch; the first has the other launches outside the loop and
+        # the waits there as well, the last has the loop.
         ((first, opening), *middle) = before
         return (
             (first, replace(opening, launches=fixed, syncs=launches.syncs)),

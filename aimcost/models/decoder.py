@@ -1,4 +1,8 @@
-"""A decoder layer as ops. Prefill and decode are one function: a stage is numbers."""
+"""The language model as ops: embedding, decoder layers, cross-attention layers, head.
+
+The ops functions yield (Op, Cost) of one rank, in execution order. Prefill and decode call the same ones with other
+numbers, such as `q_len` new tokens and the `kv_len` that they attend to; `cross_kv_ops` is the prefill's alone.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +53,11 @@ def windows(decoder: DecoderSpec) -> Array:
 
 
 def layer_kinds(decoder: DecoderSpec) -> tuple[NDArray[np.int64], ...]:
-    """Layers that attend to the sequence, by the ops they run: the first layers' kind first."""
+    """Indices of the layers that attend to the sequence, an array for each kind: layers of one kind run the same ops.
+
+    A position in the tuple is the `kind` of `layer_ops`. Only a traced decoder has more than one; cross-attention
+    layers (`cross_layer_ops`) are in none.
+    """
     index = np.arange(decoder.layers)
     if decoder.traced is not None:
         kinds = np.array([decoder.traced.kind_of(layer) for layer in range(decoder.layers)])
@@ -74,11 +82,17 @@ def layer_ops(
 
     Parameters
     ----------
+    widths
+        Bytes an element of weights, activations and KV cache.
+    batch
+        Requests at once; token counts are those of one.
     q_len, kv_len
         New tokens, and all tokens they attend to, themselves included. Arrays give many layers
         or decode steps at once.
     kernel
-        ``flash`` or ``eager``.
+        Of attention: ``flash`` or ``eager``.
+    onchip_bytes
+        The machine's on-chip size, which the traffic of fused attention depends on.
     window
         Keys that a query of the layer sees at the most; of the cache, no more are read.
     kind

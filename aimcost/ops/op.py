@@ -67,7 +67,7 @@ P = ParamSpec("P")
 Size = TypeVar("Size", bound=Array)
 Formula = TypeVar("Formula", bound=Callable[..., Cost])
 
-# Name and position of the sizes of each formula that a split divides, as the formula declares them.
+# By formula and split: name and position of each of the formula's parameters that the split divides (`divided`).
 _DIVIDED: dict[Callable[..., Cost], dict[str, tuple[tuple[str, int], ...]]] = {}
 
 
@@ -97,15 +97,16 @@ class Op:
     split
         How tensor-parallel ranks divide it.
     exchange
-        What its collective is called after; by default its name.
+        Stem of its collective's name (``attn`` → ``all_reduce_attn``); by default its own name.
     reads
-        Tensors it reads: names of earlier ops, ``x`` for the input of the layer.
+        Tensors it reads, or that its module holds until then: names of earlier ops or of their `extra`, ``x`` for
+        the input of the layer. Liveness and the places of collectives follow from it; traffic is the `Cost`'s.
     extra
-        Bytes of tensors it allocates beside its output, by name. One that no later op reads is scratch.
+        Tensors it allocates beside its output, name → bytes. One that no later op reads is scratch.
     returned
         Its output is held until the layer returns.
     weight
-        Stored parameters that its formula does not read: a table, a gate, a learned token.
+        Stored parameters, in elements, that its formula does not count: a position table, a gate, a learned token.
     fusion
         What a software stack may run it inside of: one product with the others of that name on the same layers
         (``qkv``, ``gate_up``), or the kernel of the norm behind it (``add_norm``).
@@ -162,7 +163,7 @@ class Ranks:
         return math.ceil(rows / block) * block
 
     def cost(self, op: Op, formula: Callable[P, Cost], *args: P.args, **kwargs: P.kwargs) -> OpCost:
-        """`op` with one rank's cost: `formula` of the whole op's sizes, of which those that it declares are divided.
+        """(op, Cost) of one rank. Pass the sizes of the WHOLE op: those that `formula` declares are divided here.
 
         Raises
         ------

@@ -51,14 +51,14 @@ class Card:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Device seconds of rows.
+    """Device seconds of ONE run: an entry for each of some rows, or for each distinct shape of some products.
 
     Attributes
     ----------
     outside
         Where a dimension leaves the measured range.
     launch_s
-        Part of the seconds that launches take, and not traffic or arithmetic.
+        Part of the seconds that launches take, and not traffic or arithmetic; a number where it is one for all.
     """
 
     seconds: Floats
@@ -68,7 +68,18 @@ class Times:
 
 @dataclass(frozen=True, slots=True)
 class DeviceTimes:
-    """By row: device seconds of all its runs, whether a dimension is extrapolated, and whether launches bound it."""
+    """Of a whole table, each of shape (rows,).
+
+    Attributes
+    ----------
+    seconds
+        Device seconds of each row, all its `count` runs together.
+    extrapolated
+        Whether one of its dimensions leaves the measured range.
+    launch_bound
+        Whether launches take more than `LAUNCH_BOUND_SHARE` of its time, before the calibration's and the stack's
+        factors.
+    """
 
     seconds: Floats
     extrapolated: Flags
@@ -76,7 +87,21 @@ class DeviceTimes:
 
 
 class _KernelCoefficients(NamedTuple):
-    """Of memory-bound kernels, one value or one a row; the defaults are those of traffic within another kernel."""
+    """Of memory-bound kernels, one value or one a row; the defaults are those of traffic within another kernel.
+
+    Attributes
+    ----------
+    bandwidth
+        Attained DRAM bytes a second.
+    launch_cycles, row_cycles
+        Clock cycles of an empty kernel, and of each element of a row that one block walks along.
+    bytes_per_cycle
+        Bytes that one multiprocessor moves in a clock cycle.
+    compute_share
+        Share of the peak FLOP/s that its arithmetic reaches.
+    serial
+        Above 0 where latency adds to the rest.
+    """
 
     bandwidth: Floats | float
     launch_cycles: Floats | float = 0.0
@@ -111,7 +136,7 @@ class DevicePricing:
         return Card(peak, self.hardware.memory_bytes_per_s, self.coefficients.sm_count)
 
     def times(self) -> DeviceTimes:
-        """Price each row once, by its kind."""
+        """Device seconds of each row, all its `count` runs together; each kind of operation by its model."""
         table = self.table
         seconds, launch_s = np.zeros(len(table)), np.zeros(len(table))
         outside = np.zeros(len(table), dtype=bool)

@@ -17,13 +17,14 @@ def with_host(
 ) -> tuple[Floats, NDArray[np.bool_]]:
     """Row times once launches are issued by the host, and which rows wait for it.
 
-    A kernel starts when it has been issued and the one before it has ended. Host and device start
-    level at the prompt and again at decode: a step is issued only after the token before it was read.
+    A kernel starts when it has been issued and the one before it has ended. Host and device start level
+    at the prompt and again for decode: a step is issued only after the token before it was read. Decode rows
+    carry the seconds of all their steps, so one pass over them is the mean step times the number of steps.
 
     Parameters
     ----------
     device, host
-        Seconds a row [rows]: computing, and issuing.
+        Seconds of each row, all its runs together, shape (rows,): computing, and issuing.
     after_issue
         Of `device`, what is left once all launches of the row are issued: its last kernel, where a row is
         a long sequence of kernels, else all of it.

@@ -10,7 +10,10 @@ __all__ = ["estimate_run", "unreduced"]
 
 
 def estimate_run(run: Run) -> Estimate:
-    """Price a resolved run with its estimator."""
+    """Price a resolved run: `ESTIMATOR` of ``pricing/estimators/<run.estimator>.py`` does.
+
+    `aimcost.inputs.discover.estimator` imports that file by name.
+    """
     return estimator_of(run.estimator).estimate(run)
 
 

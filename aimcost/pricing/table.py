@@ -122,7 +122,8 @@ class Products:
     shape
         m, n and k of each row, shape (3, rows).
     first, back
-        A row of each distinct shape, and the distinct shape of each row.
+        Int64 indices: a row of each distinct shape, shape (distinct,), and the distinct shape of each row, shape
+        (rows,). Figures of distinct shapes, indexed with `back`, are those of the rows.
     """
 
     shape: NDArray[np.float64]
@@ -153,7 +154,7 @@ def _shape_key(*dims: NDArray[np.float64]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, eq=False)
 class OpTable:
-    """Columns over rows. `count` is how often a row runs; the other columns are for one time.
+    """Columns over rows. `count` is how often a row runs; every other figure is that of ONE run of its row.
 
     Not slotted, so that `functools.cached_property` can hold what follows from the columns; runs share tables, and
     their arrays cannot be written to.
@@ -163,16 +164,19 @@ class OpTable:
     segments
         What each run of rows is, in execution order within a layer.
     layer
-        Layer index of each row, `NO_LAYER` outside layers.
+        Layer index of each row, `NO_LAYER` outside layers; int64, shape (rows,).
+    count
+        How often each row runs; float64, shape (rows,).
     costs
-        One float64 row for each of `COST_COLUMNS`: FLOPs, and bytes by tensor class.
+        FLOPs, and bytes by tensor class; float64, shape (`COST_COLUMNS`, rows).
     dims
-        Per segment, the dimensions that time models look at, aligned with its rows.
+        Per segment, the dimensions that time models look at: one number, or an array with an entry for each of its
+        rows (`columns` makes arrays of all).
     lengths
-        Rows of each segment.
+        Rows of each segment; integers, shape (segments,).
     launches, syncs
         Kernels of each row, run one after another (NaN where the software stack says), and how often the host
-        then waits for the device.
+        then waits for the device; float64, shape (rows,).
     steps
         Decode steps; 0 without decode.
     """
@@ -227,7 +231,7 @@ class OpTable:
 
     @cached_property
     def product_rows(self) -> Mapping[str, NDArray[np.bool_]]:
-        """Those rows by the format of their weights."""
+        """By the format of their weights (empty: the decoder's): which rows are such products, bool, shape (rows,)."""
         formats = dict.fromkeys(segment.weights for segment in self.segments if segment.kind == "gemm")
         if len(formats) == 1:
             return dict.fromkeys(formats, self.is_product)
@@ -239,12 +243,15 @@ class OpTable:
 
     @cached_property
     def products(self) -> Mapping[str, Products]:
-        """Their shapes, by the format of their weights."""
+        """By the format of their weights: the shapes of the rows that `product_rows` marks, in the table's order.
+
+        `Products` counts those rows alone: its `shape` is (3, marked rows), and `first` and `back` index them.
+        """
         return {name: Products.of(self.product_shapes[:, rows]) for name, rows in self.product_rows.items()}
 
     @cached_property
     def product_shapes(self) -> NDArray[np.float64]:
-        """m, n and k of each row that is a product, shape (3, rows)."""
+        """m, n and k of each row, float64, shape (3, rows); zero where it is no product."""
         shape = np.zeros((3, len(self)))
         for segment, dims in zip(self.segments, self.dims, strict=True):
             if segment.kind == "gemm":
@@ -262,9 +269,10 @@ class OpTable:
 
     @cached_property
     def classes(self) -> tuple[tuple[str, str, int], ...]:
-        """Kind, stage and head width that select time coefficients.
+        """Each distinct (kind, stage, head width) of the segments: what time coefficients are selected by.
 
-        The stage matters for attention only; in its place a product has the format of its weights.
+        The stage matters for attention only; in its place everything else has the format of its weights, empty for
+        that of the decoder. The head width is 0 of all but attention.
         """
         return tuple(dict.fromkeys(self._class_names))
 
@@ -298,10 +306,11 @@ class OpTable:
 
     @cached_property
     def order(self) -> NDArray[np.int64]:
-        """Rows in the order in which they run (stage, layer, operation).
+        """Row indices (int64), sorted by stage, layer and operation.
 
-        What a stack adds beside the operations, and what the CPU does before them, is in no queue and has no place
-        in it.
+        Up to decode this is execution order. In decode the rows of an operation in a layer hold all its steps, so
+        there it is the order inside one step. What a stack adds beside the operations (``overhead``) and what the
+        CPU does before them (``preprocess``) is in no queue and is left out.
         """
         stages: dict[str, int] = {}
         stage = self.spread([stages.setdefault(segment.stage, len(stages)) for segment in self.segments])

@@ -53,11 +53,14 @@ class Params(MethodParams):
     merge_r
         Tokens that each merge step removes, in place of a ratio.
     l1
-        Layer after which pruning starts.
+        Layer whose output is pruned first: layer l1 + 1 is the first to compute on fewer tokens (convention paper:
+        layer l1 itself).
     l2
-        Layer after which no visual token is left.
+        First layer without visual tokens (convention paper: layer l2 - 1), reached in equal steps; without effect
+        on token counts where decay is given.
     decay
-        Share of the visual tokens dropped after each layer; 1 / (l2 - l1) by default.
+        Share of the visual tokens that reached the language model, dropped after each layer from l1 on; 1 / (l2 - l1)
+        by default.
     """
 
     merge_ratio: Annotated[float, Bounds(gt=0, le=1)] | None = None
