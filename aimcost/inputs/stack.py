@@ -24,7 +24,7 @@ _MS, _US = 1e-3, 1e-6
 KINDS = frozenset(
     (
         *("gemm", "bmm", "attention", "rms_norm", "layer_norm", "rope", "softmax", "pointwise", "gated_act", "embed"),
-        *("score", "select", "gather", "merge", "dequant", "collective"),
+        *("interpolate", "score", "select", "gather", "merge", "dequant", "collective"),
     )
 )
 # Architectures of the profiles that ship; a user's own profile may have another one.

@@ -129,6 +129,8 @@ class Coefficients:
         """
         models = self.calibration.memory_bound
         chained = stack is not None and kind in stack.elementwise
+        # PyTorch's CUDA kernel was timed; nothing is known of others
+        chained = chained or (kind == "interpolate" and self.hardware.vendor != "nvidia")
         if chained and not isinstance(models.get(kind), CurveSet):
             kind = "pointwise"
         found = models.get(kind) or models.get(_STAND_IN.get(kind, "pointwise")) or models.get("pointwise")

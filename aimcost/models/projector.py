@@ -37,9 +37,9 @@ def ops(
     if projector.linears and patches is None and load.pooled_in:
         width, share = projector.linears[-1][1], inputs / load.inputs
         last = _linear_name("proj", len(projector.linears))
-        grid = load.rows * load.columns / projector.merge**2
         elements = (share * load.pooled_in * width, share * load.pooled_out * width)
-        yield _op("pool", last), pointwise.pool(*elements, widths, planes=elements[0] / grid)
+        planes = share * load.pooled_grids * width if projector.bilinear else None
+        yield _op("pool", last), pointwise.pool(*elements, widths, planes=planes)
 
 
 def deepstack_ops(model: ModelSpec, widths: Widths, *, inputs: float, load: TowerLoad) -> Iterator[OpCost]:

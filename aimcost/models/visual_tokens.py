@@ -99,6 +99,7 @@ def _fixed_load(vision: VisionSpec, projector: ProjectorSpec, count: int, tokens
         columns=side,
         pooled_in=count * projected if pooled else 0,
         pooled_out=count * tokens if pooled else 0,
+        pooled_grids=count if pooled else 0,
     )
 
 
@@ -133,16 +134,17 @@ def _load_of(model: ModelSpec, layout: VisualLayout) -> TowerLoad | None:
 def _joined_load(loads: Iterable[TowerLoad]) -> TowerLoad | None:
     """All inputs together, those of one grid counted as one load."""
     by_grid: dict[tuple[int, int], TowerLoad] = {}
-    pooled_in = pooled_out = 0
+    pooled_in = pooled_out = grids = 0
     for load in loads:
         pooled_in, pooled_out = pooled_in + load.pooled_in, pooled_out + load.pooled_out
+        grids += load.pooled_grids
         known = by_grid.get((load.rows, load.columns))
         sequences = load.sequences + (known.sequences if known is not None else 0)
         by_grid[load.rows, load.columns] = TowerLoad(sequences=sequences, rows=load.rows, columns=load.columns)
     if not by_grid:
         return None
     first, *others = by_grid.values()
-    return replace(first, pooled_in=pooled_in, pooled_out=pooled_out, beside=tuple(others))
+    return replace(first, pooled_in=pooled_in, pooled_out=pooled_out, pooled_grids=grids, beside=tuple(others))
 
 
 def images_layout(model: ModelSpec, images: Sequence[tuple[Size | None, int]], *, newline: bool | None) -> VisualLayout:
@@ -548,6 +550,7 @@ def _anyres(
             columns=side,
             pooled_in=images * packed if pooled else 0,
             pooled_out=images * rows * columns if pooled else 0,
+            pooled_grids=images if pooled else 0,
         ),
         notes=notes,
     )

@@ -99,14 +99,16 @@ def weighted_sum(rows: Array, terms: float, width: float, widths: Widths) -> Cos
     )
 
 
-def pool(elements_in: Array, elements_out: Array, widths: Widths, *, planes: Array) -> Cost:
-    """Bilinear interpolation of token grids: four weighted inputs an output, 8 FLOPs.
+def pool(elements_in: Array, elements_out: Array, widths: Widths, *, planes: Array | None = None) -> Cost:
+    """Bilinear interpolation or averaging of token grids: four weighted inputs an output, 8 FLOPs.
 
-    `planes` are grids times channels: PyTorch gives each output position one thread, which walks along all of them.
+    `planes` are grids times channels, of an interpolation: PyTorch gives each output position one thread, which walks
+    along all of them. Averages have a thread for every output.
     """
+    walked = {} if planes is None else {"width": planes}
     return Cost(
-        kind="interpolate",
-        dims={"elements": elements_in, "width": planes},
+        kind="pointwise" if planes is None else "interpolate",
+        dims={"elements": elements_in, **walked},
         flops=8.0 * elements_out,
         read_activations=elements_in * widths.activations,
         write_activations=elements_out * widths.activations,

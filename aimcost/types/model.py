@@ -225,6 +225,8 @@ class ProjectorSpec:
         that is cut into tiles.
     row_newline
         A newline token follows each row of a video frame instead (LLaVA-Video).
+    bilinear
+        Pooling interpolates (LLaVA-OneVision), and does not average.
     merge
         Side of the square of patches that become one row of the first linear layer (Qwen2-VL's
         merger, InternVL's pixel shuffle).
@@ -245,6 +247,7 @@ class ProjectorSpec:
     tokens_per_frame: int
     newline_token: bool = False
     row_newline: bool = False
+    bilinear: bool = False
     merge: int = 1
     norm: Literal["", "layer", "rms"] = ""
     norm_merged: bool = False

@@ -27,6 +27,8 @@ class TowerLoad:
         Patches of one input.
     pooled_in, pooled_out
         Projected tokens before and after pooling, all of a request; zero without any.
+    pooled_grids
+        The grids that they form: frames, or images whose tiles are put together first.
     beside
         Inputs of other grids that are computed together with these (their own `beside` is empty,
         their pooling is counted here).
@@ -37,6 +39,7 @@ class TowerLoad:
     columns: int
     pooled_in: int = 0
     pooled_out: int = 0
+    pooled_grids: int = 0
     beside: tuple[TowerLoad, ...] = ()
 
     @property

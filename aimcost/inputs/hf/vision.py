@@ -166,6 +166,7 @@ def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
         tokens_per_frame=pooled * pooled,
         newline_token=True,
         row_newline=position == "grid",
+        bilinear=True,
     )
     rule = ResolutionSpec(
         kind="anyres",
