@@ -108,7 +108,7 @@ def test_other_parameters_widen_the_interval(image: Run) -> None:
 
 
 def test_settings_that_were_scored_stand_as_they_were(video: Run) -> None:
-    """AIM at 25 %, l1 14, l2 22 has a score on six benchmarks, and on a part of one: the mean of the six is what is expected."""
+    """AIM at 25 %, l1 14, l2 22 has a score on six benchmarks and on a part of one: expected is the mean of the six."""
     found = plan_task(video, ["video"], budgets={"max_ttft_ms": 300})
     (aim,) = (each for each in found.by_method if each.name == "aim")
     assert aim.basis == "measured by its authors"
