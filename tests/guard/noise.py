@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aimcost.guard.bands import Band, Update, figure_of, merged, paired_limit
+from aimcost.guard.bands import Band, Limit, Update, figure_of, merged, paired_limit
 from aimcost.guard.history import rise_of
 
 Floats = NDArray[np.float64]
@@ -120,12 +120,34 @@ def measured(
     return np.exp(np.median(ratio, axis=-1)), [f"cpu of factor {noise.cpus[index]}" for index in cpu]
 
 
+class _Tally:
+    """Alarms of gates by slowdown, and the slowdowns that they said they would see."""
+
+    def __init__(self, slowdowns: tuple[float, ...]) -> None:
+        self.alarms = dict.fromkeys(slowdowns, 0)
+        self.visible: list[float] = []
+        self.shown = 0
+
+    def add(self, slowdown: float, figure: float, allowed: Limit) -> None:
+        """One gate's figure at a slowdown; what it says is visible is tried on the same run."""
+        self.alarms[slowdown] += figure > allowed.ratio
+        self.visible.append(allowed.visible)
+        self.shown += figure / (1 + slowdown) * (1 + allowed.visible) > allowed.ratio
+
+    def outcome(self, gates: int) -> Outcome:
+        return Outcome(
+            alarms={key: count / gates for key, count in self.alarms.items()},
+            visible=float(np.median(self.visible)),
+            at_visible=self.shown / len(self.visible),
+        )
+
+
 def simulated(noise: Noise, slowdowns: tuple[float, ...], gates: int, *, seed: int = 0, limit: float = 0.05) -> Outcome:
     """Gates against a band of `UPDATES` updates each."""
     generator = np.random.default_rng(seed)
     updates = [measured(noise, gates, generator) for _ in range(UPDATES)]
     runs = [measured(noise, gates, generator, slowdown) for slowdown in slowdowns]
-    alarms, visible, shown = dict.fromkeys(slowdowns, 0), list[float](), 0
+    tally = _Tally(slowdowns)
     for gate in range(gates):
         band: Band | None = None
         for ratios, cpus in updates:
@@ -133,15 +155,8 @@ def simulated(noise: Noise, slowdowns: tuple[float, ...], gates: int, *, seed: i
         assert band is not None
         for slowdown, (ratios, cpus) in zip(slowdowns, runs, strict=True):
             allowed = band.limit(limit, cpu=cpus[gate], processes=PROCESSES)
-            figure = figure_of(ratios[gate].tolist())
-            alarms[slowdown] += figure > allowed.ratio
-            visible.append(allowed.visible)
-            shown += figure / (1 + slowdown) * (1 + allowed.visible) > allowed.ratio
-    return Outcome(
-        alarms={key: count / gates for key, count in alarms.items()},
-        visible=float(np.median(visible)),
-        at_visible=shown / len(visible),
-    )
+            tally.add(slowdown, figure_of(ratios[gate].tolist()), allowed)
+    return tally.outcome(gates)
 
 
 def simulated_pairs(
@@ -151,20 +166,13 @@ def simulated_pairs(
     generator = np.random.default_rng(seed)
     alone = replace(noise, cpus=(1.0,), run=0.0)
     base, _ = measured(alone, gates, generator)
-    alarms, visible, shown = dict.fromkeys(slowdowns, 0), list[float](), 0
+    tally = _Tally(slowdowns)
     for slowdown in slowdowns:
         head, _ = measured(alone, gates, generator, slowdown)
         for ours, theirs in zip(head.tolist(), base.tolist(), strict=True):
             allowed = paired_limit(ours, theirs, limit)
-            figure = figure_of(ours)
-            alarms[slowdown] += figure > allowed.ratio
-            visible.append(allowed.visible)
-            shown += figure / (1 + slowdown) * (1 + allowed.visible) > allowed.ratio
-    return Outcome(
-        alarms={key: count / gates for key, count in alarms.items()},
-        visible=float(np.median(visible)),
-        at_visible=shown / len(visible),
-    )
+            tally.add(slowdown, figure_of(ours), allowed)
+    return tally.outcome(gates)
 
 
 def risen(noise: Noise, histories: int, *, before: int = 20, after: int = 6, by: float = 0.05, seed: int = 0) -> Risen:

@@ -54,11 +54,10 @@ def tile_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
 
 
 def step_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
-    """The shipped tile of `step_kernel`: keys that a program owns, queries that it loops over."""
-    width = padded_width(head_dim)
+    """The shipped tile of `step_kernel`: keys that a program owns, queries that it loops over. In fp32, `row_kernel`'s."""
     if dtype == torch.float32:
-        return TileConfig(32, 32, 4, 2) if width <= 64 else TileConfig(16, 16, 4, 2)
-    return TileConfig(64, 64, 4, 2) if width <= 128 else TileConfig(64, 64, 8, 2)
+        return tile_config(dtype, head_dim)
+    return TileConfig(64, 64, 4 if padded_width(head_dim) <= 128 else 8, 2)
 
 
 @triton.jit
