@@ -54,7 +54,7 @@ def tile_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
 
 
 def step_config(dtype: torch.dtype, head_dim: int) -> TileConfig:
-    """The shipped tile of `step_kernel`: keys that a program owns, queries that it loops over. In fp32, `row_kernel`'s."""
+    """The shipped tile of `step_kernel`: keys a program owns, queries it loops over; in fp32 that of `row_kernel`."""
     if dtype == torch.float32:
         return tile_config(dtype, head_dim)
     return TileConfig(64, 64, 4 if padded_width(head_dim) <= 128 else 8, 2)
