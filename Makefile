@@ -36,7 +36,8 @@ test: $(VENV)/.test
 # the locked one; the oldest runs here, those between and the newest of the index nightly.
 check:
 	$(MAKE) -j 2 lint types light-environments
-	$(MAKE) light-brief test-oldest test-browser test-docs
+	$(MAKE) light-brief
+	$(MAKE) -j 2 test-oldest test-browser test-docs
 	$(call pytest,-m 'not check_all')
 
 # By hand and nightly.
@@ -57,15 +58,13 @@ LIGHT := py3.10 py3.12 py3.13 lowest
 light:
 	tests/light_core.sh $(LIGHT)
 
-# Whole at the lower end (Python 3.10, the lowest versions), without repeated cases at the upper one, and the unit
-# tests between them.
+# Without repeated cases at both ends (Python 3.10 with the lowest versions, and the newest), the unit tests between.
 light-brief:
-	tests/light_core.sh lowest
-	tests/light_core.sh --brief py3.13
-	tests/light_core.sh --unit py3.10 py3.12
+	tests/light_core.sh --brief lowest py3.13
+	tests/light_core.sh --unit py3.12
 
 light-environments:
-	tests/light_core.sh --install $(LIGHT)
+	tests/light_core.sh --install lowest py3.12 py3.13
 
 # The runtime on each supported transformers, installed beside the locked one; VERSIONS="oldest newest" picks some.
 test-versions: $(VENV)/.test
