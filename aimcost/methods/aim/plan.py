@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ...errors import InvalidValueError
 from ...types import ModelSpec, ReductionEvent, Schedule, Workload
 from ...types.strict import Bounds
@@ -21,7 +24,6 @@ from ..base import (
     require_absent,
     require_between,
     side_by_side,
-    tokens_by_layer,
 )
 from .cost import BIPARTITE, PAGERANK
 
@@ -89,7 +91,9 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     merges, left = _merges(workload, params, paper)
     visual = left + workload.newline_tokens
     decay = _decay(params, l1, l2)
-    cuts = _cuts(visual, workload.text_tokens, layers, l1, decay, paper=paper)
+    counts = left_of(visual, workload.text_tokens, _shares(layers, l1, decay, paper=paper))
+    if counts.min() < 1:
+        raise _nothing_left(workload.text_tokens)
     filled: dict[str, Any] = {**params.dump(), "l1": l1, "l2": l2, "decay": decay}
     if params.merge_r is None and params.merge_ratio is None:
         filled["merge_ratio"] = DEFAULT_MERGE_RATIO
@@ -100,7 +104,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         method="aim",
         visual_tokens=visual,
         pre_llm=merges,
-        cuts=cuts,
+        cuts=enumerate(counts.tolist()),
         scorer=PAGERANK,
     )
 
@@ -113,9 +117,35 @@ def pruned(visual: int, text: int, layers: int, params: Params) -> tuple[int, ..
     InvalidValueError
         Boundaries that fit no model, or no text where every visual token is pruned.
     """
+    counts = left_of(visual, text, shares(layers, params))
+    if counts.min() < 1:
+        raise _nothing_left(text)
+    return tuple(counts[:layers].tolist())
+
+
+def shares(layers: int, params: Params) -> NDArray[np.float64]:
+    """Share of the merged visual tokens that each layer computes on, and one entry for behind the last layer.
+
+    Raises
+    ------
+    InvalidValueError
+        Boundaries that fit no model.
+    """
     l1, l2 = _boundaries(params, layers)
-    cuts = _cuts(visual, text, layers, l1, _decay(params, l1, l2), paper=params.convention == "paper")
-    return tokens_by_layer(visual + text, cuts, layers)
+    return _shares(layers, l1, _decay(params, l1, l2), paper=params.convention == "paper")
+
+
+def left_of(visual: int, text: int, share: NDArray[np.float64]) -> NDArray[np.int64]:
+    """int(V · share + T): tokens of a layer, an entry for each share; below 1 where no token is left."""
+    return (visual * share + text).astype(np.int64)
+
+
+def _shares(layers: int, l1: int, decay: float, *, paper: bool) -> NDArray[np.float64]:
+    # under the paper's convention layer l1 itself computes on less
+    first = l1 if paper else l1 + 1
+    falling = [max(0.0, 1.0 - (layer - l1 + 1) * decay) for layer in range(l1, layers)]
+    every = [1.0] * first + falling
+    return np.array([*every, every[-1]][: layers + 1])
 
 
 def _decay(params: Params, l1: int, l2: int) -> float:
@@ -124,16 +154,8 @@ def _decay(params: Params, l1: int, l2: int) -> float:
     return round(1 / (l2 - l1), 4) if params.convention == "paper" else 1 / (l2 - l1)
 
 
-def _cuts(visual: int, text: int, layers: int, l1: int, decay: float, *, paper: bool) -> list[tuple[int, int]]:
-    """(first layer that computes on less, tokens from there on), as `plan` defines them."""
-    cuts = []
-    for layer in range(l1, layers):
-        rate = max(0.0, 1.0 - (layer - l1 + 1) * decay)
-        count = int(visual * rate + text)
-        if count < 1:
-            raise InvalidValueError("workload.text_tokens", "at least 1: AIM prunes every visual token", text)
-        cuts.append((layer if paper else layer + 1, count))
-    return cuts
+def _nothing_left(text: int) -> InvalidValueError:
+    return InvalidValueError("workload.text_tokens", "at least 1: AIM prunes every visual token", text)
 
 
 def _boundaries(params: Params, layers: int) -> tuple[int, int]:

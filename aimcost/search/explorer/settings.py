@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ...errors import AimcostError, InvalidValueError, ScheduleError
 from ...inputs.run import Run, plan_schedule
 from ...inputs.strict_json import canonical
-from ...methods.aim.plan import DEFAULT_MERGE_RATIO, pruned, reachable_ratios
+from ...methods.aim.plan import DEFAULT_MERGE_RATIO, left_of, reachable_ratios, shares
 from ...methods.aim.plan import Params as AimParams
 from ...methods.implementation import eager_layers
 from ...methods.registry import find_scorer, plan_module, reduction_ops
@@ -313,57 +313,34 @@ def schedules_of(
     scorers: set[str] = set()
     example = None
     presets: list[Preset] = []
-    own = run.workload.text_tokens
-    by_text: dict[int, dict[int, int]] = {text: {} for text in settings.texts if text != own}
+    by_text: dict[int, dict[int, int]] = {text: {} for text in _other_texts(settings)}
 
-    def number(schedule: Schedule) -> int:
-        visual = tuple(tokens - schedule.text_tokens for tokens in schedule.tokens)
-        return known.setdefault(visual, len(known))
+    def number(visual: tuple[int, ...] | None) -> int:
+        return -1 if visual is None else known.setdefault(visual, len(known))
 
-    def elsewhere(schedule: Schedule, workload: Workload, text: int, params: AimParams | None) -> int:
-        """The entry of the same method at another text length; −1 where it cannot be planned."""
-        try:
-            if params is not None:
-                tokens = pruned(schedule.visual_tokens, text, run.model.decoder.layers, params)
-            else:
-                other = replace(workload, text_after=text - workload.text_before)
-                tokens = plan_schedule(run.model, other, {"name": schedule.method, **schedule.params}).tokens
-        except AimcostError:
-            return -1
-        visual = tuple(count - text for count in tokens)
-        return known.setdefault(visual, len(known))
-
+    plans = _aim_plans if settings.fixed.get("name") == "aim" else _plans
     for at, load in enumerate(settings.loads):
         workload = load.workloads[convention]
         whole = plan_schedule(run.model, workload, {"name": "none"})
-        dense.append(number(whole))
+        dense.append(number(_visual(whole)))
         heads: dict[tuple[ReductionEvent, ...], int] = {(): 0}
         found = [whole]
-        for position in itertools.product(*map(range, shape)):
-            try:
-                schedule = plan_schedule(run.model, workload, settings.method(position, convention))
-            except AimcostError:
-                continue
-            if any(event.after_layer == -1 for event in schedule.layer_events):
-                continue  # the paper's convention with l1 = 0 cuts before the first layer
+        for position, plan in plans(settings, workload, convention):
             place = (at, *position)
-            counts[place] = entry = number(schedule)
+            counts[place] = number(plan.visual)
             flat = int(np.ravel_multi_index(place, counts.shape))
-            params = AimParams(**{"name": "aim", **schedule.params}) if schedule.method == "aim" else None
-            for text, others in by_text.items():
-                there = elsewhere(schedule, workload, text, params)
-                if there != entry:
-                    others[flat] = there
-            pre = schedule.pre_llm_events
+            for text, visual in plan.elsewhere.items():
+                by_text[text][flat] = number(visual)
+            pre = plan.schedule.pre_llm_events
             if pre not in heads:
                 heads[pre] = len(found)
-                found.append(replace(schedule, events=pre))
+                found.append(replace(plan.schedule, events=pre))
             before[place] = heads[pre]
-            cuts = schedule.layer_events
+            cuts = plan.schedule.layer_events
             scorers |= {event.scorer for event in cuts if event.selects}
             if cuts and example is None:
-                example = schedule
-                _require_plain(schedule)
+                example = plan.schedule
+                _require_plain(plan.schedule)
         for row in rows:
             asked = row["run"]["workload"]
             if load.count in (None, asked.get(settings.loads_key)):
@@ -380,7 +357,7 @@ def schedules_of(
                         table=tables.get(row["table"], row["table"]),
                         load=at,
                         text=shown.text_tokens,
-                        tokens=number(schedule),
+                        tokens=number(_visual(schedule)),
                         before=heads[pre],
                         position=_position(settings, method),
                         method=method,
@@ -403,6 +380,108 @@ def schedules_of(
         example=example,
         presets=tuple(presets),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """One position of the dials.
+
+    Attributes
+    ----------
+    visual
+        Visual tokens by layer.
+    elsewhere
+        Those at other text lengths, where they differ: a count is rounded with its text. None: cannot be planned.
+    schedule
+        A schedule with the same events before the language model, and the same kind of cut inside it.
+    """
+
+    visual: tuple[int, ...]
+    elsewhere: Mapping[int, tuple[int, ...] | None]
+    schedule: Schedule
+
+
+# Positions of the dials, each with its plan; those that cannot be planned are left out.
+_Plans = Iterator[tuple[tuple[int, ...], _Plan]]
+
+
+def _other_texts(settings: Settings) -> list[int]:
+    return [text for text in settings.texts if text != settings.run.workload.text_tokens]
+
+
+def _visual(schedule: Schedule) -> tuple[int, ...]:
+    return tuple(tokens - schedule.text_tokens for tokens in schedule.tokens)
+
+
+def _plans(settings: Settings, workload: Workload, convention: str) -> _Plans:
+    """Every position, planned one by one."""
+    model = settings.run.model
+
+    def planned(load: Workload, method: Mapping[str, Any]) -> Schedule | None:
+        try:
+            schedule = plan_schedule(model, load, method)
+        except AimcostError:
+            return None
+        return None if any(event.after_layer == -1 for event in schedule.layer_events) else schedule
+
+    for position in itertools.product(*(range(len(dial.values)) for dial in settings.dials)):
+        method = settings.method(position, convention)
+        schedule = planned(workload, method)
+        if schedule is None:
+            continue
+        visual, elsewhere = _visual(schedule), dict[int, tuple[int, ...] | None]()
+        for text in _other_texts(settings):
+            other = planned(replace(workload, text_after=text - workload.text_before), method)
+            there = None if other is None else _visual(other)
+            if there != visual:
+                elsewhere[text] = there
+        yield position, _Plan(visual=visual, elsewhere=elsewhere, schedule=schedule)
+
+
+def _aim_plans(settings: Settings, workload: Workload, convention: str) -> _Plans:
+    """Every position for AIM: merging follows from the ratio alone, and all boundaries are pruned at once."""
+    model, own = settings.run.model, workload.text_tokens
+    layers = model.decoder.layers
+    inner = {dial.key: dial for dial in settings.dials if dial.key in ("l1", "l2")}
+    outer = [range(len(dial.values)) for dial in settings.dials if dial.key not in inner]
+    boundaries, rates = list[tuple[int, ...]](), list[NDArray[np.float64]]()
+    for boundary in itertools.product(*(range(len(dial.values)) for dial in inner.values())):
+        method = settings.method((*(0 for _ in outer), *boundary), convention)
+        try:
+            rates.append(shares(layers, AimParams(**method)))
+        except AimcostError:
+            continue
+        boundaries.append(boundary)
+    share = np.stack(rates)
+    for merging in itertools.product(*outer):
+        example: Schedule | None = None
+        unpruned = {**settings.method((*merging, *boundaries[0]), convention), "l1": layers, "l2": layers + 1}
+        try:
+            merged = plan_schedule(model, workload, {**unpruned, "decay": None})
+        except AimcostError:
+            continue
+        tokens = {text: left_of(merged.visual_tokens, text, share) for text in (own, *_other_texts(settings))}
+        possible = {text: counts.min(axis=1) >= 1 for text, counts in tokens.items()}
+        visual = {text: counts[:, :layers] - text for text, counts in tokens.items()}
+        # the paper's convention with l1 = 0 cuts before the first layer
+        wanted = possible[own] & (visual[own][:, 0] == merged.visual_tokens)
+        differs = {
+            text: (visual[text] != visual[own]).any(axis=1) | (possible[text] != possible[own])
+            for text in _other_texts(settings)
+        }
+        for i in np.flatnonzero(wanted).tolist():
+            counts = visual[own][i]
+            if example is None and counts[-1] < counts[0]:
+                example = plan_schedule(model, workload, settings.method((*merging, *boundaries[i]), convention))
+            elsewhere = {
+                text: tuple(visual[text][i].tolist()) if possible[text][i] else None
+                for text, other in differs.items()
+                if other[i]
+            }
+            yield (
+                (*merging, *boundaries[i]),
+                _Plan(visual=tuple(counts.tolist()), elsewhere=elsewhere, schedule=example or merged),
+            )
 
 
 def _position(settings: Settings, method: Mapping[str, Any]) -> tuple[int, ...] | None:
