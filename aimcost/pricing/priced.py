@@ -112,6 +112,8 @@ class PricedTable:
         Time of each row, all its `count` runs together.
     bound
         Per row, an index into `BOUNDS`.
+    device_bound
+        The bound of the device's own time, however long the row waits for the host; None where the two are one.
     band
         None for an estimator without one.
     extrapolated
@@ -129,6 +131,7 @@ class PricedTable:
     table: OpTable
     seconds: NDArray[np.float64]
     bound: NDArray[np.int64]
+    device_bound: NDArray[np.int64] | None = None
     band: Band | None = None
     extrapolated: NDArray[np.bool_] | None = None
     device_seconds: NDArray[np.float64] | None = None

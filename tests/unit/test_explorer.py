@@ -98,6 +98,31 @@ def test_visual_counts_are_planned_for_every_text_length() -> None:
         assert [n - text for n in other.tokens] == schedules.tokens[entry].tolist()
 
 
+@pytest.mark.parametrize("convention", ["executed", "paper"])
+def test_boundaries_that_are_pruned_at_once_are_those_of_single_plans(convention: str) -> None:
+    """AIM's schedules are made as arrays: each is that of `plan_schedule`, and none that it refuses is offered."""
+    settings = settings_of(load_run("llava_onevision_aim_a100", {"workload.frames": 4}))
+    at = next(i for i, load in enumerate(settings.loads) if load.count == 4)
+    schedules = schedules_of(replace(settings, loads=(settings.loads[at],)), convention)
+    chance, planned = np.random.default_rng(0), 0
+    for position in chance.integers(0, schedules.counts.shape[1:], (150, 3)).tolist():
+        method, entry = settings.method(position, convention), schedules.counts[(0, *position)]
+        workload = settings.loads[at].workloads[convention]
+        try:
+            schedule = plan_schedule(settings.run.model, workload, method)
+        except AimcostError:
+            assert entry == -1, method
+            continue
+        if any(event.after_layer == -1 for event in schedule.layer_events):
+            assert entry == -1, method
+            continue
+        text, before = schedule.text_tokens, schedules.before[(0, *position)]
+        assert [n - text for n in schedule.tokens] == schedules.tokens[entry].tolist(), method
+        assert schedules.reductions[0][before].events == schedule.pre_llm_events, method
+        planned += 1
+    assert planned > 50
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

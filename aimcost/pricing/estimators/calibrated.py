@@ -53,12 +53,13 @@ def price(run: Run) -> PricedTable:
     waits = table.syncs > 0 if table.syncs.any() else None
     seconds, waiting = with_host(table, device.seconds, host, after_issue, waits)
     _, bound, roofline_notes = roofline_seconds(table, hardware, run.precision)
-    bound = np.where(waiting | device.launch_bound, LAUNCH, bound)
+    device_bound = np.where(device.launch_bound, LAUNCH, bound)
     before, left_out = preprocessing(run)
     added = [*overheads(run, table.steps), *before]
     beside = np.array([each.seconds.value for each in added])
     # rows of overhead are in no queue, on no device, and outside no calibrated range
     zeros, never = np.zeros(len(added)), np.zeros(len(added), dtype=bool)
+    launches = np.full(len(added), LAUNCH)
     band = row_bands(
         table,
         coefficients,
@@ -73,7 +74,8 @@ def price(run: Run) -> PricedTable:
     return PricedTable(
         table=with_overheads(kernels.as_run, added),
         seconds=np.concatenate((seconds, beside)),
-        bound=np.concatenate((bound, np.full(len(added), LAUNCH))),
+        bound=np.concatenate((np.where(waiting, LAUNCH, device_bound), launches)),
+        device_bound=np.concatenate((device_bound, launches)),
         band=band,
         extrapolated=np.concatenate((device.extrapolated, never)),
         device_seconds=np.concatenate((device.seconds, zeros)),

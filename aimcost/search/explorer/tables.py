@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from ...pricing.preprocess import preprocessing
 from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
 from ...pricing.table import NO_LAYER, Segment
-from ...types import Schedule, Workload
+from ...types import ReductionEvent, Schedule, Workload
 from ..layers import Pair, with_layers
 from .settings import Schedules, Settings, exposes
 
@@ -290,37 +291,65 @@ def _embed(run: Run, text: int) -> Rows:
 def _before(run: Run, reductions: Sequence[Schedule]) -> tuple[Rows, ...]:
     """Tower, projector, merging, and what the language model does with features ahead of its layers, by reduction.
 
-    The tower is priced once, unless a method reaches into it.
+    The tower is priced once, unless a method reaches into it, and all that merges behind it together.
     """
     whole, found = replace(run, schedule=reductions[0]), list[Rows]()
     tower = _ahead(whole)
-    alone = replace(run.workload, frames=0, images=0, tower=None)
     deepstack = run.model.projector is not None and run.model.projector.deepstack
     kernel = tower_kernel(reductions[0], run.implementation, run.tower_attention)
+    behind = [
+        schedule
+        for schedule in reductions
+        if schedule.events
+        and not schedule.tower_events
+        and not deepstack
+        and tower_kernel(schedule, run.implementation, run.tower_attention) == kernel
+    ]
+    merges = dict(zip(map(id, behind), _merging(run, behind), strict=True))
     for schedule in reductions:
-        own = tower_kernel(schedule, run.implementation, run.tower_attention)
         if not schedule.events:
             found.append(tower)
-        elif schedule.tower_events or deepstack or own != kernel:
-            found.append(_ahead(replace(run, schedule=schedule)))
+        elif id(schedule) in merges:
+            found.append((*tower, *merges[id(schedule)]))
         else:
-            found.append((*tower, *_ahead(replace(run, schedule=schedule, workload=alone))))
+            found.append(_ahead(replace(run, schedule=schedule)))
     return tuple(found)
+
+
+def _merging(run: Run, reductions: Sequence[Schedule]) -> list[Rows]:
+    """Rows of what each schedule does between the tower and the language model."""
+    alone = replace(run, workload=replace(run.workload, frames=0, images=0, tower=None))
+    events = [event for schedule in reductions for event in schedule.events]
+    if not events:
+        return []
+    if len({event.scorer for event in events}) > 1 or not all(event.selects for event in events):
+        return [_ahead(replace(alone, schedule=schedule)) for schedule in reductions]
+    # as many rows an event, one event after the other
+    priced = estimate_run(_one_layer(replace(alone, schedule=replace(reductions[0], events=tuple(events)))))
+    rows, rest = _rows_ahead(priced), list[Rows]()
+    each, at = len(rows) // len(events), 0
+    read = _reader(priced)
+    for schedule in reductions:
+        count = each * len(schedule.events)
+        rest.append(read(rows[at : at + count]))
+        at += count
+    return rest
 
 
 def _ahead(run: Run) -> Rows:
     priced = estimate_run(_one_layer(run))
+    return _rows(priced, _rows_ahead(priced))
+
+
+def _rows_ahead(priced: Estimate) -> list[int]:
+    """Rows ahead of the language model's layers, but the embedding."""
     names = _names(priced)
-    order = priced.table.order
-    ahead = [
+    return [
         row
-        for row in order.tolist()
+        for row in priced.table.order.tolist()
         if names[row].stage in ("vision", "projector", "merge")
         or (names[row].stage == "prefill" and priced.table.layer[row] == NO_LAYER and names[row].place == "layer")
     ]
-    if not ahead:
-        return ()
-    return _rows(priced, ahead)
 
 
 def _names(priced: Estimate) -> list[Segment]:
@@ -361,63 +390,65 @@ def _columns(priced: Estimate) -> dict[str, Floats]:
 
 
 def _codes(priced: Estimate) -> NDArray[np.int64]:
-    """Bound of each row, and whether it is extrapolated."""
+    """Bound of each row, whether it is extrapolated; one that waits for the host here may not wait in another place."""
+    bound = priced.bound if priced.priced.device_bound is None else priced.priced.device_bound
     outside = np.zeros(len(priced.table), dtype=bool) if priced.extrapolated is None else priced.extrapolated
-    codes: NDArray[np.int64] = 2 * priced.bound + outside
+    codes: NDArray[np.int64] = 2 * bound + outside
     return codes
 
 
 def _rows(priced: Estimate, rows: Sequence[int]) -> Rows:
     """The rows as they stand; equal neighbouring groups, as the layers of a tower are, once."""
-    if not len(rows):
-        return ()
+    return _reader(priced)(rows) if len(rows) else ()
+
+
+def _reader(priced: Estimate) -> Callable[[Sequence[int]], Rows]:
     # all runs of a row together: features of deep layers are added several times
     columns = {k: v if k == "after" else v * priced.table.count for k, v in _columns(priced).items()}
-    # a row that waits for the host here may not wait in another place
-    codes = _codes(estimate_run(replace(priced.run, host_time=False)))
-    names = _names(priced)
-    shapes = _shapes(priced)
-    waits = priced.priced.waits
-    made = [
-        Row(
-            op=_op(names[row]),
-            device=float(columns["device"][row]),
-            host=float(columns["host"][row]),
-            flops=float(columns["flops"][row]),
-            bytes=float(columns["bytes"][row]),
-            code=int(codes[row]),
-            after=float(columns["after"][row]),
-            waits=bool(waits is not None and waits[row]),
-            shape=shapes(row),
-        )
-        for row in rows
-    ]
-    groups: list[list[Any]] = []
-    place = [(names[row].stage, int(priced.table.layer[row])) for row in rows]
-    for row, where, last in zip(made, place, [None, *place], strict=False):
-        if where == last:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    folded: list[tuple[int, tuple[Row, ...]]] = []
-    for group in map(tuple, groups):
-        if folded and folded[-1][1] == group:
-            folded[-1] = (folded[-1][0] + 1, group)
-        else:
-            folded.append((1, group))
-    return tuple(folded)
+    codes, names, shapes, waits = _codes(priced), _names(priced), _shapes(priced), priced.priced.waits
+
+    def read(rows: Sequence[int]) -> Rows:
+        made = [
+            Row(
+                op=_op(names[row]),
+                device=float(columns["device"][row]),
+                host=float(columns["host"][row]),
+                flops=float(columns["flops"][row]),
+                bytes=float(columns["bytes"][row]),
+                code=int(codes[row]),
+                after=float(columns["after"][row]),
+                waits=bool(waits is not None and waits[row]),
+                shape=shapes(row),
+            )
+            for row in rows
+        ]
+        groups: list[list[Any]] = []
+        place = [(names[row].stage, int(priced.table.layer[row])) for row in rows]
+        for row, where, last in zip(made, place, [None, *place], strict=False):
+            if where == last:
+                groups[-1].append(row)
+            else:
+                groups.append([row])
+        folded: list[tuple[int, tuple[Row, ...]]] = []
+        for group in map(tuple, groups):
+            if folded and folded[-1][1] == group:
+                folded[-1] = (folded[-1][0] + 1, group)
+            else:
+                folded.append((1, group))
+        return tuple(folded)
+
+    return read
 
 
 def _shapes(priced: Estimate) -> Callable[[int], str]:
     """The dimensions of a row in words."""
     table = priced.table
-    where = np.repeat(np.arange(len(table.segments)), table.lengths)
+    where = np.repeat(np.arange(len(table.segments)), table.lengths).tolist()
+    columns = cache(table.columns)
 
     def shape(row: int) -> str:
-        index = int(where[row])
-        start = table.segments[index].start
-        columns = table.columns(index)
-        return ", ".join(f"{name} {float(values[row - start]):g}" for name, values in columns.items())
+        start = table.segments[where[row]].start
+        return ", ".join(f"{name} {float(values[row - start]):g}" for name, values in columns(where[row]).items())
 
     return shape
 
@@ -515,21 +546,23 @@ def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
         )
         for segment in selection(corner)
     ]
-    cuts = _cuts_at(keys, most)
-    every = estimate_run(replace(cutting(cuts), host_time=False))
+    cuts = _cuts_at(tuple(keys), most)
+    # after one layer, all of them: the device's time of a cut follows from no layer
+    one = _one_layer(replace(run, host_time=False))
+    every = estimate_run(replace(one, schedule=replace(one.schedule, events=_events_at(cuts, schedules.scorer))))
+    columns, codes = _columns(every), _codes(every)
+    every_pair, checked_pairs = np.array(cuts), np.array(checked)
     for number, (segment, key) in enumerate(zip(selection(corner), keys, strict=True)):
         here, real = selection(every)[number], selection(truth)[number]
         rows, tested = slice(here.start, here.stop), slice(real.start, real.stop)
-        columns, codes = _columns(every), _codes(every)
-        at = np.array([key[0] * a + key[1] * b for a, b in cuts])
-        wanted = np.array([key[0] * a + key[1] * b for a, b in checked])
+        at, wanted = every_pair @ key, checked_pairs @ key
         arrays = {name: _at(at, columns[name][rows], sum(key) * most) for name in ("device", "flops", "bytes")}
         exact = all(
             np.allclose(values[wanted], host[name][tested], rtol=_EXACT, atol=0) for name, values in arrays.items()
         )
         if not exact or any(np.ptp(host[name][tested]) > _EXACT * host[name][real.start] for name in ("host", "after")):
             raise ScheduleError(f"the explorer cannot tabulate {segment.name} of {schedules.scorer} by token counts")
-        counts = np.array([a if key[0] else b for a, b in cuts])
+        counts = every_pair[:, 0 if key[0] else 1]
         found.append(
             OpRows(
                 op=_op(here),
@@ -562,7 +595,8 @@ def _key_of(steps: Sequence[Sequence[float]]) -> tuple[int, int]:
     raise ScheduleError("the explorer cannot tabulate a selection whose traffic is no simple sum of token counts")
 
 
-def _cuts_at(keys: Sequence[tuple[int, int]], most: int) -> list[Pair]:
+@lru_cache(maxsize=2)
+def _cuts_at(keys: tuple[tuple[int, int], ...], most: int) -> tuple[Pair, ...]:
     """Cuts among which every value of every key occurs, if any cut has it."""
     found = dict.fromkeys((a, 1) for a in range(2, most + 1))
     found.update(dict.fromkeys((most, b) for b in range(1, most)))
@@ -574,7 +608,15 @@ def _cuts_at(keys: Sequence[tuple[int, int]], most: int) -> list[Pair]:
                 if p * a + q * b not in seen:
                     seen.add(p * a + q * b)
                     found[a, b] = None
-    return list(found)
+    return tuple(found)
+
+
+@lru_cache(maxsize=2)
+def _events_at(cuts: tuple[Pair, ...], scorer: str) -> tuple[ReductionEvent, ...]:
+    return tuple(
+        ReductionEvent(action="prune", scorer=scorer, after_layer=0, tokens_in=before, tokens_out=after)
+        for before, after in cuts
+    )
 
 
 def _terms(run: Run, tables: Sequence[Tables]) -> tuple[Term, ...]:
