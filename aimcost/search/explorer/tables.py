@@ -555,7 +555,8 @@ def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
     for number, (segment, key) in enumerate(zip(selection(corner), keys, strict=True)):
         here, real = selection(every)[number], selection(truth)[number]
         rows, tested = slice(here.start, here.stop), slice(real.start, real.stop)
-        at, wanted = every_pair @ key, checked_pairs @ key
+        at: NDArray[np.int64] = every_pair @ np.array(key)
+        wanted = checked_pairs @ np.array(key)
         arrays = {name: _at(at, columns[name][rows], sum(key) * most) for name in ("device", "flops", "bytes")}
         exact = all(
             np.allclose(values[wanted], host[name][tested], rtol=_EXACT, atol=0) for name, values in arrays.items()
