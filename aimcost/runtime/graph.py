@@ -19,7 +19,7 @@ from ..errors import InvalidValueError, one_line
 from ..types import Schedule
 from . import compat
 from .executor import Applied, apply
-from .host_syncs import HostSyncs
+from .host_reads import FixedValues, HostReads
 from .layout import Boundaries
 from .steps import Record
 
@@ -48,10 +48,11 @@ class Captured:
         reason: str = "",
         graph: Any = None,
         output: Any = None,
+        fixed: FixedValues | None = None,
         record: Callable[[], Record | None] = lambda: None,
     ) -> None:
         self._call, self._static, self._graph, self._output = call, static, graph, output
-        self._record = record
+        self._fixed, self._record = fixed, record
         self.captured = graph is not None
         self.reason = reason
 
@@ -63,10 +64,12 @@ class Captured:
         Raises
         ------
         InvalidValueError
-            Inputs of other names, shapes, formats or, where they are no tensors, values.
+            Inputs of other names, shapes, formats or, where they are no tensors or the graph depends on them, values.
         """
         if inputs is not None:
             self._check(inputs)
+        if self._fixed is not None:
+            self._fixed.check(self._static if inputs is None else inputs)
         with torch.no_grad():
             if not self.captured:
                 return self._call(**(self._static if inputs is None else inputs))
@@ -91,7 +94,7 @@ class Captured:
         """Give the graph's memory back; later calls run eagerly."""
         if self._graph is not None:
             self._graph.reset()
-        self._graph = self._output = None
+        self._graph = self._output = self._fixed = None
         self.captured, self.reason = False, "the graph was freed"
 
     def _check(self, inputs: Mapping[str, Any]) -> None:
@@ -119,8 +122,10 @@ def capture_prefill(
 ) -> Captured:
     """Record the prefill of `model` on prompts like `inputs`, reduced by `schedule` if one is given.
 
-    A multimodal model is given ``inputs_embeds``: finding placeholders among ``input_ids`` depends on
-    their values, and so does a padding mask; such calls run eagerly, as everything does without CUDA.
+    `inputs` may be what a processor returns. Where placeholders are among ``input_ids``, what a mask hides and the
+    sizes of images decide which kernels run: they are read once, and fixed. A call compares, which is its one wait
+    for the device, and refuses others; the text and the pixels are free. Without CUDA all calls run eagerly, and so
+    does a model that reads what it computes, as some mixtures of experts do.
 
     Parameters
     ----------
@@ -140,7 +145,7 @@ def capture_prefill(
         What `aimcost.apply` raises for this model, schedule and prompt.
     """
     if schedule is None:
-        return capture(model, inputs, warmup=warmup, pool=pool)
+        return capture(model, inputs, fix=True, warmup=warmup, pool=pool)
     plan = schedule
     latest: list[Applied] = []
 
@@ -148,7 +153,7 @@ def capture_prefill(
         latest[:] = [apply(model, plan, boundaries=boundaries)]
         return latest[0]
 
-    captured = capture(model, inputs, around=around, warmup=warmup, pool=pool)
+    captured = capture(model, inputs, around=around, fix=True, warmup=warmup, pool=pool)
     captured._record = lambda: latest[0].record if latest else None
     return captured
 
@@ -158,6 +163,7 @@ def capture(
     inputs: Mapping[str, Any],
     *,
     around: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    fix: bool = False,
     warmup: int = WARMUP,
     pool: Any = None,
 ) -> Captured:
@@ -167,6 +173,9 @@ def capture(
     ----------
     around
         Makes the context in which the call is recorded, and in which it runs eagerly.
+    fix
+        Record a call that reads integers or masks among its inputs, and compare them before each replay. By default
+        it runs eagerly: what else a call depends on (a cache, how often it was called) is not compared.
     warmup
         Calls before recording, at least 1: kernels are compiled and chosen there.
     pool
@@ -186,34 +195,37 @@ def capture(
     static = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
     try:
         with torch.no_grad(), torch.cuda.device(device), around():
-            graph, output, waits = _record(call, static, device, warmup, pool)
+            reads = HostReads(device, static, fix=fix)
+            graph, output = _record(call, static, device, reads, warmup, pool)
     except RuntimeError as error:  # out of memory, or an operation that cannot be recorded
         _drain(device)
         return Captured(entered, dict(inputs), reason=f"not captured: {one_line(error)}")
-    if waits:
-        return Captured(entered, dict(inputs), reason=f"not captured: data-dependent ({', '.join(waits)})")
-    return Captured(call, static, graph=graph, output=output)
+    if reads.forbidden:
+        return Captured(entered, dict(inputs), reason=f"not captured: data-dependent ({', '.join(reads.forbidden)})")
+    return Captured(call, static, graph=graph, output=output, fixed=reads.fixed)
 
 
 def _record(
-    call: Call, static: Mapping[str, Any], device: torch.device, warmup: int, pool: Any
-) -> tuple[Any, Any, list[str]]:
-    """Warm up beside the main stream, then record; or the operators that forbid it."""
+    call: Call, static: Mapping[str, Any], device: torch.device, reads: HostReads, warmup: int, pool: Any
+) -> tuple[Any, Any]:
+    """Warm up beside the main stream, then record, unless `reads` finds what forbids it."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        # A call that waits would fail during capture; detecting it first leaves no half-captured graph.
-        with HostSyncs(device) as syncs:
-            call(**static)
-        for _ in range(0 if syncs.found else warmup - 1):
-            call(**static)
+        # The first call may read what later ones find ready. A call that waits would fail during capture; detecting
+        # it before leaves no half-captured graph.
+        for index in range(warmup):
+            with nullcontext() if index < min(1, warmup - 1) else reads.answered() if reads.done else reads.kept():
+                call(**static)
+            if reads.forbidden:
+                break
     torch.cuda.current_stream().wait_stream(stream)
-    if syncs.found:
-        return None, None, syncs.found
+    if reads.forbidden:
+        return None, None
     graph = torch.cuda.CUDAGraph()
-    with compat.masks_as_called(), torch.cuda.graph(graph, pool=pool):
+    with compat.masks_as_called(), torch.cuda.graph(graph, pool=pool), reads.answered():
         output = call(**static)
-    return graph, output, []
+    return graph, output
 
 
 def _drain(device: torch.device) -> None:

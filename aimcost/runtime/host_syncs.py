@@ -14,10 +14,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["HostSyncs"]
+__all__ = ["INDEXING", "READS", "HostSyncs"]
 
 # Operators whose result, or whose result's shape, must be known to the host.
-_READS = frozenset(
+READS = frozenset(
     {
         "_local_scalar_dense",
         "equal",
@@ -32,7 +32,8 @@ _READS = frozenset(
         "bincount",
     }
 )
-_INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"})
+# Operators that wait where an index is a mask: its marks are counted.
+INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"})
 
 
 class HostSyncs(TorchDispatchMode):
@@ -74,43 +75,42 @@ class HostSyncs(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        result = func(*args, **kwargs)
         name = func._schema.name.partition("::")[2]
-        if self._waits(name, func._overloadname, args, kwargs, result):
+        if self.waits_in(name, func._overloadname, args, kwargs):
             self.waits[name] += 1
-        return result
+        return func(*args, **kwargs)
 
-    def _waits(self, name: str, overload: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> bool:
+    def waits_in(self, name: str, overload: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether the host waits in an operator that is called with these arguments."""
         first = args[0] if args else None
-        if name in _READS:
-            return self._here(first)
+        if name in READS:
+            return self.here(first)
         if name == "repeat_interleave":
             # without output_size the result is as long as the counts add up to
-            return overload != "self_int" and self._here(first) and kwargs.get("output_size") is None
-        if name in _INDEXING:
+            return overload != "self_int" and self.here(first) and kwargs.get("output_size") is None
+        if name in INDEXING:
             indices = [index for index in args[1] if isinstance(index, torch.Tensor)]
-            return self._here(first) and any(index.dtype in (torch.bool, torch.uint8) for index in indices)
+            return self.here(first) and any(index.dtype in (torch.bool, torch.uint8) for index in indices)
         if name == "lift_fresh":
             # values of a Python list on their way to the device; single numbers on a CPU are filled in
-            return self._here(result) and result.numel() > 0 and (result.ndim > 0 or self._kind != "cpu")
-        if name in ("_to_copy", "copy_"):
-            source, target = (args[1], args[0]) if name == "copy_" else (first, result)
-            return self._crosses(source, target)
-        return False
+            return self.here(first) and first.numel() > 0 and (first.ndim > 0 or self._kind != "cpu")
+        if name == "_to_copy":
+            return self._crosses(first, kwargs.get("device"))
+        return name == "copy_" and isinstance(first, torch.Tensor) and self._crosses(args[1], first.device)
 
     def reads_list(self, value: Any) -> bool:
         """Whether ``value.tolist()`` waits without an operator: on a CPU it reads memory as it lies there."""
-        return self._kind == "cpu" and self._here(value)
+        return self._kind == "cpu" and self.here(value)
 
-    def _here(self, value: Any) -> bool:
+    def here(self, value: Any) -> bool:
+        """Whether a value is a tensor on the device."""
         return isinstance(value, torch.Tensor) and value.device.type == self._kind
 
     def _crosses(self, source: Any, target: Any) -> bool:
-        if not isinstance(source, torch.Tensor) or not isinstance(target, torch.Tensor):
-            return False
-        # a number is filled in, not copied
-        moved = source.device.type != target.device.type and source.numel() > 1
-        return moved and (self._here(source) or self._here(target))
+        if not isinstance(source, torch.Tensor) or target is None or source.numel() < 2:
+            return False  # a number is filled in, not copied
+        kinds = (source.device.type, torch.device(target).type)
+        return kinds[0] != kinds[1] and self._kind in kinds
 
 
 class _Lists(TorchFunctionMode):

@@ -409,6 +409,14 @@ def fake_cuda(monkeypatch, as_on_a_gpu):
             super().__init__()
             self.graph = graph
 
+        def __enter__(self):
+            monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+            return super().__enter__()
+
+        def __exit__(self, *error):
+            monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+            return super().__exit__(*error)
+
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             result = func(*args, **(kwargs or {}))
             self.graph.tape.append((func, args, kwargs or {}, tree_leaves(result)))
@@ -429,6 +437,7 @@ def fake_cuda(monkeypatch, as_on_a_gpu):
             return self.as_subclass(torch.Tensor).clone()
 
     stream = type("Stream", (), {"__init__": lambda *_: None, "wait_stream": lambda *_: None})
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "Stream", stream)
     monkeypatch.setattr(torch.cuda, "current_stream", stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _: contextlib.nullcontext())

@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 from aimcost.errors import InvalidValueError, ScheduleError, UnsupportedModelError
 from aimcost.runtime import apply, capture_decode, decode, graph
 from aimcost.runtime.compat import cache_of
+from aimcost.runtime.host_reads import HostReads
 from aimcost.runtime.host_syncs import HostSyncs
 from aimcost.types import ReductionEvent
 
@@ -74,7 +75,7 @@ def test_steps_are_those_of_an_ordinary_cache(name, scorer, more, toolbox):
 
 def test_one_recording_serves_the_next_prompt(toolbox, fake_cuda, monkeypatch):
     """A graph is recorded once; a prompt of the same counts is copied into its buffers."""
-    monkeypatch.setattr(graph, "HostSyncs", lambda _: HostSyncs("cpu"))
+    monkeypatch.setattr(graph, "HostReads", lambda _, *inputs, **more: HostReads("cpu", *inputs, **more))
     capture = graph.capture
     monkeypatch.setattr(decode, "capture", lambda call, inputs, **more: capture(call, fake_cuda(inputs), **more))
     case = toolbox.build_case("qwen2", 3)

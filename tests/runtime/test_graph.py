@@ -11,6 +11,7 @@ pytest.importorskip("transformers")
 from aimcost.errors import InvalidValueError, ScheduleError
 from aimcost.runtime import apply, capture_prefill, graph
 from aimcost.runtime.compat import cache_of
+from aimcost.runtime.host_reads import HostReads
 from aimcost.runtime.host_syncs import HostSyncs
 from aimcost.types import ReductionEvent
 
@@ -137,7 +138,7 @@ def test_attention_gets_no_mask_and_keeps_its_fast_kernels(batch, toolbox, monke
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_replay_computes_on_new_inputs(batch, toolbox, fake_cuda, monkeypatch):
-    monkeypatch.setattr(graph, "HostSyncs", lambda _: HostSyncs("cpu"))
+    monkeypatch.setattr(graph, "HostReads", lambda _, *inputs, **more: HostReads("cpu", *inputs, **more))
     case, schedule, inputs = reduced(toolbox, batch=batch)
     call = capture_prefill(case.model, fake_cuda(inputs), schedule)
     assert (call.captured, call.reason) == (True, "")
@@ -156,8 +157,50 @@ def test_a_replay_computes_on_new_inputs(batch, toolbox, fake_cuda, monkeypatch)
     assert not call.captured
 
 
+@pytest.mark.parametrize(
+    ("name", "batch", "padded"),
+    [
+        ("llava-image", 3, True),
+        ("qwen2_vl-image", 1, False),
+        *(
+            pytest.param(name, *rows, marks=pytest.mark.check)
+            for name in ("qwen2", "llava_onevision-video", "internvl-image", "qwen3_vl-image")
+            for rows in ((1, False), (3, True))
+        ),
+    ],
+)
+def test_what_a_processor_returns_is_captured(name, batch, padded, toolbox, fake_cuda, monkeypatch):
+    """Ids, mask and pixels: one wait a prefill, which compares what was fixed; text and pixels are free."""
+    monkeypatch.setattr(graph, "HostReads", lambda _, *inputs, **more: HostReads("cpu", *inputs, **more))
+    case = toolbox.build_case(name, batch, padded)
+    schedule = case.schedule([(1, 10), (2, 4)])
+    call = capture_prefill(case.model, fake_cuda(case.inputs), schedule)
+    assert (call.captured, call.reason) == (True, "")
+    other = {
+        key: value + torch.randn(value.shape) if value.is_floating_point() else value.clone()
+        for key, value in case.inputs.items()
+    }
+    other["input_ids"][:, -3:] = torch.randint(3, 99, (batch, 3))
+    with HostSyncs("cpu") as syncs:
+        out = call(other)
+    assert syncs.waits == {"tolist": 1}
+    with torch.no_grad(), apply(case.model, schedule) as applied:
+        assert not same(out, case.model(**case.inputs))
+        assert same(out, case.model(**other))
+    assert all(torch.equal(call.record.kept[layer], kept) for layer, kept in applied.record.kept.items())
+    hidden = {**other, "attention_mask": other["attention_mask"].clone()}
+    hidden["attention_mask"][0, :2] = 0
+    with pytest.raises(InvalidValueError, match=r"attention_mask.*that were captured"):
+        call(hidden)
+    if name != "qwen2":
+        moved = {**other, "input_ids": other["input_ids"].roll(1, dims=1)}
+        with pytest.raises(InvalidValueError, match=r"input_ids.*with token 10[12] in the places that were captured"):
+            call(moved)
+    assert same(call(other), out)
+
+
 def test_what_cannot_be_recorded_runs_eagerly_and_says_so(toolbox, fake_cuda, monkeypatch):
-    monkeypatch.setattr(graph, "HostSyncs", lambda _: HostSyncs("cpu"))
+    monkeypatch.setattr(graph, "HostReads", lambda _, *inputs, **more: HostReads("cpu", *inputs, **more))
     case, schedule, inputs = reduced(toolbox)
     padded = {**inputs, "attention_mask": torch.ones(1, case.prompt, dtype=torch.long)}
     call = graph.capture(case.model, fake_cuda(padded), around=lambda: apply(case.model, schedule))
@@ -165,6 +208,13 @@ def test_what_cannot_be_recorded_runs_eagerly_and_says_so(toolbox, fake_cuda, mo
     assert call.reason.startswith("not captured: data-dependent (")
     with torch.no_grad(), apply(case.model, schedule):
         assert same(call(padded), case.model(**padded))
+    experts = graph.capture(lambda x: x[x > 0], fake_cuda({"x": torch.arange(-2.0, 3.0)}), fix=True)
+    assert experts.reason == "not captured: data-dependent (index)"
+    assert experts({"x": torch.ones(5)}).tolist() == [1.0] * 5
+    text = graph.capture(
+        lambda input_ids: input_ids[input_ids > 7], fake_cuda({"input_ids": torch.arange(9)}), fix=True
+    )
+    assert not text.captured
 
     class Full:
         def __init__(self, *_, **__):
