@@ -2,12 +2,13 @@
 
 A schedule's time is a sum over layers of a function of that layer's token count, so it can be
 looked up. Time in which the device waits for launches is no such sum and is left out. The table is
-made by the estimator itself, from one run whose layers take every count
-from N down to 1: no formula is written twice.
+made by the estimator itself, from one run whose layers take every count that is asked for, all from N down
+to 1 by default: no formula is written twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,10 +18,12 @@ from ..errors import InvalidValueError, ScheduleError
 from ..inputs.run import Run
 from .layers import Pair, PricedLayers, price_layers
 
-__all__ = ["MAX_TOKENS", "LayerTable", "layer_table"]
+__all__ = ["MAX_COUNTS", "MAX_TOKENS", "LayerTable", "layer_table"]
 
-# Rows of a table: each count is priced as a layer, which takes 9 kB while the table is made.
-MAX_TOKENS = 1 << 16
+# Counts that are priced: each is a layer, which takes 9 kB while the table is made.
+MAX_COUNTS = 1 << 16
+# Entries of a column, of 8 bytes: counts that are not priced have theirs as well.
+MAX_TOKENS = 1 << 21
 
 # Gathers are written to a buffer that stays in the L2 cache; larger or smaller is slower. At most 2^16.
 _CHUNK = 8192
@@ -33,8 +36,8 @@ class LayerTable:
     Attributes
     ----------
     seconds, flops
-        Entry n: prefill of one layer on n tokens (entry 0 is 0). Of a run with a cached prefix, no number up to
-        its tokens.
+        Entry n: prefill of one layer on n tokens (entry 0 is 0). No number where n was not asked for, nor up to the
+        tokens of a cached prefix.
     cut_from, cut_to
         Seconds of scoring n tokens, and of keeping n: a cut from a to b adds
         ``cut_from[a] + cut_to[b]``. None where selection is free.
@@ -86,18 +89,20 @@ class LayerTable:
         return np.ascontiguousarray(counts)
 
 
-def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
+def layer_table(run: Run, max_tokens: int | None = None, counts: Collection[int] | None = None) -> LayerTable:
     """The table of a run's model, hardware, precision and estimator.
 
     Parameters
     ----------
     max_tokens
         The largest count to tabulate; by default the run's unreduced prompt.
+    counts
+        Token counts that a layer may have; all up to `max_tokens` by default.
 
     Raises
     ------
     InvalidValueError, ScheduleError
-        More tokens than `MAX_TOKENS`, or a run whose layers cannot be priced one by one.
+        More tokens than `MAX_TOKENS`, more counts than `MAX_COUNTS`, or a run whose layers cannot be priced one by one.
     """
     top = max_tokens if max_tokens is not None else run.workload.prompt_tokens
     if run.implementation != "fused":
@@ -105,12 +110,21 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
         raise InvalidValueError("implementation", "fused for a bulk table", run.implementation)
     low = _fewest(run)
     if not low <= top <= MAX_TOKENS:
-        raise InvalidValueError("max_tokens", f"a prompt of {low:,} to {MAX_TOKENS:,} tokens for a bulk table", top)
-    sizes = range(low, top + 1)
+        raise InvalidValueError("prompt tokens", f"from {low:,} to {MAX_TOKENS:,} for a bulk table", top)
+    # a cut is a cost from its count to the fewest, and one from the whole prompt to its count: both are priced
+    sizes = range(low, top + 1) if counts is None else sorted({low, top, *(n for n in counts if low <= n <= top)})
+    if len(sizes) > MAX_COUNTS:
+        raise InvalidValueError("schedules", f"of at most {MAX_COUNTS:,} token counts a layer", len(sizes))
     # the fullest first: what stands before the layers is of the whole prompt
     layers = _priced(run, [(n, n) for n in reversed(sizes)], "")
     estimate = layers.estimate
-    unknown = np.where(np.arange(low) > 0, np.nan, 0.0)
+
+    def column(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        entries = np.full(top + 1, np.nan)
+        entries[0] = 0.0
+        entries[np.asarray(sizes)] = values
+        return entries
+
     cut_from = cut_to = None
     scorers = {event.scorer for event in run.schedule.layer_events if event.selects}
     if len(scorers) > 1:
@@ -120,11 +134,10 @@ def layer_table(run: Run, max_tokens: int | None = None) -> LayerTable:
         scorer = scorers.pop()
         to_low = _cut_times(run, scorer, [(n, low) for n in sizes])
         from_top = _cut_times(run, scorer, [(top, n) for n in sizes])
-        cut_from = np.concatenate([np.zeros(low), to_low])
-        cut_to = np.concatenate([np.zeros(low), from_top - to_low[-1]])
+        cut_from, cut_to = column(to_low), column(from_top - to_low[-1])
     return LayerTable(
-        seconds=np.concatenate([unknown, layers.by_pair(estimate.seconds)[::-1]]),
-        flops=np.concatenate([unknown, layers.by_pair(estimate.table.flops)[::-1]]),
+        seconds=column(layers.by_pair(estimate.seconds)[::-1]),
+        flops=column(layers.by_pair(estimate.table.flops)[::-1]),
         fixed_s=float(estimate.seconds[layers.outside].sum()),
         fixed_flops=float(estimate.priced.total_flops[layers.outside].sum()),
         cut_from=cut_from,

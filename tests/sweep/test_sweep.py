@@ -166,6 +166,32 @@ def test_a_schedule_costs_what_an_estimate_of_it_says(tmp_path: Path, select: st
         ]
 
 
+@pytest.mark.parametrize(
+    "schedules", [{"levels": [1.0, 0.25], "select": "aim"}, {"method": "fastv", "k": [1, 3], "ratio": [0.25, 0.5]}]
+)
+def test_a_prompt_of_128k_tokens(tmp_path: Path, schedules: dict[str, Any]) -> None:
+    """Only counts that occur are priced."""
+    base = {**BASE, "workload": {"visual_tokens": 127_000, "text_tokens": 1000}}
+    sweep(put(tmp_path, {"base": base, "schedules": schedules}), tmp_path / "out.csv")
+    rows = rows_of(tmp_path / "out.csv")
+    found = [float(row["device_prefill_s"]) for row in rows]
+    if "levels" in schedules:
+        runs = [[128_000, 4], [32_750, 2]]
+        method: dict[str, Any] = {"name": "explicit", "tokens_per_layer": runs, "select": "aim"}
+        number = 2
+    else:
+        method, number = {"name": "fastv", "k": 3, "ratio": 0.5}, len(rows) - 1
+    one = aimcost.estimate({**base, "method": method})
+    assert found[number] == pytest.approx(one.stages["prefill"].time_s, rel=1e-8)
+
+
+def test_a_prompt_too_long_for_a_table_is_refused(tmp_path: Path) -> None:
+    base = {**BASE, "workload": {"text_tokens": 10_000_000}}
+    grid = put(tmp_path, {"base": base, "schedules": {"levels": [10_000_000, 5]}})
+    with pytest.raises(InvalidValueError, match=r"'prompt tokens' must be from 1 to 2,097,152 for a bulk table"):
+        sweep(grid, tmp_path / "out.csv")
+
+
 def test_a_methods_own_schedules_with_tower_and_merging(tmp_path: Path) -> None:
     base = {
         "model": "llava-onevision-qwen2-0.5b",

@@ -51,6 +51,16 @@ def test_flops_equal_the_estimate_without_selection() -> None:
     assert flops == pytest.approx(aimcost.estimate(run_with(method)).stages["prefill"].flops, rel=1e-12)
 
 
+@pytest.mark.parametrize("name", ["none", "fastv"])
+def test_a_table_of_some_counts_holds_the_same_bits(name: str) -> None:
+    run = load_run(run_with({"name": name}))
+    whole, some = layer_table(run), layer_table(run, counts=[60, 452, 453])
+    at = [1, 60, 452, 453, 845]
+    assert np.flatnonzero(np.isfinite(some.seconds)).tolist() == [0, *at]
+    for column in ("seconds", "flops", *(("cut_from", "cut_to") if name == "fastv" else ())):
+        assert getattr(some, column)[at].tobytes() == getattr(whole, column)[at].tobytes()
+
+
 @pytest.mark.parametrize(
     "tokens",
     [np.zeros((1, 28), int), np.full((1, 28), 846), np.ones((1, 28)), np.ones(28, int), [["a"]]],

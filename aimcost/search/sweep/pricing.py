@@ -158,7 +158,7 @@ def _context(text: str, context: int) -> _Context:
         heads = {schedule.tokens[0]: value for schedule, value in zip(found, seconds, strict=True)}
     kv_one, kv_two = (_kv_bytes(run, example, tokens) for tokens in (1, 2))
     return _Context(
-        table=layer_table(replace(run, schedule=example)),
+        table=layer_table(replace(run, schedule=example), counts=schedules.token_counts()),
         which=which,
         heads=heads,
         kv_one=kv_one,

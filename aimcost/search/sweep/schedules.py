@@ -63,6 +63,9 @@ class Schedules(Protocol):
     def points(self, start: int, stop: int) -> Points:
         """The schedules from `start` up to `stop`."""
 
+    def token_counts(self) -> frozenset[int]:
+        """Every token count that a layer may have."""
+
     def heads(self) -> tuple[NDArray[np.int64] | None, tuple[Schedule, ...]]:
         """What happens before the language model: one schedule of each kind, and which kind each is
         of (None: as `head_of` the first layer's count tells)."""
@@ -145,6 +148,10 @@ class Levels:
         columns: dict[str, NDArray[np.int64] | list[Any]] = {name: shares[:, j] for j, name in enumerate(self.names)}
         return Points(counts=self.counts_of(shares), columns=columns)
 
+    def token_counts(self) -> frozenset[int]:
+        """The levels."""
+        return frozenset(self.tokens.tolist())
+
     def heads(self) -> tuple[None, tuple[Schedule, ...]]:
         """One schedule for each count that the first layer may have."""
         return None, tuple(self._explicit([[int(count), self.layers]]) for count in self.tokens)
@@ -191,6 +198,10 @@ class Planned:
             columns={f"method.{key}": [one.get(key) for one in self.params[start:stop]] for key in self.keys},
             errors=errors if any(errors) else None,
         )
+
+    def token_counts(self) -> frozenset[int]:
+        """Those of the schedules that can be, and the one that stands for the others."""
+        return frozenset({1}).union(*(s.tokens for s in self.planned if not isinstance(s, str)))
 
     def heads(self) -> tuple[NDArray[np.int64], tuple[Schedule, ...]]:
         """One schedule for each way of reducing before the language model."""
