@@ -14,7 +14,7 @@ from aimcost.errors import InvalidValueError, UnknownNameError
 from aimcost.search.scores.fitting import NEUTRAL, fitted
 from aimcost.search.scores.held_out import HeldOut, leave_out, leave_out_refitted
 from aimcost.search.scores.points import Point, benchmark_named, load_points, points_of
-from aimcost.search.scores.surrogate import Parameters, Query, Surrogate, covariance, score_variance
+from aimcost.search.scores.surrogate import HALF_80, Parameters, Query, Surrogate, covariance, score_variance
 
 # (kind, most error, least and most coverage, least share answered)
 BARS = [("cell", 2.8, 0.72, 0.88, 0.90), ("source", 4.3, 0.70, 0.90, 0.70), ("model", 5.2, 0.70, 0.90, 0.70)]
@@ -113,6 +113,36 @@ def test_it_is_silent_far_below_the_shares_that_were_scored(surrogate: Surrogate
     found = surrogate.expect(query, ["TextVQA"], [1 / 9, 1 / 16, 1 / 20])
     assert found.known.tolist() == [True, True, False]
     assert surrogate.deepest(replace(query, method="some method")) == np.inf
+
+
+def test_milder_reductions_than_were_scored_are_answered_where_the_mildest_score_is(surrogate: Surrogate) -> None:
+    """Between no reduction and a method's mildest score; of what nobody scored nothing is answered there either."""
+    mild = 2.0 ** -np.linspace(0.05, 1.5, 12)
+    for method, benchmarks in (("FastV", ["TextVQA", "OCRBench"]), ("VisionZip", ["POPE"]), ("DivPrune", ["GQA"])):
+        query = Query(model="llava-1.5-7b", method=method, benchmark="")
+        assert surrogate.mildest(query) > 0.5  # 1.5 / 3: below a share of 35 %
+        assert surrogate.expect(query, benchmarks, mild).known.all()
+    strange = Query(model="llava-1.5-7b", method="some method", benchmark="")
+    assert surrogate.mildest(strange) == 0
+    unknown = [strange, Query(model="some-model-8b", method="FastV", benchmark="")]
+    assert not any(surrogate.expect(query, ["TextVQA"], mild[:5]).known.any() for query in unknown)
+
+
+def test_the_mildest_scores_of_a_method_are_predicted_from_its_deeper_ones(surrogate: Surrogate) -> None:
+    """Left out on all models of a family at once. Their intervals are no narrower than the others'."""
+    labels, depth = {name: surrogate.labels(name) for name in ("method", "family")}, surrogate.rows.depth
+    errors, halves = list[float](), list[float]()
+    for method, family in sorted(set(zip(labels["method"], labels["family"], strict=True))):
+        at = np.flatnonzero((labels["method"] == method) & (labels["family"] == family))
+        block = at[depth[at] < depth[at].min() + 0.02]
+        if len(block) < len(at):
+            variance = np.linalg.inv(surrogate.inverse[np.ix_(block, block)])
+            errors += np.abs(variance @ surrogate.weights[block]).tolist()
+            apart = [surrogate.disagreement.get(method, 0.0) / 2] * len(block)
+            halves += np.maximum(HALF_80 * np.sqrt(np.diag(variance)), apart).tolist()
+    assert len(errors) > 600
+    assert np.mean(errors) <= 2.8
+    assert 0.72 <= np.mean(np.array(errors) <= np.array(halves)) <= 0.9
 
 
 @pytest.mark.parametrize("score", [0.5, pytest.param(1.1, marks=pytest.mark.check)])

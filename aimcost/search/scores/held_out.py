@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,12 +109,14 @@ def leave_out(surrogate: Surrogate, kind: str) -> HeldOut:
     reached = 100.0 - surrogate.loss
     columns = []
     for block in _with_a_rest(surrogate, kind):
-        variance = np.linalg.inv(surrogate.inverse[np.ix_(block, block)])
+        variance = np.asarray(np.linalg.inv(surrogate.inverse[np.ix_(block, block)]), dtype=np.float64)
         expected = reached[block] + variance @ surrogate.weights[block]
         rest = np.ones(len(surrogate.points), dtype=bool)
         rest[block] = False
         points = [surrogate.points[i] for i in block]
-        columns.append((block, expected, np.diag(variance), prior[block], *_apart_and_reached(surrogate, points, rest)))
+        explained_by = partial(_explained_without, surrogate, block, variance)
+        explained = _explained(surrogate, points, 1 - np.diag(variance) / prior[block], explained_by, rest)
+        columns.append((block, expected, np.diag(variance), explained, *_apart_and_reached(surrogate, points, rest)))
     return _held_out(surrogate, kind, columns, refitted=False)
 
 
@@ -140,9 +143,46 @@ def leave_out_refitted(
         onto = covariance(rows, known.rows, known.parameters)
         own = np.diag(covariance(rows, rows, known.parameters)) + score_variance(rows, known.parameters)
         variance = own - np.einsum("ij,ij->i", onto @ known.inverse, onto)
+
+        def explained_by(onto: Floats, known: Surrogate = known) -> Floats:
+            return np.asarray(np.einsum("ij,ij->i", onto @ known.inverse, onto))
+
+        explained = _explained(known, points, 1 - variance / known.prior_variance(rows), explained_by)
         found = _apart_and_reached(known, points)
-        columns.append((block, 100.0 - onto @ known.weights, variance, known.prior_variance(rows), *found))
+        columns.append((block, 100.0 - onto @ known.weights, variance, explained, *found))
     return _held_out(surrogate, kind, columns, refitted=True)
+
+
+def _explained(
+    surrogate: Surrogate,
+    points: Sequence[Point],
+    explained: Floats,
+    explained_by: Callable[[Floats], Floats],
+    known: NDArray[np.bool_] | None = None,
+) -> Floats:
+    """Share of the variance that is explained at each point, or at its method's mildest score.
+
+    `explained_by` takes covariances of rows with the surrogate's points to the variance that the known ones explain.
+    """
+    mildest = np.array([surrogate.mildest(Query.of(point), known) for point in points])
+    depth = depth_of([point.share_kept or 0.0 for point in points])
+    ask = np.flatnonzero((explained < ENOUGH) & (depth < mildest))
+    if not len(ask):
+        return explained
+    rows = surrogate.rows_of([Query.of(points[i]) for i in ask.tolist()], 2.0 ** (-3 * mildest[ask]))
+    onto = covariance(rows, surrogate.rows, surrogate.parameters)
+    found = np.array(explained)
+    found[ask] = np.maximum(explained[ask], explained_by(onto) / surrogate.prior_variance(rows))
+    return found
+
+
+def _explained_without(surrogate: Surrogate, block: NDArray[np.int64], variance: Floats, onto: Floats) -> Floats:
+    """What the points beside a block explain of rows with these covariances; `variance` is the block's own."""
+    others = np.array(onto)
+    others[:, block] = 0.0
+    solved = others @ surrogate.inverse
+    of_block = solved[:, block]
+    return np.asarray((solved * others).sum(axis=1) - ((of_block @ variance) * of_block).sum(axis=1))
 
 
 def _apart_and_reached(
@@ -165,11 +205,11 @@ def _held_out(
     *,
     refitted: bool,
 ) -> HeldOut:
-    """From each block: rows, expected score, its variance, that of ignorance, and what `_apart_and_reached` gives."""
+    """From each block: rows, expected score, its variance, what is explained of it, and `_apart_and_reached`'s two."""
     reached = 100.0 - surrogate.loss
     means = [_means(surrogate, reached, each[0]) for each in columns]
     where = np.concatenate([each[0] for each in columns])
-    expected, variance, prior, apart, within = (np.concatenate([each[i] for each in columns]) for i in range(1, 6))
+    expected, variance, explained, apart, within = (np.concatenate([each[i] for each in columns]) for i in range(1, 6))
     family, method = (np.concatenate([each[i] for each in means]) for i in range(2))
     # a figure that several sources print is one left-out score for each of them, unless sources are left out in turn
     times = np.ones(len(where), dtype=int) if kind == "source" else np.array([len(surrogate.sources[i]) for i in where])
@@ -179,7 +219,7 @@ def _held_out(
         points=tuple(surrogate.points[where[i]] for i in every),
         expected=expected[every],
         half=np.maximum(HALF_80 * np.sqrt(variance), apart / 2)[every],
-        answered=((1 - variance / prior >= ENOUGH) & (within > 0))[every],
+        answered=((explained >= ENOUGH) & (within > 0))[every],
         family_mean=family[every],
         method_mean=method[every],
         refitted=refitted,
