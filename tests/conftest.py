@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import gc
+import json
 import os
 import subprocess
 import sys
@@ -39,6 +41,24 @@ def tiny_model() -> dict[str, Any]:
         "num_key_value_heads": 2,
         "vocab_size": 128,
     }
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], list[dict[str, Any]]]:
+    """The rows of a file that `make processors` wrote: counts of transformers' own processors."""
+
+    def read(name: str) -> list[dict[str, Any]]:
+        with (ROOT / "tests" / "golden" / "processors" / f"{name}.csv").open() as file:
+            versions = json.loads(file.readline().removeprefix("# "))
+            rows = [
+                {key: float(value) if key == "fps" else int(value) for key, value in row.items()}
+                for row in csv.DictReader(file)
+            ]
+        assert {"transformers", "torch", "torchvision"} < set(versions)
+        assert len(rows) >= 1000
+        return rows
+
+    return read
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from . import discover
 from .files import Stamp, read_mapping, stamp_of
 from .hf.reader import Reader
 from .schema import MAX_COUNT, WorkloadFile
-from .traced_images import BY_PIXELS, QWEN_GENERATIONS
+from .traced_images import BY_PIXELS
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -74,9 +74,14 @@ def processor_keys(folder: Path, kind: str) -> dict[str, Any]:
             _edges(keys, image)
         _copy(keys, image, "min_patches", "max_patches", "image_grid_pinpoints", *_FLAGS)
     if video is not None:
-        if kind in (*_BY_PIXELS, *QWEN_GENERATIONS):
+        if kind in (*_BY_PIXELS, *BY_PIXELS):
             keys.update(_pixels(video, "video_"))
         _copy(keys, video, "min_frames", "max_frames", "max_video_tokens", "num_frames", "fps", "cap_pixels_per_frame")
+        _copy(keys, video, "max_duration", "video_processor_type")
+    for section in (image, video):
+        # SmolVLM, whose first checkpoints have one file for images and videos
+        if section is not None and isinstance(section.get("video_sampling"), Mapping):
+            _copy(keys, section.section("video_sampling"), "max_frames", "fps")
     return keys
 
 
@@ -120,7 +125,7 @@ def _copy(keys: dict[str, Any], reader: Reader, *names: str) -> None:
         elif name == "cap_pixels_per_frame" or name in _FLAGS:
             keys[name] = reader.flag(name, False)
         else:
-            keys[name] = value if name == "image_grid_pinpoints" else reader.count(name)
+            keys[name] = value if name in ("image_grid_pinpoints", "video_processor_type") else reader.count(name)
 
 
 def with_limits(model: ModelSpec, file: WorkloadFile) -> ModelSpec:
@@ -190,6 +195,9 @@ def _ordered(least: int, most: int, file: WorkloadFile) -> tuple[int, int]:
 
 def sampling_rate(sampling: SamplingSpec, file: WorkloadFile) -> float:
     """Frames a second, as the run says, else the processor; zero where neither does."""
+    if sampling.rates:
+        seconds = min(file.seconds or 0.0, sampling.rates[-1][0])
+        return next(rate for longest, rate in sampling.rates if seconds <= longest)
     return file.fps or sampling.fps
 
 
@@ -208,24 +216,35 @@ def sampled_frames(sampling: SamplingSpec, file: WorkloadFile) -> tuple[int, tup
     if file.seconds is None:
         return 0, ()
     rate, multiple = sampling_rate(sampling, file), max(1, sampling.multiple)
+    if sampling.rates and file.fps:
+        what = "omitted: the processor chooses the rate by the length of the video"
+        raise InvalidValueError("workload.fps", what, file.fps)
     if not rate:
         frames = max(1, round(sampling.frames / multiple) * multiple)
         return frames, (f"workload.fps not given: the processor takes {frames} frames",)
     exact = _product(file.seconds, rate)
+    taken = exact if not sampling.max_seconds else min(exact, _product(sampling.max_seconds, rate))
     if most:
         most = max(multiple, most // multiple * multiple)
     if exact < 1 and file.min_frames is None:
         raise InvalidValueError("workload.fps", "high enough for one frame in the given seconds", rate)
-    frames = max(int(exact), least)
+    # of halves, the even neighbour
+    whole = round(_product(file.seconds, 2 * rate) / 2) if sampling.nearest else int(taken)
+    if sampling.rates and file.seconds < 1:
+        whole = 1  # frames are looked for in whole seconds
+    frames = max(whole, least)
     frames = min(frames, most) if most else frames
-    frames = max(1, frames // multiple * multiple)
+    frames = max(1, (-(-frames // multiple) if sampling.fills else frames // multiple) * multiple)
     if frames > MAX_COUNT:
         raise InvalidValueError("workload.fps", f"at most {MAX_COUNT} frames in the given seconds", rate)
     notes = [] if file.fps else [f"workload.fps not given: the processor's {rate:g} a second"]
     if frames != int(exact):
-        limits = f"{least or 1} to {most}" if most else f"at least {least}"
+        limits = f"{least or 1} to {most}" if most else f"at least {least or 1}"
+        if sampling.max_seconds:
+            limits += f", as many as of {sampling.max_seconds:g} s"
         even = f", in multiples of {multiple}" if multiple > 1 else ""
-        notes.append(f"{frames} frames instead of {math.floor(exact)}: the processor takes {limits}{even}")
+        near = ", of the nearest whole number" if sampling.nearest else ""
+        notes.append(f"{frames} frames instead of {math.floor(exact)}: the processor takes {limits}{even}{near}")
     return frames, tuple(notes)
 
 

@@ -12,7 +12,7 @@ from ..types.expression import Expression
 from ..types.strict import Bounds, Strict, made
 from ..types.traced import Group, Share, TracedDecoder, TracedLayer, TracedOp, TracedRanks, TracedTower
 from .schema import NonNegative, validate
-from .traced_images import projector_of, resolution_of, with_qwen_processor
+from .traced_images import projector_of, resolution_of, with_video_processor
 
 __all__ = ["SCHEMA", "TracedFile", "is_traced", "traced_model"]
 
@@ -234,7 +234,7 @@ def _with_tower(
     config = {**file.config, **({"preprocessor": dict(preprocessor)} if preprocessor else {})}
     rule = resolution_of(file.architecture, config, vision, given.image_size, where)
     model = replace(model, vision=vision, projector=projector, resolution=rule)
-    return with_qwen_processor(model, config, given.merge, where)
+    return with_video_processor(model, config, given.merge, where)
 
 
 def _pixels(given: TracedTowerFile) -> int:

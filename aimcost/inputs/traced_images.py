@@ -1,7 +1,8 @@
-"""What the processor of a traced family makes of an image: tiles, grids of patches, text around them.
+"""What the processor of a traced family makes of an image or a video: tiles, grids of patches, text around them.
 
 Sizes come from the tower's trace, limits from the checkpoint's processor files, else from the processor's class in
-transformers 5.24. tests/tracing/test_image_tokens.py holds the counts equal to transformers' processors.
+transformers 5.24. tests/tracing/test_image_tokens.py and test_videos.py hold the counts equal to transformers'
+processors.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, VisionSpec
-from .hf.preprocessor import MAX_PATCHES, pixel_limits, tile_limits
+from ..errors import InvalidValueError
+from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, SamplingSpec, VisionSpec
+from .hf.preprocessor import MAX_PATCHES, pixel_limits, sampling_of, tile_limits
 from .hf.qwen import qwen_processor
 from .hf.reader import Reader
 from .hf.vision import NEXT_GRIDS, ONEVISION_GRIDS, onevision_tiles, pinpoints
@@ -21,9 +23,10 @@ __all__ = [
     "BY_PIXELS",
     "QWEN_GENERATIONS",
     "WITHOUT_TOWER",
+    "check_video",
     "projector_of",
     "resolution_of",
-    "with_qwen_processor",
+    "with_video_processor",
     "without_tower",
 ]
 
@@ -34,10 +37,22 @@ WITHOUT_TOWER = "traced without its tower"
 QWEN_GENERATIONS = {"qwen3_5": "qwen3_vl", "qwen3_5_moe": "qwen3_vl", "qwen2_5_omni_thinker": "qwen2_5_vl"}
 # temporal_patch_size of their configuration classes
 QWEN_TEMPORAL = 2
+GLM = ("glm4v", "glm4v_moe", "glm46v")
 # Families whose limits are numbers of pixels.
-BY_PIXELS = ("glm4v", "glm4v_moe", "glm46v", *QWEN_GENERATIONS)
+BY_PIXELS = (*GLM, *QWEN_GENERATIONS)
 # Glm4vImageProcessor: limits are of a temporal patch of two frames, of which an image fills both.
 GLM_PIXELS = (112 * 112 // 2, 28 * 28 * 15000 // 2)
+# Glm4vVideoProcessor and Glm46VVideoProcessor: pixels of all frames; frames a second, and seconds of which frames are
+# taken; digits that are one token.
+GLM_VIDEO_PIXELS = (112 * 112, 28 * 28 * 2 * 30000)
+GLM_FPS, GLM_SECONDS, GLM_DIGITS = 2.0, 300, 3
+# Glm46VVideoProcessor.sample_frames: (seconds, frames a second), two frames a temporal patch, at most so many.
+GLM46_RATES, GLM46_FRAMES = ((30.0, 6.0), (300.0, 2.0), (2400.0, 1.0)), 640
+# Families of transformers without a video processor; the others that have no rule here are refused as not known.
+IMAGES_ONLY = (
+    *("aria", "aya_vision", "cohere2_vision", "deepseek_vl", "gemma3", "idefics3", "lfm2_vl", "llama4", "llava"),
+    *("llava_next", "mistral3", "ovis2", "paligemma", "shieldgemma2", "vipllava"),
+)
 # Llama4ImageProcessor
 CANVAS_TILES = 16
 # Lfm2VlImageProcessor: tokens of an image that is not cut, tiles of one that is, and their side.
@@ -66,16 +81,79 @@ def projector_of(vision: VisionSpec, merge: int) -> ProjectorSpec:
     return ProjectorSpec(linears=(), tokens_per_image=tokens, tokens_per_frame=0, merge=merge)
 
 
-def with_qwen_processor(model: ModelSpec, config: Mapping[str, Any], merge: int, where: str) -> ModelSpec:
-    """A model whose images and videos one of Qwen's processors takes; any other is left as it is."""
-    generation, vision = QWEN_GENERATIONS.get(model.family), model.vision
-    if generation is None or vision is None:
+def check_video(model: ModelSpec, frames: int) -> None:
+    """Refuse a video that a traced family's processor does not take, or of which nothing is known here."""
+    vision, rule, projector = model.vision, model.resolution, model.projector
+    if vision is None or vision.traced is None or rule is None or projector is None:
+        return
+    if any(rule.video_pixels) or projector.tokens_per_frame:
+        return
+    what = f"omitted: what {model.family}'s processor makes of a video is not known here (images or visual_tokens)"
+    if model.family in IMAGES_ONLY:
+        what = f"omitted: {model.family}'s processor takes images only (images or visual_tokens)"
+    elif model.family == "llava_next_video":
+        what = "omitted: llava_next_video pools frames before its projector, which was traced on images (visual_tokens)"
+    raise InvalidValueError("workload.frames", what, frames)
+
+
+def with_video_processor(model: ModelSpec, config: Mapping[str, Any], merge: int, where: str) -> ModelSpec:
+    """A model with what its processor makes of videos, where that is known; else as it is."""
+    vision = model.vision
+    if vision is None:
         return model
     reader = Reader(config, where)
+    limits = reader.optional_section("preprocessor")
+    if model.family in QWEN_GENERATIONS:
+        return _with_qwen_processor(model, vision, reader, merge)
+    if model.family in GLM:
+        return _with_glm_video(model, vision, reader)
+    rule = model.resolution
+    if model.projector is None or rule is None or model.family not in ("internvl", "smolvlm") or rule.kind == "unknown":
+        return model
+    if model.family == "internvl":
+        # o200k_base of gpt-oss holds up to three digits in a token
+        digits = 3 if reader.optional_section("text_config").get("model_type") == "gpt_oss" else 1
+        rule, sampling = replace(rule, markup="numbers", digits=digits), sampling_of(limits)
+    else:
+        rule, sampling = replace(rule, markup="clock"), replace(sampling_of(limits), nearest=True)
+    # a frame is one input of the tower
+    projector = replace(model.projector, tokens_per_frame=model.projector.tokens_per_image)
+    return replace(model, projector=projector, resolution=rule, sampling=sampling)
+
+
+def _with_qwen_processor(model: ModelSpec, vision: VisionSpec, reader: Reader, merge: int) -> ModelSpec:
+    """One whose images and videos one of Qwen's processors takes."""
     temporal = reader.optional_section("vision_config").count("temporal_patch_size", QWEN_TEMPORAL)
     rule, sampling = qwen_processor(
-        reader.optional_section("preprocessor"), generation, side=vision.patch_size * merge, temporal=temporal
+        reader.optional_section("preprocessor"),
+        QWEN_GENERATIONS[model.family],
+        side=vision.patch_size * merge,
+        temporal=temporal,
     )
+    return replace(model, vision=replace(vision, temporal_patch=temporal), resolution=rule, sampling=sampling)
+
+
+def _with_glm_video(model: ModelSpec, vision: VisionSpec, reader: Reader) -> ModelSpec:
+    """Frames of GLM's video processors: limits are of all of them together."""
+    limits = reader.optional_section("preprocessor")
+    temporal = reader.optional_section("vision_config").count("temporal_patch_size", QWEN_TEMPORAL)
+    # checkpoints of GLM-4.6V are glm4v_moe and name its processor
+    later = limits.get("video_processor_type", "Glm46V" if model.family == "glm46v" else "")
+    if str(later).startswith("Glm46V"):
+        sampling = SamplingSpec(rates=GLM46_RATES, max_frames=GLM46_FRAMES, max_seconds=GLM46_RATES[-1][0])
+    else:
+        seconds = limits.count("max_duration", GLM_SECONDS)
+        sampling = SamplingSpec(fps=limits.number("fps", GLM_FPS), max_seconds=seconds)
+    rule = model.resolution
+    assert rule is not None
+    rule = replace(
+        rule,
+        video_pixels=pixel_limits(limits, "video_pixels", GLM_VIDEO_PIXELS),
+        video_volume=True,
+        markup="tenths" if sampling.rates else "seconds",
+        digits=GLM_DIGITS,
+    )
+    sampling = replace(sampling, multiple=temporal, fills=True)
     return replace(model, vision=replace(vision, temporal_patch=temporal), resolution=rule, sampling=sampling)
 
 

@@ -13,7 +13,7 @@ from ..models.visual_tokens import VisualLayout, cached_inputs, images_layout, j
 from ..types import ModelSpec, SamplingSpec, Workload
 from .processors import sampled_frames, sampling_rate, with_limits
 from .schema import TextTokens, WorkloadFile
-from .traced_images import without_tower
+from .traced_images import check_video, without_tower
 
 __all__ = ["DEFAULT_TEXT_TOKENS", "resolve_workload"]
 
@@ -21,6 +21,8 @@ __all__ = ["DEFAULT_TEXT_TOKENS", "resolve_workload"]
 DEFAULT_TEXT_TOKENS = 100
 # Frames a second at which given `frames` were taken where nothing says so: FPS of qwen-vl-utils, as Qwen3-VL's class.
 DEFAULT_FPS = 2.0
+# Text around frames that says their times.
+_TIMED = ("times", "seconds", "tenths", "clock")
 # What a request can show, each by its key.
 _SOURCES = ("images", "frames", "visual_tokens", "seconds")
 
@@ -178,7 +180,7 @@ def _source(file: WorkloadFile, model: ModelSpec) -> str | None:
     sampling = model.sampling or SamplingSpec()
     if file.seconds is not None and not (sampling_rate(sampling, file) or sampling.frames):
         raise InvalidValueError("workload.fps", "given together with seconds", None)
-    timed = file.frames is not None and model.resolution is not None and model.resolution.markup == "times"
+    timed = file.frames is not None and model.resolution is not None and model.resolution.markup in _TIMED
     if file.fps is not None and file.seconds is None and not timed:
         raise InvalidValueError("workload.fps", "omitted without seconds", file.fps)
     if file.image_size is not None and (not given or given[0] == "visual_tokens"):
@@ -261,6 +263,7 @@ def _layout(
 
 
 def _video(file: WorkloadFile, model: ModelSpec, frames: int, *, without_newline: bool) -> VisualLayout:
+    check_video(model, frames)
     newline = False if file.newline is None and without_newline else file.newline
     rate = sampling_rate(model.sampling or SamplingSpec(), file) or DEFAULT_FPS
     seconds = file.seconds if file.seconds is not None else frames / rate

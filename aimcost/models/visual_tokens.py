@@ -12,7 +12,7 @@ from dataclasses import replace
 from ..errors import InvalidValueError
 from ..frozen import dataclass
 from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, TowerLoad, VisionSpec, Workload
-from .markup import frame_numbers, image_markers, time_markers
+from .markup import clock_markers, frame_numbers, image_markers, second_markers, time_markers
 from .resizing import (
     Size,
     best_grid,
@@ -283,36 +283,53 @@ def video_layout(
     assert projector is not None
     if model.decoder.cross_layers:
         raise InvalidValueError("workload.frames", f"omitted: {model.name} takes images only", frames)
-    if vision is not None and vision.traced is not None and (rule is None or not any(rule.video_pixels)):
-        what = f"omitted: what {model.family}'s processor makes of a video is not known here (images or visual_tokens)"
-        raise InvalidValueError("workload.frames", what, frames)
     if vision is not None and rule is not None and rule.kind == "dynamic":
         if newline == "row":
             raise InvalidValueError("workload.newline", "true or false: its frames have no fixed rows", newline)
         layout = _dynamic_video(projector, vision, rule, frames, size)
-        notes, written = layout.notes, 0
-        if rule.markup == "times":
-            steps, temporal = layout.sizes[0][0], vision.temporal_patch
-            written = time_markers(frames, seconds=seconds, temporal=temporal)
-            what = f"the time of each {temporal} frames and two markers, {steps} times"
-            notes = (*notes, f"{written} tokens of text between the frames: {what}, by the processor")
+        written, notes = _frame_text(rule, frames, seconds=seconds, temporal=vision.temporal_patch)
+        notes = (*layout.notes, *notes)
         return replace(layout, newline_tokens=int(bool(newline)), template_tokens=written, notes=notes)
     tokens = projector.tokens_per_frame
     notes = ()
     if size is not None and vision is not None:
         notes = _resized(size, vision.image_size)
     written = 0
-    if rule is not None and rule.markup == "numbers":
-        written = frame_numbers(frames)
-        what = "a number and two markers a frame"
-        notes = (*notes, f"{written} tokens of text between the frames: {what}, by the processor")
+    if rule is not None:
+        written, said = _frame_text(rule, frames, seconds=seconds, temporal=1)
+        notes = (*notes, *said)
+    if vision is not None and vision.traced is not None:
+        side = vision.image_size // vision.patch_size
+        own = TowerLoad(sequences=frames, rows=side, columns=side)
+        return VisualLayout(sizes=((frames, tokens),), load=own, template_tokens=written, notes=notes)
     if newline == "row" or (newline is None and projector.row_newline):
         tokens += math.isqrt(tokens)
         load = None if vision is None else _fixed_load(vision, projector, frames, projector.tokens_per_frame)
         return VisualLayout(sizes=((frames, tokens),), load=load, template_tokens=written, notes=notes)
-    own = projector.newline_token and not projector.row_newline
-    extra = int(own if newline is None else bool(newline))
+    has_newline = projector.newline_token and not projector.row_newline
+    extra = int(has_newline if newline is None else bool(newline))
     return VisualLayout(sizes=((frames, tokens),), newline_tokens=extra, template_tokens=written, notes=notes)
+
+
+def _frame_text(rule: ResolutionSpec, frames: int, *, seconds: float, temporal: int) -> tuple[int, tuple[str, ...]]:
+    """Tokens of the text that the processor writes between the frames of a video, and the note on it."""
+    steps = math.ceil(frames / temporal)
+    if rule.markup == "times":
+        written = time_markers(frames, seconds=seconds, temporal=temporal)
+        what = f"the time of each {temporal} frames and two markers, {steps} times"
+    elif rule.markup in ("seconds", "tenths"):
+        tenths = rule.markup == "tenths"
+        written = second_markers(frames, seconds=seconds, temporal=temporal, digits=rule.digits, tenths=tenths)
+        what = f"the time of each {temporal} frames and two markers, {steps} times, two markers around all"
+    elif rule.markup == "numbers":
+        written = frame_numbers(frames, digits=rule.digits)
+        what = "a number and two markers a frame"
+    elif rule.markup == "clock":
+        written = clock_markers(frames, seconds=seconds)
+        what = "the video's length, then the time and three markers a frame"
+    else:
+        return 0, ()
+    return written, (f"{written} tokens of text between the frames: {what}, by the processor",)
 
 
 def _resized(size: Size, side: int) -> tuple[str, ...]:

@@ -292,8 +292,12 @@ class ResolutionSpec:
         tiles: the whole image does not come beside its tiles.
     markup
         Text that the processor writes around visual tokens. ``times``: the time of each patch of a
-        video, between two markers (Qwen3-VL). ``numbers``: two markers around an image or frame, and
-        the number of a frame (InternVL).
+        video, between two markers (Qwen3-VL). ``seconds``, ``tenths``: two markers and the time of each
+        patch of a video, in whole seconds (GLM-4.1V) or tenths (GLM-4.6V). ``numbers``: two markers around
+        an image or frame, and the number of a frame (InternVL). ``clock``: the length of a video, and the
+        time of each frame (SmolVLM).
+    digits
+        The most digits of a number that are one token of the family's tokenizer.
     edge
         Pixels of the longest edge, of ``edge`` and ``rows``; patches of it, of ``patches``.
     markers, tile_markers
@@ -314,7 +318,8 @@ class ResolutionSpec:
     min_tiles: int = 0
     max_tiles: int = 0
     without_thumbnail: bool = False
-    markup: Literal["", "times", "numbers"] = ""
+    markup: Literal["", "times", "seconds", "tenths", "numbers", "clock"] = ""
+    digits: int = 1
     edge: int = 0
     markers: int = 0
     tile_markers: int = 0
@@ -333,6 +338,15 @@ class SamplingSpec:
         Limits on the number that follows from seconds and rate; zero: none.
     multiple
         That number is rounded down to a multiple of this; zero counts as one.
+    fills
+        It is rounded up instead: the last frame is repeated (GLM-4.1V).
+    nearest
+        Seconds times rate are rounded to the nearest whole number, halves to even, and not down (SmolVLM).
+    max_seconds
+        Of a longer video as many frames are taken as of one of this length; zero: no limit.
+    rates
+        (seconds, frames a second) of videos up to that long, the last one of all longer ones, where the
+        processor chooses the rate (GLM-4.6V).
     """
 
     fps: float = 0.0
@@ -340,6 +354,10 @@ class SamplingSpec:
     min_frames: int = 0
     max_frames: int = 0
     multiple: int = 0
+    fills: bool = False
+    nearest: bool = False
+    max_seconds: float = 0.0
+    rates: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,7 @@ that `make processors` writes where torchvision is (tests/golden/processors).
 
 from __future__ import annotations
 
-import csv
-import json
 import random
-from pathlib import Path
 
 import pytest
 
@@ -17,7 +14,6 @@ from aimcost.inputs.model import load_model, model_config
 from aimcost.inputs.schema import WorkloadFile
 from aimcost.inputs.workload import resolve_workload
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "processors"
 BY_PATCH = {14: "qwen2.5-vl-7b", 16: "qwen3-vl-8b"}
 SIZES = 500
 
@@ -133,41 +129,29 @@ def test_images_of_llava_and_mllama_are_of_one_size():
         assert workload.cross_tokens == tiles * 1601
 
 
-def _golden(name):
-    with (GOLDEN / f"{name}.csv").open() as file:
-        versions = json.loads(file.readline().removeprefix("# "))
-        rows = [
-            {key: float(value) if key == "fps" else int(value) for key, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
-    assert {"transformers", "torch", "torchvision"} < set(versions)
-    assert len(rows) >= 1000
-    return rows
-
-
 def _pick(row, *keys):
     return {key: row[key] for key in keys if row[key]}
 
 
-def test_golden_images_of_qwen():
-    for row in _golden("qwen_images"):
+def test_golden_images_of_qwen(golden):
+    for row in golden("qwen_images"):
         limits = _pick(row, "min_pixels", "max_pixels")
         assert _tokens(BY_PATCH[row["patch"]], row["width"], row["height"], **limits) == row["tokens"], row
 
 
-def test_golden_images_of_internvl():
-    for row in _golden("internvl_images"):
+def test_golden_images_of_internvl(golden):
+    for row in golden("internvl_images"):
         config = _tiled(row["min_patches"], row["max_patches"])
         assert _tokens(config, row["width"], row["height"]) == 256 * row["tiles"], row
 
 
-def test_golden_images_of_llava_next():
-    for row in _golden("llava_next_images"):
+def test_golden_images_of_llava_next(golden):
+    for row in golden("llava_next_images"):
         assert _tokens("llava-next-vicuna-7b", row["width"], row["height"]) == row["tokens"], row
 
 
-def test_golden_images_of_llava_onevision():
-    for row in _golden("llava_onevision_images"):
+def test_golden_images_of_llava_onevision(golden):
+    for row in golden("llava_onevision_images"):
         config = {**model_config("llava-onevision-qwen2-7b"), "vision_aspect_ratio": f"anyres_max_{row['max_tiles']}"}
         assert _tokens(config, row["width"], row["height"]) == row["tokens"], row
 
@@ -177,20 +161,20 @@ def _sampling(row):
     return {"seconds": row["total"] / row["source_fps"], "fps": row["fps"]}
 
 
-def test_golden_videos_of_qwen2():
+def test_golden_videos_of_qwen2(golden):
     keys = ("min_frames", "max_frames", "min_pixels", "max_pixels", "total_pixels")
     whole = model_config("qwen2.5-vl-7b")
     uncapped = {**whole, "preprocessor": {**whole["preprocessor"], "cap_pixels_per_frame": False}}
-    for row in _golden("qwen2_videos"):
+    for row in golden("qwen2_videos"):
         model = "qwen2.5-vl-7b" if row["total_pixels"] else uncapped
         size = [row["width"], row["height"]]
         found = _workload(model, **_sampling(row), image_size=size, **_pick(row, *keys))
         assert (found.frames, found.visual_tokens) == (row["frames"], row["tokens"]), row
 
 
-def test_golden_videos_of_qwen3():
+def test_golden_videos_of_qwen3(golden):
     keys = ("min_frames", "max_frames", "total_pixels", "max_pixels")
-    rows = _golden("qwen3_videos")
+    rows = golden("qwen3_videos")
     off = 0
     for row in rows:
         size = [row["width"], row["height"]]
@@ -202,7 +186,7 @@ def test_golden_videos_of_qwen3():
     assert off <= len(rows) // 100
 
 
-def test_golden_videos_of_internvl():
-    for row in _golden("internvl_videos"):
+def test_golden_videos_of_internvl(golden):
+    for row in golden("internvl_videos"):
         found = _workload("internvl3-8b", **_sampling(row))
         assert (found.frames, found.template_tokens) == (row["frames"], row["text"]), row

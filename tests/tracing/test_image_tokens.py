@@ -1,4 +1,7 @@
-"""Image tokens of traced families: those of transformers' processors, at random sizes; no trace is needed for them."""
+"""Image and video tokens of traced families: those of transformers' processors, at random sizes; no trace is needed.
+
+Video processors need torchvision: their counts are in the files of `make processors` (tests/golden/processors).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ import pytest
 from aimcost.errors import AimcostError, InvalidValueError
 from aimcost.inputs.discover import method_names
 from aimcost.inputs.schema import WorkloadFile, validate
-from aimcost.inputs.traced_images import projector_of, resolution_of, with_qwen_processor
+from aimcost.inputs.traced_images import projector_of, resolution_of, with_video_processor
 from aimcost.inputs.workload import resolve_workload
 from aimcost.methods.registry import plan_module
 from aimcost.models.visual_tokens import images_layout
@@ -48,7 +51,7 @@ def _model(family, *, patch, side=0, merge=1, tokens="0.0", edge=0, preprocessor
         projector=projector_of(spec, merge),
         resolution=resolution_of(family, config, spec, edge, "config"),
     )
-    return with_qwen_processor(model, config, merge, "config")
+    return with_video_processor(model, config, merge, "config")
 
 
 def _counted(model, width, height, images=1):
@@ -357,6 +360,74 @@ def test_a_newline_that_a_traced_family_has_not_is_refused(shown):
         ):
             _resolved("idefics3", **shown, newline=newline)
     assert _resolved("idefics3", **shown, newline=False) == _resolved("idefics3", **shown)
+
+
+GLM = {"merge": 2, "tokens": "1/4*images*patches"}
+SMOLVLM = {"patch": 16, "side": 32, "tokens": "64*images"}
+
+
+def _video(model, row, **workload):
+    seconds = {"seconds": row["total"] / row["source_fps"], **({"fps": row["fps"]} if row["fps"] else {})}
+    return resolve_workload(WorkloadFile(text_tokens=1, **seconds, **workload), model)[0]
+
+
+@pytest.mark.parametrize(("name", "family"), [("glm4v", "glm4v_moe"), ("glm46v", "glm46v")])
+def test_videos_of_glm(name, family, golden):
+    rows, off = golden(f"{name}_videos"), 0
+    models = {
+        most: _model(family, patch=14, **GLM, preprocessor={"max_video_pixels": most})
+        for most in {row["max_pixels"] for row in rows}
+    }
+    for row in rows:
+        found = _video(models[row["max_pixels"]], row, image_size=[row["width"], row["height"]])
+        assert (found.frames, found.visual_tokens) == (row["frames"], row["tokens"]), row
+        # which frame of the source is nearest decides whether one is before 1000 s or after
+        assert abs(found.template_tokens - row["text"]) <= 1, row
+        off += found.template_tokens != row["text"]
+    assert off <= len(rows) // 50
+
+
+def test_videos_of_smolvlm(golden):
+    rows = golden("smolvlm_videos")
+    model = _model("smolvlm", **SMOLVLM)
+    for row in rows:
+        found = _video(model, row, max_frames=row["max_frames"])
+        assert (found.frames, found.visual_tokens) == (row["frames"], 64 * row["frames"]), row
+        assert found.template_tokens == row["text"], row
+        assert (found.tower.sequences, found.tower.rows) == (row["frames"], 32)
+
+
+def test_a_checkpoint_names_its_video_processor():
+    """GLM-4.6V is a glm4v_moe with the processor of glm46v: 100 s at 2 a second for a time of four tokens."""
+    later = {"video_processor_type": "Glm46VVideoProcessor"}
+    model = _model("glm4v_moe", patch=14, **GLM, preprocessor=later)
+    found = resolve_workload(WorkloadFile(text_tokens=1, seconds=100, image_size=280), model)[0]
+    # a marker before and after each pair of frames and all, "12", ".", "3", " seconds"
+    assert (found.frames, found.template_tokens) == (200, 100 * 6 + 2)
+    with pytest.raises(InvalidValueError, match=r"workload\.fps' must be omitted: the processor chooses the rate"):
+        resolve_workload(WorkloadFile(text_tokens=1, seconds=100, fps=1), model)
+
+
+def test_a_video_of_internvl_is_frames_of_one_tile():
+    model = _model("internvl", patch=14, side=32, tokens="256*images")
+    found = resolve_workload(WorkloadFile(text_tokens=1, seconds=12, fps=1), model)[0]
+    # "Frame", the digits of 1 … 12, ":", " ", two markers; a break between two
+    assert (found.visual_tokens, found.template_tokens) == (12 * 256, 9 + 2 * 3 + 12 * 5 + 11)
+    assert found.tower.sequences == 12
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("idefics3", "idefics3's processor takes images only"),
+        ("llava_next_video", "llava_next_video pools frames before its projector"),
+        ("kimi_k25", "what kimi_k25's processor makes of a video is not known here"),
+    ],
+)
+def test_videos_that_are_not_known_are_refused(family, message):
+    model = _model(family, patch=14, side=26, tokens="169*images")
+    with pytest.raises(InvalidValueError, match=f"workload.frames' must be omitted: {message}"):
+        resolve_workload(WorkloadFile(text_tokens=1, frames=8), model)
 
 
 def test_text_around_images_of_several_sizes_is_one_note():

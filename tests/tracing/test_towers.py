@@ -32,7 +32,7 @@ def test_every_configuration_is_compared(comparison):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("frames", 4, "workload.frames.*smolvlm's processor makes of a video is not known"),
+        ("seconds", 4, "workload.fps.*given together with seconds"),
         ("max_pixels", 10**6, "workload.max_pixels"),
     ],
 )

@@ -1,6 +1,6 @@
 """Counts of transformers' own processors on random inputs: `make processors` runs this where torchvision is.
 
-    python tests/golden/processors/generate.py [FOLDER]
+    python tests/golden/processors/generate.py [FOLDER [FAMILY ...]]
 
 Writes a CSV a family, its first line the versions as JSON. Sizes alone are passed through the processors: images by
 their counting functions, videos as tensors on the meta device through sampling, resizing and patching, a few of them
@@ -22,6 +22,10 @@ from typing import Any
 import torch
 import torchvision
 import transformers
+from transformers.models.glm4v.processing_glm4v import Glm4vProcessor
+from transformers.models.glm4v.video_processing_glm4v import Glm4vVideoProcessor
+from transformers.models.glm46v.processing_glm46v import Glm46VProcessor
+from transformers.models.glm46v.video_processing_glm46v import Glm46VVideoProcessor
 from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
 from transformers.models.internvl.processing_internvl import InternVLProcessor
 from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
@@ -31,6 +35,8 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageP
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import Qwen3VLVideoProcessor
+from transformers.models.smolvlm import processing_smolvlm
+from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 ROWS = 1200
@@ -39,6 +45,21 @@ RATES = (24, 25, 30, 50, 60)
 Row = dict[str, Any]
 # What Qwen's tokenizers split text by before anything else; each piece of the text here is one token of theirs.
 PIECES = re.compile(r" (?=</?img>)|<\|[a-z_]+\|>|</?img>|[^\r\nA-Za-z0-9<>:.]?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]|\n| ")
+# The same of GLM-4's tokenizer and of SmolLM2's, by the patterns of llama.cpp's src/llama-vocab.cpp.
+GLM_PIECES = re.compile(r"<\|[a-z_]+\|>|[^\r\nA-Za-z0-9<>.]?[A-Za-z]+|[0-9]{1,3}| ?[^\sA-Za-z0-9<>]+")
+SMOL_PIECES = re.compile(r"<[a-z_-]+>|[0-9]| ?[A-Za-z]+| ?[^\sA-Za-z0-9<>]+|\s+(?!\S)|\s+")
+TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+ONES = f"zero one two three four five six seven eight nine {TEENS}".split()
+TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+
+
+def number_words(number: int) -> str:
+    """A number below a thousand as the package num2words writes it, which SmolVLM's processor asks for."""
+    if number < 20:
+        return ONES[number]
+    if number < 100:
+        return TENS[number // 10 - 2] + (f"-{ONES[number % 10]}" if number % 10 else "")
+    return f"{ONES[number // 100]} hundred" + (f" and {number_words(number % 100)}" if number % 100 else "")
 
 
 def side(random_: random.Random, most: int = 4000) -> int:
@@ -222,8 +243,80 @@ def internvl_videos(draw: random.Random) -> Iterator[Row]:
         }
 
 
-def _pieces(text: str) -> int:
-    pieces = PIECES.findall(text)
+def _glm_videos(draw: random.Random, kind: Any, text: Any) -> Iterator[Row]:
+    """Frames of both generations, with limits on all of them together, and the text between them."""
+    for number in range(ROWS):
+        metadata, source, width, height, rate = _clip(draw)
+        if max(width, height) > 100 * min(width, height):
+            continue
+        if kind is Glm46VVideoProcessor or draw.random() < 0.3:
+            rate = 0  # the processor's
+        most = draw.choice((2048, 24576, 60000)) * 784
+        processor = kind(size={"shortest_edge": 112 * 112, "longest_edge": most})
+        text.video_processor = processor
+        if metadata.total_num_frames / source * (rate or 2) < 1:
+            continue
+        indices = processor.sample_frames(metadata, fps=rate or None)
+        grid = _grid(processor, len(indices), height, width, False, pixels=number < PIXEL_ROWS)
+        if grid is None:
+            continue
+        metadata.frames_indices = list(indices)
+        tokens = grid[0] * grid[1] * grid[2] // 4
+        written = text.replace_video_token({"video_grid_thw": torch.tensor([grid]), "video_metadata": [metadata]}, 0)
+        # the template puts a marker before and after
+        yield {
+            "total": metadata.total_num_frames,
+            "source_fps": source,
+            "fps": rate,
+            "width": width,
+            "height": height,
+            "max_pixels": most,
+            "frames": len(indices),
+            "tokens": tokens,
+            "text": _pieces(written, GLM_PIECES) - tokens + 2,
+        }
+
+
+def glm4v_videos(draw: random.Random) -> Iterator[Row]:
+    return _glm_videos(draw, Glm4vVideoProcessor, bare(Glm4vProcessor, image_token="<|image|>"))
+
+
+def glm46v_videos(draw: random.Random) -> Iterator[Row]:
+    return _glm_videos(draw, Glm46VVideoProcessor, bare(Glm46VProcessor, image_token="<|image|>"))
+
+
+def smolvlm_videos(draw: random.Random) -> Iterator[Row]:
+    """Frames sampled at a rate, each a tile, and the text between them."""
+    processing_smolvlm.num2words = number_words
+    tokens = {"fake_image_token": "<fake_token_around_image>", "global_image_token": "<global-img>"}
+    text = bare(processing_smolvlm.SmolVLMProcessor, image_token="<image>", image_seq_len=3, **tokens)
+    processor = SmolVLMVideoProcessor(size={"longest_edge": 512}, max_image_size={"longest_edge": 512})
+    for number in range(ROWS):
+        metadata, source, width, height, rate = _clip(draw)
+        if metadata.total_num_frames / source * rate < 1:
+            continue
+        most = draw.choice((16, 64, 300))
+        indices = processor.sample_frames(metadata, num_frames=most, fps=rate)
+        video = torch.empty((1, len(indices), 3, height, width), device="meta")
+        if number < PIXEL_ROWS and video.numel() < 6e7:
+            pixels = torch.zeros(video.shape[1:], dtype=torch.uint8)
+            whole = processor(videos=[pixels], do_sample_frames=False, return_tensors="pt")
+            assert whole["pixel_values"].shape[-2:] == (512, 512), "a frame is one tile"
+        metadata.frames_indices = list(indices)
+        written = text.replace_video_token({"pixel_values": video, "video_metadata": [metadata]}, 0)
+        yield {
+            "total": metadata.total_num_frames,
+            "source_fps": source,
+            "fps": rate,
+            "max_frames": most,
+            "frames": len(indices),
+            # a question follows, which no break is joined to
+            "text": _pieces(f"{written}What", SMOL_PIECES) - 1 - 3 * len(indices),
+        }
+
+
+def _pieces(text: str, pattern: re.Pattern[str] = PIECES) -> int:
+    pieces = pattern.findall(text)
     assert "".join(pieces) == text, "the pattern leaves nothing out"
     return len(pieces)
 
@@ -261,12 +354,16 @@ FAMILIES: Mapping[str, Any] = {
     "qwen2_videos": qwen2_videos,
     "qwen3_videos": qwen3_videos,
     "internvl_videos": internvl_videos,
+    "glm4v_videos": glm4v_videos,
+    "glm46v_videos": glm46v_videos,
+    "smolvlm_videos": smolvlm_videos,
 }
 
 
 def main() -> None:
     """Write a file a family."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    chosen = sys.argv[2:] or FAMILIES
     versions = {
         "transformers": transformers.__version__,
         "torch": torch.__version__,
@@ -274,7 +371,8 @@ def main() -> None:
         "python": platform.python_version(),
         "seed": 0,
     }
-    for name, rows in FAMILIES.items():
+    for name in chosen:
+        rows = FAMILIES[name]
         found = [row for row, _ in zip(rows(random.Random(f"{name} 0")), range(ROWS), strict=False)]
         with (folder / f"{name}.csv").open("w", newline="") as file:
             file.write(f"# {json.dumps(versions)}\n")
