@@ -409,10 +409,11 @@ _MODULES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def layer_weights(decoder: DecoderSpec) -> Mapping[tuple[str, ...], float]:
-    """Parameters that quantisation packs in a layer of the first kind, by the names that its module may have."""
+def layer_weights(decoder: DecoderSpec) -> Mapping[str, tuple[tuple[str, ...], float]]:
+    """By op of a layer of the first kind: the names that its module may have, and the parameters that quantisation
+    packs."""
     ops = layer_ops(decoder, _ANY, batch=1.0, q_len=1.0, kv_len=1.0, kernel="flash", onchip_bytes=0.0)
-    return {_MODULES[op.name]: float(cost.packed) for op, cost in ops if cost.packed}
+    return {op.name: (_MODULES[op.name], float(cost.packed)) for op, cost in ops if cost.packed}
 
 
 def parameters(decoder: DecoderSpec, layers: range | None = None, *, ranks: Ranks = ONE) -> float:

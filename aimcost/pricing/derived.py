@@ -6,6 +6,8 @@ They are read off the ops they serve, so a model family has nothing to declare f
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +20,50 @@ from ..types import Parallel, Precision
 from ..types.formats import Widths, bytes_per_element
 from .table import Part
 
-__all__ = ["reduction", "stage_send", "with_conversions", "with_gathered_images"]
+__all__ = ["reduction", "stage_send", "with_conversions", "with_gathered_images", "with_wide_layers"]
+
+
+def with_wide_layers(parts: list[Part], precision: Precision) -> list[Part]:
+    """The decoder's products that a checkpoint leaves in 16 bit read and multiply their weights in that.
+
+    Layers of which the same ops are left stay together: all products of such a run of layers have one row each.
+    """
+    if not precision.wide:
+        return parts
+    widths = Widths.of(precision)
+    left: dict[int, frozenset[str]] = {}
+    for layer, op, _ in precision.wide:
+        left[layer] = left.get(layer, frozenset()) | {op}
+    result: list[Part] = []
+    for part in parts:
+        if part.stage not in ("prefill", "decode") or part.cost.kind != "gemm" or not part.cost.packed:
+            result.append(part)
+            continue
+        ops = [left.get(layer, frozenset()) for layer in part.layers.tolist()]
+        for some in dict.fromkeys(ops):
+            here = _rows_of(part, np.array([each == some for each in ops]))
+            result.append(replace(here, cost=_widened(here.cost, widths)) if part.op.name in some else here)
+    return result
+
+
+def _rows_of(part: Part, chosen: NDArray[np.bool_]) -> Part:
+    """Some of the rows of a part."""
+    if chosen.all():
+        return part
+
+    def taken(value: Any) -> Any:
+        return value[chosen] if isinstance(value, np.ndarray) and value.shape == chosen.shape else value
+
+    own = {each.name: taken(getattr(part.cost, each.name)) for each in fields(part.cost) if each.name != "dims"}
+    dims = {name: taken(value) for name, value in part.cost.dims.items()}
+    return replace(part, layers=part.layers[chosen], cost=Cost(**own, dims=dims))
+
+
+def _widened(cost: Cost, widths: Widths) -> Cost:
+    """A product whose matrix is in the format that no quantisation touches."""
+    plain = (cost.parameters - cost.packed) * widths.unpacked
+    read = plain + _packed_read(cost, widths) * widths.unpacked
+    return replace(cost, read_weights=read, weights_format=widths.plain_format)
 
 
 def with_conversions(parts: list[Part], precision: Precision, head_dim: float) -> list[Part]:

@@ -225,7 +225,7 @@ class _Case:
                 total += vit.parameters(vision, ranks=ranks)
                 packed["tower"] = vit.parameters(vision, ranks=ranks, count=packed_parameters)
         if precision.wide:
-            left = sum(elements for layer, elements in precision.wide if layer in layers)
+            left = sum(elements for layer, _, elements in precision.wide if layer in layers)
             packed["decoder"] *= 1.0 - left / decoder_ops.packed(decoder, layers)["decoder"]
         size = (total - sum(packed.values())) * self.widths.unpacked
         by_format = [(part_format(precision, part), elements) for part, elements in packed.items()]

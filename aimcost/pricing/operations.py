@@ -28,7 +28,7 @@ from ..types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, To
 from ..types.formats import Part, Widths
 from ..types.traced import TracedTower
 from .caches import forget, held
-from .derived import reduction, stage_send, with_conversions, with_gathered_images
+from .derived import reduction, stage_send, with_conversions, with_gathered_images, with_wide_layers
 from .table import ROWS_A_LAYER, OpTable, TableBuilder, check_rows
 
 __all__ = ["TableKey", "build", "forget"]
@@ -137,6 +137,7 @@ def _built(key: TableKey) -> OpTable:
     if steps:
         request.decode(steps, decode_kernel(schedule, implementation, attention))
     builder = request.builder
+    builder.parts = with_wide_layers(builder.parts, key.precision)
     builder.parts = with_conversions(builder.parts, key.precision, float(model.decoder.head_dim))
     builder.parts = with_gathered_images(builder.parts, parallel)
     return builder.finish(steps)

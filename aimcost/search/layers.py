@@ -21,7 +21,9 @@ from ..pricing.result import Estimate
 from ..pricing.table import NO_LAYER
 from ..types import ReductionEvent
 
-__all__ = ["Pair", "PricedLayers", "price_layers", "with_layers"]
+__all__ = ["WIDE", "Pair", "PricedLayers", "price_layers", "with_layers"]
+
+WIDE = "linear layers in 16 bit beside quantized ones"
 
 # Tokens that a layer computes on, and those that are left after it.
 Pair = tuple[int, int]
@@ -79,7 +81,17 @@ def with_layers(run: Run, pairs: Sequence[Pair], scorer: str) -> Run:
         run.schedule, tokens=tuple(before for before, _ in pairs), events=(*run.schedule.pre_llm_events, *cuts)
     )
     decoder = replace(run.model.decoder, layers=len(pairs))
-    return replace(run, model=replace(run.model, decoder=decoder), schedule=schedule)
+    # what is left in 16 bit is the same in every layer
+    wide = tuple((i, op, size) for layer, op, size in run.precision.wide if not layer for i in range(len(pairs)))
+    precision = replace(run.precision, wide=wide)
+    return replace(run, model=replace(run.model, decoder=decoder), schedule=schedule, precision=precision)
+
+
+def _variety(run: Run) -> str:
+    """What tells a run's decoder layers apart; empty where they are alike."""
+    found = {(layer, op) for layer, op, _ in run.precision.wide}
+    every = {(layer, op) for _, op in found for layer in range(run.model.decoder.layers)}
+    return run.model.decoder.variety or ("" if found == every else WIDE)
 
 
 def price_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, purpose: str) -> PricedLayers:
@@ -95,8 +107,9 @@ def price_layers(run: Run, pairs: Sequence[Pair], scorer: str, *, purpose: str) 
     InvalidValueError, ScheduleError
         Cross attention or several kinds of layer, or pipeline stages: layers are then not alike.
     """
-    if not run.model.decoder.alike:
-        raise ScheduleError(f"{purpose} needs uniform decoder layers: {run.model.name} has {run.model.decoder.variety}")
+    unlike = _variety(run)
+    if unlike:
+        raise ScheduleError(f"{purpose} needs uniform decoder layers: {run.model.name} has {unlike}")
     if run.parallel.pp > 1:
         raise InvalidValueError("parallel.pp", f"1 for {purpose}", run.parallel.pp)
     return PricedLayers(tuple(pairs), estimate_run(with_layers(run, pairs, scorer)))

@@ -382,7 +382,7 @@ class QuantisationSpec:
     left, only
         Patterns of the decoder's modules that stay as they are, and of those alone that are quantised; empty: all.
     wide
-        (layer, elements) of the decoder's linear layers that stay in 16 bit by these patterns.
+        (layer, op, elements) of the decoder's linear layers that stay in 16 bit by these patterns.
     """
 
     method: str
@@ -396,7 +396,7 @@ class QuantisationSpec:
     kv: str | None = None
     left: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
-    wide: tuple[tuple[int, float], ...] = ()
+    wide: tuple[tuple[int, str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

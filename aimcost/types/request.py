@@ -178,8 +178,8 @@ class Precision:
     experts
         The experts of the language model's layers. None: as `weights`.
     wide
-        (layer, elements) of the language model's linear layers that a checkpoint leaves in 16 bit: counted in memory,
-        while their time is that of `weights`.
+        (layer, op, elements) of the language model's linear layers that a checkpoint leaves in 16 bit, whatever the
+        format of the others.
     scale_bytes
         Scales and zero points of `weights`, bytes an element. None: the usual ones of the format.
     inputs
@@ -197,7 +197,7 @@ class Precision:
     scale_bytes: float | None = None
     inputs: str | None = None
     experts: str | None = None
-    wide: tuple[tuple[int, float], ...] = ()
+    wide: tuple[tuple[int, str, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

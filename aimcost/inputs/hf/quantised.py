@@ -343,18 +343,15 @@ _PREFIXES = ("model.layers.{}.", "language_model.model.layers.{}.", "model.langu
 
 
 def by_layer(spec: QuantisationSpec, decoder: DecoderSpec) -> tuple[QuantisationSpec, tuple[str, ...]]:
-    """The formats with what a checkpoint leaves in 16 bit of the decoder, and the note that says how much it is.
-
-    Where that is most of it, all of it is priced in 16 bit.
-    """
+    """The formats with what a checkpoint leaves in 16 bit of the decoder, and the note that says how much it is."""
     weights = {} if decoder.traced is not None else decoder_ops.layer_weights(decoder)
     modules = {
-        (layer, paths): [prefix.format(layer) + path for prefix in _PREFIXES for path in paths]
+        (layer, op): [prefix.format(layer) + path for prefix in _PREFIXES for path in paths]
         for layer in sorted(set(range(decoder.layers)) - set(decoder.cross_layers))
-        for paths in weights
+        for op, (paths, _) in weights.items()
     }
 
-    def matched(pattern: str) -> set[tuple[int, tuple[str, ...]]]:
+    def matched(pattern: str) -> set[tuple[int, str]]:
         return {each for each, names in modules.items() if any(_matches(pattern, name) for name in names)}
 
     by_pattern = {pattern: matched(pattern) for pattern in spec.left}
@@ -367,18 +364,14 @@ def by_layer(spec: QuantisationSpec, decoder: DecoderSpec) -> tuple[Quantisation
     what = f"leaves {_listed(named)} in 16 bit" if named else f"quantises {_listed(spec.only)} alone"
     if not left:
         return spec, (f"quantization_config {what}: priced as the decoder's other linear layers",)
-    wide: dict[int, float] = {}
-    for layer, paths in sorted(left):
-        wide[layer] = wide.get(layer, 0.0) + weights[paths]
-    elements, total = sum(wide.values()), sum(weights[paths] for _, paths in modules)
-    each, share = bytes_per_element("bf16") - bytes_per_element(spec.weights) - spec.scale_bytes, elements / total
-    if share > 0.5:
-        saved = (total - elements) * each
-        note = f"the decoder is priced in 16 bit, of which {1 - share:.1%} take {format_bytes(saved)} less"
-        return replace(spec, weights="bf16", scale_bytes=0.0, inputs=None), (f"quantization_config {what}: {note}",)
-    beside = f"{share:.1%} of the decoder's linear weights, {format_bytes(elements * each)} more in memory"
-    spec = replace(spec, wide=tuple(wide.items()))
-    return spec, (f"quantization_config {what}: {beside}; their time is that of the others",)
+    if len(left) == len(modules):
+        note = f"quantization_config {what}: all of the decoder is priced in 16 bit"
+        return replace(spec, weights="bf16", scale_bytes=0.0, inputs=None), (note,)
+    wide = tuple((layer, op, weights[op][1]) for layer, op in sorted(left))
+    elements, total = sum(each for _, _, each in wide), sum(weights[op][1] for _, op in modules)
+    more = elements * (bytes_per_element("bf16") - bytes_per_element(spec.weights) - spec.scale_bytes)
+    share = f"{elements / total:.1%} of the decoder's linear weights, {format_bytes(more)} more than quantised"
+    return replace(spec, wide=wide), (f"quantization_config {what}: {share}",)
 
 
 def _listed(patterns: tuple[str, ...]) -> str:

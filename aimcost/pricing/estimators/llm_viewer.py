@@ -67,7 +67,7 @@ def price(run: Run) -> PricedTable:
         table=table,
         seconds=np.maximum(compute, memory) * table.count,
         bound=np.where(compute >= memory, COMPUTE, MEMORY),
-        notes=(*((note,) if note else ()), *_ignored(decoder), *_head_note(run.precision)),
+        notes=(*((note,) if note else ()), *_ignored(decoder), *_format_notes(run.precision)),
     )
 
 
@@ -80,6 +80,14 @@ def _ignored(decoder: DecoderSpec) -> tuple[str, ...]:
     if decoder.window:
         notes.append(f"llm_viewer ignores sliding_window {decoder.window}")
     return tuple(notes)
+
+
+def _format_notes(precision: Precision) -> tuple[str, ...]:
+    """Weights that are not stored in the one format that it knows."""
+    notes = _head_note(precision)
+    if precision.wide:
+        notes += (f"llm_viewer reads the linear layers that stay in 16 bit in {precision.weights}, as all weights",)
+    return notes
 
 
 def _head_note(precision: Precision) -> tuple[str, ...]:

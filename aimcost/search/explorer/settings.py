@@ -25,6 +25,7 @@ from ...methods.registry import find_scorer, plan_module, reduction_ops
 from ...ops.reduction import Cut, ScoreContext
 from ...types import ReductionEvent, Schedule, Workload
 from ...types.formats import Widths
+from ..layers import WIDE
 
 __all__ = ["Dial", "Load", "Preset", "Schedules", "Settings", "exposes", "schedules_of", "settings_of"]
 
@@ -158,8 +159,8 @@ def settings_of(run: Run) -> Settings:
         Layers that are not alike, hidden tokens, or pipeline stages: cost then depends on more than token counts.
     """
     decoder = run.model.decoder
-    if not decoder.alike or decoder.traced is not None:
-        what = decoder.variety or "traced layers"
+    if not decoder.alike or decoder.traced is not None or run.precision.wide:
+        what = decoder.variety or (WIDE if run.precision.wide else "traced layers")
         raise ScheduleError(f"the explorer needs uniform decoder layers: {run.model.name} has {what}")
     if run.parallel.pp > 1:
         raise InvalidValueError("parallel.pp", "1 to explore", run.parallel.pp)
