@@ -45,7 +45,7 @@ def ops(
 def deepstack_ops(model: ModelSpec, widths: Widths, *, inputs: float, load: TowerLoad) -> Iterator[OpCost]:
     """One of the mergers on features of an earlier layer."""
     vision, projector = model.vision, model.projector
-    if vision is not None and projector is not None and projector.deepstack:
+    if vision is not None and projector is not None and projector.deepstack + projector.idle_deepstack:
         rows = _rows(vision, projector, inputs, load)
         yield from _mlp(projector, widths, rows, "deepstack", merged=True)
 
@@ -109,4 +109,5 @@ def _counted(model: ModelSpec, projector: ProjectorSpec, count: Callable[[Iterab
     total = count(ops(model, widths, inputs=1.0, load=load))
     if projector.resampler is not None:
         return total
-    return total + projector.deepstack * count(deepstack_ops(model, widths, inputs=1.0, load=load))
+    mergers = projector.deepstack + projector.idle_deepstack
+    return total + mergers * count(deepstack_ops(model, widths, inputs=1.0, load=load))

@@ -236,9 +236,9 @@ class _Request:
         patches = None if left is None else left - vision.class_token
         deepstack = float(model.projector.deepstack) if model.projector else 0.0
         widths = self._widths("projector")
-        self._add(
-            "projector", projector_ops.deepstack_ops(model, widths, inputs=inputs, load=load), None, count=deepstack
-        )
+        if deepstack:
+            mergers = projector_ops.deepstack_ops(model, widths, inputs=inputs, load=load)
+            self._add("projector", mergers, None, count=deepstack)
         self._add("projector", projector_ops.ops(model, widths, inputs=inputs, load=load, patches=patches), None)
 
     def _traced_tower(self, tower: TracedTower, load: TowerLoad, inputs: float, kernel: str) -> None:
@@ -315,7 +315,8 @@ class _Request:
             here = self.schedule.visual_tokens - float(cached[0] - self.workload.cached_text)
             visual = self.batch * here * decoder.hidden
             op = Op("deepstack_add", "rest", "replicated")
-            self._add("prefill", [(op, pointwise.add(visual, self.widths))], None, count=float(projector.deepstack))
+            added = float(min(projector.deepstack, decoder.layers))
+            self._add("prefill", [(op, pointwise.add(visual, self.widths))], None, count=added)
         self._events("prefill", self.schedule.layer_events, ranks=ranks)
         lm_head = self._widths("lm_head")
         head = decoder_ops.head_ops(decoder, lm_head, batch=self.batch, tokens=float(queries[-1]), ranks=ranks)

@@ -236,6 +236,8 @@ class ProjectorSpec:
     deepstack
         Further mergers of the same size, on features of earlier tower layers, added to the first
         decoder layers' visual tokens (Qwen3-VL); their norm is over merged patches.
+    idle_deepstack
+        Those of layers that a tower made shallow does not have: stored, never run.
     keeps_class_token
         The tower's class token goes through as well.
     resampler
@@ -252,6 +254,7 @@ class ProjectorSpec:
     norm: Literal["", "layer", "rms"] = ""
     norm_merged: bool = False
     deepstack: int = 0
+    idle_deepstack: int = 0
     keeps_class_token: bool = False
     resampler: ResamplerSpec | None = None
 

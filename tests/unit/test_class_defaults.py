@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import aimcost
 from aimcost.errors import AimcostError
 from aimcost.inputs.hf.class_defaults import CLASS_DEFAULTS, SECTION_TYPES
 from aimcost.inputs.model import load_model, model_config
@@ -123,3 +124,25 @@ def test_a_thinned_config_has_the_parameters_that_transformers_builds(name: str,
             if not any(key in str(error) for key in CANNOT_RUN):
                 raise
     pytest.fail(f"{checked} configs that transformers builds among {TRIES}")
+
+
+@pytest.mark.parametrize(("depth", "layers", "added"), [(9, 4, 1), (5, 4, 0), (17, 1, 1)])
+def test_features_of_layers_that_a_shallow_tower_does_not_have(
+    depth: int, layers: int, added: int, tmp_path: Path
+) -> None:
+    """Qwen3-VL's class takes features of tower layers 8, 16 and 24: all mergers are stored, those of layers that
+    there are run, and each is added to a decoder layer that there is."""
+    config = {
+        "model_type": "qwen3_vl",
+        "text_config": {"hidden_size": 256, "num_hidden_layers": layers, "vocab_size": 512},
+        "vision_config": {"hidden_size": 64, "num_heads": 4, "depth": depth, "out_hidden_size": 256},
+    }
+    built = _built_parameters(config, tmp_path)
+    assert _parameters(tmp_path) == built
+    workload = {"images": 1, "image_size": 448, "text_tokens": 5}
+    estimate = aimcost.estimate({"model": str(tmp_path), "hardware": "nvidia_h100_sxm", "workload": workload})
+    rows = {row["name"] for row in estimate.ops()}
+    assert ("deepstack_1" in rows, "deepstack_add" in rows) == (added > 0, added > 0)
+    # an addition is one FLOP an element of the visual tokens' stream
+    found = sum(row["flops"] for row in estimate.ops() if row["name"] == "deepstack_add")
+    assert found == added * estimate.run.workload.visual_tokens * 256

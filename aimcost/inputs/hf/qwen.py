@@ -91,7 +91,7 @@ def qwen_vit(reader: Reader, name: str, source: str) -> ModelSpec:
     if out != decoder.hidden:
         raise section.fail("out_hidden_size", f"the language model's hidden_size ({decoder.hidden})")
     third = generation == "qwen3_vl"
-    deepstack = section.layer_list("deepstack_visual_indexes", vision.layers) if third else ()
+    deepstack = section.layer_list("deepstack_visual_indexes", vision.layers, beyond=True) if third else ()
     projector = ProjectorSpec(
         linears=((merged, merged), (merged, decoder.hidden)),
         tokens_per_image=0,
@@ -99,6 +99,7 @@ def qwen_vit(reader: Reader, name: str, source: str) -> ModelSpec:
         merge=merge,
         norm="rms" if generation == "qwen2_5_vl" else "layer",
         deepstack=len(deepstack),
+        idle_deepstack=len(section.get("deepstack_visual_indexes")) - len(deepstack) if third else 0,
     )
     limits = reader.optional_section("preprocessor")
     rule, sampling = qwen_processor(limits, generation, side=vision.patch_size * merge, temporal=vision.temporal_patch)
