@@ -104,7 +104,8 @@ def _run_of(data: dict[str, Any], setting: dict[str, Any]) -> Run:
         "workload.new_tokens": setting["newTokens"],
     }
     dials = zip(choices["dials"], setting["dials"], strict=True)
-    method = {**choices["fixed"], **{dial["key"]: dial["values"][at] for dial, at in dials}}
+    chosen = {dial["key"]: dial["values"][at] for dial, at in dials}
+    method = {**choices["fixed"], **{key: value for key, value in chosen.items() if value is not None}}
     if context["convention"] != "executed":
         method["convention"] = context["convention"]
     return load_run(data["document"], changes).with_method(method)

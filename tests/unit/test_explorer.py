@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aimcost.errors import AimcostError
+from aimcost.inputs import discover
 from aimcost.inputs.run import load_run, plan_schedule
 from aimcost.pricing.pricing import estimate_run
 from aimcost.report.web.formulas import formula_of
@@ -145,8 +146,45 @@ def test_what_follows_from_more_than_token_counts_is_refused(
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ({"name": "fastv", "k": 2}, {"k": 2, "ratio": None}),
+        ({"name": "fastv", "k": 2, "keep_tokens": 100}, {"k": 2, "keep_tokens": 100}),
+        ({"name": "visionzip"}, {"dominant": 191, "contextual": 30}),
+        ({"name": "pyramiddrop"}, {"layers": [8, 16, 24], "ratios": [0.5, 0.25, 0.125]}),
+        ({"name": "sparsevlm"}, {"keep": [300, 200, 110]}),
+        ({"name": "prumerge_plus"}, {"ratio": None}),
+        ({"name": "none"}, {}),
+    ],
+    ids=lambda value: value.get("name"),
+)
+def test_every_method_has_its_own_sliders_which_stand_where_the_run_does(
+    method: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    run = load_run({"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 40}, "method": method})
+    settings = settings_of(run)
+    assert {dial.key: dial.values[dial.start] for dial in settings.dials} == expected
+    start = settings.method([dial.start for dial in settings.dials], "executed")
+    assert plan_schedule(run.model, run.workload, start).tokens == run.schedule.tokens
+
+
+def test_all_methods_that_are_listed_can_be_explored() -> None:
+    """Every method that reduces has at least one slider with a value that can be planned."""
+    for name in discover.method_names():
+        if name in ("none", "explicit"):
+            continue
+        load = {"frames": 4} if name in ("evs", "vidcom2") else {"images": 1}
+        model = "llava-onevision-qwen2-7b" if "frames" in load else "llava-1.5-7b"
+        method = {"name": name, **({"ratio": 0.5} if name == "pre_llm" else {})}
+        settings = settings_of(load_run({"model": model, "workload": {**load, "text_tokens": 40}, "method": method}))
+        assert settings.dials, name
+        alone = replace(settings, loads=(settings.loads[settings.load_start],), texts=(40,))
+        assert (schedules_of(alone, "executed").counts >= 0).sum() > 8, name
+
+
 def test_errors_are_of_the_kind_that_the_command_reports() -> None:
-    with pytest.raises(AimcostError, match="uniform decoder layers"):
+    with pytest.raises(AimcostError, match="visual tokens in the sequence"):
         settings_of(load_run({"model": "llama-3.2-11b-vision", "workload": {"text_tokens": 5}}))
 
 

@@ -5,11 +5,11 @@ Source: dvlab-research/VisionZip; by default 191 dominant (class token counted) 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import MethodParams, Released, reduce_before, require_absent
+from ..base import RATIOS, MethodParams, Released, reduce_before, require_absent
 from .cost import CLASS_ATTENTION_CONTEXTUAL, CONTEXTUAL, DOMINANT, OF
 
 SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens per image: dominant, contextual | keep_tokens"
@@ -61,3 +61,11 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
         counts=None if params.keep_tokens is not None else lambda n, _: counts(n),
         crops=True,
     )
+
+
+def counted_candidates(layers: int, visual: int) -> list[dict[str, Any]]:
+    """Parameters that the planner tries: dominant and contextual tokens of an image of 576, less and more of both."""
+    return [
+        {"dominant": max(1, round(OF * ratio)), "contextual": round(OF * ratio * CONTEXTUAL / DOMINANT)}
+        for ratio in RATIOS
+    ]

@@ -118,6 +118,7 @@ class App {
     const stacks = [...new Set(contexts.filter((each) => each.hardware === own.hardware).map(stackOf))];
     select("stack", "Software stack", stacks.map((each) => [each, ESTIMATOR_NAMES[each] ? `none: ${ESTIMATOR_NAMES[each]}` : each]), stackOf(own), (value) => this.setContext(find(own.hardware, value)));
     settings.dials.forEach((dial, i) => range(`dial-${dial.key}`, dial.key.replaceAll("_", " "), dial.values.map(shown), () => this.state.dials[i], (at) => this.setDial(i, at)));
+    if (!settings.dials.length) rows.push(html("p", { class: "hint" }, settings.method === "none" ? "No method: aimcost explore RUN --method fastv adds its sliders." : `${settings.method} has no parameters to vary.`));
     if (settings.loads_key) range("load", settings.loads_key, settings.loads, () => this.state.load, (at) => this.set({ load: at }));
     range("text", "text tokens", settings.texts, () => this.state.text, (at) => this.set({ text: at }));
     range("batch", "batch", settings.batches, () => this.state.batch, (at) => this.set({ batch: at }));
@@ -285,7 +286,8 @@ class App {
       return row.stage === "vision" || row.stage === "projector" || row.stage === "merge" || row.stage === "prefill" || row.stage === "decode" ? context.rows.shapes[context.rows.shape[at]] : "";
     }
     const tables = this.pricer.operations(state.context, state.batch);
-    const groups = row.decode ? Object.values(tables.decode) : [...Object.values(tables.layers), tables.cut];
+    const kind = context.kinds[row.layer];
+    const groups = row.decode ? Object.values(tables.decode[kind]) : [...Object.values(tables.layers[kind]), tables.cut];
     const found = groups.flat().find((each) => each.op === row.op);
     if (!found || !alone) return row.runs > 1 ? "differs by layer: choose one" : "";
     return Object.entries(found.shape).map(([name, [base, slope]]) => `${name} ${show.whole(base + slope * row.source)}`).join(", ");
@@ -322,7 +324,7 @@ class App {
   }
 }
 
-const shown = (value) => (typeof value === "number" ? Number(value.toPrecision(6)) : typeof value === "string" ? value : JSON.stringify(value));
+const shown = (value) => (value === null ? "default" : typeof value === "number" ? Number(value.toPrecision(6)) : typeof value === "string" ? value : JSON.stringify(value));
 
 async function begin() {
   const data = JSON.parse(new TextDecoder().decode(await gunzip($("data").textContent)));

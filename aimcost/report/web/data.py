@@ -278,6 +278,7 @@ def _context(context: Context, pool: Pool, ops: _Ops) -> dict[str, Any]:
         "formula": module_formula(estimator.price) if estimator.stages != STAGES else None,
         "attention": run.attention,
         "convention": context.schedules.convention,
+        "kinds": list(context.kinds),
         "exposes": context.exposes,
         "maps": list(context.maps),
         "decode_extra": context.decode_extra,
@@ -306,15 +307,15 @@ def _band(context: Context) -> dict[str, Any]:
 def _tables(tables: Tables, pool: Pool, ops: _Ops, rows: _RowPool) -> dict[str, Any]:
     return {
         "batch": tables.batch,
-        "layers": {kernel: [_op_rows(each, pool, ops) for each in found] for kernel, found in tables.layers.items()},
-        "decode": {kernel: [_op_rows(each, pool, ops) for each in found] for kernel, found in tables.decode.items()},
+        "layers": [_by_kernel(each, pool, ops) for each in tables.layers],
+        "decode": [_by_kernel(each, pool, ops) for each in tables.decode],
         "cut": [_op_rows(each, pool, ops) for each in tables.cut],
         "before": [[rows.add(each) for each in found] for found in tables.before],
         "embed": [rows.add(each) for each in tables.embed.values()],
         "head": rows.add(tables.head),
         "step_before": rows.add(tables.step_before),
         "step_after": rows.add(tables.step_after),
-        "kv": pool.costs(tables.kv),
+        "kv": [pool.costs(each) for each in tables.kv],
         "added": [
             [
                 [each.stage, each.beside, each.name, each.seconds.value, each.seconds.low, each.seconds.high]
@@ -323,6 +324,10 @@ def _tables(tables: Tables, pool: Pool, ops: _Ops, rows: _RowPool) -> dict[str, 
             for found in tables.added
         ],
     }
+
+
+def _by_kernel(rows: Mapping[str, Sequence[OpRows]], pool: Pool, ops: _Ops) -> dict[str, Any]:
+    return {kernel: [_op_rows(each, pool, ops) for each in found] for kernel, found in rows.items()}
 
 
 def _op_rows(rows: OpRows, pool: Pool, ops: _Ops) -> dict[str, Any]:

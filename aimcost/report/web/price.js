@@ -143,10 +143,10 @@ export class Pricer {
         }));
       const each = (byKernel) => Object.fromEntries(Object.entries(byKernel).map(([k, rows]) => [k, read(rows)]));
       this.prepared.set(key, {
-        layers: each(tables.layers),
-        decode: each(tables.decode),
+        layers: tables.layers.map(each),
+        decode: tables.decode.map(each),
         cut: read(tables.cut),
-        kv: this.columns.get(tables.kv),
+        kv: tables.kv.map((column) => this.columns.get(column)),
       });
     }
     return this.prepared.get(key);
@@ -188,7 +188,7 @@ export class Pricer {
     );
     for (let layer = 0; layer < tokens.length; layer++) {
       const n = tokens[layer];
-      for (const row of ops.layers[kernels[layer]]) {
+      for (const row of ops.layers[context.kinds[layer]][kernels[layer]]) {
         prompt.push(row.op, layer, row.device[n], row.host, row.after * row.device[n], row.flops[n], row.bytes[n],
           row.code[n], row.waits, n);
       }
@@ -207,7 +207,7 @@ export class Pricer {
       const kernel = kernels.every((each) => each === "eager") ? "eager" : context.attention;
       for (let layer = 0; layer < tokens.length; layer++) {
         const n = tokens[layer];
-        for (const row of ops.decode[kernel]) {
+        for (const row of ops.decode[context.kinds[layer]][kernel]) {
           if (row.each_step) {
             for (let g = n; g < n + count; g++) {
               steps.push(row.op, layer, row.device[g], row.host, row.after * row.device[g], row.flops[g], row.bytes[g],
@@ -303,7 +303,7 @@ export class Pricer {
     const decode = inside.includes("decode") ? stages.decode.time_s + besideDecode : 0;
     const ttft = prompt + beside;
     const held = Math.max(0, setting.newTokens - 1);
-    const kv = tokens.map((each) => ops.kv[each + held]);
+    const kv = tokens.map((each, layer) => ops.kv[context.kinds[layer]][each + held]);
     const plain = (value) => ({ value, low: value, high: null });
     for (const layer of layers) layer.bound = BOUNDS[layer.by.indexOf(Math.max(...layer.by))];
     return {

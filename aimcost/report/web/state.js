@@ -121,7 +121,10 @@ export function documentOf(run, state) {
 export function methodOf(run, state) {
   const context = run.contexts[state.context], preset = presetOf(run, state);
   if (preset) return preset.method;
-  const chosen = Object.fromEntries(run.settings.dials.map((dial, i) => [dial.key, dial.values[state.dials[i]]]));
+  // null leaves the method's own default
+  const chosen = Object.fromEntries(
+    run.settings.dials.map((dial, i) => [dial.key, dial.values[state.dials[i]]]).filter(([, value]) => value !== null),
+  );
   const stated = context.convention === "executed" ? {} : { convention: context.convention };
   return { ...run.settings.fixed, ...chosen, ...stated };
 }

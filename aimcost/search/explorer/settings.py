@@ -20,6 +20,7 @@ from ...inputs.run import Run, plan_schedule
 from ...inputs.strict_json import canonical
 from ...methods.aim.plan import DEFAULT_MERGE_RATIO, left_of, reachable_ratios, shares
 from ...methods.aim.plan import Params as AimParams
+from ...methods.base import RATIOS
 from ...methods.implementation import eager_layers
 from ...methods.registry import find_scorer, plan_module, reduction_ops
 from ...ops.reduction import Cut, ScoreContext
@@ -44,7 +45,7 @@ _LEAST_RATIO = 1 / 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dial:
-    """One parameter of the method and the values that it takes; `start` is the run's own position."""
+    """One parameter of the method and the values that it takes (None: the method's default); `start` is the run's."""
 
     key: str
     values: tuple[Any, ...]
@@ -82,8 +83,9 @@ class Settings:
     fixed: Mapping[str, Any]
 
     def method(self, position: Sequence[int], convention: str) -> dict[str, Any]:
-        """The ``method:`` mapping at a position of the dials."""
-        chosen = {dial.key: dial.values[at] for dial, at in zip(self.dials, position, strict=True)}
+        """The ``method:`` mapping at a position of the dials; a value of None leaves the method's default."""
+        values = {dial.key: dial.values[at] for dial, at in zip(self.dials, position, strict=True)}
+        chosen = {key: value for key, value in values.items() if value is not None}
         stated = {"convention": convention} if convention != "executed" else {}
         return {**self.fixed, **chosen, **stated}
 
@@ -156,16 +158,33 @@ def settings_of(run: Run) -> Settings:
     Raises
     ------
     ScheduleError, InvalidValueError
-        Layers that are not alike, hidden tokens, or pipeline stages: cost then depends on more than token counts.
+        Cross attention, pipeline stages, a cached prefix, or hidden tokens: cost then follows from more than token
+        counts.
     """
     decoder = run.model.decoder
-    if not decoder.alike or decoder.traced is not None or run.precision.wide:
-        what = decoder.variety or (WIDE if run.precision.wide else "traced layers")
-        raise ScheduleError(f"the explorer needs uniform decoder layers: {run.model.name} has {what}")
+    if decoder.cross_layers:
+        raise ScheduleError(
+            f"the explorer needs visual tokens in the sequence: {run.model.name} has cross-attention layers, which no "
+            "method shortens; aimcost compare shows it on several machines and stacks"
+        )
+    if decoder.traced is not None:
+        raise ScheduleError(
+            f"the explorer needs a built-in architecture: {run.model.name} is traced, and what runs around its layers "
+            "follows from the tokens too; aimcost estimate and aimcost compare price it"
+        )
+    if run.implementation == "masked":
+        raise ScheduleError(
+            "the explorer needs an implementation that removes tokens: masked hides them; --implementation eager "
+            "explores the same schedule, with tokens removed"
+        )
+    if run.precision.wide:
+        raise ScheduleError(f"the explorer needs uniform decoder layers: {run.model.name} has {WIDE}")
     if run.parallel.pp > 1:
-        raise InvalidValueError("parallel.pp", "1 to explore", run.parallel.pp)
+        raise InvalidValueError("parallel.pp", "1 to explore (parallel.tp may be more)", run.parallel.pp)
     if run.workload.cached_tokens:
-        raise InvalidValueError("workload.cached_tokens", "0 to explore", run.workload.cached_tokens)
+        raise InvalidValueError(
+            "workload.cached_tokens", "0 to explore (aimcost compare takes several)", run.workload.cached_tokens
+        )
     key, loads = _loads(run)
     own = run.workload.frames or run.workload.images
     start = next((i for i, load in enumerate(loads) if load.count == own), 0) if key else 0
@@ -229,27 +248,52 @@ def _dials(run: Run, loads: int) -> tuple[tuple[Dial, ...], dict[str, Any]]:
             own.setdefault("merge_ratio", DEFAULT_MERGE_RATIO)
         offered += [("l1", list(range(layers + 1))), ("l2", list(range(1, layers + 2)))]
     else:
-        candidates = getattr(plan_module(str(given["name"])), "candidates", None)
-        grid = candidates(layers) if candidates else []
-        keys = tuple(grid[0]) if grid else ()
-        alike = [each for each in grid if tuple(each) == keys]
-        offered += [(key, _distinct([each[key] for each in alike])) for key in keys]
-        own = {**(alike[0] if alike else {}), **own}
+        offered += _offered(run, given)
     most = max(1, MOST_SCHEDULES // loads)
     values = {key: _with_own(choices, own.get(key)) for key, choices in offered}
     while math.prod(map(len, values.values())) > most:
         longest = max(values, key=lambda key: len(values[key]))
         values[longest] = _with_own(values[longest][::2], own.get(longest))
     dials = tuple(
-        Dial(key=key, values=tuple(choices), start=choices.index(own[key]) if own.get(key) in choices else 0)
+        Dial(key=key, values=tuple(choices), start=choices.index(own.get(key)) if own.get(key) in choices else 0)
         for key, choices in values.items()
     )
     fixed = {key: value for key, value in given.items() if key not in values}
     return dials, fixed
 
 
+# Parameters that state a number of tokens, in place of a share.
+_NUMBERS = ("keep_tokens", "visual_token_num", "new_image_token_num")
+_SHARES_OF_A_NUMBER = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0)
+
+
+def _offered(run: Run, given: Mapping[str, Any]) -> list[tuple[str, list[Any]]]:
+    """Parameters of a method and the values that the planner tries; the run's own numbers of tokens, less and more."""
+    module, layers = plan_module(str(given["name"])), run.model.decoder.layers
+    numbers = [key for key in _NUMBERS if given.get(key)]
+    grids: list[dict[str, Any]] = []
+    if candidates := getattr(module, "candidates", None):
+        grids = candidates(layers)
+    elif counted := getattr(module, "counted_candidates", None):
+        grids = counted(layers, run.workload.visual_tokens)
+    elif "ratio" in module.Params.names():
+        grids = [{"ratio": ratio} for ratio in RATIOS]
+    most = max(map(len, grids), default=0)
+    every = {key: [each[key] for each in grids if len(each) == most] for key in (grids[-1] if grids else ())}
+    if numbers:  # they stand in place of a share, of dominant and contextual tokens
+        every = {key: choices for key, choices in every.items() if key == "k"}
+        every |= {key: [max(1, round(given[key] * share)) for share in _SHARES_OF_A_NUMBER] for key in numbers}
+    return [
+        # what the method takes where nothing is given may follow from the workload, as no value does
+        (key, [*([None] if run.schedule.params.get(key) is None else []), *_distinct(choices)])
+        for key, choices in every.items()
+    ]
+
+
 def _distinct(values: list[Any]) -> list[Any]:
     found = list({canonical(value): value for value in values}.values())
+    if found and found[0] is None:
+        return [None, *_distinct(found[1:])]
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in found)
     return sorted(found) if numbers else found
 
@@ -269,21 +313,29 @@ def _texts(run: Run) -> tuple[int, ...]:
 
 def _reads_text(run: Run, event: ReductionEvent) -> bool:
     """Whether the cost of a cut follows from the text beside the counts."""
-    cut = Cut(tokens_in=float(event.tokens_in), tokens_out=float(event.tokens_out), counts=dict(event.counts))
-    for implementation in ("fused", "eager"):
-        each, other = (
-            ScoreContext(
-                model=run.model,
-                batch=1,
-                widths=Widths.of(run.precision),
-                text_tokens=text,
-                implementation=implementation,
+    text, counts = run.workload.text_tokens, dict(event.counts)
+    return _cost_of(run, event, counts, text) != _cost_of(run, event, counts, text + 1)
+
+
+def _cost_of(run: Run, event: ReductionEvent, counts: Mapping[str, int], text: int = 1) -> str:
+    """What a cut costs under either implementation, to compare."""
+    cut = Cut(tokens_in=float(event.tokens_in), tokens_out=float(event.tokens_out), counts=counts)
+    return repr(
+        [
+            reduction_ops(
+                event.scorer,
+                cut,
+                ScoreContext(
+                    model=run.model,
+                    batch=1,
+                    widths=Widths.of(run.precision),
+                    text_tokens=text,
+                    implementation=implementation,
+                ),
             )
-            for text in (run.workload.text_tokens, run.workload.text_tokens + 1)
-        )
-        if repr(reduction_ops(event.scorer, cut, each)) != repr(reduction_ops(event.scorer, cut, other)):
-            return True
-    return False
+            for implementation in ("fused", "eager")
+        ]
+    )
 
 
 def schedules_of(
@@ -341,7 +393,7 @@ def schedules_of(
             scorers |= {event.scorer for event in cuts if event.selects}
             if cuts and example is None:
                 example = plan.schedule
-                _require_plain(plan.schedule)
+                _require_plain(run, plan.schedule)
         for row in rows:
             asked = row["run"]["workload"]
             if load.count in (None, asked.get(settings.loads_key)):
@@ -494,13 +546,19 @@ def _position(settings: Settings, method: Mapping[str, Any]) -> tuple[int, ...] 
     return position if settings.method(position, "executed") == {**settings.fixed, **others} else None
 
 
-def _require_plain(schedule: Schedule) -> None:
-    """Every cut lies between two layers whose counts differ, so that a page can tell cuts from counts."""
+def _require_plain(run: Run, schedule: Schedule) -> None:
+    """Every cut lies between two layers whose counts differ, and costs what follows from these alone."""
     tokens = schedule.tokens
     steps = [(i, a, b) for i, (a, b) in enumerate(itertools.pairwise(tokens)) if a != b]
     events = [(event.after_layer, event.tokens_in, event.tokens_out) for event in schedule.layer_events]
-    if steps != events or any(event.counts for event in schedule.layer_events):
-        raise ScheduleError(f"the explorer cannot tell the cuts of {schedule.method} from its token counts")
+    counted = any(
+        _cost_of(run, event, {}) != _cost_of(run, event, dict(event.counts)) for event in schedule.layer_events
+    )
+    if steps != events or counted:
+        raise ScheduleError(
+            f"the explorer cannot tell the cuts of {schedule.method} from its token counts; aimcost estimate and "
+            "aimcost compare price them"
+        )
 
 
 def exposes(schedule: Schedule | None, implementation: str) -> str:

@@ -27,7 +27,7 @@ from ...pricing.preprocess import preprocessing
 from ...pricing.pricing import estimate_run
 from ...pricing.result import Estimate
 from ...pricing.table import NO_LAYER, Segment
-from ...types import ReductionEvent, Schedule, Workload
+from ...types import DecoderSpec, ReductionEvent, Schedule, Workload
 from ..layers import Pair, with_layers
 from .settings import Schedules, Settings, exposes
 
@@ -110,9 +110,9 @@ class Tables:
     Attributes
     ----------
     layers
-        By attention kernel (``flash``, ``eager``): prefill of one layer.
+        By kind of layer and attention kernel (``flash``, ``eager``): prefill of one layer.
     decode
-        By kernel: the first decode step of one layer whose cache held n tokens.
+        By kind and kernel: the first decode step of one layer whose cache held n tokens.
     cut
         A cut inside the language model; empty without one.
     before
@@ -122,21 +122,21 @@ class Tables:
     step_before, step_after
         Of a decode step, around the layers.
     kv
-        Cache bytes of one layer by tokens held.
+        By kind: cache bytes of one layer by tokens held.
     added
         By load, what the stack adds; ``maps`` among them applies where attention maps are read.
     """
 
     batch: int
-    layers: Mapping[str, tuple[OpRows, ...]]
-    decode: Mapping[str, tuple[OpRows, ...]]
+    layers: tuple[Mapping[str, tuple[OpRows, ...]], ...]
+    decode: tuple[Mapping[str, tuple[OpRows, ...]], ...]
     cut: tuple[OpRows, ...]
     before: tuple[tuple[Rows, ...], ...]
     embed: Mapping[int, Rows]
     head: Rows
     step_before: Rows
     step_after: Rows
-    kv: Floats
+    kv: tuple[Floats, ...]
     added: tuple[tuple[Overhead, ...], ...]
 
 
@@ -155,6 +155,8 @@ class Context:
 
     Attributes
     ----------
+    kinds
+        The kind of every layer, as the tables count them.
     exposes
         Where a cut makes layers run eager attention (`aimcost.search.explorer.settings.exposes`).
     maps
@@ -165,6 +167,7 @@ class Context:
 
     run: Run
     schedules: Schedules
+    kinds: tuple[int, ...]
     exposes: str
     maps: tuple[bool, bool]
     decode_extra: int
@@ -188,8 +191,6 @@ def context_of(settings: Settings, run: Run, schedules: Schedules, most_tokens: 
     most_tokens
         The largest token count to tabulate, generated tokens included.
     """
-    if run.implementation == "masked":
-        raise ScheduleError("the explorer needs an implementation that removes tokens: masked hides them")
     found = exposes(schedules.example, run.implementation)
     plain = replace(run, schedule=schedules.reductions[0][0])
     cutting = plain if schedules.example is None else replace(run, schedule=schedules.example)
@@ -199,6 +200,7 @@ def context_of(settings: Settings, run: Run, schedules: Schedules, most_tokens: 
     return Context(
         run=run,
         schedules=schedules,
+        kinds=kinds_of(run.model.decoder)[1],
         exposes=found,
         maps=(reads_attention_maps(plain), reads_attention_maps(cutting)),
         decode_extra=2 - probe.table.steps,
@@ -217,38 +219,59 @@ def _load(settings: Settings, schedules: Schedules, at: int, batch: int, *, new:
     return replace(settings.loads[at].workloads[schedules.convention], batch=batch, new_tokens=new)
 
 
+def kinds_of(decoder: DecoderSpec) -> tuple[tuple[DecoderSpec, ...], tuple[int, ...]]:
+    """Decoders whose layers are all of one kind, and the kind of every layer of `decoder`."""
+    if not decoder.window or decoder.window_layers is None:
+        return (decoder,), (0,) * decoder.layers
+    kinds = replace(decoder, window_layers=None), replace(decoder, window=0, window_layers=None)
+    return kinds, tuple(int(layer not in decoder.window_layers) for layer in range(decoder.layers))
+
+
+def _of_one_kind(run: Run) -> Run:
+    """The run on a model whose layers are all of its first kind: for what lies outside them."""
+    first, *others = kinds_of(run.model.decoder)[0]
+    return replace(run, model=replace(run.model, decoder=first)) if others else run
+
+
 def _one_layer(run: Run) -> Run:
     tokens = run.schedule.tokens[0]
-    return with_layers(run, [(tokens, tokens)], "none")
+    return with_layers(_of_one_kind(run), [(tokens, tokens)], "none")
 
 
 def tables_of(settings: Settings, run: Run, schedules: Schedules, batch: int, most_tokens: int, exposed: str) -> Tables:
     """Every table of one batch size."""
     whole = replace(run, schedule=replace(schedules.reductions[0][0], events=()))
     no_tower = replace(_load(settings, schedules, 0, batch), frames=0, images=0, tower=None)
-    bare = replace(whole, workload=no_tower, include=None)
+    every_kind = [
+        replace(whole, workload=no_tower, include=None, model=replace(run.model, decoder=decoder))
+        for decoder in kinds_of(run.model.decoder)[0]
+    ]
+    bare = every_kind[0]
     kernels = {run.attention} | ({"eager"} if exposed else set())
-    layers, decode = {}, {}
+    layers, decode = list[dict[str, tuple[OpRows, ...]]](), list[dict[str, tuple[OpRows, ...]]]()
     step_before: Rows = ()
     step_after: Rows = ()
     decoded = 2 - estimate_run(_one_layer(_with_new(bare, 2))).table.steps  # new tokens beyond the steps
-    for kernel in sorted(kernels):
-        counts = [(n, n) for n in range(most_tokens, 0, -1)]
-        one, two = (replace(_with_new(bare, steps + decoded), attention=kernel) for steps in (1, 2))
-        every = estimate_run(with_layers(replace(one, host_time=False), counts, ""))
-        issued = estimate_run(with_layers(one, [counts[0], counts[-1]], ""))
-        stepped = estimate_run(with_layers(two, counts[-1:], ""))
-        layers[kernel] = tuple(_by_count(every, issued, stepped, "prefill"))
-        decode[kernel] = tuple(_by_count(every, issued, stepped, "decode"))
-        if kernel == run.attention:
-            step_before, step_after = (
-                _rows(issued, _outside(issued, "decode", after=after)) for after in (False, True)
-            )
+    counts = [(n, n) for n in range(most_tokens, 0, -1)]
+    for alike in every_kind:
+        layers.append({})
+        decode.append({})
+        for kernel in sorted(kernels):
+            one, two = (replace(_with_new(alike, steps + decoded), attention=kernel) for steps in (1, 2))
+            every = estimate_run(with_layers(replace(one, host_time=False), counts, ""))
+            issued = estimate_run(with_layers(one, [counts[0], counts[-1]], ""))
+            stepped = estimate_run(with_layers(two, counts[-1:], ""))
+            layers[-1][kernel] = tuple(_by_count(every, issued, stepped, "prefill"))
+            decode[-1][kernel] = tuple(_by_count(every, issued, stepped, "decode"))
+            if kernel == run.attention and alike is bare:
+                step_before, step_after = (
+                    _rows(issued, _outside(issued, "decode", after=after)) for after in (False, True)
+                )
     flat = estimate_run(_one_layer(bare))
     return Tables(
         batch=batch,
-        layers=layers,
-        decode=decode,
+        layers=tuple(layers),
+        decode=tuple(decode),
         cut=_cut_rows(bare, schedules, most_tokens),
         before=tuple(
             _before(replace(run, workload=_load(settings, schedules, at, batch)), found)
@@ -258,7 +281,7 @@ def tables_of(settings: Settings, run: Run, schedules: Schedules, batch: int, mo
         head=_rows(flat, _outside(flat, "prefill", after=True)),
         step_before=step_before,
         step_after=step_after,
-        kv=_kv(bare, most_tokens),
+        kv=tuple(_kv(alike, most_tokens) for alike in every_kind),
         added=tuple(_added(run, _load(settings, schedules, at, batch)) for at in range(len(settings.loads))),
     )
 
@@ -531,7 +554,7 @@ def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
     random = np.random.default_rng(0)
     some = np.sort(random.integers(1, most + 1, size=(_CHECKED_CUTS, 2)), axis=1)[:, ::-1]
     checked: list[Pair] = [(int(a), int(b)) for a, b in some if a > b]
-    corner = priced([(101, 41), (102, 41), (101, 42)])
+    corner = priced([(101, 41), (102, 41), (101, 42), (102, 42)])
     if not selection(corner):
         return ()
     truth, amounts = priced(checked), _columns(corner)
@@ -540,7 +563,7 @@ def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
     keys = [
         _key_of(
             [
-                [float(amounts[name][segment.start + i] - amounts[name][segment.start]) for i in (1, 2)]
+                [float(amounts[name][segment.start + i] - amounts[name][segment.start]) for i in (1, 2, 3)]
                 for name in ("bytes", "flops", "device", "host")
             ]
         )
@@ -557,7 +580,8 @@ def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
         rows, tested = slice(here.start, here.stop), slice(real.start, real.stop)
         at: NDArray[np.int64] = every_pair @ np.array(key)
         wanted = checked_pairs @ np.array(key)
-        arrays = {name: _at(at, columns[name][rows], sum(key) * most) for name in ("device", "flops", "bytes")}
+        largest = most * (key[0] + max(0, key[1]))
+        arrays = {name: _at(at, columns[name][rows], largest) for name in ("device", "flops", "bytes")}
         exact = all(
             np.allclose(values[wanted], host[name][tested], rtol=_EXACT, atol=0) for name, values in arrays.items()
         )
@@ -570,7 +594,7 @@ def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
                 device=arrays["device"],
                 flops=arrays["flops"],
                 bytes=arrays["bytes"],
-                code=_at(at, codes[rows], sum(key) * most),
+                code=_at(at, codes[rows], largest),
                 host=float(host["host"][real.start]),
                 after=float(host["after"][real.start]),
                 waits=bool(waits is not None and waits[tested].any()),
@@ -582,13 +606,15 @@ def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
 
 
 def _key_of(steps: Sequence[Sequence[float]]) -> tuple[int, int]:
-    """(p, q) of an operation that moves by `steps` where a, and where b, grows by one."""
+    """(p, q) of an operation that moves by `steps` where a, where b, and where both grow by one."""
     by_a, by_b = (any(step[end] != 0.0 for step in steps) for end in (0, 1))
     if not by_b:
         return 1, 0
     if not by_a:
         return 0, 1
-    first, second = steps[0]  # of its bytes
+    if not any(step[2] for step in steps):
+        return 1, -1  # by what is dropped
+    first, second, _ = steps[0]  # of its bytes
     for p in range(1, 9):
         q = second * p / first
         if first > 0 and q > 0 and abs(q - round(q)) < 1e-9:
@@ -603,7 +629,7 @@ def _cuts_at(keys: tuple[tuple[int, int], ...], most: int) -> tuple[Pair, ...]:
     found.update(dict.fromkeys((most, b) for b in range(1, most)))
     for p, q in keys:
         seen = {p * a + q * b for a, b in found}
-        for b in range(2, most) if p and q else ():
+        for b in range(2, most) if p and q > 0 else ():
             # larger than what any smaller b reaches
             for a in range(most, max(b, most - q), -1):
                 if p * a + q * b not in seen:
@@ -626,7 +652,8 @@ def _terms(run: Run, tables: Sequence[Tables]) -> tuple[Term, ...]:
     found: dict[str, Term] = {}
     probe = estimate_run(run)
     dense = estimate_run(replace(run, schedule=replace(run.schedule, events=()), workload=run.workload))
-    for priced in (probe, dense, estimate_run(_with_new(probe.run, 2)), _eager(run)):
+    steps = (estimate_run(_with_new(each.run, 2)) for each in (probe, dense))
+    for priced in (probe, dense, *steps, _eager(run)):
         for kind, stage, width in priced.table.classes:
             name = f"{kind} {stage}" if stage else kind
             if name not in found and kind != "overhead":
@@ -643,5 +670,5 @@ def _eager(run: Run) -> Estimate:
     return estimate_run(replace(_with_new(run, 2), attention="eager"))
 
 
-def _all(by_kernel: Mapping[str, tuple[OpRows, ...]]) -> list[OpRows]:
-    return [rows for each in by_kernel.values() for rows in each]
+def _all(by_kind: Sequence[Mapping[str, tuple[OpRows, ...]]]) -> list[OpRows]:
+    return [rows for by_kernel in by_kind for each in by_kernel.values() for rows in each]
