@@ -25,6 +25,20 @@ from aimcost.search.explorer import settings
 
 EXACT = 1e-6
 RUN = "llava_onevision_aim_a100"
+# What no picture may have: marks at no place, words of a program, a chart without marks.
+FAULTS = """() => {
+  const found = [];
+  for (const each of document.querySelectorAll(".chart svg *")) {
+    for (const { name, value } of each.attributes) {
+      if (/NaN|undefined|Infinity/.test(value)) found.push(`${each.tagName} ${name}=${value}`);
+    }
+  }
+  for (const chart of document.querySelectorAll(".chart svg")) {
+    if (!chart.querySelector("rect, path, circle")) found.push(`nothing in ${chart.getAttribute("aria-label")}`);
+  }
+  const words = document.body.innerText.match(/.{0,30}(NaN|undefined|Infinity|\\[object).{0,30}/g);
+  return [...found, ...(words ?? [])];
+}"""
 OVERLAPS = """() => {
   const found = [];
   for (const chart of document.querySelectorAll(".chart svg")) {
@@ -45,14 +59,12 @@ OVERLAPS = """() => {
 
 @pytest.fixture(scope="session")
 def page_file(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real run with four machines and stacks, one of them with eager layers; few loads, so that it is soon made."""
+    """A real run with four machines and stacks; few loads, so that it is soon made."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "FRAMES", (4,))
         patch.setattr(settings, "BATCHES", (1, 4))
         patch.setattr(settings, "TEXT", (64,))
-        page = explore_page(
-            [(RUN, load_run(RUN))], lambda *_: None, hardware=["nvidia_h100_sxm"], stacks=["vllm", "llava"]
-        )
+        page = explore_page([(RUN, load_run(RUN))], lambda *_: None, hardware=["nvidia_h100_sxm"], stacks=["vllm"])
     file = tmp_path_factory.mktemp("page") / "page.html"
     file.write_text(page, encoding="utf-8")
     assert len(page) < 6e6
@@ -81,7 +93,7 @@ class Opened:
             self.problems.append(f"asked for {url}")
 
     def data(self) -> dict[str, Any]:
-        return self.page.evaluate("aimcost.data.runs[0]")
+        return self.page.evaluate("aimcost.app.run")
 
 
 @pytest.fixture(scope="module")
@@ -364,18 +376,56 @@ def test_it_is_readable_and_accessible(browser: Any, page_file: Path, width: int
     page = opened.page
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate(OVERLAPS) == []
+    assert page.evaluate(FAULTS) == []
     page.click("button.op")
     if width < 1000:
         page.click("summary")
     for position in ([6, 28, 28], [4, 0, 0], [2, 2, 26]):
         page.evaluate("(dials) => { const a = aimcost.app; a.set({ dials }); a.changed(); }", position)
-        assert page.evaluate(OVERLAPS) == [], position
+        assert page.evaluate(OVERLAPS) + page.evaluate(FAULTS) == [], position
     grave = [
         (each["id"], [node["html"][:120] for node in each["nodes"]])
         for each in axe.Axe().run(page).response["violations"]
         if each["impact"] in ("serious", "critical")
     ]
     assert grave == []
+    assert opened.problems == []
+    context.close()
+
+
+def test_other_methods_and_layers_with_windows(browser: Any, tmp_path: Path) -> None:
+    """Eager layers where tokens are cut, or all; cuts that cost by what they drop; windows in some layers; defaults."""
+    model = {
+        "model_type": "qwen2",
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 1000,
+    }
+    windows = {"use_sliding_window": True, "sliding_window": 300, "max_window_layers": 3}
+    load = {"visual_tokens": 600, "text_tokens": 40}
+    runs = [
+        {"model": model, "method": {"name": "aim", "l1": 3, "l2": 6}, "implementation": "eager"},
+        {"model": model, "method": {"name": "sparsevlm"}, "implementation": "eager"},
+        {"model": {**model, **windows}, "method": {"name": "fastv", "k": 2}},
+        {"model": model, "method": {"name": "prumerge_plus"}},
+    ]
+    loaded = [("run.yaml", load_run({**run, "workload": load, "hardware": "nvidia_l4"})) for run in runs]
+    file = tmp_path / "page.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "BATCHES", (2,))
+        patch.setattr(settings, "TEXT", (64,))
+        file.write_text(explore_page(loaded, lambda *_: None, hardware=["nvidia_l4"]), encoding="utf-8")
+    context = browser.new_context()
+    opened = Opened(context, file)
+    for number, (_, run) in enumerate(loaded):
+        opened.page.evaluate("(number) => aimcost.app.choose(number, '')", number)
+        shown = opened.page.evaluate("aimcost.app.result.reduced.ttft.value")
+        assert _near(shown, estimate_run(run).ttft_s)  # it opens where the run stands, defaults included
+        _compare(opened, 3, seed=number)
+        assert opened.page.evaluate(FAULTS) == []
     assert opened.problems == []
     context.close()
 

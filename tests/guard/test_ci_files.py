@@ -77,7 +77,9 @@ def test_the_action_passes_and_fails_as_the_check_does(project: Path) -> None:
     assert {case.attrib["classname"] for case in suite if len(case)} == {"b.yaml"}
     assert run_check(project, runs="[ab].yaml").returncode == 1
     assert run_check(project, runs="--update a.yaml").returncode == 2
-    assert run_check(project, runs="b.yaml\na.yaml", tolerance="100%").returncode == 0
+    assert run_check(project, runs="b.yaml\na.yaml", tolerance="100%", **{"working-directory": "sub"}).returncode == 0
+    # a later step, which uploads it, starts in the folder of the job
+    assert (project / "output").read_text(encoding="utf-8").splitlines()[-1] == "junit=sub/aimcost-junit.xml"
     assert run_check(project, baseline="none.json").returncode == 2
 
 
@@ -154,5 +156,7 @@ def test_the_pre_commit_hook_is_a_command_that_works(project: Path) -> None:
 def test_the_example_workflow_uses_inputs_that_there_are() -> None:
     workflow = yaml.safe_load((ROOT / "docs" / "examples" / "aimcost-guard.yml").read_text(encoding="utf-8"))
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
-    (ours,) = [step for step in steps if "aimcost@" in step.get("uses", "")]
+    (ours,) = [step for step in steps if step.get("uses") == "./.aimcost"]
+    (fetched,) = [step for step in steps if step.get("with", {}).get("path") == ".aimcost"]
+    assert fetched["with"]["repository"] == "${{ vars.AIMCOST_REPOSITORY }}"  # no owner that a copy has to replace
     assert set(ours["with"]) <= set(ACTION["inputs"])

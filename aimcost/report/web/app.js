@@ -212,7 +212,8 @@ class App {
     const { reduced, dense } = found;
     this.result = found;
     const budget = state.budgetMs === null ? null : state.budgetMs / 1e3;
-    const ceiling = reduced.outside_s > 0 ? dense.ttft.value / dense.outside_s : null;
+    // what rounding leaves of a difference is no part
+    const ceiling = dense.outside_s > 1e-9 * dense.ttft.value ? dense.ttft.value / dense.outside_s : null;
     this.answer(found, context, budget);
     this.tiles(found, ceiling);
     drawStages($("stages"), { reduced, dense, context, budget, scope: state.scope, ceiling: this.ceiling(dense, ceiling), onScope: (scope) => { this.state = { ...this.state, scope, layer: null }; this.draw(); } });

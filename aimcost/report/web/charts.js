@@ -84,9 +84,9 @@ export function drawMachines(container, { rows, budget, chosen, onChoose }) {
       ? `${show.time(reduced.ttft.value)}${reduced.ttft.high === null ? "" : ` (${show.band(reduced.ttft)})`}, unreduced ${show.time(dense.ttft.value)}`
       : "this setting has no schedule here";
     list.append(html("li", {}, html("button", { type: "button", class: "machine", "aria-pressed": String(number === chosen), onclick: () => onChoose(number) },
-      html("span", { class: "machine-label" }, html("b", {}, name), html("span", {}, figures)), picture)));
+      html("span", { class: "machine-label" }, html("b", {}, name), html("span", {}, figures)), ...(reduced ? [picture] : []))));
   }
-  container.replaceChildren(list, legend(["machine-key", "this run"], ["dense", "unreduced"], ["whisker-key", "80 % band"]));
+  container.replaceChildren(list, legend(["machine-key", "this run"], ["dense", "unreduced"], ["whisker-key", "80 % band"], ...(budget ? [["budget-key", "budget"]] : [])));
 }
 
 export function drawRoofline(container, { points, context }) {
@@ -133,7 +133,7 @@ export function drawAccuracy(container, { points, now, name }) {
   const [size, unit] = show.unitOf(Math.max(...times));
   const x = d3.scaleLinear([0, Math.max(...times) * 1.06], [left, right]);
   const least = Math.min(0.98, ...points.map((point) => point.relative));
-  const y = d3.scaleLinear([least - 0.01, Math.max(1.01, ...points.map((point) => point.relative)) + 0.005], [bottom, top]);
+  const y = d3.scaleLinear([least - 0.03, Math.max(1.01, ...points.map((point) => point.relative)) + 0.005], [bottom, top]);
   bottomAxis(picture, x, { top, bottom, count: 5, format: (v) => show.short(v / size), label: `predicted ${unit}s to the first token` });
   valueAxis(picture, y, { left, right, count: 5, format: (v) => `${Math.round(100 * v)} %` });
   picture.append(text(left, top - 8, "score, share of the unreduced model's", { class: "strip-title" }));

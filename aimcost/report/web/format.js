@@ -21,7 +21,7 @@ export const show = {
   bytes: (value) => scaled(value, "B", LARGE),
   rate: (value, unit) => scaled(value, unit, LARGE),
   whole: (value) => Math.round(value).toLocaleString("en"),
-  factor: (value) => `${value >= 9.95 ? value.toFixed(0) : value.toFixed(value < 1.995 ? 2 : 1)}×`,
+  factor: (value) => `${value >= 99.95 ? value.toFixed(0) : value.toPrecision(3)}×`,
   band: (figure, text = show.time) => (figure.high === null ? "" : `${text(figure.low)} to ${text(figure.high)}`),
   // the unit that the ticks of an axis share, which its label names
   unitOf: (largest) => SMALL.find(([size]) => largest >= size) ?? SMALL[SMALL.length - 1],

@@ -65,11 +65,14 @@ export function bottomAxis(picture, scale, { top, bottom, count, format, label }
   );
 }
 
-// Powers of ten alone: the ticks of a logarithmic axis that are labelled.
+// The ticks of a logarithmic axis: powers of ten, or where these are few twos and fives as well.
 export function decades(scale) {
   const [low, high] = scale.domain();
   const found = [];
-  for (let power = Math.ceil(Math.log10(low) - 1e-9); power <= Math.log10(high) + 1e-9; power++) found.push(10 ** power);
+  const steps = Math.log10(high / low) < 3 ? [1, 2, 5] : [1];
+  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
+    found.push(...steps.map((step) => Number(`${step}e${power}`)).filter((tick) => tick >= low && tick <= high));
+  }
   return Object.assign(scale.copy(), { ticks: () => found });
 }
 
