@@ -130,7 +130,7 @@ def _random_setting(data: dict[str, Any], chance: random.Random) -> dict[str, An
         "load": chance.randrange(len(choices["loads"])),
         "batch": chance.randrange(len(choices["batches"])),
         "text": chance.randrange(len(choices["texts"])),
-        "newTokens": chance.choice([0, 1, 2, 33, 256]),
+        "newTokens": chance.choice([0, 1, 2, 33, choices["most_new_tokens"]]),
         "dials": [chance.randrange(len(dial["values"])) for dial in choices["dials"]],
         "preset": None,
     }
@@ -225,6 +225,7 @@ def test_other_models_methods_and_formats(browser: Any, tmp_path: Path, run: dic
         patch.setattr(settings, "BATCHES", (4,))
         patch.setattr(settings, "TEXT", ())
         patch.setattr(settings, "MOST_SCHEDULES", 500)
+        patch.setattr(settings, "MOST_NEW_TOKENS", 40)
         own = {"hardware": ["nvidia_h100_sxm"], "stacks": [loaded.stack.name]}
         page = explore_page([("run.yaml", loaded)], lambda *_: None, **own)
     file = tmp_path / "page.html"
@@ -416,6 +417,7 @@ def test_other_methods_and_layers_with_windows(browser: Any, tmp_path: Path) -> 
     file = tmp_path / "page.html"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(settings, "BATCHES", (2,))
+        patch.setattr(settings, "MOST_NEW_TOKENS", 40)
         patch.setattr(settings, "TEXT", (64,))
         file.write_text(explore_page(loaded, lambda *_: None, hardware=["nvidia_l4"]), encoding="utf-8")
     context = browser.new_context()
