@@ -30,6 +30,7 @@ __all__ = [
     "read_once",
     "read_text",
     "replacing",
+    "require_nameable",
     "stamp_of",
     "write_atomically",
     "write_bytes_atomically",
@@ -408,6 +409,17 @@ def _sweep(folder: Path, name: str) -> None:
                 left.unlink()
 
 
+def require_nameable(target: Path) -> None:
+    """Raise FileFormatError for a name that no file can have: a null character, or half of a surrogate pair."""
+    try:
+        possible = b"\0" not in os.fsencode(target)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        name = str(target).encode("ascii", "backslashreplace").decode().replace("\0", "\\x00")
+        raise FileFormatError(f"{name}: no file can have this name")
+
+
 @contextmanager
 def replacing(target: Path) -> Iterator[str]:
     """A temporary file beside `target` that replaces it on success and is removed on failure.
@@ -419,6 +431,10 @@ def replacing(target: Path) -> Iterator[str]:
     """
     import tempfile  # loads the archive modules as well
 
+    require_nameable(target)
+    if os.path.abspath(target.parent) == "/dev" or (target.exists() and not target.is_file() and not target.is_dir()):
+        # a device, a pipe or /dev/stdout would be replaced by a file
+        raise FileFormatError(f"{target}: cannot be written: not a regular file")
     temporary: str | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

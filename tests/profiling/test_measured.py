@@ -118,6 +118,7 @@ def test_a_curve_along_flops_reads_flops() -> None:
         (GemmGrid, gemm_mapping(k="x"), "'k' must"),
         (GemmGrid, gemm_mapping(ns_per_1000_weights=[[1.0]]), "must have shape"),
         (GemmGrid, gemm_mapping(ns_per_1000_weights=[[0.0] * 4] * 3), "above 0"),
+        (GemmGrid, gemm_mapping(ns_per_1000_weights=[[1e-320] * 4] * 3), "above 0"),
         (GemmGrid, gemm_mapping(source=""), "has no 'source'"),
         (GemmGrid, gemm_mapping(band=None), "'band' must be"),
         (AttentionGrid, attention_mapping(along="width"), "'along' must be"),

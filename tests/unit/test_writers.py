@@ -103,6 +103,28 @@ def test_a_command_in_a_read_only_folder(cli: Any, place: Path, name: str) -> No
     assert "cannot be written" in done.stderr
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_name_that_no_file_can_have(cli: Any, place: Path, command: str, name: str) -> None:
+    done = cli(*COMMANDS[command], str(place / f"{name}{SUFFIX.get(command, '.json')}"))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no file can have this name" in done.stderr
+
+
+def test_a_device_or_pipe_is_not_replaced(cli: Any, place: Path) -> None:
+    """A file in its place would be moved over it: as root even over /dev/null."""
+    for command in ("estimate", "sweep"):
+        pipe = place / f"pipe{SUFFIX.get(command, '.json')}"
+        os.mkfifo(pipe)
+        done = cli(*COMMANDS[command], str(pipe))
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        assert f"{pipe.name}: cannot be written: not a regular file" in done.stderr
+        assert pipe.is_fifo()
+    done = cli("check", "r.yaml", "--junit", "/dev/stdout.xml")
+    assert "/dev/stdout.xml: cannot be written: not a regular file" in done.stderr
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_writer_on_a_full_disk_and_in_a_read_only_folder(tmp_path: Path, name: str) -> None:
     target = tmp_path / "out.json"

@@ -36,9 +36,11 @@ _KEYS = (
 def _check_distinct(files: list[Path]) -> None:
     """Raise where one file is given twice, under one name or several: its figures would count twice."""
     from ...errors import InvalidValueError
+    from ...inputs.files import require_nameable
 
     seen: dict[Path, Path] = {}
     for path in files:
+        require_nameable(path)
         first = seen.setdefault(path.resolve(), path)
         if first is not path:
             raise InvalidValueError("FILE", "another file: it is given twice", str(path))

@@ -34,6 +34,8 @@ NANO = 1e-9
 PEAK_TOLERANCE = 1.05
 # Operations without arithmetic (gather) have an intensity of 0, which has no logarithm.
 SMALLEST_INTENSITY = 1e-3
+# Smaller numbers of a table are no times, and vanish in seconds.
+LEAST = 1e-200
 _ONE_BYTE = Widths(weights=1.0, activations=1.0, kv=1.0)
 Flags = NDArray[np.bool_]
 
@@ -298,6 +300,6 @@ def _numbers(
         raise CalibrationError(f"{where}: {key!r} must hold numbers only") from None
     if shape is not None and values.shape != shape:
         raise CalibrationError(f"{where}: {key!r} must have shape {shape} (got {values.shape})")
-    if not np.isfinite(values).all() or (values < 0 if zero else values <= 0).any():
+    if not np.isfinite(values).all() or (values < 0 if zero else values < LEAST).any():
         raise CalibrationError(f"{where}: {key!r} must hold finite numbers above 0")
     return values

@@ -254,6 +254,8 @@ def load_grid(path: str | Path) -> Grid:
         if file.schedules is not None and grid.contexts > MAX_CONTEXTS:
             raise InvalidValueError("axes", f"at most {MAX_CONTEXTS:,} points with schedules", grid.contexts)
         _check_chunk(grid)
+        if grid.points > MAX_POINTS:  # by the first context, before the others are resolved
+            raise InvalidValueError("axes", f"at most {MAX_POINTS:.0e} points", grid.points)
         _ = grid.digest
         if file.schedules is not None:
             counts = {grid.schedules_in(context).count for context in range(grid.contexts)}
@@ -261,8 +263,6 @@ def load_grid(path: str | Path) -> Grid:
                 raise InvalidValueError(
                     "schedules", "the same in every context: levels need equal depths", sorted(counts)
                 )
-        if grid.points > MAX_POINTS:
-            raise InvalidValueError("axes", f"at most {MAX_POINTS:.0e} points", grid.points)
     except AimcostError as error:
         if where not in str(error):
             error.prefix(where)

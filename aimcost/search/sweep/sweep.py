@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import AimcostError, FileFormatError, InvalidValueError, argument
+from ...inputs.files import require_nameable
 from .engines import engine
 from .formats import assemble, format_of
 from .grid import Chunk, Grid, load_grid
@@ -69,6 +70,7 @@ def sweep(
         A bad grid, no point that can be priced, a missing extra, or an output that cannot be written.
     """
     target = Path(output)
+    require_nameable(target)
     kind = format_of(target)
     if target.is_dir():
         raise FileFormatError(f"{target}: is a folder")
