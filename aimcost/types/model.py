@@ -370,7 +370,7 @@ class QuantisationSpec:
     Attributes
     ----------
     method
-        ``awq``, ``gptq``, ``fp8``, ``bitsandbytes``, ``mxfp4``, ``compressed-tensors``.
+        ``awq``, ``gptq``, ``auto-round``, ``fp8``, ``bitsandbytes``, ``mxfp4``, ``compressed-tensors``, ``modelopt``.
     weights
         Format of the language model's linear layers.
     lm_head, tower, projector

@@ -65,6 +65,8 @@ def weights_bytes(quantised: dict[str, Any]) -> float:
             0.5 + 1 / 64 + 4 / (64 * 256),
         ),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 1.0),
+        ({"quant_method": "auto-round", "bits": 4, "group_size": 64, "sym": True}, 0.5 + 2.5 / 64),
+        ({"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["lm_head"]}, 1.0),
         ({"quant_method": "fp8", "weight_block_size": [128, 128]}, 1.0),
         (COMPRESSED, 0.5 + 2 / 64),
     ],
@@ -432,6 +434,16 @@ def test_sixteen_bits_quantise_nothing() -> None:
     assert run.precision.weights == "bf16"
     assert any("quantises nothing" in note for note in run.notes)
     assert not any("quanti" in note for note in resolved(None, model={**TEXT, "quantization_config": None}).notes)
+
+
+def test_modelopt_states_groups_as_compressed_tensors_do_or_an_algorithm() -> None:
+    group = {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "float", "group_size": 16}}
+    given = {"quant_method": "modelopt", "quant_algo": "NVFP4", "config_groups": {"group_0": group}}
+    assert weights_bytes({**given, "ignore": ["lm_head"]}) == LINEAR * (0.5 + 1 / 16) + 2 * REST
+    fp8 = resolved({"quant_method": "modelopt", "quant_algo": "FP8", "kv_cache_quant_algo": "FP8"})
+    assert (fp8.precision.weights, fp8.precision.inputs, fp8.precision.kv) == ("fp8", "fp8", "fp8")
+    other = resolved({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"})
+    assert any("quant_algo W4A8_AWQ without config_groups" in note for note in other.notes)
 
 
 def test_an_unknown_method_is_noted() -> None:

@@ -148,7 +148,8 @@ class _Config:
 
 
 def _awq(config: _Config, method: str) -> tuple[QuantisationSpec | None, tuple[str, ...]]:
-    """Also GPTQ: groups of weights with a 16-bit scale and a packed zero point, which GPTQ always stores."""
+    """Also GPTQ and AutoRound, which packs as these: groups of weights with a 16-bit scale and a packed zero point,
+    which GPTQ always stores."""
     weights = config.format("bits")
     if BITS[weights] >= 16:
         return None, _nothing(method)
@@ -163,7 +164,7 @@ def _awq(config: _Config, method: str) -> tuple[QuantisationSpec | None, tuple[s
 
 def _fp8(config: _Config, method: str) -> tuple[QuantisationSpec, tuple[str, ...]]:
     """Inputs of products are quantised as well, on the fly or by stored scales. Scales of blocks are left out."""
-    patterns = config.patterns("modules_to_not_convert", "ignored_layers")
+    patterns = config.patterns("modules_to_not_convert", "ignored_layers", "exclude_modules", "ignore")
     tower, projector = _others("fp8", patterns)
     left = tuple(patterns)
     return QuantisationSpec(method=method, weights="fp8", inputs="fp8", tower=tower, projector=projector, left=left), ()
@@ -290,10 +291,23 @@ def _nothing(method: str) -> tuple[str, ...]:
     return (f"quantization_config ({method}) quantises nothing: the weights are priced in 16 bit",)
 
 
+def _modelopt(config: _Config, method: str) -> tuple[QuantisationSpec | None, tuple[str, ...]]:
+    """TensorRT Model Optimizer: compressed-tensors' groups, or the name of an algorithm and what it leaves."""
+    if config.data.get("config_groups"):
+        return _compressed(config, method)
+    algorithm = str(config.data.get("quant_algo"))
+    if algorithm != "FP8":
+        raise _NoFormatError(f"quant_algo {algorithm} without config_groups")
+    spec, notes = _fp8(config, method)
+    return replace(spec, kv="fp8" if config.data.get("kv_cache_quant_algo") == "FP8" else None), notes
+
+
 _NAMES: Mapping[str, str] = {"decoder": "the decoder", "tower": "the tower", "projector": "the projector"}
 _METHODS = {
     "awq": _awq,
     "gptq": _awq,
+    "auto-round": _awq,
+    "modelopt": _modelopt,
     "fp8": _fp8,
     "fbgemm_fp8": _fp8,
     "bitsandbytes": _bitsandbytes,
