@@ -67,14 +67,16 @@ def processor_keys(folder: Path, kind: str) -> dict[str, Any]:
     """
     image, video = _section(folder, "image_processor", IMAGE_FILE), _section(folder, "video_processor", VIDEO_FILE)
     keys: dict[str, Any] = {}
+    # of a model that speaks, the config.json is of thinker and talker
+    by_pixels = bool({kind, f"{kind}_thinker"} & {*_BY_PIXELS, *BY_PIXELS})
     if image is not None:
-        if kind in (*_BY_PIXELS, *BY_PIXELS):
+        if by_pixels:
             keys.update(_pixels(image, ""))
         elif image.get("size") is not None:
             _edges(keys, image)
         _copy(keys, image, "min_patches", "max_patches", "image_grid_pinpoints", *_FLAGS)
     if video is not None:
-        if kind in (*_BY_PIXELS, *BY_PIXELS):
+        if by_pixels:
             keys.update(_pixels(video, "video_"))
         _copy(keys, video, "min_frames", "max_frames", "max_video_tokens", "num_frames", "fps", "cap_pixels_per_frame")
         _copy(keys, video, "max_duration", "video_processor_type")

@@ -34,7 +34,12 @@ __all__ = [
 WITHOUT_TOWER = "traced without its tower"
 
 # Families of which transformers gives images and videos to a processor of Qwen-VL's, and which.
-QWEN_GENERATIONS = {"qwen3_5": "qwen3_vl", "qwen3_5_moe": "qwen3_vl", "qwen2_5_omni_thinker": "qwen2_5_vl"}
+QWEN_GENERATIONS = {
+    "qwen3_5": "qwen3_vl",
+    "qwen3_5_moe": "qwen3_vl",
+    "qwen2_5_omni_thinker": "qwen2_5_vl",
+    "qwen3_omni_moe_thinker": "qwen3_omni",
+}
 # temporal_patch_size of their configuration classes
 QWEN_TEMPORAL = 2
 GLM = ("glm4v", "glm4v_moe", "glm46v")

@@ -12,6 +12,7 @@ import pytest
 import aimcost
 from aimcost.errors import AimcostError, FileFormatError, InvalidValueError
 from aimcost.inputs.model import model_config
+from aimcost.inputs.processors import processor_keys
 from aimcost.inputs.run import load_run
 
 A100 = "nvidia_a100_sxm_80gb"
@@ -64,6 +65,25 @@ def test_limits_of_a_folder(folder, files):
     assert _count(given, images=1, image_size=[1920, 1080]) == LIMITED
     # 38.6 x 68.6 blocks, rounded: below the limit of the run
     assert _count(given, images=1, image_size=[1920, 1080], max_pixels=12845056) == 39 * 69
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "glm4v_moe", "qwen3_5", "qwen2_5_omni", "qwen3_omni_moe"])
+def test_limits_of_a_folder_are_those_of_its_family(kind, tmp_path):
+    """Of the omni models the folder's config.json is of thinker and talker."""
+    size = {"shortest_edge": 50176, "longest_edge": 1003520}
+    for name in ("preprocessor_config", "video_preprocessor_config"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"size": size}))
+    keys = {f"{end}_{what}pixels": size[edge] for end, edge in EDGES.items() for what in ("", "video_")}
+    assert processor_keys(tmp_path, kind) == keys
+
+
+EDGES = {"min": "shortest_edge", "max": "longest_edge"}
+
+
+def test_sampling_of_smolvlm_lies_in_either_file(tmp_path):
+    sampling = {"video_sampling": {"fps": 1, "max_frames": 64, "video_size": {"longest_edge": 512}}}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(sampling))
+    assert processor_keys(tmp_path, "smolvlm") == {"fps": 1.0, "max_frames": 64}
 
 
 def test_a_run_limits_what_the_model_does_not():

@@ -142,11 +142,12 @@ def test_patches_of_qwen3_5():
 
 
 @pytest.mark.torch
-def test_patches_of_qwen2_5_omni():
+@pytest.mark.parametrize(("family", "patch"), [("qwen2_5_omni_thinker", 14), ("qwen3_omni_moe_thinker", 16)])
+def test_patches_of_qwen_omni(family, patch):
     module = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
-    # limits of the checkpoint
-    processor = module.Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=12845056)
-    model = _model("qwen2_5_omni_thinker", patch=14, merge=2)
+    # limits of the checkpoints
+    processor = module.Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=12845056, patch_size=patch)
+    model = _model(family, patch=patch, merge=2)
     for width, height in _sizes("omni", least=28):
         assert _counted(model, width, height)[0] == processor.get_number_of_image_patches(height, width) // 4
 

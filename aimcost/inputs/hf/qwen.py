@@ -65,6 +65,8 @@ QWEN_PIXELS = {
     "qwen2_vl": ((56 * 56, 16384 * 28 * 28), (128 * 28 * 28, 768 * 28 * 28)),
     "qwen2_5_vl": ((56 * 56, 16384 * 28 * 28), (128 * 28 * 28, 768 * 28 * 28)),
     "qwen3_vl": ((256 * 256, 4096 * 4096), (64 * 64, 24576 * 32 * 32)),
+    # of a frame: `videos_kwargs` of Qwen3OmniMoeProcessor
+    "qwen3_omni": ((56 * 56, 16384 * 28 * 28), (128 * 32 * 32, 768 * 32 * 32)),
 }
 # Frames sampled from a video at a rate: the class attributes of transformers' Qwen2VLVideoProcessor and
 # Qwen3VLVideoProcessor, FPS_MIN_FRAMES and FPS_MAX_FRAMES of qwen-vl-utils.
