@@ -17,7 +17,7 @@ import pytest
 from aimcost.errors import AimcostError, InvalidValueError
 from aimcost.inputs.discover import method_names
 from aimcost.inputs.schema import WorkloadFile, validate
-from aimcost.inputs.traced_images import projector_of, resolution_of, with_video_processor
+from aimcost.inputs.traced_images import WITHOUT_TOWER, projector_of, resolution_of, with_video_processor
 from aimcost.inputs.workload import resolve_workload
 from aimcost.methods.registry import plan_module
 from aimcost.models.visual_tokens import images_layout
@@ -281,6 +281,25 @@ def test_a_processor_that_is_not_known_is_said_so():
     model = _model("newcomer", patch=14, side=10, tokens="100*images")
     with pytest.raises(InvalidValueError, match="how newcomer's processor sizes and cuts images is not known here"):
         _counted(model, 100, 100)
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"),
+    [
+        ("gemma3n", "timm's, which is not installed), which the parameters leave out too"),
+        ("phi4_multimodal", "it has no get_image_features)"),
+    ],
+)
+@pytest.mark.parametrize("shown", [{"images": 1}, {"frames": 4}])
+def test_images_of_a_model_traced_without_its_tower_are_refused_with_a_remedy(family, reason, shown):
+    """The notes are those that a trace of these types writes; a stated count is priced."""
+    note = f"{WITHOUT_TOWER} ({reason}: workload.visual_tokens says how many tokens images are"
+    model = ModelSpec(name=family, family=family, decoder=DecoderSpec(**TEXT), notes=(note,))
+    with pytest.raises(InvalidValueError) as refused:
+        resolve_workload(WorkloadFile(text_tokens=1, **shown), model)
+    assert f"{family} is traced without its tower ({reason}" in str(refused.value)
+    assert "(use visual_tokens)" in str(refused.value)
+    assert resolve_workload(WorkloadFile(text_tokens=1, visual_tokens=300), model)[0].visual_tokens == 300
 
 
 # One tower of each family, by what its trace says: `merge` is 1 where the projector pools.
