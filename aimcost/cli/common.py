@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -217,7 +218,8 @@ _COMMAND = re.compile(r"^[^\S\n]*::|##\[", re.MULTILINE)
 
 def drop_output() -> None:
     """Send what is still printed nowhere, and keep Python from complaining at exit about what it could not write."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(io.UnsupportedOperation):  # a stream that somebody else collects has no descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:
@@ -309,7 +311,7 @@ def at_terminal() -> int | None:
     return max(40, shutil.get_terminal_size().columns)
 
 
-@contextmanager
+@contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     """Show a progress bar where stderr is a terminal; yields a function of (done, total, description)."""
     if not sys.stderr.isatty():  # a disabled bar of rich 13 still ends in an empty line

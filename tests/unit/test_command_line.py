@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any, get_args
 import pytest
 from typer.main import get_command
 
-from aimcost.cli import app
+from aimcost.cli import app, main
 from aimcost.cli.options import Commands, Context, Declared, hints_of, parse
 from aimcost.cli.typed import application
 
@@ -197,3 +198,13 @@ def test_a_file_name_that_ends_as_another_format_is_refused(
     assert done.returncode == (2 if says else 0)
     assert says in done.stderr
     assert (tmp_path / name).exists() == (not says)
+
+
+def test_an_output_without_a_descriptor_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is too long, where somebody else collects what is printed."""
+    collected = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", collected)
+    monkeypatch.setattr(sys, "argv", ["aimcost", "check", "--baseline", 5000 * "a"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
