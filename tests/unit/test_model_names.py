@@ -198,8 +198,28 @@ def test_tiles_of_original_configs(config: dict[str, Any], tokens: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "tokens"),
+    [
+        # 27 x 27 patches: half a side rounds up where it is interpolated, down where it is averaged
+        ({}, 8 * 14 * 14 + 1),
+        ({"mm_spatial_pool_mode": "average"}, 8 * 13 * 13 + 1),
+        ({"mm_spatial_pool_mode": "max", "mm_newline_position": "grid"}, 8 * 13 * 14),
+        # released code pools by two whatever is stated
+        ({"mm_spatial_pool_stride": 4}, 8 * 14 * 14 + 1),
+    ],
+)
+def test_frames_of_original_configs(change: dict[str, Any], tokens: int) -> None:
+    config = {**ORIGINALS["llava-onevision-qwen2-7b-ov"][1], **change}
+    assert load_run({"model": config, "workload": {"frames": 8}}).workload.visual_tokens == tokens
+
+
+@pytest.mark.parametrize(
     ("change", "part"),
-    [({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type"), ({"mm_projector_type": None}, "mm_pro")],
+    [
+        ({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type"),
+        ({"mm_projector_type": None}, "mm_pro"),
+        ({"mm_spatial_pool_mode": "median"}, "mm_spatial_pool_mode"),
+    ],
 )
 def test_what_is_not_priced_is_refused(change: dict[str, Any], part: str) -> None:
     with pytest.raises(AimcostError, match=part):

@@ -115,6 +115,7 @@ def _llava(config: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
             # without a limit, every tile's tokens stay: more than its grids can make
             "vision_aspect_ratio": aspect if aspect.startswith("anyres_max_") else "anyres_max_36",
             "mm_newline_position": _newline(config, where),
+            "mm_spatial_pool_mode": config.get("mm_spatial_pool_mode", "bilinear"),
         }
     strategy = {"patch": "default", "cls_patch": "full"}.get(str(config.get("mm_vision_select_feature", "patch")))
     if strategy is None:

@@ -153,10 +153,17 @@ def onevision_tiles(reader: Reader) -> int:
 
 
 def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
-    """LLaVA-OneVision: a frame's patch grid is pooled 2x2 (rounding up), a video is followed by a newline token."""
+    """LLaVA-OneVision: a frame's patch grid is pooled 2x2, a video is followed by a newline token.
+
+    Interpolation, the default of LLaVA-NeXT's code, rounds the grid up; averages and maxima, which its configurations
+    may state, round it down. The stride is 2 whatever they state.
+    """
     decoder, notes = text_section(reader)
     vision = _tower(reader.part("vision_config"), _feature_layer(reader, -1))
-    pooled = math.ceil(math.isqrt(vision.patches) / 2)
+    mode, side = reader.get("mm_spatial_pool_mode", "bilinear"), math.isqrt(vision.patches)
+    if mode not in ("bilinear", "average", "max"):
+        raise reader.fail("mm_spatial_pool_mode", "bilinear, average or max")
+    pooled = math.ceil(side / 2) if mode == "bilinear" else side // 2
     position = reader.get("mm_newline_position", "one_token")
     if position not in ("one_token", "grid"):
         raise reader.fail("mm_newline_position", "one_token or grid")
@@ -166,7 +173,7 @@ def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
         tokens_per_frame=pooled * pooled,
         newline_token=True,
         row_newline=position == "grid",
-        bilinear=True,
+        bilinear=mode == "bilinear",
     )
     rule = ResolutionSpec(
         kind="anyres",
