@@ -15,10 +15,11 @@ from aimcost.report.web.explore import explore_page
 
 RUN = "llava_onevision_aim_a100"
 PICTURES = Path(__file__).parent / "pictures"
-# width, height, theme, what is set
+# width, height, theme, what is set, what is looked at (empty: the top)
 SHOTS = {
-    "explore-light": (1440, 1240, "light", "#budget=250&layer=16"),
-    "explore-dark-390": (390, 1560, "dark", "#budget=250&layer=16"),
+    "explore-light": (1440, 1240, "light", "#budget=250&layer=16", ""),
+    "explore-dark": (1440, 1000, "dark", "#budget=250&layer=16", "#machines"),
+    "explore-dark-390": (390, 1560, "dark", "#budget=250&layer=16", ""),
 }
 
 
@@ -28,10 +29,12 @@ def main() -> None:
         file = Path(folder, "page.html")
         file.write_text(explore_page([(RUN, load_run(RUN))], lambda *_: None), encoding="utf-8")
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        for name, (width, height, theme, fragment) in SHOTS.items():
+        for name, (width, height, theme, fragment, place) in SHOTS.items():
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=theme)
             page.goto(file.as_uri() + fragment)
             page.wait_for_selector("html[data-ready]")
+            if place:
+                page.evaluate("(place) => document.querySelector(place).closest('section').scrollIntoView()", place)
             page.screenshot(path=PICTURES / f"{name}.png")
         browser.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..inputs.files import read_mapping, write_atomically
 from ..inputs.hardware import load_hardware
 from ..machine.calibration import calibration_of
 from ..machine.fitting.aiconfigurator import systems
-from ..machine.fitting.derive import derive
+from ..machine.fitting.derive import STEPS, derive
 from ..machine.fitting.transfer import inherited_bands, write_inherited_bands
 from ..machine.fitting.write import block_text, write_calibration, write_tables
 from ..measure.clock import read_timings, scale_from, with_scale
@@ -24,6 +25,7 @@ from ..report.calibration import errors_text, inherited_text
 from ..report.export import to_json
 from ..report.table import table
 from ..units import format_seconds
+from .common import progress_bar
 
 __all__ = ["derive_command", "inherited_command", "scale_command", "stack_command"]
 
@@ -34,7 +36,13 @@ def derive_command(source: str, system: str | None, output: Path | None, *, as_j
         raise UnknownNameError("table source", source, ["aiconfigurator"], where="--from")
     if system is None:
         raise InvalidValueError("--system", f"given: {', '.join(systems())}", None)
-    derived = derive(system, date=datetime.date.today().isoformat())
+    with progress_bar() as step:
+        done = itertools.count()
+        derived = derive(
+            system,
+            date=datetime.date.today().isoformat(),
+            progress=lambda text: step(next(done), STEPS, text),
+        )
     if output is not None:
         write_tables(output.parent / str(derived.block["tables"]), derived.tables)
         write_calibration(output, derived.block)

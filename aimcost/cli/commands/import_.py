@@ -23,6 +23,7 @@ from ..common import (
     VisualTokensFlag,
     app,
     keys_of,
+    progress_bar,
     say,
 )
 from ..options import Argument, Context, Option
@@ -97,10 +98,14 @@ def import_(
         tools, notes = list(scores.tools), list(scores.notes)
         rows: list[Any] = [asdict(row) for row in scores.scores]
     else:
-        imports = [import_file(file, given, quantity=quantity) for file in files]
+        imports, joined = [], []
+        with progress_bar() as step:
+            for number, file in enumerate(files):
+                step(number, len(files), f"pricing {file.name}")
+                imports.append(import_file(file, given, quantity=quantity))
+                joined.append(join(imports[-1].timings))
         lines = timing_lines(timing for each in imports for timing in each.timings)
         tools, notes = [each.tool for each in imports], [note for each in imports for note in each.notes]
-        joined = [join(each.timings) for each in imports]
         rows = [joined_dict(row) for each in joined for row in each]
         text = "\n\n".join(imported_text(*each) for each in zip(imports, joined, strict=True))
     if output is not None:

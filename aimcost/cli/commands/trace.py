@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from ..common import app, say
+from ..common import app, progress_bar, say
 from ..options import Argument, Option
 
 
@@ -19,8 +19,12 @@ def trace(
     from ...inputs.model import load_model, model_config
     from ...report.export import to_json
 
-    tracer = torch_module("aimcost.tracing.trace", "tracing a model")
-    traced = tracer.trace(model_config(config))
+    with progress_bar() as step:
+        step(0, 3, "loading torch and transformers")
+        tracer = torch_module("aimcost.tracing.trace", "tracing a model")
+        step(1, 3, f"tracing {config}")
+        traced = tracer.trace(model_config(config))
+        step(3, 3, "traced")
     text = to_json(traced) + "\n"
     if output is None:
         say(text, end="")

@@ -34,7 +34,7 @@ from .aiconfigurator import (
 )
 from .fit import BF16, fit_attention, fit_gemm, halves, mape, pool, predict_attention, predict_gemm
 
-__all__ = ["Derived", "derive", "machine_of"]
+__all__ = ["STEPS", "Derived", "derive", "machine_of"]
 
 # their name of a format → ours, and the bytes of weights and activations
 _DTYPES: Mapping[str, tuple[str, str, str]] = {
@@ -79,6 +79,10 @@ def machine_of(hardware: HardwareSpec, dtype: str) -> dict[str, float]:
         raise CalibrationError(f"{hardware.name}: the profile has no sm_count")
     peak, _ = peak_flops_per_s(hardware, dtype)
     return {"peak": peak, "bandwidth": hardware.memory_bytes_per_s, "sm_count": hardware.sm_count}
+
+
+# Calls of `progress` while a system is derived.
+STEPS = len(_DTYPES) + 4
 
 
 def derive(system: str, *, date: str, progress: Callable[[str], None] = lambda _: None) -> Derived:
