@@ -205,7 +205,8 @@ class App {
     if (!found) {
       $("answer").textContent = "No schedule has these parameters at this number of tokens. Move a slider.";
       $("tiles").replaceChildren();
-      for (const id of ["stages", "layers", "detail", "machines", "roofline"]) $(id).replaceChildren(empty("Nothing to show at this setting."));
+      $("detail").replaceChildren();
+      for (const id of ["stages", "layers", "machines", "roofline"]) $(id).replaceChildren(empty("Nothing to show at this setting."));
       this.result = null;
       return;
     }

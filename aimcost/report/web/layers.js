@@ -48,7 +48,7 @@ export function drawLayers(container, { reduced, dense, textTokens, promptTokens
     const ends = x(first + 1) + 6.4 * label.length > width - RIGHT;
     // below the label of the merge
     const level = Math.max(y(reduced.tokens[first]) - 16, y(promptTokens) + 36);
-    picture.append(text(ends ? width - RIGHT : x(first + 1) - 4, level, label, { class: "label", "text-anchor": ends ? "end" : "start" }));
+    picture.append(text(ends ? width - RIGHT : x(first + 1) + 4, level, label, { class: "label", "text-anchor": ends ? "end" : "start" }));
   }
 
   // strips: this run in front of the unreduced one
@@ -79,7 +79,7 @@ export function drawLayers(container, { reduced, dense, textTokens, promptTokens
   }
   picture.append(
     text((x(0) + x(count)) / 2, bottom + 34, "decoder layer", { class: "axis-label", "text-anchor": "middle" }),
-    text(LEFT + 0.28 * ahead, bottom + 16, "merge", { class: "tick", "text-anchor": "middle" }),
+    ...(merged < promptTokens ? [text(LEFT + 0.28 * ahead, bottom + 16, "merge", { class: "tick", "text-anchor": "middle" })] : []),
   );
 
   const readout = html("p", { class: "readout" });
