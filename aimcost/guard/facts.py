@@ -6,7 +6,7 @@ from typing import Any
 
 from ..inputs.run import shown
 from ..inputs.strict_json import digest
-from ..machine.inheritance import hidden_parents
+from ..machine.inheritance import shadowing_parents
 from ..pricing.estimator import estimator_of
 from ..pricing.facts import rounded, run_facts
 from ..pricing.result import Estimate
@@ -21,9 +21,9 @@ FIGURES = ("flops", "kv_bytes", "peak_bytes", "tpot_s", "ttft_s")
 def entry_of(estimate: Estimate) -> dict[str, Any]:
     """What a baseline holds of a run."""
     facts = run_facts(estimate.run)
-    run, files = estimate.run, estimate.run.hidden_files()
+    run, files = estimate.run, estimate.run.shadowing_files()
     if run.hardware is not None and estimator_of(run.estimator).has_band:
-        parents = hidden_parents(run.hardware).items()
+        parents = shadowing_parents(run.hardware).items()
         files |= {f"hardware.inherits.{name}": shown(path) for name, path in parents}
     if files:
         facts["files"] = files

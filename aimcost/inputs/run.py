@@ -145,7 +145,7 @@ class Run:
         document: dict[str, Any] = self._file.dump(given=True, exclude_none=True)
         return document
 
-    def hidden_files(self) -> dict[str, str]:
+    def shadowing_files(self) -> dict[str, str]:
         """Key of the run (``model``, ``hardware``, ``stack``) → path of the user's file that its name stands for.
 
         Only those that take the place of a file that aimcost ships under the same name.

@@ -21,10 +21,10 @@ __all__ = [
     "PARENTS",
     "Kinship",
     "calibration_status",
-    "hidden_parents",
     "inheritance_note",
     "kinship_of",
     "parent_of",
+    "shadowing_parents",
     "widening",
 ]
 
@@ -65,7 +65,7 @@ def parent_of(hardware: HardwareSpec) -> str:
     return min(parents, key=lambda name: max(parents[name] / mine, mine / parents[name]))
 
 
-def hidden_parents(hardware: HardwareSpec) -> dict[str, Path]:
+def shadowing_parents(hardware: HardwareSpec) -> dict[str, Path]:
     """Profiles that a card takes coefficients from, where a file of the user stands in place of the shipped one."""
     found: dict[str, Path] = {}
     for name in _parents(hardware):

@@ -110,7 +110,7 @@ def layer_ops(
             ranks=ranks,
         )
         return
-    spec, cost = decoder, ranks.cost
+    spec, cost = decoder, ranks.one_rank
     rows = batch * q_len
     q_width, kv_width = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     bias = spec.qkv_bias
@@ -156,7 +156,7 @@ def cross_kv_ops(
     decoder: DecoderSpec, widths: Widths, *, batch: float, kv_len: float, ranks: Ranks = ONE
 ) -> Iterator[OpCost]:
     """Keys and values of a cross-attention layer: the tower's tokens, projected once a request."""
-    rows, kv_width, cost = batch * kv_len, decoder.kv_heads * decoder.head_dim, ranks.cost
+    rows, kv_width, cost = batch * kv_len, decoder.kv_heads * decoder.head_dim, ranks.one_rank
     k_proj, v_proj = _projection("k_proj", "kv_column", "tower"), _projection("v_proj", "kv_column", "tower")
     yield cost(k_proj, gemm.linear, rows, decoder.hidden, kv_width, widths, bias=decoder.qkv_bias)
     yield cost(v_proj, gemm.linear, rows, decoder.hidden, kv_width, widths, bias=decoder.qkv_bias, to_kv=True)
@@ -175,7 +175,7 @@ def cross_layer_ops(
     ranks: Ranks = ONE,
 ) -> Iterator[OpCost]:
     """A gated cross-attention layer on `q_len` text tokens a request (Llama-3.2-Vision)."""
-    spec, rows, cost = decoder, batch * q_len, ranks.cost
+    spec, rows, cost = decoder, batch * q_len, ranks.one_rank
     yield cost(Op("attn_norm", "norms", "replicated", reads=_INPUT), pointwise.rms_norm, rows, spec.hidden, widths)
     # q reads the text, keys and values the tower's tokens: no one product
     yield cost(
@@ -212,9 +212,9 @@ def _head_norm(spec: DecoderSpec, widths: Widths, rows: Array, name: str, ranks:
     """RMSNorm of each head of q or k."""
     if name == "q_norm":
         op = Op(name, "attention", "heads", reads=("q_proj",))
-        return ranks.cost(op, pointwise.rms_norm, rows * spec.heads, spec.head_dim, widths)
+        return ranks.one_rank(op, pointwise.rms_norm, rows * spec.heads, spec.head_dim, widths)
     op = Op(name, "attention", "kv_heads", reads=("k_proj",))
-    return ranks.cost(op, pointwise.rms_norm, rows * spec.kv_heads, spec.head_dim, widths)
+    return ranks.one_rank(op, pointwise.rms_norm, rows * spec.kv_heads, spec.head_dim, widths)
 
 
 def _out_proj(spec: DecoderSpec, widths: Widths, rows: Array, kernel: str, ranks: Ranks) -> OpCost:
@@ -226,7 +226,7 @@ def _out_proj(spec: DecoderSpec, widths: Widths, rows: Array, kernel: str, ranks
         # the modules hold the normed input until their last product
         reads=(attention.output_of(kernel), "attn_norm"),
     )
-    return ranks.cost(op, gemm.linear, rows, spec.heads * spec.head_dim, spec.hidden, widths, bias=spec.out_bias)
+    return ranks.one_rank(op, gemm.linear, rows, spec.heads * spec.head_dim, spec.hidden, widths, bias=spec.out_bias)
 
 
 def _residual(name: str, stream: str, branch: str) -> Op:
@@ -242,7 +242,7 @@ def _mlp_block(
     spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks, *, gated: bool = False
 ) -> Iterator[OpCost]:
     """The second half of a layer: norm, MLP or experts, the gate of a cross-attention layer, residual."""
-    cost = ranks.cost
+    cost = ranks.one_rank
     norm = Op("mlp_norm", "norms", "replicated", reads=("attn_add",))
     yield cost(norm, pointwise.rms_norm, rows, spec.hidden, widths)
     if spec.moe is None:
@@ -258,7 +258,7 @@ def _mlp_block(
 
 
 def _mlp_ops(spec: DecoderSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[OpCost]:
-    cost, hidden, inner, bias = ranks.cost, spec.hidden, spec.intermediate, spec.mlp_bias
+    cost, hidden, inner, bias = ranks.one_rank, spec.hidden, spec.intermediate, spec.mlp_bias
     products = ("gate_proj", "up_proj") if spec.gated_mlp else ("up_proj",)
     for name in products:
         product = _mlp(name, "mlp_norm", fusion="gate_up")
@@ -285,7 +285,7 @@ def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array, ranks
     experts goes in and is held to the end, and what comes out is held while it is weighted, and that while it is put
     back in order: four such copies at once. vLLM's fused kernel makes the last two only.
     """
-    cost, hidden, inner = ranks.cost, spec.hidden, moe.intermediate
+    cost, hidden, inner = ranks.one_rank, spec.hidden, moe.intermediate
     experts, active = float(moe.experts), float(moe.active)
     pairs, width = rows * active, widths.activations
     # experts in order and the permutation (int64), the histogram's input and its bins (int32), weights in both orders
@@ -310,7 +310,7 @@ def _moe_ops(spec: DecoderSpec, moe: MoeSpec, widths: Widths, rows: Array, ranks
         yield cost(op, gemm.grouped_linear, rows, hidden, inner, widths, experts=experts, active=active)
     # the gate's activation is a tensor of its own beside gate and up, which are one
     activation = replace(
-        _mlp("mlp_act", "gate_proj", "up_proj"), extra={"gate_act": ranks.heads(pairs * inner * width)}
+        _mlp("mlp_act", "gate_proj", "up_proj"), extra={"gate_act": ranks.share(pairs * inner * width)}
     )
     yield cost(activation, pointwise.gated_silu, rows * moe.active * inner, widths)
     yield cost(
@@ -337,7 +337,7 @@ def embed_op(decoder: DecoderSpec, widths: Widths, rows: float, ranks: Ranks = O
     """Look-up of `rows` token embeddings."""
     op = Op("embed", "embedding", "row", place="before", exchange="embed")
     vocab = decoder.vocab + decoder.extra_embeddings
-    return ranks.cost(op, pointwise.embed, rows, decoder.hidden, widths, vocab=vocab)
+    return ranks.one_rank(op, pointwise.embed, rows, decoder.hidden, widths, vocab=vocab)
 
 
 def before_ops(
@@ -367,9 +367,9 @@ def head_ops(
         )
         return
     norm = Op("final_norm", "norms", "replicated", place="after", reads=_INPUT)
-    yield ranks.cost(norm, pointwise.rms_norm, batch, decoder.hidden, widths)
+    yield ranks.one_rank(norm, pointwise.rms_norm, batch, decoder.hidden, widths)
     head = Op("lm_head", "head", "vocabulary", place="after", exchange="logits", reads=("final_norm",))
-    yield ranks.cost(head, gemm.linear, batch, decoder.hidden, decoder.vocab, widths)
+    yield ranks.one_rank(head, gemm.linear, batch, decoder.hidden, decoder.vocab, widths)
 
 
 _ANY = Widths(weights=1.0, activations=1.0, kv=1.0, experts_format="experts")  # parameters are counted in elements

@@ -97,7 +97,7 @@ def rank_heads(decoder: DecoderSpec, ranks: Ranks) -> DecoderSpec:
     """The decoder as its scorers see it: each rank scores with its own heads."""
     if ranks.count == 1:
         return decoder
-    return replace(decoder, heads=ranks.heads(decoder.heads), kv_heads=ranks.kv_heads(decoder.kv_heads))
+    return replace(decoder, heads=ranks.share(decoder.heads), kv_heads=ranks.kv_share(decoder.kv_heads))
 
 
 def exchanged(ops: Iterable[OpCost], ranks: Ranks) -> Iterable[OpCost]:

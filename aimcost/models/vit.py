@@ -49,7 +49,7 @@ def patch_ops(
     vision: VisionSpec, widths: Widths, *, inputs: float, load: TowerLoad, ranks: Ranks = ONE
 ) -> Iterator[OpCost]:
     """Patch embedding (a convolution whose stride is its kernel: one product) and positions."""
-    cost, hidden = ranks.cost, vision.hidden
+    cost, hidden = ranks.one_rank, vision.hidden
     images = inputs * vision.tiles
     patches = float(load.patches)
     each = patches + (1 if vision.class_token else 0)
@@ -103,7 +103,7 @@ def layer_ops(
         tower (arrays: one entry a layer); all of the input's by default.
     """
     n: Array = float(sequence_tokens(vision, load)) if tokens is None else tokens
-    rows, width, cost = inputs * n, vision.hidden, ranks.cost
+    rows, width, cost = inputs * n, vision.hidden, ranks.one_rank
     mlp_rows = rows if mlp_tokens is None else inputs * mlp_tokens
     norm = pointwise.layer_norm if vision.norm == "layer" else pointwise.rms_norm
     yield cost(Op("attn_norm", "norms", "replicated", reads=("x",)), norm, rows, width, widths)
@@ -148,7 +148,7 @@ def _projections(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) 
     products = (("qkv_proj", 3 * width),) if vision.fused_qkv else tuple((f"{x}_proj", width) for x in "qkv")
     for name, features in products:
         op = Op(name, "projections", "column", reads=("attn_norm",))
-        yield ranks.cost(op, gemm.linear, rows, width, features, widths, bias=bias)
+        yield ranks.one_rank(op, gemm.linear, rows, width, features, widths, bias=bias)
 
 
 def _residual(name: str, stream: str, branch: str) -> Op:
@@ -162,7 +162,7 @@ def _scale(vision: VisionSpec, name: str, branch: str, gated: bool) -> Op:
 
 
 def _mlp_ops(vision: VisionSpec, widths: Widths, rows: Array, ranks: Ranks) -> Iterator[OpCost]:
-    width, inner, bias, cost = vision.hidden, vision.intermediate, vision.mlp_bias, ranks.cost
+    width, inner, bias, cost = vision.hidden, vision.intermediate, vision.mlp_bias, ranks.one_rank
     products = ("gate_proj", "up_proj") if vision.gated_mlp else ("up_proj",)
     for name in products:
         op = Op(name, "mlp", "column", reads=("mlp_norm",))
@@ -228,7 +228,7 @@ def post_ops(
     if vision.post_norm and vision.layers == vision.stored_layers:
         rows = inputs * (sequence_tokens(vision, load) if tokens is None else tokens)
         norm = Op("post_norm", "norms", "replicated", place="after")
-        yield ranks.cost(norm, pointwise.layer_norm, rows, vision.hidden, widths)
+        yield ranks.one_rank(norm, pointwise.layer_norm, rows, vision.hidden, widths)
 
 
 @lru_cache(maxsize=256)

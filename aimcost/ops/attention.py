@@ -91,7 +91,7 @@ class AttentionShape:
         """One rank's heads."""
         if ranks.count == 1:
             return self
-        return replace(self, heads=ranks.heads(self.heads), kv_heads=ranks.kv_heads(self.kv_heads))
+        return replace(self, heads=ranks.share(self.heads), kv_heads=ranks.kv_share(self.kv_heads))
 
 
 def causal_pairs(q_len: Array, kv_len: Array) -> Array:

@@ -2,7 +2,7 @@
 
 A layer yields ``(Op, Cost)`` pairs. How tensor parallelism splits the op, where collectives go, what is
 stored and what is alive in memory, and where reports file it are read off the `Op`; no list of
-operation names exists elsewhere. `Ranks.cost` makes such a pair.
+operation names exists elsewhere. `Ranks.one_rank` makes such a pair.
 """
 
 from __future__ import annotations
@@ -143,11 +143,11 @@ class Ranks:
     count: int = 1
     kv: int = 1
 
-    def heads(self, size: Size) -> Size:
+    def share(self, size: Size) -> Size:
         """One rank's share of anything counted in heads, columns or rows of a weight."""
         return _share(size, self.count)
 
-    def kv_heads(self, size: Size) -> Size:
+    def kv_share(self, size: Size) -> Size:
         """One rank's share of anything counted in KV heads."""
         return _share(size, self.kv)
 
@@ -162,7 +162,7 @@ class Ranks:
         block = math.lcm(VOCABULARY_BLOCK, self.count)
         return math.ceil(rows / block) * block
 
-    def cost(self, op: Op, formula: Callable[P, Cost], *args: P.args, **kwargs: P.kwargs) -> OpCost:
+    def one_rank(self, op: Op, formula: Callable[P, Cost], *args: P.args, **kwargs: P.kwargs) -> OpCost:
         """(op, Cost) of one rank. Pass the sizes of the WHOLE op: those that `formula` declares are divided here.
 
         Raises
@@ -177,9 +177,9 @@ class Ranks:
             raise TypeError(f"{formula.__name__} declares no sizes that split {op.split!r} divides")
         positional, named = list[Any](args), dict[str, Any](kwargs)
         for name, position in sizes:
-            share: Callable[[Any], Any] = self.heads
+            share: Callable[[Any], Any] = self.share
             if op.split in ("kv_column", "kv_heads") or name == "kv_heads":
-                share = self.kv_heads
+                share = self.kv_share
             elif op.split == "vocabulary" or name == "vocab":
                 share = self.vocabulary
             if name in named:

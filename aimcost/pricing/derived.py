@@ -18,45 +18,45 @@ from ..ops.cost import Array
 from ..ops.op import Op, OpCost, Ranks
 from ..types import Parallel, Precision
 from ..types.formats import Widths, bytes_per_element
-from .table import Part
+from .table import OpRows
 
 __all__ = ["reduction", "stage_send", "with_conversions", "with_gathered_images", "with_wide_layers"]
 
 
-def with_wide_layers(parts: list[Part], precision: Precision) -> list[Part]:
+def with_wide_layers(entries: list[OpRows], precision: Precision) -> list[OpRows]:
     """The decoder's products that a checkpoint leaves in 16 bit read and multiply their weights in that.
 
     Layers of which the same ops are left stay together: all products of such a run of layers have one row each.
     """
     if not precision.wide:
-        return parts
+        return entries
     widths = Widths.of(precision)
     left: dict[int, frozenset[str]] = {}
     for layer, op, _ in precision.wide:
         left[layer] = left.get(layer, frozenset()) | {op}
-    result: list[Part] = []
-    for part in parts:
-        if part.stage not in ("prefill", "decode") or part.cost.kind != "gemm" or not part.cost.packed:
-            result.append(part)
+    result: list[OpRows] = []
+    for entry in entries:
+        if entry.stage not in ("prefill", "decode") or entry.cost.kind != "gemm" or not entry.cost.packed:
+            result.append(entry)
             continue
-        ops = [left.get(layer, frozenset()) for layer in part.layers.tolist()]
+        ops = [left.get(layer, frozenset()) for layer in entry.layers.tolist()]
         for some in dict.fromkeys(ops):
-            here = _rows_of(part, np.array([each == some for each in ops]))
-            result.append(replace(here, cost=_widened(here.cost, widths)) if part.op.name in some else here)
+            here = _rows_of(entry, np.array([each == some for each in ops]))
+            result.append(replace(here, cost=_widened(here.cost, widths)) if entry.op.name in some else here)
     return result
 
 
-def _rows_of(part: Part, chosen: NDArray[np.bool_]) -> Part:
-    """Some of the rows of a part."""
+def _rows_of(entry: OpRows, chosen: NDArray[np.bool_]) -> OpRows:
+    """Some of the rows of an entry."""
     if chosen.all():
-        return part
+        return entry
 
     def taken(value: Any) -> Any:
         return value[chosen] if isinstance(value, np.ndarray) and value.shape == chosen.shape else value
 
-    own = {each.name: taken(getattr(part.cost, each.name)) for each in fields(part.cost) if each.name != "dims"}
-    dims = {name: taken(value) for name, value in part.cost.dims.items()}
-    return replace(part, layers=part.layers[chosen], cost=Cost(**own, dims=dims))
+    own = {each.name: taken(getattr(entry.cost, each.name)) for each in fields(entry.cost) if each.name != "dims"}
+    dims = {name: taken(value) for name, value in entry.cost.dims.items()}
+    return replace(entry, layers=entry.layers[chosen], cost=Cost(**own, dims=dims))
 
 
 def _widened(cost: Cost, widths: Widths) -> Cost:
@@ -66,36 +66,36 @@ def _widened(cost: Cost, widths: Widths) -> Cost:
     return replace(cost, read_weights=read, weights_format=widths.plain_format)
 
 
-def with_conversions(parts: list[Part], precision: Precision, head_dim: float) -> list[Part]:
+def with_conversions(entries: list[OpRows], precision: Precision, head_dim: float) -> list[OpRows]:
     """Weights and cache that are stored narrower than computed: one row for each layer's products,
     one for each attention. They are filed with the op they serve, weights with the largest."""
     widths, attention = Widths.of(precision), compute_dtypes(precision)[1]
-    stored = {part.cost.weights_format for part in parts if part.cost.kind == "gemm"}
+    stored = {entry.cost.weights_format for entry in entries if entry.cost.kind == "gemm"}
     converted = {name for name in stored if name and quantised.narrower(name, compute_dtypes(precision, name)[0])}
     of_kv = quantised.narrower(precision.kv, attention)
     if not (converted or of_kv):
-        return parts
-    products: dict[tuple[str, tuple[str, bytes, float]], list[Part]] = {}
-    for part in parts:
-        if part.cost.kind == "gemm" and part.cost.weights_format in converted:
-            products.setdefault((part.cost.weights_format, part.key), []).append(part)
-    result: list[Part] = []
-    for part in parts:
-        cost = part.cost
-        together = products.pop((cost.weights_format, part.key), None) if cost.kind == "gemm" else None
+        return entries
+    products: dict[tuple[str, tuple[str, bytes, float]], list[OpRows]] = {}
+    for entry in entries:
+        if entry.cost.kind == "gemm" and entry.cost.weights_format in converted:
+            products.setdefault((entry.cost.weights_format, entry.key), []).append(entry)
+    result: list[OpRows] = []
+    for entry in entries:
+        cost = entry.cost
+        together = products.pop((cost.weights_format, entry.key), None) if cost.kind == "gemm" else None
         if together is not None:
             name = cost.weights_format
             size: Array = sum(_packed_read(product.cost, widths) for product in together)
             each = precision.scale_bytes if name == precision.weights else None
             weights = quantised.dequantise(size, scales=quantised.scale_bytes(name, size, each))
             largest = max(together, key=lambda product: float(np.max(product.cost.read_weights)))
-            result.append(_beside(part, "dequantize_weights", weights, largest.op))
+            result.append(_beside(entry, "dequantize_weights", weights, largest.op))
         if of_kv and cost.kind in ("attention", "bmm") and np.any(np.asarray(cost.read_kv)):
             cached = cost.read_kv / widths.kv
             scales = quantised.kv_scale_bytes(precision.kv, cached, head_dim)
             cache = quantised.dequantise(cached, scales=scales, kv=True)
-            result.append(_beside(part, "dequantize_kv", cache, part.op))
-        result.append(part)
+            result.append(_beside(entry, "dequantize_kv", cache, entry.op))
+        result.append(entry)
     return result
 
 
@@ -105,9 +105,9 @@ def _packed_read(cost: Cost, widths: Widths) -> Array:
     return (cost.read_weights - plain) / bytes_per_element(cost.weights_format)
 
 
-def _beside(part: Part, name: str, cost: Cost, served: Op) -> Part:
+def _beside(entry: OpRows, name: str, cost: Cost, served: Op) -> OpRows:
     op = Op(name, served.group, "replicated", place=served.place)
-    return Part(part.stage, op, cost, part.layers, part.count)
+    return OpRows(entry.stage, op, cost, entry.layers, entry.count)
 
 
 def reduction(named: Iterable[tuple[str, Cost]], ranks: Ranks) -> Iterator[OpCost]:
@@ -121,7 +121,7 @@ def reduction(named: Iterable[tuple[str, Cost]], ranks: Ranks) -> Iterator[OpCos
 
 def stage_send(
     stage: str, cost: Cost, layers: NDArray[np.int64], count: float, starts: NDArray[np.int64]
-) -> Part | None:
+) -> OpRows | None:
     """What enters the pipeline stages that begin at the layers `starts`: the residual stream that each reads.
 
     Parameters
@@ -133,16 +133,16 @@ def stage_send(
     if not first.any():
         return None
     message = np.broadcast_to(np.asarray(cost.read_activations, dtype=float), len(layers))[first]
-    return Part(stage, Op("send_stage", "exchange", "replicated"), collectives.send(message), layers[first], count)
+    return OpRows(stage, Op("send_stage", "exchange", "replicated"), collectives.send(message), layers[first], count)
 
 
-def with_gathered_images(parts: list[Part], parallel: Parallel) -> list[Part]:
+def with_gathered_images(entries: list[OpRows], parallel: Parallel) -> list[OpRows]:
     """With the images split over ranks, every rank needs all their embeddings before the decoder."""
-    last = max((i for i, part in enumerate(parts) if part.stage == "projector"), default=None)
+    last = max((i for i, entry in enumerate(entries) if entry.stage == "projector"), default=None)
     if parallel.tower != "data" or parallel.tp == 1 or last is None:
-        return parts
-    before = parts[last]
+        return entries
+    before = entries[last]
     gathered = collectives.all_gather(before.cost.write_activations * parallel.tp, float(parallel.tp))
     op = Op("all_gather_visual", "exchange", "replicated")
-    exchange = Part(before.stage, op, gathered, before.layers, before.count)
-    return [*parts[: last + 1], exchange, *parts[last + 1 :]]
+    exchange = OpRows(before.stage, op, gathered, before.layers, before.count)
+    return [*entries[: last + 1], exchange, *entries[last + 1 :]]

@@ -50,7 +50,7 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
+class KernelTimes:
     """Device seconds of ONE run: an entry for each of some rows, or for each distinct shape of some products.
 
     Attributes
@@ -114,7 +114,7 @@ class _KernelCoefficients(NamedTuple):
 class DevicePricing:
     """Device seconds of a table on one machine, run by a stack's kernels.
 
-    A method per kind of operation returns the `Times` of one run of its rows.
+    A method per kind of operation returns the `KernelTimes` of one run of its rows.
     """
 
     def __init__(self, coefficients: Coefficients, kernels: StackKernels) -> None:
@@ -141,7 +141,7 @@ class DevicePricing:
         seconds, launch_s = np.zeros(len(table)), np.zeros(len(table))
         outside = np.zeros(len(table), dtype=bool)
 
-        def enter(rows: slice | Flags | Rows, times: Times) -> None:
+        def enter(rows: slice | Flags | Rows, times: KernelTimes) -> None:
             seconds[rows], outside[rows], launch_s[rows] = times.seconds, times.outside, times.launch_s
 
         for weights, products in table.product_rows.items():
@@ -155,7 +155,7 @@ class DevicePricing:
                 continue
             if kind == "attention" and (attention := self._attention_model(index)) is not None:
                 enter(rows, self._attention(index, attention))
-            elif kind == "bmm" and (product := self._score_model) is not None:
+            elif kind == "bmm" and (product := self._bmm_model) is not None:
                 enter(rows, self._score_product(index, product))
             elif kind == "collective":
                 enter(rows, self._collective(index))
@@ -183,13 +183,13 @@ class DevicePricing:
             seconds *= table.spread([self.stack.scale_of(segment.kind, segment.stage) for segment in table.segments])
         return DeviceTimes(seconds * table.count, outside, launch_bound)
 
-    def _products(self, weights: str) -> Times:
+    def _products(self, weights: str) -> KernelTimes:
         """Products with weights of a format; the parts of a fused one share its time."""
         model, _ = self.coefficients.products(weights=weights)
         alone, fused_s = self._products_as_run(model, weights)
         return self._share_fused(alone, fused_s, model.launch_s) if fused_s else alone
 
-    def _products_as_run(self, model: GemmModel | GemmGrid, weights: str) -> tuple[Times, list[Floats]]:
+    def _products_as_run(self, model: GemmModel | GemmGrid, weights: str) -> tuple[KernelTimes, list[Floats]]:
         """The table's products by themselves, and seconds of each fused one: distinct shapes are computed once."""
         # what a stack fuses are linear layers of the decoder
         table, fused, card = self.table, self.kernels.fused if not weights else [], self.gemm_card(weights)
@@ -211,7 +211,7 @@ class DevicePricing:
             products, times = table.products[weights], product_times(table, model, card, weights, factor)
             lone, together = products.back, []
         distinct = times.seconds * self.calibration.scale.get("gemm", 1.0)
-        return Times(distinct[lone], times.outside[lone], times.launch_s), [distinct[each] for each in together]
+        return KernelTimes(distinct[lone], times.outside[lone], times.launch_s), [distinct[each] for each in together]
 
     def _library_factor(self, weights: str) -> Factor | None:
         """Of so many rows: time of the stack's GEMM library over the calibration's."""
@@ -231,7 +231,7 @@ class DevicePricing:
             return self.hardware.architecture
         return load_hardware(self.calibration.inherited_from).architecture
 
-    def _share_fused(self, alone: Times, fused_s: list[Floats], launch_s: float) -> Times:
+    def _share_fused(self, alone: KernelTimes, fused_s: list[Floats], launch_s: float) -> KernelTimes:
         """Share the time and the launch of each fused product among its parts, by width.
 
         It is never slower than its parts, launches saved: an engine that found it slower would run them.
@@ -245,18 +245,18 @@ class DevicePricing:
             for rows in product.rows:
                 seconds[rows] = together * width[rows] / total
                 launch[rows] = launch_s * width[rows] / total
-        return Times(seconds[here], alone.outside, launch[here])
+        return KernelTimes(seconds[here], alone.outside, launch[here])
 
     def _attention_model(self, index: int) -> AttentionModel | AttentionGrid | None:
         chosen = self.coefficients.attention(self.table.segments[index].stage, self.table.head_widths[index])
         return None if chosen is None else chosen[0]
 
-    def _attention(self, index: int, model: AttentionModel | AttentionGrid) -> Times:
+    def _attention(self, index: int, model: AttentionModel | AttentionGrid) -> KernelTimes:
         traffic = self.stack.traffic.get("attention", 1.0)
         times = attention_times(self.table, index, model, traffic, self.other_card)
         # around the kernel, an eager stack copies its result into place
         copies_s = (self.kernels.kernels_by_segment[index] - 1.0) * self._pointwise_launch_s
-        return Times(times.seconds + copies_s, times.outside, times.launch_s + copies_s)
+        return KernelTimes(times.seconds + copies_s, times.outside, times.launch_s + copies_s)
 
     @cached_property
     def _pointwise_launch_s(self) -> float:
@@ -264,12 +264,12 @@ class DevicePricing:
         return model.launch_s(self.calibration.machine) if isinstance(model, KernelModel) else model.launch_s
 
     @cached_property
-    def _score_model(self) -> GemmModel | None:
+    def _bmm_model(self) -> GemmModel | None:
         """Of products without weights; None where the machine timed them itself, as eager PyTorch runs them."""
         model, _ = self.coefficients.products(self.coefficients.other_dtype)
         return model if isinstance(model, GemmModel) else None
 
-    def _score_product(self, index: int, model: GemmModel) -> Times:
+    def _score_product(self, index: int, model: GemmModel) -> KernelTimes:
         """q·kᵀ or p·v of an eager attention: products of all heads at once, the whole square."""
         rows, dims, card = self.table.rows_of(index), self.table.columns(index), self.other_card
         seconds = model.seconds(
@@ -282,9 +282,9 @@ class DevicePricing:
             bandwidth=card.bandwidth,
             sm_count=card.sm_count,
         )
-        return Times(seconds, np.zeros(len(seconds), dtype=bool), model.launch_s)
+        return KernelTimes(seconds, np.zeros(len(seconds), dtype=bool), model.launch_s)
 
-    def _collective(self, index: int) -> Times:
+    def _collective(self, index: int) -> KernelTimes:
         """From NCCL's curves; a relative's link takes the sizes at which its own would be as busy.
 
         The start-up of an exchange is the network's latency and no launch.
@@ -292,23 +292,25 @@ class DevicePricing:
         dims, model, link = self.table.columns(index), self.calibration.collective, link_bytes_per_s(self.hardware)
         if model is None:
             wire_s = dims["wire_bytes"] / (link * COLLECTIVE_SHARE)
-            return Times(COLLECTIVE_LAUNCH_S + wire_s, np.zeros(len(wire_s), dtype=bool))
+            return KernelTimes(COLLECTIVE_LAUNCH_S + wire_s, np.zeros(len(wire_s), dtype=bool))
         ranks = float(dims["ranks"][0])
         message = dims["ring_bytes"] * (self.calibration.collective_link / self.hardware.interconnect_bytes_per_s)
         if dims["passes"][0] == 2.0:
             return self._all_reduce(dims, model, ranks, message)
-        return Times(model.seconds("all_gather", ranks, message), model.outside("all_gather", ranks, message))
+        return KernelTimes(model.seconds("all_gather", ranks, message), model.outside("all_gather", ranks, message))
 
-    def _all_reduce(self, dims: Mapping[str, Floats], model: CollectiveModel, ranks: float, message: Floats) -> Times:
+    def _all_reduce(
+        self, dims: Mapping[str, Floats], model: CollectiveModel, ranks: float, message: Floats
+    ) -> KernelTimes:
         """NCCL's ring, or where the stack has it the one-shot kernel as long as that is faster."""
         seconds, outside = model.seconds("all_reduce", ranks, message), model.outside("all_reduce", ranks, message)
         if self.stack.collectives == ONE_SHOT:
             one = model.seconds(ONE_SHOT, ranks, message)
             outside, seconds = outside & (seconds < one), np.minimum(seconds, one)
         large = (dims["bytes"] >= self.stack.large_bytes) & (dims["ranks"] >= self.stack.large_ranks)
-        return Times(np.where(large, self.stack.large_factor * seconds, seconds), outside)
+        return KernelTimes(np.where(large, self.stack.large_factor * seconds, seconds), outside)
 
-    def _curve(self, index: int, curves: CurveSet) -> Times:
+    def _curve(self, index: int, curves: CurveSet) -> KernelTimes:
         """As eager PyTorch was timed: every kernel and copy is in the curve, and the whole square of a product."""
         table, rows = self.table, self.table.rows_of(index)
         flops = table.full_square_flops if table.segments[index].kind == "bmm" else table.flops
@@ -316,7 +318,7 @@ class DevicePricing:
         if table.states_launches[rows].any():
             # a curve holds the kernels of what was timed; a longer sequence takes at least the shortest for each
             seconds = np.fmax(seconds, table.launches[rows] * self._shortest_s)
-        return Times(seconds, np.zeros(len(seconds), dtype=bool))
+        return KernelTimes(seconds, np.zeros(len(seconds), dtype=bool))
 
     @cached_property
     def _shortest_s(self) -> float:
@@ -324,7 +326,7 @@ class DevicePricing:
         model = self.coefficients.memory_bound("pointwise")
         return model.shortest_s if isinstance(model, CurveSet) else model.launch_s(self.calibration.machine)
 
-    def _memory_bound(self, segments: list[int], here: Rows, models: Mapping[str, KernelModel]) -> Times:
+    def _memory_bound(self, segments: list[int], here: Rows, models: Mapping[str, KernelModel]) -> KernelTimes:
         """Kernels that memory traffic bounds: `segments` in one pass over their rows `here`; `models` by kind.
 
         A residual inside a norm's kernel is its traffic alone.
@@ -356,7 +358,7 @@ class DevicePricing:
             serial=np.asarray(by_row.serial) > 0,
         )
         each_s = latency_s(machine, launch_cycles=by_row.launch_cycles, row_cycles=by_row.row_cycles, width=width)
-        return Times(seconds, np.zeros(len(seconds), dtype=bool), count * each_s)
+        return KernelTimes(seconds, np.zeros(len(seconds), dtype=bool), count * each_s)
 
     def _coefficients_of(self, model: KernelModel) -> _KernelCoefficients:
         machine = self.calibration.machine
@@ -377,7 +379,7 @@ def times_of(
     weight_bytes: Floats,
     card: Card,
     factor: Factor | None = None,
-) -> Times:
+) -> KernelTimes:
     """Of each distinct shape of `products`; of its rows, `moved` holds the bytes and `weight_bytes` the weights'."""
     m, n, k = products.distinct
     seconds = model.seconds(
@@ -391,13 +393,13 @@ def times_of(
         sm_count=card.sm_count,
         factor=factor,
     )
-    return Times(fixed(seconds), fixed(model.outside(m, n, k)), model.launch_s)
+    return KernelTimes(fixed(seconds), fixed(model.outside(m, n, k)), model.launch_s)
 
 
 @held(64, rows=len)
 def product_times(
     table: OpTable, model: GemmModel | GemmGrid, card: Card, weights: str = "", factor: Factor | None = None
-) -> Times:
+) -> KernelTimes:
     """Of each distinct shape of the table's products with weights of a format, launched one by one."""
     rows = table.product_rows[weights]
     return times_of(model, table.products[weights], table.bytes[rows], table.costs[READ_WEIGHTS][rows], card, factor)
@@ -406,7 +408,7 @@ def product_times(
 @held(128, rows=len)
 def attention_times(
     table: OpTable, index: int, model: AttentionModel | AttentionGrid, traffic: float, card: Card
-) -> Times:
+) -> KernelTimes:
     """Of the rows of segment `index`, which move `traffic` times their bytes."""
     rows, dims = table.rows_of(index), table.columns(index)
     seconds = model.seconds(
@@ -417,4 +419,4 @@ def attention_times(
         bandwidth=card.bandwidth,
         sm_count=card.sm_count,
     )
-    return Times(fixed(seconds), fixed(model.outside(dims)), model.launch_s)
+    return KernelTimes(fixed(seconds), fixed(model.outside(dims)), model.launch_s)

@@ -259,7 +259,7 @@ class _Case:
         tokens = np.minimum(tokens, decoder_ops.windows(decoder) - 1.0)
         # cross-attention layers keep the tower's tokens, and none of the sequence
         tokens[list(decoder.cross_layers)] = self.workload.cross_tokens
-        elements = 2.0 * self.workload.batch * tokens * self.ranks.kv_heads(decoder.kv_heads) * decoder.head_dim
+        elements = 2.0 * self.workload.batch * tokens * self.ranks.kv_share(decoder.kv_heads) * decoder.head_dim
         return np.asarray(elements * width + kv_scale_bytes(self.precision.kv, elements, decoder.head_dim))
 
     def cached(self, layers: range) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -361,7 +361,7 @@ class _Case:
                 if find_scorer(event.scorer).square_scores:
                     ranked[event.charged_layer] = True
         peak = np.empty(len(tokens))
-        heads = self.ranks.heads(self.model.decoder.heads)
+        heads = self.ranks.share(self.model.decoder.heads)
         for kind, layers in enumerate(self._kinds()):
             for kernel, wanted in (("flash", ~eager), ("eager", eager & ~ranked), ("eager", eager & ranked)):
                 here = layers[wanted[layers]]

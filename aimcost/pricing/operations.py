@@ -137,9 +137,9 @@ def _built(key: TableKey) -> OpTable:
     if steps:
         request.decode(steps, decode_kernel(schedule, implementation, attention))
     builder = request.builder
-    builder.parts = with_wide_layers(builder.parts, key.precision)
-    builder.parts = with_conversions(builder.parts, key.precision, float(model.decoder.head_dim))
-    builder.parts = with_gathered_images(builder.parts, parallel)
+    builder.entries = with_wide_layers(builder.entries, key.precision)
+    builder.entries = with_conversions(builder.entries, key.precision, float(model.decoder.head_dim))
+    builder.entries = with_gathered_images(builder.entries, parallel)
     return builder.finish(steps)
 
 
@@ -368,7 +368,7 @@ class _Request:
             if not position and len(self.stage_starts):
                 send = stage_send(stage, cost, layers, count, self.stage_starts)
                 if send is not None:
-                    self.builder.parts.append(send)
+                    self.builder.entries.append(send)
             if layer_of_row is not None and (np.ndim(cost.flops) or np.ndim(cost.bytes)):
                 self.builder.add(stage, op, cost, layer_of_row)
             else:

@@ -13,7 +13,7 @@ from typing import Any
 from ..inputs import discover
 from ..inputs.files import read_mapping
 from ..inputs.run import load_run
-from ..methods.aim.cost import bipartite_similarity_flops, pagerank_eager_flops
+from ..methods.aim.cost import bipartite_merge_flops, pagerank_eager_flops
 from ..units import GIGA, KILO, TERA
 from .pricing import estimate_run
 
@@ -140,7 +140,7 @@ def _overhead(entry: Mapping[str, Any], data: _Paper) -> dict[str, Any]:
 def _overhead_gflops(entry: Mapping[str, Any], data: _Paper) -> float:
     kind = entry["id"]
     if kind == "token_merging":
-        steps = (float(bipartite_similarity_flops(n, entry["hidden"])) for n in entry["n"])
+        steps = (float(bipartite_merge_flops(n, entry["hidden"])) for n in entry["n"])
         return float(entry["groups"] * sum(steps) / GIGA)
     if kind == "token_pruning":
         calls = (float(pagerank_eager_flops(entry["heads"], n)) for n in entry["n"])

@@ -24,8 +24,8 @@ __all__ = [
     "READ_WEIGHTS",
     "ROWS_A_LAYER",
     "TRAFFIC",
+    "OpRows",
     "OpTable",
-    "Part",
     "Products",
     "Segment",
     "TableBuilder",
@@ -78,7 +78,7 @@ def check_rows(run: Run, steps: int, rows_a_step: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class OpRows:
     """One op of a stage before it is laid out: `layers` holds the layer index of each of its rows."""
 
     stage: str
@@ -349,7 +349,7 @@ def _column(value: Array, length: int) -> NDArray[np.float64]:
 
 
 class TableBuilder:
-    """Collects parts; arrays are laid out once, at the end.
+    """Collects entries; arrays are laid out once, at the end.
 
     Parameters
     ----------
@@ -358,24 +358,24 @@ class TableBuilder:
     """
 
     def __init__(self, weights: str = "") -> None:
-        self.parts: list[Part] = []
+        self.entries: list[OpRows] = []
         self.weights = weights
 
     def add(self, stage: str, op: Op, cost: Cost, layers: NDArray[np.int64] | None, count: float = 1.0) -> None:
         """Add one op: a layer index for each of its rows, or None outside layers."""
-        self.parts.append(Part(stage, op, cost, _OUTSIDE if layers is None else layers, count))
+        self.entries.append(OpRows(stage, op, cost, _OUTSIDE if layers is None else layers, count))
 
     def finish(self, steps: int) -> OpTable:
         """Lay out the columns."""
-        lengths = np.array([len(part.layers) for part in self.parts])
+        lengths = np.array([len(entry.layers) for entry in self.entries])
         segments, dims = [], []
         # figures that are one for all rows of a segment are spread at once; the others are written one by one
         shared: list[list[float]] = []
         written: list[tuple[int, int, int, NDArray[np.float64]]] = []
         start = 0
-        for part in self.parts:
-            op, cost = part.op, part.cost
-            stop = start + len(part.layers)
+        for entry in self.entries:
+            op, cost = entry.op, entry.cost
+            stop = start + len(entry.layers)
             square = cost.flops if cost.flops_full_square is None else cost.flops_full_square
             moved = (cost.read_weights, cost.read_activations, cost.read_kv, cost.write_activations, cost.write_kv)
             row = list[float](7 * [0.0])
@@ -388,7 +388,7 @@ class TableBuilder:
             shared.append(row)
             own = cost.weights_format if cost.weights_format != self.weights else ""
             segment = Segment(
-                part.stage, op.name, cost.kind, op.group, op.place, start, stop, fusion=op.fusion, weights=own
+                entry.stage, op.name, cost.kind, op.group, op.place, start, stop, fusion=op.fusion, weights=own
             )
             segments.append(segment)
             dims.append(cost.dims)
@@ -396,13 +396,13 @@ class TableBuilder:
         costs = np.repeat(np.array(shared).T, lengths, axis=1)
         for column, start, stop, values in written:
             costs[column, start:stop] = values
-        layer = np.concatenate([part.layers for part in self.parts])
-        count = np.repeat([part.count for part in self.parts], lengths)
+        layer = np.concatenate([entry.layers for entry in self.entries])
+        count = np.repeat([entry.count for entry in self.entries], lengths)
         launches, syncs = np.full(len(layer), np.nan), np.zeros(len(layer))
-        for segment, part in zip(segments, self.parts, strict=True):
-            if part.cost.launches is not None:
-                launches[segment.start : segment.stop] = part.cost.launches
-                syncs[segment.start : segment.stop] = part.cost.syncs
+        for segment, entry in zip(segments, self.entries, strict=True):
+            if entry.cost.launches is not None:
+                launches[segment.start : segment.stop] = entry.cost.launches
+                syncs[segment.start : segment.stop] = entry.cost.syncs
         layer, count, costs, lengths, launches, syncs = map(fixed, (layer, count, costs, lengths, launches, syncs))
         return OpTable(tuple(segments), layer, count, costs, tuple(dims), lengths, launches, syncs, steps)
 

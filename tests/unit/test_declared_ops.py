@@ -43,13 +43,15 @@ HIDDEN, LAYERS, TOKENS = 3584, 28, 8 * 196 + 1 + 100
 def adapters(decoder: DecoderSpec, widths: Widths, rows: Any, ranks: Ranks) -> Iterator[OpCost]:
     """A newcomer: a narrow branch beside the MLP, as a layer would yield it."""
     down = Op("adapter_in", "mlp", "column", reads=("mlp_norm",))
-    yield ranks.cost(down, gemm.linear, rows, decoder.hidden, NARROW, widths, bias=True)
-    yield ranks.cost(Op("adapter_act", "mlp", "column", reads=("adapter_in",)), pointwise.gelu, rows * NARROW, widths)
+    yield ranks.one_rank(down, gemm.linear, rows, decoder.hidden, NARROW, widths, bias=True)
+    yield ranks.one_rank(
+        Op("adapter_act", "mlp", "column", reads=("adapter_in",)), pointwise.gelu, rows * NARROW, widths
+    )
     up = Op("adapter_out", "mlp", "row", reads=("adapter_act", "mlp_norm"))
-    yield ranks.cost(up, gemm.linear, rows, NARROW, decoder.hidden, widths)
+    yield ranks.one_rank(up, gemm.linear, rows, NARROW, decoder.hidden, widths)
     # gate and table: parameters that no formula reads
     gate = Op("adapter_gate", "rest", "linear", reads=("adapter_out",), weight=7.0)
-    yield ranks.cost(gate, pointwise.scale, rows * decoder.hidden, widths)
+    yield ranks.one_rank(gate, pointwise.scale, rows * decoder.hidden, widths)
 
 
 @pytest.fixture
@@ -181,7 +183,7 @@ def test_what_is_fused_is_what_ops_declare(monkeypatch: pytest.MonkeyPatch) -> N
 
     def with_a_third(spec: DecoderSpec, widths: Widths, rows: Any, ranks: Ranks) -> Iterator[OpCost]:
         third = Op("third_proj", "mlp", "column", reads=("mlp_norm",), fusion="gate_up")
-        yield ranks.cost(third, gemm.linear, rows, spec.hidden, NARROW, widths)
+        yield ranks.one_rank(third, gemm.linear, rows, spec.hidden, NARROW, widths)
         yield from plain(spec, widths, rows, ranks)
 
     monkeypatch.setattr(decoder_ops, "_mlp_ops", with_a_third)
@@ -196,9 +198,9 @@ def test_what_is_fused_is_what_ops_declare(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_split_that_divides_nothing_is_refused() -> None:
     widths = Widths(weights=2.0, activations=2.0, kv=2.0)
     op = Op("odd", "mlp", "row")
-    assert ONE.cost(op, pointwise.add, 8.0, widths)[0] is op
+    assert ONE.one_rank(op, pointwise.add, 8.0, widths)[0] is op
     with pytest.raises(TypeError, match="add declares no sizes that split 'row' divides"):
-        Ranks(2, 2).cost(op, pointwise.add, 8.0, widths)
+        Ranks(2, 2).one_rank(op, pointwise.add, 8.0, widths)
     with pytest.raises(ValueError, match="'features' is not in list"):
         divided(row=("features",))(lambda in_features: Cost(kind="gemm"))
 
@@ -219,7 +221,7 @@ def test_kv_columns_are_copied_beyond_the_kv_heads() -> None:
     spec = load_model("mistral-7b-v0.3").decoder
     ranks = decoder_ranks(spec, Parallel(tp=16))
     assert (ranks.count, ranks.kv) == (16, 8)
-    assert (ranks.heads(spec.heads), ranks.kv_heads(spec.kv_heads)) == (2, 1)
+    assert (ranks.share(spec.heads), ranks.kv_share(spec.kv_heads)) == (2, 1)
 
 
 # Files that yield ops, beside each method's cost.py. LLM-Viewer's rows are its own.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aimcost.errors import InvalidValueError
-from aimcost.methods.aim.cost import bipartite_similarity_flops, pagerank_eager_flops, pagerank_fused
+from aimcost.methods.aim.cost import bipartite_merge_flops, pagerank_eager_flops, pagerank_fused
 from aimcost.methods.registry import all_scorers, find_scorer, reduction_ops
 from aimcost.models import decoder as decoder_ops
 from aimcost.models import projector as projector_ops
@@ -315,11 +315,11 @@ def test_last_query_recomputes_the_next_layers_projections() -> None:
 
 def test_bipartite_merging() -> None:
     # 7 tokens of width 8: 4 even ones against 3 odd ones, and 4 an element
-    assert bipartite_similarity_flops(7.0, 8.0) == 2 * 4 * 3 * 8 + 4 * 7 * 8
+    assert bipartite_merge_flops(7.0, 8.0) == 2 * 4 * 3 * 8 + 4 * 7 * 8
     costs = scored("bipartite_cosine", 7, 4, groups=3)
     assert list(costs) == ["score", "select", "merge"]
     total = sum(cost.flops for cost in costs.values())
-    assert total == 2 * 3 * bipartite_similarity_flops(7.0, 8.0)
+    assert total == 2 * 3 * bipartite_merge_flops(7.0, 8.0)
     # 6 groups: 4 candidates, of which 3 merge
     assert costs["select"].read_activations == 6 * 4 * 4
     assert costs["select"].write_activations == 6 * 3 * 8
@@ -332,7 +332,7 @@ def test_published_merging_figure() -> None:
     The cuts of the second are those of the AIM row: 1568 visual tokens, an eighth less a layer.
     """
     wrong = 2 * 3136 * 3136 * 3584 + 4 * 6272 * 3584 + 2 * 1568 * 1568 * 3584 + 4 * 3136 * 3584
-    found = bipartite_similarity_flops(6272.0, 3584.0) + bipartite_similarity_flops(3136.0, 3584.0)
+    found = bipartite_merge_flops(6272.0, 3584.0) + bipartite_merge_flops(3136.0, 3584.0)
     assert found == wrong
     assert wrong / 1e9 == pytest.approx(88.25, abs=5e-3)
     pruning = sum(pagerank_eager_flops(28.0, 1568 * (1 - k / 8) + 100.0) for k in range(8))

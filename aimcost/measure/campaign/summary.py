@@ -15,7 +15,7 @@ from ...inputs import discover
 from ...inputs.files import read_mapping
 from ...inputs.run import load_run
 from ...inputs.schema import validate
-from ...methods.aim.cost import bipartite_similarity_flops
+from ...methods.aim.cost import bipartite_merge_flops
 from ...ops.attention import single_pass
 from ...ops.cost import Cost
 from ...types import runs_of
@@ -160,7 +160,7 @@ def _cost(sample: Sample) -> Cost:
         rows = dims["groups"] * dims["tokens"]
         return Cost(
             kind="merge",
-            flops=dims["groups"] * bipartite_similarity_flops(dims["tokens"], dims["width"]),
+            flops=dims["groups"] * bipartite_merge_flops(dims["tokens"], dims["width"]),
             read_activations=rows * dims["width"] * size,
             write_activations=dims["groups"] * dims["kept"] * dims["width"] * size,
         )

@@ -15,7 +15,7 @@ __all__ = [
     "PAGERANK",
     "PAGERANK_ITERATIONS",
     "PAGERANK_TEMPERATURE",
-    "bipartite_similarity_flops",
+    "bipartite_merge_flops",
     "pagerank_eager_flops",
     "pagerank_fused",
 ]
@@ -103,7 +103,7 @@ def pagerank(cut: Cut, context: ScoreContext) -> NamedCosts:
     return (("score", score), *cut_ops(cut, context, ranked=True))
 
 
-def bipartite_similarity_flops(tokens: Array, width: float) -> Array:
+def bipartite_merge_flops(tokens: Array, width: float) -> Array:
     """FLOPs of one whole merge step on ONE group of `tokens` tokens, averaging included: the A x B products, and
     4 an element for the norms, the scaling and the means. Source: the overhead table of arXiv 2412.03248."""
     return 2.0 * np.ceil(tokens / 2) * np.floor(tokens / 2) * width + 4.0 * tokens * width
@@ -120,7 +120,7 @@ def bipartite(cut: Cut, context: ScoreContext) -> NamedCosts:
         kind="score",
         dims={"tokens": n},
         # the means, 1 an element, are the merge's
-        flops=groups * bipartite_similarity_flops(n, width) - elements,
+        flops=groups * bipartite_merge_flops(n, width) - elements,
         read_activations=elements * size,
         write_activations=groups * evens * (SCORE_BYTES + INDEX_BYTES),
     )

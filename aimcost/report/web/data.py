@@ -21,7 +21,7 @@ from ...machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
 from ...pricing.estimator import estimator_of
 from ...pricing.pricing import estimate_run
 from ...search.explorer.settings import Schedules, Settings, schedules_of, settings_of
-from ...search.explorer.tables import Context, Op, OpRows, Row, Rows, Tables, context_of
+from ...search.explorer.tables import Context, Op, OpCurves, Row, Rows, Tables, context_of
 from ...search.scores.points import Point, load_points, models_named
 from ...search.scores.points import settings_of as settings_of_point
 from ...types.stages import STAGES
@@ -326,11 +326,11 @@ def _tables(tables: Tables, pool: Pool, ops: _Ops, rows: _RowPool) -> dict[str, 
     }
 
 
-def _by_kernel(rows: Mapping[str, Sequence[OpRows]], pool: Pool, ops: _Ops) -> dict[str, Any]:
+def _by_kernel(rows: Mapping[str, Sequence[OpCurves]], pool: Pool, ops: _Ops) -> dict[str, Any]:
     return {kernel: [_op_rows(each, pool, ops) for each in found] for kernel, found in rows.items()}
 
 
-def _op_rows(rows: OpRows, pool: Pool, ops: _Ops) -> dict[str, Any]:
+def _op_rows(rows: OpCurves, pool: Pool, ops: _Ops) -> dict[str, Any]:
     return {
         "op": ops.number(rows.op),
         "device": pool.seconds(rows.device),

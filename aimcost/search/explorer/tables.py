@@ -31,7 +31,7 @@ from ...types import DecoderSpec, ReductionEvent, Schedule, Workload
 from ..layers import Pair, with_layers
 from .settings import Schedules, Settings, exposes
 
-__all__ = ["Context", "Op", "OpRows", "Row", "Tables", "Term", "context_of", "tables_of"]
+__all__ = ["Context", "Op", "OpCurves", "Row", "Tables", "Term", "context_of", "tables_of"]
 
 Floats = NDArray[np.float64]
 # Cuts at which separable tables are compared with the estimator, and how near they must come.
@@ -50,7 +50,7 @@ class Op:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OpRows:
+class OpCurves:
     """One operation by token count n: entry n of every array (entry 0 is 0).
 
     Attributes
@@ -128,9 +128,9 @@ class Tables:
     """
 
     batch: int
-    layers: tuple[Mapping[str, tuple[OpRows, ...]], ...]
-    decode: tuple[Mapping[str, tuple[OpRows, ...]], ...]
-    cut: tuple[OpRows, ...]
+    layers: tuple[Mapping[str, tuple[OpCurves, ...]], ...]
+    decode: tuple[Mapping[str, tuple[OpCurves, ...]], ...]
+    cut: tuple[OpCurves, ...]
     before: tuple[tuple[Rows, ...], ...]
     embed: Mapping[int, Rows]
     head: Rows
@@ -248,7 +248,7 @@ def tables_of(settings: Settings, run: Run, schedules: Schedules, batch: int, mo
     ]
     bare = every_kind[0]
     kernels = {run.attention} | ({"eager"} if exposed else set())
-    layers, decode = list[dict[str, tuple[OpRows, ...]]](), list[dict[str, tuple[OpRows, ...]]]()
+    layers, decode = list[dict[str, tuple[OpCurves, ...]]](), list[dict[str, tuple[OpCurves, ...]]]()
     step_before: Rows = ()
     step_after: Rows = ()
     decoded = 2 - estimate_run(_one_layer(_with_new(bare, 2))).table.steps  # new tokens beyond the steps
@@ -476,7 +476,7 @@ def _shapes(priced: Estimate) -> Callable[[int], str]:
     return shape
 
 
-def _by_count(device: Estimate, issued: Estimate, stepped: Estimate, stage: str) -> Iterable[OpRows]:
+def _by_count(device: Estimate, issued: Estimate, stepped: Estimate, stage: str) -> Iterable[OpCurves]:
     """Rows of a layer by count: layer i of `device` computes on most − i tokens.
 
     Parameters
@@ -497,7 +497,7 @@ def _by_count(device: Estimate, issued: Estimate, stepped: Estimate, stage: str)
         if np.ptp(host["after"][here]) > _EXACT or np.ptp(host["host"][here]) > _EXACT * host["host"][sample.start]:
             raise ScheduleError(f"the explorer cannot tabulate {segment.name}: its launches depend on the tokens")
         at = most - table.layer[rows]
-        yield OpRows(
+        yield OpCurves(
             op=_op(segment),
             device=_at(at, columns["device"][rows], most),
             flops=_at(at, columns["flops"][rows], most),
@@ -531,7 +531,7 @@ def _affine(dims: Mapping[str, Floats], at: NDArray[np.int64]) -> dict[str, tupl
     return found
 
 
-def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
+def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpCurves, ...]:
     """Rows of a cut from a tokens to b. Each depends on a, on b, or on one sum p·a + q·b, which is checked.
 
     Raises
@@ -558,7 +558,7 @@ def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
     if not selection(corner):
         return ()
     truth, amounts = priced(checked), _columns(corner)
-    found: list[OpRows] = []
+    found: list[OpCurves] = []
     host, waits = _columns(truth), truth.priced.waits
     keys = [
         _key_of(
@@ -589,7 +589,7 @@ def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpRows, ...]:
             raise ScheduleError(f"the explorer cannot tabulate {segment.name} of {schedules.scorer} by token counts")
         counts = every_pair[:, 0 if key[0] else 1]
         found.append(
-            OpRows(
+            OpCurves(
                 op=_op(here),
                 device=arrays["device"],
                 flops=arrays["flops"],
@@ -670,5 +670,5 @@ def _eager(run: Run) -> Estimate:
     return estimate_run(replace(_with_new(run, 2), attention="eager"))
 
 
-def _all(by_kind: Sequence[Mapping[str, tuple[OpRows, ...]]]) -> list[OpRows]:
+def _all(by_kind: Sequence[Mapping[str, tuple[OpCurves, ...]]]) -> list[OpCurves]:
     return [rows for by_kernel in by_kind for each in by_kernel.values() for rows in each]
