@@ -18,7 +18,7 @@ from aimcost.machine.fitting.derive import machine_of
 from aimcost.machine.fitting.external import compare_external, read_external
 from aimcost.machine.inheritance import INHERITED_FILE
 from aimcost.machine.timemodels.attention import AttentionModel
-from aimcost.measure.campaign.run import SUMMARY
+from aimcost.measure.campaign.plan import is_campaign
 from aimcost.measure.records import Record, load_record
 from aimcost.measure.validate import compare_record
 from aimcost.ops.attention import single_pass
@@ -195,7 +195,7 @@ def second_kernels(blocks: Mapping[str, Any]) -> Iterator[float]:
 def records() -> Iterator[tuple[Path, Record]]:
     """The validation records; others are profiles, and folders of campaigns, which docs/gpu.py writes about."""
     for path in sorted(RECORDS.rglob("*.json")):
-        if (path.parent / SUMMARY).is_file():
+        if is_campaign(path.parent):
             continue
         record = load_record(path)
         if record.kind == "validation":

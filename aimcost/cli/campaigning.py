@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ..errors import InvalidValueError
 from ..inputs.files import write_atomically
-from ..measure.campaign.run import SUMMARY, check_minutes, run_campaign
+from ..measure.campaign.plan import SUMMARY
+from ..measure.campaign.run import check_minutes, run_campaign
 from ..measure.campaign.summary import summarise
 from ..report.campaign import summary_text
 from ..report.export import to_json

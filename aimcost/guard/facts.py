@@ -6,7 +6,7 @@ from typing import Any
 
 from ..inputs.run import shown
 from ..inputs.strict_json import digest
-from ..machine.inheritance import shadowing_parents
+from ..machine.calibration import calibration_of
 from ..pricing.estimator import estimator_of
 from ..pricing.facts import rounded, run_facts
 from ..pricing.result import Estimate
@@ -23,8 +23,8 @@ def entry_of(estimate: Estimate) -> dict[str, Any]:
     facts = run_facts(estimate.run)
     run, files = estimate.run, estimate.run.shadowing_files()
     if run.hardware is not None and estimator_of(run.estimator).has_band:
-        parents = shadowing_parents(run.hardware).items()
-        files |= {f"hardware.inherits.{name}": shown(path) for name, path in parents}
+        lenders = calibration_of(run.hardware).shadowing_lenders().items()
+        files |= {f"hardware.inherits.{name}": shown(path) for name, path in lenders}
     if files:
         facts["files"] = files
     operations = _operations(estimate)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CalibrationError, FileFormatError
 from ..frozen import dataclass
+from ..inputs.discover import not_shipped
 from ..inputs.files import Stamp, read_json, stamp_of
 from ..inputs.hardware import load_hardware
 from ..types import HardwareSpec
@@ -26,6 +27,7 @@ __all__ = ["FP32_FILE", "MEMORY_BOUND_FILE", "Calibration", "calibration_of", "t
 
 MEMORY_BOUND_FILE = "tables/memory_bound.json"
 FP32_FILE = "tables/products_fp32.json"
+ATTENTIONS = ("attention", "encoder_attention", "decode_attention")
 # Blackwell cards without a printed clock: another of the same chip family.
 CLOCK_OF = {
     "nvidia_b300_sxm": "nvidia_b200_sxm",
@@ -57,6 +59,8 @@ class Calibration:
         The card whose coefficients these are, if not its own.
     widen
         (low, high) factors on the band where inherited, 1 otherwise.
+    lenders
+        Names of the cards that lend it coefficients, and of those that lend to them.
     """
 
     gemm: Mapping[str, GemmModel | GemmGrid]
@@ -73,6 +77,12 @@ class Calibration:
     collective_link: float = 0.0
     inherited_from: str | None = None
     widen: tuple[float, float] = (1.0, 1.0)
+    lenders: frozenset[str] = frozenset()
+
+    def shadowing_lenders(self) -> dict[str, Path]:
+        """Path by lender, of those for which a file of the user takes the place of a shipped one of that name."""
+        found = {name: not_shipped("hardware", name) for name in sorted(self.lenders)}
+        return {name: file[0] for name, file in found.items() if file is not None and file[1]}
 
 
 # By identity of the profile's block: the block, the stamp of its tables file, and what they hold.
@@ -168,6 +178,7 @@ def _carried_over(
         inherited_from=parent.name,
         widen=widen,
         measured=_timed(hardware),
+        lenders=frozenset((parent.name,)) | own.lenders | (links.lenders if links is own else {BUS_PARENT}),
         collective=links.collective,
         collective_link=links.collective_link,
     )
@@ -279,7 +290,14 @@ def _parse(hardware: HardwareSpec) -> Calibration:
         source=str(block["source"]),
         collective=CollectiveModel.of(exchanges, where=f"{where}.collective") if exchanges else None,
         collective_link=hardware.interconnect_bytes_per_s,
+        lenders=_lenders(section),
     )
+
+
+def _lenders(section: Callable[[str], Mapping[str, Any]]) -> frozenset[str]:
+    """The cards whose attention a measured card takes, and those that lend to them."""
+    names = frozenset(str(section(name)["inherits"]) for name in ATTENTIONS if "inherits" in section(name))
+    return names.union(*(calibration_of(load_hardware(name)).lenders for name in names))
 
 
 def _borrowed_encoder(data: Mapping[str, Any], *, where: str) -> dict[int, AttentionModel | AttentionGrid]:
@@ -307,7 +325,7 @@ def _measured(
 ) -> frozenset[str]:
     """What was timed on this card: formats of products, stages of attention, kinds of kernels."""
     found = {f"gemm {dtype}" for dtype in section("gemm")}
-    for name in ("attention", "encoder_attention", "decode_attention"):
+    for name in ATTENTIONS:
         if section(name) and "inherits" not in section(name):
             found.add(name)
     if section("collective"):

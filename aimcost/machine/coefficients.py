@@ -124,14 +124,14 @@ class Coefficients:
     def memory_bound(self, kind: str, stack: Stack | None = None) -> KernelModel | CurveSet:
         """Coefficients of a kind, or of the one that stands in for it.
 
-        A kind that a stack runs as a chain of elementwise kernels takes theirs, not the fused kernel's; a machine
-        that timed the chain itself has its curve.
+        A kind that a stack runs as a chain of elementwise kernels takes theirs, not the fused kernel's, and so does
+        one whose kernel only another vendor's cards have; a machine that timed the chain itself has its curve.
         """
         models = self.calibration.memory_bound
+        own = models.get(kind)
         chained = stack is not None and kind in stack.elementwise
-        # PyTorch's CUDA kernel was timed; nothing is known of others
-        chained = chained or (kind == "interpolate" and self.hardware.vendor != "nvidia")
-        if chained and not isinstance(models.get(kind), CurveSet):
+        elsewhere = isinstance(own, KernelModel) and own.vendor not in ("", self.hardware.vendor)
+        if elsewhere or (chained and not isinstance(own, CurveSet)):
             kind = "pointwise"
         found = models.get(kind) or models.get(_STAND_IN.get(kind, "pointwise")) or models.get("pointwise")
         if found is None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 from ..errors import FileFormatError
-from ..inputs.discover import not_shipped
 from ..inputs.files import Stamp, read_json, stamp_of
 from ..inputs.hardware import load_hardware
 from ..types import HardwareSpec
@@ -24,7 +22,6 @@ __all__ = [
     "inheritance_note",
     "kinship_of",
     "parent_of",
-    "shadowing_parents",
     "widening",
 ]
 
@@ -63,40 +60,6 @@ def parent_of(hardware: HardwareSpec) -> str:
     mine = balance(hardware)
     parents = {name: balance(load_hardware(name)) for name in _BY_BALANCE}
     return min(parents, key=lambda name: max(parents[name] / mine, mine / parents[name]))
-
-
-def shadowing_parents(hardware: HardwareSpec) -> dict[str, Path]:
-    """Profiles that a card takes coefficients from, where a file of the user stands in place of the shipped one."""
-    found: dict[str, Path] = {}
-    for name in _parents(hardware):
-        file = not_shipped("hardware", name)
-        if file is not None and file[1]:
-            found[name] = file[0]
-    return found
-
-
-# By identity of a card, which is held so that no other takes its place.
-_lent: dict[int, tuple[HardwareSpec, frozenset[str]]] = {}
-
-
-def _parents(hardware: HardwareSpec) -> frozenset[str]:
-    """Every card that lends one to `hardware`, and those that lend to them."""
-    if id(hardware) not in _lent:
-        if len(_lent) >= 64:
-            _lent.clear()
-        _lent[id(hardware)] = hardware, frozenset(_lenders(hardware, set()))
-    return _lent[id(hardware)][1]
-
-
-def _lenders(hardware: HardwareSpec, met: set[str]) -> set[str]:
-    sections = (hardware.calibration or {}).values()
-    names = {str(each["inherits"]) for each in sections if isinstance(each, Mapping) and "inherits" in each}
-    if not hardware.calibration:
-        names.add(parent_of(hardware))
-    for name in names - met:
-        met.add(name)
-        _lenders(load_hardware(name), met)
-    return met
 
 
 def kinship_of(hardware: HardwareSpec, parent: HardwareSpec) -> Kinship:

@@ -18,15 +18,17 @@ from aimcost.inputs.files import read_mapping
 from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.run import load_run
 from aimcost.machine.calibration import calibration_of
+from aimcost.machine.coefficients import Coefficients
 from aimcost.machine.fitting.aiconfigurator import check_table
 from aimcost.machine.fitting.external import compare_external, read_external
 from aimcost.machine.fitting.write import block_text, write_calibration
-from aimcost.machine.inheritance import parent_of
+from aimcost.machine.inheritance import BUS_PARENT, parent_of
 from aimcost.machine.libraries import library_factor
 from aimcost.machine.timemodels.gemm import GemmModel
 from aimcost.machine.timemodels.tables import LogTable, smooth_max
 from aimcost.measure.clock import TimingFile, read_timings, scale_from
 from aimcost.pricing.pricing import estimate_run
+from aimcost.types import Precision
 
 EXTERNAL = Path(__file__).parent.parent / "baselines" / "external_gemm_timings.csv"
 MEASURED = [name for name, path in discover.names("hardware").items() if load_hardware(path).calibration]
@@ -129,6 +131,24 @@ def product_width(estimate: aimcost.pricing.result.Estimate) -> float:
     """Both ends of the products' term, as a share of their time."""
     products = estimate.table.spread([segment.kind == "gemm" for segment in estimate.table.segments])
     return sum(estimate.band.moves(products)["gemm"]) / estimate.seconds[products].sum()
+
+
+def test_a_kernel_of_another_vendor_is_run_as_elementwise_kernels() -> None:
+    """`vendor` of a kind in memory_bound.json: PyTorch's CUDA interpolation alone was timed."""
+    found = {}
+    for card in ("nvidia_a100_sxm_80gb", "nvidia_l4", "amd_mi300x"):
+        coefficients = Coefficients(load_hardware(card), Precision())
+        found[card] = coefficients.memory_bound("interpolate") is coefficients.memory_bound("pointwise")
+    assert found == {"nvidia_a100_sxm_80gb": False, "nvidia_l4": False, "amd_mi300x": True}
+
+
+def test_lenders_of_a_card_are_those_of_its_parts() -> None:
+    """Its parent, the parent's own lender of tower attention, and of a card on PCIe the one whose link was timed."""
+    of = {card: calibration_of(load_hardware(f"nvidia_{card}")).lenders for card in ("a30", "h100_pcie", "h100_nvl")}
+    assert of["a30"] == {"nvidia_a100_sxm_80gb", "nvidia_l40s"}
+    assert of["h100_nvl"] == {"nvidia_h100_sxm"}
+    assert of["h100_pcie"] == {"nvidia_h100_sxm", BUS_PARENT}
+    assert not calibration_of(load_hardware("nvidia_h100_sxm")).lenders
 
 
 def test_an_inline_machine_inherits_by_balance() -> None:

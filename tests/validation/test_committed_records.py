@@ -10,7 +10,7 @@ import pytest
 from aimcost.inputs import discover
 from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.run import load_run
-from aimcost.measure.campaign.run import SUMMARY
+from aimcost.measure.campaign.plan import is_campaign
 from aimcost.measure.campaign.summary import summarise
 from aimcost.measure.profile.to_calibration import profile_yaml
 from aimcost.measure.records import load_record
@@ -19,8 +19,8 @@ from aimcost.pricing.pricing import estimate_run
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "hardware_profiles" / "measurements"
-FILES = sorted(path for path in FOLDER.rglob("*.json") if not (path.parent / SUMMARY).is_file())
-CAMPAIGNS = sorted(path.parent for path in FOLDER.rglob(SUMMARY))
+FILES = sorted(path for path in FOLDER.rglob("*.json") if not is_campaign(path.parent))
+CAMPAIGNS = sorted({path.parent for path in FOLDER.rglob("*.json") if is_campaign(path.parent)})
 VALIDATIONS = [path for path in FILES if load_record(path).kind == "validation"]
 PROFILES = [path for path in FILES if load_record(path).kind == "profile"]
 

@@ -57,10 +57,11 @@ ASSUMED: Mapping[str, Mapping[str, Any]] = {
     "interpolate": {
         "row_cycles": 745.0,
         "typical_width": 114688,
+        "vendor": "nvidia",
         "band": [0.6, 1.7],
         "source": "measured: LLaVA-OneVision's pooling of 32 frames in bf16 takes 47.2 and 46.2 ms on two H200s "
         "(hardware_profiles/measurements/nvidia_h200_sxm: projector less its products), of 114,688 grids of one "
-        "channel; on other cards assumed to take as many cycles",
+        "channel; on NVIDIA's other cards assumed to take as many cycles",
     },
     **{
         kind: {"bytes_per_cycle": 6.3, "band": [0.6, 1.7], "source": "assumed: moves rows as fast as a fused RMSNorm"}

@@ -65,6 +65,8 @@ class KernelModel:
         Latency adds to the rest: several small kernels, one after the other.
     share
         Share of the datasheet's bandwidth, where a profile states it for this kind; None: the card's.
+    vendor
+        Whose cards have this kernel: others run the operation as elementwise kernels. Empty: everyone's.
     """
 
     launch_cycles: float
@@ -75,6 +77,7 @@ class KernelModel:
     share: float | None = None
     typical_width: float = 0.0
     serial: bool = False
+    vendor: str = ""
 
     @classmethod
     def of(cls, data: Mapping[str, Any], *, where: str, clock_hz: float = 0.0) -> KernelModel:
@@ -95,6 +98,7 @@ class KernelModel:
             share=number(given, "share", 0.001, 1.05, where=where) if "share" in given else None,
             typical_width=number({"typical_width": 0.0, **given}, "typical_width", 0.0, 1e6, where=where),
             serial=bool(given.get("serial", False)),
+            vendor=str(given.get("vendor", "")),
         )
 
     def launch_s(self, machine: Machine) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from ...inputs import discover
@@ -12,8 +13,10 @@ from ...inputs.run import Run, load_run
 from ...inputs.schema import Positive, Strict, validate
 from ...types.strict import Bounds, made
 
-__all__ = ["CampaignPlan", "RunsStep", "StackedRun", "load_plan"]
+__all__ = ["SUMMARY", "CampaignPlan", "RunsStep", "StackedRun", "is_campaign", "load_plan"]
 
+# The file that says how a campaign's steps ended; a folder that has one holds a campaign.
+SUMMARY = "summary.json"
 GPU, TINY = "gpu", "tiny"
 STACKS = ("transformers", "aimcost_graph")
 
@@ -94,6 +97,11 @@ class StackedRun:
     def label(self) -> str:
         """``name@stack``."""
         return f"{self.name}@{self.stack}"
+
+
+def is_campaign(folder: Path) -> bool:
+    """Whether a folder holds the records of a campaign."""
+    return (folder / SUMMARY).is_file()
 
 
 def load_plan(*, tiny: bool) -> CampaignPlan:

@@ -23,10 +23,9 @@ from ..profile.plan import plan_for
 from ..profile.to_calibration import profile_mapping, profile_yaml
 from ..records import Environment, Record, RecordWriter, load_record, now
 from ..validate.measuring import PROFILE_NAME, ModelCache, measure_labelled, settings_of, too_large
-from .plan import CampaignPlan, RunsStep, load_plan
+from .plan import SUMMARY, CampaignPlan, RunsStep, load_plan
 
 __all__ = [
-    "SUMMARY",
     "Campaign",
     "Deadline",
     "OutOfTime",
@@ -38,7 +37,6 @@ __all__ = [
     "steps_of",
 ]
 
-SUMMARY = "summary.json"
 SCHEMA_VERSION = 2
 # Held back for the summary, and for what an alarm has to wait for.
 RESERVE_SHARE, RESERVE_S = 0.05, 10.0

@@ -25,8 +25,8 @@ from ..profile.curves import cost_of
 from ..profile.to_calibration import Ceilings, ceilings_of
 from ..records import Record, Sample, load_record
 from ..validate import Comparison, Errors, compare_record
-from .plan import CampaignPlan, load_plan
-from .run import SCHEMA_VERSION, SUMMARY, readable
+from .plan import SUMMARY, CampaignPlan, load_plan
+from .run import SCHEMA_VERSION, readable
 
 __all__ = ["floor_s", "summarise"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...inputs.hardware import load_hardware
 from ...inputs.run import Run, shown
 from ...machine.coefficients import BASES, Basis, Coefficients
-from ...machine.inheritance import inheritance_note, shadowing_parents
+from ...machine.inheritance import inheritance_note
 from ...machine.peaks import precision_notes, require_hardware
 from ...types import HardwareSpec, Stack
 from ...types.stages import STAGES
@@ -122,7 +122,7 @@ def _notes(table: OpTable, coefficients: Coefficients, stack: Stack, device: Flo
         notes.append(inheritance_note(coefficients.hardware, load_hardware(parent)))
     notes += [
         f"coefficients of {name} are read from {shown(path)}, in place of the file that aimcost ships under that name"
-        for name, path in shadowing_parents(coefficients.hardware).items()
+        for name, path in coefficients.calibration.shadowing_lenders().items()
     ]
     return [*notes, *sorted(coefficients.substitutes)]
 
