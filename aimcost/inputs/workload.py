@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import groupby
 
 from ..errors import InvalidValueError, UnsupportedModelError
 from ..frozen import dataclass
 from ..models import traced
 from ..models.resizing import Size
 from ..models.visual_tokens import VisualLayout, cached_inputs, images_layout, joined, video_layout
-from ..types import ModelSpec, SamplingSpec, Workload
+from ..types import ModelSpec, SamplingSpec, Workload, runs_of
 from .processors import sampled_frames, sampling_rate, with_limits
 from .schema import TextTokens, WorkloadFile
 from .traced_images import check_video, without_tower
@@ -229,7 +228,7 @@ def _images(file: WorkloadFile, frames: int) -> list[tuple[Size | None, int]]:
     if len(sizes) not in (count, most):
         what = f"{count} pairs, one an image" + (f", or {most} with that of the frames" if frames else "")
         raise InvalidValueError("workload.image_size", what, file.image_size)
-    return [(size, len(list(same))) for size, same in groupby(sizes[:count])]
+    return runs_of(sizes[:count])
 
 
 def _layout(

@@ -18,10 +18,10 @@ __all__ = [
     "interpreting",
     "path_name",
     "pick",
-    "require_device",
     "require_dtype",
     "require_finite",
     "require_int",
+    "require_same_device",
     "require_shape",
     "should_check",
     "triton_refusal",
@@ -117,7 +117,7 @@ def require_dtype(name: str, tensor: torch.Tensor, allowed: Iterable[torch.dtype
         raise InvalidValueError(name, f"of dtype {names}", tensor.dtype, where=where)
 
 
-def require_device(name: str, tensor: torch.Tensor, device: torch.device, where: str) -> None:
+def require_same_device(name: str, tensor: torch.Tensor, device: torch.device, where: str) -> None:
     """Raise unless `tensor` lies on `device`."""
     if tensor.device != device:
         raise InvalidValueError(name, f"on {device}", str(tensor.device), where=where)

@@ -7,7 +7,6 @@ checkout of that commit.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 
 from ..errors import AimcostError
 from ..inputs.files import read_json, write_atomically
+from ..inputs.strict_json import to_json
 
 __all__ = ["Workers", "checkout", "report"]
 
@@ -60,7 +60,7 @@ class Workers:
         path = [_moved(entry, self.root, where) for entry in sys.path]
         with tempfile.TemporaryDirectory(prefix="aimcost-gate-") as folder:
             file = Path(folder) / "request.json"
-            write_atomically(file, json.dumps(request))
+            write_atomically(file, to_json(request))
             options = [f"--rootdir={where}", "-p", "no:cacheprovider", "-o", "addopts=", f"--aimcost-worker={file}"]
             command = [sys.executable, "-c", _START.format(path=path), *options, *self.arguments, self.test]
             environment = {key: value for key, value in os.environ.items() if key != "PYTEST_ADDOPTS"}
@@ -80,7 +80,7 @@ class Workers:
 
 def report(request: str, ratio: float) -> None:
     """Answer a request file, in the process that was started for it."""
-    write_atomically(f"{request}.out", json.dumps({"ratio": ratio}))
+    write_atomically(f"{request}.out", to_json({"ratio": ratio}))
 
 
 def _moved(entry: str, root: Path, to: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Annotated, Any, Literal
 
 from ..errors import InvalidValueError, ScheduleError
@@ -20,6 +21,7 @@ __all__ = [
     "KeptParams",
     "MethodParams",
     "Released",
+    "at_most_one",
     "build_schedule",
     "check_schedule",
     "cuts_by_ratio",
@@ -28,7 +30,6 @@ __all__ = [
     "in_llm_event",
     "reduce_before",
     "reduce_crops",
-    "require_absent",
     "require_between",
     "scaled_layer",
     "scaled_layers",
@@ -137,10 +138,11 @@ class DroppedParams(MethodParams):
     keep_tokens: Annotated[int, Bounds(ge=0)] | None = None
 
 
-def require_absent(key: str, value: object, other: str, given: object) -> None:
-    """Raise where a parameter is given beside another that says the same."""
-    if value is not None and given is not None:
-        raise InvalidValueError(f"method.{key}", f"omitted when {other} is given", value)
+def at_most_one(params: MethodParams, *keys: str) -> None:
+    """Raise where two of these parameters are given: each says how many tokens stay. The later one is to blame."""
+    for first, second in combinations(keys, 2):
+        if getattr(params, first) is not None and getattr(params, second) is not None:
+            raise InvalidValueError(f"method.{second}", f"omitted when {first} is given", getattr(params, second))
 
 
 def in_llm_event(scorer: Scorer, first_reduced_layer: int, tokens_in: int, tokens_out: int) -> ReductionEvent:
@@ -231,7 +233,7 @@ def drop_after(
 ) -> Schedule:
     """Layers 0 … k−1 on all tokens, the others on round(V·(1−ratio)) + T."""
     require_between("k", params.k, 1, model.decoder.layers, f"the model has {model.decoder.layers} layers")
-    require_absent("keep_tokens", params.keep_tokens, "ratio", params.ratio)
+    at_most_one(params, "ratio", "keep_tokens")
     visual = workload.visual_tokens
     if params.keep_tokens is not None:
         require_between("keep_tokens", params.keep_tokens, 0, visual, "visual tokens")
@@ -300,6 +302,8 @@ def reduce_before(
     untouched
         Visual tokens beside those of `workload`, which stay.
     """
+    if isinstance(params, KeptParams):
+        at_most_one(params, "ratio", "keep_tokens")
     sizes = scored_groups(model, workload) if crops else workload.group_sizes
     total = sum(groups * n for groups, n in sizes)
     if keep_tokens is not None:
@@ -367,9 +371,7 @@ def reduce_crops(
 ) -> Schedule:
     """`visual_token_num` tokens of each crop, or round(share · tokens of a crop) of them: one event before the
     language model. `counts`: what the scorer needs beside them, from the tokens that a crop keeps."""
-    require_absent("visual_token_num", params.visual_token_num, "ratio", params.ratio)
-    for key in ("ratio", "visual_token_num"):
-        require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))
+    at_most_one(params, "ratio", "visual_token_num", "keep_tokens")
     given = params.visual_token_num
     largest = max(n for _, n in scored_groups(model, workload))
     if given is not None and largest:

@@ -19,20 +19,13 @@ from ..common import (
     TextTokensFlag,
     VisualTokensFlag,
     app,
+    flag_of,
     format_asked,
     progress_bar,
     resolve,
     write_report,
 )
 from ..options import Option
-
-_BUDGETS = {
-    "--ttft-ms": "max_ttft_ms",
-    "--tpot-ms": "max_tpot_ms",
-    "--kv-gb": "max_kv_gb",
-    "--flops": "max_tflops",
-    "--memory-gb": "max_memory_gb",
-}
 
 
 @app.command()
@@ -137,13 +130,13 @@ def plan(
 
         check_plot(plot)
     limits = {
-        "--ttft-ms": ttft_ms,
-        "--tpot-ms": tpot_ms,
-        "--kv-gb": kv_gb,
-        "--flops": flops,
-        "--memory-gb": memory_gb,
+        "max_ttft_ms": ttft_ms,
+        "max_tpot_ms": tpot_ms,
+        "max_kv_gb": kv_gb,
+        "max_tflops": flops,
+        "max_memory_gb": memory_gb,
     }
-    budgets = {_BUDGETS[flag]: _positive(flag, value) for flag, value in limits.items()}
+    budgets = {key: _positive(flag_of(key), value) for key, value in limits.items()}
     wanted = {
         "--min-accuracy": min_accuracy,
         "--mean-visual-tokens": mean_visual_tokens,
@@ -170,7 +163,8 @@ def plan(
         beside = {"--earliest-cut": earliest_cut, "--plot": plot, "--output": output}
         _absent({**searched, **scored, **beside}, "--question")
         if question == "break-even":
-            _absent({**limits, "--confidence": confidence}, "--question break-even, which takes no budget")
+            given = {flag_of(key): value for key, value in limits.items()}
+            _absent({**given, "--confidence": confidence}, "--question break-even, which takes no budget")
         _answer(resolved, question, budgets, confidence, written)
         return
     from ...errors import CheckFailedError

@@ -39,11 +39,11 @@ def _validate(q: torch.Tensor, k: torch.Tensor, live: torch.Tensor | None, where
         )
     _dispatch.require_dtype("q", q, _dispatch.FLOATS, where)
     _dispatch.require_dtype("k", k, (q.dtype,), where)
-    _dispatch.require_device("k", k, q.device, where)
+    _dispatch.require_same_device("k", k, q.device, where)
     if live is not None:
         _dispatch.require_shape("live", live, (q.shape[0], q.shape[2]), where)
         _dispatch.require_dtype("live", live, (torch.bool,), where)
-        _dispatch.require_device("live", live, q.device, where)
+        _dispatch.require_same_device("live", live, q.device, where)
 
 
 def importance_scores(

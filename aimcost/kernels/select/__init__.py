@@ -85,7 +85,7 @@ def select_tokens(
         if flags is not None:
             _dispatch.require_shape(name, flags, tuple(scores.shape), where)
             _dispatch.require_dtype(name, flags, (torch.bool,), where)
-            _dispatch.require_device(name, flags, scores.device, where)
+            _dispatch.require_same_device(name, flags, scores.device, where)
     batch, tokens = scores.shape
     _dispatch.require_int("keep", keep, 1, tokens, where)
     scores = scores.detach()
@@ -112,17 +112,17 @@ def _validate_gather(
     batch, tokens = hidden.shape[:2]
     _dispatch.require_shape("kept", kept, (batch, None), where)
     _dispatch.require_dtype("kept", kept, (torch.int64,), where)
-    _dispatch.require_device("kept", kept, hidden.device, where)
+    _dispatch.require_same_device("kept", kept, hidden.device, where)
     for index, (tensor, token_dim) in enumerate(aux):
         name = f"aux[{index}]"
         _dispatch.require_int(f"{name} token dimension", token_dim, 1, tensor.dim() - 1, where)
-        _dispatch.require_device(name, tensor, hidden.device, where)
+        _dispatch.require_same_device(name, tensor, hidden.device, where)
         rows = tuple(tensor.shape[token_dim - 1 : token_dim + 1])
         if rows not in ((batch, tokens), (1, tokens)):
             expected = f"of {batch} or 1 requests by {tokens} tokens at dimensions {token_dim - 1}, {token_dim}"
             raise InvalidValueError(name, expected, tuple(tensor.shape), where=where)
     if mask is not None:
-        _dispatch.require_device("mask", mask, hidden.device, where)
+        _dispatch.require_same_device("mask", mask, hidden.device, where)
         _dispatch.require_shape("mask", mask, (None, None, tokens, tokens), where)
         if mask.shape[0] not in (1, batch):
             raise InvalidValueError("mask", f"of batch {batch} or 1", mask.shape[0], where=where)

@@ -19,9 +19,9 @@ from ...types.strict import Bounds
 from ..base import (
     MethodParams,
     Released,
+    at_most_one,
     build_schedule,
     event_before,
-    require_absent,
     require_between,
     side_by_side,
 )
@@ -171,7 +171,7 @@ def _boundaries(params: Params, layers: int) -> tuple[int, int]:
 
 def _merges(workload: Workload, params: Params, paper: bool) -> tuple[list[ReductionEvent], int]:
     """Merge events and the tokens they leave of all groups."""
-    require_absent("merge_ratio", params.merge_ratio, "merge_r", params.merge_r)
+    at_most_one(params, "merge_r", "merge_ratio")
     ratio = params.merge_ratio if params.merge_ratio is not None else DEFAULT_MERGE_RATIO
     events, left = [], 0
     for groups, n in workload.group_sizes:

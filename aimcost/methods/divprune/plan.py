@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import RATIOS, KeptParams, Released, reduce_before, require_absent
+from ..base import RATIOS, KeptParams, Released, reduce_before
 from .cost import MAX_MIN_COSINE
 
 SUMMARY = "DivPrune: pre-LLM, max-min diverse subset of all visual tokens: ratio | keep_tokens"
@@ -28,7 +28,6 @@ class Params(KeptParams):
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """round(V·ratio) visual tokens, constant over the layers; frames compete with each other."""
-    require_absent("keep_tokens", params.keep_tokens, "ratio", params.ratio)
     grouped = workload.groups * workload.tokens_per_group
     ratio = params.ratio if params.ratio is not None else DEFAULT_RATIO
     keep = params.keep_tokens

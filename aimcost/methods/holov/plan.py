@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import RATIOS, KeptParams, Released, reduce_before, require_absent, require_between
+from ..base import RATIOS, KeptParams, Released, at_most_one, reduce_before, require_between
 from .cost import HOLISTIC, NUM_PATCHES
 
 SUMMARY = (
@@ -50,9 +50,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     A share is cut (int). The released code adds no newline tokens to an image.
     """
     largest = max(n for _, n in workload.group_sizes)
-    require_absent("new_image_token_num", params.new_image_token_num, "ratio", params.ratio)
-    for key in ("ratio", "new_image_token_num"):
-        require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))
+    at_most_one(params, "ratio", "new_image_token_num", "keep_tokens")
     given, ratio = params.new_image_token_num, params.ratio
     if given is not None:
         require_between("new_image_token_num", given, 1, max(1, largest), "tokens of an image")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import RATIOS, KeptParams, Released, reduce_before, require_absent
+from ..base import RATIOS, KeptParams, Released, reduce_before
 from .cost import CLASS_ATTENTION
 
 SUMMARY = "PruMerge: pre-LLM, int(N·ratio) + 1 tokens per image: ratio | keep_tokens"
@@ -32,7 +32,6 @@ class Params(KeptParams):
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """int(N·ratio) + 1 tokens of each image, constant over the layers."""
-    require_absent("keep_tokens", params.keep_tokens, "ratio", params.ratio)
     ratio = params.ratio if params.ratio is not None else DEFAULT_RATIO
     note = f"the share of tokens that PruMerge keeps depends on the image: assuming {ratio:g}"
     return reduce_before(

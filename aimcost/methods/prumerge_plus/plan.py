@@ -6,7 +6,7 @@ Source: 42Shawn/LLaVA-PruMerge. The real share follows from each image; here it 
 from __future__ import annotations
 
 from ...types import ModelSpec, Schedule, Workload
-from ..base import KeptParams, Released, reduce_before, require_absent
+from ..base import KeptParams, Released, reduce_before
 from .cost import CLASS_ATTENTION_GRID
 
 SUMMARY = "PruMerge+: pre-LLM, int(N·ratio) tokens per image: ratio | keep_tokens"
@@ -30,7 +30,6 @@ class Params(KeptParams):
 
 def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """int(N·ratio) tokens of each image, constant over the layers."""
-    require_absent("keep_tokens", params.keep_tokens, "ratio", params.ratio)
     ratio = params.ratio if params.ratio is not None else DEFAULT_RATIO
     note = f"the share of tokens that PruMerge+ keeps depends on the image: assuming {ratio:g}"
     return reduce_before(

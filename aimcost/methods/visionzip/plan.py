@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from ...types import ModelSpec, Schedule, Workload
 from ...types.strict import Bounds
-from ..base import RATIOS, MethodParams, Released, reduce_before, require_absent
+from ..base import RATIOS, MethodParams, Released, at_most_one, reduce_before
 from .cost import CLASS_ATTENTION_CONTEXTUAL, CONTEXTUAL, DOMINANT, OF
 
 SUMMARY = "VisionZip: pre-LLM, dominant + contextual tokens per image: dominant, contextual | keep_tokens"
@@ -43,7 +43,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """dominant + contextual tokens of each image or tile, constant over the layers; other sizes than
     576 take the default counts in proportion. `keep_tokens` splits as published budgets do: 27 to 5."""
     for key in ("dominant", "contextual"):
-        require_absent("keep_tokens", params.keep_tokens, key, getattr(params, key))
+        at_most_one(params, key, "keep_tokens")
 
     def counts(n: int) -> dict[str, int]:
         dominant = params.dominant if params.dominant is not None else max(1, round(n * DOMINANT / OF))
