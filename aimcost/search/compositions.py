@@ -20,13 +20,14 @@ class Compositions:
 
     Attributes
     ----------
-    offsets
-        Of each part but the last: entry [r, a] counts the ways to share out r whose first part is below a.
+    ascending
+        Of each part but the last: entry r · (total + 1) + a counts the ways to share out r whose first part is below
+        a, moved up by r times more than there are ways, so that one search finds a for any r.
     """
 
     total: int
     parts: int
-    offsets: tuple[NDArray[np.int64], ...] = field(repr=False)
+    ascending: tuple[NDArray[np.int64], ...] = field(repr=False)
 
     def __len__(self) -> int:
         return math.comb(self.total + self.parts - 1, self.parts - 1)
@@ -37,11 +38,8 @@ class Compositions:
         left = np.full(len(rank), self.total, dtype=np.int64)
         rows = np.empty((len(rank), self.parts), dtype=np.int64)
         width, apart = self.total + 1, len(self) + 1
-        shift = apart * np.arange(width)
-        for part, table in enumerate(self.offsets):
-            # all rows of the table as one ascending list: row r is moved up by r times more than any rank
-            moved = (np.minimum(table, len(self)) + shift[:, None]).ravel()
-            found = np.searchsorted(moved, rank + apart * left, side="right") - 1
+        for part, moved in enumerate(self.ascending):
+            found = moved.searchsorted(rank + apart * left, side="right") - 1
             rank -= moved[found] - apart * left
             taken = found - width * left
             rows[:, part] = taken
@@ -57,8 +55,11 @@ class Compositions:
 @functools.lru_cache(maxsize=64)
 def compositions(total: int, parts: int) -> Compositions:
     """The ways to write `total` as `parts` whole numbers ≥ 0 in order."""
-    offsets = tuple(_offsets(total, parts - 1 - part) for part in range(parts - 1))
-    return Compositions(total=total, parts=parts, offsets=offsets)
+    ways = math.comb(total + parts - 1, parts - 1)
+    shift = (ways + 1) * np.arange(total + 1)[:, None]
+    offsets = (_offsets(total, parts - 1 - part) for part in range(parts - 1))
+    ascending = tuple((np.minimum(table, ways) + shift).ravel() for table in offsets)
+    return Compositions(total=total, parts=parts, ascending=ascending)
 
 
 def _offsets(total: int, others: int) -> NDArray[np.int64]:

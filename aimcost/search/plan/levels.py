@@ -174,7 +174,10 @@ class LevelTables:
         low = np.arange(start, stop) + np.repeat(self.below[halves], sizes)
 
         def both(upper: Floats, lower: Floats) -> Floats:
-            return np.asarray(np.repeat(upper, sizes) + lower[low])
+            # `low` is in range; the default mode copies through a buffer
+            total = lower.take(low, mode="clip")
+            total += upper.repeat(sizes)
+            return total
 
         up, down = self.upper, self.lower
         issued, end = up.prefill.after(t.start, halves)
