@@ -1,7 +1,7 @@
 """A run with one layer for every case: one estimate of it is a table, and no formula is written twice.
 
 Two kinds of table are read off it, since no one table answers both questions. A sum (`aimcost.search.bulk`, for sweeps)
-looks up any schedule of up to N tokens: device seconds alone, a cut from a to b as f(a) + g(b), 3·N entries. A queue
+looks up schedules of any of N counts: device seconds alone, a cut from a to b as f(a) + g(b), 3·N entries. A queue
 (`aimcost.search.plan.blocks`) carries the host's lead from layer to layer, which is no sum, and with it memory and the
 band: a block for each pair (a, b) that is named beforehand, since N counts have N² of them. The explorer's tables
 (`aimcost.search.explorer.tables`) hold single operations, for a page that queues them itself.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aimcost.errors import AimcostError
@@ -35,6 +35,8 @@ def embedded(page: str, name: str) -> bytes:
     return gzip.decompress(base64.b64decode(found[1]))
 
 
+# a busy machine draws lists slowly
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(min_value=-(2**50), max_value=2**50), max_size=40))
 def test_a_column_is_unpacked_as_it_was_packed(values: list[int]) -> None:
     assert unpacked(packed(np.array(values, dtype=np.int64))) == values
