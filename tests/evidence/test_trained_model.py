@@ -62,7 +62,8 @@ def test_a_few_points() -> None:
         right = examiner.right(method)
         assert within(right.mean(), expected, len(right), of), (method, right.mean(), expected)
         assert module.mean_visual_tokens(method) == pytest.approx(tokens, rel=1e-3)
-    assert figures[json.dumps({"name": "none"})][1] > 2 * figures["text alone"][1]
+    assert figures[json.dumps({"name": "none"})][1] > 0.9
+    assert figures["text alone"][1] < 0.35
 
 
 POINTS = (
@@ -76,8 +77,11 @@ def test_no_trivial_rule_wins() -> None:
     """The task is one that selection matters in: contrast alone, or any few tokens, answer far fewer questions."""
     figures = committed()
     dense = figures[json.dumps({"name": "none"})][1]
-    random = figures[json.dumps({"name": "pre_llm", "scorer": "random", "keep_tokens": 8})][1]
-    assert max(_contrast(8), random) < dense - 0.1
+    random = [
+        figures[json.dumps({"name": "pre_llm", "scorer": "random", "keep_tokens": keep})][1] for keep in (32, 16, 8, 4)
+    ]
+    assert max(_contrast(8), random[2]) < dense - 0.2
+    assert [dense, *random] == sorted([dense, *random], reverse=True)
 
 
 def _contrast(keep: int) -> float:

@@ -2,12 +2,12 @@
 
 easy-vqa (Victor Zhou, MIT licence, https://pypi.org/project/easy-vqa, version 1.0) holds 5,000 pictures of 64 x 64
 pixels with one shape each. `shapes.npz` holds their outlines and labels, written by `extract.py`; the package itself
-is not needed here. A scene is 2 x 2 of them on 128 x 128 pixels, 64 patches of 16:
+is not needed here. A scene is 2 x 2 of them at half their size on 64 x 64 pixels, 64 patches of 8:
 
 - four colours of eight, all different, and three shapes, one of them twice: every colour names one object, and two
   of the shapes do;
-- behind each shape a texture at least as contrasted as the shape itself, with specks of all eight colours, so that
-  neither contrast nor colour tells where the shapes are;
+- behind each shape a texture, with specks of all eight colours, so that colour does not tell where the shapes are, and
+  contrast finds those that stand out and misses others;
 - questions ask for the shape of a colour or the colour of a shape, never for a position. Yes or no is not asked:
   on easy-vqa it is 82.5 % right from the text alone.
 
@@ -36,10 +36,10 @@ SHAPES = ("circle", "rectangle", "triangle")
 # Questions as easy-vqa words them.
 COLOR_QUESTIONS = ("what color is the {}?", "what is the color of the {}?")
 SHAPE_QUESTIONS = ("what is the {} shape?",)
-CELL, PATCH, GRID = 64, 16, 8
-SIZE = 2 * CELL
-# Smaller shapes (a quarter of the pictures) cannot be told apart at this resolution.
-SMALLEST_SHARE = 0.04
+CELL, PATCH, GRID = 64, 8, 8
+SIZE = PATCH * GRID
+# Smaller shapes (half of the pictures) cannot be told apart at this resolution.
+SMALLEST_SHARE = 0.07
 # Texture colours: none is an answer.
 _BACK = np.array(
     [
@@ -59,7 +59,7 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Scenes:
-    """`pixels` (N, 128, 128, 3); `labels` (N, 2, 64): colour and shape of each patch, 0 where it shows background;
+    """`pixels` (N, 64, 64, 3); `labels` (N, 2, 64): colour and shape of each patch, 0 where it shows background;
     `questions` and `answers`: six a scene, two for a colour, then four for a shape."""
 
     pixels: Bytes
@@ -68,8 +68,8 @@ class Scenes:
     answers: list[tuple[str, ...]]
 
 
-def make_scenes(split: str, count: int, seed: int) -> Scenes:
-    """`count` scenes of a split; the same seed yields the same scenes."""
+def make_scenes(split: str, count: int, seed: int, *, plain: bool = False) -> Scenes:
+    """`count` scenes of a split, `plain` without textures and specks; the same seed yields the same scenes."""
     with np.load(Path(__file__).with_name("shapes.npz")) as file:
         masks = np.unpackbits(file[f"{split}_masks"], axis=1).reshape(-1, CELL, CELL).astype(bool)
         kinds = file[f"{split}_shapes"]
@@ -82,12 +82,14 @@ def make_scenes(split: str, count: int, seed: int) -> Scenes:
     for index in range(count):
         shapes = rng.permutation([0, 1, 2, rng.integers(3)])
         colors = rng.permutation(len(COLORS))[:4]
-        color_map, shape_map = np.zeros((2, SIZE, SIZE), np.int64)
+        canvas = np.empty((2 * CELL, 2 * CELL, 3), np.int64)
+        color_map, shape_map = np.zeros((2, 2 * CELL, 2 * CELL), np.int64)
         for cell, (shape, color) in enumerate(zip(shapes, colors, strict=True)):
             rows, columns = (slice(CELL * at, CELL * (at + 1)) for at in divmod(cell, 2))
             mask = masks[rng.choice(by_shape[shape])]
-            pixels[index, rows, columns] = np.where(mask[..., None], _RGB[color], _texture(rng))
+            canvas[rows, columns] = np.where(mask[..., None], _RGB[color], _texture(rng, plain=plain))
             color_map[rows, columns][mask], shape_map[rows, columns][mask] = color + 1, shape + 1
+        pixels[index] = canvas.reshape(SIZE, 2, SIZE, 2, 3).mean((1, 3)).round()
         labels[index] = _patch_labels(color_map), _patch_labels(shape_map)
         asked = _questions(rng, shapes, colors)
         questions.append(tuple(question for question, _ in asked))
@@ -107,9 +109,11 @@ def _questions(rng: np.random.Generator, shapes: NDArray[np.int64], colors: NDAr
     return asked
 
 
-def _texture(rng: np.random.Generator) -> NDArray[np.int64]:
-    """(64, 64, 3): stripes, checks, noise or a flat colour, with specks of every answer's colour."""
+def _texture(rng: np.random.Generator, *, plain: bool) -> NDArray[np.int64]:
+    """(64, 64, 3): stripes, checks, noise or a flat colour, with specks of every answer's colour; `plain`: flat."""
     first, second = _BACK[rng.permutation(len(_BACK))[:2]]
+    if plain:
+        return np.broadcast_to(first, (CELL, CELL, 3))
     period, kind = int(rng.integers(3, 9)), int(rng.integers(4))
     if kind == 0:
         pattern = (_X + _Y) // period % 2 == 0
@@ -131,6 +135,6 @@ def _patch_labels(pixel_labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
     Cells are four whole patches wide: a patch never shows two objects.
     """
-    patches = pixel_labels.reshape(GRID, PATCH, GRID, PATCH).swapaxes(1, 2).reshape(GRID * GRID, PATCH * PATCH)
+    patches = pixel_labels.reshape(GRID, 2 * PATCH, GRID, 2 * PATCH).swapaxes(1, 2).reshape(GRID * GRID, -1)
     covered = (patches > 0).mean(1) >= 1 / 8
     return np.where(covered, patches.max(1), 0)
