@@ -86,10 +86,14 @@ class Decode:
         if tokens < 1:
             raise InvalidValueError("tokens", "at least 1", tokens)
         self._family = locate(model)
+        held = _lengths(cache)
         self._notes = notes = notes_on(cache)
         if notes is None and self._family.mrope:
             raise UnsupportedModelError("mRoPE: positions are known of prompts that aimcost.apply ran, dense or not")
-        held = _lengths(cache)
+        if self._family.window is not None and held[0] + tokens >= self._family.window:
+            raise UnsupportedModelError(
+                f"{held[0]} prompt tokens and {tokens} to come exceed the sliding window of {self._family.window}"
+            )
         first = cache.layers[0].keys
         if any(layer.keys.device != first.device for layer in cache.layers):
             raise UnsupportedModelError("fixed buffers need all layers on one device")
@@ -122,11 +126,9 @@ class Decode:
         ScheduleError
             They do not.
         """
-        notes = notes_on(cache)
-        if _lengths(cache) != self._held:
-            raise ScheduleError(
-                f"the prompt left {_lengths(cache)} tokens in the layers, the buffers hold {self._held}"
-            )
+        held, notes = _lengths(cache), notes_on(cache)
+        if held != self._held:
+            raise ScheduleError(f"the prompt left {held} tokens in the layers, the buffers hold {self._held}")
         for fixed, layer in zip(self._layers, cache.layers, strict=True):
             fixed.fill(layer.keys, layer.values)
         self._step.begin(notes, attention_mask)
@@ -226,6 +228,10 @@ class _Step:
 
 
 def _lengths(cache: DynamicCache) -> list[int]:
+    if not isinstance(cache, DynamicCache):
+        raise UnsupportedModelError(
+            f"KV cache {type(cache).__name__} cannot be handed to fixed buffers: fill a DynamicCache with the prompt"
+        )
     return [int(cache.get_seq_length(layer)) for layer in range(len(cache.layers))]
 
 
@@ -250,7 +256,8 @@ def capture_decode(
     Raises
     ------
     UnsupportedModelError, ScheduleError, InvalidValueError
-        A model without supported decoder, a mask that is not the prompt's.
+        A model without supported decoder, another cache than a DynamicCache, tokens beyond a sliding window, a mask
+        that is not the prompt's.
     """
     decode = Decode(model, cache, tokens=tokens, attention_mask=attention_mask)
     first = cache.layers[0].keys

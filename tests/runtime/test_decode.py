@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 from aimcost.errors import InvalidValueError, ScheduleError, UnsupportedModelError
-from aimcost.runtime import apply, capture_decode, decode, graph
+from aimcost.runtime import apply, build_model, capture_decode, decode, graph
 from aimcost.runtime.compat import cache_of
 from aimcost.runtime.host_reads import HostReads
 from aimcost.runtime.host_syncs import HostSyncs
@@ -115,3 +115,18 @@ def test_a_cache_that_was_never_reduced_and_what_is_refused(toolbox):
     seeing = toolbox.build_case("qwen2_vl-image", 1)
     with pytest.raises(UnsupportedModelError, match="mRoPE"):
         capture_decode(seeing.model, _prefilled(seeing)[0], tokens=2)
+    static = transformers.StaticCache(config=case.model.config, max_cache_len=64)
+    with pytest.raises(UnsupportedModelError, match="KV cache StaticCache cannot be handed to fixed buffers"):
+        capture_decode(case.model, static, tokens=2)
+    with pytest.raises(UnsupportedModelError, match="KV cache StaticCache"):
+        step.fill(static)
+
+
+def test_decoding_does_not_outgrow_a_sliding_window(toolbox):
+    case = toolbox.build_case("mistral", 1)
+    case.model = build_model({**toolbox.configs["mistral"], "sliding_window": 45})
+    with torch.no_grad(), apply(case.model, case.schedule([(1, 10)])):
+        cache = case.cache()
+    assert capture_decode(case.model, cache, tokens=44 - case.prompt).cache is not None
+    with pytest.raises(UnsupportedModelError, match=r"38 prompt tokens and 7 to come exceed .* window of 45"):
+        capture_decode(case.model, cache, tokens=7)
