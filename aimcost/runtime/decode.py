@@ -151,6 +151,16 @@ class Decode:
         with torch.no_grad():
             return self._step(input_ids=input_ids)
 
+    def compile(self, **options: Any) -> None:
+        """Have ``torch.compile`` (`options` are its arguments) make one graph of the step, used from the next call on.
+
+        Where a step was captured, the CUDA graph goes: ``mode="reduce-overhead"`` records one of the compiled kernels.
+        """
+        if self._call is not None:
+            self._call.free()
+            self._call = None
+        self._step.compute = torch.compile(self._step._compute, fullgraph=True, **options)
+
 
 class _Step:
     """What a step computes, from tensors on the device alone."""
@@ -162,6 +172,12 @@ class _Step:
         self._places = [torch.arange(layer.size, device=device) - layer.held for layer in self._layers]
         self._first = torch.zeros(rows, dtype=torch.long, device=device)
         self._dropped = [0] * len(self._layers)
+        self._hooks = [Hook(self._before(index)) for index in range(len(self._layers))]
+        self._cache_name = compat.cache_argument(self._family.decoder)
+        self._takes_places = compat.CACHE_POSITIONS in compat.arguments(self._family.decoder)
+        head = self._family.head
+        self._head = None if head is None else head.get_output_embeddings()  # type: ignore[operator]
+        self.compute = self._compute
 
     def begin(self, notes: CacheNotes | None, attention_mask: torch.Tensor | None) -> None:
         """Note which keys of a prompt are real, and what position follows it."""
@@ -190,28 +206,34 @@ class _Step:
             self._first.fill_(prompt)
 
     def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
-        decoder, done = self._family.decoder, self._done
-        positions = (self._first + done)[:, None]
-        given: dict[str, Any] = {"position_ids": positions[None].expand(3, -1, -1) if self._family.mrope else positions}
-        if compat.CACHE_POSITIONS in compat.arguments(decoder):
-            given[compat.CACHE_POSITIONS] = (done + self._layers[0].held)[None]
-        given[compat.cache_argument(decoder)] = self._cache
         handles = [
-            layer.register_forward_pre_hook(Hook(self._before(index, positions)), with_kwargs=True)
-            for index, layer in enumerate(self._family.layers)
+            layer.register_forward_pre_hook(hook, with_kwargs=True)
+            for layer, hook in zip(self._family.layers, self._hooks, strict=True)
         ]
         try:
-            # a 4D mask passes as it is; each layer gets its own
-            mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=done.device)
-            hidden = decoder(input_ids=input_ids, attention_mask=mask, use_cache=True, **given)[0]
+            return self.compute(input_ids)
         finally:
             for handle in handles:
                 handle.remove()
-        done.add_(1)
-        head = None if self._family.head is None else self._family.head.get_output_embeddings()  # type: ignore[operator]
-        return hidden if head is None else head(hidden)
 
-    def _before(self, index: int, positions: torch.Tensor) -> Any:
+    def _compute(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The step itself, with the hooks in place: no wait, no branch on a value, nothing made anew."""
+        decoder, done = self._family.decoder, self._done
+        positions = self._positions()
+        given: dict[str, Any] = {"position_ids": positions[None].expand(3, -1, -1) if self._family.mrope else positions}
+        if self._takes_places:
+            given[compat.CACHE_POSITIONS] = (done + self._layers[0].held)[None]
+        given[self._cache_name] = self._cache
+        # a 4D mask passes as it is; each layer gets its own
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=done.device)
+        hidden = decoder(input_ids=input_ids, attention_mask=mask, use_cache=True, **given)[0]
+        done.add_(1)
+        return hidden if self._head is None else self._head(hidden)  # type: ignore[no-any-return]
+
+    def _positions(self) -> torch.Tensor:
+        return (self._first + self._done)[:, None]
+
+    def _before(self, index: int) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if all(value is not self._cache for value in kwargs.values()):
                 return None  # another thread's pass
@@ -219,7 +241,7 @@ class _Step:
             kwargs["attention_mask"] = visible[:, None, None]
             if self._dropped[index]:
                 hidden = args[0] if args else kwargs["hidden_states"]
-                kwargs["position_ids"] = positions - self._dropped[index]
+                kwargs["position_ids"] = self._positions() - self._dropped[index]
                 rotary: Any = self._family.decoder.rotary_emb
                 kwargs["position_embeddings"] = rotary(hidden, position_ids=kwargs["position_ids"])
             return args, kwargs

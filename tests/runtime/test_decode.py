@@ -99,6 +99,26 @@ def test_one_recording_serves_the_next_prompt(toolbox, fake_cuda, monkeypatch):
         step.fill(dense)
 
 
+@pytest.mark.check
+def test_a_compiled_step_is_one_graph_for_every_step_and_prompt(toolbox):
+    """``fullgraph=True`` on a backend that counts: compiled once, for closed-up positions and a padded batch too."""
+    from torch._dynamo.testing import CompileCounter
+
+    case = toolbox.build_case("llava_onevision-video", 3, True)
+    schedule = case.schedule([(1, 12), (3, 2)], pre_llm=(MERGE,), newline=1)
+    counter, mask = CompileCounter(), case.inputs["attention_mask"]
+    with apply(case.model, schedule):
+        tokens, logits = _generated(case)
+        cache, _ = _prefilled(case)
+    step = capture_decode(case.model, cache, tokens=STEPS, attention_mask=mask)
+    step.compile(backend=counter)
+    for _ in range(2):
+        ours = torch.cat([step(tokens[:, i : i + 1]).clone() for i in range(STEPS)], dim=1)
+        assert toolbox.relative_error(ours, logits, slice(None)) < 1e-5
+        step.fill(cache, mask)
+    assert counter.frame_count == 1
+
+
 def test_a_cache_that_was_never_reduced_and_what_is_refused(toolbox):
     case = toolbox.build_case("qwen2", 3, True)
     tokens, logits = _generated(case)
