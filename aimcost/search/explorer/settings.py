@@ -174,7 +174,7 @@ def settings_of(run: Run) -> Settings:
         )
     if run.implementation == "masked":
         raise ScheduleError(
-            "the explorer needs an implementation that removes tokens: masked hides them; --implementation eager "
+            "the explorer needs an implementation that removes tokens: masked hides them; implementation eager "
             "explores the same schedule, with tokens removed"
         )
     if run.precision.wide:
