@@ -194,7 +194,7 @@ def context_of(settings: Settings, run: Run, schedules: Schedules, most_tokens: 
     found = exposes(schedules.example, run.implementation)
     plain = replace(run, schedule=schedules.reductions[0][0])
     cutting = plain if schedules.example is None else replace(run, schedule=schedules.example)
-    probe = estimate_run(_one_layer(replace(plain, workload=_load(settings, schedules, 0, 1, new=2))))
+    probe = estimate_run(_shallow(replace(plain, workload=_load(settings, schedules, 0, 1, new=2))))
     tables = tuple(tables_of(settings, run, schedules, batch, most_tokens, found) for batch in settings.batches)
     band = probe.band
     return Context(
@@ -233,9 +233,9 @@ def _of_one_kind(run: Run) -> Run:
     return replace(run, model=replace(run.model, decoder=first)) if others else run
 
 
-def _one_layer(run: Run) -> Run:
+def _shallow(run: Run, layers: int = 1) -> Run:
     tokens = run.schedule.tokens[0]
-    return with_layers(_of_one_kind(run), [(tokens, tokens)], "none")
+    return with_layers(_of_one_kind(run), [(tokens, tokens)] * layers, "none")
 
 
 def tables_of(settings: Settings, run: Run, schedules: Schedules, batch: int, most_tokens: int, exposed: str) -> Tables:
@@ -251,7 +251,7 @@ def tables_of(settings: Settings, run: Run, schedules: Schedules, batch: int, mo
     layers, decode = list[dict[str, tuple[OpCurves, ...]]](), list[dict[str, tuple[OpCurves, ...]]]()
     step_before: Rows = ()
     step_after: Rows = ()
-    decoded = 2 - estimate_run(_one_layer(_with_new(bare, 2))).table.steps  # new tokens beyond the steps
+    decoded = 2 - estimate_run(_shallow(_with_new(bare, 2))).table.steps  # new tokens beyond the steps
     counts = [(n, n) for n in range(most_tokens, 0, -1)]
     for alike in every_kind:
         layers.append({})
@@ -267,7 +267,7 @@ def tables_of(settings: Settings, run: Run, schedules: Schedules, batch: int, mo
                 step_before, step_after = (
                     _rows(issued, _outside(issued, "decode", after=after)) for after in (False, True)
                 )
-    flat = estimate_run(_one_layer(bare))
+    flat = estimate_run(_shallow(bare))
     return Tables(
         batch=batch,
         layers=tuple(layers),
@@ -307,7 +307,7 @@ def _added(run: Run, workload: Workload) -> tuple[Overhead, ...]:
 def _embed(run: Run, text: int) -> Rows:
     load = run.workload
     changed = replace(run.schedule, text_after=text - run.schedule.text_before)
-    priced = estimate_run(_one_layer(replace(run, schedule=changed, workload=replace(load, text_after=text))))
+    priced = estimate_run(_shallow(replace(run, schedule=changed, workload=replace(load, text_after=text))))
     return _rows(priced, _outside(priced, "prefill", after=False))
 
 
@@ -348,7 +348,7 @@ def _merging(run: Run, reductions: Sequence[Schedule]) -> list[Rows]:
     if len({event.scorer for event in events}) > 1 or not all(event.selects for event in events):
         return [_ahead(replace(alone, schedule=schedule)) for schedule in reductions]
     # as many rows an event, one event after the other
-    priced = estimate_run(_one_layer(replace(alone, schedule=replace(reductions[0], events=tuple(events)))))
+    priced = estimate_run(_shallow(replace(alone, schedule=replace(reductions[0], events=tuple(events)))))
     rows, rest = _rows_ahead(priced), list[Rows]()
     each, at = len(rows) // len(events), 0
     read = _reader(priced)
@@ -360,7 +360,10 @@ def _merging(run: Run, reductions: Sequence[Schedule]) -> list[Rows]:
 
 
 def _ahead(run: Run) -> Rows:
-    priced = estimate_run(_one_layer(run))
+    projector = run.model.projector
+    # features of deep tower layers are added in as many layers of the language model as it has
+    features = min(projector.deepstack, run.model.decoder.layers) if projector is not None else 0
+    priced = estimate_run(_shallow(run, max(1, features)))
     return _rows(priced, _rows_ahead(priced))
 
 
@@ -571,7 +574,7 @@ def _cut_rows(run: Run, schedules: Schedules, most: int) -> tuple[OpCurves, ...]
     ]
     cuts = _cuts_at(tuple(keys), most)
     # after one layer, all of them: the device's time of a cut follows from no layer
-    one = _one_layer(replace(run, host_time=False))
+    one = _shallow(replace(run, host_time=False))
     every = estimate_run(replace(one, schedule=replace(one.schedule, events=_events_at(cuts, schedules.scorer))))
     columns, codes = _columns(every), _codes(every)
     every_pair, checked_pairs = np.array(cuts), np.array(checked)
