@@ -10,32 +10,56 @@ from ..errors import FileFormatError, nearest
 from . import discover
 from .files import read_once
 
-__all__ = ["cached_id", "find", "is_id"]
+__all__ = ["cached_id", "checkpoint", "find"]
 
 # The Hub's own rule: an owner and a name of letters, digits, ``-``, ``_`` and ``.``
 _ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
 
 
-def is_id(text: str) -> bool:
-    """Whether `text` has the form of a Hub id: ``owner/name``."""
-    return re.fullmatch(_ID, text) is not None and not text.endswith((".json", ".yaml", ".yml"))
+# Its page in a browser, or its URI: ``https://huggingface.co/owner/name/tree/main``, ``hf://owner/name@main``.
+_ADDRESS = (
+    rf"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?|)(?P<id>{_ID})"
+    r"(?:@(?P<at>[\w.-]+)|/(?:tree|blob|resolve)/(?P<tree>[\w.-]+)(?:/[^?#]*)?)?/?(?:[?#].*)?"
+)
+# The revision that an id by itself means.
+DEFAULT_REVISION = "main"
 
 
-def find(name: str) -> Path:
+def checkpoint(text: str) -> tuple[str, str] | None:
+    """The id ``owner/name`` and the revision that `text` names: an id, with ``@revision``, or a page of the Hub.
+
+    None where it names no checkpoint.
+    """
+    found = re.fullmatch(_ADDRESS, text.strip())
+    if found is None or found["id"].endswith((".json", ".yaml", ".yml")):
+        return None
+    return found["id"], found["at"] or found["tree"] or DEFAULT_REVISION
+
+
+def find(name: str, revision: str = DEFAULT_REVISION) -> Path:
     """The configuration of a checkpoint: a bundled model file that lists the id, else its cached ``config.json``.
 
-    Bundled ids are compared as the Hub does, ignoring case; cached ones as they were downloaded. Nothing is downloaded.
+    Bundled ids are compared as the Hub does, ignoring case; cached ones as they were downloaded. A revision other than
+    the default one is looked up in the cache alone. Nothing is downloaded.
 
     Raises
     ------
     FileFormatError
         Neither has it; the nearest bundled ids are named.
     """
+    if revision != DEFAULT_REVISION:
+        cached = _cached(name, revision)
+        if cached is None:
+            raise FileFormatError(
+                f"model: revision {revision} of {name} is not in the local Hugging Face cache; "
+                "any checkpoint works by the path of its config.json"
+            )
+        return cached
     known = _bundled()
     for one, path in known.items():
         if one.lower() == name.lower():
             return path
-    cached = _cached(name)
+    cached = _cached(name, revision)
     if cached is not None:
         return cached
     # of the same maker and kind, or under another maker's name
@@ -67,16 +91,20 @@ def _bundled() -> dict[str, Path]:
     return found
 
 
-def _cached(name: str) -> Path | None:
-    """``config.json`` of the snapshot that ``main`` names in the local cache, or of the only snapshot there."""
+def _cached(name: str, revision: str) -> Path | None:
+    """``config.json`` of the snapshot that the branch or tag names in the local cache, or that is the commit.
+
+    Of the default branch, also that of the only snapshot there.
+    """
     folder = _cache_folder() / f"models--{name.replace('/', '--')}"
-    reference = folder / "refs" / "main"
+    reference, commit = folder / "refs" / revision, revision
     if reference.is_file():
-        path = folder / "snapshots" / reference.read_text(encoding="utf-8", errors="replace").strip() / "config.json"
-        if path.is_file():
-            return path
+        commit = reference.read_text(encoding="utf-8", errors="replace").strip()
+    path = folder / "snapshots" / commit / "config.json"
+    if path.is_file():
+        return path
     snapshots = sorted(folder.glob("snapshots/*/config.json"))
-    return snapshots[0] if len(snapshots) == 1 else None
+    return snapshots[0] if revision == DEFAULT_REVISION and len(snapshots) == 1 else None
 
 
 def _cache_folder() -> Path:

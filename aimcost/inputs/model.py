@@ -72,8 +72,9 @@ def _path(given: str | Path) -> Path:
         path = path / "config.json"
     if discover.is_file(path):
         return path
-    if isinstance(given, str) and hub.is_id(given):
-        return hub.find(given)
+    checkpoint = hub.checkpoint(given) if isinstance(given, str) else None
+    if checkpoint is not None:
+        return hub.find(*checkpoint)
     raise FileFormatError(f"model: no such file: {text[:200]}")
 
 
