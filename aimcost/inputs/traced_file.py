@@ -95,6 +95,7 @@ class TracedDecoderFile(Strict):
     kv_heads: Count
     head_dim: Count
     vocab: Count
+    context_limit: Annotated[int, Bounds(ge=1)] | None = None
     ranks: TracedRanksFile | None = None
     layers: Annotated[list[TracedLayerFile], Bounds(min_length=1)]
     before: list[TracedOpFile]
@@ -194,6 +195,7 @@ def traced_model(
         kv_heads=decoder.kv_heads,
         head_dim=decoder.head_dim,
         vocab=decoder.vocab,
+        context_limit=decoder.context_limit,
         traced=traced,
     )
     model = ModelSpec(

@@ -302,12 +302,14 @@ def video_layout(
         side = vision.image_size // vision.patch_size
         own = TowerLoad(sequences=frames, rows=side, columns=side)
         return VisualLayout(sizes=((frames, tokens),), load=own, template_tokens=written, notes=notes)
-    if newline == "row" or (newline is None and projector.row_newline):
-        tokens += math.isqrt(tokens)
+    where = projector.video_newline
+    if newline is not None:
+        where = "row" if newline == "row" else "video" if newline else ""
+    if where in ("row", "frame"):
+        tokens += math.isqrt(tokens) if where == "row" else 1
         load = None if vision is None else _fixed_load(vision, projector, frames, projector.tokens_per_frame)
         return VisualLayout(sizes=((frames, tokens),), load=load, template_tokens=written, notes=notes)
-    has_newline = projector.newline_token and not projector.row_newline
-    extra = int(has_newline if newline is None else bool(newline))
+    extra = int(where == "video")
     return VisualLayout(sizes=((frames, tokens),), newline_tokens=extra, template_tokens=written, notes=notes)
 
 

@@ -201,7 +201,7 @@ class MethodPlanner:
     def _by_frame(self, shape: _Shape, arrived: Arrived) -> _Shape:
         """A video of equal frames, and a newline token behind it where the model writes one."""
         pixels, projector = arrived.media["pixel_values_videos"], self._spec.projector
-        newline = int(projector is not None and projector.newline_token and not projector.row_newline)
+        newline = int(projector is not None and projector.video_newline == "video")
         if pixels.ndim != 5 or len(pixels) != arrived.prompts or "pixel_values" in arrived.media:
             return replace(shape, unclear="several videos in one prompt, or images beside one")
         frames = pixels.shape[1]

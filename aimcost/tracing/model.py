@@ -212,7 +212,7 @@ class Subject:
         return float(sum({id(p): p.numel() for p in self.model.parameters() if id(p) not in inside}.values()))
 
     def sizes(self) -> dict[str, Any]:
-        """Sizes that scorers and reports ask for."""
+        """Sizes that scorers and reports ask for, and the positions that the language model was made for."""
         text = self.config.get_text_config(decoder=True)
         hidden = int(text.hidden_size)
         heads = _whole(text, "num_attention_heads", 1)
@@ -222,7 +222,14 @@ class Subject:
             "kv_heads": _whole(text, "num_key_value_heads", heads),
             "head_dim": _whole(text, "head_dim", max(1, hidden // heads)),
             "vocab": int(text.vocab_size),
+            "context_limit": _whole(text, "max_position_embeddings", 0) or None,
         }
+
+    def experts(self) -> tuple[int, int]:
+        """Experts of a layer, and how many of them a token is routed to; zeros without any."""
+        text = self.config.get_text_config(decoder=True)
+        stored = (_whole(text, name, 0) for name in ("num_local_experts", "num_experts", "n_routed_experts"))
+        return max(stored), _whole(text, "num_experts_per_tok", 0)
 
     def blocks(self) -> set[int]:
         """Widths of blocks that the configuration names."""

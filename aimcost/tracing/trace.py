@@ -79,6 +79,8 @@ def _traced(config: Mapping[str, Any]) -> dict[str, Any]:
             bounded |= more
             parts["tower"] = tower
         notes.append("visual tokens attend causally, as text does")
+    if dense := _all_experts(subject, decoder):
+        notes.append(dense)
     if not subject.keeps_logits:
         notes.append("lm_head runs on every token of the prompt: its forward has no logits_to_keep")
     if bounded:
@@ -94,6 +96,15 @@ def _traced(config: Mapping[str, Any]) -> dict[str, Any]:
         "notes": notes,
         "parts": parts,
     }
+
+
+def _all_experts(subject: Subject, decoder: Mapping[str, Any]) -> str:
+    """Said of a model that chooses experts and runs all of them (Llama 4); else nothing."""
+    kinds = {op["kind"] for layer in decoder["layers"] for op in layer.get("ops", ())}
+    stored, chosen = subject.experts()
+    if "experts" in kinds or not 0 < chosen < stored:
+        return ""
+    return f"all {stored} experts run on every token, which is routed to {chosen}: so transformers computes them"
 
 
 def _subject(config: Mapping[str, Any]) -> tuple[Subject, list[str]]:

@@ -221,10 +221,10 @@ class ProjectorSpec:
         Visual tokens that reach the language model for one image, and for one video frame, of the
         tower's fixed size; zero where they follow from the size of the image.
     newline_token
-        One learned token is appended to a video (LLaVA-OneVision), and to each row of an image
-        that is cut into tiles.
-    row_newline
-        A newline token follows each row of a video frame instead (LLaVA-Video).
+        There is one: a learned token after each row of an image that is cut into tiles.
+    video_newline
+        Where it comes in a video: after the ``video`` (LLaVA-OneVision), after each ``frame`` or each ``row`` of one
+        (LLaVA-Video), or nowhere.
     bilinear
         Pooling interpolates (LLaVA-OneVision), and does not average.
     merge
@@ -248,7 +248,7 @@ class ProjectorSpec:
     tokens_per_image: int
     tokens_per_frame: int
     newline_token: bool = False
-    row_newline: bool = False
+    video_newline: Literal["", "video", "frame", "row"] = ""
     bilinear: bool = False
     merge: int = 1
     norm: Literal["", "layer", "rms"] = ""

@@ -41,7 +41,10 @@ def test_a_file_and_its_estimate(cli, tmp_path):
     shown = cli("estimate", "--model", "gemma.json", "--hardware", "nvidia_l4", "--text-tokens", "500", "--json")
     assert shown.returncode == 0, shown.stderr
     # a window of 100 keeps the 99 keys that the next token sees beside itself; two heads of 16, keys and values
-    assert json.loads(shown.stdout)["memory"]["kv_by_layer"] == [128.0 * n for n in (99, 99, 500)]
+    estimate = json.loads(shown.stdout)
+    assert estimate["memory"]["kv_by_layer"] == [128.0 * n for n in (99, 99, 500)]
+    # max_position_embeddings of its class
+    assert estimate["summary"]["context_limit"] == 131072
 
 
 def test_an_unknown_type_traces_once(tmp_path, monkeypatch):
@@ -55,6 +58,16 @@ def test_an_unknown_type_traces_once(tmp_path, monkeypatch):
     cached.write_text(cached.read_text().replace('"transformers": "', '"transformers": "0.'))
     with pytest.raises(pytest.fail.Exception, match="traced twice"):
         load_model(config)
+
+
+def test_experts_that_all_run_are_told():
+    """Llama 4 multiplies every token by all experts, and those that it was not routed to by zero."""
+    sizes = {"hidden_size": 64, "intermediate_size": 32, "intermediate_size_mlp": 96, "vocab_size": 128, "head_dim": 16}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1, "attention_chunk_size": 100}
+    config = {"model_type": "llama4_text", **sizes, **heads, "num_local_experts": 16, "interleave_moe_layer_step": 1}
+    estimate = aimcost.estimate({"model": config, "hardware": "nvidia_l4", "workload": {"text_tokens": 50}})
+    assert estimate.matrix_flops(["prefill"]) > 16 * 50 * 2 * 3 * 64 * 32
+    assert any("all 16 experts run on every token, which is routed to 1" in note for note in estimate.notes)
 
 
 def test_a_cut_acts_on_a_traced_decoder():

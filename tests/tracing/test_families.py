@@ -36,6 +36,7 @@ INLINE = {
         "num_experts": 60,
         "num_experts_per_tok": 4,
         "vocab_size": 151936,
+        "max_position_embeddings": 8192,
     }
 }
 # Windows in the tower; tiles; features in between; experts.
@@ -78,7 +79,7 @@ def estimates(request, pair):
 
 def test_parameters_and_memory(estimates, pair):
     ours, theirs = (estimate.to_dict() for estimate in estimates)
-    for key in ("parameters", "active_parameters"):
+    for key in ("parameters", "active_parameters", "context_limit"):
         assert ours["summary"][key] == theirs["summary"][key]
     assert ours["memory"]["weights_bytes"] == theirs["memory"]["weights_bytes"]
     assert ours["memory"]["kv_by_layer"] == theirs["memory"]["kv_by_layer"]

@@ -126,6 +126,15 @@ def test_a_thinned_config_has_the_parameters_that_transformers_builds(name: str,
     pytest.fail(f"{checked} configs that transformers builds among {TRIES}")
 
 
+def test_what_a_composite_does_not_obey_is_not_said_to_be_assumed() -> None:
+    """Qwen3-VL-30B-A3B states its tie beside text_config, whose class would tie."""
+    config = model_config("qwen3-vl-30b-a3b")
+    text = {key: value for key, value in config["text_config"].items() if key != "tie_word_embeddings"}
+    spec = load_model({**config, "text_config": text, "tie_word_embeddings": False})
+    assert not spec.decoder.tied_embeddings
+    assert not [note for note in spec.notes if "tie_word_embeddings" in note]
+
+
 @pytest.mark.parametrize(("depth", "layers", "added"), [(9, 4, 1), (5, 4, 0), (17, 1, 1)])
 def test_features_of_layers_that_a_shallow_tower_does_not_have(
     depth: int, layers: int, added: int, tmp_path: Path

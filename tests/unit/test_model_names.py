@@ -204,6 +204,9 @@ def test_tiles_of_original_configs(config: dict[str, Any], tokens: int) -> None:
         ({}, 8 * 14 * 14 + 1),
         ({"mm_spatial_pool_mode": "average"}, 8 * 13 * 13 + 1),
         ({"mm_spatial_pool_mode": "max", "mm_newline_position": "grid"}, 8 * 13 * 14),
+        # llava_arch.py: add_token_per_frame appends one to each frame, no_token flattens what there is
+        ({"mm_newline_position": "frame"}, 8 * (14 * 14 + 1)),
+        ({"mm_newline_position": "no_token"}, 8 * 14 * 14),
         # released code pools by two whatever is stated
         ({"mm_spatial_pool_stride": 4}, 8 * 14 * 14 + 1),
     ],
@@ -217,6 +220,9 @@ def test_frames_of_original_configs(change: dict[str, Any], tokens: int) -> None
     ("change", "part"),
     [
         ({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type"),
+        # llava_arch.py: without "unpad", tiles stay whole and nothing is appended
+        ({"mm_patch_merge_type": "spatial"}, "mm_patch_merge_type"),
+        ({"mm_newline_position": "column"}, "mm_newline_position"),
         ({"mm_projector_type": None}, "mm_pro"),
         ({"mm_spatial_pool_mode": "median"}, "mm_spatial_pool_mode"),
     ],
@@ -233,8 +239,27 @@ def test_every_bundled_model_names_its_checkpoints() -> None:
         assert load_model(one).decoder.layers
 
 
-def test_ids_ignore_case() -> None:
-    assert load_model("qwen/qwen2.5-vl-7b-INSTRUCT") == load_model("qwen2.5-vl-7b")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "qwen/qwen2.5-vl-7b-INSTRUCT",
+        "Qwen/Qwen2.5-VL-7B-Instruct/",
+        "Qwen/Qwen2.5-VL-7B-Instruct@main",
+        "https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct",
+        "https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct/tree/main?library=transformers",
+        "https://huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct/blob/main/config.json",
+        "hf.co/Qwen/Qwen2.5-VL-7B-Instruct",
+        "hf://Qwen/Qwen2.5-VL-7B-Instruct",
+    ],
+)
+def test_ids_as_they_are_pasted(name: str) -> None:
+    assert load_model(name) == load_model("qwen2.5-vl-7b")
+
+
+@pytest.mark.parametrize("name", ["https://huggingface.co/datasets/a/b", "https://example.org/a/b", "a/b/c", "a/b@"])
+def test_what_is_no_id_is_a_path(name: str) -> None:
+    with pytest.raises(FileFormatError, match="no such file"):
+        load_model(name)
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME"])
@@ -252,7 +277,14 @@ def test_a_cached_checkpoint(variable: str, tmp_path: Path, monkeypatch: pytest.
         (snapshot / "config.json").write_text(json.dumps(config))
     (checkpoint / "refs").mkdir()
     (checkpoint / "refs" / "main").write_text("b" * 40)
-    assert load_model("someone/Fine-Tune").decoder.layers == 3
+    (checkpoint / "refs" / "v1").write_text("a" * 40)
+    names = {"": 3, "@v1": 2, f"@{'a' * 40}": 2, "/tree/v1": 2}
+    found = {after: load_model(f"https://hf.co/someone/Fine-Tune{after}").decoder.layers for after in names}
+    assert found == names
+    # a bundled figure is that of the default revision alone
+    for name in ("someone/Fine-Tune@v2", "Qwen/Qwen2.5-VL-7B-Instruct@v2"):
+        with pytest.raises(FileFormatError, match=r"revision v2 of .* is not in the local Hugging Face cache"):
+            load_model(name)
 
 
 def test_a_miss_names_what_is_near(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

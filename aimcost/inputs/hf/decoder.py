@@ -136,8 +136,11 @@ def _moe(reader: Reader, kind: str) -> MoeSpec:
 
 
 def text_section(reader: Reader) -> tuple[DecoderSpec, tuple[str, ...]]:
-    decoder, notes = decoder_spec(reader.part("text_config"))
+    section = reader.part("text_config")
+    decoder, notes = decoder_spec(section)
     kind = str(reader.data.get("model_type"))
+    if kind not in _INNER_TIES:
+        section.filled.pop("tie_word_embeddings", None)  # the language model's is not obeyed
     reader.defaults = CLASS_DEFAULTS.get(kind, {})
     tied = reader.flag("tie_word_embeddings", False) or (kind in _INNER_TIES and decoder.tied_embeddings)
     return replace(decoder, tied_embeddings=tied), notes

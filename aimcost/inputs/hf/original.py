@@ -104,7 +104,8 @@ def _llava(config: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     tiled = aspect.startswith("anyres")
     if tiled:
         merge = str(config.get("mm_patch_merge_type", "flat"))
-        if not merge.startswith("spatial"):
+        # without "unpad" tiles stay whole and no newline follows; "nobase" drops the whole image, "maxpool2x2" pools
+        if merge != "spatial_unpad":
             raise InvalidValueError("mm_patch_merge_type", "spatial_unpad with tiles", merge, where=where)
         grids = _grids(config, tower["image_size"], where)
         result |= {"image_grid_pinpoints": grids} if grids else {}
@@ -114,7 +115,7 @@ def _llava(config: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
             "vision_feature_select_strategy": "full",
             # without a limit, every tile's tokens stay: more than its grids can make
             "vision_aspect_ratio": aspect if aspect.startswith("anyres_max_") else "anyres_max_36",
-            "mm_newline_position": _newline(config, where),
+            "mm_newline_position": config.get("mm_newline_position", "one_token"),
             "mm_spatial_pool_mode": config.get("mm_spatial_pool_mode", "bilinear"),
         }
     strategy = {"patch": "default", "cls_patch": "full"}.get(str(config.get("mm_vision_select_feature", "patch")))
@@ -154,13 +155,6 @@ def _text_type(config: Mapping[str, Any], kind: str) -> str:
         own = str(named[0]).removeprefix("Llava").removesuffix("ForCausalLM")
         return _ARCHITECTURES.get(own, _LLAVA[kind])
     return _LLAVA[kind]
-
-
-def _newline(config: Mapping[str, Any], where: str) -> str:
-    position = config.get("mm_newline_position", "one_token")
-    if position not in ("one_token", "grid"):
-        raise InvalidValueError("mm_newline_position", "one_token or grid", position, where=where)
-    return str(position)
 
 
 def _internvl(config: Mapping[str, Any], where: str) -> dict[str, Any]:

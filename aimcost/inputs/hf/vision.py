@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from ...errors import InvalidValueError, UnknownNameError
 from ...types import DecoderSpec, ModelSpec, ProjectorSpec, ResolutionSpec, VisionSpec
@@ -13,6 +14,7 @@ from .preprocessor import sampling_of, tile_limits
 from .reader import Reader
 
 __all__ = [
+    "NEWLINES",
     "NEXT_GRIDS",
     "ONEVISION_GRIDS",
     "internvl",
@@ -27,6 +29,14 @@ __all__ = [
 # preprocessor_config.json of LLaVA-NeXT and LLaVA-OneVision, where config.json leaves it out.
 NEXT_GRIDS = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 ONEVISION_GRIDS = tuple((384 * rows, 384 * columns) for rows in range(1, 7) for columns in range(1, 7))
+
+# ``mm_newline_position`` of LLaVA-NeXT's code (llava_arch.py): what of a video a newline token follows.
+NEWLINES: Mapping[str, Literal["", "video", "frame", "row"]] = {
+    "one_token": "video",
+    "frame": "frame",
+    "grid": "row",
+    "no_token": "",
+}
 
 
 def _model(name: str, source: str, reader: Reader, **parts: Any) -> ModelSpec:
@@ -137,6 +147,7 @@ def llava_next(reader: Reader, name: str, source: str) -> ModelSpec:
         tokens_per_image=vision.patches,
         tokens_per_frame=vision.patches,
         newline_token=True,
+        video_newline="video",
     )
     side = vision.image_size
     rule = ResolutionSpec(kind="anyres", grids=pinpoints(reader, NEXT_GRIDS, side))
@@ -165,14 +176,14 @@ def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
         raise reader.fail("mm_spatial_pool_mode", "bilinear, average or max")
     pooled = math.ceil(side / 2) if mode == "bilinear" else side // 2
     position = reader.get("mm_newline_position", "one_token")
-    if position not in ("one_token", "grid"):
-        raise reader.fail("mm_newline_position", "one_token or grid")
+    if not isinstance(position, str) or position not in NEWLINES:
+        raise reader.fail("mm_newline_position", ", ".join(NEWLINES))
     projector = ProjectorSpec(
         linears=_two_linears(vision, decoder),
         tokens_per_image=vision.patches,
         tokens_per_frame=pooled * pooled,
         newline_token=True,
-        row_newline=position == "grid",
+        video_newline=NEWLINES[position],
         bilinear=mode == "bilinear",
     )
     rule = ResolutionSpec(

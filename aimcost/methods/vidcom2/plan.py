@@ -5,7 +5,6 @@ Source: xuyang-liu16/VidCom2 and arXiv 2505.14454; a retention ratio of 0.25 (R_
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any
 
 from ...types import ModelSpec, Schedule, Workload
@@ -43,23 +42,23 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """max(1, round(ratio · tokens)) tokens of each frame, constant over the layers: frames of equal uniqueness.
 
     The budgets follow from the video: a frame's is ratio · (1 + p − 1/F), p its share of a softmax over the F frames.
-    Rows of a frame that end in a newline token (LLaVA-Video) keep it. Images are left alone.
+    Newline tokens of rows and frames (LLaVA-Video) stay. Images are left alone.
     """
     workload, untouched = video_alone(workload)
     frames, n = workload.groups if workload.frames else 0, workload.tokens_per_group
-    # a tower of any grid has no count of its own, and no rows that end in a newline
+    # a tower of any grid has no count of its own, and no newlines
     bare = model.projector.tokens_per_frame if model.projector is not None else 0
-    rows = math.isqrt(n) if frames and 0 < bare < n else 0
+    newlines = n - bare if frames and 0 < bare < n else 0
     notes: list[str] = []
     if not frames:
         kept = workload.groups * n
         if kept:
             notes.append("VidCom2 reduces video alone: all tokens of images stay")
     else:
-        tokens = n - rows
+        tokens = n - newlines
         equal, alone, others = (frame_budget(tokens, params.ratio, frames, p) for p in (1 / frames, 1.0, 0.0))
-        kept = frames * (equal + rows)
-        one = alone + (frames - 1) * others + frames * rows
+        kept = frames * (equal + newlines)
+        one = alone + (frames - 1) * others + frames * newlines
         if one != kept:
             notes.append(
                 f"a frame's budget depends on the video: frames of equal uniqueness are assumed "
