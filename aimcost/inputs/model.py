@@ -112,7 +112,7 @@ def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> M
 
 
 # Families of several language models and towers, of which their readers take the usual ones.
-_OPEN = ("llava", "llava_next", "llava_onevision", "internvl")
+_OPEN = ("llava", "llava_next", "llava_next_video", "llava_onevision", "internvl")
 # Families whose configuration may leave layers without experts.
 _SPARSE = ("qwen2_moe", "qwen3_moe")
 

@@ -16,7 +16,7 @@ __all__ = ["deepstack_ops", "input_width", "ops", "packed", "parameters"]
 def ops(
     model: ModelSpec, widths: Widths, *, inputs: float, load: TowerLoad, patches: float | None = None
 ) -> Iterator[OpCost]:
-    """Ops on all patches that leave the tower; pooling follows where it drops tokens.
+    """Ops on all patches that leave the tower; pooling follows where it drops tokens, or comes first.
 
     Parameters
     ----------
@@ -33,8 +33,15 @@ def ops(
         yield from resampler.ops(projector.resampler, widths, inputs=inputs, patches=each)
         return
     rows = _rows(vision, projector, inputs, load) if patches is None else inputs * patches
+    pools = bool(projector.linears and patches is None and load.pooled_in)
+    if pools and projector.pools_first:
+        width, share = projector.linears[0][0], inputs / load.inputs
+        pooled_in, pooled_out = share * load.pooled_in, share * load.pooled_out
+        yield _op("pool", "x"), pointwise.pool(pooled_in * width, pooled_out * width, widths)
+        yield from _mlp(projector, widths, rows - pooled_in + pooled_out, "proj", merged=False, before="pool")
+        return
     yield from _mlp(projector, widths, rows, "proj", merged=projector.norm_merged)
-    if projector.linears and patches is None and load.pooled_in:
+    if pools:
         width, share = projector.linears[-1][1], inputs / load.inputs
         last = _linear_name("proj", len(projector.linears))
         elements = (share * load.pooled_in * width, share * load.pooled_out * width)
@@ -55,8 +62,9 @@ def _rows(vision: VisionSpec, projector: ProjectorSpec, inputs: float, load: Tow
     return inputs * vision.tiles * each / projector.merge**2
 
 
-def _mlp(projector: ProjectorSpec, widths: Widths, rows: float, prefix: str, *, merged: bool) -> Iterator[OpCost]:
-    before = "x"
+def _mlp(
+    projector: ProjectorSpec, widths: Widths, rows: float, prefix: str, *, merged: bool, before: str = "x"
+) -> Iterator[OpCost]:
     if projector.norm:
         area = projector.merge**2
         width = projector.linears[0][0]

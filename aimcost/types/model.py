@@ -227,6 +227,8 @@ class ProjectorSpec:
         (LLaVA-Video), or nowhere.
     bilinear
         Pooling interpolates (LLaVA-OneVision), and does not average.
+    pools_first
+        Pooling comes before the first linear layer (LLaVA-NeXT-Video).
     merge
         Side of the square of patches that become one row of the first linear layer (Qwen2-VL's
         merger, InternVL's pixel shuffle).
@@ -250,6 +252,7 @@ class ProjectorSpec:
     newline_token: bool = False
     video_newline: Literal["", "video", "frame", "row"] = ""
     bilinear: bool = False
+    pools_first: bool = False
     merge: int = 1
     norm: Literal["", "layer", "rms"] = ""
     norm_merged: bool = False

@@ -75,6 +75,14 @@ def fixed_tower_flops(model: torch.nn.Module, *, inputs: int, size: int) -> int:
     return counted(lambda: model.model.get_image_features(pixel_values=pixels))
 
 
+def video_flops(model: torch.nn.Module, *, frames: int, size: int) -> tuple[int, tuple[int, ...]]:
+    """Tower, pooling and projector of LLaVA-NeXT-Video on a video, and the shape of its features."""
+    pixels = torch.zeros(1, frames, 3, size, size, dtype=torch.bfloat16, device="meta")
+    found = []
+    flops = counted(lambda: found.append(model.model.get_video_features(pixel_values_videos=pixels)))
+    return flops, tuple(found[0].pooler_output.shape)
+
+
 def _segments(tower: torch.nn.Module, grid: torch.Tensor, patches: int, pixels: int) -> list[torch.Tensor]:
     """Where the segments of attention end, in a windowed block and in a full one: told by a thin twin on a CPU."""
     thin = dict.fromkeys(("embed_dim", "hidden_size", "intermediate_size", "out_hidden_size"), 16)

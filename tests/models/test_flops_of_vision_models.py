@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import aimcost
+from aimcost.errors import InvalidValueError
 from aimcost.inputs import discover
 from aimcost.inputs.model import load_model, model_config
 from aimcost.inputs.run import load_run
@@ -110,6 +111,29 @@ def _check_prefill(estimate, model, oracle):
 @pytest.mark.parametrize("name", _names(FIXED))
 def test_towers_of_one_size(name, oracle):
     _check_fixed(_short(model_config(name)), FIXED_WORK, oracle)
+
+
+@pytest.mark.torch
+def test_frames_that_are_pooled_before_the_projector(oracle):
+    """LLaVA-NeXT-Video: 24 x 24 patches of a frame become 12 x 12, of which the projector computes."""
+    config = _short({**model_config("llava-next-vicuna-7b"), "model_type": "llava_next_video"})
+    model = oracle.build(config, image_text=True)
+    estimate = _estimate(config, {"frames": 5, "batch": 2})
+    assert estimate.run.workload.visual_tokens == 5 * 144
+    assert estimate.run.workload.newline_tokens == 0
+    seen, shape = oracle.video_flops(model, frames=5, size=336)
+    assert shape[-2] == 5 * 144
+    assert _seen(estimate) == 2 * seen
+    spec = load_model(config)
+    stored = decoder.parameters(spec.decoder) + vit.parameters(spec.vision) + projector.parameters(spec)
+    assert stored == oracle.parameter_count(model)
+    # beside an image of one tile and itself, whose patches are not pooled
+    both = _estimate(config, {"frames": 5, "images": 1, "image_size": [336, 336]})
+    alone = _estimate(config, {"images": 1, "image_size": [336, 336]})
+    assert _seen(both) == seen + _seen(alone)
+    for wrong in ({"spatial_pool_mode": "conv"}, {"spatial_pool_stride": 3}):
+        with pytest.raises(InvalidValueError, match=next(iter(wrong))):
+            load_model({**config, **wrong})
 
 
 @pytest.mark.torch

@@ -37,13 +37,15 @@ INLINE = {
         "num_experts_per_tok": 4,
         "vocab_size": 151936,
         "max_position_embeddings": 8192,
-    }
+    },
+    # LLaVA-NeXT-Video-7B-hf
+    "llava_next_video": {**model_config("llava-next-vicuna-7b"), "model_type": "llava_next_video"},
 }
 # Windows in the tower; tiles; features in between; experts.
 SEEING = ("qwen2.5-vl-3b",)
 MORE_SEEING = (
     *("llava-1.5-7b", "llava-next-mistral-7b", "llava-onevision-qwen2-0.5b", "internvl3-8b", "qwen2-vl-2b"),
-    *("qwen3-vl-8b", "qwen3-vl-30b-a3b"),
+    *("qwen3-vl-8b", "qwen3-vl-30b-a3b", "llava_next_video"),
 )
 SHORT_TOWERS = {
     "qwen2_vl": {"depth": 2},
@@ -151,7 +153,7 @@ def seeing(request):
     """A configuration of a short tower and language model, and its trace."""
     from aimcost.tracing.trace import trace
 
-    config = model_config(request.param)
+    config = INLINE.get(request.param) or model_config(request.param)
     short = {
         **config,
         "text_config": {**config["text_config"], "num_hidden_layers": 2},
@@ -198,5 +200,5 @@ def test_cross_attention_is_not_traced():
 
 def test_every_family_with_a_reader_is_compared():
     compared = {INLINE.get(name, {}).get("model_type") or load_model(name).family for name in (*TEXT, *MORE_TEXT)}
-    compared |= {load_model(name).family for name in (*SEEING, *MORE_SEEING)}
+    compared |= {load_model(INLINE.get(name) or name).family for name in (*SEEING, *MORE_SEEING)}
     assert compared | {"qwen", "mllama"} == {*READERS}

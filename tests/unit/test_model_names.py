@@ -307,5 +307,8 @@ def test_a_type_without_a_reader_says_what_would_read_it(monkeypatch: pytest.Mon
         )
         with pytest.raises(UnknownNameError, match=f"unknown model_type 'gemma3'; {remedy}"):
             load_model({"model_type": "gemma3"})
+    # LLaVA-OneVision-1.5 has another tower, projector and language model
+    with pytest.raises(UnknownNameError, match="unknown model_type 'llavaonevision1_5'; any architecture"):
+        load_model({"model_type": "llavaonevision1_5"})
     with pytest.raises(UnknownNameError, match="did you mean 'llama'"):
         load_model({"model_type": "lama"})

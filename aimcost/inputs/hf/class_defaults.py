@@ -261,6 +261,13 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "vision_feature_layer": -2,
         "tie_word_embeddings": False,
     },
+    "llava_next_video": {
+        "vision_feature_select_strategy": "default",
+        "vision_feature_layer": -2,
+        "tie_word_embeddings": False,
+        "spatial_pool_mode": "average",
+        "spatial_pool_stride": 2,
+    },
     "llava_onevision": {
         "vision_feature_select_strategy": "full",
         "vision_feature_layer": -1,
@@ -283,6 +290,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 SECTION_TYPES: Mapping[str, Mapping[str, str]] = {
     "llava": {"text_config": "llama", "vision_config": "clip_vision_model"},
     "llava_next": {"text_config": "llama", "vision_config": "clip_vision_model"},
+    "llava_next_video": {"text_config": "llama", "vision_config": "clip_vision_model"},
     "llava_onevision": {"text_config": "qwen2", "vision_config": "siglip_vision_model"},
     "internvl": {"text_config": "qwen2", "vision_config": "internvl_vision"},
     "mllama": {"text_config": "mllama_text_model", "vision_config": "mllama_vision_model"},

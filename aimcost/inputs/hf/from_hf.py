@@ -7,11 +7,12 @@ classes of transformers 5.x.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...errors import InvalidValueError, UnknownNameError
+from ...errors import InvalidValueError, UnknownNameError, nearest
 from ...types import ModelSpec
 from . import qwen as hf_qwen
 from . import vision as hf_vision
@@ -46,8 +47,7 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
         raise InvalidValueError("model_type", "given (text)", kind, where=where)
     builder = FAMILIES.get(kind)
     if builder is None:
-        # a slip of a letter, not another family whose name is alike
-        raise UnknownNameError("model_type", kind, FAMILIES, where=where, cutoff=0.85, remedy=_remedy(kind))
+        raise UnknownNameError("model_type", kind, FAMILIES, where=where, cutoff=_cutoff(kind), remedy=_remedy(kind))
     spec = builder(reader, name, source)
     reader.check_spelling()
     filled = dict.fromkeys(note for part in (reader, *reader.sections) for note in part.notes())
@@ -73,6 +73,12 @@ def with_formats(spec: ModelSpec, config: Mapping[str, Any], where: str) -> Mode
     return replace(spec, notes=(*spec.notes, *notes), quantised=quantised, stored_wide=is_wide)
 
 
+def _cutoff(kind: str) -> float:
+    """How near a family must be to be meant: a slip of a letter, never one of a digit, which is another generation."""
+    near = nearest(kind, FAMILIES, cutoff=0.85)
+    return 0.85 if all(re.findall(r"\d", one) == re.findall(r"\d", kind) for one in near) else 1.0
+
+
 def _remedy(kind: str) -> str:
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         return _TRACING
@@ -95,6 +101,7 @@ FAMILIES: Mapping[str, Callable[[Reader, str, str], ModelSpec]] = {
     "qwen": hf_qwen.qwen_vl,
     "llava": hf_vision.llava,
     "llava_next": hf_vision.llava_next,
+    "llava_next_video": hf_vision.llava_next_video,
     "llava_onevision": hf_vision.llava_onevision,
     "qwen2_vl": hf_qwen.qwen_vit,
     "qwen2_5_vl": hf_qwen.qwen_vit,

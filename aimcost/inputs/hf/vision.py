@@ -20,6 +20,7 @@ __all__ = [
     "internvl",
     "llava",
     "llava_next",
+    "llava_next_video",
     "llava_onevision",
     "mllama",
     "onevision_tiles",
@@ -153,6 +154,24 @@ def llava_next(reader: Reader, name: str, source: str) -> ModelSpec:
     rule = ResolutionSpec(kind="anyres", grids=pinpoints(reader, NEXT_GRIDS, side))
     parts = {"decoder": decoder, "vision": vision, "projector": projector, "resolution": rule}
     return _model(name, source, reader, notes=notes, **parts)
+
+
+def llava_next_video(reader: Reader, name: str, source: str) -> ModelSpec:
+    """LLaVA-NeXT-Video: images as LLaVA-NeXT; a frame's patches are pooled 2x2 before the projector."""
+    model = llava_next(reader, name, source)
+    vision, projector = model.vision, model.projector
+    assert vision is not None
+    assert projector is not None
+    if reader.get("spatial_pool_mode") not in ("average", "max"):
+        raise reader.fail("spatial_pool_mode", "average or max")
+    # its processor writes a quarter of the patches, whatever the stride
+    if reader.count("spatial_pool_stride") != 2:
+        raise reader.fail("spatial_pool_stride", "2, which its processor counts by")
+    side = math.isqrt(vision.patches)
+    if side % 2:
+        raise reader.fail("spatial_pool_stride", f"a divisor of the patch grid's side ({side})")
+    projector = replace(projector, tokens_per_frame=(side // 2) ** 2, pools_first=True, video_newline="")
+    return replace(model, projector=projector)
 
 
 def onevision_tiles(reader: Reader) -> int:
