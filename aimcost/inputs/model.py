@@ -122,8 +122,10 @@ def _has_reader(kind: str, config: Mapping[str, Any]) -> bool:
 
     It does not take LLaVA on Pixtral's tower or on a type without a reader, nor experts in some of the layers.
     """
-    if kind in _SPARSE and (config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1):
-        return False
+    if kind in _SPARSE:
+        step = config.get("decoder_sparse_step")
+        # what is no step is refused by the reader: transformers would compute with -1, and divide by 0
+        return not config.get("mlp_only_layers") and not (type(step) is int and step > 1)
     if kind not in _OPEN:
         return kind in FAMILIES
     text, vision = (_section_type(config.get(key)) for key in ("text_config", "vision_config"))

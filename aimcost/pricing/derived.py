@@ -69,10 +69,10 @@ def _widened(cost: Cost, widths: Widths) -> Cost:
 def with_conversions(entries: list[OpRows], precision: Precision, head_dim: float) -> list[OpRows]:
     """Weights and cache that are stored narrower than computed: one row for each layer's products,
     one for each attention. They are filed with the op they serve, weights with the largest."""
-    widths, attention = Widths.of(precision), compute_dtypes(precision)[1]
+    widths = Widths.of(precision)
     stored = {entry.cost.weights_format for entry in entries if entry.cost.kind == "gemm"}
     converted = {name for name in stored if name and quantised.narrower(name, compute_dtypes(precision, name)[0])}
-    of_kv = quantised.narrower(precision.kv, attention)
+    of_kv = converts_kv(precision)
     if not (converted or of_kv):
         return entries
     products: dict[tuple[str, tuple[str, bytes, float]], list[OpRows]] = {}
@@ -97,6 +97,11 @@ def with_conversions(entries: list[OpRows], precision: Precision, head_dim: floa
             result.append(_beside(entry, "dequantize_kv", cache, entry.op))
         result.append(entry)
     return result
+
+
+def converts_kv(precision: Precision) -> bool:
+    """Whether the cache is stored narrower than attention computes: each op that reads it gets a row beside it."""
+    return quantised.narrower(precision.kv, compute_dtypes(precision)[1])
 
 
 def _packed_read(cost: Cost, widths: Widths) -> Array:

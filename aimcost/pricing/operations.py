@@ -28,7 +28,7 @@ from ..types import ModelSpec, Parallel, Precision, ReductionEvent, Schedule, To
 from ..types.formats import Part, Widths
 from ..types.traced import TracedTower
 from .caches import forget, held
-from .derived import reduction, stage_send, with_conversions, with_gathered_images, with_wide_layers
+from .derived import converts_kv, reduction, stage_send, with_conversions, with_gathered_images, with_wide_layers
 from .table import ROWS_A_LAYER, OpTable, TableBuilder, check_rows
 
 __all__ = ["TableKey", "build", "forget"]
@@ -105,8 +105,13 @@ class TableKey:
 
     @property
     def rows_a_step(self) -> int:
-        """Rows of a layer that differ from one decode step to the next: attention is one kernel, or three."""
-        return 3 if decode_kernel(self.schedule, self.implementation, self.attention) == "eager" else 1
+        """Rows of a layer that differ from one decode step to the next.
+
+        Attention is one kernel, or three of which two read the cache; a read of a narrower cache has a conversion.
+        """
+        eager = decode_kernel(self.schedule, self.implementation, self.attention) == "eager"
+        kernels, reads = (3, 2) if eager else (1, 1)
+        return kernels + reads * converts_kv(self.precision)
 
 
 @held(32, rows=attrgetter("rows"))

@@ -129,3 +129,18 @@ def test_decoding_loads_active_experts_only():
 def test_experts_that_fit_no_model_are_named(change, part):
     with pytest.raises(aimcost.errors.InvalidValueError, match=part):
         load_model({**model_config("mixtral-8x7b"), **change})
+
+
+@pytest.mark.parametrize("ratios", [7, 1.5, "1x2", {}, [], [4], [[1, 2, 3]], [[1, 0]], [[1, True]]])
+def test_arrangements_of_tiles_are_pairs(ratios):
+    config = model_config("llama-3.2-11b-vision")
+    tower = {**config["vision_config"], "supported_aspect_ratios": ratios}
+    with pytest.raises(aimcost.errors.InvalidValueError, match="supported_aspect_ratios' must be a list of pairs"):
+        load_model({**config, "vision_config": tower})
+
+
+@pytest.mark.parametrize("step", [-1, 0, True, 1.5, "2"])
+def test_what_is_no_step_between_layers_with_experts_is_refused_before_a_trace(step):
+    """Traced, -1 gives a model, and 0 an error of arithmetic."""
+    with pytest.raises(aimcost.errors.InvalidValueError, match="'decoder_sparse_step' must be a whole number"):
+        load_model({**model_config("qwen3-30b-a3b"), "decoder_sparse_step": step})

@@ -129,6 +129,17 @@ def test_a_point_that_cannot_be_priced_keeps_its_row_and_says_why(tmp_path: Path
     assert rows[1]["ttft_s"] == ""
 
 
+@pytest.mark.parametrize("huge", [2**63, 10**400], ids=["beyond int64", "beyond float"])
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_a_value_larger_than_a_files_numbers_is_a_row_that_says_why(tmp_path: Path, huge: int, name: str) -> None:
+    """As a value of an axis, and of a schedule's parameter, which is computed for the whole chunk."""
+    axes = {"workload.batch": [1, huge]}
+    assert sweep(put(tmp_path, {"base": BASE, "axes": axes}), tmp_path / name).errors == 1
+    ratios = {"method": "aim", "merge_ratio": [1.0, -huge], "l1": [0], "l2": [4]}
+    grid = {"base": BASE, "axes": {}, "schedules": ratios}
+    assert sweep(put(tmp_path, grid), tmp_path / f"schedules-{name}").errors == 1
+
+
 def test_every_choice_of_levels_appears_once(tmp_path: Path) -> None:
     grid = load_grid(put(tmp_path, LEVELS))
     schedules = grid.schedules_in(0)

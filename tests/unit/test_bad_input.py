@@ -173,16 +173,28 @@ def test_sizes_that_would_exhaust_memory(
         assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("attention", "most"), [("flash", "17,480"), ("eager", "5,826")])
+@pytest.mark.parametrize(("attention", "most"), [("flash", "14,980"), ("eager", "4,993")])
 @pytest.mark.parametrize("estimator", ["calibrated", "roofline", "llm_viewer"])
 def test_decode_longer_than_memory_is_refused_before_it_is_priced(
     machine: dict[str, Any], attention: str, most: str, estimator: str
 ) -> None:
-    """1,400,000 rows over 80 layers: 17,500 a layer, 20 of them in the prefill; eager attention is 3 rows a step."""
+    """1,200,000 rows over 80 layers: 15,000 a layer, 20 of them in the prefill; eager attention is 3 rows a step."""
     run = {"model": "llama-3.1-70b", "workload": {"text_tokens": 10, "new_tokens": 100_000}, "hardware": machine}
     text = message({**run, "attention": attention, "estimator": estimator}, InvalidValueError)
     assert f"at most {most} with 80 layers" in text
     assert "new_tokens" in text
+
+
+@pytest.mark.parametrize("attention", ["flash", "eager"])
+def test_a_converted_cache_counts_among_the_rows_of_a_decode_step(machine: dict[str, Any], attention: str) -> None:
+    """Each read of a cache that is narrower than attention computes has a row beside it, at every step."""
+    run = {"model": "llama-3.1-8b", "workload": {"text_tokens": 10}, "hardware": machine, "attention": attention}
+    run["precision"] = {"kv": "fp8"}
+    few, more = (len(aimcost.estimate(run, workload={"new_tokens": steps}).priced.table) for steps in (11, 21))
+    a_step = (more - few) // (10 * 32)
+    assert a_step == {"flash": 2, "eager": 5}[attention]
+    text = message({**run, "workload": {"text_tokens": 10, "new_tokens": 100_000}}, InvalidValueError)
+    assert f"at most {(1_200_000 // 32 - 20) // a_step:,} with 32 layers" in text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from ...errors import InvalidValueError, UnknownNameError
 from ...types import DecoderSpec, ModelSpec, ProjectorSpec, ResolutionSpec, VisionSpec
 from .decoder import text_section
 from .preprocessor import sampling_of, tile_limits
-from .reader import Reader
+from .reader import MAX_SIZE, Reader
 
 __all__ = [
     "NEWLINES",
@@ -270,6 +270,18 @@ def internvl(reader: Reader, name: str, source: str) -> ModelSpec:
     return _model(name, source, reader, notes=notes, **parts)
 
 
+def _aspect_ratios(section: Reader) -> list[list[int]]:
+    """Arrangements of tiles that a Llama-3.2 tower has embeddings for."""
+    given = section.get("supported_aspect_ratios")
+    pairs = isinstance(given, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(type(side) is int and 1 <= side <= MAX_SIZE for side in pair)
+        for pair in given
+    )
+    if not pairs or not given:
+        raise section.fail("supported_aspect_ratios", "a list of pairs of whole numbers")
+    return given
+
+
 def mllama(reader: Reader, name: str, source: str) -> ModelSpec:
     """Llama-3.2-Vision: four tiles through a local and a global ViT, read by cross attention."""
     decoder, notes = text_section(reader)
@@ -295,7 +307,7 @@ def mllama(reader: Reader, name: str, source: str) -> ModelSpec:
         tiles=section.count("max_num_tiles"),
         pad_to=8,
         global_layers=section.count("num_global_layers"),
-        tile_embeddings=1 + len(section.get("supported_aspect_ratios") or [0] * 8),
+        tile_embeddings=1 + len(_aspect_ratios(section)),
     )
     projector = ProjectorSpec(
         # the last layer's features beside those of the tapped ones
