@@ -272,7 +272,7 @@ def internvl(reader: Reader, name: str, source: str) -> ModelSpec:
 
 def _aspect_ratios(section: Reader) -> list[list[int]]:
     """Arrangements of tiles that a Llama-3.2 tower has embeddings for."""
-    given = section.get("supported_aspect_ratios")
+    given: list[list[int]] = section.get("supported_aspect_ratios")
     pairs = isinstance(given, list) and all(
         isinstance(pair, list) and len(pair) == 2 and all(type(side) is int and 1 <= side <= MAX_SIZE for side in pair)
         for pair in given
