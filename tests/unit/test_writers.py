@@ -125,6 +125,17 @@ def test_a_device_or_pipe_is_not_replaced(cli: Any, place: Path) -> None:
     assert "/dev/stdout.xml: cannot be written: not a regular file" in done.stderr
 
 
+def test_a_symbolic_link_is_replaced_and_not_followed(cli: Any, place: Path) -> None:
+    """Whoever may write to the folder cannot choose another file that is overwritten."""
+    elsewhere, link = place / "elsewhere.json", place / "link.json"
+    elsewhere.write_text("as it was")
+    link.symlink_to(elsewhere.name)
+    assert cli(*COMMANDS["estimate"], str(link)).returncode == 0
+    assert elsewhere.read_text() == "as it was"
+    assert not link.is_symlink()
+    assert '"totals"' in link.read_text()
+
+
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_writer_on_a_full_disk_and_in_a_read_only_folder(tmp_path: Path, name: str) -> None:
     target = tmp_path / "out.json"
