@@ -29,6 +29,7 @@ __all__ = [
     "cache_argument",
     "cache_of",
     "caches_in",
+    "callers",
     "cut_block_mask",
     "eager_attention",
     "eager_mask",
@@ -279,6 +280,26 @@ def generations() -> Iterator[Generation]:
                 length=0 if whole is None else whole.shape[1],
             )
         frame = frame.f_back  # type: ignore[assignment]
+
+
+def callers(inner: nn.Module) -> list[tuple[nn.Module, Any]]:
+    """The modules around `inner` whose forward this thread is in, inner ones first, each with its ``labels``.
+
+    Each holds the one before as a direct part. A module is not told who calls it.
+    """
+    found: list[tuple[nn.Module, Any]] = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        known = frame.f_locals
+        module = known.get("self")
+        if isinstance(module, nn.Module):
+            if any(part is (found[-1][0] if found else inner) for part in module.children()):
+                found.append((module, None))
+            if found and module is found[-1][0] and found[-1][1] is None:
+                given = known.get("kwargs")
+                found[-1] = (module, known.get("labels", given.get("labels") if isinstance(given, dict) else None))
+        frame = frame.f_back  # type: ignore[assignment]
+    return found
 
 
 # Towers.

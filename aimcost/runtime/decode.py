@@ -8,7 +8,7 @@ Shapes: B rows, H key heads, n tokens that a layer holds, T tokens to come, D wi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -108,6 +108,11 @@ class Decode:
         self._call: Captured | None = None
         self.fill(cache, attention_mask)
 
+    def __reduce__(self) -> NoReturn:
+        raise UnsupportedModelError(
+            "a decode step is bound to its buffers, and has no copies: call capture_decode again"
+        )
+
     @property
     def captured(self) -> bool:
         """Whether a step replays a CUDA graph."""
@@ -193,6 +198,8 @@ class _Step:
                 raise ScheduleError(f"attention_mask covers {tuple(real.shape)}, the prompt is {wanted}")
             if notes is not None:
                 real = gather_rows(real, notes.origin, 1)
+        elif notes is not None:
+            real = notes.real
         for index, (columns, layer) in enumerate(zip(self._columns, self._layers, strict=True)):
             columns.fill_(True)
             if real is not None:
@@ -270,8 +277,9 @@ def capture_decode(
     tokens
         Tokens to come: the buffers take no more.
     attention_mask
-        (B, P) of the prompt, where rows are padded. Positions go on from those that the prompt was given; those of a
-        prompt that no `aimcost.apply` ran from the number of a row's real tokens, as ``generate`` counts them.
+        (B, P) of a prompt that no `aimcost.apply` ran, where rows are padded; one that it ran has it noted. Positions
+        go on from those that the prompt was given; without such a block, from the number of a row's real tokens, as
+        ``generate`` counts them.
     pool
         As for `aimcost.runtime.capture_prefill`.
 

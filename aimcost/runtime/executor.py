@@ -216,9 +216,9 @@ def apply(
     ----------
     model
         A transformers model of a supported family (`aimcost.runtime.MODEL_CLASSES`) with a DynamicCache and any
-        attention that transformers has registered. Give the model that is called, head included: a head
-        around a model given without it is not seen, and its ``labels`` and ``logits_to_keep`` would count the
-        tokens that are left.
+        attention that transformers has registered. Give the model that is called, head included: a module around a
+        model given without it gets NaN for the states of dropped tokens, at the places of the whole prompt, and is
+        refused if it has a label for each of them.
     schedule
         Counts include padding: the padded prompt is as long as the schedule's, every row has the
         same number of visual tokens, and padding is never dropped.

@@ -2,7 +2,8 @@
 
 A head that asks for the last logits alone gets the live tokens as they are. One that is given labels, asks for
 other positions or pools the sequence gets hidden states at the places of the whole prompt, so that it computes
-what it always does; dropped tokens have no logits (NaN) and predict no label (`IGNORED`).
+what it always does; dropped tokens have no logits (NaN) and predict no label (`IGNORED`). A module of another kind, or
+one around the model that `aimcost.apply` was given, gets NaN for the states themselves.
 
 Shapes: B rows, P prompt tokens, n of them live after the last layer, D width, C classes.
 """
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 from transformers import GenerationMixin
 
-__all__ = ["IGNORED", "HeadCall"]
+__all__ = ["IGNORED", "HeadCall", "at_their_places"]
 
 IGNORED = -100
 """The label that torch's and transformers' losses leave out."""
@@ -64,8 +65,7 @@ class HeadCall:
 
     def spread(self, hidden: torch.Tensor, places: torch.Tensor, length: int) -> torch.Tensor:
         """(B, P, D) from (B, n, D) states of the tokens that stood at `places`, zeros elsewhere."""
-        rows, _, width = hidden.shape
-        self.kept = torch.zeros(rows, length, dtype=torch.bool, device=hidden.device).scatter(1, places, True)
+        self.kept = torch.zeros(len(hidden), length, dtype=torch.bool, device=hidden.device).scatter(1, places, True)
         for of_next, labels in self.labels:
             if labels.shape[1] != length:
                 continue
@@ -74,8 +74,7 @@ class HeadCall:
                 labels[:, 1:].masked_fill_(dropped[:, :-1], IGNORED)
             else:
                 labels.masked_fill_(dropped, IGNORED)
-        full = hidden.new_zeros(rows, length, width)
-        return full.scatter(1, places[..., None].expand(-1, -1, width), hidden)
+        return at_their_places(hidden, places, length, fill=0.0)
 
     def finish(self, output: Any) -> Any:
         """The head's output with NaN for the logits of dropped tokens."""
@@ -94,6 +93,13 @@ class HeadCall:
         if value.shape[: kept.ndim] != kept.shape:
             return value
         return value.masked_fill(~kept.view(*kept.shape, *[1] * (value.ndim - kept.ndim)), float("nan"))
+
+
+def at_their_places(hidden: torch.Tensor, places: torch.Tensor, length: int, *, fill: float) -> torch.Tensor:
+    """(B, P, D) from (B, n, D) states of the tokens that stood at `places`, and `fill` for the others."""
+    rows, _, width = hidden.shape
+    full = hidden.new_full((rows, length, width), fill)
+    return full.scatter(1, places[..., None].expand(-1, -1, width), hidden)
 
 
 def _selected(kept: torch.Tensor, select: int | slice | torch.Tensor | None) -> torch.Tensor:

@@ -226,7 +226,7 @@ def start(
     mask, family = kwargs.get("attention_mask"), planner.family
     if isinstance(mask, dict):
         raise UnsupportedModelError("masks prepared by layer type are not supported: pass the 2D mask")
-    real = layout.padding_of(mask, rows, past + prompt)
+    given_real = real = layout.padding_of(mask, rows, past + prompt)
     arrived = Arrived(
         rows=rows,
         prompt=prompt,
@@ -255,6 +255,9 @@ def start(
         origin, visual = reduced.origin, reduced.visual
         extras = [_spread(extra, visual, origin.shape[1]) for extra in reduced.extras]
         real = None if real is None else gather_rows(real, origin, 1)
+    real_at_start = real
+    if past and given_real is not None:
+        real_at_start = torch.cat((given_real[:, :past], gather_rows(given_real[:, past:], origin, 1)), dim=1)
     protected = torch.ones(origin.shape, dtype=torch.bool, device=tokens.device).scatter(1, visual, False)
     alive = torch.arange(origin.shape[1], device=tokens.device).expand(rows, -1)
     return Prefill(
@@ -266,6 +269,7 @@ def start(
         alive=alive,
         protected=protected,
         real=real,
+        real_at_start=real_at_start,
         visual=~protected,
         extras=extras,
         next_position=following,

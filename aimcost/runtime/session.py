@@ -21,7 +21,7 @@ from ..errors import ScheduleError, UnsupportedModelError
 from ..kernels.select.reference import gather_rows
 from . import attention, compat
 from .families import Family
-from .heads import HeadCall
+from .heads import HeadCall, at_their_places
 from .hooks import Hook
 from .prompt import Planner, behind_under_mrope, start
 from .reduced_cache import FixedCache, mark, notes_on, open_cache
@@ -239,9 +239,32 @@ class Session(ABC):
                 media=media,
                 prompts=_rows_of(given),
             )
+            self._look_around(local.step)
         # and else one token that follows a prompt which was never reduced
         open_cache(cache)
         return (), kwargs
+
+    def _look_around(self, step: Prefill) -> None:
+        """Note whether a module that was not given to `aimcost.apply` counts the tokens of this prompt.
+
+        Raises
+        ------
+        UnsupportedModelError
+            It has a label for each of them.
+        """
+        if getattr(self._local, "head", None) is not None:
+            return
+        family = self.family
+        inner = family.container if family.container is not None else family.decoder
+        around = compat.callers(inner)
+        step.unseen = bool(around)
+        for module, labels in around:
+            if isinstance(labels, torch.Tensor) and labels.ndim == 2 and labels.shape[1] == step.length:
+                self._local.step = None
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} has labels for tokens that are dropped, and is around the "
+                    f"{type(inner).__name__} that aimcost.apply reduces: give a transformers head itself to apply"
+                )
 
     def _continue(self, kwargs: dict[str, Any], notes: CacheNotes, past: int, tokens: torch.Tensor) -> None:
         placeholders = getattr(self._local, "placeholders", None)
@@ -277,11 +300,18 @@ class Session(ABC):
         for cache in compat.caches_in((*kwargs.values(), *values)):
             mark(cache, step.notes(tuple(cache.get_seq_length(layer) for layer in range(len(step.alive_at)))))
         head = getattr(self._local, "head", None)
-        if head is None or not head.whole:
+        if not (step.unseen if head is None else head.whole):
             return None
+        states = output[0] if isinstance(output, tuple) else output["last_hidden_state"]
+        if states.shape[1] > step.alive.shape[1]:  # hidden from the others, but there
+            states = gather_rows(states, step.alive, 1)
+        if head is None:
+            states = at_their_places(states, step.places(), step.length, fill=float("nan"))
+        else:
+            states = head.spread(states, step.places(), step.length)
         if isinstance(output, tuple):
-            return (head.spread(output[0], step.places(), step.length), *output[1:])
-        output["last_hidden_state"] = head.spread(output["last_hidden_state"], step.places(), step.length)
+            return (states, *output[1:])
+        output["last_hidden_state"] = states
         return output
 
     # The layers.

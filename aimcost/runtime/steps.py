@@ -62,6 +62,8 @@ class Prefill:
         (B, n) positions among the P of the tokens that are live now.
     protected, real
         (B, n): never to be dropped (text and padding); not padding (None: no padding at all).
+    real_at_start
+        (B, P), the prefix before them included: `real` as it was at layer 0.
     visual
         (B, P): which tokens of layer 0 are visual.
     visual_count
@@ -78,6 +80,8 @@ class Prefill:
         Tokens of the prompt before anything was reduced.
     prefix
         Tokens that the cache held before the prompt, which it attends to and which stay.
+    unseen
+        Whether a module that the session does not know takes the hidden states.
     """
 
     plan: Plan
@@ -88,6 +92,7 @@ class Prefill:
     alive: torch.Tensor
     protected: torch.Tensor
     real: torch.Tensor | None
+    real_at_start: torch.Tensor | None = None
     visual: torch.Tensor
     extras: list[torch.Tensor] = field(default_factory=list)
     next_position: torch.Tensor | None = None
@@ -99,6 +104,7 @@ class Prefill:
     kept: dict[int, torch.Tensor] = field(default_factory=dict)
     alive_at: list[torch.Tensor] = field(default_factory=list)
     layer_inputs: dict[str, Any] = field(default_factory=dict)
+    unseen: bool = False
     _cut: dict[int, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
@@ -195,6 +201,7 @@ class Prefill:
             held=held,
             next_position=self.next_position,
             closed_up=self.closed_up,
+            real=self.real_at_start,
         )
 
     def _behind_prefix(self, index: torch.Tensor) -> torch.Tensor:
@@ -262,6 +269,8 @@ class CacheNotes:
     closed_up
         Whether the tokens that a cut leaves take the positions of the prompt's first ones, and what follows goes on
         from there, layer by layer.
+    real
+        (B, P): which of layer 0's tokens are no padding; None: all.
     """
 
     origin: torch.Tensor
@@ -270,6 +279,7 @@ class CacheNotes:
     held: tuple[int, ...]
     next_position: torch.Tensor | None = None
     closed_up: bool = False
+    real: torch.Tensor | None = None
 
     @property
     def prompt(self) -> int:
@@ -296,6 +306,7 @@ class CacheNotes:
             origin=take(self.origin),
             alive_at=tuple(take(alive) for alive in self.alive_at),
             next_position=None if following is None else take(following),
+            real=None if self.real is None else take(self.real),
         )
 
 

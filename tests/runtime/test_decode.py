@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -58,7 +61,8 @@ def test_steps_are_those_of_an_ordinary_cache(name, scorer, more, toolbox):
         held = [cache.get_seq_length(layer) for layer in range(5)]
         mask = case.inputs["attention_mask"]
         step = capture_decode(case.model, cache, tokens=STEPS, attention_mask=mask)
-        inside = step(first)
+        inside = step(first).clone()
+        assert torch.equal(inside, capture_decode(case.model, cache, tokens=STEPS)(first))  # padding is noted
     assert (step.captured, step.reason) == (False, "not captured: the inputs are on cpu, not on CUDA")
     assert torch.equal(first, tokens[:, :1])
     assert held == list(schedule.tokens)
@@ -117,6 +121,16 @@ def test_a_compiled_step_is_one_graph_for_every_step_and_prompt(toolbox):
         assert toolbox.relative_error(ours, logits, slice(None)) < 1e-5
         step.fill(cache, mask)
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickle.dumps])
+def test_a_step_has_no_copies(copied, toolbox):
+    """A copy would write to the buffers of the original, or to none."""
+    case = toolbox.build_case("qwen2")
+    with apply(case.model, case.schedule(CUTS)):
+        step = capture_decode(case.model, _prefilled(case)[0], tokens=1)
+    with pytest.raises(UnsupportedModelError, match="has no copies"):
+        copied(step)
 
 
 def test_a_cache_that_was_never_reduced_and_what_is_refused(toolbox):

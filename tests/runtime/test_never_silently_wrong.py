@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from aimcost.errors import ScheduleError, UnsupportedModelError
 from aimcost.methods.sparsevlm.apply import rated_by_text
-from aimcost.runtime import apply
+from aimcost.runtime import apply, apply_masked
 from aimcost.runtime.compat import cache_argument, cache_of
 from aimcost.types import ReductionEvent
 
@@ -286,6 +286,82 @@ def test_heads_that_pool_the_sequence(toolbox):
             found.logits.gather(1, kept[..., None].expand(-1, -1, 4)).flatten(0, 1), labels.gather(1, kept).flatten()
         )
         assert torch.allclose(found.loss, wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llava-image", "qwen2_vl-image"])
+def test_masking_scores_the_same_places(name, toolbox):
+    """Where tokens are hidden and not removed, labels and logits are still those of their own places."""
+    case = toolbox.build_case(name, 3, True)
+    schedule = case.schedule([(1, 8), (3, 2)])
+    predicted = case.real & case.real.roll(1, dims=1)  # by a token that is no padding
+    labels = case.inputs["input_ids"].masked_fill(~predicted, -100)
+    with torch.no_grad():
+        with apply(case.model, schedule) as applied:
+            dropped = case.model(**case.inputs, labels=labels)
+        with apply_masked(case.model, schedule, kept=applied.record.kept):
+            masked = case.model(**case.inputs, labels=labels)
+    assert torch.allclose(masked.loss, dropped.loss, rtol=1e-5, atol=0)
+    assert torch.equal(masked.logits.isnan(), dropped.logits.isnan())
+    where = case.real & ~dropped.logits.isnan().any(-1)
+    assert toolbox.relative_error(masked.logits, dropped.logits, where) < 1e-5
+
+
+class Pooled(torch.nn.Module):
+    """A head of one's own, which takes the state of each row's last real token."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, attention_mask, **inputs):
+        states = self.backbone(attention_mask=attention_mask, **inputs).last_hidden_state
+        assert states.shape[1] == attention_mask.shape[1]
+        return states[torch.arange(len(states)), attention_mask.sum(1) - 1], states
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("name", ["qwen2", "llava-image"])
+def test_heads_of_ones_own_count_the_tokens_of_the_whole_prompt(name, whole, toolbox):
+    case = toolbox.build_case(name, 2)
+    case.inputs["attention_mask"][1, -6:] = 0
+    head = Pooled(case.model.model)
+    schedule = case.schedule([(1, 8)])
+    with torch.no_grad():
+        with apply(head if whole else case.model.model, schedule) as applied:
+            found, states = head(**case.inputs)
+            alone = case.model.model(**case.inputs).last_hidden_state
+        with apply_masked(case.model.model, schedule, kept=applied.record.kept):
+            wanted, _ = head(**case.inputs)
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-5)
+    kept = applied.record.kept[1]
+    assert torch.equal(alone, states.gather(1, kept[..., None].expand_as(alone)))
+    assert torch.equal(states.isnan().all(-1), torch.ones(states.shape[:2], dtype=bool).scatter(1, kept, False))
+
+
+def test_a_head_around_the_model_that_was_given(toolbox):
+    from transformers import AutoModelForSequenceClassification
+
+    case = toolbox.build_case("qwen2", 3, True)
+    schedule = case.schedule([(1, 6), (3, 2)])
+    config = copy.deepcopy(case.model.config)
+    config.pad_token_id, config.num_labels = 0, 4
+    head = AutoModelForSequenceClassification.from_config(config, attn_implementation="sdpa").eval()
+    answers, found = torch.tensor([0, 1, 2]), []
+    with torch.no_grad():
+        for given in (head, head.model):
+            with apply(given, schedule):
+                found.append(head(**case.inputs, labels=answers))
+        assert torch.equal(found[0].logits, found[1].logits)
+        assert torch.equal(found[0].loss, found[1].loss)
+        with apply(case.model.model, schedule) as applied:
+            last = case.model(**case.inputs, logits_to_keep=torch.tensor([case.prompt - 1])).logits
+            with pytest.raises(
+                UnsupportedModelError, match=r"^Qwen2ForCausalLM has labels for tokens that are dropped"
+            ):
+                case.model(**case.inputs, labels=case.inputs["input_ids"])
+            assert applied.record is None
+        with apply(case.model, schedule):
+            assert torch.allclose(last, case.model(**case.inputs).logits[:, -1:], rtol=0, atol=1e-5)
 
 
 # Autocast
