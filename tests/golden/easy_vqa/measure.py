@@ -44,8 +44,7 @@ METHODS: tuple[dict[str, Any], ...] = (
     {"name": "aim", "merge_ratio": 0.25, "l1": 3, "l2": 7},
     {"name": "aim", "merge_ratio": 0.125, "l1": 3, "l2": 7},
 )
-# A rule that looks at pixels alone: the patches of highest contrast stay. Not a method; what shows that the task
-# cannot be won by it.
+# A rule that looks at pixels alone: the patches of highest contrast stay. Not a method; it shows how far pixels get.
 CONTRAST = (16, 8)
 
 
