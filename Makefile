@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # The versions that were tested with this Python. As a variable they also constrain what builds the
 # project (for pip 25.3 and later through a variable of its own), which pip's -c does not. Byte code is
 # made on import: most of the 12,000 modules of torch, transformers and the rest are never loaded.
-LOCK := locks/py$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+LOCK := locks/py$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null).txt
 LOCKED := PIP_CONSTRAINT=$(LOCK) PIP_BUILD_CONSTRAINT=$(LOCK)
 PIP_INSTALL := $(LOCKED) $(BIN)/python -m pip install --quiet --no-compile
 # An environment that forbids it would have every process compile what it imports: torch costs 10 s a process then.
@@ -153,6 +153,11 @@ $(VENV)/.test: pyproject.toml $(LOCK)
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --editable '.[torch,report,sweep,dev]'
 	touch $@
+
+# The version of a Python that does not run is empty.
+locks/py.txt:
+	@echo "$(PYTHON) does not run; for a Python that aimcost is tested on: make PYTHON=python3.12" >&2
+	@exit 1
 
 locks/py%.txt:
 	@echo "aimcost is not tested on Python $*; for one that is: make PYTHON=python3.12" >&2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, distribution
@@ -140,3 +143,33 @@ def test_a_lock_covers_what_the_dependencies_need() -> None:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     left_out = [sorted(needed - set(pins(name))) for name in (f"py{python}.txt", "lowest.txt")]
     assert min(left_out, key=len) == [], CHANGE
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [(None, "{} does not run"), ("3.9", "aimcost is not tested on Python 3.9")],
+    ids=["none", "old"],
+)
+def test_make_says_in_a_line_which_python_it_needs(version: str | None, reason: str, tmp_path: Path) -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("no make")
+    (tmp_path / "pyproject.toml").touch()
+    python = tmp_path / "python"
+    if version is not None:
+        python.write_text(f"#!/bin/sh\necho {version}\n", encoding="utf-8")
+        python.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    for target in ("run", "test"):
+        done = subprocess.run(
+            [make, "-f", str(ROOT / "Makefile"), f"PYTHON={python}", target],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode != 0
+        ours = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
+        assert ours == [reason.format(python) + "; for " + ours[0].partition("; for ")[2]]
+        assert ours[0].endswith("make PYTHON=python3.12")
