@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import aimcost
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
 RUN = ("--model", "llava-1.5-7b", "--images", "1", "--text-tokens", "40")
@@ -75,13 +77,19 @@ def test_a_run_names_them_all(house: Path) -> None:
 
 
 def test_an_op_is_priced_and_split_over_ranks(house: Path) -> None:
-    """616 tokens of width 4096 before any cut, 4 FLOPs an element; a norm runs on every rank."""
+    """616 tokens of width 4096 before any cut, 4 FLOPs an element; every rank runs the norm and holds its weights."""
+    run = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 40}, "hardware": "nvidia_a100_sxm_80gb"}
     for ranks in ("1", "2"):
         flags = (*RUN, "--hardware", "nvidia_a100_sxm_80gb", "--tp", ranks, "--json")
-        ops = json.loads(command(house, "estimate", *flags))["ops"]
-        (first,) = (op for op in ops if (op["stage"], op["layer"], op["name"]) == ("prefill", 0, "post_mlp_norm"))
+        found = json.loads(command(house, "estimate", *flags))
+        (first,) = (
+            op for op in found["ops"] if (op["stage"], op["layer"], op["name"]) == ("prefill", 0, "post_mlp_norm")
+        )
         assert first["flops"] == 4 * 616 * 4096
         assert first["time_s"] > 0
+        here = aimcost.estimate({**run, "parallel": {"tp": int(ranks)}}).memory.weights_bytes
+        # 32 layers, 2 bytes a weight
+        assert found["memory"]["weights_bytes"] == here + 32 * 4096 * 2
 
 
 def test_an_estimator_prices(house: Path) -> None:
