@@ -108,7 +108,12 @@ def _check_options(
             raise InvalidValueError(argument(name), otherwise, value)
         if name not in known | {*beside}:
             allowed = sorted({"task", "budgets", *known, *beside})
-            raise UnknownNameError("argument", name, allowed, remedy=f"plan() takes {', '.join(allowed)}")
+            raise UnknownNameError(
+                "argument",
+                name,
+                allowed,
+                remedy=f"plan() takes {', '.join(allowed)}; limits such as max_ttft_ms go in budgets",
+            )
 
 
 def reproduce(paper: str = "aim") -> dict[str, Any]:
@@ -150,7 +155,7 @@ def apply(
 
 def __getattr__(name: str) -> Any:
     if name in ("estimate_run", "unreduced"):
-        moved = f"aimcost.api.{name} goes in 0.3: it is aimcost.pricing.pricing.{name}"
+        moved = f"aimcost.api.{name} will be removed in 0.3; use aimcost.pricing.pricing.{name}"
         warnings.warn(moved, DeprecationWarning, stacklevel=2)
         return getattr(_pricing, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -329,6 +329,11 @@ def test_python_hears_of_the_argument(options: dict[str, Any], message: str) -> 
     assert str(caught.value).startswith(message)
 
 
+def test_a_limit_beside_the_budgets_is_told_where_it_goes() -> None:
+    with pytest.raises(UnknownNameError, match="'max_ttft_ms'; .*; limits such as max_ttft_ms go in budgets$"):
+        aimcost.plan(IMAGE, max_ttft_ms=40)
+
+
 def test_python_takes_a_string_as_one_name() -> None:
     found = aimcost.plan(IMAGE, task="POPE", min_accuracy=0.9, methods="fastv", hardware="nvidia_l40s")
     assert [plan.run.hardware.name for plan in found.plans] == ["nvidia_l40s"]
