@@ -68,7 +68,8 @@ SettingsOption = Annotated[
 JsonOption = Annotated[bool, Option("--json", help="Print JSON.")]
 CsvOption = Annotated[bool, Option("--csv", help="Print CSV.")]
 FormatFlag = Annotated[
-    str | None, Option("--format", metavar="NAME", help=f"{', '.join(format_names())}.", complete=("format",))
+    str | None,
+    Option("--format", metavar="NAME", help=f"Report format: {', '.join(format_names())}.", complete=("format",)),
 ]
 ReportOption = Annotated[
     Path | None, Option("-o", "--output", metavar="FILE", help="Write the report there; its suffix is the format.")

@@ -159,19 +159,23 @@ class Run:
     @property
     def file(self) -> RunFile:
         """Deprecated: the fields of `Run`, or `document`."""
-        warnings.warn("Run.file goes in 0.3: use the fields of Run, or document()", DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            "Run.file will be removed in 0.3; use the fields of Run, or document()", DeprecationWarning, stacklevel=2
+        )
         return self._file
 
     @property
     def execution(self) -> str:
         """Deprecated: `stack`; the name of ``execution:`` that stands for it, or its own."""
-        warnings.warn("Run.execution goes in 0.3: use Run.stack", DeprecationWarning, stacklevel=2)
+        warnings.warn("Run.execution will be removed in 0.3; use Run.stack", DeprecationWarning, stacklevel=2)
         return next((old for old, new in EXECUTIONS.items() if new == self.stack.name), self.stack.name)
 
     @property
     def skip_mlp_add(self) -> bool:
         """Deprecated: `estimator_options`."""
-        warnings.warn("Run.skip_mlp_add goes in 0.3: use estimator_options", DeprecationWarning, stacklevel=2)
+        warnings.warn(
+            "Run.skip_mlp_add will be removed in 0.3; use estimator_options", DeprecationWarning, stacklevel=2
+        )
         return bool(self.estimator_options.get("skip_mlp_add", False))
 
 

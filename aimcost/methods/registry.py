@@ -137,7 +137,7 @@ class Scorer:
 
     def __post_init__(self, price: Callable[[Cut, ScoreContext], NamedCosts] | None) -> None:
         if price is not None:
-            warnings.warn("Scorer(price=) goes in 0.3: it is cost=", DeprecationWarning, stacklevel=3)
+            warnings.warn("Scorer(price=) will be removed in 0.3; use cost=", DeprecationWarning, stacklevel=3)
             object.__setattr__(self, "cost", price)
         if self.cost is None:
             raise TypeError("Scorer needs a cost")

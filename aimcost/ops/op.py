@@ -97,7 +97,7 @@ class Op:
     split
         How tensor-parallel ranks divide it.
     exchange
-        Stem of its collective's name (``attn`` → ``all_reduce_attn``); by default its own name.
+        What its collective is named after (``attn`` → ``all_reduce_attn``); by default its own name.
     reads
         Tensors it reads, or that its module holds until then: names of earlier ops or of their `extra`, ``x`` for
         the input of the layer. Liveness and the places of collectives follow from it; traffic is the `Cost`'s.

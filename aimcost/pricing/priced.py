@@ -237,4 +237,4 @@ class PricedTable:
 
 
 def _renamed(old: str, new: str) -> None:
-    warnings.warn(f"PricedTable.{old} goes in 0.3: it is {new}", DeprecationWarning, stacklevel=3)
+    warnings.warn(f"PricedTable.{old} will be removed in 0.3; use {new}", DeprecationWarning, stacklevel=3)

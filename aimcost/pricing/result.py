@@ -284,7 +284,7 @@ class Estimate(Viewable):
 
     def rows_of(self, what: str | Iterable[str]) -> NDArray[np.float64]:
         """Deprecated: `shares`."""
-        warnings.warn("Estimate.rows_of goes in 0.3: it is shares", DeprecationWarning, stacklevel=2)
+        warnings.warn("Estimate.rows_of will be removed in 0.3; use shares", DeprecationWarning, stacklevel=2)
         return self.shares(what)
 
     def layers(self) -> list[dict[str, Any]]:

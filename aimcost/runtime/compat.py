@@ -1,4 +1,4 @@
-"""What differs between releases of transformers: the only module that reads a version or a private name.
+"""What differs between releases of transformers; nothing else in the runtime reads a version or a private name.
 
 Look first: a `Cache` among the values, an annotation, a public registry. A name that some release gave is
 the fallback. Where neither finds anything, refuse in one line that names the releases that were tested.

@@ -290,7 +290,7 @@ class ReductionEvent:
     @property
     def priced(self) -> bool:
         """Deprecated: `selects`."""
-        warnings.warn("ReductionEvent.priced goes in 0.3: it is selects", DeprecationWarning, stacklevel=2)
+        warnings.warn("ReductionEvent.priced will be removed in 0.3; use selects", DeprecationWarning, stacklevel=2)
         return self.selects
 
     @property

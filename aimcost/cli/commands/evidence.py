@@ -25,7 +25,7 @@ def evidence(
         ),
     ] = None,
     accuracy: Annotated[
-        bool, Option("--accuracy", help="Predict published scores without the block they stand in.")
+        bool, Option("--accuracy", help="Predict published scores, each with its block held out.")
     ] = False,
     refit: Annotated[
         bool,

@@ -60,7 +60,7 @@ def explore(
         "explore.html"
     ),
 ) -> None:
-    """Write a page in which a run can be varied.
+    """Write an interactive page of a run.
 
     One file that needs no network: tokens, time, FLOPs and KV cache by layer, every op, sliders for the method and
     the workload.

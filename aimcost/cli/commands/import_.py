@@ -68,7 +68,7 @@ def import_(
     settings: SettingsOption = None,
     quantity: Annotated[str | None, Option(metavar="NAME", help="Import one quantity only: ttft, tpot or e2e.")] = None,
     metric: Annotated[
-        str | None, Option(metavar="NAME", help="Import one metric of each accuracy benchmark only.")
+        str | None, Option(metavar="NAME", help="Import this metric of each accuracy benchmark only.")
     ] = None,
     output: Annotated[
         Path | None, Option("-o", "--output", metavar="FILE", help="Write the timings (.jsonl) or the scores (.csv).")

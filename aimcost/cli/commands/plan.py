@@ -35,12 +35,14 @@ def plan(
         str | None,
         Option(
             metavar="TASK,TASK",
-            help="Which method for ocr, chart, general, hallucination, knowledge, video, or named benchmarks.",
+            help="Choose the method for a task (ocr, chart, general, hallucination, knowledge, video) or benchmarks.",
         ),
     ] = None,
     min_accuracy: Annotated[
         str | None,
-        Option(metavar="PERCENT", help="With --task: least expected score, of the unreduced one, e.g. 97%."),
+        Option(
+            metavar="PERCENT", help="With --task: lowest expected score, relative to the unreduced model's, e.g. 97%."
+        ),
     ] = None,
     mean_visual_tokens: Annotated[
         float | None, Option(metavar="N", help="With --task: budget of visual tokens, as a mean over the layers.")
@@ -87,7 +89,7 @@ def plan(
         int | None, Option(metavar="LAYERS", help="Layers before the first cut. Default: a quarter of them.")
     ] = None,
     question: Annotated[
-        str | None, Option(help="Answer frames, batch or break-even instead of searching for a schedule.")
+        str | None, Option(help="Question to answer instead of a search: frames, batch or break-even.")
     ] = None,
     plot: Annotated[Path | None, Option(metavar="FILE", help="Plot the Pareto fronts (.png, .svg, .pdf).")] = None,
     output: Annotated[

@@ -25,9 +25,9 @@ def report(
         "report.html"
     ),
 ) -> None:
-    """Write one page for several runs and records.
+    """Write an interactive page of several runs and records.
 
-    The page of `aimcost explore` with a chooser of the run; what records measured stands beside what is predicted.
+    The page of `aimcost explore` with a menu of the runs; measured figures stand beside predicted ones.
     """
     from ...errors import InvalidValueError
     from ...inputs.files import write_atomically

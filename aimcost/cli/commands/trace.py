@@ -11,7 +11,9 @@ from ..options import Argument, Option
 @app.command()
 def trace(
     config: Annotated[str, Argument(help="A config.json, its folder, or a model's name.")],
-    output: Annotated[str | None, Option("--output", "-o", metavar="FILE", help="Write it there.")] = None,
+    output: Annotated[
+        str | None, Option("--output", "-o", metavar="FILE", help="Model file to write. Default: print.")
+    ] = None,
 ) -> None:
     """Trace any transformers model into a model file."""
     from ...extras import torch_module

@@ -13,7 +13,7 @@ from ..options import Argument, Option
 @app.command(times_machine=True)
 def validate(
     runs: Annotated[
-        list[str] | None, Argument(metavar="RUN...", help="Run files, or names of some in configs/runs.")
+        list[str] | None, Argument(metavar="RUN...", help="Run files, or names of runs in configs/runs.")
     ] = None,
     device: Annotated[str, Option(help="cpu or cuda.")] = "cpu",
     profile: Annotated[

@@ -40,7 +40,7 @@ _CHECKED_CUTS, _EXACT = 48, 1e-9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
-    """What an operation is; `term` names the part of the band that its rows share, `dims` a shape where it is fixed."""
+    """What an operation is; `term` names the band that its rows share."""
 
     stage: str
     name: str
@@ -654,7 +654,7 @@ def _terms(run: Run, tables: Sequence[Tables]) -> tuple[Term, ...]:
     coefficients = Coefficients(require_hardware(run.hardware), run.precision)
     found: dict[str, Term] = {}
     probe = estimate_run(run)
-    dense = estimate_run(replace(run, schedule=replace(run.schedule, events=()), workload=run.workload))
+    dense = estimate_run(replace(run, schedule=replace(run.schedule, events=())))
     steps = (estimate_run(_with_new(each.run, 2)) for each in (probe, dense))
     for priced in (probe, dense, *steps, _eager(run)):
         for kind, stage, width in priced.table.classes:
