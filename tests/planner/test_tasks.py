@@ -330,7 +330,7 @@ def test_python_hears_of_the_argument(options: dict[str, Any], message: str) -> 
 
 
 def test_a_limit_beside_the_budgets_is_told_where_it_goes() -> None:
-    with pytest.raises(UnknownNameError, match="'max_ttft_ms'; .*; limits such as max_ttft_ms go in budgets$"):
+    with pytest.raises(UnknownNameError, match=r"'max_ttft_ms'; .*; limits such as max_ttft_ms go in budgets$"):
         aimcost.plan(IMAGE, max_ttft_ms=40)
 
 

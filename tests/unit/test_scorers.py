@@ -101,7 +101,7 @@ def test_a_name_is_registered_once() -> None:
 
 
 def test_the_old_name_of_a_cost_warns() -> None:
-    with pytest.warns(DeprecationWarning, match="it is cost="):
+    with pytest.warns(DeprecationWarning, match="use cost="):
         old = Scorer(name="of_before", price=positional, reads="positions")
     assert old.cost is positional
     with pytest.raises(TypeError, match="cost"):
