@@ -18,6 +18,7 @@ from .hf.from_hf import FAMILIES, model_spec, with_formats
 from .hf.original import in_transformers_layout
 from .processors import preprocessor_section, processor_stamps
 from .schema import validate
+from .strict_json import untagged
 from .traced_file import is_traced, traced_model
 
 __all__ = ["ModelFile", "load_model", "model_config"]
@@ -55,7 +56,7 @@ def load_model(given: str | Path | Mapping[str, Any]) -> ModelSpec:
 def model_config(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     """The HF-style configuration itself, for building the real model."""
     if isinstance(given, Mapping):
-        return dict(in_transformers_layout(given["config"] if is_traced(given) else given, "model"))
+        return dict(in_transformers_layout(untagged(given["config"]) if is_traced(given) else given, "model"))
     path = _path(given)
     data = read_once(path)
     return dict(in_transformers_layout(data.get("config", data), str(path)))

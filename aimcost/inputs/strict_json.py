@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 from ..errors import FileFormatError
 
-__all__ = ["canonical", "digest", "digest_bytes", "parse", "parse_object", "plain", "to_json"]
+__all__ = ["canonical", "digest", "digest_bytes", "parse", "parse_object", "plain", "tagged", "to_json", "untagged"]
 
 # Of one JSON text: a list of this many empty lists takes 250 MB.
 MAX_VALUES = 4_000_000
+# How transformers 5 writes numbers for which JSON has no form: {"__float__": "Infinity"}.
+_TAG = "__float__"
+_TAGGED = {"Infinity": math.inf, "-Infinity": -math.inf, "NaN": math.nan}
 
 
 def parse(text: str, *, finite: bool = True) -> Any:
@@ -19,7 +23,7 @@ def parse(text: str, *, finite: bool = True) -> Any:
     Parameters
     ----------
     finite
-        Whether to refuse NaN and Infinity, which Python's own parser takes.
+        Whether to refuse NaN and Infinity, which Python's own parser takes; else tagged ones are read too.
 
     Raises
     ------
@@ -30,7 +34,11 @@ def parse(text: str, *, finite: bool = True) -> Any:
     if len(text) > MAX_VALUES and sum(map(text.count, ",[{")) > MAX_VALUES:
         raise FileFormatError(f"more than {MAX_VALUES:,} values")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse if finite else None)
+        if finite:
+            value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+        else:
+            value = json.loads(text, object_pairs_hook=_unique)
+            value = untagged(value) if f'"{_TAG}"' in text else value
         if "\\ud" in text or "\\uD" in text:
             # escapes of a pair are one character; half of one can be written nowhere
             json.dumps(value, ensure_ascii=False).encode()
@@ -71,6 +79,13 @@ def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):  # 1e999 is a number of JSON that no float holds
+        _refuse(digits[:40])
+    return value
+
+
 def _refuse(name: str) -> NoReturn:
     raise FileFormatError(f"{name} is not a finite number")
 
@@ -86,6 +101,26 @@ def to_json(data: Any, *, indent: int | None = 1, sort_keys: bool = False) -> st
     return json.dumps(data, indent=indent, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False)
 
 
+def tagged(value: Any) -> Any:
+    """`value` with NaN and infinity as transformers writes them to JSON."""
+    if isinstance(value, dict):
+        return {key: tagged(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [tagged(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_TAG: next(name for name, one in _TAGGED.items() if one == value or name == "NaN")}
+    return value
+
+
+def untagged(value: Any) -> Any:
+    """The reverse of `tagged`."""
+    if isinstance(value, dict):
+        if value.keys() == {_TAG} and isinstance(value[_TAG], str) and value[_TAG] in _TAGGED:
+            return _TAGGED[value[_TAG]]
+        return {key: untagged(one) for key, one in value.items()}
+    return [untagged(one) for one in value] if isinstance(value, list) else value
+
+
 def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
@@ -97,8 +132,12 @@ def plain(data: Any) -> Any:
 
 
 def digest(value: Any) -> str:
-    """Sixteen hexadecimal digits of SHA-256 over the canonical text of a value."""
-    return digest_bytes(canonical(value).encode("utf-8", "surrogatepass"))
+    """Sixteen hexadecimal digits of SHA-256 over the canonical text of a value.
+
+    NaN and infinity are written as Python does: configurations of Hugging Face hold them.
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return digest_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 def digest_bytes(content: bytes) -> str:

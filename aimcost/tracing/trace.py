@@ -15,7 +15,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..errors import UnsupportedModelError
-from ..inputs.strict_json import digest
+from ..inputs.strict_json import digest, tagged
 from ..inputs.traced_images import WITHOUT_TOWER
 from ..ops.attention import windows
 from .fit import Fitter
@@ -90,7 +90,7 @@ def _traced(config: Mapping[str, Any]) -> dict[str, Any]:
         "architecture": str(config.get("model_type")),
         "transformers": transformers.__version__,
         "config_digest": digest(config),
-        "config": dict(config),
+        "config": tagged(dict(config)),
         "parameters": subject.parameters(),
         "format": "bf16",
         "notes": notes,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import math
 from pathlib import Path
 
 import pytest
 
 from aimcost.errors import FileFormatError
 from aimcost.inputs.files import read_json, read_mapping
-from aimcost.inputs.strict_json import canonical, parse, to_json
+from aimcost.inputs.strict_json import canonical, digest, parse, tagged, to_json, untagged
 
 PACKAGE = Path(__file__).resolve().parents[2] / "aimcost"
 REFUSED = {
@@ -43,6 +44,22 @@ def test_a_models_config_may_hold_infinity(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text('{"time_step_limit": [0.0, Infinity]}', encoding="utf-8")
     assert read_mapping(path) == {"time_step_limit": [0.0, float("inf")]}
+
+
+def test_a_models_config_may_hold_infinity_as_transformers_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    held = {"time_step_limit": [0.0, float("inf"), float("-inf")], "__float__": "Infinity", "x": {"__float__": "one"}}
+    path.write_text(to_json(tagged(held), indent=None), encoding="utf-8")
+    assert '{"__float__": "-Infinity"}' in path.read_text(encoding="utf-8")
+    assert read_mapping(path) == held
+    assert math.isnan(untagged(tagged([float("nan")]))[0])
+    assert digest([float("inf")]) != digest([float("-inf")])
+
+
+def test_a_number_beyond_floats_is_refused() -> None:
+    for text in ("1e999", "-1e999", "1" + "0" * 400 + ".0"):
+        with pytest.raises(FileFormatError, match="is not a finite number"):
+            parse(text)
 
 
 def test_what_is_written_is_read() -> None:
