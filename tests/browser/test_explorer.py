@@ -213,10 +213,12 @@ IMAGE = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 60}}
         {"model": "qwen3-30b-a3b", "workload": {"visual_tokens": 200, "text_tokens": 60}, "method": {"name": "vtw"}},
         # a tower that exposes its attention
         {**IMAGE, "method": {"name": "visionzip"}, "stack": "llava"},
+        # markers around each image, which are text
+        {**IMAGE, "model": "internvl3-8b", "method": {"name": "divprune"}},
         # narrow formats, merging inside the tower
         {**IMAGE, "method": {"name": "tome"}, "precision": {"weights": "int4", "kv": "fp8"}},
     ],
-    ids=["deepstack", "experts", "eager tower", "int4"],
+    ids=["deepstack", "experts", "eager tower", "markers", "int4"],
 )
 def test_other_models_methods_and_formats(browser: Any, tmp_path: Path, run: dict[str, Any]) -> None:
     loaded = load_run({**run, "hardware": "nvidia_h100_sxm"})

@@ -101,6 +101,22 @@ def test_visual_counts_are_planned_for_every_text_length() -> None:
         assert [n - text for n in other.tokens] == schedules.tokens[entry].tolist()
 
 
+def test_text_that_the_processor_writes_grows_with_the_images() -> None:
+    """InternVL puts <img> and </img> around each image: 40 stated text tokens are 42 with one image, 48 with four."""
+    workload = {"images": 1, "text_tokens": 40}
+    run = load_run({"model": "internvl3-8b", "workload": workload, "method": {"name": "none"}})
+    settings = settings_of(run)
+    assert settings.texts == (40,)
+    written = {load.count: load.template_tokens for load in settings.loads}
+    assert (written[1], written[2]) == (2, 4)
+    for load in settings.loads:
+        stated = load_run(
+            {"model": "internvl3-8b", "workload": {**workload, "images": load.count}, "method": {"name": "none"}}
+        )
+        assert stated.workload.text_tokens == settings.text + load.template_tokens
+    assert settings.text_lengths == tuple(40 + count for count in sorted(written.values()))
+
+
 @pytest.mark.parametrize("convention", ["executed", "paper"])
 def test_boundaries_that_are_pruned_at_once_are_those_of_single_plans(convention: str) -> None:
     """AIM's schedules are made as arrays: each is that of `plan_schedule`, and none that it refuses is offered."""

@@ -218,8 +218,7 @@ class App {
     this.answer(found, context, budget);
     this.tiles(found, ceiling);
     drawStages($("stages"), { reduced, dense, context, budget, scope: state.scope, ceiling: this.ceiling(dense, ceiling), onScope: (scope) => { this.state = { ...this.state, scope, layer: null }; this.draw(); } });
-    const texts = run.settings.texts[state.text];
-    drawLayers($("layers"), { reduced, dense, textTokens: texts, promptTokens: dense.tokens[0], selected: state.layer, onSelect: (layer) => { this.state = { ...this.state, layer, scope: "layers" }; this.draw(); } });
+    drawLayers($("layers"), { reduced, dense, textTokens: this.pricer.textTokens(state), promptTokens: dense.tokens[0], selected: state.layer, onSelect: (layer) => { this.state = { ...this.state, layer, scope: "layers" }; this.draw(); } });
     this.operations(found);
     this.machines(budget);
     this.evidence(reduced);

@@ -214,7 +214,7 @@ def _convention(run: Run) -> str:
 
 def _most_tokens(settings: Settings) -> int:
     prompts = [workload.visual_tokens for load in settings.loads for workload in load.workloads.values()]
-    return max(prompts) + max(settings.texts) + settings.most_new_tokens
+    return max(prompts) + max(settings.text_lengths) + settings.most_new_tokens
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
@@ -226,7 +226,8 @@ def _settings(settings: Settings) -> dict[str, Any]:
         "batches": list(settings.batches),
         "batch": settings.batches.index(load.batch),
         "texts": list(settings.texts),
-        "text": settings.texts.index(load.text_tokens),
+        "text": settings.texts.index(settings.text),
+        "templates": [each.template_tokens for each in settings.loads],
         "most_new_tokens": settings.most_new_tokens,
         "new_tokens": load.new_tokens,
         "method": settings.fixed.get("name"),
@@ -311,7 +312,7 @@ def _tables(tables: Tables, pool: Pool, ops: _Ops, rows: _RowPool) -> dict[str, 
         "decode": [_by_kernel(each, pool, ops) for each in tables.decode],
         "cut": [_op_rows(each, pool, ops) for each in tables.cut],
         "before": [[rows.add(each) for each in found] for found in tables.before],
-        "embed": [rows.add(each) for each in tables.embed.values()],
+        "embed": {str(text): rows.add(each) for text, each in tables.embed.items()},
         "head": rows.add(tables.head),
         "step_before": rows.add(tables.step_before),
         "step_after": rows.add(tables.step_after),

@@ -110,12 +110,18 @@ export class Pricer {
     const layers = this.run.layers;
     const rises = this.columns.get(plan.tokens);
     const tokens = new Array(layers);
-    let count = this.run.settings.texts[setting.text];
+    let count = this.textTokens(setting);
     for (let layer = 0; layer < layers; layer++) {
       count += rises[entry * layers + layer];
       tokens[layer] = count;
     }
     return { tokens, before };
+  }
+
+  // Text tokens of the prompt: those that are set, and what the processor writes around the images or frames.
+  textTokens({ text, load }) {
+    const { texts, templates } = this.run.settings;
+    return texts[text] + templates[load];
   }
 
   // Entries that are others at a text length: a count is rounded together with its text.
@@ -178,7 +184,7 @@ export class Pricer {
     };
     const before = tables.before[setting.load][planned.before];
     outside(prompt, before, 1, "tower");
-    outside(prompt, tables.embed[setting.text]);
+    outside(prompt, tables.embed[this.textTokens(setting)]);
     outside(prompt, before, 1, "prefill");
 
     const cuts = tokens.map((count, i) => i + 1 < tokens.length && tokens[i + 1] < count);

@@ -59,6 +59,11 @@ class Load:
     count: int | None
     workloads: Mapping[str, Workload]
 
+    @property
+    def template_tokens(self) -> int:
+        """Text that the processor writes around this many frames or images."""
+        return self.workloads["executed"].template_tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -68,6 +73,8 @@ class Settings:
     ----------
     loads_key
         ``frames`` or ``images``; empty where the run states visual tokens or has none.
+    texts
+        Text tokens as a run states them, without those that the processor writes.
     fixed
         Parameters of the method that no dial varies.
     """
@@ -81,6 +88,16 @@ class Settings:
     most_new_tokens: int
     dials: tuple[Dial, ...]
     fixed: Mapping[str, Any]
+
+    @property
+    def text(self) -> int:
+        """The run's own of `texts`."""
+        return self.run.workload.text_tokens - self.run.workload.template_tokens
+
+    @property
+    def text_lengths(self) -> tuple[int, ...]:
+        """Text tokens of a prompt at any setting, those that the processor writes included."""
+        return tuple(sorted({text + load.template_tokens for text in self.texts for load in self.loads}))
 
     def method(self, position: Sequence[int], convention: str) -> dict[str, Any]:
         """The ``method:`` mapping at a position of the dials; a value of None leaves the method's default."""
@@ -307,7 +324,7 @@ def _texts(run: Run) -> tuple[int, ...]:
     load = run.workload
     fixed = load.template_tokens or load.text_tokens < 1 or load.cross_tokens
     if fixed or any(_reads_text(run, event) for event in run.schedule.layer_events):
-        return (load.text_tokens,)
+        return (load.text_tokens - load.template_tokens,)
     return _with([each for each in TEXT if each > load.text_before], load.text_tokens)
 
 
@@ -409,7 +426,7 @@ def schedules_of(
                         id=row["id"],
                         table=tables.get(row["table"], row["table"]),
                         load=at,
-                        text=shown.text_tokens,
+                        text=asked["text_tokens"],
                         tokens=number(_visual(schedule)),
                         before=heads[pre],
                         position=_position(settings, method),
@@ -459,7 +476,7 @@ _Plans = Iterator[tuple[tuple[int, ...], _Plan]]
 
 
 def _other_texts(settings: Settings) -> list[int]:
-    return [text for text in settings.texts if text != settings.run.workload.text_tokens]
+    return [text for text in settings.texts if text != settings.text]
 
 
 def _visual(schedule: Schedule) -> tuple[int, ...]:

@@ -118,7 +118,7 @@ class Tables:
     before
         By load and reduction: tower, projector, merging, and what else precedes the layers but the embedding.
     embed, head
-        By text length: rows of the prompt ahead of the layers. Those after the last layer.
+        By text tokens of the prompt: rows of the prompt ahead of the layers. Those after the last layer.
     step_before, step_after
         Of a decode step, around the layers.
     kv
@@ -277,7 +277,7 @@ def tables_of(settings: Settings, run: Run, schedules: Schedules, batch: int, mo
             _before(replace(run, workload=_load(settings, schedules, at, batch)), found)
             for at, found in enumerate(schedules.reductions)
         ),
-        embed={text: _embed(bare, text) for text in settings.texts},
+        embed={text: _embed(bare, text) for text in settings.text_lengths},
         head=_rows(flat, _outside(flat, "prefill", after=True)),
         step_before=step_before,
         step_after=step_after,
@@ -306,7 +306,7 @@ def _added(run: Run, workload: Workload) -> tuple[Overhead, ...]:
 
 def _embed(run: Run, text: int) -> Rows:
     load = run.workload
-    changed = replace(run.schedule, text_after=text - run.schedule.text_before)
+    changed = replace(run.schedule, text_after=text - run.schedule.text_before - run.schedule.template_tokens)
     priced = estimate_run(_shallow(replace(run, schedule=changed, workload=replace(load, text_after=text))))
     return _rows(priced, _outside(priced, "prefill", after=False))
 
