@@ -311,6 +311,54 @@ def test_copied_run_and_command_mean_what_is_shown(opened: Opened, cli: Any, tmp
     opened.page.click("#reset")
 
 
+def test_a_copied_command_has_the_flags_that_the_page_was_made_with(browser: Any, cli: Any, tmp_path: Path) -> None:
+    """Of a run without a file, and of one whose flags differ from its file."""
+    sizes = {"images": 2, "image_size": [[336, 336], [500, 700]], "text_tokens": 60}
+    document = {
+        "model": "llava-next-vicuna-7b",
+        "workload": sizes,
+        "precision": {"weights": "int4"},
+        "hardware": "nvidia_l4",
+        "method": {"name": "fastv", "ratio": 0.6},
+        "parallel": {"tp": 2},
+    }
+    own = tmp_path / "own.yaml"
+    own.write_text(json.dumps(document))
+    runs = [
+        ("", load_run(document)),
+        (str(own), load_run(own, {"workload.batch": 4, "method": {"name": "fastv", "k": 5}})),
+    ]
+    page = tmp_path / "page.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "BATCHES", (2,))
+        patch.setattr(settings, "TEXT", ())
+        patch.setattr(settings, "MOST_SCHEDULES", 50)
+        patch.setattr(settings, "MOST_NEW_TOKENS", 4)
+        page.write_text(explore_page(runs, lambda *_: None, hardware=["nvidia_l4"], stacks=["vllm"]), encoding="utf-8")
+    context = browser.new_context()
+    opened = Opened(context, page)
+    dials = """(position) => {
+      const app = aimcost.app;
+      app.state = { ...app.state, dials: app.state.dials.map(() => position) };
+      const shown = aimcost.price({});
+      return shown && [shown.total.value, aimcost.commandOf(app.run, app.state)];
+    }"""
+    for number, (argument, run) in enumerate(runs):
+        opened.page.evaluate("(number) => aimcost.app.choose(number, '')", number)
+        copied = opened.page.evaluate(
+            "[aimcost.price({}).total.value, aimcost.commandOf(aimcost.app.run, aimcost.app.state)]"
+        )
+        assert _near(copied[0], estimate_run(run).totals.time_s)
+        for total, command in [copied, opened.page.evaluate(dials, 0)]:
+            words = shlex.split(command)
+            assert words[2] == argument if argument else words[2] == "--model"
+            done = cli(*words[1:], "--json")
+            assert done.returncode == 0, (command, done.stderr)
+            assert _near(total, json.loads(done.stdout)["totals"]["time_s"]), command
+    assert opened.problems == []
+    context.close()
+
+
 def test_the_address_holds_what_is_set(browser: Any, page_file: Path, opened: Opened) -> None:
     setting = {"context": 3, "load": 0, "batch": 1, "text": 1, "newTokens": 12, "dials": [4, 3, 9], "layer": 5}
     fragment = opened.page.evaluate(

@@ -20,12 +20,14 @@ from aimcost.errors import AimcostError
 from aimcost.inputs import discover
 from aimcost.inputs.run import load_run, plan_schedule
 from aimcost.pricing.pricing import estimate_run
+from aimcost.report.web.explore import choices_of, on_a_machine
 from aimcost.report.web.formulas import formula_of
 from aimcost.report.web.packing import packed, unpacked
 from aimcost.report.web.page import linked
 from aimcost.report.web.records import is_record, record_points
 from aimcost.search.explorer.settings import schedules_of, settings_of
 
+IMAGE = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 40}, "method": {"name": "none"}}
 MARKUP = "</script><img src=x onerror=alert(1)>"
 
 
@@ -204,6 +206,34 @@ def test_all_methods_that_are_listed_can_be_explored() -> None:
 def test_errors_are_of_the_kind_that_the_command_reports() -> None:
     with pytest.raises(AimcostError, match="visual tokens in the sequence"):
         settings_of(load_run({"model": "llama-3.2-11b-vision", "workload": {"text_tokens": 5}}))
+
+
+def test_a_run_without_a_machine_takes_the_first_that_is_asked_for(
+    cli: Any, tmp_path: Path, run: dict[str, Any]
+) -> None:
+    """Where none is asked for, the message names the run."""
+    del run["hardware"]
+    found, others = on_a_machine(load_run(run), "mine", ["nvidia_l4", "nvidia_a10"])
+    assert (found.hardware.name if found.hardware else "", others) == ("nvidia_l4", ["nvidia_a10"])
+    file = tmp_path / "mine.yaml"
+    file.write_text(json.dumps(run))
+    done = cli("report", str(file), "-o", str(tmp_path / "page.html"))
+    assert done.returncode == 2
+    assert f"{file} names none" in done.stderr
+
+
+def test_a_default_stack_that_a_machine_does_not_run_is_left_out() -> None:
+    """vLLM captures graphs, which Metal lacks: the other machines have it, and where it is asked for it is refused."""
+    run = load_run({**IMAGE, "hardware": "nvidia_l4"})
+    found = choices_of(run, ["apple_m3_max"], [])
+    assert [(each.hardware, each.stack) for each in found] == [
+        (None, None),
+        (None, "vllm"),
+        ("apple_m3_max", None),
+    ]
+    assert ("apple_m3_max", "vllm") in [
+        (each.hardware, each.stack) for each in choices_of(run, ["apple_m3_max"], ["vllm"])
+    ]
 
 
 def test_a_report_needs_a_run_and_tells_records_from_runs(cli: Any, tmp_path: Path) -> None:

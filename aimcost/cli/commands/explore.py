@@ -70,8 +70,6 @@ def explore(
 
     resolved = resolve_flags(context, stack=None)
     with progress_bar() as progress:
-        page = explore_page(
-            [(run or "run.yaml", resolved)], progress, hardware=names_in(hardware), stacks=names_in(stack)
-        )
+        page = explore_page([(run or "", resolved)], progress, hardware=names_in(hardware), stacks=names_in(stack))
     write_atomically(output, page)
     say(f"written: {output}")

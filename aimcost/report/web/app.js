@@ -243,7 +243,7 @@ class App {
       tile("TTFT", show.time(reduced.ttft.value), band(reduced.ttft)),
       tile("saved", same ? "0 s" : show.time(gained.saved), `of ${show.time(dense.ttft.value)} unreduced`),
       tile("speed-up", same ? "1×" : show.factor(gained.speedup), `${!same && gained.high !== null ? `${show.factor(gained.low)} to ${show.factor(gained.high)}, ` : ""}ceiling ${ceiling ? show.factor(ceiling) : "none"}`),
-      tile("time per token", reduced.tpot ? show.time(reduced.tpot.value) : "none", reduced.tpot ? band(reduced.tpot) : "set new tokens above 1"),
+      tile("time per token", reduced.tpot ? show.time(reduced.tpot.value) : "none", reduced.tpot ? band(reduced.tpot) : "needs 2 new tokens"),
       tile("FLOPs", show.flops(reduced.flops), `of ${show.flops(dense.flops)}`),
       tile("KV cache", show.bytes(reduced.kv_bytes), `of ${show.bytes(dense.kv_bytes)}`),
     );
@@ -276,7 +276,7 @@ class App {
       this.last = key;
     } });
     $("roofline-hint").textContent = `${title.replace("Operations of", "Points are operations of")}; the area is the share of time. The line is what the datasheet allows: ${show.rate(context.peak_flops_per_s, "FLOP/s")} and ${show.rate(context.bytes_per_s, "B/s")}. Attained rates include waiting for launches.`;
-    drawRoofline($("roofline"), { points: rows, context });
+    drawRoofline($("roofline"), { points: rows, context, contexts: run.contexts });
   }
 
   // Dimensions of a row: of the layer's tokens, or as they stand.

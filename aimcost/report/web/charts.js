@@ -89,7 +89,15 @@ export function drawMachines(container, { rows, budget, chosen, onChoose }) {
   container.replaceChildren(list, legend(["machine-key", "this run"], ["dense", "unreduced"], ["whisker-key", "80 % band"], ...(budget ? [["budget-key", "budget"]] : [])));
 }
 
-export function drawRoofline(container, { points, context }) {
+// Machines that differ from this one in what their datasheets allow, priced by the same estimator.
+function otherRoofs(context, contexts) {
+  const key = (each) => `${each.peak_flops_per_s} ${each.bytes_per_s}`;
+  const found = new Map(contexts.filter((each) => each.estimator === context.estimator).map((each) => [key(each), each]));
+  found.delete(key(context));
+  return [...found.values()];
+}
+
+export function drawRoofline(container, { points, context, contexts }) {
   const used = points.filter((point) => point.flops > 0 && point.bytes > 0 && point.time_s > 0);
   if (!used.length) {
     container.replaceChildren(empty("No operation of this part computes and moves data."));
@@ -98,17 +106,21 @@ export function drawRoofline(container, { points, context }) {
   const height = 340;
   const { width, picture } = frame(container, height, "Operations by arithmetic intensity and attained rate");
   const left = 66, right = width - 14, top = 18, bottom = height - 48;
-  const ridge = context.peak_flops_per_s / context.bytes_per_s;
+  const roofs = [context, ...otherRoofs(context, contexts)];
+  const ridges = roofs.map((each) => each.peak_flops_per_s / each.bytes_per_s);
   const intensity = (point) => point.flops / point.bytes, attained = (point) => point.flops / point.time_s;
   const span = (values, above) => [Math.min(...values) / 2, Math.max(...values) * above];
-  const x = d3.scaleLog(span([...used.map(intensity), ridge], 4), [left, right]);
-  const y = d3.scaleLog(span([...used.map(attained), context.peak_flops_per_s], 6), [bottom, top]);
+  const x = d3.scaleLog(span([...used.map(intensity), ...ridges], 4), [left, right]);
+  const y = d3.scaleLog(span([...used.map(attained), ...roofs.map((each) => each.peak_flops_per_s)], 6), [bottom, top]);
   bottomAxis(picture, decades(x), { top, bottom, format: (v) => show.short(v), label: "FLOP per byte of DRAM traffic" });
   valueAxis(picture, decades(y), { left, right, format: (v) => show.rate(v, "") });
   picture.append(text(left, top - 6, "attained FLOP/s", { class: "strip-title" }));
   const [from, to] = x.domain(), low = y.domain()[0];
-  const first = Math.max(from, low / context.bytes_per_s);
-  picture.append(svg("path", { class: "roof", d: `M${x(first)},${y(first * context.bytes_per_s)}L${x(ridge)},${y(context.peak_flops_per_s)}L${x(to)},${y(context.peak_flops_per_s)}` }));
+  const styleOf = (i) => (i ? `other-roof dash-${(i - 1) % 3}` : "");
+  roofs.forEach((each, i) => {
+    const first = Math.max(from, low / each.bytes_per_s), peak = each.peak_flops_per_s;
+    picture.append(svg("path", { class: `roof ${styleOf(i)}`, d: `M${x(first)},${y(first * each.bytes_per_s)}L${x(peak / each.bytes_per_s)},${y(peak)}L${x(to)},${y(peak)}` }));
+  });
   const total = used.reduce((sum, point) => sum + point.time_s, 0);
   const sorted = [...used].sort((a, b) => b.time_s - a.time_s);
   const labels = [];
@@ -120,7 +132,8 @@ export function drawRoofline(container, { points, context }) {
     labels.push({ x: x(intensity(point)), y: y(attained(point)), content: point.name, radius });
   }
   placeLabels(picture, labels.slice(0, width < 520 ? 5 : 10), { left, right, top, bottom, points: labels });
-  container.replaceChildren(picture, legend(["point compute", "compute-bound (circle)"], ["point memory", "memory-bound (diamond)"], ["point launch", "launch-bound (square)"]));
+  container.replaceChildren(picture, legend(["point compute", "compute-bound (circle)"], ["point memory", "memory-bound (diamond)"], ["point launch", "launch-bound (square)"],
+    ...(roofs.length > 1 ? roofs.map((each, i) => [`roof-key ${styleOf(i)}`, `roof of ${each.hardware}`]) : [])));
 }
 
 const square = { draw: (context, size) => { const side = Math.sqrt(size); context.rect(-side / 2, -side / 2, side, side); } };
@@ -166,12 +179,13 @@ export function drawMeasured(container, { points }) {
   for (const point of points) {
     const at = x(point.measured_s);
     if (point.high_s) picture.append(svg("line", { class: "whisker", x1: at, x2: at, y1: y(Math.max(domain[0], point.low_s)), y2: y(Math.min(domain[1], point.high_s)) }));
-    picture.append(svg("circle", { class: `point ${point.kind}`, cx: at, cy: y(point.predicted_s), r: 4.5 },
+    const shape = point.kind === "record" ? d3.symbolDiamond : d3.symbolCircle;
+    picture.append(svg("path", { class: `point ${point.kind}`, d: d3.symbol(shape, 64)(), transform: `translate(${at},${y(point.predicted_s)})` },
       svg("title", {}, `${point.label}: predicted ${show.time(point.predicted_s)}, measured ${show.time(point.measured_s)}; ${point.source}`)));
   }
   const kinds = [...new Set(points.map((point) => point.kind))];
   const names = { published: "published timing", record: "measured record" };
-  container.replaceChildren(picture, legend(...kinds.map((kind) => [`point ${kind}`, names[kind]])), table(
+  container.replaceChildren(picture, legend(...kinds.map((kind) => [`point ${kind}`, names[kind]]), ["equal-key", "predicted = measured"]), table(
     ["case", "predicted", "measured", "error", "source"],
     points.map((point) => [point.label, show.time(point.predicted_s), show.time(point.measured_s), `${point.predicted_s >= point.measured_s ? "+" : "−"}${Math.abs(100 * (point.predicted_s / point.measured_s - 1)).toFixed(0)} %`, point.source])));
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from ...evidence.joining import join
 from ...evidence.timings import load_timings
 from ...inputs import discover
 from ...inputs.files import read_mapping
-from ...inputs.run import Run
+from ...inputs.run import Run, load_run
 from ...inputs.strict_json import canonical
 from ...machine.inheritance import calibration_status
 from ...machine.peaks import compute_dtypes, peak_flops_per_s, require_hardware
@@ -28,7 +29,7 @@ from ...types.stages import STAGES
 from .formulas import formula_of, module_formula
 from .packing import Pool
 
-__all__ = ["Choice", "run_data"]
+__all__ = ["Choice", "run_data", "varied"]
 
 Progress = Callable[[int, int, str], None]
 
@@ -79,7 +80,7 @@ def run_data(
     Parameters
     ----------
     argument
-        How a command line names the run.
+        How a command line names the run's file; empty for a run that flags alone describe.
 
     Raises
     ------
@@ -88,7 +89,7 @@ def run_data(
     """
     settings = settings_of(run)
     rows, tables = _paper_rows(settings)
-    runs = [_varied(run, choice) for choice in choices]
+    runs = [varied(run, choice) for choice in choices]
     if rows:
         runs.append(run.with_({**_AS_PAPERS, **_options_of(rows), "method.convention": "paper"}))
     total = 2 * len(runs) + 2
@@ -106,6 +107,7 @@ def run_data(
     return {
         "name": run.source.rpartition("/")[2].removesuffix(".yaml") or run.model.name,
         "document": run.document(),
+        "given": _given(run, argument),
         "model": run.model.name,
         "layers": run.model.decoder.layers,
         "settings": _settings(settings),
@@ -119,6 +121,16 @@ def run_data(
         **_scores(run),
         **_timings(run),
     }
+
+
+def _given(run: Run, argument: str) -> Mapping[str, Any]:
+    """What `argument` alone stands for: the keys of the run's file, without those that flags changed."""
+    if not run.source:
+        return run.document() if argument else {}
+    try:
+        return load_run(run.source).document()
+    except AimcostError:  # a file that is no run without its flags
+        return read_mapping(Path(run.source))
 
 
 _CONTEXT_KEYS = ("hardware", "stack", "execution", "estimator", "attention", "estimator_options")
@@ -142,7 +154,7 @@ def _scores(run: Run) -> dict[str, Any]:
         points.append(
             {
                 "method": method["name"],
-                "label": " ".join([same[0].method, same[0].parameters]),
+                "label": " ".join([same[0].method, same[0].parameters.strip("{}")]),
                 "relative": sum(point.relative or 0.0 for point in same) / len(same),
                 "benchmarks": len(same),
                 "ttft_s": seconds,
@@ -182,7 +194,7 @@ def _timings(run: Run) -> dict[str, Any]:
 _AS_PAPERS: Mapping[str, Any] = {"estimator": "llm_viewer", "attention": "eager"}
 
 
-def _varied(run: Run, choice: Choice) -> Run:
+def varied(run: Run, choice: Choice) -> Run:
     given = {"hardware": choice.hardware, "stack": choice.stack}
     changes = {key: value for key, value in given.items() if value is not None}
     return run.with_(changes) if changes else run

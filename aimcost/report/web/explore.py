@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ...errors import AimcostError
+from ...errors import AimcostError, InvalidValueError
 from ...inputs.run import Run
 from ...inputs.stack import DEFAULT_STACK
 from ...machine.bands import OWN, OWN_FROM
 from ...pricing.estimator import estimator_of
 from ...pricing.pricing import estimate_run
-from .data import Choice, Progress, run_data
+from .data import Choice, Progress, run_data, varied
 from .packing import Pool
 from .page import page_of
 
-__all__ = ["choices_of", "explore_page"]
+__all__ = ["choices_of", "explore_page", "on_a_machine"]
 
 # What a page shows beside the run's own machine and stack where none are asked for.
 _MACHINES = ("nvidia_h100_sxm", "nvidia_a100_sxm_80gb")
@@ -34,13 +34,28 @@ def choices_of(run: Run, hardware: Sequence[str], stacks: Sequence[str]) -> list
         for stack in named
         if machine != own and stack != run.stack.name
     ]
-    # the default ones may lack what the run needs; those asked for must not
-    return [choice for choice in asked if hardware or choice.hardware is None or _priced(run, choice)]
+
+    def chosen(choice: Choice) -> bool:
+        """Whether a user named both the machine and the stack, or they are the run's own."""
+        return bool(hardware or choice.hardware is None) and bool(stacks or choice.stack is None)
+
+    # a pair with a default in it may lack what the run needs; those asked for must not
+    return [choice for choice in asked if chosen(choice) or _priced(run, choice)]
+
+
+def on_a_machine(run: Run, argument: str, hardware: Sequence[str]) -> tuple[Run, Sequence[str]]:
+    """The run on its own machine, or on the first of those asked for, and the others."""
+    if run.hardware is not None:
+        return run, hardware
+    if not hardware:
+        what = f"{argument} names none" if argument else "the run names none"
+        raise InvalidValueError("hardware", f"given: {what} (`aimcost list hardware` shows the profiles)", None)
+    return run.with_({"hardware": hardware[0]}), hardware[1:]
 
 
 def _priced(run: Run, choice: Choice) -> bool:
     try:
-        estimate_run(run.with_({"hardware": choice.hardware}))
+        estimate_run(varied(run, choice))
     except AimcostError:
         return False
     return True
@@ -59,7 +74,7 @@ def explore_page(
     Parameters
     ----------
     hardware, stacks
-        To show beside the runs' own.
+        To show beside the runs' own; a run that names no machine takes the first.
     records
         Measured times beside predicted ones (`aimcost.report.web.records.record_points`).
 
@@ -68,9 +83,9 @@ def explore_page(
     AimcostError
         A run that cannot be varied or priced.
     """
-    pool = Pool()
-    pages = [
-        run_data(run, choices_of(run, hardware, stacks), pool, progress, argument=argument) for argument, run in runs
-    ]
+    pool, pages = Pool(), list[dict[str, Any]]()
+    for argument, given in runs:
+        run, others = on_a_machine(given, argument, hardware)
+        pages.append(run_data(run, choices_of(run, others, stacks), pool, progress, argument=argument))
     data = {"runs": pages, "records": list(records), "own": {"share": OWN, "from": OWN_FROM}}
     return page_of(f"{pages[0]['name']}: aimcost explorer", data, pool)

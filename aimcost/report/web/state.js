@@ -148,28 +148,28 @@ export const toYaml = (document) =>
 
 const quoted = (text) => (/^[A-Za-z0-9_./=,:-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
 
+// Keys of a run, and of its workload, that have a flag of their name.
+const FLAGS = ["model", "hardware", "stack", "estimator", "attention", "implementation"];
+const WORKLOAD_FLAGS = ["frames", "images", "visual_tokens", "text_tokens", "new_tokens", "batch"];
+
+// `aimcost estimate` of what is set: its file, if it has one, and what differs from that.
 export function commandOf(run, state) {
-  const made = documentOf(run, state), given = run.document;
-  const words = ["aimcost", "estimate", quoted(run.argument)];
-  const plain = (value) => (typeof value === "string" ? value : flow(value));
+  const made = documentOf(run, state), { given } = run;
+  const words = ["aimcost", "estimate", ...(run.argument ? [quoted(run.argument)] : [])];
   const set = (key, value) => words.push("--set", quoted(`${key}=${flow(value)}`));
-  for (const key of ["hardware", "stack", "estimator", "attention"]) {
-    if (same(made[key], given[key])) continue;
-    if (made[key] === undefined) set(key, null);
-    else if (typeof made[key] === "string") words.push(`--${key}`, quoted(plain(made[key])));
-    else set(key, made[key]);
-  }
-  if (!same(made.estimator_options, given.estimator_options) && made.estimator_options) {
-    set("estimator_options", made.estimator_options);
-  }
-  for (const key of Object.keys(made.workload)) {
-    if (!same(made.workload[key], given.workload?.[key])) words.push(`--${key.replaceAll("_", "-")}`, quoted(plain(made.workload[key])));
-  }
-  if (made.method.name !== given.method?.name) set("method", made.method);
-  else {
-    for (const [key, value] of Object.entries(made.method)) {
-      if (!same(value, given.method[key])) set(`method.${key}`, value);
+  const flag = (key, value) => words.push(`--${key.replaceAll("_", "-")}`, quoted(String(value)));
+  const changes = (after, before, { flags, prefix, except = [] }) => {
+    for (const key of new Set([...Object.keys(after), ...Object.keys(before)])) {
+      if (except.includes(key) || same(after[key], before[key])) continue;
+      if (after[key] === undefined) set(`${prefix}${key}`, null);
+      else if (flags.includes(key) && typeof after[key] !== "object") flag(key, after[key]);
+      else set(`${prefix}${key}`, after[key]);
     }
-  }
+  };
+  changes(made, given, { flags: FLAGS, prefix: "", except: ["workload", "method"] });
+  changes(made.workload, given.workload ?? {}, { flags: WORKLOAD_FLAGS, prefix: "workload." });
+  if (made.method.name === given.method?.name) changes(made.method, given.method, { flags: [], prefix: "method." });
+  else if (Object.keys(made.method).length === 1) flag("method", made.method.name);
+  else set("method", made.method);
   return words.join(" ");
 }
