@@ -234,6 +234,7 @@ def test_other_models_methods_and_formats(browser: Any, tmp_path: Path, run: dic
     file.write_text(page, encoding="utf-8")
     context = browser.new_context()
     opened = Opened(context, file)
+    assert opened.page.locator("#notes li").all_text_contents() == list(estimate_run(loaded).notes) != []
     _compare(opened, 8, seed=3)
     assert opened.problems == []
     context.close()
@@ -506,6 +507,11 @@ def test_names_are_text_and_what_is_missing_is_said(browser: Any, tmp_path: Path
     context = browser.new_context()
     opened = Opened(context, file)
     assert opened.page.locator("img").count() == 0
+    assert opened.page.locator("#notes").is_hidden()  # an estimate of it has none
+    assert "does not fit" not in opened.page.inner_text("#answer")
+    opened.page.evaluate("aimcost.app.run.contexts[0].usable_bytes = 1000; aimcost.app.draw()")
+    assert "It does not fit: weights and KV cache alone take" in opened.page.inner_text("#answer")
+    assert "does not fit" in opened.page.inner_text("#machines")
     assert markup in opened.page.locator("#machines").inner_text()
     assert "No published score" in opened.page.locator("#accuracy").inner_text()
     assert "No timing" in opened.page.locator("#measured").inner_text()

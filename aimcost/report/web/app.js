@@ -1,6 +1,6 @@
 // The page: reads its data, keeps what is set, and draws again whenever that changes.
 
-import { drawAccuracy, drawMachines, drawMeasured, drawRoofline, drawStages, ESTIMATOR_NAMES, STAGE_NAMES } from "./charts.js";
+import { drawAccuracy, drawMachines, drawMeasured, drawRoofline, drawStages, ESTIMATOR_NAMES, overfull, STAGE_NAMES } from "./charts.js";
 import { drawDetail, named } from "./detail.js";
 import { show } from "./format.js";
 import { drawLayers } from "./layers.js";
@@ -32,7 +32,7 @@ class App {
     $("theme").addEventListener("click", () => this.theme(1));
     $("copy-run").addEventListener("click", () => this.copy($("copy-run"), toYaml(documentOf(this.run, this.state))));
     $("copy-command").addEventListener("click", () => this.copy($("copy-command"), commandOf(this.run, this.state)));
-    $("footer").textContent = `aimcost ${data.version}. Computed in this page from tables that aimcost wrote; nothing is loaded from or sent to a network. ${data.runs.map((run) => run.notes).filter(Boolean).join(" ")}`;
+    $("footer").textContent = `aimcost ${data.version}. Computed in this page from tables that aimcost wrote; nothing is loaded from or sent to a network.`;
   }
 
   choose(number, hash) {
@@ -118,7 +118,7 @@ class App {
     const stacks = [...new Set(contexts.filter((each) => each.hardware === own.hardware).map(stackOf))];
     select("stack", "Software stack", stacks.map((each) => [each, ESTIMATOR_NAMES[each] ? `none: ${ESTIMATOR_NAMES[each]}` : each]), stackOf(own), (value) => this.setContext(find(own.hardware, value)));
     settings.dials.forEach((dial, i) => range(`dial-${dial.key}`, dial.key.replaceAll("_", " "), dial.values.map(shown), () => this.state.dials[i], (at) => this.setDial(i, at)));
-    if (!settings.dials.length) rows.push(html("p", { class: "hint" }, settings.method === "none" ? "No method: aimcost explore RUN --method fastv adds its sliders." : `${settings.method} has no parameters to vary.`));
+    if (!settings.dials.length) rows.push(html("p", { class: "hint" }, ...(settings.method === "none" ? ["No method: ", html("code", {}, "--method fastv"), " adds its sliders."] : [`${settings.method} has no parameters to vary.`])));
     if (settings.loads_key) range("load", settings.loads_key, settings.loads, () => this.state.load, (at) => this.set({ load: at }));
     range("text", "text tokens", settings.texts, () => this.state.text, (at) => this.set({ text: at }));
     range("batch", "batch", settings.batches, () => this.state.batch, (at) => this.set({ batch: at }));
@@ -206,6 +206,7 @@ class App {
       $("answer").textContent = "No schedule has these parameters at this number of tokens. Move a slider.";
       $("tiles").replaceChildren();
       $("detail").replaceChildren();
+      $("notes").hidden = true;
       for (const id of ["stages", "layers", "machines", "roofline"]) $(id).replaceChildren(empty("Nothing to show at this setting."));
       this.result = null;
       return;
@@ -217,6 +218,7 @@ class App {
     const ceiling = dense.outside_s > 1e-9 * dense.ttft.value ? dense.ttft.value / dense.outside_s : null;
     this.answer(found, context, budget);
     this.tiles(found, ceiling);
+    this.notes(context);
     drawStages($("stages"), { reduced, dense, context, budget, scope: state.scope, ceiling: this.ceiling(dense, ceiling), onScope: (scope) => { this.state = { ...this.state, scope, layer: null }; this.draw(); } });
     drawLayers($("layers"), { reduced, dense, textTokens: this.pricer.textTokens(state), promptTokens: dense.tokens[0], selected: state.layer, onSelect: (layer) => { this.state = { ...this.state, layer, scope: "layers" }; this.draw(); } });
     this.operations(found);
@@ -232,7 +234,13 @@ class App {
     }
     words.push(`, on ${context.hardware}${context.stack ? ` under ${context.stack}` : `, ${ESTIMATOR_NAMES[context.estimator] ?? context.estimator}`}.`);
     if (budget) words.push(ttft.value <= budget ? ` Within the budget of ${show.time(budget)}.` : ` Over the budget of ${show.time(budget)} by ${show.time(ttft.value - budget)}.`);
+    if (overfull(reduced, context)) words.push(` It does not fit: weights and KV cache alone take ${show.bytes(context.weights_bytes + reduced.kv_bytes)} of ${show.bytes(context.usable_bytes)}.`);
     $("answer").textContent = words.join("");
+  }
+
+  notes({ notes }) {
+    $("notes").hidden = !notes.length;
+    $("notes").replaceChildren(html("summary", {}, `Assumptions and notes (${notes.length})`), html("ul", {}, ...notes.map((note) => html("li", {}, note))));
   }
 
   tiles({ reduced, dense, gain: gained }, ceiling) {

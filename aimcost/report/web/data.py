@@ -117,7 +117,6 @@ def run_data(
         "most_tokens": most,
         "argument": argument,
         "budget_ms": run.budgets.get("max_ttft_ms"),
-        "notes": "",
         **_scores(run),
         **_timings(run),
     }
@@ -296,6 +295,7 @@ def _context(context: Context, pool: Pool, ops: _Ops) -> dict[str, Any]:
         "maps": list(context.maps),
         "decode_extra": context.decode_extra,
         "included": list(context.included),
+        "notes": list(estimate_run(run).notes),
         "band": _band(context) if context.has_band else None,
         "weights_bytes": context.weights_bytes,
         "usable_bytes": hardware.usable_memory_bytes or None,
