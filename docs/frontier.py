@@ -212,11 +212,11 @@ def answers(found: Mapping[str, Cards]) -> Iterator[list[str]]:
         for card, tasks in cards.items():
             for task, by_method in tasks.items():
                 order = fastest(by_method, "request")
-                if not order:
-                    yield [model, card, task, "none", "", "", ""]
+                dense = estimate_run(unreduced(order[0][1].estimate.run)).ttft_s if order else 0.0
+                if not order or order[0][1].request >= dense:
+                    yield [model, card, task, "none saves time", "", "", ""]
                     continue
                 one = order[0][1]
-                dense = estimate_run(unreduced(one.estimate.run)).ttft_s
                 mark = "*" if one.each.basis == "budget matched" else ""
                 yield [
                     *(model, card, task, parameters(one.each.method) + mark),
