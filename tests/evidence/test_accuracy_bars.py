@@ -263,6 +263,7 @@ def test_a_refit_has_not_known_the_block() -> None:
     assert first.refitted
 
 
+@pytest.mark.check
 @pytest.mark.parametrize("kind", ["source", "model"])
 def test_one_source_alone_cannot_be_left_out(kind: str) -> None:
     """Refused in a line, without a warning of NumPy's."""

@@ -135,6 +135,7 @@ def test_the_planner_and_the_sweep_know_it(house: Path) -> None:
     assert sum("toy" in row for row in rows[1:]) == 2
 
 
+@pytest.mark.check
 def test_the_runtime_runs_it(house: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")

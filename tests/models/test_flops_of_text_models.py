@@ -39,6 +39,7 @@ def test_parameters_and_the_flops_of_two_layers(name, oracle):
 
 
 @pytest.mark.torch
+@pytest.mark.check
 @pytest.mark.parametrize("name", WHOLE)
 def test_the_flops_of_a_whole_model(name, oracle):
     _check_flops(model_config(name), [(2, 57)], oracle)

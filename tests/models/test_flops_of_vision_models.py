@@ -61,6 +61,15 @@ def _names(families):
     return [name for name in VISION if load_model(name).family in families]
 
 
+def _one_of_each(families):
+    """All models of some families, of which `make test` takes the first of each."""
+    known = set()
+    for name in _names(families):
+        family = load_model(name).family
+        yield pytest.param(name, marks=[pytest.mark.check] if family in known else [])
+        known.add(family)
+
+
 def _estimate(model, work):
     run = {"hardware": HARDWARE, "model": model, "workload": {"text_tokens": 20, **work}}
     return aimcost.estimate(run)
@@ -108,7 +117,7 @@ def _check_prefill(estimate, model, oracle):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", _names(FIXED))
+@pytest.mark.parametrize("name", _one_of_each(FIXED))
 def test_towers_of_one_size(name, oracle):
     _check_fixed(_short(model_config(name)), FIXED_WORK, oracle)
 
@@ -137,12 +146,13 @@ def test_frames_that_are_pooled_before_the_projector(oracle):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", _names(DYNAMIC))
+@pytest.mark.parametrize("name", _one_of_each(DYNAMIC))
 def test_towers_of_any_grid(name, oracle):
     _check_dynamic(_short(model_config(name)), DYNAMIC_WORK, oracle)
 
 
 @pytest.mark.torch
+@pytest.mark.check
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_models(name, oracle):
     check = _check_dynamic if load_model(name).family in DYNAMIC else _check_fixed

@@ -54,6 +54,7 @@ def test_every_price_is_that_of_the_run_itself(ocr: TaskPlan) -> None:
         assert result.ttft_s == pytest.approx(each.ttft, rel=1e-9), each.method
 
 
+@pytest.mark.check
 def test_a_budget_alone_asks_for_the_best_score(image: Run) -> None:
     found = plan_task(image, ["ocr"], budgets={"max_ttft_ms": 36})
     assert found.best is not None
@@ -65,6 +66,7 @@ def test_a_budget_alone_asks_for_the_best_score(image: Run) -> None:
     assert both.best.mean >= 0.9
 
 
+@pytest.mark.check
 def test_vispcos_published_case(image: Run) -> None:
     """VisPCO's search ranks AIM's default on LLaVA-1.5-7B below other configurations at 2.2 to 2.3 TFLOP."""
     default = estimate_run(image.with_method({"name": "aim", "merge_ratio": 0.25, "l1": 13, "l2": 21}))
@@ -87,6 +89,7 @@ def test_mean_visual_tokens_are_a_budget(image: Run) -> None:
     assert max(each.share * 576 for each in found.by_method) > 180
 
 
+@pytest.mark.check
 def test_measured_only_leaves_out_what_no_score_states(image: Run, ocr: TaskPlan) -> None:
     assert ocr.best is not None
     assert ocr.best.basis == "budget matched"

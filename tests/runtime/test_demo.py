@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 pytest.importorskip("torch")
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.check]
 
 from aimcost.errors import InvalidValueError
 from aimcost.measure.demo import demonstrate

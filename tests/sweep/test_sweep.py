@@ -431,7 +431,7 @@ def scheduler() -> Iterator[str]:
         yield cluster.scheduler_address
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", pytest.param("parquet", marks=pytest.mark.check)])
 @pytest.mark.parametrize("name", GRIDS)
 def test_dask_workers_give_the_same_bytes(tmp_path: Path, scheduler: str, name: str, kind: str) -> None:
     if kind == "parquet" and not HAS_ARROW:

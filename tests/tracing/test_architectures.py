@@ -15,7 +15,8 @@ pytest.importorskip("transformers")
 pytestmark = pytest.mark.torch
 
 # Windows, compressed caches, experts behind dense layers, sinks, linear attention, a hybrid of two mixers.
-SAMPLE = ("gemma3_text", "deepseek_v3", "gpt_oss", "qwen3_next", "falcon_h1", "phi3")
+SAMPLE = ("gemma3_text", "deepseek_v3", "gpt_oss", "falcon_h1", "olmo2", "phi3")
+SLOW = ("qwen3_next",)
 CONVOLVED = (
     *("bailing_hybrid", "bamba", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "kimi_linear", "lfm2_moe"),
     *("lfm3", "mamba", "mamba2", "nemotron_h", "olmo_hybrid", "qwen3_5_text", "qwen3_next"),
@@ -35,8 +36,10 @@ def pytest_generate_tests(metafunc):
         from pathlib import Path
 
         names = Path(__file__).with_name("architectures.txt").read_text(encoding="utf-8").split()
-        more = [pytest.param(kind, marks=pytest.mark.check_all) for kind in names if kind not in SAMPLE]
-        metafunc.parametrize("kind", [*SAMPLE, *more])
+        slow = [pytest.param(kind, marks=pytest.mark.check) for kind in SLOW]
+        known = {*SAMPLE, *SLOW}
+        more = [pytest.param(kind, marks=pytest.mark.check_all) for kind in names if kind not in known]
+        metafunc.parametrize("kind", [*SAMPLE, *slow, *more])
 
 
 def test_figures_are_those_of_the_real_model(kind, comparison):

@@ -61,6 +61,7 @@ def test_an_unknown_type_traces_once(tmp_path, monkeypatch):
         load_model(config)
 
 
+@pytest.mark.check
 def test_experts_that_all_run_are_told():
     """Llama 4 multiplies every token by all experts, and those that it was not routed to by zero."""
     sizes = {"hidden_size": 64, "intermediate_size": 32, "intermediate_size_mlp": 96, "vocab_size": 128, "head_dim": 16}

@@ -107,6 +107,7 @@ def command(root: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.check
 def test_a_new_estimator_is_one_file(copy: Path) -> None:
     """Listing, help, schema, estimate, its text and JSON, compare and planner know it."""
     assert {"name": "doubled", "summary": "twice the roofline"} in json.loads(
