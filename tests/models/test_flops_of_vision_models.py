@@ -160,7 +160,7 @@ def test_whole_models(name, oracle):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("images", [1, pytest.param(2, marks=pytest.mark.check)])
 def test_cross_attention(images, oracle):
     model = oracle.build(model_config("llama-3.2-11b-vision"), image_text=True)
     estimate = _estimate("llama-3.2-11b-vision", {"images": images, "image_size": [900, 700]})

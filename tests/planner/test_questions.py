@@ -71,6 +71,7 @@ def test_break_even_is_where_the_gain_turns() -> None:
     assert gain(pruned["until"]) > 0 >= gain(pruned["until"] + 1)
 
 
+@pytest.mark.check
 def test_below_one_image_tokens_are_gone_through() -> None:
     answer = ask(load_run(IMAGE, {"method": {"name": "aim"}}), "break-even", budgets={})
     row = answer.rows[0]

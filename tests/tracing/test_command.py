@@ -72,6 +72,7 @@ def test_experts_that_all_run_are_told():
     assert any("all 16 experts run on every token, which is routed to 1" in note for note in estimate.notes)
 
 
+@pytest.mark.check
 def test_a_cut_acts_on_a_traced_decoder():
     run = {"model": GEMMA, "hardware": "nvidia_l4", "workload": {"visual_tokens": 300, "text_tokens": 20}}
     whole, cut = (
