@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from packaging.version import Version
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 
 from aimcost.errors import InvalidValueError, ScheduleError
@@ -175,6 +176,11 @@ def test_what_a_processor_returns_is_captured(name, batch, padded, toolbox, fake
     case = toolbox.build_case(name, batch, padded)
     schedule = case.schedule([(1, 10), (2, 4)])
     call = capture_prefill(case.model, fake_cuda(case.inputs), schedule)
+    if name.startswith(("qwen2_vl", "qwen3_vl")) and Version(transformers.__version__) < Version("5.12"):
+        # positions are computed from grids in a loop on the host, value by value
+        assert not call.captured
+        assert "_local_scalar_dense" in call.reason
+        return
     assert (call.captured, call.reason) == (True, "")
     other = {
         key: value + torch.randn(value.shape) if value.is_floating_point() else value.clone()
