@@ -81,6 +81,7 @@ class TowerMerging:
                 add(layer.layer_norm2.register_forward_pre_hook(Hook(functools.partial(self._merge, index))))
                 add(layer.mlp.register_forward_hook(Hook(self._hold)))
                 _merged_by[layer] = self
+                _drop_copy(layer)
                 layer.__class__ = _merging(type(layer))
         add(self._projector.register_forward_hook(Hook(self._fill)))
 
@@ -90,6 +91,7 @@ class TowerMerging:
             self._handles.pop().remove()
         for layer in self._layers:
             if _merged_by.pop(layer, None) is not None:
+                _drop_copy(layer)
                 layer.__class__ = type(layer).__mro__[1]
         attention.unlisten(list(self._places))
         attention.restore_attention(self._tower, self._found)
@@ -192,6 +194,13 @@ def _merging(kind: type[nn.Module]) -> type[nn.Module]:
 
     Merging.__name__, Merging.__qualname__, Merging.__module__ = kind.__name__, kind.__qualname__, kind.__module__
     return Merging
+
+
+def _drop_copy(layer: nn.Module) -> None:
+    """Let a layer find its class's forward: transformers 5.0 leaves that of the class it had on layers it recorded."""
+    held = layer.__dict__.get("forward")
+    if getattr(held, "__func__", None) is type(layer).forward:
+        del layer.__dict__["forward"]
 
 
 def _empty(kind: type[nn.Module]) -> nn.Module:
