@@ -14,8 +14,6 @@ __all__ = ["cached_id", "checkpoint", "find"]
 
 # The Hub's own rule: an owner and a name of letters, digits, ``-``, ``_`` and ``.``
 _ID = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"
-
-
 # Its page in a browser, or its URI: ``https://huggingface.co/owner/name/tree/main``, ``hf://owner/name@main``.
 _ADDRESS = (
     rf"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?|)(?P<id>{_ID})"

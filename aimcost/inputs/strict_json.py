@@ -121,9 +121,9 @@ def untagged(value: Any) -> Any:
     return [untagged(one) for one in value] if isinstance(value, list) else value
 
 
-def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+def canonical(value: Any, *, finite: bool = True) -> str:
+    """The one JSON text of a value: sorted keys, no spaces; NaN and infinity as Python writes them if not `finite`."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=not finite, ensure_ascii=False)
 
 
 def plain(data: Any) -> Any:
@@ -134,10 +134,9 @@ def plain(data: Any) -> Any:
 def digest(value: Any) -> str:
     """Sixteen hexadecimal digits of SHA-256 over the canonical text of a value.
 
-    NaN and infinity are written as Python does: configurations of Hugging Face hold them.
+    NaN and infinity have one as well: configurations of Hugging Face hold them.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return digest_bytes(text.encode("utf-8", "surrogatepass"))
+    return digest_bytes(canonical(value, finite=False).encode("utf-8", "surrogatepass"))
 
 
 def digest_bytes(content: bytes) -> str:

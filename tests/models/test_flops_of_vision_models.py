@@ -13,6 +13,8 @@ from aimcost.models import decoder, projector, vit
 from aimcost.pricing.pricing import estimate_run
 from aimcost.search.bulk import layer_table
 
+from ..properties.grids import one_of_each
+
 HARDWARE = "nvidia_a100_sxm_80gb"
 # Qwen-VL is not in transformers: test_resampler.py counts it by hand
 VISION = [
@@ -62,12 +64,7 @@ def _names(families):
 
 
 def _one_of_each(families):
-    """All models of some families, of which `make test` takes the first of each."""
-    known = set()
-    for name in _names(families):
-        family = load_model(name).family
-        yield pytest.param(name, marks=[pytest.mark.check] if family in known else [])
-        known.add(family)
+    return one_of_each(_names(families), lambda name: load_model(name).family)
 
 
 def _estimate(model, work):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +12,8 @@ from aimcost.inputs import discover
 from aimcost.inputs.hardware import load_hardware
 
 
-def _one_of_each(names: dict[str, Any], kind: Callable[[str], str]) -> list[Any]:
+def one_of_each(names: Iterable[str], kind: Callable[[str], str]) -> list[Any]:
+    """All names, of which `make test` takes the first of each kind."""
     tried: set[str] = set()
     found = []
     for name in names:
@@ -29,7 +30,7 @@ def cards() -> list[Any]:
         spec = load_hardware(name)
         return f"{spec.vendor} {spec.architecture} {spec.calibration is not None}"
 
-    return _one_of_each(discover.names("hardware"), kind)
+    return one_of_each(discover.names("hardware"), kind)
 
 
 def models() -> list[Any]:
@@ -38,4 +39,4 @@ def models() -> list[Any]:
     def kind(name: str) -> str:
         return str(yaml.safe_load(discover.find("model", name).read_text(encoding="utf-8"))["config"]["model_type"])
 
-    return _one_of_each(discover.names("model"), kind)
+    return one_of_each(discover.names("model"), kind)

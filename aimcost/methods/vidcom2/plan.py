@@ -46,7 +46,7 @@ def plan(model: ModelSpec, workload: Workload, params: Params) -> Schedule:
     """
     workload, untouched = video_alone(workload)
     frames, n = workload.groups if workload.frames else 0, workload.tokens_per_group
-    # a tower of any grid has no count of its own, and no newlines
+    # a tower that takes any grid states no count for a frame (0), and writes no newlines
     bare = model.projector.tokens_per_frame if model.projector is not None else 0
     newlines = n - bare if frames and 0 < bare < n else 0
     notes: list[str] = []
