@@ -8,12 +8,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..errors import FileFormatError, InvalidValueError
+from ..errors import FileFormatError, InvalidValueError, UnsupportedModelError
+from ..extras import torch_module
 from ..types import ModelSpec
 from ..types.strict import Bounds, Strict, made
 from . import discover, hub
 from .autotrace import thinker_of, traced_config, transformers_knows
 from .files import Stamp, read_mapping, read_once, stamp_of
+from .hf.composites import COMPOSITES, language, with_tower
 from .hf.from_hf import FAMILIES, model_spec, with_formats
 from .hf.original import in_transformers_layout
 from .processors import preprocessor_section, processor_stamps
@@ -104,6 +106,14 @@ def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> M
         model = _spec({**thinker, **beside}, name=name, where=where, source=source)
         return replace(model, notes=(*model.notes, "the thinker alone: its talker, which speaks, is not priced"))
     kind = config.get("model_type")
+    if isinstance(kind, str) and kind in COMPOSITES:
+        text = language(config, where)
+        own = str(text["model_type"])
+        if not transformers_knows(own):
+            torch_module("transformers", what := f"{kind}, whose language model ({own}) is traced,")
+            raise UnsupportedModelError(f"{where}: {what} needs a transformers that has {own}")
+        inner = _spec(text, name=name, where=where, source=source)
+        return with_formats(with_tower(inner, config, where), config, where)
     if isinstance(kind, str) and not _has_reader(kind, config) and transformers_knows(kind):
         kept_apart = ("name", "preprocessor")
         traced = traced_config({key: value for key, value in config.items() if key not in kept_apart}, where)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import InvalidValueError
 from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, SamplingSpec, VisionSpec
+from .hf.composites import COMPOSITES
 from .hf.preprocessor import MAX_PATCHES, pixel_limits, sampling_of, tile_limits
 from .hf.qwen import qwen_processor
 from .hf.reader import Reader
@@ -56,7 +57,7 @@ GLM46_RATES, GLM46_FRAMES = ((30.0, 6.0), (300.0, 2.0), (2400.0, 1.0)), 640
 # Families of transformers without a video processor; the others that have no rule here are refused as not known.
 IMAGES_ONLY = (
     *("aria", "aya_vision", "cohere2_vision", "deepseek_vl", "gemma3", "idefics3", "lfm2_vl", "llama4", "llava"),
-    *("llava_next", "mistral3", "ovis2", "paligemma", "shieldgemma2", "vipllava"),
+    *("llava_next", "mistral3", "ovis2", "paligemma", "shieldgemma2", "vipllava", *COMPOSITES),
 )
 # Llama4ImageProcessor
 CANVAS_TILES = 16
@@ -89,7 +90,8 @@ def projector_of(vision: VisionSpec, merge: int) -> ProjectorSpec:
 def check_video(model: ModelSpec, frames: int) -> None:
     """Refuse a video that a traced family's processor does not take, or of which nothing is known here."""
     vision, rule, projector = model.vision, model.resolution, model.projector
-    if vision is None or vision.traced is None or rule is None or projector is None:
+    read_here = vision is not None and vision.traced is None and model.family not in COMPOSITES
+    if vision is None or read_here or rule is None or projector is None:
         return
     if any(rule.video_pixels) or projector.tokens_per_frame:
         return

@@ -263,7 +263,8 @@ def scored_groups(model: ModelSpec, workload: Workload) -> tuple[tuple[int, int]
     as they are.
     """
     load, projector = workload.tower, model.projector
-    resized = model.resolution is not None and model.resolution.kind == "split"  # its groups are its crops
+    # its groups are its crops, or no method's code has seen its crops
+    resized = model.resolution is not None and model.resolution.kind in ("split", "hd", "candidates")
     if load is None or projector is None or workload.frames or resized:
         return workload.group_sizes
     traced = None if model.vision is None else model.vision.traced

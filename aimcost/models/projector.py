@@ -58,6 +58,8 @@ def deepstack_ops(model: ModelSpec, widths: Widths, *, inputs: float, load: Towe
 
 
 def _rows(vision: VisionSpec, projector: ProjectorSpec, inputs: float, load: TowerLoad) -> float:
+    if load.projected:
+        return inputs * load.projected / load.inputs
     each = load.patches + (1 if projector.keeps_class_token else 0)
     return inputs * vision.tiles * each / projector.merge**2
 
@@ -99,11 +101,11 @@ def _linear_name(prefix: str, position: int) -> str:
 
 
 def parameters(model: ModelSpec) -> float:
-    """Stored parameters; a newline token is one more row."""
+    """Stored parameters; a newline token is one more row, separators are two."""
     projector = model.projector
     if projector is None:
         return 0.0
-    total = _counted(model, projector, stored_parameters)
+    total = _counted(model, projector, stored_parameters) + 2 * projector.separators
     return total + (model.decoder.hidden if projector.newline_token and projector.resampler is None else 0)
 
 

@@ -12,10 +12,12 @@ __all__ = [
     "Size",
     "best_grid",
     "block_resize",
+    "block_scale",
     "canvas_grid",
     "covering_grid",
     "edge_grid",
     "frame_share",
+    "hd_grid",
     "patch_resize",
     "smart_resize",
     "tile_grid",
@@ -27,6 +29,8 @@ __all__ = [
 Size = tuple[int, int]
 # The ratio of sides above which Qwen-VL's processors refuse an image.
 MAX_ASPECT_RATIO = 200
+# Side of a tile in pixels, and patches of a side from which on an image is refused.
+HD_SIDE, KIMI_SIDE = 336, 512
 # Where frames share a budget, the most of a frame is at least this much of its least.
 MARGIN = 1.05
 
@@ -90,6 +94,43 @@ def patch_resize(size: Size, *, patch: int, merge: int, patches: int, edge: int)
     block = patch * merge
     high, wide = (min(max(1, int(side * scale)), edge * patch) for side in (height, width))
     return math.ceil(wide / block) * block, math.ceil(high / block) * block
+
+
+def block_scale(size: Size, *, patch: int, merge: int, patches: int, crops: bool) -> Size:
+    """Scaled down where it has over `patches` patches, then padded to whole merged ones, or cropped.
+
+    Source: `rescale` of KimiVLImageProcessor (moonshotai/Kimi-VL-A3B-Instruct image_processing_kimi_vl.py), which
+    refuses a side of 512 patches.
+    """
+    width, height = size
+    now = (width // patch) * (height // patch)
+    if now > patches:
+        scale = math.sqrt(patches / now)
+        width, height = int(width * scale), int(height * scale)
+    block = patch * merge
+    whole = math.floor if crops else math.ceil
+    wide, high = (whole(side / block) * block for side in (width, height))
+    if not min(wide, high):
+        raise InvalidValueError("workload.image_size", f"sides of at least {block} pixels", list(size))
+    if max(wide, high) // patch >= KIMI_SIDE:
+        raise InvalidValueError("workload.image_size", f"sides of less than {KIMI_SIDE} patches", list(size))
+    return wide, high
+
+
+def hd_grid(size: Size, *, most: int) -> tuple[int, int]:
+    """(columns, rows) of tiles: the longer side in as many as leave at most `most` in all at the image's shape.
+
+    Source: `HD_transform` of microsoft/Phi-3.5-vision-instruct processing_phi3_v.py.
+    """
+    ratio = max(size) / min(size)
+    longer = 1
+    while (longer + 1) * math.ceil((longer + 1) / ratio) <= most:
+        longer += 1
+    height = int(longer * HD_SIDE / ratio)
+    if not height:
+        raise InvalidValueError("workload.image_size", f"sides at most {longer * HD_SIDE}:1", list(size))
+    shorter = math.ceil(height / HD_SIDE)
+    return (longer, shorter) if size[0] >= size[1] else (shorter, longer)
 
 
 def within_edge(size: Size, *, edge: int, factor: int) -> Size:

@@ -17,10 +17,12 @@ from .resizing import (
     Size,
     best_grid,
     block_resize,
+    block_scale,
     canvas_grid,
     covering_grid,
     edge_grid,
     frame_share,
+    hd_grid,
     patch_resize,
     smart_resize,
     tile_grid,
@@ -45,6 +47,8 @@ __all__ = [
 DEFAULT_SIZE: Size = (1280, 720)
 # `max_pixels_tolerance` of transformers' Lfm2VlImageProcessor: how much larger than its most pixels an image is cut.
 SPLIT_TOLERANCE = 2.0
+# DeepSeek-VL2 cuts images into tiles where there are at most so many (`format_messages_v2` of its processor).
+CUT_IMAGES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,17 +138,18 @@ def _load_of(model: ModelSpec, layout: VisualLayout) -> TowerLoad | None:
 def _joined_load(loads: Iterable[TowerLoad]) -> TowerLoad | None:
     """All inputs together, those of one grid counted as one load."""
     by_grid: dict[tuple[int, int], TowerLoad] = {}
-    pooled_in = pooled_out = grids = 0
+    pooled_in = pooled_out = grids = projected = 0
     for load in loads:
         pooled_in, pooled_out = pooled_in + load.pooled_in, pooled_out + load.pooled_out
-        grids += load.pooled_grids
+        grids, projected = grids + load.pooled_grids, projected + load.projected
         known = by_grid.get((load.rows, load.columns))
         sequences = load.sequences + (known.sequences if known is not None else 0)
         by_grid[load.rows, load.columns] = TowerLoad(sequences=sequences, rows=load.rows, columns=load.columns)
     if not by_grid:
         return None
     first, *others = by_grid.values()
-    return replace(first, pooled_in=pooled_in, pooled_out=pooled_out, pooled_grids=grids, beside=tuple(others))
+    pooled = {"pooled_in": pooled_in, "pooled_out": pooled_out, "pooled_grids": grids}
+    return replace(first, **pooled, projected=projected, beside=tuple(others))
 
 
 def images_layout(model: ModelSpec, images: Sequence[tuple[Size | None, int]], *, newline: bool | None) -> VisualLayout:
@@ -160,8 +165,8 @@ def images_layout(model: ModelSpec, images: Sequence[tuple[Size | None, int]], *
     InvalidValueError
         The model takes no image of that shape.
     """
-    alone = sum(count for _, count in images) == 1
-    layout = joined(model, [_image_layout(model, count, size, newline=newline, alone=alone) for size, count in images])
+    total = sum(count for _, count in images)
+    layout = joined(model, [_image_layout(model, count, size, newline=newline, total=total) for size, count in images])
     return _with_markers(model, layout)
 
 
@@ -200,16 +205,16 @@ def cached_inputs(
     images, newline
         As `images_layout` takes them.
     """
-    alone = sum(count for _, count in images) == 1
+    total = sum(count for _, count in images)
     left, whole, visual = tokens, 0, 0
     loads: list[TowerLoad | None] = []
     for size, count in images:
-        one = _image_layout(model, 1, size, newline=newline, alone=alone)
+        one = _image_layout(model, 1, size, newline=newline, total=total)
         cached = min(count, left // (one.visual_tokens + one.template_tokens))
         whole, visual = whole + cached, visual + cached * one.visual_tokens
         left -= cached * (one.visual_tokens + one.template_tokens)
         if cached < count:
-            rest = _image_layout(model, count - cached, size, newline=newline, alone=alone)
+            rest = _image_layout(model, count - cached, size, newline=newline, total=total)
             loads.append(rest.load or _load_of(model, rest))
             left = 0
     has_video = video is not None and left >= video.visual_tokens + video.template_tokens
@@ -233,9 +238,9 @@ def _with_markers(model: ModelSpec, layout: VisualLayout) -> VisualLayout:
 
 
 def _image_layout(
-    model: ModelSpec, images: int, size: Size | None, *, newline: bool | None, alone: bool
+    model: ModelSpec, images: int, size: Size | None, *, newline: bool | None, total: int
 ) -> VisualLayout:
-    """Tokens of `images` images of one size; `alone`: the request has no other image."""
+    """Tokens of `images` images of one size, of `total` images in the request."""
     projector, vision, rule = model.projector, model.vision, model.resolution
     assert projector is not None
     if model.decoder.cross_layers and vision is not None:
@@ -252,8 +257,10 @@ def _image_layout(
     if size is None:
         size = DEFAULT_SIZE
         notes = (_assumed("images"),)
-    if rule.kind == "anyres":
-        layout = _anyres(projector, vision, rule, images, size, newline=newline is not False, alone=alone)
+    if rule.kind == "candidates":
+        layout = _candidates(projector, vision, rule, images, size, several=total > CUT_IMAGES)
+    elif rule.kind == "anyres":
+        layout = _anyres(projector, vision, rule, images, size, newline=newline is not False, alone=total == 1)
     else:
         layout = _IMAGES[rule.kind](projector, vision, rule, images, size)
     written = layout.template_tokens
@@ -437,6 +444,55 @@ def _padded(
     )
 
 
+def _blocks(
+    projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size
+) -> VisualLayout:
+    """Kimi-VL: patches of the image itself, padded to whole merged ones."""
+    merge = projector.merge
+    wide, high = block_scale(size, patch=vision.patch_size, merge=merge, patches=rule.max_tiles, crops=rule.crops)
+    rows, columns = high // vision.patch_size, wide // vision.patch_size
+    return VisualLayout(
+        sizes=((images, rows * columns // merge**2),),
+        load=TowerLoad(sequences=images, rows=rows, columns=columns),
+        template_tokens=images * rule.markers,
+    )
+
+
+def _hd(projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size) -> VisualLayout:
+    """Phi-3.5-V: tiles and the whole image, empty inputs up to the most; separators pass the projector as well."""
+    columns, rows = hd_grid(size, most=rule.max_tiles)
+    tokens = _separated(projector, vision, columns, rows)
+    note = f"at most {rule.max_tiles} tiles an image (num_crops): the tower runs on {rule.max_tiles + 1}, padding among"
+    side = vision.image_size // vision.patch_size
+    return VisualLayout(
+        sizes=((images, tokens),),
+        load=TowerLoad(sequences=images * (rule.max_tiles + 1), rows=side, columns=side, projected=images * tokens),
+        notes=(f"{note} them",),
+    )
+
+
+def _candidates(
+    projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size, *, several: bool
+) -> VisualLayout:
+    """DeepSeek-VL2: the whole image and its tiles, or where there are more than two images one tile each."""
+    height, width = rule.grids[0] if several else best_grid(size, rule.grids)
+    columns, rows = width // vision.image_size, height // vision.image_size
+    side, inputs = vision.image_size // vision.patch_size, images * (1 + columns * rows)
+    return VisualLayout(
+        sizes=((images, _separated(projector, vision, columns, rows)),),
+        load=TowerLoad(
+            sequences=inputs, rows=side, columns=side, projected=inputs * math.ceil(side / projector.merge) ** 2
+        ),
+        notes=("more than two images: each counted whole and as one tile",) if several else (),
+    )
+
+
+def _separated(projector: ProjectorSpec, vision: VisionSpec, columns: int, rows: int) -> int:
+    """Tokens of the whole image and of a grid of tiles, a separator after each row and one between the two."""
+    side = math.ceil(vision.image_size // vision.patch_size / projector.merge)
+    return side * (side + 1) + 1 + rows * side * (columns * side + 1)
+
+
 def _split(projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size) -> VisualLayout:
     """LFM2-VL: every input is padded to the tower's one number of patches, tokens are those of the image."""
     block, side = vision.patch_size * projector.merge, vision.image_size // vision.patch_size
@@ -584,4 +640,6 @@ _IMAGES: Mapping[str, Callable[[ProjectorSpec, VisionSpec, ResolutionSpec, int, 
     "covering": _grid_of_tiles,
     "patches": _padded,
     "split": _split,
+    "blocks": _blocks,
+    "hd": _hd,
 }

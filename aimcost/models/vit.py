@@ -231,6 +231,12 @@ def post_ops(
         yield ranks.one_rank(norm, pointwise.layer_norm, rows, vision.hidden, widths)
 
 
+def _pooling_head(vision: VisionSpec) -> float:
+    """Parameters of SigLIP's attention pooling: a probe, attention, a norm and an MLP."""
+    width, inner = vision.hidden, vision.intermediate
+    return float(width + 4 * (width * width + width) + 2 * width + 2 * width * inner + inner + width)
+
+
 @lru_cache(maxsize=256)
 def parameters(
     vision: VisionSpec, *, ranks: Ranks = ONE, count: Callable[[Iterable[OpCost]], float] = stored_parameters
@@ -254,4 +260,6 @@ def parameters(
     total += vision.stored_layers * layer(gated=False)
     if vision.global_layers:
         total += vision.global_layers * layer(gated=True)
+    if vision.idle_head and count is stored_parameters:
+        total += _pooling_head(vision)
     return total + count(post_ops(stored, widths, inputs=1.0, load=load, ranks=ranks))

@@ -143,6 +143,8 @@ class VisionSpec:
     tiles, pad_to, global_layers, tile_embeddings
         Llama-3.2-Vision: `tiles` inputs are attended together, each padded to a multiple of
         `pad_to` tokens; gated layers after the others; rows of the tables of tile positions.
+    idle_head
+        A head that pools by attention, stored and never run (DeepSeek-VL2).
     traced
         What its layers and the projector do, where a trace says it; the sizes above then serve methods and
         reports alone.
@@ -178,6 +180,7 @@ class VisionSpec:
     pad_to: int = 1
     global_layers: int = 0
     tile_embeddings: int = 0
+    idle_head: bool = False
     traced: TracedTower | None = None
 
     @property
@@ -222,6 +225,9 @@ class ProjectorSpec:
         tower's fixed size; zero where they follow from the size of the image.
     newline_token
         There is one: a learned token after each row of an image that is cut into tiles.
+    separators
+        Width of the two learned rows that end a line and part the tiles from the whole image: that of merged patches,
+        ahead of the linear layers (Phi-3.5-V), or of the language model, behind them (DeepSeek-VL2); zero without.
     video_newline
         Where it comes in a video: after the ``video`` (LLaVA-OneVision), after each ``frame`` or each ``row`` of one
         (LLaVA-Video), or nowhere.
@@ -250,6 +256,7 @@ class ProjectorSpec:
     tokens_per_image: int
     tokens_per_frame: int
     newline_token: bool = False
+    separators: int = 0
     video_newline: Literal["", "video", "frame", "row"] = ""
     bilinear: bool = False
     pools_first: bool = False
@@ -279,7 +286,10 @@ class ResolutionSpec:
         least (Llama 4). ``covering``: the fewest tiles that cover nine tenths of it (Ovis2).
         ``patches``: scaled down to at most `max_tiles` patches and `edge` of them a side, then padded (Kimi K2.5).
         ``split``: resized to whole blocks, or where it is over twice the most pixels, tiles by aspect ratio and the
-        resized image beside them (LFM2-VL). ``unknown``: not known here.
+        resized image beside them (LFM2-VL). ``blocks``: scaled down to at most `max_tiles` patches, then padded to
+        merged ones, or cropped where it `crops` (Kimi-VL). ``hd``: as many tiles wide as `max_tiles` allow at the
+        image's shape, and the whole image, always `max_tiles` + 1 inputs (Phi-3.5-V). ``candidates``: the whole image,
+        and tiles of the grid that fits best (DeepSeek-VL2). ``unknown``: not known here.
     pixels, video_pixels
         Least and most pixels of a resized image, and of a resized frame.
     video_volume
@@ -290,7 +300,7 @@ class ResolutionSpec:
     frame_pixels
         With `video_volume`: least and most pixels of one frame; zero: those of the volume.
     grids
-        anyres: allowed (height, width) in pixels, in order of preference.
+        anyres, candidates: allowed (height, width) in pixels, in order of preference.
     min_tiles, max_tiles
         tiles: fewest and most tiles. anyres: `max_tiles` is the tiles' worth of tokens above which
         features are interpolated down (zero: never).
@@ -310,10 +320,25 @@ class ResolutionSpec:
         Tokens of text around an image, and beside each of its inputs to the tower.
     grows
         dynamic: an image less than a block wide or high is first scaled up to it (GLM-4V).
+    crops
+        blocks: what fills no merged patch is cut off, and not padded.
     """
 
     kind: Literal[
-        "dynamic", "anyres", "tiles", "fixed", "edge", "rows", "canvas", "covering", "patches", "split", "unknown"
+        "dynamic",
+        "anyres",
+        "tiles",
+        "fixed",
+        "edge",
+        "rows",
+        "canvas",
+        "covering",
+        "patches",
+        "split",
+        "blocks",
+        "hd",
+        "candidates",
+        "unknown",
     ]
     pixels: tuple[int, int] = (0, 0)
     video_pixels: tuple[int, int] = (0, 0)
@@ -330,6 +355,7 @@ class ResolutionSpec:
     markers: int = 0
     tile_markers: int = 0
     grows: bool = False
+    crops: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

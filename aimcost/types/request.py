@@ -29,6 +29,9 @@ class TowerLoad:
         Projected tokens before and after pooling, all of a request; zero without any.
     pooled_grids
         The grids that they form: frames, or images whose tiles are put together first.
+    projected
+        Rows of the projector's linear layers, all of a request, where they are not the merged patches of the inputs;
+        zero where they are.
     beside
         Inputs of other grids that are computed together with these (their own `beside` is empty,
         their pooling is counted here).
@@ -40,6 +43,7 @@ class TowerLoad:
     pooled_in: int = 0
     pooled_out: int = 0
     pooled_grids: int = 0
+    projected: int = 0
     beside: tuple[TowerLoad, ...] = ()
 
     @property

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import InvalidValueError, UnknownNameError
 
-__all__ = ["in_transformers_layout"]
+__all__ = ["TEXT_KEYS", "TOWERS", "in_transformers_layout"]
 
 _CLIP_L = {
     "model_type": "clip_vision_model",
@@ -41,7 +41,7 @@ TOWERS: Mapping[str, Mapping[str, Any]] = {
 _LLAVA = {"llava": "llama", "llava_llama": "llama", "llava_mistral": "mistral", "llava_qwen": "qwen2"}
 _ARCHITECTURES = {"Llama": "llama", "Mistral": "mistral", "Qwen2": "qwen2", "Qwen": "qwen2"}
 # Keys that describe the language model as transformers' own classes do.
-_TEXT_KEYS = (
+TEXT_KEYS = (
     "hidden_size",
     "intermediate_size",
     "num_hidden_layers",
@@ -93,7 +93,7 @@ def _llava(config: Mapping[str, Any], kind: str, where: str) -> dict[str, Any]:
     tower = TOWERS[name]
     siglip = tower["model_type"] == "siglip_vision_model"
     aspect = str(config.get("image_aspect_ratio", "pad"))
-    text = {"model_type": _text_type(config, kind), **{key: config[key] for key in _TEXT_KEYS if key in config}}
+    text = {"model_type": _text_type(config, kind), **{key: config[key] for key in TEXT_KEYS if key in config}}
     result: dict[str, Any] = {
         "text_config": text,
         "vision_config": dict(tower),
@@ -174,7 +174,7 @@ def _internvl(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             "max_patches": config.get("max_dynamic_patch", 6) if config.get("dynamic_image_size", False) else 1,
             "use_thumbnail": config.get("use_thumbnail", False),
         },
-        "text_config": {"model_type": text_type, **{k: text[k] for k in _TEXT_KEYS if k in text}, **inner},
+        "text_config": {"model_type": text_type, **{k: text[k] for k in TEXT_KEYS if k in text}, **inner},
         "vision_config": {
             "model_type": "internvl_vision",
             **{

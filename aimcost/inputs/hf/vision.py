@@ -17,6 +17,7 @@ __all__ = [
     "NEWLINES",
     "NEXT_GRIDS",
     "ONEVISION_GRIDS",
+    "clip_or_siglip",
     "internvl",
     "llava",
     "llava_next",
@@ -46,7 +47,7 @@ def _model(name: str, source: str, reader: Reader, **parts: Any) -> ModelSpec:
     return ModelSpec(name=name, family=family, source=source, sampling=sampling, **parts)
 
 
-def _tower(reader: Reader, feature_layer: int) -> VisionSpec:
+def clip_or_siglip(reader: Reader, feature_layer: int) -> VisionSpec:
     """A CLIP or SigLIP tower whose features are taken at hidden state `feature_layer`."""
     kind = str(reader.get("model_type"))
     if kind not in ("siglip_vision_model", "clip_vision_model"):
@@ -93,7 +94,7 @@ def _two_linears(vision: VisionSpec, decoder: DecoderSpec) -> tuple[tuple[int, i
 def llava(reader: Reader, name: str, source: str) -> ModelSpec:
     """LLaVA-1.5 and its kin: every patch of a fixed-size image becomes a token."""
     decoder, notes = text_section(reader)
-    vision = _tower(reader.part("vision_config"), _feature_layer(reader, -2))
+    vision = clip_or_siglip(reader.part("vision_config"), _feature_layer(reader, -2))
     side = math.isqrt(vision.patches)
     # LongVA pools each frame 2x2 before the language model; llava-hf configs do not.
     stride = reader.count("spatial_pool_stride", 1)
@@ -140,7 +141,7 @@ def pinpoints(reader: Reader, default: tuple[tuple[int, int], ...], side: int) -
 def llava_next(reader: Reader, name: str, source: str) -> ModelSpec:
     """LLaVA-NeXT (1.6): the whole image and tiles of it, a newline token after each row."""
     decoder, notes = text_section(reader)
-    vision = _tower(reader.part("vision_config"), _feature_layer(reader, -2))
+    vision = clip_or_siglip(reader.part("vision_config"), _feature_layer(reader, -2))
     if _keeps_class_token(reader) and vision.class_token:
         raise reader.fail("vision_feature_select_strategy", "default: tiles are joined without their class tokens")
     projector = ProjectorSpec(
@@ -189,7 +190,7 @@ def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
     may state, round it down. The stride is 2 whatever they state.
     """
     decoder, notes = text_section(reader)
-    vision = _tower(reader.part("vision_config"), _feature_layer(reader, -1))
+    vision = clip_or_siglip(reader.part("vision_config"), _feature_layer(reader, -1))
     mode, side = reader.get("mm_spatial_pool_mode", "bilinear"), math.isqrt(vision.patches)
     if mode not in ("bilinear", "average", "max"):
         raise reader.fail("mm_spatial_pool_mode", "bilinear, average or max")

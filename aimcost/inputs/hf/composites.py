@@ -1,0 +1,298 @@
+"""Image-text models whose classes are in their checkpoints' repositories alone: Phi-3-Vision, Kimi-VL, DeepSeek-VL2.
+
+The language model is one that transformers has, and is priced as its configuration is (`language`); tower, projector
+and what the processor makes of an image are read here (`with_tower`). Sources: microsoft/Phi-3.5-vision-instruct
+modeling_phi3_v.py and processing_phi3_v.py; moonshotai/Kimi-VL-A3B-Instruct configuration_kimi_vl.py,
+modeling_kimi_vl.py and image_processing_kimi_vl.py; deepseek-ai/DeepSeek-VL2 deepseek_vl2/models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from ...errors import UnsupportedModelError
+from ...types import DecoderSpec, ModelSpec, ProjectorSpec, ResolutionSpec, VisionSpec
+from .original import TEXT_KEYS, TOWERS
+from .reader import Reader
+from .vision import clip_or_siglip
+
+__all__ = ["COMPOSITES", "language", "with_tower"]
+
+Parts = tuple[VisionSpec, ProjectorSpec, ResolutionSpec]
+
+# Defaults of the released configuration classes: DeepseekV2Config, VisionEncoderConfig and MlpProjectorConfig of
+# DeepSeek-VL2; MoonViTConfig.
+DEEPSEEK_LANGUAGE: Mapping[str, Any] = {
+    "vocab_size": 102400,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "moe_intermediate_size": 1407,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "kv_lora_rank": 512,
+    "q_lora_rank": 1536,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "qk_nope_head_dim": 128,
+    "topk_method": "greedy",
+    "first_k_dense_replace": 0,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "use_mla": True,
+}
+DEEPSEEK_VISION = {
+    "image_size": 384,
+    "patch_size": 16,
+    "width": 1024,
+    "layers": 24,
+    "heads": 16,
+    "mlp_ratio": 4,
+    "global_pool": "map",
+    "class_token": False,
+}
+DEEPSEEK_PROJECTOR = {
+    "projector_type": "downsample_mlp_gelu",
+    "input_dim": 1152,
+    "n_embed": 2048,
+    "depth": 2,
+    "mlp_ratio": 1,
+    "downsample_ratio": 2,
+}
+MOONVIT = {
+    "patch_size": 14,
+    "init_pos_emb_height": 64,
+    "init_pos_emb_width": 64,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 27,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "merge_kernel_size": [2, 2],
+}
+# Kimi-VL: patches of an image, which is padded to merged ones, by the checkpoint's preprocessor_config.json; "image"
+# and three markers around it, by its chat template.
+KIMI_PATCHES, KIMI_MARKERS = 4096, 4
+# Phi-3-Vision: tiles of an image, by the model card for single images and Phi-3-vision's preprocessor_config.json.
+PHI_TILES = 16
+
+
+class Composite(NamedTuple):
+    """How a family's language model and its other parts are read."""
+
+    language: Callable[[Reader], dict[str, Any]]
+    parts: Callable[[Reader, DecoderSpec], Parts]
+
+
+def language(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The configuration of a composite's language model, as transformers writes it.
+
+    Raises
+    ------
+    InvalidValueError, UnsupportedModelError
+        A key that no such model has, or a model that is built otherwise.
+    """
+    named = config.get("architectures")
+    if isinstance(named, list) and any("OCR" in str(name) for name in named):
+        what = "DeepSeek-OCR under this model_type, whose towers (SAM and CLIP) are not known here"
+        raise UnsupportedModelError(f"{where}: {what}: transformers' deepseek_ocr2 layout is traced")
+    return COMPOSITES[str(config["model_type"])].language(Reader(config, where))
+
+
+def with_tower(model: ModelSpec, config: Mapping[str, Any], where: str) -> ModelSpec:
+    """A language model with the composite's tower, projector and rule for images."""
+    reader, family = Reader(config, where), str(config["model_type"])
+    vision, projector, rule = COMPOSITES[family].parts(reader, model.decoder)
+    parts: dict[str, Any] = {"vision": vision, "projector": projector, "resolution": rule}
+    sections = dict.fromkeys(note for part in (reader, *reader.sections) for note in _filled(part))
+    notes = (*model.notes, *sections, "visual tokens attend causally, as text does")
+    return replace(model, family=family, notes=notes, **parts)
+
+
+def _filled(reader: Reader) -> tuple[str, ...]:
+    return tuple(note.replace("transformers' defaults", "its class's defaults") for note in reader.notes())
+
+
+def _phi3(reader: Reader) -> dict[str, Any]:
+    text = {key: reader.data[key] for key in TEXT_KEYS if key in reader.data}
+    # angles cost the same however they are scaled
+    text.pop("rope_scaling", None)
+    window, limit = text.get("sliding_window"), text.get("max_position_embeddings")
+    if isinstance(window, int) and isinstance(limit, int) and window >= limit:
+        del text["sliding_window"]
+    return {**text, "model_type": "phi3", "pad_token_id": None}
+
+
+def _phi3_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
+    """CLIP ViT-L/14-336, 2 x 2 patches merged, two linear layers."""
+    image, order = reader.section("img_processor"), reader.section("embd_layer")
+    name = str(image.get("model_name", "")).rpartition("/")[2]
+    if name != "clip-vit-large-patch14-336":
+        raise image.fail("model_name", "clip-vit-large-patch14-336")
+    if not order.flag("use_hd_transform", False) or not order.flag("with_learnable_separator", False):
+        raise order.fail("use_hd_transform", "true, as with_learnable_separator")
+    layer = image.get("layer_idx", -2)
+    vision = clip_or_siglip(Reader(TOWERS[name], reader.where, "img_processor."), layer)
+    merged = 4 * vision.hidden
+    projector = ProjectorSpec(
+        linears=((merged, decoder.hidden), (decoder.hidden, decoder.hidden)),
+        tokens_per_image=0,
+        tokens_per_frame=0,
+        merge=2,
+        separators=merged,
+    )
+    tiles = reader.optional_section("preprocessor").count("num_crops", PHI_TILES)
+    return vision, projector, ResolutionSpec(kind="hd", max_tiles=tiles)
+
+
+def _kimi(reader: Reader) -> dict[str, Any]:
+    text = dict(reader.section("text_config").data)
+    return {**text, "model_type": "deepseek_v3"}
+
+
+def _kimi_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
+    """MoonViT on any grid of patches, 2 x 2 merged behind a norm, two linear layers."""
+    section = _section(reader, "vision_config", MOONVIT)
+    kernel, heads = section.get("merge_kernel_size"), section.count("num_attention_heads")
+    if not isinstance(kernel, list | tuple) or len({*kernel}) != 1 or type(kernel[0]) is not int or kernel[0] < 1:
+        raise section.fail("merge_kernel_size", "a square: two equal whole numbers")
+    hidden, layers, merge = section.count("hidden_size"), section.count("num_hidden_layers"), kernel[0]
+    if hidden % heads:
+        raise section.fail("num_attention_heads", f"a divisor of hidden_size ({hidden})")
+    vision = VisionSpec(
+        hidden=hidden,
+        intermediate=section.count("intermediate_size"),
+        layers=layers,
+        stored_layers=layers,
+        heads=heads,
+        image_size=0,
+        patch_size=section.count("patch_size"),
+        fused_qkv=True,
+        rope=True,
+        position_rows=section.count("init_pos_emb_height") * section.count("init_pos_emb_width"),
+    )
+    merged = hidden * merge**2
+    projector = ProjectorSpec(
+        linears=((merged, merged), (merged, decoder.hidden)),
+        tokens_per_image=0,
+        tokens_per_frame=0,
+        merge=merge,
+        norm="layer",
+    )
+    limits = reader.optional_section("preprocessor")
+    rule = ResolutionSpec(
+        kind="blocks",
+        max_tiles=limits.count("in_token_limit", KIMI_PATCHES),
+        crops=not limits.flag("pad_input", True),
+        markers=KIMI_MARKERS,
+    )
+    return vision, projector, rule
+
+
+def _deepseek(reader: Reader) -> dict[str, Any]:
+    """DeepSeekMoE with latent attention, or with heads as any (VL2-Tiny), as transformers' GLM-4-MoE has it.
+
+    transformers' deepseek_v2 has no attention but the latent one; its glm4_moe without norms of queries and keys is
+    the same as DeepSeekMoE's layers.
+    """
+    given = reader.section("language_config").data
+    text = {**DEEPSEEK_LANGUAGE, **given}
+    if text["use_mla"] is not False:
+        # its bias on the choice of experts is that of V3
+        kind = "deepseek_v3" if text["topk_method"] == "noaux_tc" else "deepseek_v2"
+        return {**text, "model_type": kind, "rope_scaling": None}
+    section = Reader(text, reader.where, "language_config.")
+    heads, hidden = section.count("num_attention_heads"), section.count("hidden_size")
+    if hidden % heads:
+        raise section.fail("num_attention_heads", f"a divisor of hidden_size ({hidden})")
+    names = (
+        *("intermediate_size", "moe_intermediate_size", "num_hidden_layers", "num_key_value_heads", "vocab_size"),
+        *("n_shared_experts", "n_routed_experts", "num_experts_per_tok", "max_position_embeddings"),
+    )
+    return {
+        **{name: section.count(name) for name in names},
+        "model_type": "glm4_moe",
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "head_dim": hidden // heads,
+        "partial_rotary_factor": 1.0,
+        "first_k_dense_replace": text["first_k_dense_replace"],
+        "tie_word_embeddings": text["tie_word_embeddings"],
+        "attention_bias": text["attention_bias"],
+        "use_qk_norm": False,
+        "n_group": 1,
+        "topk_group": 1,
+    }
+
+
+def _deepseek_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
+    """SigLIP on tiles, 2 x 2 patches merged (the grid padded to whole squares), linear layers."""
+    if reader.get("tile_tag", "2D") != "2D":
+        raise reader.fail("tile_tag", "2D")
+    section, joins = (
+        _section(reader, key, table)
+        for key, table in (("vision_config", DEEPSEEK_VISION), ("projector_config", DEEPSEEK_PROJECTOR))
+    )
+    width, layers, heads = section.count("width"), section.count("layers"), section.count("heads")
+    size, patch = section.count("image_size"), section.count("patch_size")
+    if width % heads:
+        raise section.fail("heads", f"a divisor of width ({width})")
+    if patch > size:
+        raise section.fail("patch_size", f"at most image_size ({size})")
+    if section.get("class_token") is not False:
+        raise section.fail("class_token", "false")
+    vision = VisionSpec(
+        hidden=width,
+        intermediate=int(width * section.number("mlp_ratio")),
+        layers=layers,
+        stored_layers=layers,
+        heads=heads,
+        image_size=size,
+        patch_size=patch,
+        fused_qkv=True,
+        idle_head=section.get("global_pool") == "map",
+    )
+    for key, expected in (("projector_type", "downsample_mlp_gelu"), ("input_dim", width), ("n_embed", decoder.hidden)):
+        if joins.get(key) != expected:
+            raise joins.fail(key, str(expected))
+    merge, inner = joins.count("downsample_ratio"), decoder.hidden * joins.count("mlp_ratio")
+    ends = (width * merge**2, *[inner] * (max(2, joins.count("depth")) - 1), decoder.hidden)
+    projector = ProjectorSpec(
+        linears=tuple(pairwise(ends)),
+        tokens_per_image=0,
+        tokens_per_frame=0,
+        merge=merge,
+        separators=decoder.hidden,
+    )
+    return vision, projector, ResolutionSpec(kind="candidates", grids=_candidates(reader, size))
+
+
+def _candidates(reader: Reader, side: int) -> tuple[tuple[int, int], ...]:
+    """``candidate_resolutions``, [width, height] in pixels, as (height, width)."""
+    given = reader.get("candidate_resolutions", [[384, 384]])
+    right = isinstance(given, list | tuple) and all(
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(type(n) is int and 0 < n <= 100 * side and n % side == 0 for n in pair)
+        for pair in given
+    )
+    if not right or not given or tuple(given[0]) != (side, side):
+        what = f"a list of [width, height] in whole tiles of {side} pixels, the first one tile"
+        raise reader.fail("candidate_resolutions", what)
+    return tuple((pair[1], pair[0]) for pair in given)
+
+
+def _section(reader: Reader, key: str, defaults: Mapping[str, Any]) -> Reader:
+    section = reader.section(key)
+    section.defaults = defaults
+    return section
+
+
+COMPOSITES: Mapping[str, Composite] = {
+    "phi3_v": Composite(_phi3, _phi3_parts),
+    "kimi_vl": Composite(_kimi, _kimi_parts),
+    "deepseek_vl_v2": Composite(_deepseek, _deepseek_parts),
+}
