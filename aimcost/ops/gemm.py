@@ -82,7 +82,7 @@ def grouped_linear(
     loaded = distinct_experts(tokens, experts=experts, active=active)
     return Cost(
         kind="gemm",
-        dims={"m": rows, "n": out_features, "k": in_features},
+        dims={"m": rows, "n": out_features, "k": in_features, "experts": experts},
         flops=product_flops(rows, out_features, in_features),
         read_weights=loaded
         * in_features

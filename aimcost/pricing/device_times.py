@@ -204,7 +204,10 @@ class DevicePricing:
                 for each in fused
             ]
             m, n, k, moved, weight_bytes = np.concatenate([lone, *whole], axis=1)
-            products = Products.of(np.stack([m, n, k]))
+            experts = table.experts
+            if experts is not None:
+                experts = np.concatenate([experts[table.product_rows[weights]], *(experts[p.rows[0]] for p in fused)])
+            products = Products.of(np.stack([m, n, k]), experts)
             times = times_of(model, products, moved, weight_bytes, card, factor)
             lone, *together = np.split(products.back, np.cumsum([each.shape[1] for each in (lone, *whole)])[:-1])
         else:

@@ -131,9 +131,10 @@ class Products:
     back: NDArray[np.int64]
 
     @classmethod
-    def of(cls, shape: NDArray[np.float64]) -> Products:
-        """From the shapes alone."""
-        _, first, back = np.unique(_shape_key(*shape), return_index=True, return_inverse=True)
+    def of(cls, shape: NDArray[np.float64], experts: NDArray[np.float64] | None = None) -> Products:
+        """From the shapes, and the matrices that a grouped product of each row chooses from: they are more to read."""
+        key = _shape_key(*shape) if experts is None else _shape_key(*shape, experts)
+        _, first, back = np.unique(key, return_index=True, return_inverse=True)
         return cls(shape, first, back)
 
     @property
@@ -247,7 +248,17 @@ class OpTable:
 
         `Products` counts those rows alone: its `shape` is (3, marked rows), and `first` and `back` index them.
         """
-        return {name: Products.of(self.product_shapes[:, rows]) for name, rows in self.product_rows.items()}
+        shapes, experts = self.product_shapes, self.experts
+        return {
+            name: Products.of(shapes[:, rows], None if experts is None else experts[rows])
+            for name, rows in self.product_rows.items()
+        }
+
+    @cached_property
+    def experts(self) -> NDArray[np.float64] | None:
+        """Matrices that each row's grouped product chooses from, 1 elsewhere, shape (rows,); None without any."""
+        matrices = [float(np.max(dims.get("experts", 1.0))) for dims in self.dims]
+        return fixed(self.spread(matrices)) if max(matrices, default=1.0) > 1.0 else None
 
     @cached_property
     def product_shapes(self) -> NDArray[np.float64]:

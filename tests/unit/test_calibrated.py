@@ -151,6 +151,23 @@ def test_lenders_of_a_card_are_those_of_its_parts() -> None:
     assert not calibration_of(load_hardware("nvidia_h100_sxm")).lenders
 
 
+@pytest.mark.parametrize("stack", ["transformers", "vllm"])
+def test_experts_of_a_shape_that_a_linear_layer_has_are_priced_by_what_they_read(stack: str) -> None:
+    """Two experts on each of 40 tokens are (80, 64) x (64, 64), as queries of 80 tokens are, and read more matrices."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "vocab_size": 128}
+    run = {"model": {"model_type": "mixtral", **sizes, **experts}, "hardware": "nvidia_l4", "stack": stack}
+
+    def down_seconds(visual: int, **changes: Any) -> float:
+        result = aimcost.estimate({**run, "workload": {"visual_tokens": visual, "text_tokens": 10}, **changes})
+        here = result.table.spread([segment.name == "down_proj" for segment in result.table.segments])
+        assert result.device_seconds is not None
+        return float(result.device_seconds[here & (result.table.layer == 1)][0])
+
+    cut = {"name": "explicit", "tokens_per_layer": [80, 40]}
+    assert down_seconds(70, method=cut) == pytest.approx(down_seconds(30), rel=1e-12)
+
+
 def test_an_inline_machine_inherits_by_balance() -> None:
     inline = {"name": "x", "memory_gb_per_s": 1555, "dense_tflops": {"fp16": 312, "int8": 624}, "memory_gb": 40}
     result = prefill(500, hardware={**inline, "sm_count": 108})
