@@ -20,7 +20,10 @@ from ..types import Parallel, Precision
 from ..types.formats import Widths, bytes_per_element
 from .table import OpRows
 
-__all__ = ["reduction", "stage_send", "with_conversions", "with_gathered_images", "with_wide_layers"]
+__all__ = ["SEND", "reduction", "stage_send", "with_conversions", "with_gathered_images", "with_wide_layers"]
+
+# The op that enters a pipeline stage.
+SEND = "send_stage"
 
 
 def with_wide_layers(entries: list[OpRows], precision: Precision) -> list[OpRows]:
@@ -138,7 +141,7 @@ def stage_send(
     if not first.any():
         return None
     message = np.broadcast_to(np.asarray(cost.read_activations, dtype=float), len(layers))[first]
-    return OpRows(stage, Op("send_stage", "exchange", "replicated"), collectives.send(message), layers[first], count)
+    return OpRows(stage, Op(SEND, "exchange", "replicated"), collectives.send(message), layers[first], count)
 
 
 def with_gathered_images(entries: list[OpRows], parallel: Parallel) -> list[OpRows]:

@@ -31,7 +31,7 @@ from ..ops.reduction import SCORE_BYTES
 from ..types import HardwareSpec, ModelSpec, Parallel, Precision, Schedule, Serving, Workload
 from ..types.formats import Part, Widths, bytes_per_element, part_format
 
-__all__ = ["Memory", "StageMemory", "memory_of"]
+__all__ = ["Memory", "StageMemory", "layer_peaks", "memory_by_device", "memory_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,36 +142,59 @@ class Memory:
 
 def memory_of(run: Run) -> Memory:
     """Memory of a request. Fragmentation and library workspaces are not counted."""
-    model, workload, hardware, parallel = run.model, run.workload, run.hardware, run.parallel
-    case = _Case(
-        model=model,
-        workload=workload,
-        schedule=run.computed,
-        precision=run.precision,
-        attention=run.attention,
-        tower_attention=run.tower_attention,
-        implementation=run.implementation,
-        parallel=parallel,
-    )
-    devices = []
-    for layers in stage_layers(model.decoder.layers, parallel.pp):
-        devices.append(
-            Memory(
-                weights_bytes=case.weights(layers),
-                kv_by_layer=tuple(float(kv) for kv in case.kv(workload.new_tokens)[layers.start : layers.stop]),
-                stages=tuple(case.stages(layers)),
-                cached_bytes=float(case.cached(layers).sum()),
-                embedded_bytes=case.embedded(layers),
-                usable_bytes=hardware.usable_memory_bytes if hardware else None,
-                batch=workload.batch,
-                concurrent_requests=_concurrent(case, layers, hardware, run.serving) if hardware else None,
-            )
-        )
+    devices = memory_by_device(run)
     fullest = max(devices, key=lambda device: device.peak_bytes)
     limits = [device.largest_batch for device in devices if device.largest_batch is not None]
     served = [device.concurrent_requests for device in devices if device.concurrent_requests is not None]
     fullest = replace(fullest, concurrent_requests=min(served, default=None))
     return replace(fullest, largest_elsewhere=min(limits)) if len(limits) > 1 else fullest
+
+
+def memory_by_device(run: Run) -> tuple[Memory, ...]:
+    """Memory of a request on a device of every pipeline stage, in order."""
+    hardware, case = run.hardware, _case_of(run)
+    return tuple(
+        Memory(
+            weights_bytes=case.weights(layers),
+            kv_by_layer=tuple(float(kv) for kv in case.kv(run.workload.new_tokens)[layers.start : layers.stop]),
+            stages=tuple(case.stages(layers)),
+            cached_bytes=float(case.cached(layers).sum()),
+            embedded_bytes=case.embedded(layers),
+            usable_bytes=hardware.usable_memory_bytes if hardware else None,
+            batch=run.workload.batch,
+            concurrent_requests=_concurrent(case, layers, hardware, run.serving) if hardware else None,
+        )
+        for layers in stage_layers(run.model.decoder.layers, run.parallel.pp)
+    )
+
+
+def layer_peaks(run: Run, q_len: Array, kv_len: Array, kernel: str, *, ranked: bool = False) -> tuple[Array, ...]:
+    """Peak bytes of the activations of a decoder layer of every kind.
+
+    Parameters
+    ----------
+    q_len, kv_len
+        New tokens of a request, and all tokens that they attend to.
+    kernel
+        Of attention: ``flash`` or ``eager``.
+    ranked
+        Whether a scorer takes a matrix of the layer's attention scores.
+    """
+    case = _case_of(run)
+    return tuple(case.layer_peak(q_len, kv_len, kernel, ranked, kind) for kind in range(len(case.kinds())))
+
+
+def _case_of(run: Run) -> _Case:
+    return _Case(
+        model=run.model,
+        workload=run.workload,
+        schedule=run.computed,
+        precision=run.precision,
+        attention=run.attention,
+        tower_attention=run.tower_attention,
+        implementation=run.implementation,
+        parallel=run.parallel,
+    )
 
 
 def _concurrent(case: _Case, layers: range, hardware: HardwareSpec, serving: Serving) -> int | None:
@@ -296,7 +319,7 @@ class _Case:
             cache = float(after[layers.start : layers.stop].sum())
             kernel = decode_kernel(self.schedule, self.implementation, self.attention)
             total = float(self.schedule.tokens[0] + workload.new_tokens)
-            kinds = range(len(self._kinds()))
+            kinds = range(len(self.kinds()))
             step = max(float(self._layer_peak(1.0, total, kernel, kind=kind)) for kind in kinds)
             yield StageMemory("decode", cache, step)
 
@@ -322,7 +345,7 @@ class _Case:
     def in_flight(self, layers: range, chunk: int) -> float:
         """Activations of one step of an engine: `chunk` prompt tokens, or the tower of one request."""
         kernel = "eager" if self.attention == "eager" else "flash"
-        kinds = range(len(self._kinds()))
+        kinds = range(len(self.kinds()))
         peak = max(float(self._layer_peak(float(chunk), float(chunk), kernel, kind=kind)) for kind in kinds)
         before = self._before_decoder(0.0) if layers.start == 0 else ()
         return max([peak, *(stage.activation_bytes for stage in before)])
@@ -361,22 +384,25 @@ class _Case:
                 if find_scorer(event.scorer).square_scores:
                     ranked[event.charged_layer] = True
         peak = np.empty(len(tokens))
-        heads = self.ranks.share(self.model.decoder.heads)
-        for kind, layers in enumerate(self._kinds()):
+        for kind, layers in enumerate(self.kinds()):
             for kernel, wanted in (("flash", ~eager), ("eager", eager & ~ranked), ("eager", eager & ranked)):
                 here = layers[wanted[layers]]
                 if not len(here):
                     continue
-                q, n = queries[here], tokens[here]
-                after = []
-                if ranked[here].any():
-                    # a scorer makes an fp32 matrix of the logits, which outlive the softmax until then
-                    matrix = self.workload.batch * heads * q * n * SCORE_BYTES
-                    after.append(Step("ranking", EXPOSED, {"matrix": matrix}))
-                peak[here] = self._layer_peak(q, n, kernel, *after, kind=kind)
+                peak[here] = self.layer_peak(queries[here], tokens[here], kernel, bool(ranked[here].any()), kind)
         return peak
 
-    def _kinds(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], ...]:
+    def layer_peak(self, q_len: Array, kv_len: Array, kernel: str, ranked: bool, kind: int) -> Array:
+        """Peak bytes of the activations of a layer of one kind."""
+        after = []
+        if ranked:
+            # a scorer makes an fp32 matrix of the logits, which outlive the softmax until then
+            heads = self.ranks.share(self.model.decoder.heads)
+            matrix = self.workload.batch * heads * q_len * kv_len * SCORE_BYTES
+            after.append(Step("ranking", EXPOSED, {"matrix": matrix}))
+        return self._layer_peak(q_len, kv_len, kernel, *after, kind=kind)
+
+    def kinds(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], ...]:
         """Layers by what they do; cross-attention ones are taken for the others."""
         decoder = self.model.decoder
         return (np.arange(decoder.layers),) if decoder.traced is None else decoder_ops.layer_kinds(decoder)

@@ -108,11 +108,12 @@ def opened(browser: Any, page_file: Path) -> Iterator[Opened]:
 def _run_of(data: dict[str, Any], setting: dict[str, Any]) -> Run:
     """The run that a setting of the page means, from the keys that a user would write."""
     choices, context = data["settings"], data["contexts"][setting["context"]]
+    text, system = choices["texts"][setting["text"]], choices["text_before"]
     changes = {
         **context["document"],
         **({f"workload.{key}": choices["loads"][setting["load"]]} if (key := choices["loads_key"]) else {}),
         "workload.batch": choices["batches"][setting["batch"]],
-        "workload.text_tokens": choices["texts"][setting["text"]],
+        "workload.text_tokens": {"system": system, "question": text - system} if system else text,
         "workload.new_tokens": setting["newTokens"],
     }
     dials = zip(choices["dials"], setting["dials"], strict=True)
@@ -158,6 +159,7 @@ def _compare(opened: Opened, settings_to_compare: int, seed: int) -> float:
         pairs = _figures(found, expected)
         wrong = {name: pair for name, pair in pairs.items() if not _near(*pair)}
         assert not wrong, (setting, wrong)
+        assert found["memory"]["fits"] == expected["memory"]["fits"], setting
         for mine, layer in zip(found["layers"], expected["layers"], strict=True):
             assert (mine["tokens"], mine["bound"]) == (layer["tokens"], layer["bound"]), setting
         worst = max(worst, *(abs(a / b - 1.0) for a, b in pairs.values() if a and b))
@@ -175,7 +177,8 @@ def _figures(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, tuple
         "total": (found["total"]["value"], totals["time_s"]),
         "flops": (found["flops"], totals["flops"]),
         "bytes": (found["bytes"], totals["bytes"]),
-        "kv": (found["kv_bytes"], expected["memory"]["kv_bytes"]),
+        "kv": (found["memory"]["kv_bytes"], expected["memory"]["kv_bytes"]),
+        "peak": (found["memory"]["peak_bytes"], expected["memory"]["peak_bytes"]),
     }
     for end in ("low", "high"):
         pairs[f"ttft {end}"] = (found["ttft"][end], summary[f"ttft_{end}_s"])
@@ -483,6 +486,52 @@ def test_other_methods_and_layers_with_windows(browser: Any, tmp_path: Path) -> 
     context.close()
 
 
+TRACED = Path(__file__).parent / "traced"
+SPLIT = {"system": 40, "question": 60}
+
+
+def test_traces_pipelines_and_cached_prefixes(browser: Any, tmp_path: Path) -> None:
+    """Layers of several kinds, which cost what their trace says; sends between stages; queries behind a prefix."""
+    image, visual = {"images": 1, "text_tokens": SPLIT}, {"visual_tokens": 400, "text_tokens": SPLIT}
+    runs = [
+        # windows, and a prefix of text
+        {"model": f"{TRACED}/gemma3.json", "method": {"name": "fastv"}, "workload": {**visual, "cached_tokens": 40}},
+        # a state beside the cache, copies that short prompts do not need
+        {"model": f"{TRACED}/falcon_h1.json", "method": {"name": "vtw"}, "workload": visual},
+        # latent attention, experts, two ranks in three stages
+        {
+            "model": f"{TRACED}/deepseek_v2.json",
+            "method": {"name": "aim"},
+            "workload": visual,
+            "parallel": {"tp": 2, "pp": 3},
+        },
+        # what a method left of the image is in the cache
+        {"model": "llava-1.5-7b", "method": {"name": "visionzip"}, "workload": {**image, "cached_tokens": 650}},
+        {"model": "llava-1.5-7b", "method": {"name": "fastv"}, "workload": image, "parallel": {"tp": 2, "pp": 3}},
+    ]
+    loaded = [("run.yaml", load_run({**run, "hardware": "nvidia_l4"})) for run in runs]
+    assert [run.workload.caches_visuals for _, run in loaded] == [False, False, False, True, False]
+    file = tmp_path / "page.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "IMAGES", (2,))
+        patch.setattr(settings, "BATCHES", (2,))
+        patch.setattr(settings, "TEXT", (64,))
+        patch.setattr(settings, "MOST_SCHEDULES", 300)
+        patch.setattr(settings, "MOST_NEW_TOKENS", 40)
+        own = {"hardware": ["nvidia_l4"], "stacks": ["vllm"]}
+        file.write_text(explore_page(loaded, lambda *_: None, **own), encoding="utf-8")
+    context = browser.new_context()
+    opened = Opened(context, file)
+    for number, (_, run) in enumerate(loaded):
+        opened.page.evaluate("(number) => aimcost.app.choose(number, '')", number)
+        shown = opened.page.evaluate("aimcost.app.result.reduced.ttft.value")
+        assert _near(shown, estimate_run(run).ttft_s)
+        _compare(opened, 5, seed=number)
+        assert opened.page.evaluate(FAULTS) == []
+    assert opened.problems == []
+    context.close()
+
+
 def test_names_are_text_and_what_is_missing_is_said(browser: Any, tmp_path: Path) -> None:
     markup = "<img src=x onerror=document.title=1>"
     model = {
@@ -510,7 +559,7 @@ def test_names_are_text_and_what_is_missing_is_said(browser: Any, tmp_path: Path
     assert opened.page.locator("#notes").is_hidden()  # an estimate of it has none
     assert "does not fit" not in opened.page.inner_text("#answer")
     opened.page.evaluate("aimcost.app.run.contexts[0].usable_bytes = 1000; aimcost.app.draw()")
-    assert "It does not fit: weights and KV cache alone take" in opened.page.inner_text("#answer")
+    assert "It does not fit: the peak of memory is" in opened.page.inner_text("#answer")
     assert "does not fit" in opened.page.inner_text("#machines")
     assert markup in opened.page.locator("#machines").inner_text()
     assert "No published score" in opened.page.locator("#accuracy").inner_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +121,18 @@ def test_without_torch_one_line_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(autotrace, "_known", frozenset)
     with pytest.raises(aimcost.errors.AimcostError, match="model_type"):
         load_model({**GEMMA, "intermediate_size": 48})
+
+
+@pytest.mark.check_all
+@pytest.mark.parametrize("kind", ["gemma3", "falcon_h1", "deepseek_v2"])
+def test_files_that_the_browser_tests_read_are_what_is_traced(cli, tmp_path, kind):
+    """Where the same transformers is installed; ``aimcost trace`` of a file's `config` writes it again."""
+    file = Path(__file__).parents[1] / "browser" / "traced" / f"{kind}.json"
+    known = json.loads(file.read_text())
+    (tmp_path / "config.json").write_text(json.dumps(known["config"]))
+    done = cli("trace", "config.json", "-o", "again.json")
+    assert done.returncode == 0, done.stderr
+    again = json.loads((tmp_path / "again.json").read_text())
+    if again["transformers"] != known["transformers"]:
+        pytest.skip(f"traced with transformers {known['transformers']}")
+    assert again == known

@@ -148,9 +148,7 @@ def test_boundaries_that_are_pruned_at_once_are_those_of_single_plans(convention
     ("changes", "named"),
     [
         ({"model": "llama-3.2-11b-vision"}, "cross-attention layers"),
-        ({"workload.cached_tokens": 20}, "workload.cached_tokens"),
         ({"implementation": "masked", "method": {"name": "fastv", "k": 2}}, "masked hides them"),
-        ({"parallel": {"pp": 2}}, "parallel.pp"),
     ],
 )
 def test_what_follows_from_more_than_token_counts_is_refused(

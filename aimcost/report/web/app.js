@@ -1,6 +1,6 @@
 // The page: reads its data, keeps what is set, and draws again whenever that changes.
 
-import { drawAccuracy, drawMachines, drawMeasured, drawRoofline, drawStages, ESTIMATOR_NAMES, overfull, STAGE_NAMES } from "./charts.js";
+import { drawAccuracy, drawMachines, drawMeasured, drawRoofline, drawStages, ESTIMATOR_NAMES, STAGE_NAMES } from "./charts.js";
 import { drawDetail, named } from "./detail.js";
 import { show } from "./format.js";
 import { drawLayers } from "./layers.js";
@@ -217,7 +217,7 @@ class App {
     // what rounding leaves of a difference is no part
     const ceiling = dense.outside_s > 1e-9 * dense.ttft.value ? dense.ttft.value / dense.outside_s : null;
     this.answer(found, context, budget);
-    this.tiles(found, ceiling);
+    this.tiles(found, context, ceiling);
     this.notes(context);
     drawStages($("stages"), { reduced, dense, context, budget, scope: state.scope, ceiling: this.ceiling(dense, ceiling), onScope: (scope) => { this.state = { ...this.state, scope, layer: null }; this.draw(); } });
     drawLayers($("layers"), { reduced, dense, textTokens: this.pricer.textTokens(state), promptTokens: dense.tokens[0], selected: state.layer, onSelect: (layer) => { this.state = { ...this.state, layer, scope: "layers" }; this.draw(); } });
@@ -234,7 +234,7 @@ class App {
     }
     words.push(`, on ${context.hardware}${context.stack ? ` under ${context.stack}` : `, ${ESTIMATOR_NAMES[context.estimator] ?? context.estimator}`}.`);
     if (budget) words.push(ttft.value <= budget ? ` Within the budget of ${show.time(budget)}.` : ` Over the budget of ${show.time(budget)} by ${show.time(ttft.value - budget)}.`);
-    if (overfull(reduced, context)) words.push(` It does not fit: weights and KV cache alone take ${show.bytes(context.weights_bytes + reduced.kv_bytes)} of ${show.bytes(context.usable_bytes)}.`);
+    if (reduced.memory.fits === false) words.push(` It does not fit: the peak of memory is ${show.bytes(reduced.memory.peak_bytes)}, of which ${show.bytes(context.usable_bytes)} are usable.`);
     $("answer").textContent = words.join("");
   }
 
@@ -243,7 +243,7 @@ class App {
     $("notes").replaceChildren(html("summary", {}, `Assumptions and notes (${notes.length})`), html("ul", {}, ...notes.map((note) => html("li", {}, note))));
   }
 
-  tiles({ reduced, dense, gain: gained }, ceiling) {
+  tiles({ reduced, dense, gain: gained }, context, ceiling) {
     const tile = (label, value, below) => html("div", { class: "tile" }, html("span", { class: "tile-label" }, label), html("strong", {}, value), html("span", { class: "tile-below" }, below));
     const band = (figure, text) => (figure.high === null ? "no band" : show.band(figure, text));
     const same = Math.abs((gained?.saved ?? 0)) < 1e-9;
@@ -253,7 +253,8 @@ class App {
       tile("speed-up", same ? "1×" : show.factor(gained.speedup), `${!same && gained.high !== null ? `${show.factor(gained.low)} to ${show.factor(gained.high)}, ` : ""}ceiling ${ceiling ? show.factor(ceiling) : "none"}`),
       tile("time per token", reduced.tpot ? show.time(reduced.tpot.value) : "none", reduced.tpot ? band(reduced.tpot) : "needs 2 new tokens"),
       tile("FLOPs", show.flops(reduced.flops), `of ${show.flops(dense.flops)}`),
-      tile("KV cache", show.bytes(reduced.kv_bytes), `of ${show.bytes(dense.kv_bytes)}`),
+      tile("KV cache", show.bytes(reduced.memory.kv_bytes), `of ${show.bytes(dense.memory.kv_bytes)}`),
+      tile("peak memory", show.bytes(reduced.memory.peak_bytes), context.usable_bytes === null ? `of ${show.bytes(dense.memory.peak_bytes)}` : `${reduced.memory.fits ? "fits" : "does not fit"} ${show.bytes(context.usable_bytes)}`),
     );
   }
 
@@ -308,7 +309,8 @@ class App {
       const setting = { ...state, context: number, newTokens: 0 };
       const comparable = !state.preset || context.convention === run.contexts[state.context].convention;
       const reduced = comparable ? this.pricer.price(setting) : null;
-      return { context, number, reduced, dense: reduced && this.pricer.price({ ...setting, dense: true }) };
+      const dense = reduced && this.pricer.price({ ...setting, dense: true });
+      return { context, number, reduced, dense, memory: reduced && this.pricer.memory({ ...state, context: number }) };
     });
     $("machines-hint").textContent = "The same setting on every machine and stack in this page. Choose one to see it above.";
     drawMachines($("machines"), { rows, budget, chosen: state.context, onChoose: (number) => this.setContext(number) });

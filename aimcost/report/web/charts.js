@@ -10,9 +10,6 @@ export const STAGE_NAMES = {
 
 export const ESTIMATOR_NAMES = { llm_viewer: "LLM-Viewer's arithmetic", roofline: "datasheet roofline" };
 
-// Whether weights and cache alone exceed the machine's memory; activations come on top.
-export const overfull = (result, context) => context.usable_bytes !== null && context.weights_bytes + result.kv_bytes > context.usable_bytes;
-
 // Seconds to the first token by stage; what the stack adds beside decode is not among them.
 function parts(result, context) {
   const found = context.included
@@ -71,7 +68,7 @@ export function drawMachines(container, { rows, budget, chosen, onChoose }) {
   const span = width - labelWidth - 18;
   const x = d3.scaleLinear([0, most * 1.02], [1, span - 8]);
   const list = html("ul", { class: "machines" });
-  for (const { context, number, reduced, dense } of rows) {
+  for (const { context, number, reduced, dense, memory } of rows) {
     const name = `${context.hardware}, ${context.stack ?? ESTIMATOR_NAMES[context.estimator] ?? context.estimator}`;
     const picture = svg("svg", { width: span, height: 34, viewBox: `0 0 ${span} 34`, "aria-hidden": "true" });
     if (reduced) {
@@ -84,7 +81,7 @@ export function drawMachines(container, { rows, budget, chosen, onChoose }) {
       if (budget) picture.append(svg("line", { class: "budget", x1: x(budget), x2: x(budget), y1: 0, y2: 34 }));
     }
     const figures = reduced
-      ? `${show.time(reduced.ttft.value)}${reduced.ttft.high === null ? "" : ` (${show.band(reduced.ttft)})`}, unreduced ${show.time(dense.ttft.value)}${overfull(reduced, context) ? "; does not fit" : ""}`
+      ? `${show.time(reduced.ttft.value)}${reduced.ttft.high === null ? "" : ` (${show.band(reduced.ttft)})`}, unreduced ${show.time(dense.ttft.value)}${memory.fits === false ? "; does not fit" : ""}`
       : "this setting has no schedule here";
     list.append(html("li", {}, html("button", { type: "button", class: "machine", "aria-pressed": String(number === chosen), onclick: () => onChoose(number) },
       html("span", { class: "machine-label" }, html("b", {}, name), html("span", {}, figures)), ...(reduced ? [picture] : []))));

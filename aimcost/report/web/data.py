@@ -202,6 +202,8 @@ def varied(run: Run, choice: Choice) -> Run:
 def _paper_rows(settings: Settings) -> tuple[list[Mapping[str, Any]], Mapping[str, str]]:
     """Rows of papers' tables on this model, with its text length and a load that the page has."""
     run, found, tables = settings.run, list[Mapping[str, Any]](), dict[str, str]()
+    if run.workload.cached_tokens or run.parallel.devices > 1:
+        return [], {}  # papers' rows compute whole prompts, on one device
     for name in discover.names("paper"):
         paper = read_mapping(discover.find("paper", name))
         tables.update(paper["tables"])
@@ -238,6 +240,7 @@ def _settings(settings: Settings) -> dict[str, Any]:
         "batch": settings.batches.index(load.batch),
         "texts": list(settings.texts),
         "text": settings.texts.index(settings.text),
+        "text_before": load.text_before,
         "templates": [each.template_tokens for each in settings.loads],
         "most_new_tokens": settings.most_new_tokens,
         "new_tokens": load.new_tokens,
@@ -245,6 +248,12 @@ def _settings(settings: Settings) -> dict[str, Any]:
         "fixed": dict(settings.fixed),
         "dials": [{"key": dial.key, "values": list(dial.values), "start": dial.start} for dial in settings.dials],
         "visual": [each.workloads["executed"].visual_tokens for each in settings.loads],
+        "cached": {
+            "tokens": load.cached_tokens,
+            "text": load.cached_text,
+            # what is computed of the prompt, where that is the same in every layer
+            "queries": load.prompt_tokens - load.cached_tokens if load.caches_visuals else None,
+        },
     }
 
 
@@ -297,7 +306,10 @@ def _context(context: Context, pool: Pool, ops: _Ops) -> dict[str, Any]:
         "included": list(context.included),
         "notes": list(estimate_run(run).notes),
         "band": _band(context) if context.has_band else None,
-        "weights_bytes": context.weights_bytes,
+        "weights_bytes": list(context.weights_bytes),
+        "stages": list(context.stages),
+        "ranks_square": context.ranks_square,
+        "feature_layers": context.feature_layers,
         "usable_bytes": hardware.usable_memory_bytes or None,
         "peak_flops_per_s": peak,
         "bytes_per_s": hardware.memory_bytes_per_s,
@@ -326,9 +338,17 @@ def _tables(tables: Tables, pool: Pool, ops: _Ops, rows: _RowPool) -> dict[str, 
         "before": [[rows.add(each) for each in found] for found in tables.before],
         "embed": {str(text): rows.add(each) for text, each in tables.embed.items()},
         "head": rows.add(tables.head),
+        "first": [_op_rows(each, pool, ops) for each in tables.first],
+        "last": [_op_rows(each, pool, ops) for each in tables.last],
         "step_before": rows.add(tables.step_before),
         "step_after": rows.add(tables.step_after),
         "kv": [pool.costs(each) for each in tables.kv],
+        "peaks": [{kernel: pool.costs(each) for kernel, each in found.items()} for found in tables.peaks],
+        "step_peaks": [{kernel: pool.costs(each) for kernel, each in found.items()} for found in tables.step_peaks],
+        "ahead_bytes": [list(each) for each in tables.ahead_bytes],
+        "embedded_bytes": tables.embedded_bytes,
+        "features_bytes": list(tables.features_bytes),
+        "head_bytes": tables.head_bytes,
         "added": [
             [
                 [each.stage, each.beside, each.name, each.seconds.value, each.seconds.low, each.seconds.high]
@@ -350,10 +370,15 @@ def _op_rows(rows: OpCurves, pool: Pool, ops: _Ops) -> dict[str, Any]:
         "flops": pool.costs(rows.flops),
         "bytes": pool.costs(rows.bytes),
         "code": pool.whole(rows.code),
-        "host": rows.host,
-        "after": rows.after,
+        "host": rows.host if isinstance(rows.host, float) else None,
+        "hosts": None if isinstance(rows.host, float) else pool.seconds(rows.host),
+        "after": rows.after if isinstance(rows.after, float) else None,
+        "afters": None if isinstance(rows.after, float) else pool.seconds(rows.after * rows.device),
         "waits": rows.waits,
         "each_step": rows.each_step,
+        "sends": rows.sends,
+        "needed": None if rows.needed is None else pool.whole(rows.needed),
+        "counts": rows.counts,
         "key": list(rows.key),
         "shape": {name: list(value) for name, value in rows.shape.items()},
     }

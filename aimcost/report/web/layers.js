@@ -55,7 +55,7 @@ export function drawLayers(container, { reduced, dense, textTokens, promptTokens
   const strips = [
     ["time", (result) => result.layers.map((layer) => layer.time_s), show.time, (layer) => `bar ${layer.bound}`],
     ["FLOPs", (result) => result.layers.map((layer) => layer.flops), show.flops, () => "bar plain"],
-    ["KV cache", (result) => result.kv, show.bytes, () => "bar cache"],
+    ["KV cache", (result) => result.memory.kv, show.bytes, () => "bar cache"],
   ];
   strips.forEach(([name, values, format, style], number) => {
     const top = TOP + RIVER + GAP + number * (STRIP + GAP);
@@ -86,7 +86,7 @@ export function drawLayers(container, { reduced, dense, textTokens, promptTokens
   const describe = (layer) => {
     const row = reduced.layers[layer];
     return `Layer ${layer}: ${show.whole(row.tokens)} tokens, ${show.time(row.time_s)} (unreduced ${show.time(dense.layers[layer].time_s)}), ` +
-      `${show.flops(row.flops)}, KV cache ${show.bytes(reduced.kv[layer])}, ${row.bound}-bound`;
+      `${show.flops(row.flops)}, KV cache ${show.bytes(reduced.memory.kv[layer])}, ${row.bound}-bound`;
   };
   const mark = (layer) => {
     highlight.setAttribute("visibility", layer === null ? "hidden" : "visible");

@@ -146,26 +146,47 @@ export class Pricer {
           flops: this.columns.get(row.flops),
           bytes: this.columns.get(row.bytes),
           code: this.columns.get(row.code),
+          hosts: row.hosts === null ? null : this.columns.get(row.hosts),
+          afters: row.afters === null ? null : this.columns.get(row.afters),
+          needed: row.needed === null ? null : this.columns.get(row.needed),
         }));
-      const each = (byKernel) => Object.fromEntries(Object.entries(byKernel).map(([k, rows]) => [k, read(rows)]));
+      const mapped = (byKernel, made) => Object.fromEntries(Object.entries(byKernel).map(([k, rows]) => [k, made(rows)]));
+      const column = (number) => this.columns.get(number);
       this.prepared.set(key, {
-        layers: tables.layers.map(each),
-        decode: tables.decode.map(each),
+        layers: tables.layers.map((each) => mapped(each, read)),
+        decode: tables.decode.map((each) => mapped(each, read)),
         cut: read(tables.cut),
-        kv: tables.kv.map((column) => this.columns.get(column)),
+        first: read(tables.first),
+        last: read(tables.last),
+        kv: tables.kv.map(column),
+        peaks: tables.peaks.map((each) => mapped(each, column)),
+        stepPeaks: tables.step_peaks.map((each) => mapped(each, column)),
       });
     }
     return this.prepared.get(key);
   }
 
-  // The request at a setting, or null where the dials have no schedule; `operations` sums the rows that `detail` wants.
-  price(setting, detail = null) {
+  // What a setting computes: tokens by layer, where they are cut, and the attention kernels; null without a schedule.
+  layout(setting) {
     const context = this.run.contexts[setting.context];
     const planned = this.schedule(setting);
     if (!planned) return null;
-    const { tokens } = planned;
-    const tables = context.tables[setting.batch];
+    const { tokens, before } = planned;
+    const cuts = tokens.map((count, i) => i + 1 < tokens.length && tokens[i + 1] < count);
+    const cutting = cuts.some(Boolean);
+    const kernels = tokens.map((_, i) =>
+      cutting && (context.exposes === "decoder" || (context.exposes === "layer" && cuts[i])) ? "eager" : context.attention,
+    );
+    const stepKernel = kernels.every((each) => each === "eager") ? "eager" : context.attention;
     const ops = this.operations(setting.context, setting.batch);
+    return { context, tables: context.tables[setting.batch], ops, tokens, before, cuts, cutting, kernels, stepKernel };
+  }
+
+  // The request at a setting, or null where the dials have no schedule; `operations` sums the rows that `detail` wants.
+  price(setting, detail = null) {
+    const layout = this.layout(setting);
+    if (!layout) return null;
+    const { context, tables, ops, tokens, cuts, cutting, kernels, stepKernel } = layout;
     const { prompt, steps } = this;
     prompt.clear();
     steps.clear();
@@ -182,53 +203,95 @@ export class Pricer {
         }
       }
     };
-    const before = tables.before[setting.load][planned.before];
+    // one operation on n tokens, or of a cut at entry n
+    const inside = (rows, row, layer, n, times = 1) => {
+      const device = row.device[n];
+      rows.push(row.op, layer, device * times, (row.hosts ? row.hosts[n] : row.host) * times,
+        (row.afters ? row.afters[n] : row.after * device) * times, row.flops[n] * times, row.bytes[n] * times, row.code[n],
+        row.waits, n);
+    };
+    // rows outside the layers that follow from the tokens of the nearest one
+    const nearest = (found, layer) => {
+      for (const row of found) inside(prompt, row, -1, row.counts === "text" ? this.lookedUp(setting) : this.queries(tokens[layer]));
+    };
+    const before = tables.before[setting.load][layout.before];
     outside(prompt, before, 1, "tower");
-    outside(prompt, tables.embed[this.textTokens(setting)]);
+    if (ops.first.length) nearest(ops.first, 0);
+    else outside(prompt, tables.embed[this.textTokens(setting)]);
     outside(prompt, before, 1, "prefill");
 
-    const cuts = tokens.map((count, i) => i + 1 < tokens.length && tokens[i + 1] < count);
-    const cutting = cuts.some(Boolean);
-    const kernels = tokens.map((_, i) =>
-      cutting && (context.exposes === "decoder" || (context.exposes === "layer" && cuts[i])) ? "eager" : context.attention,
-    );
+    const starts = new Set(context.stages.slice(1));
+    const runs = (row, layer, needed) => (!row.sends || starts.has(layer)) && (!row.needed || needed(row));
     for (let layer = 0; layer < tokens.length; layer++) {
-      const n = tokens[layer];
-      for (const row of ops.layers[context.kinds[layer]][kernels[layer]]) {
-        prompt.push(row.op, layer, row.device[n], row.host, row.after * row.device[n], row.flops[n], row.bytes[n],
-          row.code[n], row.waits, n);
+      const n = tokens[layer], kind = context.kinds[layer];
+      // layers of one kind run as one: what one of them needs, all of them do
+      const needed = (row) => tokens.some((each, i) => context.kinds[i] === kind && kernels[i] === kernels[layer] && row.needed[each]);
+      for (const row of ops.layers[kind][kernels[layer]]) {
+        if (runs(row, layer, needed)) inside(prompt, row, layer, n);
       }
       if (!cuts[layer]) continue;
-      for (const row of ops.cut) {
-        const at = row.key[0] * n + row.key[1] * tokens[layer + 1];
-        prompt.push(row.op, layer, row.device[at], row.host, row.after * row.device[at], row.flops[at], row.bytes[at],
-          row.code[at], row.waits, at);
-      }
+      for (const row of ops.cut) inside(prompt, row, layer, row.key[0] * n + row.key[1] * tokens[layer + 1]);
     }
-    outside(prompt, tables.head);
+    if (ops.last.length) nearest(ops.last, tokens.length - 1);
+    else outside(prompt, tables.head);
 
     const count = Math.max(0, setting.newTokens - context.decode_extra);
     if (count) {
       outside(steps, tables.step_before, count);
-      const kernel = kernels.every((each) => each === "eager") ? "eager" : context.attention;
       for (let layer = 0; layer < tokens.length; layer++) {
-        const n = tokens[layer];
-        for (const row of ops.decode[context.kinds[layer]][kernel]) {
-          if (row.each_step) {
-            for (let g = n; g < n + count; g++) {
-              steps.push(row.op, layer, row.device[g], row.host, row.after * row.device[g], row.flops[g], row.bytes[g],
-                row.code[g], row.waits, g);
-            }
-          } else {
-            steps.push(row.op, layer, row.device[n] * count, row.host * count, row.after * row.device[n] * count,
-              row.flops[n] * count, row.bytes[n] * count, row.code[n], row.waits, n);
-          }
+        const n = tokens[layer], kind = context.kinds[layer];
+        const needed = (row) => tokens.some((each, i) => context.kinds[i] === kind && row.needed.subarray(each, each + count).some(Boolean));
+        for (const row of ops.decode[kind][stepKernel]) {
+          if (!runs(row, layer, needed)) continue;
+          if (row.each_step) for (let g = n; g < n + count; g++) inside(steps, row, layer, g);
+          else inside(steps, row, layer, n, count);
         }
       }
       outside(steps, tables.step_after, count);
     }
     for (const rows of [prompt, steps]) (context.band ? withHost : withoutHost)(rows);
-    return this.summed(setting, context, tables, ops, tokens, cutting, count, detail);
+    const sums = this.summed(setting, context, tables, ops, tokens, cutting, count, detail);
+    return { ...sums, memory: this.memory(setting, layout) };
+  }
+
+  // Tokens that are looked up in the embedding table, and those that a layer computes on: without what is cached.
+  lookedUp(setting) {
+    return this.textTokens(setting) - this.run.settings.cached.text;
+  }
+
+  queries(tokens) {
+    const { cached } = this.run.settings;
+    return cached.queries ?? tokens - cached.tokens;
+  }
+
+  // aimcost.pricing.memory.memory_of: the fullest moment of the fullest device.
+  memory(setting, { context, tables, ops, tokens, before, cuts, kernels, stepKernel } = this.layout(setting)) {
+    const held = Math.max(0, setting.newTokens - 1), { load } = setting;
+    const kv = tokens.map((n, layer) => ops.kv[context.kinds[layer]][n + held]);
+    const step = setting.newTokens > 1 ? Math.max(...ops.stepPeaks.map((each) => each[stepKernel][tokens[0] + setting.newTokens])) : null;
+    const devices = context.stages.map((start, stage) => {
+      const end = context.stages[stage + 1] ?? tokens.length;
+      let cache = 0, peak = 0, all = 0;
+      const reach = (bytes) => { peak = Math.max(peak, bytes); };
+      for (let layer = start; layer < end; layer++) {
+        cache += ops.kv[context.kinds[layer]][tokens[layer] - this.queries(tokens[layer])];
+        all += kv[layer];
+      }
+      if (!start) reach(cache + tables.ahead_bytes[load][before]);
+      for (let layer = start; layer < end; layer++) {
+        const n = tokens[layer], kind = context.kinds[layer], column = ops.kv[kind];
+        cache += column[n] - column[n - this.queries(n)];
+        const kernel = kernels[layer] === "eager" && cuts[layer] && context.ranks_square ? "ranked" : kernels[layer];
+        const embedded = layer && !start ? tables.embedded_bytes * this.queries(tokens[0]) : 0;
+        const features = layer < context.feature_layers ? tables.features_bytes[load] : 0;
+        reach(cache + ops.peaks[kind][kernel][n] + embedded + features);
+      }
+      if (end === tokens.length) reach(cache + tables.head_bytes);
+      if (step !== null) reach(all + step);
+      return { kv_bytes: all, peak_bytes: context.weights_bytes[stage] + peak };
+    });
+    const fullest = devices.reduce((a, b) => (b.peak_bytes > a.peak_bytes ? b : a));
+    return { ...fullest, kv, fits: context.usable_bytes === null ? null : fullest.peak_bytes <= context.usable_bytes };
   }
 
   // What the stack adds: [stage, beside, name, value, low, high].
@@ -308,13 +371,10 @@ export class Pricer {
     const prompt = inside.filter((name) => name !== "decode").reduce((sum, name) => sum + stages[name].time_s, 0);
     const decode = inside.includes("decode") ? stages.decode.time_s + besideDecode : 0;
     const ttft = prompt + beside;
-    const held = Math.max(0, setting.newTokens - 1);
-    const kv = tokens.map((each, layer) => ops.kv[context.kinds[layer]][each + held]);
     const plain = (value) => ({ value, low: value, high: null });
     for (const layer of layers) layer.bound = BOUNDS[layer.by.indexOf(Math.max(...layer.by))];
     return {
-      tokens, stages, layers, operations: [...operations.values()], names, steps: count, kv,
-      kv_bytes: kv.reduce((a, b) => a + b, 0),
+      tokens, stages, layers, operations: [...operations.values()], names, steps: count,
       ttft: band ? band.around("prompt") : plain(ttft),
       tpot: count ? (band ? band.around("decode", count) : plain(decode / count)) : null,
       total: band ? band.around("all") : plain(ttft + decode),

@@ -112,7 +112,10 @@ export function documentOf(run, state) {
   made.workload = { ...made.workload };
   if (state.load !== start.load) made.workload[settings.loads_key] = settings.loads[state.load];
   if (state.batch !== start.batch || made.workload.batch !== undefined) made.workload.batch = settings.batches[state.batch];
-  if (state.text !== start.text) made.workload.text_tokens = settings.texts[state.text];
+  if (state.text !== start.text) {
+    const text = settings.texts[state.text], system = settings.text_before;
+    made.workload.text_tokens = system ? { system, question: text - system } : text;
+  }
   if (state.newTokens !== start.newTokens) made.workload.new_tokens = state.newTokens;
   made.method = methodOf(run, state);
   return made;

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import AimcostError, InvalidValueError, ScheduleError
+from ...errors import AimcostError, ScheduleError
 from ...inputs.run import Run, plan_schedule
 from ...inputs.strict_json import canonical
 from ...methods.aim.plan import DEFAULT_MERGE_RATIO, left_of, reachable_ratios, shares
@@ -174,8 +174,8 @@ def settings_of(run: Run) -> Settings:
 
     Raises
     ------
-    ScheduleError, InvalidValueError
-        Cross attention, pipeline stages, a cached prefix, or hidden tokens: cost then follows from more than token
+    ScheduleError
+        Cross attention, hidden tokens, or layers that are partly quantized: cost then follows from more than token
         counts.
     """
     decoder = run.model.decoder
@@ -184,11 +184,6 @@ def settings_of(run: Run) -> Settings:
             f"the explorer needs visual tokens in the sequence: {run.model.name} has cross-attention layers, which no "
             "method shortens; aimcost compare shows it on several machines and stacks"
         )
-    if decoder.traced is not None:
-        raise ScheduleError(
-            f"the explorer needs a built-in architecture: {run.model.name} is traced, and what runs around its layers "
-            "follows from the tokens too; aimcost estimate and aimcost compare price it"
-        )
     if run.implementation == "masked":
         raise ScheduleError(
             "the explorer needs an implementation that removes tokens: masked hides them; implementation eager "
@@ -196,12 +191,6 @@ def settings_of(run: Run) -> Settings:
         )
     if run.precision.wide:
         raise ScheduleError(f"the explorer needs uniform decoder layers: {run.model.name} has {WIDE}")
-    if run.parallel.pp > 1:
-        raise InvalidValueError("parallel.pp", "1 to explore (parallel.tp may be more)", run.parallel.pp)
-    if run.workload.cached_tokens:
-        raise InvalidValueError(
-            "workload.cached_tokens", "0 to explore (aimcost compare takes several)", run.workload.cached_tokens
-        )
     key, loads = _loads(run)
     own = run.workload.frames or run.workload.images
     start = next((i for i, load in enumerate(loads) if load.count == own), 0) if key else 0
@@ -229,7 +218,9 @@ def _loads(run: Run) -> tuple[str, tuple[Load, ...]]:
     key = "frames" if load.frames and not load.images else "images" if load.images and not load.frames else ""
     own = load.frames or load.images
     sized = run.document().get("workload", {}).get("image_size")
-    if not key or (isinstance(sized, list) and sized and isinstance(sized[0], list)):
+    several_sizes = isinstance(sized, list) and sized and isinstance(sized[0], list)
+    # with visual tokens in the cache queries are what is left of one prompt
+    if not key or several_sizes or load.caches_visuals:
         return "", (Load(count=None, workloads=_conventions(run)),)
     found = []
     for count in _with(FRAMES if key == "frames" else IMAGES, own):
@@ -320,12 +311,16 @@ def _with_own(values: Sequence[Any], own: Any) -> list[Any]:
 
 
 def _texts(run: Run) -> tuple[int, ...]:
-    """Text lengths: the run's alone where text stands in several places, or where what a cut costs follows from it."""
+    """Text lengths: the run's alone where text stands in several places, or where what a cut costs follows from it.
+
+    Where visual tokens lie in the cache as well: queries are what is left of one prompt.
+    """
     load = run.workload
-    fixed = load.template_tokens or load.text_tokens < 1 or load.cross_tokens
+    fixed = load.template_tokens or load.text_tokens < 1 or load.cross_tokens or load.caches_visuals
     if fixed or any(_reads_text(run, event) for event in run.schedule.layer_events):
         return (load.text_tokens - load.template_tokens,)
-    return _with([each for each in TEXT if each > load.text_before], load.text_tokens)
+    least = max(load.text_before, load.cached_text)
+    return _with([each for each in TEXT if each > least], load.text_tokens)
 
 
 def _reads_text(run: Run, event: ReductionEvent) -> bool:
@@ -388,7 +383,7 @@ def schedules_of(
     def number(visual: tuple[int, ...] | None) -> int:
         return -1 if visual is None else known.setdefault(visual, len(known))
 
-    plans = _aim_plans if settings.fixed.get("name") == "aim" else _plans
+    plans = _aim_plans if settings.fixed.get("name") == "aim" and _prunes_anywhere(run) else _plans
     for at, load in enumerate(settings.loads):
         workload = load.workloads[convention]
         whole = plan_schedule(run.model, workload, {"name": "none"})
@@ -475,6 +470,13 @@ class _Plan:
 _Plans = Iterator[tuple[tuple[int, ...], _Plan]]
 
 
+def _prunes_anywhere(run: Run) -> bool:
+    """Whether AIM may rank at every layer, of every prompt: each has attention, and no visual token is in the cache."""
+    traced = run.model.decoder.traced
+    kinds = () if traced is None else traced.kinds
+    return not run.workload.caches_visuals and all(any(op.kind == "attention" for op in kind.ops) for kind in kinds)
+
+
 def _other_texts(settings: Settings) -> list[int]:
     return [text for text in settings.texts if text != settings.text]
 
@@ -531,7 +533,8 @@ def _aim_plans(settings: Settings, workload: Workload, convention: str) -> _Plan
         except AimcostError:
             continue
         tokens = {text: left_of(merged.visual_tokens, text, share) for text in (own, *_other_texts(settings))}
-        possible = {text: counts.min(axis=1) >= 1 for text, counts in tokens.items()}
+        # every layer computes on a token that is not in the cache
+        possible = {text: counts.min(axis=1) > workload.cached_tokens for text, counts in tokens.items()}
         visual = {text: counts[:, :layers] - text for text, counts in tokens.items()}
         # the paper's convention with l1 = 0 cuts before the first layer
         wanted = possible[own] & (visual[own][:, 0] == merged.visual_tokens)
