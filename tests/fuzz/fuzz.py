@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -159,7 +160,10 @@ def _problem(target: Any, rng: random.Random, shown: list[Any]) -> dict[str, Any
     """What is wrong with how an input is taken; None where nothing is."""
     signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S)
     try:
-        said = target(rng, shown)
+        with warnings.catch_warnings():
+            # overflow in NumPy prints a line of our code into the user's terminal
+            warnings.simplefilter("error", RuntimeWarning)
+            said = target(rng, shown)
     except TooSlow:
         return {"problem": f"more than {CPU_S:g} s", "where": ""}
     except MemoryError:
