@@ -42,6 +42,7 @@ def check(bars: tuple[Bar, ...], figures: dict[str, float]) -> None:
     assert {bar.name for bar in bars if not bar.met} == MISSED
 
 
+@pytest.mark.check
 def test_in_sample() -> None:
     check(gather().bars, IN_SAMPLE)
 

@@ -10,6 +10,8 @@ from aimcost.inputs.model import load_model, model_config
 from aimcost.models import decoder
 from aimcost.ops.gemm import distinct_experts
 
+from ..properties.grids import one_of_each
+
 HARDWARE = "nvidia_a100_sxm_80gb"
 TEXT = [
     name
@@ -31,7 +33,7 @@ def _check_flops(config, work, oracle):
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("name", one_of_each(TEXT, lambda name: load_model(name).family))
 def test_parameters_and_the_flops_of_two_layers(name, oracle):
     config = model_config(name)
     assert decoder.parameters(load_model(name).decoder) == oracle.parameter_count(oracle.build(config))

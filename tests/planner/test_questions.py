@@ -19,7 +19,10 @@ def estimate(name: str, method: dict[str, Any], **workload: int) -> Any:
     return aimcost.estimate(name, method=method, workload=workload)
 
 
-@pytest.mark.parametrize(("question", "confidence"), [("frames", None), ("frames", 0.9), ("batch", None)])
+@pytest.mark.parametrize(
+    ("question", "confidence"),
+    [("frames", None), pytest.param("frames", 0.9, marks=pytest.mark.check), ("batch", None)],
+)
 def test_one_more_is_over(question: str, confidence: float | None) -> None:
     name, limit = (VIDEO, 0.3) if question == "frames" else (IMAGE, 0.25)
     answer = ask(load_run(name), question, budgets={"max_ttft_ms": limit * 1e3}, confidence=confidence)

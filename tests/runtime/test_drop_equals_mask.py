@@ -29,7 +29,7 @@ CASES = [
     "qwen3_vl-video",
     "internvl-image",
 ]
-BATCHES = [(1, False), pytest.param(3, False, marks=pytest.mark.check), (3, True)]
+BATCHES = [*(pytest.param(rows, False, marks=pytest.mark.check) for rows in (1, 3)), (3, True)]
 
 
 def _forward(case):
