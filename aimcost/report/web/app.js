@@ -253,8 +253,7 @@ class App {
       tile("speed-up", same ? "1×" : show.factor(gained.speedup), `${!same && gained.high !== null ? `${show.factor(gained.low)} to ${show.factor(gained.high)}, ` : ""}ceiling ${ceiling ? show.factor(ceiling) : "none"}`),
       tile("time per token", reduced.tpot ? show.time(reduced.tpot.value) : "none", reduced.tpot ? band(reduced.tpot) : "needs 2 new tokens"),
       tile("FLOPs", show.flops(reduced.flops), `of ${show.flops(dense.flops)}`),
-      tile("KV cache", show.bytes(reduced.memory.kv_bytes), `of ${show.bytes(dense.memory.kv_bytes)}`),
-      tile("peak memory", show.bytes(reduced.memory.peak_bytes), context.usable_bytes === null ? `of ${show.bytes(dense.memory.peak_bytes)}` : `${reduced.memory.fits ? "fits" : "does not fit"} ${show.bytes(context.usable_bytes)}`),
+      tile("KV cache", show.bytes(reduced.memory.kv_bytes), `of ${show.bytes(dense.memory.kv_bytes)}; peak memory ${show.bytes(reduced.memory.peak_bytes)}${context.usable_bytes === null ? "" : ` of ${show.bytes(context.usable_bytes)}`}`),
     );
   }
 
