@@ -10,9 +10,17 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InvalidValueError, UnknownNameError, argument
+from .errors import (
+    AimcostError,
+    InvalidValueError,
+    MissingArgumentError,
+    UnknownArgumentError,
+    UnknownNameError,
+    argument,
+)
 from .extras import torch_module
 from .inputs.run import SHORT_KEYS, Run, load_run
+from .inputs.schema import RunFile
 from .methods.registry import require_runnable
 from .pricing import pricing as _pricing
 from .pricing.result import Estimate
@@ -43,7 +51,12 @@ def estimate(run: Mapping[str, Any] | str | Path | None = None, **overrides: Any
     return _pricing.estimate_run(_run(run, overrides))
 
 
-def _run(run: Mapping[str, Any] | str | Path | None, overrides: Mapping[str, Any]) -> Run:
+def _run(run: Mapping[str, Any] | str | Path | None, overrides: Mapping[str, Any], *beside: str) -> Run:
+    """A run from what a function was called with; `beside` are its arguments that are no keys of a run."""
+    known = (*RunFile.names(), *SHORT_KEYS)
+    for key in overrides:
+        if "." not in key and key not in known:
+            raise UnknownNameError("key", key, (*known, *beside), where="run")
     if run is None and "model" not in overrides:
         raise InvalidValueError("run", "given, or `model`", None)
     return load_run({} if run is None else run, {SHORT_KEYS.get(key, key): each for key, each in overrides.items()})
@@ -64,13 +77,16 @@ def compare(
     `run` and `overrides` as in `estimate`.
     """
     comparison = importlib.import_module("aimcost.pricing.comparison")
+    resolved = _run(run, overrides, "stacks", "workloads", "prices", "currency")
     rows: MachineComparison = comparison.compare_run(
-        _run(run, overrides), hardware, stacks, workloads=workloads, prices=prices, currency=currency
+        resolved, hardware, stacks, workloads=workloads, prices=prices, currency=currency
     )
     return rows
 
 
-def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float] | None = None, **options: Any) -> Any:
+def plan(
+    run: Mapping[str, Any] | str | Path | None = None, budgets: Mapping[str, float] | None = None, **options: Any
+) -> Any:
     """The schedule that keeps most under `budgets`; see `aimcost.search.plan.plan_run` for the options.
 
     With `task`, the method that suits a task or benchmark (or a list of them) best; see
@@ -86,6 +102,8 @@ def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float] | Non
     aimcost.search.plan.Plan; with `task`, aimcost.search.plan.tasks.TaskPlan, or TaskPlans where `hardware` is given
     """
     tasks, planner = (importlib.import_module(f"aimcost.search.plan{name}") for name in (".tasks", ""))
+    if run is None:
+        raise _without_run(options, planner.plan_run, tasks.plan_task)
     task = options.pop("task", None)
     if task is None:
         _check_options(options, planner.plan_run, tasks.plan_task, "given with task")
@@ -94,6 +112,19 @@ def plan(run: Mapping[str, Any] | str | Path, budgets: Mapping[str, float] | Non
     if "hardware" in options:
         return tasks.plan_task_on(load_run(run), task, budgets=budgets, **options)
     return tasks.plan_task(load_run(run), task, budgets=budgets, **options)
+
+
+def _without_run(options: Mapping[str, Any], *called: Callable[..., Any]) -> AimcostError:
+    """The error of a plan without a run: an option that neither it nor a run has, else what a run looks like."""
+    of_run = (*RunFile.names(), *SHORT_KEYS)
+    known = dict.fromkeys(["task", *(name for each in called for name in inspect.signature(each).parameters), *of_run])
+    for name in options:
+        if name not in known:
+            return UnknownArgumentError(name, known)
+    keys = [name for name in options if name in of_run]
+    told = f"; {' and '.join(keys)} {'are keys' if len(keys) > 1 else 'is a key'} of it" if keys else ""
+    what = "given: a mapping, such as {'model': …, 'workload': {'images': 1}}, a file, or the name of one"
+    return MissingArgumentError("run", what + told, None)
 
 
 def _check_options(
@@ -149,6 +180,10 @@ def apply(
     if schedule is not None and options.get("question") is None:
         require_runnable(schedule)
     executor = torch_module("aimcost.runtime.executor")
+    allowed = [*inspect.signature(executor.apply).parameters]
+    for name in options:
+        if name not in allowed:
+            raise UnknownArgumentError(name, allowed)
     context: AbstractContextManager[Any] = executor.apply(model, schedule, method=method, **options)
     return context
 

@@ -16,8 +16,10 @@ __all__ = [
     "CheckFailedError",
     "FileFormatError",
     "InvalidValueError",
+    "MissingArgumentError",
     "MissingExtraError",
     "ScheduleError",
+    "UnknownArgumentError",
     "UnknownNameError",
     "UnsupportedModelError",
     "argument",
@@ -160,6 +162,17 @@ class InvalidValueError(AimcostError):
         shown = repr(key) if key == self.key else f"'{key}'"
         got = "" if found is None and expected.startswith("given") else f" (got {_shown(found)})"
         super().__init__(f"{prefix}{shown} must be {expected}{got}")
+
+
+class UnknownArgumentError(UnknownNameError, TypeError):
+    """A keyword that a Python function does not take."""
+
+    def __init__(self, found: str, allowed: Iterable[str], *, remedy: str = "") -> None:
+        super().__init__("argument", found, allowed, remedy=remedy)
+
+
+class MissingArgumentError(InvalidValueError, TypeError):
+    """What a Python function cannot do without."""
 
 
 class FileFormatError(AimcostError):

@@ -54,7 +54,8 @@ def derive_command(source: str, system: str | None, output: Path | None, *, as_j
 
 def inherited_command(output: Path | None, *, as_json: bool) -> str:
     """Compare each card's GEMMs with other cards' coefficients; with `output`, write the bands."""
-    bands = inherited_bands() if output is None else write_inherited_bands(output)
+    with progress_bar() as step:
+        bands = inherited_bands(step) if output is None else write_inherited_bands(output, step)
     return to_json(bands) if as_json else inherited_text(bands, output)
 
 

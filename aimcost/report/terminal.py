@@ -26,6 +26,9 @@ _BAD = ("FAILED", "MISSED", "DOES NOT FIT", "NOT as scheduled")
 # A cell of its own: text columns are two spaces apart.
 _CELL = re.compile(rf"(?<=  )({'|'.join(_BOUNDS)})(?:-bound)?(?=  |$)")
 _RULE = re.compile(r"^ *─+(?: *─+)* *$")
+# Of a file that is shown: a key below another, and a comment.
+_KEY = re.compile(r"^( +)(?:- )?[\w.\"'-]+: ")
+_COMMENT = re.compile(r"^ *# ")
 _LABEL = re.compile(r"^(?: +|- |\S.{0,15}?  +)")
 
 
@@ -128,8 +131,10 @@ def show(text: str, width: int, *, end: str = "\n") -> None:
 def _wrapped(line: str, width: int) -> list[str]:
     if cell_len(line) <= width or "─" in line:
         return [line]
-    label = _LABEL.match(line)
+    label, key, comment = _LABEL.match(line), _KEY.match(line), _COMMENT.match(line)
     indent = " " * (len(label[0]) if label and len(label[0]) < width // 2 else 2)
+    if key or comment:
+        indent = key[1] + "  " if key else comment[0] if comment else indent
     return textwrap.wrap(
         line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
     )

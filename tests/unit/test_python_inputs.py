@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import aimcost
+from aimcost.errors import AimcostError, UnknownNameError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 COUNTS = [100] * 12 + [60] * 12
@@ -76,3 +77,37 @@ def test_a_hint_is_about_its_own_key() -> None:
     with pytest.raises(aimcost.errors.InvalidValueError, match="visual_tokens") as caught:
         aimcost.estimate({**RUN, "workload": {"visual_tokens": "80", "text_tokens": "x"}})
     assert "mapping" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: aimcost.estimate(frame=32), "run: unknown key 'frame'; did you mean 'frames'"),
+        (lambda: aimcost.estimate("llava_onevision_aim_a100", imges=2), "unknown key 'imges'; did you mean 'images'"),
+        (
+            lambda: aimcost.compare(model="qwen2-7b", stak=["vllm"]),
+            "unknown key 'stak'; did you mean 'stack' or 'stacks'",
+        ),
+        (lambda: aimcost.schedule(method_="aim"), "unknown key 'method_'; did you mean 'method'"),
+    ],
+)
+def test_a_keyword_that_is_no_key_is_told_its_nearest(call: Callable[[], Any], says: str) -> None:
+    with pytest.raises(UnknownNameError) as raised:
+        call()
+    assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "'run' must be given: a mapping, such as {'model': …"),
+        ({"model": "qwen2-7b", "hardware": "nvidia_l4"}, "; model and hardware are keys of it"),
+        ({"model": "qwen2-7b", "hardwre": "nvidia_l4"}, "unknown argument 'hardwre'; did you mean 'hardware'?"),
+    ],
+)
+def test_a_plan_without_a_run_says_what_one_is(options: dict[str, Any], says: str) -> None:
+    """A TypeError as before, and an error of aimcost's on one line."""
+    with pytest.raises(AimcostError) as raised:
+        aimcost.plan(**options)
+    assert isinstance(raised.value, TypeError)
+    assert says in str(raised.value)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +85,17 @@ def test_prose_hangs_under_its_label(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(line.startswith((" " * 17 + "several", " " * 17 + "words")) for line in rest)
 
 
+def test_a_file_that_is_shown_folds_between_words_and_means_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "hardware_profiles" / "nvidia_l4.yaml").read_text(encoding="utf-8")
+    terminal.show(text, 60)
+    shown = capsys.readouterr().out
+    assert yaml.safe_load(shown) == yaml.safe_load(text)
+    assert [line for line in shown.split("\n") if len(line) > 60 and " " in line.strip()] == []
+    assert '  memory_gb: "NVIDIA L4 Tensor Core GPU datasheet (2023-03),\n    specifications' in shown
+
+
 def call_at_terminal(*arguments: str, columns: int, **environment: str) -> str:
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
@@ -122,6 +134,7 @@ def test_an_estimate_at_a_terminal_and_piped(cli: Any) -> None:
         ["compare", RUN, "--hardware", "nvidia_l4,nvidia_h100_sxm", "--stack", "vllm,transformers"],
         ["estimate", RUN, "--ops", "--layers"],
         ["list"],
+        ["show", "nvidia_l4"],
         ["reproduce"],
         ["evidence", str(ROOT / "configs/timings/fastv.jsonl")],
         ["plan", RUN, "--ttft-ms", "250", "--shape", "linear"],

@@ -28,4 +28,4 @@ def show(
 
         say(scores_text(name, points_of(name)), prose=True)
         return
-    say(describe(name), end="")
+    say(describe(name), end="", prose=True)

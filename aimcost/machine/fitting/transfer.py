@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,30 @@ ROWS = 4000  # of each card, so that no card's table outweighs another's
 NARROWEST = 512
 
 
-def inherited_bands() -> dict[str, Any]:
+def inherited_bands(progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, Any]:
     """10th and 90th percentile of measured / predicted where a card's products take another's coefficients.
 
     By kinship: ``sibling``, the parent's coefficients on the other cards of its architecture, and on two
     neighbours each other's; ``architecture``, between any two designs; ``vendor``, of every NVIDIA design on
     another maker's card. The ratios hold the parent's own errors too, so that a band widened by them is wide.
 
+    Parameters
+    ----------
+    progress
+        Called with what is done, of how much, and what comes next.
+
     Raises
     ------
     MissingExtraError
         The tables are not installed.
     """
-    samples = {SYSTEM_PROFILES[system]: _sample(system) for system in systems()}
+    names = systems()
+    total = len(names) + 1
+    samples = {}
+    for done, system in enumerate(names):
+        progress(done, total, f"reading {system}")
+        samples[SYSTEM_PROFILES[system]] = _sample(system)
+    progress(len(names), total, "comparing cards")
     pairs: dict[Kinship, list[Pair]] = {
         "sibling": [*_siblings(samples), NEIGHBOURS, NEIGHBOURS[::-1]],
         "architecture": list(permutations(DESIGNS, 2)),
@@ -60,9 +71,9 @@ def inherited_bands() -> dict[str, Any]:
     }
 
 
-def write_inherited_bands(path: Path) -> dict[str, Any]:
+def write_inherited_bands(path: Path, progress: Callable[[int, int, str], None] = lambda *_: None) -> dict[str, Any]:
     """Compute the bands and write them to `path`, as JSON."""
-    bands = inherited_bands()
+    bands = inherited_bands(progress)
     write_atomically(path, to_json(bands) + "\n")
     return bands
 
