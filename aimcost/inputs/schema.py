@@ -478,7 +478,8 @@ class SelectionFile(Strict):
     attention_map_ms: NonNegative | FigureFile = 0.0
 
 
-Factor = Annotated[float, Bounds(gt=0, le=1000)]
+# what is divided by it stays a number
+Factor = Annotated[float, Bounds(ge=1e-6, le=1000)]
 
 
 class ArchitectureFile(Strict):

@@ -85,6 +85,7 @@ def test_the_documented_example_is_read() -> None:
     ("changes", "error", "says"),
     [
         ({"kernel": {"rope": 2}}, UnknownNameError, "unknown key 'kernel'"),
+        ({"kernels": {"rms_norm": 5e-324}}, InvalidValueError, "'kernels.rms_norm' must be at least 1e-06"),
         ({"kernels": {"rmsnorm": 7}}, UnknownNameError, "unknown kind in 'kernels' 'rmsnorm'; did you mean 'rms_norm'"),
         ({"scale": {"gemm": 2}}, UnknownNameError, "kind in 'scale' 'gemm'"),
         ({"fused": ["qkvo"]}, InvalidValueError, "fused"),
