@@ -217,7 +217,7 @@ class App {
     // what rounding leaves of a difference is no part
     const ceiling = dense.outside_s > 1e-9 * dense.ttft.value ? dense.ttft.value / dense.outside_s : null;
     this.answer(found, context, budget);
-    this.tiles(found, context, ceiling);
+    this.tiles(found, ceiling);
     this.notes(context);
     drawStages($("stages"), { reduced, dense, context, budget, scope: state.scope, ceiling: this.ceiling(dense, ceiling), onScope: (scope) => { this.state = { ...this.state, scope, layer: null }; this.draw(); } });
     drawLayers($("layers"), { reduced, dense, textTokens: this.pricer.textTokens(state), promptTokens: dense.tokens[0], selected: state.layer, onSelect: (layer) => { this.state = { ...this.state, layer, scope: "layers" }; this.draw(); } });
@@ -243,7 +243,7 @@ class App {
     $("notes").replaceChildren(html("summary", {}, `Assumptions and notes (${notes.length})`), html("ul", {}, ...notes.map((note) => html("li", {}, note))));
   }
 
-  tiles({ reduced, dense, gain: gained }, context, ceiling) {
+  tiles({ reduced, dense, gain: gained }, ceiling) {
     const tile = (label, value, below) => html("div", { class: "tile" }, html("span", { class: "tile-label" }, label), html("strong", {}, value), html("span", { class: "tile-below" }, below));
     const band = (figure, text) => (figure.high === null ? "no band" : show.band(figure, text));
     const same = Math.abs((gained?.saved ?? 0)) < 1e-9;
@@ -253,7 +253,7 @@ class App {
       tile("speed-up", same ? "1×" : show.factor(gained.speedup), `${!same && gained.high !== null ? `${show.factor(gained.low)} to ${show.factor(gained.high)}, ` : ""}ceiling ${ceiling ? show.factor(ceiling) : "none"}`),
       tile("time per token", reduced.tpot ? show.time(reduced.tpot.value) : "none", reduced.tpot ? band(reduced.tpot) : "needs 2 new tokens"),
       tile("FLOPs", show.flops(reduced.flops), `of ${show.flops(dense.flops)}`),
-      tile("KV cache", show.bytes(reduced.memory.kv_bytes), `of ${show.bytes(dense.memory.kv_bytes)}; peak memory ${show.bytes(reduced.memory.peak_bytes)}${context.usable_bytes === null ? "" : ` of ${show.bytes(context.usable_bytes)}`}`),
+      tile("KV cache", show.bytes(reduced.memory.kv_bytes), `of ${show.bytes(dense.memory.kv_bytes)}; peak memory ${show.bytes(reduced.memory.peak_bytes)}`),
     );
   }
 

@@ -34,7 +34,7 @@ export function drawStages(container, { reduced, dense, context, budget, ceiling
   const most = Math.max(...rows.map(([, result]) => result.ttft.high ?? result.ttft.value), budget ?? 0);
   const x = d3.scaleLinear([0, most * 1.02], [left, right]);
   const [size, unit] = show.unitOf(most);
-  bottomAxis(picture, x, { top: 8, bottom: 108, count: Math.max(3, Math.floor(width / 110)), format: (v) => show.short(v / size), label: `${unit}s to the first token, with its 80 % band` });
+  bottomAxis(picture, x, { top: 8, bottom: 108, count: Math.max(3, Math.floor(width / 110)), format: (v) => show.short(v / size), label: `${unit}s to the first token${context.band ? ", with its 80 % band" : ""}` });
   rows.forEach(([name, result], row) => {
     const y = 16 + 46 * row;
     picture.append(text(left - 8, y + 18, name, { class: "row-label", "text-anchor": "end" }));

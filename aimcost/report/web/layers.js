@@ -43,11 +43,13 @@ export function drawLayers(container, { reduced, dense, textTokens, promptTokens
   if (cuts.length) {
     const first = cuts[0], last = cuts[cuts.length - 1];
     const lost = reduced.tokens[first] - reduced.tokens[last + 1];
-    const where = cuts.length === 1 ? `after layer ${first}` : `in ${cuts.length} cuts after layers ${first} to ${last}`;
-    const label = `−${show.whole(lost)} ${where}`;
-    const ends = x(first + 1) + 6.4 * label.length > width - RIGHT;
-    // below the label of the merge
-    const level = Math.max(y(reduced.tokens[first]) - 16, y(promptTokens) + 36);
+    const where = cuts.length === 1 ? [` after layer ${first}`] : [` in ${cuts.length} cuts after layers ${first} to ${last}`, ` in ${cuts.length} cuts`];
+    const labels = where.map((each) => `−${show.whole(lost)}${each}`);
+    const fits = (each) => x(first + 1) + 6.4 * each.length <= width - RIGHT;
+    const label = labels.find(fits) ?? labels[labels.length - 1], ends = !fits(label);
+    // above the river where the label stands, and below the label of the merge
+    const river = ends ? y(reduced.tokens[first]) - 14 : y(reduced.tokens[first + 1]) - 8;
+    const level = merged < promptTokens ? Math.max(y(reduced.tokens[first]) - 16, y(promptTokens) + 36) : Math.min(y(promptTokens) + 18, river);
     picture.append(text(ends ? width - RIGHT : x(first + 1) + 4, level, label, { class: "label", "text-anchor": ends ? "end" : "start" }));
   }
 
