@@ -99,7 +99,10 @@ def _load_file(path: Path, _: Stamp, beside: tuple[Stamp | None, ...]) -> ModelS
 def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> ModelSpec:
     """A configuration through its reader, or traced where there is none and transformers knows the model."""
     if is_traced(config):
-        return with_formats(traced_model(config, name=name, where=where), config.get("config", {}), where)
+        model, given = traced_model(config, name=name, where=where), config.get("config", {})
+        if model.family in COMPOSITES and model.vision is None:
+            model = with_tower(model, untagged(given), where)
+        return with_formats(model, given, where)
     thinker = thinker_of(config)
     if thinker is not None:
         beside = {key: config[key] for key in ("preprocessor",) if key in config}
@@ -112,14 +115,19 @@ def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> M
         if not transformers_knows(own):
             torch_module("transformers", what := f"{kind}, whose language model ({own}) is traced,")
             raise UnsupportedModelError(f"{where}: {what} needs a transformers that has {own}")
-        inner = _spec(text, name=name, where=where, source=source)
+        inner = (
+            _spec(text, name=name, where=where, source=source) if own not in COMPOSITES else _traced(text, name, where)
+        )
         return with_formats(with_tower(inner, config, where), config, where)
     if isinstance(kind, str) and not _has_reader(kind, config) and transformers_knows(kind):
-        kept_apart = ("name", "preprocessor")
-        traced = traced_config({key: value for key, value in config.items() if key not in kept_apart}, where)
-        model = traced_model(traced, name=name, where=where, preprocessor=config.get("preprocessor"))
-        return with_formats(model, config, where)
+        return with_formats(_traced(config, name, where), config, where)
     return model_spec(config, name=name, where=where, source=source)
+
+
+def _traced(config: Mapping[str, Any], name: str, where: str) -> ModelSpec:
+    kept_apart = ("name", "preprocessor")
+    traced = traced_config({key: value for key, value in config.items() if key not in kept_apart}, where)
+    return traced_model(traced, name=name, where=where, preprocessor=config.get("preprocessor"))
 
 
 # Families of several language models and towers, of which their readers take the usual ones.

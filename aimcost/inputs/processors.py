@@ -42,6 +42,8 @@ _BY_PIXELS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 MAX_PIXELS = 10**13
 # Whether images are cut at all; Kimi-VL: padded to merged patches.
 _FLAGS = ("crop_to_patches", "use_thumbnail", "do_image_splitting", "do_pan_and_scan", "split_image", "pad_input")
+# Limits of one family's processor each.
+_COUNTS = ("num_crops", "in_token_limit", "dynamic_hd")
 # A run's own limits.
 _LIMITS = ("min_pixels", "max_pixels", "total_pixels", "min_frames", "max_frames")
 
@@ -74,7 +76,7 @@ def processor_keys(folder: Path, kind: str) -> dict[str, Any]:
             keys.update(_pixels(image, ""))
         elif image.get("size") is not None:
             _edges(keys, image)
-        _copy(keys, image, "min_patches", "max_patches", "image_grid_pinpoints", "num_crops", "in_token_limit", *_FLAGS)
+        _copy(keys, image, "min_patches", "max_patches", "image_grid_pinpoints", *_COUNTS, *_FLAGS)
     if video is not None:
         if by_pixels:
             keys.update(_pixels(video, "video_"))

@@ -12,7 +12,7 @@ from ..types.expression import Expression
 from ..types.strict import Bounds, Strict, made
 from ..types.traced import Group, Share, TracedDecoder, TracedLayer, TracedOp, TracedRanks, TracedTower
 from .schema import NonNegative, validate
-from .traced_images import projector_of, resolution_of, with_video_processor
+from .traced_images import projector_of, resolution_of, with_images_alone, with_video_processor
 
 __all__ = ["SCHEMA", "TracedFile", "is_traced", "traced_model"]
 
@@ -205,7 +205,9 @@ def traced_model(
         source=f"traced from transformers {file.transformers}",
         notes=tuple(file.notes),
     )
-    return model if file.parts.tower is None else _with_tower(model, file, file.parts.tower, preprocessor, where)
+    if file.parts.tower is None:
+        return with_images_alone(model, file.config, where)
+    return _with_tower(model, file, file.parts.tower, preprocessor, where)
 
 
 def _with_tower(

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import InvalidValueError
 from ..types import ModelSpec, ProjectorSpec, ResolutionSpec, SamplingSpec, VisionSpec
-from .hf.composites import COMPOSITES
+from .hf.composites import COMPOSITES, WITHOUT_TOWER
 from .hf.preprocessor import MAX_PATCHES, pixel_limits, sampling_of, tile_limits
 from .hf.qwen import qwen_processor
 from .hf.reader import Reader
@@ -27,12 +27,10 @@ __all__ = [
     "check_video",
     "projector_of",
     "resolution_of",
+    "with_images_alone",
     "with_video_processor",
     "without_tower",
 ]
-
-# How the note of a trace begins that has a language model alone.
-WITHOUT_TOWER = "traced without its tower"
 
 # Families of which transformers gives images and videos to a processor of Qwen-VL's, and which.
 QWEN_GENERATIONS = {
@@ -56,7 +54,8 @@ GLM_FPS, GLM_SECONDS, GLM_DIGITS = 2.0, 300, 3
 GLM46_RATES, GLM46_FRAMES = ((30.0, 6.0), (300.0, 2.0), (2400.0, 1.0)), 640
 # Families of transformers without a video processor; the others that have no rule here are refused as not known.
 IMAGES_ONLY = (
-    *("aria", "aya_vision", "cohere2_vision", "deepseek_vl", "gemma3", "idefics3", "lfm2_vl", "llama4", "llava"),
+    *("aria", "aya_vision", "cohere2_vision", "deepseek_vl", "gemma3", "gemma3n", "idefics3", "lfm2_vl", "llama4"),
+    "llava",
     *("llava_next", "mistral3", "ovis2", "paligemma", "shieldgemma2", "vipllava", *COMPOSITES),
 )
 # Llama4ImageProcessor
@@ -69,7 +68,18 @@ KIMI_PATCHES, KIMI_SIDE = 16384, 512
 EDGE_TILES = 4
 
 # Tokens of text around an image that is one input of the tower: Gemma 3 puts two markers and two blank lines.
-_FIXED = {"gemma3": 4, "shieldgemma2": 4, "paligemma": 0, "aria": 0, "deepseek_vl": 0, "vipllava": 0, "llava": 0}
+_FIXED = {
+    "gemma3": 4,
+    "shieldgemma2": 4,
+    "paligemma": 0,
+    "gemma3n": 4,
+    "aria": 0,
+    "deepseek_vl": 0,
+    "vipllava": 0,
+    "llava": 0,
+}
+# Families whose tower is of a library that is not installed, and the key that says how many tokens an image is.
+_WITHOUT_LIBRARY = {"gemma3n": ("vision_soft_tokens_per_image", 256)}
 _CUTS = ("do_pan_and_scan", "split_image")
 
 
@@ -87,11 +97,28 @@ def projector_of(vision: VisionSpec, merge: int) -> ProjectorSpec:
     return ProjectorSpec(linears=(), tokens_per_image=tokens, tokens_per_frame=0, merge=merge)
 
 
+def with_images_alone(model: ModelSpec, config: Mapping[str, Any], where: str) -> ModelSpec:
+    """A model traced without its tower, with what an image is to its language model, where that is one number."""
+    known = _WITHOUT_LIBRARY.get(model.family)
+    if known is None or not any(note.startswith(WITHOUT_TOWER) for note in model.notes):
+        return model
+    tokens = Reader(config, where).count(*known)
+    notes = tuple(
+        f"{note.rpartition(': workload')[0]}: its time and memory are not priced, images cost the language model alone"
+        if note.startswith(WITHOUT_TOWER)
+        else note
+        for note in model.notes
+    )
+    projector = ProjectorSpec(linears=(), tokens_per_image=tokens, tokens_per_frame=0)
+    rule = ResolutionSpec(kind="fixed", markers=_FIXED[model.family])
+    return replace(model, projector=projector, resolution=rule, notes=notes)
+
+
 def check_video(model: ModelSpec, frames: int) -> None:
     """Refuse a video that a traced family's processor does not take, or of which nothing is known here."""
     vision, rule, projector = model.vision, model.resolution, model.projector
     read_here = vision is not None and vision.traced is None and model.family not in COMPOSITES
-    if vision is None or read_here or rule is None or projector is None:
+    if read_here or rule is None or projector is None:
         return
     if any(rule.video_pixels) or projector.tokens_per_frame:
         return

@@ -10,6 +10,7 @@ from ..models import traced
 from ..models.resizing import Size
 from ..models.visual_tokens import VisualLayout, cached_inputs, images_layout, joined, video_layout
 from ..types import ModelSpec, SamplingSpec, Workload, runs_of
+from .hf.composites import COMPOSITES
 from .processors import sampled_frames, sampling_rate, with_limits
 from .schema import TextTokens, WorkloadFile
 from .traced_images import check_video, without_tower
@@ -62,7 +63,8 @@ def resolve_workload(
     file = _counted(file)
     given = _source(file, model)
     joined = model.resolution is not None and model.resolution.kind == "anyres"
-    if file.newline and not joined and model.vision is not None and model.vision.traced is not None:
+    traced_tower = model.vision is not None and model.vision.traced is not None
+    if file.newline and not joined and (traced_tower or model.family in COMPOSITES):
         # what a traced projector appends is among the tokens that it leaves
         raise InvalidValueError("workload.newline", f"omitted: {model.family} has no newline tokens", file.newline)
     notes: list[str] = []

@@ -264,7 +264,7 @@ def scored_groups(model: ModelSpec, workload: Workload) -> tuple[tuple[int, int]
     """
     load, projector = workload.tower, model.projector
     # its groups are its crops, or no method's code has seen its crops
-    resized = model.resolution is not None and model.resolution.kind in ("split", "hd", "candidates")
+    resized = model.resolution is not None and model.resolution.kind in ("split", "hd", "candidates", "masked")
     if load is None or projector is None or workload.frames or resized:
         return workload.group_sizes
     traced = None if model.vision is None else model.vision.traced

@@ -38,7 +38,8 @@ def ops(
         width, share = projector.linears[0][0], inputs / load.inputs
         pooled_in, pooled_out = share * load.pooled_in, share * load.pooled_out
         yield _op("pool", "x"), pointwise.pool(pooled_in * width, pooled_out * width, widths)
-        yield from _mlp(projector, widths, rows - pooled_in + pooled_out, "proj", merged=False, before="pool")
+        rows = rows if load.projected else rows - pooled_in + pooled_out
+        yield from _mlp(projector, widths, rows, "proj", merged=False, before="pool")
         return
     yield from _mlp(projector, widths, rows, "proj", merged=projector.norm_merged)
     if pools:

@@ -18,6 +18,7 @@ __all__ = [
     "edge_grid",
     "frame_share",
     "hd_grid",
+    "masked_grid",
     "patch_resize",
     "smart_resize",
     "tile_grid",
@@ -31,6 +32,8 @@ Size = tuple[int, int]
 MAX_ASPECT_RATIO = 200
 # Side of a tile in pixels, and patches of a side from which on an image is refused.
 HD_SIDE, KIMI_SIDE = 336, 512
+# Pixels of a scaled side below which Phi-4-multimodal's processor refuses an image.
+LEAST_SIDE = 10
 # Where frames share a budget, the most of a frame is at least this much of its least.
 MARGIN = 1.05
 
@@ -131,6 +134,26 @@ def hd_grid(size: Size, *, most: int) -> tuple[int, int]:
         raise InvalidValueError("workload.image_size", f"sides at most {longer * HD_SIDE}:1", list(size))
     shorter = math.ceil(height / HD_SIDE)
     return (longer, shorter) if size[0] >= size[1] else (shorter, longer)
+
+
+def masked_grid(size: Size, *, side: int, patch: int, most: int) -> tuple[int, int, int, int]:
+    """Phi-4-multimodal: (columns, rows) of tiles, and (rows, columns) of pairs of patches that show the image.
+
+    Tiles that cover the image as it is, or above `most` of them the grid nearest to its shape; scaled to fit, padded
+    below and to the right. Of 2 x 2 patches the first says whether all are dropped. Source: `dynamic_preprocess` and
+    `_preprocess` of transformers' Phi4MultimodalImageProcessor, which refuses sides of less than 10 pixels.
+    """
+    columns, rows = (math.ceil(length / side) for length in size)
+    if columns * rows > most:
+        columns, rows = tile_grid(size, side, most)
+    width, height = side * columns, side * rows
+    across, down = width / size[0], height / size[1]
+    scaled = (width, int(size[1] * across)) if across < down else (int(size[0] * down), height)
+    if min(scaled) < LEAST_SIDE:
+        raise InvalidValueError("workload.image_size", "of a less extreme aspect ratio", list(size))
+    left = ((whole - shown) // patch for whole, shown in zip((width, height), scaled, strict=True))
+    wide, high = (math.ceil((whole // patch - cut) / 2) for whole, cut in zip((width, height), left, strict=True))
+    return columns, rows, high, wide
 
 
 def within_edge(size: Size, *, edge: int, factor: int) -> Size:

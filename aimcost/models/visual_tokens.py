@@ -23,6 +23,7 @@ from .resizing import (
     edge_grid,
     frame_share,
     hd_grid,
+    masked_grid,
     patch_resize,
     smart_resize,
     tile_grid,
@@ -166,8 +167,24 @@ def images_layout(model: ModelSpec, images: Sequence[tuple[Size | None, int]], *
         The model takes no image of that shape.
     """
     total = sum(count for _, count in images)
-    layout = joined(model, [_image_layout(model, count, size, newline=newline, total=total) for size, count in images])
+    layouts = [_image_layout(model, count, size, newline=newline, total=total) for size, count in images]
+    if model.resolution is not None and model.resolution.kind == "masked":
+        layouts = _to_the_most(layouts, [count for _, count in images])
+    layout = joined(model, layouts)
     return _with_markers(model, layout)
+
+
+def _to_the_most(layouts: Sequence[VisualLayout], counts: Sequence[int]) -> list[VisualLayout]:
+    """Images of a request as one batch: each has as many inputs as the one with the most tiles, padding among them."""
+    loads = [layout.load for layout in layouts if layout.load is not None]
+    most = max((load.sequences // count for load, count in zip(loads, counts, strict=True)), default=0)
+    result = []
+    for layout, load, count in zip(layouts, loads, counts, strict=True):
+        share = count * most / load.sequences
+        pooled_in, pooled_out = round(load.pooled_in * share), round(load.pooled_out * share)
+        load = replace(load, sequences=count * most, pooled_in=pooled_in, pooled_out=pooled_out)
+        result.append(replace(layout, load=load))
+    return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +262,9 @@ def _image_layout(
     assert projector is not None
     if model.decoder.cross_layers and vision is not None:
         return _crossed(vision, images, size)
+    if vision is None and rule is not None:
+        # its tower is not priced
+        return VisualLayout(sizes=((images, projector.tokens_per_image),), template_tokens=images * rule.markers)
     if vision is None or rule is None:
         notes: tuple[str, ...] = () if size is None or vision is None else _resized(size, vision.image_size)
         return VisualLayout(sizes=((images, projector.tokens_per_image),), notes=notes)
@@ -461,7 +481,8 @@ def _blocks(
 def _hd(projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size) -> VisualLayout:
     """Phi-3.5-V: tiles and the whole image, empty inputs up to the most; separators pass the projector as well."""
     columns, rows = hd_grid(size, most=rule.max_tiles)
-    tokens = _separated(projector, vision, columns, rows)
+    merged = math.isqrt(vision.patches) // projector.merge
+    tokens = _separated(merged, rows * merged, columns * merged)
     note = f"at most {rule.max_tiles} tiles an image (num_crops): the tower runs on {rule.max_tiles + 1}, padding among"
     side = vision.image_size // vision.patch_size
     return VisualLayout(
@@ -478,19 +499,38 @@ def _candidates(
     height, width = rule.grids[0] if several else best_grid(size, rule.grids)
     columns, rows = width // vision.image_size, height // vision.image_size
     side, inputs = vision.image_size // vision.patch_size, images * (1 + columns * rows)
+    merged = math.ceil(side / projector.merge)
     return VisualLayout(
-        sizes=((images, _separated(projector, vision, columns, rows)),),
-        load=TowerLoad(
-            sequences=inputs, rows=side, columns=side, projected=inputs * math.ceil(side / projector.merge) ** 2
-        ),
+        sizes=((images, _separated(merged, rows * merged, columns * merged)),),
+        load=TowerLoad(sequences=inputs, rows=side, columns=side, projected=inputs * merged**2),
         notes=("more than two images: each counted whole and as one tile",) if several else (),
     )
 
 
-def _separated(projector: ProjectorSpec, vision: VisionSpec, columns: int, rows: int) -> int:
-    """Tokens of the whole image and of a grid of tiles, a separator after each row and one between the two."""
-    side = math.ceil(vision.image_size // vision.patch_size / projector.merge)
-    return side * (side + 1) + 1 + rows * side * (columns * side + 1)
+def _masked(
+    projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size
+) -> VisualLayout:
+    """Phi-4-multimodal: tiles and the whole image, averaged 2 x 2; what shows padding alone is dropped."""
+    side = vision.image_size // vision.patch_size
+    columns, rows, high, wide = masked_grid(size, side=vision.image_size, patch=vision.patch_size, most=rule.max_tiles)
+    tokens, inputs = _separated(side // 2, high, wide), images * (1 + columns * rows)
+    return VisualLayout(
+        sizes=((images, tokens),),
+        load=TowerLoad(
+            sequences=inputs,
+            rows=side,
+            columns=side,
+            pooled_in=inputs * side**2,
+            pooled_out=inputs * (side // 2) ** 2,
+            projected=images * tokens,
+        ),
+        template_tokens=images * rule.markers,
+    )
+
+
+def _separated(side: int, rows: int, columns: int) -> int:
+    """Tokens of the whole image and of the grid that its tiles form, a separator after each row and between the two."""
+    return side * (side + 1) + 1 + rows * (columns + 1)
 
 
 def _split(projector: ProjectorSpec, vision: VisionSpec, rule: ResolutionSpec, images: int, size: Size) -> VisualLayout:
@@ -642,4 +682,5 @@ _IMAGES: Mapping[str, Callable[[ProjectorSpec, VisionSpec, ResolutionSpec, int, 
     "split": _split,
     "blocks": _blocks,
     "hd": _hd,
+    "masked": _masked,
 }

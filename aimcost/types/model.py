@@ -289,7 +289,8 @@ class ResolutionSpec:
         resized image beside them (LFM2-VL). ``blocks``: scaled down to at most `max_tiles` patches, then padded to
         merged ones, or cropped where it `crops` (Kimi-VL). ``hd``: as many tiles wide as `max_tiles` allow at the
         image's shape, and the whole image, always `max_tiles` + 1 inputs (Phi-3.5-V). ``candidates``: the whole image,
-        and tiles of the grid that fits best (DeepSeek-VL2). ``unknown``: not known here.
+        and tiles of the grid that fits best (DeepSeek-VL2). ``masked``: the whole image, and tiles of which padding is
+        dropped (Phi-4-multimodal). ``unknown``: not known here.
     pixels, video_pixels
         Least and most pixels of a resized image, and of a resized frame.
     video_volume
@@ -338,6 +339,7 @@ class ResolutionSpec:
         "blocks",
         "hd",
         "candidates",
+        "masked",
         "unknown",
     ]
     pixels: tuple[int, int] = (0, 0)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import random
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -207,6 +209,34 @@ def test_images_of_deepseek():
     assert _counted(model, (3000, 900), 3)[0] == 3 * (14 * 15 + 1 + 14 * 15)
 
 
+@pytest.mark.torch
+def test_images_of_phi4(oracle):
+    """transformers' `dynamic_preprocess` on images without pixels, and the sum that `_preprocess` makes of its mask."""
+    torch = pytest.importorskip("torch")
+    functions = oracle.counting_functions(
+        "phi4_multimodal/image_processing_phi4_multimodal.py", ("dynamic_preprocess", "find_closest_aspect_ratio")
+    )
+    bare = SimpleNamespace(resize=lambda image, _: image, pad=lambda image, *_, **__: image)
+    functions.dynamic_preprocess.__globals__.update(torch=torch, tvF=bare)
+    processor = SimpleNamespace(find_closest_aspect_ratio=partial(functions.find_closest_aspect_ratio, None))
+    for most in (36, 5):
+        model = _seeing({"model_type": "phi4_multimodal"}, 3072, dynamic_hd=most)
+        for width, height in SIZES[:150]:
+            image = torch.empty(3, height, width, device="meta")
+            image = SimpleNamespace(shape=image.shape, device="cpu")
+            _, mask = functions.dynamic_preprocess(processor, image, 448, 14, 32, max_num=most)
+            tiles = mask.numel() // 32**2
+            kept = mask[0::2, 0::2]
+            tokens, load = _counted(model, (width, height))
+            assert tokens == 256 + 1 + int(kept.sum()) + int(kept[:, 0].sum()) + 16, (width, height)
+            assert (load.sequences, load.pooled_out, load.projected) == (1 + tiles, 256 * (1 + tiles), tokens)
+    # images of a request are one batch: 2 x 1 tiles and 1 x 1, each padded to three inputs of the tower
+    layout = images_layout(model, [((800, 400), 1), ((400, 400), 2)], newline=None)
+    assert layout.load.inputs == 3 * 3
+    with pytest.raises(InvalidValueError, match="less extreme aspect ratio"):
+        _counted(model, (9000, 5))
+
+
 @pytest.mark.parametrize(("config", "hidden"), [(PHI, 3072), (KIMI, 2048), (TINY, 1280)])
 def test_their_processors_take_no_videos(config, hidden):
     with pytest.raises(InvalidValueError, match=f"{config['model_type']}'s processor takes images only"):
@@ -276,10 +306,10 @@ def _counter():
     return pytest.importorskip("torch.utils.flop_counter").FlopCounterMode(display=False)
 
 
-def _siglip(torch, layers):
+def _siglip(torch, layers, size=384):
     siglip = pytest.importorskip("transformers.models.siglip.modeling_siglip")
     sizes = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16, "num_hidden_layers": layers}
-    config = siglip.SiglipVisionConfig(**sizes, image_size=384, patch_size=14, vision_use_head=True)
+    config = siglip.SiglipVisionConfig(**sizes, image_size=size, patch_size=14, vision_use_head=True)
     config._attn_implementation = "sdpa"
     with torch.device("meta"):
         return siglip.SiglipVisionModel(config).bfloat16().eval()
@@ -364,6 +394,30 @@ def test_phi_is_clip_and_phi3():
     with torch.no_grad(), _counter() as counter:
         tower(torch.empty(17, 3, 336, 336, dtype=torch.bfloat16, device="meta"))
         projector(torch.empty(tokens, 4096, device="meta"))
+    assert estimate.matrix_flops(["vision", "projector"]) == counter.get_total_flops()
+
+
+@pytest.mark.torch
+@pytest.mark.check
+def test_phi4_is_siglip_and_its_own_decoder():
+    """The trace holds the tower's parameters: those of the whole model are its. The checkpoint's layout is the same."""
+    torch = pytest.importorskip("torch")
+    config = {"model_type": "phi4_multimodal", "num_hidden_layers": 2}
+    own = {"model_type": "phi4mm", "num_hidden_layers": 2, "sliding_window": 262144, "max_position_embeddings": 131072}
+    assert language(own, "config") == {**config, "max_position_embeddings": 131072}
+    estimate = _estimated(config, images=2, image_size=[700, 300])
+    auto = pytest.importorskip("transformers")
+    with torch.device("meta"):
+        whole = auto.AutoModelForCausalLM.from_config(auto.AutoConfig.for_model(**config))
+        projector = torch.nn.Sequential(torch.nn.Linear(1152, 3072), torch.nn.GELU(), torch.nn.Linear(3072, 3072))
+    assert estimate.to_dict()["summary"]["parameters"] == sum(p.numel() for p in whole.parameters())
+    tokens = _counted(_seeing(config, 3072), (700, 300), 2)[0]
+    tower = _siglip(torch, 27, size=448)
+    tower.use_head = False
+    with torch.no_grad(), _counter() as counter:
+        # 700 x 300 in 2 x 1 tiles, and whole
+        tower(torch.empty(6, 3, 448, 448, dtype=torch.bfloat16, device="meta"))
+        projector(torch.empty(tokens, 1152, device="meta"))
     assert estimate.matrix_flops(["vision", "projector"]) == counter.get_total_flops()
 
 

@@ -17,7 +17,13 @@ import pytest
 from aimcost.errors import AimcostError, InvalidValueError
 from aimcost.inputs.discover import method_names
 from aimcost.inputs.schema import WorkloadFile, validate
-from aimcost.inputs.traced_images import WITHOUT_TOWER, projector_of, resolution_of, with_video_processor
+from aimcost.inputs.traced_images import (
+    WITHOUT_TOWER,
+    projector_of,
+    resolution_of,
+    with_images_alone,
+    with_video_processor,
+)
 from aimcost.inputs.workload import resolve_workload
 from aimcost.methods.registry import plan_module
 from aimcost.models.visual_tokens import images_layout
@@ -286,13 +292,13 @@ def test_a_processor_that_is_not_known_is_said_so():
 @pytest.mark.parametrize(
     ("family", "reason"),
     [
-        ("gemma3n", "timm's, which is not installed), which the parameters leave out too"),
-        ("phi4_multimodal", "it has no get_image_features)"),
+        ("newcomer", "timm's, which is not installed), which the parameters leave out too"),
+        ("other", "it has no get_image_features)"),
     ],
 )
 @pytest.mark.parametrize("shown", [{"images": 1}, {"frames": 4}])
 def test_images_of_a_model_traced_without_its_tower_are_refused_with_a_remedy(family, reason, shown):
-    """The notes are those that a trace of these types writes; a stated count is priced."""
+    """The notes are those that a trace writes; a stated count is priced."""
     note = f"{WITHOUT_TOWER} ({reason}: workload.visual_tokens says how many tokens images are"
     model = ModelSpec(name=family, family=family, decoder=DecoderSpec(**TEXT), notes=(note,))
     with pytest.raises(InvalidValueError) as refused:
@@ -300,6 +306,20 @@ def test_images_of_a_model_traced_without_its_tower_are_refused_with_a_remedy(fa
     assert f"{family} is traced without its tower ({reason}" in str(refused.value)
     assert "(use visual_tokens)" in str(refused.value)
     assert resolve_workload(WorkloadFile(text_tokens=1, visual_tokens=300), model)[0].visual_tokens == 300
+
+
+def test_images_of_gemma3n_cost_the_language_model_alone():
+    """256 tokens, two markers and two blank lines each; timm's tower is named as not priced."""
+    note = (
+        f"{WITHOUT_TOWER} (timm's, which is not installed), which the parameters leave out too: workload.visual_tokens"
+    )
+    bare = ModelSpec(name="gemma3n", family="gemma3n", decoder=DecoderSpec(**TEXT), notes=(note,))
+    model = with_images_alone(bare, {"vision_soft_tokens_per_image": 256}, "config")
+    workload, _ = resolve_workload(WorkloadFile(text_tokens=1, images=3, image_size=[3000, 70]), model)
+    assert (workload.visual_tokens, workload.template_tokens, workload.tower) == (768, 12, None)
+    assert "its time and memory are not priced, images cost the language model alone" in model.notes[0]
+    with pytest.raises(InvalidValueError, match="gemma3n's processor takes images only"):
+        resolve_workload(WorkloadFile(text_tokens=1, frames=4), model)
 
 
 # One tower of each family, by what its trace says: `merge` is 1 where the projector pools.

@@ -1,7 +1,8 @@
-"""Image-text models whose classes are in their checkpoints' repositories alone: Phi-3-Vision, Kimi-VL, DeepSeek-VL2.
+"""Models of which transformers has the language model alone, or no way to features of images: Phi-3-Vision, Kimi-VL,
+DeepSeek-VL2, Phi-4-multimodal.
 
-The language model is one that transformers has, and is priced as its configuration is (`language`); tower, projector
-and what the processor makes of an image are read here (`with_tower`). Sources: microsoft/Phi-3.5-vision-instruct
+The language model is priced as its configuration is (`language`); tower, projector and what the processor makes of an
+image are read here (`with_tower`). Sources: transformers' phi4_multimodal; microsoft/Phi-3.5-vision-instruct
 modeling_phi3_v.py and processing_phi3_v.py; moonshotai/Kimi-VL-A3B-Instruct configuration_kimi_vl.py,
 modeling_kimi_vl.py and image_processing_kimi_vl.py; deepseek-ai/DeepSeek-VL2 deepseek_vl2/models.
 """
@@ -19,7 +20,7 @@ from .original import TEXT_KEYS, TOWERS
 from .reader import Reader
 from .vision import clip_or_siglip
 
-__all__ = ["COMPOSITES", "language", "with_tower"]
+__all__ = ["CAUSAL", "COMPOSITES", "WITHOUT_TOWER", "language", "with_tower"]
 
 Parts = tuple[VisionSpec, ProjectorSpec, ResolutionSpec]
 
@@ -79,12 +80,32 @@ KIMI_PATCHES, KIMI_MARKERS = 4096, 4
 # Phi-3-Vision: tiles of an image, by the model card for single images and Phi-3-vision's preprocessor_config.json.
 PHI_TILES = 16
 
+# Configuration class and image processor of Phi-4-multimodal.
+PHI4_VISION = {
+    "model_type": "siglip_vision_model",
+    "image_size": 448,
+    "crop_size": 448,
+    "patch_size": 14,
+    "num_channels": 3,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "feature_layer": -2,
+}
+PHI4_TILES = 36
+PHI4_NOTE = "speech, and the adapters (LoRA) that the checkpoint has for images and speech, are not priced"
+# How the note of a trace begins that has a language model alone; what a trace says of every image-text model.
+WITHOUT_TOWER, CAUSAL = "traced without its tower", "visual tokens attend causally, as text does"
+
 
 class Composite(NamedTuple):
     """How a family's language model and its other parts are read."""
 
     language: Callable[[Reader], dict[str, Any]]
     parts: Callable[[Reader, DecoderSpec], Parts]
+    # what else there is to say
+    note: str = ""
 
 
 def language(config: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -108,8 +129,20 @@ def with_tower(model: ModelSpec, config: Mapping[str, Any], where: str) -> Model
     vision, projector, rule = COMPOSITES[family].parts(reader, model.decoder)
     parts: dict[str, Any] = {"vision": vision, "projector": projector, "resolution": rule}
     sections = dict.fromkeys(note for part in (reader, *reader.sections) for note in _filled(part))
-    notes = (*model.notes, *sections, "visual tokens attend causally, as text does")
-    return replace(model, family=family, notes=notes, **parts)
+    notes = [note for note in model.notes if not note.startswith(WITHOUT_TOWER) and note != CAUSAL]
+    own = COMPOSITES[family].note
+    whole = replace(model, family=family, notes=(*notes, *sections, CAUSAL, *([own] if own else ())), **parts)
+    return _apart(whole, vision) if len(notes) < len(model.notes) else whole
+
+
+def _apart(model: ModelSpec, vision: VisionSpec) -> ModelSpec:
+    """A model whose language model was traced with the tower around it: its parameters are the tower's."""
+    from ...models import projector, vit
+
+    traced = model.decoder.traced
+    assert traced is not None
+    outer = traced.outer_parameters - vit.parameters(vision) - projector.parameters(model)
+    return replace(model, decoder=replace(model.decoder, traced=replace(traced, outer_parameters=outer)))
 
 
 def _filled(reader: Reader) -> tuple[str, ...]:
@@ -117,13 +150,16 @@ def _filled(reader: Reader) -> tuple[str, ...]:
 
 
 def _phi3(reader: Reader) -> dict[str, Any]:
-    text = {key: reader.data[key] for key in TEXT_KEYS if key in reader.data}
-    # angles cost the same however they are scaled
-    text.pop("rope_scaling", None)
+    return {**_phi_text(reader), "model_type": "phi3", "pad_token_id": None}
+
+
+def _phi_text(reader: Reader) -> dict[str, Any]:
+    """A language model's keys at the top level, but for how its angles are scaled, which costs nothing."""
+    text = {key: reader.data[key] for key in TEXT_KEYS if key in reader.data and key != "rope_scaling"}
     window, limit = text.get("sliding_window"), text.get("max_position_embeddings")
     if isinstance(window, int) and isinstance(limit, int) and window >= limit:
-        del text["sliding_window"]
-    return {**text, "model_type": "phi3", "pad_token_id": None}
+        del text["sliding_window"]  # it never binds
+    return text
 
 
 def _phi3_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
@@ -146,6 +182,33 @@ def _phi3_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
     )
     tiles = reader.optional_section("preprocessor").count("num_crops", PHI_TILES)
     return vision, projector, ResolutionSpec(kind="hd", max_tiles=tiles)
+
+
+def _phi4(reader: Reader) -> dict[str, Any]:
+    """Phi-4-multimodal as transformers has it; the checkpoint's own configuration is named phi4mm."""
+    if reader.data["model_type"] == "phi4_multimodal":
+        return {key: value for key, value in reader.data.items() if key not in ("name", "preprocessor")}
+    return {**_phi_text(reader), "model_type": "phi4_multimodal"}
+
+
+def _phi4_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
+    """SigLIP on tiles of 448 pixels, patches averaged 2 x 2, two linear layers."""
+    given = reader.data.get("vision_config")
+    section = _section(reader, "vision_config", PHI4_VISION) if given else Reader({}, reader.where, "", PHI4_VISION)
+    for key in ("image_size", "crop_size", "patch_size"):
+        # its processor counts by these
+        if section.get(key) != PHI4_VISION[key]:
+            raise section.fail(key, str(PHI4_VISION[key]))
+    vision = clip_or_siglip(section, section.get("feature_layer"))
+    projector = ProjectorSpec(
+        linears=((vision.hidden, decoder.hidden), (decoder.hidden, decoder.hidden)),
+        tokens_per_image=0,
+        tokens_per_frame=0,
+        pools_first=True,
+        separators=vision.hidden,
+    )
+    tiles = reader.optional_section("preprocessor").count("dynamic_hd", PHI4_TILES)
+    return replace(vision, idle_head=True), projector, ResolutionSpec(kind="masked", max_tiles=tiles)
 
 
 def _kimi(reader: Reader) -> dict[str, Any]:
@@ -295,4 +358,6 @@ COMPOSITES: Mapping[str, Composite] = {
     "phi3_v": Composite(_phi3, _phi3_parts),
     "kimi_vl": Composite(_kimi, _kimi_parts),
     "deepseek_vl_v2": Composite(_deepseek, _deepseek_parts),
+    "phi4_multimodal": Composite(_phi4, _phi4_parts, PHI4_NOTE),
+    "phi4mm": Composite(_phi4, _phi4_parts, PHI4_NOTE),
 }
