@@ -335,8 +335,9 @@ def shown(path: Path) -> str:
 def _context_note(model: ModelSpec, schedule: Schedule, workload: Workload, serving: Serving) -> tuple[str, ...]:
     """Warnings where the language model is given more tokens than it was made for, or than a server takes."""
     tokens = schedule.tokens[0] + workload.new_tokens
+    assumed = " by its class's default, since its config states none" if model.decoder.context_assumed else ""
     limits = (
-        (model.decoder.context_limit, f"the context limit of {model.name}"),
+        (model.decoder.context_limit, f"the context limit of {model.name}{assumed}"),
         (serving.max_model_len, "serving.max_model_len"),
     )
     return tuple(

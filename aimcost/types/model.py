@@ -69,7 +69,10 @@ class DecoderSpec:
         Keys that a query sees at the most, itself included, in layers of sliding-window attention,
         and which layers those are (None: all); zero where every layer attends to the whole sequence.
     context_limit
-        Positions that the model was made for (``max_position_embeddings``); None where not stated.
+        Positions that the model was made for (``max_position_embeddings``); None where neither its configuration
+        nor the class's default says.
+    context_assumed
+        It is the class's default.
     traced
         What its layers do, where a trace says it; the sizes above then serve scorers and reports alone.
     """
@@ -93,6 +96,7 @@ class DecoderSpec:
     window: int = 0
     window_layers: tuple[int, ...] | None = None
     context_limit: int | None = None
+    context_assumed: bool = False
     traced: TracedDecoder | None = None
 
     @property

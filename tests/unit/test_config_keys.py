@@ -114,3 +114,23 @@ def test_a_tied_table_that_a_class_assumes_is_told() -> None:
     assert summary_of(own)["parameters"] - summary_of(assumed)["parameters"] == table
     assert any("defaults assumed: tie_word_embeddings true" in note for note in assumed.notes)
     assert not any("tie_word_embeddings" in note for note in own.notes)
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("llama", 2048), ("qwen2", 32768), ("mistral", 131072)])
+def test_an_absent_context_limit_is_the_class_default(tiny_model: dict[str, Any], kind: str, limit: int) -> None:
+    """LlamaConfig, Qwen2Config and MistralConfig of transformers; the warning says where the limit is from."""
+
+    def warned(model: dict[str, Any], tokens: int) -> list[str]:
+        run = {"model": model, "hardware": "nvidia_l4", "workload": {"text_tokens": tokens, "new_tokens": 1}}
+        estimate = aimcost.estimate(run).to_dict()
+        assert estimate["summary"]["context_limit"] == model.get("max_position_embeddings", limit)
+        return [note for note in estimate["notes"] if note.startswith("warning")]
+
+    bare = {**tiny_model, "model_type": kind}
+    assert warned(bare, limit - 1) == []
+    assert warned(bare, limit) == [
+        f"warning: {limit + 1:,} tokens exceed the context limit of inline by its class's default, "
+        f"since its config states none, {limit:,}"
+    ]
+    stated = {**bare, "max_position_embeddings": 500}
+    assert warned(stated, 500) == ["warning: 501 tokens exceed the context limit of inline, 500"]

@@ -23,6 +23,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "attention_bias": False,
         "mlp_bias": False,
         "head_dim": None,
+        "max_position_embeddings": 2048,
     },
     "mistral": {
         "vocab_size": 32000,
@@ -34,6 +35,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "head_dim": None,
         "tie_word_embeddings": False,
         "sliding_window": 4096,
+        "max_position_embeddings": 131072,
     },
     "qwen2": {
         "vocab_size": 151936,
@@ -46,6 +48,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "use_sliding_window": False,
         "sliding_window": 4096,
         "max_window_layers": 28,
+        "max_position_embeddings": 32768,
     },
     "qwen3": {
         "vocab_size": 151936,
@@ -60,6 +63,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "use_sliding_window": False,
         "sliding_window": 4096,
         "max_window_layers": 28,
+        "max_position_embeddings": 32768,
     },
     "mixtral": {
         "vocab_size": 32000,
@@ -73,6 +77,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "sliding_window": None,
         "num_experts_per_tok": 2,
         "num_local_experts": 8,
+        "max_position_embeddings": 131072,
     },
     "qwen2_moe": {
         "vocab_size": 151936,
@@ -89,6 +94,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "shared_expert_intermediate_size": 5632,
         "num_experts_per_tok": 4,
         "num_experts": 60,
+        "max_position_embeddings": 32768,
     },
     "qwen3_moe": {
         "vocab_size": 151936,
@@ -104,6 +110,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "moe_intermediate_size": 768,
         "num_experts_per_tok": 8,
         "num_experts": 128,
+        "max_position_embeddings": 32768,
     },
     "qwen2_vl_text": {
         "vocab_size": 152064,
@@ -115,6 +122,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "use_sliding_window": False,
         "sliding_window": 4096,
         "max_window_layers": 80,
+        "max_position_embeddings": 32768,
     },
     "qwen2_5_vl_text": {
         "vocab_size": 152064,
@@ -126,6 +134,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "use_sliding_window": False,
         "sliding_window": 4096,
         "max_window_layers": 80,
+        "max_position_embeddings": 32768,
     },
     "qwen3_vl_text": {
         "vocab_size": 151936,
@@ -136,6 +145,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "num_key_value_heads": 32,
         "head_dim": 128,
         "attention_bias": False,
+        "max_position_embeddings": 128000,
     },
     "qwen3_vl_moe_text": {
         "vocab_size": 151936,
@@ -150,6 +160,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "num_experts_per_tok": 4,
         "num_experts": 60,
         "head_dim": None,
+        "max_position_embeddings": 128000,
     },
     "mllama_text_model": {
         "vocab_size": 128256,
@@ -160,6 +171,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "intermediate_size": 14336,
         "tie_word_embeddings": False,
         "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
+        "max_position_embeddings": 131072,
     },
     "clip_vision_model": {
         "hidden_size": 768,

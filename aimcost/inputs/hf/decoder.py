@@ -80,6 +80,7 @@ def decoder_spec(reader: Reader) -> tuple[DecoderSpec, tuple[str, ...]]:
             window=window,
             window_layers=window_layers,
             context_limit=reader.limit("max_position_embeddings"),
+            context_assumed=reader.data.get("max_position_embeddings") is None,
         ),
         notes,
     )

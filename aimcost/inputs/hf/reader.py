@@ -108,7 +108,7 @@ class Reader:
         return bool(value)
 
     def limit(self, key: str) -> int | None:
-        """A count that changes no cost; None where the file does not state one."""
+        """A count that changes no cost; None where neither file nor class states one."""
         value = self.get(key)
         return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
