@@ -62,7 +62,6 @@ def test_keys_that_do_not_matter_pass_in_silence(tiny_model: dict[str, Any]) -> 
         "bos_token_id": 1,
         "hidden_act": "silu",
         "initializer_range": 0.02,
-        "max_position_embeddings": 4096,
         "pretraining_tp": 1,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
