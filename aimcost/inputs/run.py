@@ -56,6 +56,8 @@ class Run:
         Attention of the language model, and of the vision tower: ``flash`` or ``eager``.
     tower_layers
         Layers of the vision tower that run; zero without a tower, or where a trace says what it runs.
+    routes_experts
+        A trace runs all experts on every token, and the stack those that a token is routed to.
     hardware
         None where only a schedule is asked for.
     stack, stack_given
@@ -86,6 +88,7 @@ class Run:
     attention: str
     tower_attention: str = "flash"
     tower_layers: int = 0
+    routes_experts: bool = False
     hardware: HardwareSpec | None
     estimator: str
     estimator_options: Mapping[str, Any] = field(default_factory=dict)
@@ -243,6 +246,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
         attention=attention,
         tower_attention=tower_attention,
         tower_layers=_tower_layers(model, acting),
+        routes_experts=_routes_experts(model, acting),
         hardware=hardware,
         estimator=estimator,
         estimator_options=file.estimator_options,
@@ -264,6 +268,7 @@ def _resolve(data: Mapping[str, Any], source: str, before: Run | None = None) ->
             *stored,
             *_context_note(model, schedule, workload, serving),
             *_tower_note(model, workload, acting),
+            *_experts_note(model, acting),
             *schedule.notes,
             *implementation_notes(schedule, implementation, attention, tower_attention),
             *parallel_notes(model, parallel, workload.batch),
@@ -381,6 +386,25 @@ def _tower_note(model: ModelSpec, workload: Workload, stack: Stack | None) -> tu
     by = "" if stack is None else f" by stack {stack.name}"
     run = "all of them are run" if _tower_layers(model, stack) == vision.stored_layers else "no others are run"
     return (f"{what}: {run}{by}",)
+
+
+def _routes_experts(model: ModelSpec, stack: Stack | None) -> bool:
+    traced = model.decoder.traced
+    return traced is not None and traced.routed != (0, 0) and stack is not None and stack.experts == "routed"
+
+
+def _experts_note(model: ModelSpec, stack: Stack | None) -> tuple[str, ...]:
+    """Whether all experts run of a model whose trace runs them all."""
+    traced = model.decoder.traced
+    if traced is None or traced.routed == (0, 0):
+        return ()
+    experts, active = traced.routed
+    if _routes_experts(model, stack):
+        assert stack is not None
+        return (
+            f"{active} of {experts} experts run on a token, as stack {stack.name} routes it: transformers runs all",
+        )
+    return (f"all {experts} experts run on every token, which is routed to {active}: so transformers computes them",)
 
 
 def _is_paper(method: Mapping[str, Any]) -> bool:

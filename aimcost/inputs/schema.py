@@ -555,6 +555,9 @@ class StackFile(Strict):
         Whether launches are captured: none, all, or those of decode.
     tower
         How the vision tower runs.
+    experts
+        Of a model whose transformers class computes every token with ``all`` experts (Llama 4), whether the stack does,
+        or computes those alone that a token is ``routed`` to.
     collectives
         All-reduces between ranks.
     selection
@@ -583,6 +586,7 @@ class StackFile(Strict):
     request_ms: RequestFile = made(RequestFile)
     step_ms: StepFile = made(StepFile)
     tower: TowerFile = made(TowerFile)
+    experts: Literal["all", "routed"] = "routed"
     collectives: Literal["nccl", "one_shot"] | CollectivesFile = "nccl"
     selection: SelectionFile = made(SelectionFile)
     spread: Annotated[list[Factor], Bounds(min_length=2, max_length=2)] | None = None

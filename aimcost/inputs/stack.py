@@ -126,6 +126,7 @@ def _stack(file: StackFile, data: Mapping[str, Any], architecture: str, where: s
         tower_attention=tower.attention or attention,
         tower_loop=tower.loop,
         tower_layers=tower.layers,
+        experts=file.experts,
         collectives=file.collectives if large is None else large.kind,  # type: ignore[arg-type]
         large_bytes=float("inf") if large is None or large.large_mb is None else large.large_mb * MEGA,
         large_ranks=2 if large is None else large.large_ranks,

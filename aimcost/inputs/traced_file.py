@@ -63,6 +63,14 @@ class TracedOpFile(Strict):
     flops: Size | None = None
     split: Split = made(dict)
     exchange: Literal["", "all_reduce", "statistics", "all_gather"] = ""
+    routed: bool = False
+
+
+class TracedRoutedFile(Strict):
+    """Experts of a layer, all of which run in the trace, and those that a token is routed to."""
+
+    experts: Count
+    active: Count
 
 
 class TracedLayerFile(Strict):
@@ -97,6 +105,7 @@ class TracedDecoderFile(Strict):
     vocab: Count
     context_limit: Annotated[int, Bounds(ge=1)] | None = None
     ranks: TracedRanksFile | None = None
+    routed: TracedRoutedFile | None = None
     layers: Annotated[list[TracedLayerFile], Bounds(min_length=1)]
     before: list[TracedOpFile]
     after: list[TracedOpFile]
@@ -185,6 +194,7 @@ def traced_model(
         after=_ops(decoder.after, "parts.decoder.after", where),
         outer_parameters=decoder.outer_parameters,
         unknown=_unknown(kinds),
+        routed=(0, 0) if decoder.routed is None else (decoder.routed.experts, decoder.routed.active),
         **({} if decoder.ranks is None else {"ranks": _ranks(decoder.ranks)}),
     )
     spec = DecoderSpec(
@@ -346,6 +356,7 @@ def _op(entry: TracedOpFile, place: str, where: str) -> TracedOp:
         flops=optional("flops"),
         split=_split(entry.split),
         exchange=entry.exchange,
+        routed=entry.routed,
     )
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "packed",
     "parameters",
     "peak_elements",
+    "routed",
     "tower_layer_ops",
     "tower_outer_ops",
     "tower_packed",
@@ -90,6 +91,40 @@ def undivided(decoder: TracedDecoder) -> float:
     found = [(kind.parameters, dict(kind.split).get("parameters", Share())) for kind in decoder.kinds]
     layers = [found[decoder.kind_of(layer)] for layer in decoder.order]
     return sum(size * (1.0 - share.all - share.kv) for size, share in layers) / sum(size for size, _ in layers)
+
+
+@lru_cache(maxsize=64)
+def routed(decoder: TracedDecoder) -> TracedDecoder:
+    """A decoder whose trace runs all experts, as a stack runs it that computes each token's own alone.
+
+    Activations alive together stay those of the trace.
+    """
+    experts, active = decoder.routed
+    if not experts:
+        return decoder
+    share = active / experts
+
+    def less(size: Expression | None) -> Expression | None:
+        return None if size is None else Expression.of(f"({size.text})*{share!r}")
+
+    def op(whole: TracedOp) -> TracedOp:
+        if not whole.routed:
+            return whole
+        sizes = dict(whole.dims)
+        if whole.kind == "bmm":
+            dims = {"tokens": sizes["m"], "n": sizes["n"], "k": sizes["k"]}
+            dims |= {"experts": Expression.of(float(experts)), "active": Expression.of(float(active))}
+            return replace(whole, kind="experts", dims=tuple(dims.items()), read=None, write=None)
+        dims = {name: Expression.of(f"({size.text})*{share!r}") for name, size in whole.dims}
+        read, write, flops = less(whole.read), less(whole.write), less(whole.flops)
+        return replace(whole, dims=tuple(dims.items()), read=read, write=write, flops=flops)
+
+    def layer(whole: TracedLayer) -> TracedLayer:
+        return replace(
+            whole, ops=tuple(op(each) for each in whole.ops), decode=tuple(op(each) for each in whole.decode)
+        )
+
+    return replace(decoder, kinds=tuple(layer(kind) for kind in decoder.kinds), routed=(0, 0))
 
 
 @lru_cache(maxsize=64)
@@ -360,6 +395,8 @@ def idle_parameters(decoder: TracedDecoder) -> float:
             if op.kind == "experts":
                 sizes = {name: float(size({})) for name, size in op.dims if name in ("experts", "active")}
                 idle += op.weight * (1.0 - sizes["active"] / sizes["experts"])
+            elif op.kind == "bmm" and op.routed:
+                idle += op.weight * (1.0 - decoder.routed[1] / decoder.routed[0])
     return idle
 
 

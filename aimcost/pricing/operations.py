@@ -75,6 +75,7 @@ class TableKey:
     attention: str
     tower_attention: str
     tower_layers: int
+    routes_experts: bool
     implementation: str
     onchip_bytes: float
 
@@ -94,6 +95,7 @@ class TableKey:
             attention=run.attention,
             tower_attention=run.tower_attention,
             tower_layers=run.tower_layers,
+            routes_experts=run.routes_experts,
             implementation=run.implementation,
             onchip_bytes=run.hardware.onchip_bytes if run.hardware else 0.0,
         )
@@ -119,6 +121,8 @@ def _built(key: TableKey) -> OpTable:
     model, workload, schedule, parallel = key.model, key.workload, key.schedule, key.parallel
     if model.vision is not None and key.tower_layers not in (0, model.vision.layers):
         model = replace(model, vision=replace(model.vision, layers=key.tower_layers))
+    if key.routes_experts and model.decoder.traced is not None:
+        model = replace(model, decoder=replace(model.decoder, traced=traced.routed(model.decoder.traced)))
     attention, implementation = key.attention, key.implementation
     request = _Request(
         model=model,

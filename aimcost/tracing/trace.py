@@ -18,6 +18,7 @@ from ..errors import UnsupportedModelError
 from ..inputs.strict_json import digest, tagged
 from ..inputs.traced_images import WITHOUT_TOWER
 from ..ops.attention import windows
+from ..types.expression import Expression
 from .fit import Fitter
 from .model import STAND_IN, Pass, Subject
 from .naming import group_of, label
@@ -79,8 +80,9 @@ def _traced(config: Mapping[str, Any]) -> dict[str, Any]:
             bounded |= more
             parts["tower"] = tower
         notes.append("visual tokens attend causally, as text does")
-    if dense := _all_experts(subject, decoder):
-        notes.append(dense)
+    stored, chosen = subject.experts()
+    if 0 < chosen < stored and any(op.get("routed") for layer in decoder["layers"] for op in layer.get("ops", ())):
+        decoder["routed"] = {"experts": stored, "active": chosen}
     if not subject.keeps_logits:
         notes.append("lm_head runs on every token of the prompt: its forward has no logits_to_keep")
     if bounded:
@@ -96,15 +98,6 @@ def _traced(config: Mapping[str, Any]) -> dict[str, Any]:
         "notes": notes,
         "parts": parts,
     }
-
-
-def _all_experts(subject: Subject, decoder: Mapping[str, Any]) -> str:
-    """Said of a model that chooses experts and runs all of them (Llama 4); else nothing."""
-    kinds = {op["kind"] for layer in decoder["layers"] for op in layer.get("ops", ())}
-    stored, chosen = subject.experts()
-    if "experts" in kinds or not 0 < chosen < stored:
-        return ""
-    return f"all {stored} experts run on every token, which is routed to {chosen}: so transformers computes them"
 
 
 def _subject(config: Mapping[str, Any]) -> tuple[Subject, list[str]]:
@@ -152,6 +145,7 @@ def _decoder(subject: Subject) -> tuple[dict[str, Any], set[str]]:
             subject.config.model_type,
             window,
             tables=subject.tables(),
+            experts=subject.experts(),
         )
         for runs, length in ((prefills, "tokens"), (decodes, "kv"))
     ]
@@ -374,6 +368,8 @@ class _Passes:
     # tensors of token embeddings and lm_head
     tables: frozenset[int] | set[int] = frozenset()
     rank: _Rank | None = None
+    # experts of a layer and those that a token is routed to, where all of them run
+    experts: tuple[int, int] = (0, 0)
     # what the file gives as a bound, by name
     bounded: set[str] = field(default_factory=set)
     # ops by pass and layer, activations with their gates
@@ -404,6 +400,7 @@ class _Passes:
             self._divide(made, runs)
             ops += made
         ops.sort(key=lambda op: op.pop("_position"))
+        _mark_routed(ops, self.experts[0])
         _label(ops, group)
         return ops
 
@@ -601,6 +598,27 @@ class _Passes:
             self.bounded.add("activations alive")
             return [self.fitter.bound([ELEMENT_BYTES * peak[0] for peak in measured])]
         return list(expressions)
+
+
+def _mark_routed(ops: Sequence[dict[str, Any]], experts: int) -> None:
+    """Mark products of every token with all experts of a layer, and the elementwise ops around them.
+
+    These are in the experts' module or the one around it, and as wide as the experts together.
+    """
+    products = [op for op in ops if experts > 1 and op["kind"] == "bmm" and op["dims"]["groups"] == float(experts)]
+    products = [op for op in products if op.get("weight_bytes")]
+    paths = {op["path"] for op in products}
+    paths |= {path.rpartition(".")[0] for path in paths}
+    wide = experts * min((min(op["dims"]["n"], op["dims"]["k"]) for op in products), default=0)
+    for op in ops:
+        if op["kind"] in _PRODUCTS:
+            routed = any(op is product for product in products)
+        else:
+            elements = op["dims"].get("elements")
+            one = {"batch": 1.0, "tokens": 1.0, "kv": 1.0}
+            routed = bool(wide and op["path"] in paths and elements and Expression.of(elements)(one) >= wide)
+        if routed:
+            op["routed"] = True
 
 
 def _weight(event: Event) -> float:

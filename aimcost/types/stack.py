@@ -55,6 +55,8 @@ class Stack:
         Attention of the vision tower. ``window``: attention windows are launched one by one.
     tower_layers
         ``all`` of a tower's layers run, or those alone that its features are ``used`` of.
+    experts
+        ``all`` experts run where transformers' class runs them, or those that a token is ``routed`` to.
     collectives, large_bytes, large_ranks, large_factor
         ``nccl`` or ``one_shot`` all-reduces. Messages of at least `large_bytes` among at least `large_ranks`
         ranks take `large_factor` times as long.
@@ -88,6 +90,7 @@ class Stack:
     tower_attention: Literal["flash", "eager"] = "flash"
     tower_loop: Literal["none", "window"] = "none"
     tower_layers: Literal["all", "used"] = "used"
+    experts: Literal["all", "routed"] = "routed"
     collectives: Literal["nccl", "one_shot"] = "nccl"
     large_bytes: float = float("inf")
     large_ranks: int = 2

@@ -52,6 +52,8 @@ class TracedOp:
         What tensor-parallel ranks divide of a size, by its name.
     exchange
         The collective behind it: of partial sums, of two sums a row that a norm takes, or of columns.
+    routed
+        It runs on all experts for every token, of which a stack that routes runs those chosen.
     """
 
     name: str
@@ -69,6 +71,7 @@ class TracedOp:
     flops: Expression | None = None
     split: tuple[tuple[str, Share], ...] = ()
     exchange: Literal["", "all_reduce", "statistics", "all_gather"] = ""
+    routed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -124,6 +127,8 @@ class TracedDecoder:
         Names of ops of which nothing but the memory moved is known.
     ranks
         What tensor-parallel ranks divide.
+    routed
+        Experts of a layer, and those that a token is routed to, where the trace runs all; zeros elsewhere.
     """
 
     kinds: tuple[TracedLayer, ...]
@@ -132,6 +137,7 @@ class TracedDecoder:
     after: tuple[TracedOp, ...]
     outer_parameters: float
     unknown: tuple[str, ...] = ()
+    routed: tuple[int, int] = (0, 0)
     ranks: TracedRanks = TracedRanks(refused="its trace does not say what ranks divide: trace it again")
 
     def kind_of(self, layer: int) -> int:

@@ -68,9 +68,25 @@ def test_experts_that_all_run_are_told():
     sizes = {"hidden_size": 64, "intermediate_size": 32, "intermediate_size_mlp": 96, "vocab_size": 128, "head_dim": 16}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1, "attention_chunk_size": 100}
     config = {"model_type": "llama4_text", **sizes, **heads, "num_local_experts": 16, "interleave_moe_layer_step": 1}
-    estimate = aimcost.estimate({"model": config, "hardware": "nvidia_l4", "workload": {"text_tokens": 50}})
-    assert estimate.matrix_flops(["prefill"]) > 16 * 50 * 2 * 3 * 64 * 32
-    assert any("all 16 experts run on every token, which is routed to 1" in note for note in estimate.notes)
+    run = {"model": config, "hardware": "nvidia_l4", "workload": {"text_tokens": 50, "batch": 2}}
+    whole, routed = (aimcost.estimate({**run, "stack": stack}) for stack in ("transformers", "vllm"))
+    assert any("all 16 experts run on every token, which is routed to 1" in note for note in whole.notes)
+    assert any("1 of 16 experts run on a token, as stack vllm routes it" in note for note in routed.notes)
+    # gate, up and down of 100 tokens by 15 experts less
+    idle = 15 * 100 * 2 * 3 * 64 * 32
+    assert whole.matrix_flops(["prefill"]) - routed.matrix_flops(["prefill"]) == idle
+    # what surrounds them: copies of every token for an expert, their scores, SiLU and product, and the sum
+    by_name = [{op["name"]: op for op in each.ops() if op["stage"] == "prefill"} for each in (whole, routed)]
+    for name in ("feed_forward_repeat", "feed_forward_mul", "mlp_act_2", "feed_forward_sum"):
+        assert by_name[0][name]["flops"] == 16 * by_name[1][name]["flops"], name
+    for name in ("router", "mlp_act", "gate_proj", "mlp_act_3", "down_proj", "feed_forward_add"):
+        assert by_name[0][name]["flops"] == by_name[1][name]["flops"], name
+    for each in (whole, routed):
+        summary = each.to_dict()["summary"]
+        assert summary["parameters"] - summary["active_parameters"] == 15 * 3 * 64 * 32
+    # and by one rank of two: half of each
+    half = aimcost.estimate({**run, "stack": "vllm", "parallel": {"tp": 2}})
+    assert half.matrix_flops(["prefill"]) < 0.6 * routed.matrix_flops(["prefill"])
 
 
 @pytest.mark.check
