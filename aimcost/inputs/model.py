@@ -86,7 +86,7 @@ def _load_file(path: Path, _: Stamp, beside: tuple[Stamp | None, ...]) -> ModelS
     data = read_mapping(path)
     if is_traced(data):
         return _spec(data, name=path.stem, where=str(path), source=str(path))
-    if "config" not in data:
+    if "config" not in data or "model_type" in data:
         if any(beside):
             data = preprocessor_section(in_transformers_layout(data, str(path)), path.parent)
         name = hub.cached_id(path) or (path.parent.name if path.name == "config.json" else path.stem)
@@ -108,6 +108,7 @@ def _spec(config: Mapping[str, Any], *, name: str, where: str, source: str) -> M
         beside = {key: config[key] for key in ("preprocessor",) if key in config}
         model = _spec({**thinker, **beside}, name=name, where=where, source=source)
         return replace(model, notes=(*model.notes, "the thinker alone: its talker, which speaks, is not priced"))
+    config = in_transformers_layout(config, where)
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in COMPOSITES:
         text = language(config, where)

@@ -15,6 +15,7 @@ from aimcost.inputs import discover
 from aimcost.inputs.files import read_once
 from aimcost.inputs.model import load_model, model_config
 from aimcost.inputs.run import load_run
+from aimcost.pricing.summary import model_parameters
 from aimcost.types import ModelSpec
 
 QWEN2_7B = {
@@ -173,6 +174,94 @@ def test_an_original_config_is_the_bundled_model(name: str, tmp_path: Path) -> N
 def test_what_has_no_counterpart_is_one_line(change: dict[str, Any], part: str) -> None:
     with pytest.raises(AimcostError, match=part):
         load_model({**ORIGINALS["llava-v1.5-7b"][1], **change})
+
+
+def test_experts_of_an_original_layout_are_those_it_states() -> None:
+    """InternVL3.5-241B-A28B: 235.1 billion of Qwen3-235B-A22B, 5.6 of tower and projector; 22.2 + 5.6 run."""
+    config = {
+        **ORIGINALS["InternVL3-8B"][1],
+        "llm_config": {
+            "model_type": "qwen3_moe",
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "moe_intermediate_size": 1536,
+            "num_hidden_layers": 94,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 4,
+            "head_dim": 128,
+            "num_experts": 128,
+            "num_experts_per_tok": 8,
+            "vocab_size": 151936,
+        },
+        "vision_config": {
+            "hidden_size": 3200,
+            "intermediate_size": 12800,
+            "num_hidden_layers": 45,
+            "num_attention_heads": 25,
+            "image_size": 448,
+            "patch_size": 14,
+            "norm_type": "rms_norm",
+            "qkv_bias": False,
+            "qk_normalization": True,
+        },
+    }
+    model = load_model(config)
+    assert model.decoder.moe is not None
+    assert (model.decoder.moe.intermediate, model.decoder.moe.active) == (1536, 8)
+    stored, active = model_parameters(model)
+    assert (f"{stored / 1e9:.1f}", f"{active / 1e9:.1f}") == ("240.7", "27.8")
+    assert not any("moe_intermediate_size" in note for note in model.notes)
+
+
+@pytest.mark.torch
+@pytest.mark.check
+def test_an_original_layout_on_a_traced_language_model() -> None:
+    """InternVL3.5 on gpt-oss, as its repository writes it, is transformers' layout of it."""
+    pytest.importorskip("transformers")
+    text = {
+        "model_type": "gpt_oss",
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "vocab_size": 1000,
+        "sliding_window": 128,
+    }
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = {**ORIGINALS["InternVL3-8B"][1], "llm_config": text}
+    config["vision_config"] = {**config["vision_config"], **sizes}
+    run = load_run({"model": config, "workload": {"images": 1, "image_size": [900, 440]}})
+    assert run.model.family == "internvl"
+    assert run.model.decoder.traced is not None
+    # 2 x 1 tiles and the thumbnail
+    assert run.workload.visual_tokens == 3 * 256
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        # of NVILA, which has LLaVA's name; Ovis; Moondream, whose `config` is not that of a model file
+        ({"model_type": "llava_llama", "llm_cfg": {}}, "'mm_vision_tower' must be given in LLaVA's own layout"),
+        (
+            {"model_type": "ovis", "llm_config": {"model_type": "qwen2"}},
+            r"alone is its llm_config \(qwen2\) as a file, images as workload.visual_tokens",
+        ),
+        (
+            {"model_type": "moondream1", "architectures": ["HfMoondream"], "config": {}},
+            "unknown model_type 'moondream1'",
+        ),
+    ],
+)
+def test_a_refusal_names_what_works(config: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    if importlib.util.find_spec("torch") is None and config["model_type"] == "ovis":
+        said = "pip install"
+    with pytest.raises(AimcostError, match=said):
+        load_model(str(tmp_path))
 
 
 SIGLIP_TILES = {**ORIGINALS["llava-onevision-qwen2-7b-ov"][1], "image_aspect_ratio": "anyres"}

@@ -23,6 +23,8 @@ from .reader import Reader
 
 __all__ = ["FAMILIES", "model_spec", "with_formats"]
 
+# Where composites have their language model.
+_LANGUAGE = ("text_config", "llm_config", "language_config", "llm_cfg")
 # Where torch or transformers is missing.
 _TRACING = (
     "any architecture that the installed transformers knows is traced from its config.json: "
@@ -47,7 +49,7 @@ def model_spec(config: Mapping[str, Any], *, name: str, where: str, source: str 
         raise InvalidValueError("model_type", "given (text)", kind, where=where)
     builder = FAMILIES.get(kind)
     if builder is None:
-        raise UnknownNameError("model_type", kind, FAMILIES, where=where, cutoff=_cutoff(kind), remedy=_remedy(kind))
+        raise UnknownNameError("model_type", kind, FAMILIES, where=where, cutoff=_cutoff(kind), remedy=_remedy(config))
     spec = builder(reader, name, source)
     reader.check_spelling()
     filled = dict.fromkeys(note for part in (reader, *reader.sections) for note in part.notes())
@@ -79,10 +81,17 @@ def _cutoff(kind: str) -> float:
     return 0.85 if all(re.findall(r"\d", one) == re.findall(r"\d", kind) for one in near) else 1.0
 
 
-def _remedy(kind: str) -> str:
+def _remedy(config: Mapping[str, Any]) -> str:
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         return _TRACING
-    return f"nor has the installed transformers a causal or image-text model of type {kind}, to be traced"
+    kind = config["model_type"]
+    said = f"nor has the installed transformers a causal or image-text model of type {kind}, to be traced"
+    for key in _LANGUAGE:
+        inner = config.get(key)
+        if isinstance(inner, Mapping) and isinstance(inner.get("model_type"), str):
+            alone = f"its language model alone is its {key} ({inner['model_type']}) as a file, images as"
+            return f"{said}; {alone} workload.visual_tokens"
+    return said
 
 
 def _text_only(reader: Reader, name: str, source: str) -> ModelSpec:

@@ -74,6 +74,9 @@ def in_transformers_layout(config: Mapping[str, Any], where: str) -> Mapping[str
         return {**_formats(config, config.get("llm_config")), **_internvl(config, where)}
     if isinstance(kind, str) and kind in _LLAVA and "mm_vision_tower" in config:
         return {**_formats(config), **_llava(config, kind, where)}
+    if isinstance(kind, str) and kind in _LLAVA and kind != "llava":
+        # NVILA goes by the same name
+        raise InvalidValueError("mm_vision_tower", f"given in LLaVA's own layout ({kind})", None, where=where)
     return config
 
 
@@ -174,7 +177,8 @@ def _internvl(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             "max_patches": config.get("max_dynamic_patch", 6) if config.get("dynamic_image_size", False) else 1,
             "use_thumbnail": config.get("use_thumbnail", False),
         },
-        "text_config": {"model_type": text_type, **{k: text[k] for k in TEXT_KEYS if k in text}, **inner},
+        # all of it: experts have keys of their own, and types that are traced any
+        "text_config": {**text, **inner},
         "vision_config": {
             "model_type": "internvl_vision",
             **{
