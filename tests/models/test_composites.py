@@ -261,6 +261,8 @@ def test_absent_keys_are_those_of_the_released_classes():
         (TINY, {"projector_config": {"n_embed": 2048}}, "projector_config.n_embed' must be 1280"),
         (PHI, {"embd_layer": {"use_hd_transform": False}}, "use_hd_transform' must be true"),
         (KIMI, {"vision_config": {"merge_kernel_size": [2, 1]}}, "two equal whole numbers"),
+        (KIMI, {"vision_config": {"merge_kernel_size": [{}, {}]}}, "two equal whole numbers"),
+        (PHI, {"img_processor": {**PHI["img_processor"], "layer_idx": "last"}}, "layer_idx' must be a whole number"),
     ],
 )
 def test_what_no_checkpoint_has_is_refused(config, change, expected):

@@ -77,6 +77,8 @@ MOONVIT = {
 # Kimi-VL: patches of an image, which is padded to merged ones, by the checkpoint's preprocessor_config.json; "image"
 # and three markers around it, by its chat template.
 KIMI_PATCHES, KIMI_MARKERS = 4096, 4
+# Patches of a side that are merged, at the most.
+MAX_MERGE = 64
 # Phi-3-Vision: tiles of an image, by the model card for single images and Phi-3-vision's preprocessor_config.json.
 PHI_TILES = 16
 
@@ -170,7 +172,7 @@ def _phi3_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
         raise image.fail("model_name", "clip-vit-large-patch14-336")
     if not order.flag("use_hd_transform", False) or not order.flag("with_learnable_separator", False):
         raise order.fail("use_hd_transform", "true, as with_learnable_separator")
-    layer = image.get("layer_idx", -2)
+    layer = _feature_layer(image, "layer_idx")
     vision = clip_or_siglip(Reader(TOWERS[name], reader.where, "img_processor."), layer)
     merged = 4 * vision.hidden
     projector = ProjectorSpec(
@@ -199,7 +201,7 @@ def _phi4_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
         # its processor counts by these
         if section.get(key) != PHI4_VISION[key]:
             raise section.fail(key, str(PHI4_VISION[key]))
-    vision = clip_or_siglip(section, section.get("feature_layer"))
+    vision = clip_or_siglip(section, _feature_layer(section, "feature_layer"))
     projector = ProjectorSpec(
         linears=((vision.hidden, decoder.hidden), (decoder.hidden, decoder.hidden)),
         tokens_per_image=0,
@@ -220,9 +222,10 @@ def _kimi_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
     """MoonViT on any grid of patches, 2 x 2 merged behind a norm, two linear layers."""
     section = _section(reader, "vision_config", MOONVIT)
     kernel, heads = section.get("merge_kernel_size"), section.count("num_attention_heads")
-    if not isinstance(kernel, list | tuple) or len({*kernel}) != 1 or type(kernel[0]) is not int or kernel[0] < 1:
+    sides: Any = kernel if isinstance(kernel, list | tuple) and len(kernel) == 2 else [None]
+    if any(type(side) is not int or not 1 <= side <= MAX_MERGE or side != sides[0] for side in sides):
         raise section.fail("merge_kernel_size", "a square: two equal whole numbers")
-    hidden, layers, merge = section.count("hidden_size"), section.count("num_hidden_layers"), kernel[0]
+    hidden, layers, merge = section.count("hidden_size"), section.count("num_hidden_layers"), sides[0]
     if hidden % heads:
         raise section.fail("num_attention_heads", f"a divisor of hidden_size ({hidden})")
     vision = VisionSpec(
@@ -346,6 +349,14 @@ def _candidates(reader: Reader, side: int) -> tuple[tuple[int, int], ...]:
         what = f"a list of [width, height] in whole tiles of {side} pixels, the first one tile"
         raise reader.fail("candidate_resolutions", what)
     return tuple((pair[1], pair[0]) for pair in given)
+
+
+def _feature_layer(section: Reader, key: str) -> int:
+    """Layer whose output is taken: the last but one where the file does not say."""
+    layer = section.get(key, -2)
+    if not isinstance(layer, int) or isinstance(layer, bool):
+        raise section.fail(key, "a whole number")
+    return layer
 
 
 def _section(reader: Reader, key: str, defaults: Mapping[str, Any]) -> Reader:
