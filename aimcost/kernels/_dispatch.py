@@ -84,16 +84,16 @@ def path_name(device: torch.device) -> Literal["torch", "triton"]:
 
 
 def choose(
-    path: Path, tensors: tuple[torch.Tensor, ...], refusal: str | None, where: str
-) -> Literal["torch", "triton"]:
+    path: str, tensors: tuple[torch.Tensor, ...], refusal: str | None, where: str, *, paths: tuple[str, ...] = PATHS
+) -> str:
     """Resolve the caller's `path`; asking for a Triton that cannot run is an error, not a fallback."""
-    if path not in PATHS:
-        raise InvalidValueError("path", "one of " + ", ".join(PATHS), path, where=where)
+    if path not in paths:
+        raise InvalidValueError("path", "one of " + ", ".join(paths), path, where=where)
     if path == "auto":
         return pick(tensors, refusal)
-    if path == "triton" and refusal is not None:
+    if path != "torch" and refusal is not None:
         if not _triton_found():
-            raise MissingExtraError("triton", "cuda", f"{where} with path='triton'")
+            raise MissingExtraError("triton", "cuda", f"{where} with path='{path}'")
         raise InvalidValueError("path", f"'auto' or 'torch' here, since {refusal}", path, where=where)
     return path
 

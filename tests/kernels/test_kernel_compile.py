@@ -19,21 +19,26 @@ pytestmark = [
 import kernel_aot
 
 from aimcost.kernels.importance import triton_impl as importance
+from aimcost.kernels.importance import wavefront_impl as wavefront
 from aimcost.kernels.merge import triton_impl as merge
 from aimcost.kernels.select import triton_impl as select
 
 NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 ARCHITECTURES = [80, 90]
+TILES = {
+    importance.row_kernel: importance.tile_config,
+    importance.step_kernel: importance.step_config,
+    wavefront.wavefront_kernel: wavefront.wavefront_config,
+}
 MATRIX_UNITS = {80: "mma.sync", 90: "wgmma", 100: "tcgen05.mma"}
 
 
 def importance_case(kernel, dtype, head_dim, live):
-    config = importance.step_config if kernel is importance.step_kernel else importance.tile_config
-    tile = config(dtype, head_dim)
+    tile = TILES[kernel](dtype, head_dim)
     flags = "*u8" if live else "*fp32"
     signature = {"q_ptr": "*" + NAMES[dtype], "k_ptr": "*" + NAMES[dtype], "live_ptr": flags}
-    signature |= dict.fromkeys(["top_ptr", "total_ptr", "weight_ptr", "out_ptr"], "*fp32")
-    signature |= {"tokens": "i32", "scale2": "fp32"}
+    signature |= dict.fromkeys(["top_ptr", "total_ptr", "weight_ptr", "mass_ptr", "out_ptr"], "*fp32")
+    signature |= {"counter_ptr": "*i32", "tokens": "i32", "counters": "i32", "scale2": "fp32"}
     signature |= {f"stride_{name}": "i32" for name in ("qb", "qh", "qn", "kb", "kh", "kn", "lb")}
     constants = {
         "HEADS": 28,
@@ -44,7 +49,13 @@ def importance_case(kernel, dtype, head_dim, live):
         "LOOP": tile.block_loop,
         "HAS_LIVE": live,
         "UPCAST": False,
+        "WAVEFRONT": False,
+        "STEPS": 5,
+        "SCAN": wavefront.SCAN,
+        "POLLS": wavefront.POLLS,
     }
+    names = kernel.arg_names
+    signature, constants = ({k: v for k, v in found.items() if k in names} for found in (signature, constants))
     return kernel, signature, constants, tile.warps, tile.stages
 
 
@@ -132,6 +143,26 @@ def test_importance_kernels(kernel, dtype, head_dim, live, arch):
     built = compile_and_check(case, arch)
     # fp32 is asked to be exact, which no tensor core is.
     assert built.mma == ("none" if dtype == torch.float32 else MATRIX_UNITS[arch])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "live", "arch"),
+    [
+        *(pytest.param(torch.bfloat16, 128, False, arch, marks=pytest.mark.check) for arch in ARCHITECTURES),
+        *(
+            pytest.param(dtype, head_dim, True, arch, marks=pytest.mark.check_all)
+            for dtype in (torch.float16, torch.bfloat16, torch.float32)
+            for head_dim in (64, 72, 128, 256)
+            for arch in (*ARCHITECTURES, *(() if dtype == torch.float32 else (100,)))
+        ),
+    ],
+)
+def test_wavefront_kernel(dtype, head_dim, live, arch):
+    case = importance_case(wavefront.wavefront_kernel, dtype, head_dim, live)
+    built = compile_and_check(case, arch)
+    # half the tile at a width of 256, fewer rows than a warp group's product has
+    unit = "mma.sync" if head_dim == 256 else MATRIX_UNITS[arch]
+    assert built.mma == ("none" if dtype == torch.float32 else unit)
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)

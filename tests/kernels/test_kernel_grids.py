@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 from aimcost.kernels.importance import triton_impl as importance
+from aimcost.kernels.importance import wavefront_impl as wavefront
 from aimcost.kernels.merge import triton_impl as merge
 from aimcost.kernels.select import triton_impl as select
 
@@ -33,7 +34,7 @@ def grids(monkeypatch):
 
         return type("Noted", (), {"__getitem__": lambda self, grid: launch(grid)})()
 
-    for module in (importance, merge, select):
+    for module in (importance, wavefront, merge, select):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, noting(name))
     return found
@@ -46,14 +47,15 @@ def empty(*shape, dtype=torch.bfloat16):
 def test_grids_stay_within_their_limits(grids):
     """3,000 requests of 28 heads; 70,000 requests; a mask of three heads over 32,768 tokens; 100,000 tokens a group."""
     importance.importance(empty(3000, 28, 64, 128), empty(3000, 4, 64, 128), scale=0.1, tau=0.1, steps=2, live=None)
+    wavefront.importance(empty(3000, 28, 64, 128), empty(3000, 4, 64, 128), scale=0.1, tau=0.1, steps=2, live=None)
     select.select(empty(70_000, 64, dtype=torch.float32), 32, None, None)
     kept = empty(1, 32_768, dtype=torch.int64)
     select.gather_mask(empty(1, 3, 32_768, 32_768, dtype=torch.bool), kept)
     select.gather_rows([(empty(70_000, 64, 16), 1)], empty(70_000, 32, dtype=torch.int64))
     merge.merge(empty(2, 100_000, 3584), 100)
     assert grids.keys() == {
-        "row_kernel", "step_kernel", "head_rms_kernel", "keep_kernel", "compact_kernel", "mask_kernel",
-        "gather_kernel", "norm_kernel", "match_kernel", "rank_kernel", "rows_kernel",
+        "row_kernel", "step_kernel", "wavefront_kernel", "head_rms_kernel", "keep_kernel", "compact_kernel",
+        "mask_kernel", "gather_kernel", "norm_kernel", "match_kernel", "rank_kernel", "rows_kernel",
     }  # fmt: skip
     for name, grid in grids.items():
         assert all(size <= limit for size, limit in zip(grid, LIMITS, strict=False)), name

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -17,6 +17,10 @@ from . import reference
 __all__ = ["importance_scores", "path_for"]
 
 MAX_HEAD_DIM = 256
+MAX_WAVEFRONT_STEPS = 8
+"""Masses that a thread of the wavefront kernel holds for each of its keys."""
+
+Path = Literal["auto", "torch", "triton", "wavefront"]
 
 
 def _refusal(q: torch.Tensor, k: torch.Tensor) -> str | None:
@@ -54,7 +58,7 @@ def importance_scores(
     tau: float = 0.1,
     steps: int = 5,
     live: torch.Tensor | None = None,
-    path: _dispatch.Path = "auto",
+    path: Path = "auto",
     check: bool | None = None,
 ) -> torch.Tensor:
     """Score tokens by PageRank on temperature-sharpened causal attention.
@@ -77,7 +81,8 @@ def importance_scores(
         Boolean (B, N), or None for all: dead tokens (padding) neither give nor receive mass, and
         score 0. d starts uniform over each request's live tokens.
     path
-        "auto" (see `path_for`), "torch" or "triton".
+        "auto" (see `path_for`), "torch", "triton" (one launch a step), or "wavefront" (Triton, all steps in one
+        launch; run by the interpreter alone so far, and never taken by itself).
     check
         Look for NaN, infinity and requests without a live token first. None: on the CPU yes, on a
         GPU no, where it would synchronise; there the scores of such inputs are undefined.
@@ -104,7 +109,9 @@ def importance_scores(
         if not (math.isfinite(value) and value > 0):
             raise InvalidValueError(name, "a finite number above 0", value, where=where)
     _dispatch.require_int("steps", steps, 1, None, where)
-    taken = _dispatch.choose(path, (q, k), _refusal(q, k), where)
+    taken = _dispatch.choose(path, (q, k), _refusal(q, k), where, paths=get_args(Path))
+    if taken == "wavefront":
+        _dispatch.require_int("steps", steps, 1, MAX_WAVEFRONT_STEPS, f"{where} with path='wavefront'")
     if _dispatch.should_check(check, q):
         _dispatch.require_finite("q", q, where)
         _dispatch.require_finite("k", k, where)
@@ -114,4 +121,8 @@ def importance_scores(
         from . import triton_impl
 
         return triton_impl.importance(q, k, scale=scale, tau=tau, steps=steps, live=live)
+    if taken == "wavefront":
+        from . import wavefront_impl
+
+        return wavefront_impl.importance(q, k, scale=scale, tau=tau, steps=steps, live=live)
     return reference.importance_streamed(q, k, scale=scale, tau=tau, steps=steps, live_BN=live)

@@ -96,14 +96,15 @@ def _row_tile(
 
 @triton.jit
 def row_kernel(
-    q_ptr, k_ptr, live_ptr, top_ptr, total_ptr, weight_ptr, tokens, scale2,
+    q_ptr, k_ptr, live_ptr, top_ptr, total_ptr, weight_ptr, counter_ptr, tokens, counters, scale2,
     stride_qb, stride_qh, stride_qn, stride_kb, stride_kh, stride_kn, stride_lb,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
-    OWN: tl.constexpr, LOOP: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr,
+    OWN: tl.constexpr, LOOP: tl.constexpr, HAS_LIVE: tl.constexpr, UPCAST: tl.constexpr, WAVEFRONT: tl.constexpr,
 ):  # fmt: skip
     """Each row's largest product q·k and the sum of its softmax; its mass is divided by the sum in place.
 
-    The largest of a dead row is +inf: it gives nothing.
+    The largest of a dead row is +inf: it gives nothing. Before `wavefront_kernel` (WAVEFRONT), which holds the
+    masses itself, its counters are cleared instead.
     """
     tl.static_assert(OWN % LOOP == 0)
     # The last rows see the most keys: started first, they do not trail behind.
@@ -130,10 +131,14 @@ def row_kernel(
         top = tl.where(alive, top, float("inf"))
         total = tl.where(alive, total, 1.0)
     at = pair * tokens + rows
-    mass = tl.load(weight_ptr + at, mask=rows < tokens, other=0.0)
     tl.store(top_ptr + at, top, mask=rows < tokens)
     tl.store(total_ptr + at, total, mask=rows < tokens)
-    tl.store(weight_ptr + at, mass / total, mask=rows < tokens)
+    if WAVEFRONT:
+        for counter in range(tl.program_id(0), counters, tl.num_programs(0)):
+            tl.store(counter_ptr + counter, 0)
+    else:
+        mass = tl.load(weight_ptr + at, mask=rows < tokens, other=0.0)
+        tl.store(weight_ptr + at, mass / total, mask=rows < tokens)
 
 
 @triton.jit
@@ -236,7 +241,20 @@ def importance(
     # One dimension: the others of a grid end at 65,535.
     with torch.cuda.device_of(q):
         row_kernel[(triton.cdiv(tokens, rows.block_own) * batch * heads,)](
-            q, k, mask, top, total, weight, tokens, scale2, *strides, **shared, **_options(rows)
+            q,
+            k,
+            mask,
+            top,
+            total,
+            weight,
+            mask,
+            tokens,
+            0,
+            scale2,
+            *strides,
+            **shared,
+            **_options(rows),
+            WAVEFRONT=False,
         )
         for _ in range(steps):
             step_kernel[(triton.cdiv(tokens, steps_tile.block_own) * batch * heads,)](

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,8 +48,9 @@ def check_kernels(run: Run, *, device: str, tick: Tick) -> Iterator[dict[str, An
     dtype, heads, hidden = run.precision.activations, _heads(run), run.model.decoder.hidden
     cut = run.schedule.layer_events[0]
     tokens = cut.tokens_in
-    for form in dict.fromkeys((dtype, "fp32")):
-        for count in (tokens, tokens + 1, max(2, tokens // 5)):
+    formats, counts = tuple(dict.fromkeys((dtype, "fp32"))), (tokens, tokens + 1, max(2, tokens // 5))
+    for form in formats:
+        for count in counts:
             tick()
             yield _check_scores(count, heads, form, generator)
         for event in run.schedule.pre_llm_events:
@@ -57,6 +59,10 @@ def check_kernels(run: Run, *, device: str, tick: Tick) -> Iterator[dict[str, An
     tick()
     yield _check_select(tokens, cut.tokens_out, generator)
     yield _check_gather(tokens, cut.tokens_out, hidden, heads[2], dtype, generator)
+    # Last, since no GPU has run it.
+    for form, count in itertools.product(formats, counts) if generator.device.type == "cuda" else ():
+        tick()
+        yield _check_scores(count, heads, form, generator, wavefront=True)
 
 
 def _heads(run: Run) -> Heads:
@@ -68,11 +74,15 @@ def _random(generator: torch.Generator, *shape: int, dtype: str) -> torch.Tensor
     return torch.randn(*shape, generator=generator, device=generator.device).to(DTYPES[dtype])
 
 
-def _check_scores(tokens: int, heads: Heads, dtype: str, generator: torch.Generator) -> dict[str, Any]:
+def _check_scores(
+    tokens: int, heads: Heads, dtype: str, generator: torch.Generator, *, wavefront: bool = False
+) -> dict[str, Any]:
     count, kv, width = heads
     q = _random(generator, 1, count, tokens, width, dtype=dtype) * GAIN**0.5
     k = _random(generator, 1, kv, tokens, width, dtype=dtype) * GAIN**0.5
     ours, path = importance_scores(q, k), importance_path(q, k)
+    if wavefront:
+        ours, path = importance_scores(q, k, path="wavefront"), "wavefront"
     exact = importance_dense(q.double(), k.double(), scale=width**-0.5)
     bound = importance_error(q, k, scale=width**-0.5, products=1 if path == "torch" else 2)
     error, bar = (float(x.abs().max() / exact.max()) for x in (ours - exact, bound))
@@ -118,7 +128,10 @@ def _result(check: str, dtype: str, size: str, value: float, bar: float, path: s
 
 
 def time_kernels(run: Run, bench: Bench, *, tick: Tick) -> Iterator[Sample]:
-    """Samples of every merging step and of score, select and gather of every drop event, each alone."""
+    """Samples of every merging step and of score, select and gather of every drop event, each alone.
+
+    On a GPU then of the wavefront kernel, which `importance_scores` does not choose by itself, beside them.
+    """
     dtype, heads, hidden = run.precision.activations, _heads(run), run.model.decoder.hidden
     for event in run.schedule.pre_llm_events:
         tick()
@@ -132,6 +145,9 @@ def time_kernels(run: Run, bench: Bench, *, tick: Tick) -> Iterator[Sample]:
         ):
             tick()
             yield bench.time([task])[0]
+    for event in run.schedule.layer_events if bench.cuda else ():
+        tick()
+        yield bench.time([score_task(bench, "pagerank_wavefront", event.tokens_in, heads, dtype)])[0]
 
 
 def time_attention(run: Run, bench: Bench, *, tick: Tick) -> Iterator[tuple[str, Sample | None]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 import torch
 
@@ -17,6 +19,8 @@ from .plan import Plan
 
 __all__ = ["Heads", "gather_task", "merge_task", "reduction_tasks", "score_task", "select_task"]
 
+# of scorers that do not choose by themselves
+PATHS: Mapping[str, Literal["torch", "wavefront"]] = {"last_row": "torch", "pagerank_wavefront": "wavefront"}
 FRAME_TOKENS = 196
 KEPT_SHARE = 0.6
 # query heads, kv heads, head_dim
@@ -40,7 +44,7 @@ def reduction_tasks(bench: Bench, plan: Plan) -> Tasks:
 
 
 def score_task(bench: Bench, name: str, tokens: int, heads: Heads, dtype: str) -> Task:
-    """AIM's importance (``pagerank``) or FastV's last row, of every token."""
+    """AIM's importance (``pagerank``, ``pagerank_wavefront``) or FastV's last row, of every token."""
     count, kv_heads, head_dim = heads
     dims = {
         "batch": 1.0,
@@ -50,7 +54,7 @@ def score_task(bench: Bench, name: str, tokens: int, heads: Heads, dtype: str) -
         "tokens": float(tokens),
     }
     tiny = bench.randn(1, 1, 2, head_dim, dtype=dtype)
-    path = importance_path(tiny, tiny) if name == "pagerank" else "torch"
+    path = PATHS.get(name) or importance_path(tiny, tiny)
     make = partial(_score, bench, name, tokens, heads, dtype)
     return Task(op="score", name=name, dims=dims, dtype=dtype, make=make, rows=tokens, labels={"path": path})
 
@@ -87,8 +91,9 @@ def _score(bench: Bench, name: str, tokens: int, heads: Heads, dtype: str) -> Pr
         )
         for _ in range(bench.sets)
     ]
-    if name == "pagerank":
-        return Prepared(lambda turn: importance_scores(*pairs[turn % len(pairs)]))
+    if name != "last_row":
+        path = PATHS.get(name, "auto")
+        return Prepared(lambda turn: importance_scores(*pairs[turn % len(pairs)], path=path))
     scale = head_dim**-0.5
 
     def row(turn: int) -> torch.Tensor:

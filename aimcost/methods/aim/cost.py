@@ -33,15 +33,15 @@ def pagerank_fused(
     tokens: Array,
     widths: Widths,
     cached: Array = 0.0,
+    passes: int = 1 + PAGERANK_ITERATIONS,
 ) -> Cost:
     """AIM's importance without an n x n matrix: row logsumexp, then transposed passes.
 
     Every pass recomputes q·kᵀ over the causal pairs (2·d a pair), scales, and takes an exponential (2);
-    the five transposed passes also multiply by the vector and add (2). Each pass reads q and k; of `cached`
-    tokens before the others there are keys alone.
+    the five steps also multiply by the vector and add (2). Each pass reads q and k; of `cached` tokens before
+    the others there are keys alone. Two `passes` are those of the wavefront kernel, which takes all steps in one.
     """
     pairs = batch * heads * causal_pairs(tokens, tokens + cached)
-    passes = 1 + PAGERANK_ITERATIONS
     vectors = batch * heads * tokens * SCORE_BYTES
     return Cost(
         kind="score",
@@ -50,7 +50,7 @@ def pagerank_fused(
         read_activations=passes * batch * tokens * (heads + kv_heads) * head_dim * widths.activations
         + passes * batch * cached * kv_heads * head_dim * widths.activations
         + 2.0 * PAGERANK_ITERATIONS * vectors,
-        write_activations=passes * vectors + batch * tokens * SCORE_BYTES,
+        write_activations=(1 + PAGERANK_ITERATIONS) * vectors + batch * tokens * SCORE_BYTES,
     )
 
 

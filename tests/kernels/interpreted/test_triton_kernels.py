@@ -8,6 +8,8 @@ and gathering: exact. Every call asks for ``path="triton"``, which is an error w
 from __future__ import annotations
 
 import importlib.util
+import inspect
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +23,14 @@ pytestmark = [
 ]
 
 import kernel_oracles
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpretedFunction
 
+from aimcost.errors import InvalidValueError
 from aimcost.kernels.importance import importance_scores
 from aimcost.kernels.importance import reference as importance_reference
 from aimcost.kernels.importance import triton_impl as importance_triton
+from aimcost.kernels.importance import wavefront_impl as importance_wavefront
 from aimcost.kernels.merge import merge_to_schedule, merge_tokens
 from aimcost.kernels.select import gather_tokens, select_tokens
 from aimcost.kernels.tolerances import importance_error, undecided, unit_in_last_place
@@ -35,6 +40,36 @@ DTYPES = [
     pytest.param(torch.float16, id="fp16"),
     pytest.param(torch.bfloat16, id="bf16"),
 ]
+
+
+WAVEFRONT = importance_wavefront.wavefront_kernel
+
+
+class OnThreads:
+    """An interpreted kernel whose programs run on threads, each in the order in which one becomes free."""
+
+    def __init__(self, kernel, threads):
+        self.kernel, self.threads = kernel, threads
+
+    def __getitem__(self, grid):
+        def launch(*args, **kwargs):
+            executor = interpreter.GridExecutor(self.kernel.rewrite(), self.kernel.arg_names, grid)
+            names = inspect.getfullargspec(executor.fn).args
+            given = inspect.getcallargs(executor.fn, *args, **{k: v for k, v in kwargs.items() if k in names})
+            given = {
+                name: value if name in executor.constexprs else interpreter._implicit_cvt(value)
+                for name, value in given.items()
+            }
+            patched = interpreter._patch_lang(executor.fn)
+            interpreter.interpreter_builder.set_grid_dim(*grid, 1, 1)
+            try:
+                with ThreadPoolExecutor(self.threads) as pool:
+                    for ran in [pool.submit(executor.fn, **given) for _ in range(*grid)]:
+                        ran.result()
+            finally:
+                patched.restore()
+
+        return launch
 
 
 @pytest.fixture(autouse=True)
@@ -103,11 +138,24 @@ def queries_and_keys(batch, heads, kv_heads, tokens, width, dtype=torch.float32)
 )
 @pytest.mark.parametrize("padded", [False, True])
 def test_importance(dtype, batch, heads, kv_heads, tokens, width, padded):
+    hold_importance("triton", dtype, batch, heads, kv_heads, tokens, width, padded=padded)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("batch", "heads", "kv_heads", "tokens", "width", "padded"),
+    [(1, 2, 1, 1, 64, False), (2, 4, 2, 50, 32, True), (1, 2, 1, 70, 256, False)],
+)
+def test_importance_by_wavefront(dtype, batch, heads, kv_heads, tokens, width, padded):
+    hold_importance("wavefront", dtype, batch, heads, kv_heads, tokens, width, padded=padded)
+
+
+def hold_importance(path, dtype, batch, heads, kv_heads, tokens, width, *, padded):
     q, k = queries_and_keys(batch, heads, kv_heads, tokens, width, dtype)
     live = torch.arange(tokens)[None] >= (torch.arange(batch)[:, None] + 1) * min(7, tokens - 1)
     live = live if padded else None
     wanted = importance_reference.importance_dense(q.double(), k.double(), scale=width**-0.5, live_BN=live)
-    found = importance_scores(q, k, live=live, path="triton")
+    found = importance_scores(q, k, live=live, path=path)
     assert found.dtype == torch.float32
     bound = importance_error(q, k, scale=width**-0.5, live=live, products=2)
     assert kernel_oracles.of_bound(found, wanted, bound) <= 1
@@ -141,6 +189,35 @@ def test_importance_of_products_that_round_alike(dtype, batch, heads, kv_heads, 
     assert kernel_oracles.of_bound(found, wanted, importance_error(q, k, scale=width**-0.5)) <= 1
 
 
+def test_the_wavefront_takes_up_to_eight_steps():
+    q, k = queries_and_keys(1, 1, 1, 40, 32)
+    wanted = importance_reference.importance_dense(q.double(), k.double(), scale=32**-0.5, steps=3)
+    found = importance_scores(q, k, steps=3, path="wavefront")
+    bound = importance_error(q, k, scale=32**-0.5, steps=3, products=2)
+    assert kernel_oracles.of_bound(found, wanted, bound) <= 1
+    with pytest.raises(InvalidValueError, match="'steps' must be an integer from 1 to 8"):
+        importance_scores(q, k, steps=9, path="wavefront")
+
+
+def test_a_block_that_is_never_finished_gives_nan(tmp_path):
+    """Its flag is not raised: programs stop looking, and no score rests on masses that they lack."""
+    module = mutant(tmp_path, importance_wavefront, "atomic_xchg(done, place + 1", "atomic_xchg(done, place * 0")
+    module.POLLS = 3
+    q, k = queries_and_keys(1, 1, 1, 40, 32)
+    scores = module.importance(q, k, scale=32**-0.5, tau=0.1, steps=1, live=None)
+    assert bool(scores[:, :8].isnan().all())  # the first of two blocks waits for the second, of the last 8 tokens
+    assert bool(scores[:, 32:].isfinite().all())
+
+
+def test_the_wavefront_gives_the_same_bits_in_any_order(monkeypatch):
+    """Programs run on threads: fewer than there are, so that those waited for must have started; and all at once."""
+    q, k = queries_and_keys(1, 2, 1, 70, 16)
+    wanted = importance_scores(q, k, path="wavefront")
+    for threads in (2, 6):
+        monkeypatch.setattr(importance_wavefront, "wavefront_kernel", OnThreads(WAVEFRONT, threads))
+        assert torch.equal(importance_scores(q, k, path="wavefront"), wanted)
+
+
 DEFECTS = {
     "the row's mask is off by one": (
         "columns[None, :] <= rows[:, None], product",
@@ -161,13 +238,28 @@ DEFECTS = {
     "the mean is a sum": ("square / HEADS", "square"),
     "the last token is not stored": ("total, mask=columns < tokens)", "total, mask=columns < tokens - 1)"),
 }
+WAVEFRONT_DEFECTS = {
+    "the mask is off by one": ("columns[:, None] <= rows[None, :]", "columns[:, None] < rows[None, :]"),
+    "a later block is left out": ("in range(place)", "in range(1, place)"),
+    "a step takes the masses of the one before": (
+        "(later * STEPS + step)",
+        "(later * STEPS + (step + STEPS - 1) % STEPS)",
+    ),
+    "the diagonal is left out": ("given[step] + tl.sum(share * mine", "given[step] + 0.0 * tl.sum(share * mine"),
+    "masses are not over the row's sum": ("mine = mass / total", "mine = mass"),
+    "the scale is off by a thousandth": ("row_top[None, :]) * scale2", "row_top[None, :]) * scale2 * 1.001"),
+    "the mean leaves a head out": ("in range(HEADS)", "in range(1, HEADS)"),
+    "the mean is not over tokens": ("square / HEADS) / count", "square / HEADS)"),
+    "a head reads another's keys": ("(head // GROUP)", "(head % (HEADS // GROUP))"),
+}
 
 
-def mutant(folder, before, after):
-    """The Triton implementation with one change in its source."""
-    source = Path(importance_triton.__file__).read_text(encoding="utf-8")
+def mutant(folder, implementation, before, after):
+    """A Triton implementation with one change in its source."""
+    source = Path(implementation.__file__).read_text(encoding="utf-8")
     assert before in source
     source = source.replace(before, after).replace("from .. import", "from aimcost.kernels import")
+    source = source.replace("from .triton_impl", "from aimcost.kernels.importance.triton_impl")
     path = folder / "mutant.py"
     path.write_text(source, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -184,9 +276,14 @@ def error_of(implementation):
     return kernel_oracles.of_bound(found, wanted, importance_error(q, k, scale=32**-0.5, products=2))
 
 
-@pytest.mark.parametrize("defect", DEFECTS)
-def test_a_defect_exceeds_the_bound_tenfold(defect, tmp_path):
-    error = error_of(mutant(tmp_path, *DEFECTS[defect]))
+@pytest.mark.parametrize(
+    ("implementation", "defect"),
+    [(importance_triton, defect) for defect in DEFECTS]
+    + [(importance_wavefront, defect) for defect in WAVEFRONT_DEFECTS],
+)
+def test_a_defect_exceeds_the_bound_tenfold(implementation, defect, tmp_path):
+    defects = DEFECTS if implementation is importance_triton else WAVEFRONT_DEFECTS
+    error = error_of(mutant(tmp_path, implementation, *defects[defect]))
     print(f"{defect}: {error:.3g} times the bound")
     assert not error <= 10  # nor is NaN
 
