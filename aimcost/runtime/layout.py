@@ -25,11 +25,14 @@ __all__ = [
     "marked_positions",
     "observe",
     "padding_of",
+    "run_lengths",
     "triple_positions",
 ]
 
 Triple = tuple[int, int, int]
 Boundaries = Triple | Sequence[Triple] | torch.Tensor
+MOST_RUNS = 256
+"""Runs of visual tokens whose lengths are told: images of InternVL, and frames, each of which is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +218,16 @@ def observe(
         first=first,
         runs=runs,
         grids=tuple(take(grid.numel()) for grid in grids),
+    )
+
+
+def run_lengths(marks: torch.Tensor) -> torch.Tensor:
+    """(B, `MOST_RUNS`) lengths of each row's runs of marks (B, P), 0 beyond them; further runs count to the last."""
+    begins = marks.clone()
+    begins[:, 1:] &= ~marks[:, :-1]
+    run = (begins.long().cumsum(1) - 1).clamp_(0, MOST_RUNS - 1)
+    return torch.zeros(marks.shape[0], MOST_RUNS, dtype=torch.long, device=marks.device).scatter_add_(
+        1, run, marks.long()
     )
 
 

@@ -31,6 +31,7 @@ from .tower_merging import TowerMerging
 __all__ = ["DENSE_NOTE", "MethodPlanner"]
 
 DENSE_NOTE = "a prompt without visual tokens: passed dense"
+DIFFERENT_ROWS = "rows of a batch that show images of different sizes"
 _PLANS = 1024
 
 
@@ -84,6 +85,9 @@ class MethodPlanner:
             self.tower = TowerMerging(self.family, self._of_one_image().tower_events)
         elif reads & {"tower", "text_tower"}:
             self.tower = TowerAttention(self.family, scorers=scorers, question=question)
+        # InternVL's processor writes text around each image, and its tiles without any between: neither sizes nor
+        # the shape of its pixels tell images apart.
+        self._an_image_is_a_run = self._spec.family == "internvl"
         attention.check_attention(self.family.decoder)
 
     def __eq__(self, other: object) -> bool:
@@ -103,9 +107,10 @@ class MethodPlanner:
             )
 
     def grids(self, arrived: Arrived) -> Sequence[torch.Tensor]:
-        """Rows, columns and frames of images and videos (Qwen-VL), or the sizes of images (LLaVA)."""
+        """Rows, columns and frames of images and videos (Qwen-VL), the sizes of images (LLaVA), runs (InternVL)."""
         names = ("image_grid_thw", "video_grid_thw") if self.family.mrope else ("image_sizes",)
-        return [arrived.media[name] for name in names if name in arrived.media]
+        found = [arrived.media[name] for name in names if name in arrived.media]
+        return [layout.run_lengths(arrived.marks)] if self._an_image_is_a_run and arrived.marks is not None else found
 
     def plan(self, arrived: Arrived, observed: Observed) -> Plan:
         """The plan of this prompt."""
@@ -182,21 +187,17 @@ class MethodPlanner:
         grids = [tuple(numbers[at : at + 3]) for at in range(0, len(numbers), 3)]
         each, rest = divmod(len(grids), arrived.prompts)
         rows = {tuple(grids[at : at + each]) for at in range(0, len(grids), each)} if each and not rest else set()
-        sizes = [[(t, high * wide // merge**2) for t, high, wide in row] for row in rows]
-        if len({tuple(row) for row in sizes}) != 1:
-            return replace(shape, unclear="rows of a batch that show images of different sizes")
-        joined: list[tuple[int, int]] = []
-        for count, tokens in sizes[0]:
-            if joined and joined[-1][1] == tokens:
-                count += joined.pop()[0]
-            joined.append((count, tokens))
+        sizes = {tuple((t, high * wide // merge**2) for t, high, wide in row) for row in rows}
+        if len(sizes) != 1:
+            return replace(shape, unclear=DIFFERENT_ROWS)
+        joined = _joined(sizes.pop())
         if sum(count * tokens for count, tokens in joined) != shape.visual:
             return replace(shape, unclear="grids that do not add up to the visual tokens")
         if "video_grid_thw" in arrived.media:
             temporal = self._spec.vision.temporal_patch if self._spec.vision is not None else 1
             frames = sum(count for count, _ in joined)
-            return replace(shape, sizes=tuple(joined), frames=frames * temporal)
-        return replace(shape, sizes=tuple(joined), images=each)
+            return replace(shape, sizes=joined, frames=frames * temporal)
+        return replace(shape, sizes=joined, images=each)
 
     def _by_frame(self, shape: _Shape, arrived: Arrived) -> _Shape:
         """A video of equal frames, and a newline token behind it where the model writes one."""
@@ -218,6 +219,8 @@ class MethodPlanner:
             if shape.visual % each:
                 return replace(shape, unclear=f"visual tokens that are not whole images of {each}")
             return replace(shape, sizes=((shape.visual // each, each),), images=shape.visual // each)
+        if self._an_image_is_a_run and observed.grids:
+            return self._by_run(shape, observed)
         count, alike = _images_of(arrived, observed)
         if count == 1:
             return replace(shape, images=1)
@@ -228,6 +231,28 @@ class MethodPlanner:
         if count is None and not runs:  # boundaries beside embeddings: one run, of what nothing tells
             return shape
         return replace(shape, unclear="several images whose sizes cannot be told")
+
+    def _by_run(self, shape: _Shape, observed: Observed) -> _Shape:
+        """An image is a run of placeholders, of whole tiles."""
+        (numbers,) = observed.grids
+        each = len(numbers) // len(observed.runs)
+        rows = {tuple(n for n in numbers[at : at + each] if n) for at in range(0, len(numbers), each)}
+        if len(rows) != 1:
+            return replace(shape, unclear=DIFFERENT_ROWS)
+        (runs,) = rows
+        if max(observed.runs) > each:
+            return replace(shape, unclear=f"more than {each} images")
+        return replace(shape, sizes=_joined([(1, run) for run in runs]), images=len(runs))
+
+
+def _joined(sizes: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Neighbours of as many tokens each, together."""
+    joined: list[tuple[int, int]] = []
+    for count, tokens in sizes:
+        if joined and joined[-1][1] == tokens:
+            count += joined.pop()[0]
+        joined.append((count, tokens))
+    return tuple(joined)
 
 
 def _images_of(arrived: Arrived, observed: Observed) -> tuple[int | None, bool]:

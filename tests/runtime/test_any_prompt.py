@@ -11,6 +11,7 @@ pytest.importorskip("transformers")
 
 import aimcost
 from aimcost.errors import AimcostError, InvalidValueError, ScheduleError, UnknownNameError
+from aimcost.kernels.merge import merge_tokens
 from aimcost.runtime import planning
 
 pytestmark = [pytest.mark.torch, pytest.mark.versions("methods")]
@@ -243,14 +244,75 @@ def pair(case, between=0):
     return {"input_ids": torch.tensor([joined]), "attention_mask": torch.ones(1, len(joined), dtype=torch.long), **more}
 
 
-@pytest.mark.parametrize(("name", "visual"), [("llava_next-image", 36), ("llava_onevision-image", 78)])
-@pytest.mark.parametrize("between", [0, 2])
+@pytest.mark.parametrize(
+    ("name", "visual", "between"),
+    [
+        ("llava_next-image", 36, 0),
+        ("llava_next-image", 36, 2),
+        ("llava_onevision-image", 78, 0),
+        ("llava_onevision-image", 78, 2),
+        ("internvl-image", 16, 2),
+    ],
+)
 def test_images_side_by_side_are_merged_one_by_one(name, visual, between, toolbox):
     case = toolbox.build_case(name, 1)
     with torch.no_grad(), aimcost.apply(case.model, method={**AIM, "merge_ratio": 0.5}) as reduction:
         case.model(**pair(case, between))
     (event,) = reduction.record.schedule.pre_llm_events
     assert (event.groups, event.tokens_in) == (2, visual)
+
+
+def tiled(rows):
+    """Prompts of InternVL: runs of 16 tokens a tile with text around each, and the tiles."""
+    ids = [[*range(3, 8), *(t for n in row for t in (*[101] * 16 * n, 7, 7)), *range(8, 15)] for row in rows]
+    tiles = torch.randn(sum(map(sum, rows)), 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    return {"input_ids": torch.tensor(ids), "attention_mask": torch.ones(len(ids), len(ids[0])), "pixel_values": tiles}
+
+
+@pytest.mark.parametrize("rows", [[[2, 2]], [[1, 1, 1], [1, 1, 1]]])
+def test_an_image_of_internvl_is_a_run_of_tiles(rows, toolbox):
+    """Each run is merged alone, and what the cuts leave is as if the rest were masked."""
+    case, inputs = toolbox.build_case("internvl-image", 1), tiled(rows)
+    arrived = []
+    handle = case.decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: arrived.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        case.model(**inputs)
+        handle.remove()
+        with aimcost.apply(case.model, method={**AIM, "merge_ratio": 0.5}) as reduction:
+            logits = case.model(**inputs).logits
+    record, parts = reduction.record, list(arrived[0].split(5, dim=1)[:1])
+    at = 5
+    for tiles in rows[0]:
+        run, after = arrived[0][:, at : at + 16 * tiles], at + 16 * tiles
+        parts += [merge_tokens(run, 8 * tiles), arrived[0][:, after : after + 2]]
+        at = after + 2
+    short = torch.cat([*parts, arrived[0][:, at:]], dim=1)
+    real = torch.ones(short.shape[:2], dtype=torch.bool)
+    assert record.tokens[0] == short.shape[1]
+    with torch.no_grad(), toolbox.hide_dead(case.decoder, record.kept, real):
+        expected = case.model(inputs_embeds=short, attention_mask=real.long()).logits
+    last = record.kept[max(record.kept)]
+    expected = expected.gather(1, last[..., None].expand(-1, -1, expected.shape[-1]))
+    assert toolbox.relative_error(logits, expected, real[:, : last.shape[1]]) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[1, 2]], "groups of several sizes are priced, not executed"),
+        ([[1, 2], [2, 1]], "rows of a batch that show images of different sizes: method 'aim'"),
+    ],
+)
+def test_images_of_internvl_of_several_sizes_are_not_merged(rows, message, toolbox):
+    case = toolbox.build_case("internvl-image", 1)
+    with torch.no_grad():
+        with aimcost.apply(case.model, method=AIM), pytest.raises(ScheduleError, match=message):
+            case.model(**tiled(rows))
+        with aimcost.apply(case.model, method="fastv") as reduction:
+            case.model(**tiled(rows))
+    assert len(set(reduction.record.tokens)) == 2
 
 
 def test_images_of_several_sizes_side_by_side_are_not_merged(toolbox):
