@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -35,6 +36,8 @@ MODELS: Mapping[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 FLOOR = 0.95
 # What papers print, and shares between.
 SHARES = (0.9, 0.75, 0.6, 0.5, 0.4, 1 / 3, 0.25, 2 / 9, 0.15, 1 / 9, 1 / 18)
+# The vertical scale of the pictures is the logarithm of what a score lacks of this.
+TOP = 106.0
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 
 HEAD = """# Accuracy against latency
@@ -43,8 +46,9 @@ HEAD = """# Accuracy against latency
 ([ADR 18](adr/0018-published-scores-are-pooled.md)), against the predicted time to first token of each method with its
 selection as the code runs it. This project measured none of the scores and none of the times: both are expectations,
 with 80 % intervals. Methods are priced on the default stack (`transformers`) with the parameters of their tables; those
-whose tables state none are budget matched (`*`). In the pictures one point of each method has its interval and band;
-scores below 60 % are cut off.
+whose tables state none are budget matched (`*`). In the pictures one point of each method has its interval and band. The
+vertical scale widens towards 100 %; scores below 60 % are cut off, and so is what takes longer than the unreduced
+model, the dotted line.
 
     aimcost plan --model llava-1.5-7b --hardware nvidia_a100_sxm_80gb --images 1 --text-tokens 60 \\
       --task ocr --min-accuracy 95%
@@ -147,8 +151,19 @@ def picture(model: str, cards: Cards) -> Figure:
                     elinewidth=0.7,
                     alpha=0.45,
                 )
+            drawn = [one.request for some in found[task].values() for one in some if one.each.mean >= floor / 100]
+            dense = next(
+                estimate_run(unreduced(one.estimate.run)).ttft_s for some in found[task].values() for one in some
+            )
+            axes.axvline(dense * KILO, color="#777777", linewidth=0.8, linestyle=":")
+            axes.set_xlim((1.1 * min(drawn) - 0.1 * dense) * KILO, (1.1 * dense - 0.1 * min(drawn)) * KILO)
             axes.set_title(f"{task}, {card}", fontsize=9)
-            axes.set_ylim(floor, 104)
+            axes.set_yscale(
+                "function", functions=(lambda y: -np.log(np.maximum(TOP - y, 1e-3)), lambda z: TOP - np.exp(-z))
+            )
+            axes.set_ylim(floor, 102)
+            axes.set_yticks([y for y in (60, 70, 80, 90, 95, 98, 100) if y >= floor])
+            axes.minorticks_off()
             axes.grid(color="#dddddd", linewidth=0.5)
     figure.supxlabel("predicted TTFT, ms", fontsize=10)
     figure.supylabel("expected score, % of the unreduced one", fontsize=10)

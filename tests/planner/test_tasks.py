@@ -189,6 +189,22 @@ def test_a_tower_that_takes_too_long_is_named(video: Run) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("budget", "remedy"),
+    [
+        (200, r"8 frames without reduction take 1\d\d\.\d ms"),
+        pytest.param(140, r"even 8 frames without reduction need 1\d\d\.\d ms", marks=pytest.mark.check),
+    ],
+)
+def test_a_budget_below_every_method_names_an_input_that_reaches_it(video: Run, budget: int, remedy: str) -> None:
+    found = plan_task(video, ["video"], budgets={"max_ttft_ms": budget})
+    assert found.best is None
+    assert re.fullmatch(
+        rf"TTFT is at least [\d.]+ ms \(\w+\), of which the tower takes [\d.]+ ms, over {budget}.0 ms; {remedy}",
+        found.shortfalls[0],
+    )
+
+
 def test_a_floor_out_of_reach_says_what_is_in_reach(image: Run) -> None:
     found = plan_task(image, ["ocr"], budgets={"max_ttft_ms": 26}, min_accuracy=0.99)
     assert found.best is None

@@ -80,9 +80,8 @@ def _check_scores(
     count, kv, width = heads
     q = _random(generator, 1, count, tokens, width, dtype=dtype) * GAIN**0.5
     k = _random(generator, 1, kv, tokens, width, dtype=dtype) * GAIN**0.5
-    ours, path = importance_scores(q, k), importance_path(q, k)
-    if wavefront:
-        ours, path = importance_scores(q, k, path="wavefront"), "wavefront"
+    path = "wavefront" if wavefront else importance_path(q, k)
+    ours = importance_scores(q, k, path="wavefront" if wavefront else "auto")
     exact = importance_dense(q.double(), k.double(), scale=width**-0.5)
     bound = importance_error(q, k, scale=width**-0.5, products=1 if path == "torch" else 2)
     error, bar = (float(x.abs().max() / exact.max()) for x in (ours - exact, bound))

@@ -20,7 +20,7 @@ from .plan import Plan
 __all__ = ["Heads", "gather_task", "merge_task", "reduction_tasks", "score_task", "select_task"]
 
 # of scorers that do not choose by themselves
-PATHS: Mapping[str, Literal["torch", "wavefront"]] = {"last_row": "torch", "pagerank_wavefront": "wavefront"}
+PATHS: Mapping[str, Literal["auto", "torch", "wavefront"]] = {"last_row": "torch", "pagerank_wavefront": "wavefront"}
 FRAME_TOKENS = 196
 KEPT_SHARE = 0.6
 # query heads, kv heads, head_dim

@@ -33,7 +33,7 @@ def pagerank_fused(
     tokens: Array,
     widths: Widths,
     cached: Array = 0.0,
-    passes: int = 1 + PAGERANK_ITERATIONS,
+    passes: float = 1 + PAGERANK_ITERATIONS,
 ) -> Cost:
     """AIM's importance without an n x n matrix: row logsumexp, then transposed passes.
 

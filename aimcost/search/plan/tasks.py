@@ -863,6 +863,17 @@ def _image_size(run: Run) -> tuple[int, int]:
     return 1280, 720
 
 
+def _smaller_input(limit_s: float, smaller: Sequence[tuple[str, float]]) -> str:
+    """What reaches a limit that no reduction does: the largest input that does without reduction, in words."""
+    from ...units import format_seconds
+
+    if reached := [each for each in smaller if each[1] <= limit_s]:
+        return f"{reached[0][0]} without reduction take {format_seconds(reached[0][1])}"
+    if smaller:
+        return f"even {smaller[-1][0]} without reduction need {format_seconds(smaller[-1][1])}"
+    return "no smaller image changes that, another machine or stack may"
+
+
 def _shortfalls(
     search: _Search,
     every: Sequence[tuple[Scored, float]],
@@ -904,7 +915,9 @@ def _shortfalls(
         fastest = f"the fastest candidate ({lowest.name})"
         smaller = [(each.what, each.ttft) for each in downsampled]
         yield tower_floor(dense, lowest.ttft, limits.ttft, whose=fastest, smaller=smaller) or (
-            f"TTFT is at least {format_seconds(lowest.ttft)} ({lowest.name}), over {format_seconds(limits.ttft)}"
+            f"TTFT is at least {format_seconds(lowest.ttft)} ({lowest.name}), of which the tower takes "
+            f"{format_seconds(dense.stages['vision'].time_s)}, over {format_seconds(limits.ttft)}; "
+            + _smaller_input(limits.ttft, smaller)
         )
         return
     nearest, over = min(every, key=lambda pair: pair[1])
