@@ -46,8 +46,8 @@ HEAD = """# Accuracy against latency
 ([ADR 18](adr/0018-published-scores-are-pooled.md)), against the predicted time to first token of each method with its
 selection as the code runs it. This project measured none of the scores and none of the times: both are expectations,
 with 80 % intervals. Methods are priced on the default stack (`transformers`) with the parameters of their tables; those
-whose tables state none are budget matched (`*`). In the pictures one point of each method has its interval and band. The
-vertical scale widens towards 100 %; scores below 60 % are cut off, and so is what takes longer than the unreduced
+whose tables state none are budget matched (`*`). In the pictures one point of each method has its interval and band.
+The vertical scale widens towards 100 %; scores below 60 % are cut off, and so is what takes longer than the unreduced
 model, the dotted line.
 
     aimcost plan --model llava-1.5-7b --hardware nvidia_a100_sxm_80gb --images 1 --text-tokens 60 \\
