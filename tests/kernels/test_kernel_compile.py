@@ -97,8 +97,9 @@ def selection_cases():
     compact = {"flag_ptr": "*u8", "kept_ptr": "*i64", "tokens": "i32", "keep": "i32"}
     yield "compact", (select.compact_kernel, compact, {"BLOCK": select.COMPACT_BLOCK}, 4, 3)
     gather, sizes = {"kept_ptr": "*i64", "keep": "i32", "requests": "i32"}, {}
-    # A hidden state, cos, sin, and mRoPE's position ids.
-    for i, (kind, lead, width) in enumerate([("*bf16", 1, 3584), ("*bf16", 1, 128), ("*bf16", 1, 128), ("*i64", 3, 1)]):
+    # A hidden state, cos, sin, mRoPE's position ids, which tokens are left, which are protected.
+    rows = [("*bf16", 1, 3584), ("*bf16", 1, 128), ("*bf16", 1, 128), ("*i64", 3, 1), ("*i64", 1, 1), ("*u8", 1, 1)]
+    for i, (kind, lead, width) in enumerate(rows):
         gather |= {f"src{i}": kind, f"dst{i}": kind}
         gather |= {f"stride_{name}{i}": "i32" for name in "lbn"}
         sizes |= {f"LEAD{i}": lead, f"WIDTH{i}": width, f"BLOCK{i}": min(select.ROW_BLOCK, width)}

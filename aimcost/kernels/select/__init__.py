@@ -168,7 +168,7 @@ def gather_tokens(
 
     Notes
     -----
-    Copies bits, so that results are exact. On Triton one launch serves `hidden` and three companions,
+    Copies bits, so that results are exact. On Triton one launch serves `hidden` and five companions,
     one more the mask.
     """
     where = "gather_tokens"

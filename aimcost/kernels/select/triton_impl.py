@@ -20,8 +20,9 @@ RANK_SCAN = 256
 COMPACT_BLOCK = 1024
 ROW_BLOCK = 1024
 MASK_BLOCK = 1024
-SLOTS = 4
-"""Tensors that one launch gathers."""
+SLOTS = 6
+"""Tensors that one launch gathers: of a cut the hidden state, which tokens are left and protected, their positions,
+and cos and sin of these."""
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -98,12 +99,15 @@ def gather_kernel(
     kept_ptr, keep, requests,
     src0, dst0, stride_l0, stride_b0, stride_n0, src1, dst1, stride_l1, stride_b1, stride_n1,
     src2, dst2, stride_l2, stride_b2, stride_n2, src3, dst3, stride_l3, stride_b3, stride_n3,
+    src4, dst4, stride_l4, stride_b4, stride_n4, src5, dst5, stride_l5, stride_b5, stride_n5,
     LEAD0: tl.constexpr, WIDTH0: tl.constexpr, BLOCK0: tl.constexpr,
     LEAD1: tl.constexpr, WIDTH1: tl.constexpr, BLOCK1: tl.constexpr,
     LEAD2: tl.constexpr, WIDTH2: tl.constexpr, BLOCK2: tl.constexpr,
     LEAD3: tl.constexpr, WIDTH3: tl.constexpr, BLOCK3: tl.constexpr,
+    LEAD4: tl.constexpr, WIDTH4: tl.constexpr, BLOCK4: tl.constexpr,
+    LEAD5: tl.constexpr, WIDTH5: tl.constexpr, BLOCK5: tl.constexpr,
 ):  # fmt: skip
-    """One kept token of up to four (LEAD, B, N, WIDTH) tensors; LEAD 0 is an unused slot. Grid (kept · batch)."""
+    """One kept token of up to six (LEAD, B, N, WIDTH) tensors; LEAD 0 is an unused slot. Grid (kept · batch)."""
     slot = tl.program_id(0) % keep
     batch = (tl.program_id(0) // keep).to(tl.int64)
     at = tl.load(kept_ptr + batch * keep + slot)
@@ -111,6 +115,8 @@ def gather_kernel(
     _copy(src1, dst1, batch, slot, at, requests, keep, stride_l1, stride_b1, stride_n1, LEAD1, WIDTH1, BLOCK1)
     _copy(src2, dst2, batch, slot, at, requests, keep, stride_l2, stride_b2, stride_n2, LEAD2, WIDTH2, BLOCK2)
     _copy(src3, dst3, batch, slot, at, requests, keep, stride_l3, stride_b3, stride_n3, LEAD3, WIDTH3, BLOCK3)
+    _copy(src4, dst4, batch, slot, at, requests, keep, stride_l4, stride_b4, stride_n4, LEAD4, WIDTH4, BLOCK4)
+    _copy(src5, dst5, batch, slot, at, requests, keep, stride_l5, stride_b5, stride_n5, LEAD5, WIDTH5, BLOCK5)
 
 
 @triton.jit
@@ -165,7 +171,7 @@ def _as_rows(x: torch.Tensor, token_dim: int, batch: int) -> torch.Tensor:
 
 
 def gather_rows(pairs: Sequence[tuple[torch.Tensor, int]], kept: torch.Tensor) -> list[torch.Tensor]:
-    """Rows `kept` of each (tensor, token dimension), four tensors a launch."""
+    """Rows `kept` of each (tensor, token dimension), six tensors a launch."""
     batch, keep = kept.shape
     out = []
     for start in range(0, len(pairs), SLOTS):
