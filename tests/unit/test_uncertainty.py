@@ -175,7 +175,7 @@ def test_calibrate_inherited_says_what_it_needs(cli: Any) -> None:
 
 
 def test_bands_are_written_where_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("aimcost.machine.fitting.transfer.inherited_bands", lambda: BANDS)
+    monkeypatch.setattr("aimcost.machine.fitting.transfer.inherited_bands", lambda progress: BANDS)
     output = tmp_path / "bands.json"
     assert inherited_command(output, as_json=False).endswith(f"written: {output}")
     assert output.read_text(encoding="utf-8") == (PROFILES / INHERITED_FILE).read_text(encoding="utf-8")
