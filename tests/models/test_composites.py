@@ -311,8 +311,9 @@ def _counter():
 def _siglip(torch, layers, size=384):
     siglip = pytest.importorskip("transformers.models.siglip.modeling_siglip")
     sizes = {"hidden_size": 1152, "intermediate_size": 4304, "num_attention_heads": 16, "num_hidden_layers": layers}
-    config = siglip.SiglipVisionConfig(**sizes, image_size=size, patch_size=14, vision_use_head=True)
-    config._attn_implementation = "sdpa"
+    config = siglip.SiglipVisionConfig(
+        **sizes, image_size=size, patch_size=14, vision_use_head=True, attn_implementation="sdpa"
+    )
     with torch.device("meta"):
         return siglip.SiglipVisionModel(config).bfloat16().eval()
 
@@ -330,9 +331,10 @@ def test_deepseek_tiny_is_transformers_layers():
     given = config["language_config"]
     kinds = {"mlp_layer_types": ["dense", "sparse"]}
     text = ocr.DeepseekOcr2TextConfig(
-        **{key: given[key] for key in given if key.startswith(("n", "h", "i", "m", "v"))}, **kinds
+        **{key: given[key] for key in given if key.startswith(("n", "h", "i", "m", "v"))},
+        **kinds,
+        attn_implementation="sdpa",
     )
-    text._attn_implementation = "sdpa"
     text._experts_implementation = "batched_mm"
     with torch.device("meta"):
         decoder = DeepseekOcr2TextModel(text).bfloat16().eval()
@@ -385,8 +387,7 @@ def test_phi_is_clip_and_phi3():
     estimate = _estimated(config, images=1, image_size=[700, 300])
     text = aimcost.estimate({"model": language(config, "it"), "hardware": "nvidia_l4", "workload": {"text_tokens": 9}})
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
-    tower_config = clip.CLIPVisionConfig(**sizes, image_size=336, patch_size=14)
-    tower_config._attn_implementation = "sdpa"
+    tower_config = clip.CLIPVisionConfig(**sizes, image_size=336, patch_size=14, attn_implementation="sdpa")
     with torch.device("meta"):
         tower = clip.CLIPVisionModel(tower_config).bfloat16().eval()
         projector = torch.nn.Sequential(torch.nn.Linear(4096, 3072), torch.nn.GELU(), torch.nn.Linear(3072, 3072))
