@@ -248,7 +248,13 @@ def test_absent_keys_are_those_of_the_released_classes():
     text = language(SMALL, "config")
     assert (text["model_type"], text["vocab_size"], text["kv_lora_rank"]) == ("deepseek_v2", 102400, 512)
     assert language(LARGE, "config")["model_type"] == "deepseek_v3"
-    assert any("image_size 384" in note and "its class's defaults" in note for note in _seeing(TINY, 1280).notes)
+    notes = _seeing(SMALL, 2048).notes
+    assert any("image_size 384" in note and "its class's defaults" in note for note in notes)
+    (words,) = (note for note in notes if note.startswith("language_config not in config.json"))
+    assert "vocab_size 102400" in words
+    assert "hidden_size" not in words
+    with pytest.raises(InvalidValueError, match="use_mla' must be true or false"):
+        language({**SMALL, "language_config": {"use_mla": "no"}}, "config")
     # a window beyond the positions never binds
     assert "sliding_window" not in language(PHI, "config")
 

@@ -266,11 +266,11 @@ def _deepseek(reader: Reader) -> dict[str, Any]:
     """
     given = reader.section("language_config").data
     text = {**DEEPSEEK_LANGUAGE, **given}
-    if text["use_mla"] is not False:
+    section = Reader(text, reader.where, "language_config.")
+    if section.flag("use_mla", True):
         # its bias on the choice of experts is that of V3
         kind = "deepseek_v3" if text["topk_method"] == "noaux_tc" else "deepseek_v2"
         return {**text, "model_type": kind, "rope_scaling": None}
-    section = Reader(text, reader.where, "language_config.")
     heads, hidden = section.count("num_attention_heads"), section.count("hidden_size")
     if hidden % heads:
         raise section.fail("num_attention_heads", f"a divisor of hidden_size ({hidden})")
@@ -324,6 +324,9 @@ def _deepseek_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
     for key, expected in (("projector_type", "downsample_mlp_gelu"), ("input_dim", width), ("n_embed", decoder.hidden)):
         if joins.get(key) != expected:
             raise joins.fail(key, str(expected))
+    words = _section(reader, "language_config", DEEPSEEK_LANGUAGE)
+    sizes = {key: value for key, value in DEEPSEEK_LANGUAGE.items() if type(value) is int}
+    words.filled.update({key: value for key, value in sizes.items() if key not in words.data})
     merge, inner = joins.count("downsample_ratio"), decoder.hidden * joins.count("mlp_ratio")
     ends = (width * merge**2, *[inner] * (max(2, joins.count("depth")) - 1), decoder.hidden)
     projector = ProjectorSpec(
