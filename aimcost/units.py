@@ -22,7 +22,8 @@ KILO, MEGA, GIGA, TERA = 1e3, 1e6, 1e9, 1e12
 
 def _scaled(value: float, unit: str, steps: tuple[tuple[float, str], ...]) -> str:
     for factor, prefix in steps:
-        if abs(value) >= factor:
+        # 999.96 of a smaller prefix would print as 1000.0
+        if abs(value) >= factor * 0.99995:
             return f"{_three_digits(value / factor)} {prefix}{unit}"
     factor, prefix = steps[-1]
     return f"{_three_digits(value / factor)} {prefix}{unit}" if value else f"0 {unit}"
@@ -31,7 +32,7 @@ def _scaled(value: float, unit: str, steps: tuple[tuple[float, str], ...]) -> st
 def _three_digits(value: float) -> str:
     """Four significant digits from 1 to 9999: 14.76, 1.669, 439.6, 6372."""
     size = abs(value)
-    digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    digits = 3 if size < 9.9995 else 2 if size < 99.995 else 1 if size < 999.95 else 0
     return f"{value:.{digits}f}"
 
 
