@@ -6,7 +6,8 @@ With d and r the move of a term in the dense and in the reduced run:
     saved      D − R    moves by d − r
     speed-up   D / R    moves by (D / R) · (d / D − r / R): what both share in proportion drops out
 
-Moves of different terms add in quadrature. `OWN` is what the two runs do not share.
+Moves of different terms add in quadrature. `OWN` is what the two runs do not share. The second line holds for moves
+that are small beside D and R: a speed-up lies no further out than the quotient of opposite ends of the runs' own bands.
 """
 
 from __future__ import annotations
@@ -52,8 +53,12 @@ def gain(dense: Estimate, reduced: Estimate, what: str | Iterable[str] = "ttft")
     own = OWN * min(1.0, _changed(dense, before, reduced, after) / (OWN_FROM * d))
     down, up = _quadrature([a / d - b / r for a, b in moves], own)
     less, more = _quadrature([a - b for a, b in moves], own * r)
+    (least_d, most_d), (least_r, most_r) = dense.band.around(before), reduced.band.around(after)
+    most = most_d / least_r * math.exp(own) if least_r else math.inf
+    low = max(ratio * math.exp(-min(down, FARTHEST)), least_d / most_r * math.exp(-own))
+    high = min(ratio * math.exp(min(up, FARTHEST)), most)
     return Gain(
-        speedup=Interval(ratio, ratio * math.exp(-min(down, FARTHEST)), ratio * math.exp(min(up, FARTHEST))),
+        speedup=Interval(ratio, low, high),
         saved=Interval(d - r, d - r - less, d - r + more),
     )
 

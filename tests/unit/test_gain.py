@@ -113,6 +113,14 @@ def test_what_both_runs_share_in_proportion_drops_out() -> None:
     assert found.saved == pytest.approx((50.0, 50.0 - 50 * OWN, 50.0 + math.hypot(5.0, 8.0, 50 * OWN)))
 
 
+def test_moves_larger_than_the_run_leave_the_ratio_within_the_runs_bands():
+    """D = 4 up to 24, R = 12 up to 32 by the same 20 s: linearised, D / R would rise to a hundred times itself."""
+    found = gain(fake([3.0, 1.0], [20.0, 0.0]), fake([3.0, 9.0], [20.0, 0.0]))
+    assert found is not None
+    assert found.speedup.high == pytest.approx(24.0 / 12.0 * math.exp(OWN))
+    assert found.speedup.low == pytest.approx(4.0 / 12.0 * math.exp(-OWN))
+
+
 def test_the_ratio_is_known_better_than_a_quotient_of_bands() -> None:
     reduced = aimcost.estimate({**IMAGE, "method": {"name": "divprune"}}, stack="llava")
     dense = estimate_run(unreduced(reduced.run))

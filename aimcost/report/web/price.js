@@ -497,5 +497,7 @@ export function gain(dense, reduced, own) {
     moves.push(-a[0] / d + b[0] / r, a[1] / d - b[1] / r);
   }
   const [down, up] = sum(moves);
-  return { speedup: ratio, low: ratio * Math.exp(-down), high: ratio * Math.exp(up), saved: d - r };
+  const low = Math.max(ratio * Math.exp(-down), (dense.ttft.low / reduced.ttft.high) * Math.exp(-half));
+  const high = Math.min(ratio * Math.exp(up), (dense.ttft.high / reduced.ttft.low) * Math.exp(half));
+  return { speedup: ratio, low, high, saved: d - r };
 }
