@@ -20,6 +20,7 @@ from .op import ONE, Op, OpCost, Ranks
 
 __all__ = [
     "ALL_KEYS",
+    "ATTENTION_KINDS",
     "EXPOSED",
     "SOFTMAX_FLOPS_PER_PAIR",
     "AttentionShape",
@@ -45,6 +46,8 @@ SOFTMAX_BYTES = 4.0
 ALL_KEYS = math.inf
 # What eager attention leaves in memory for a scorer: logits and probabilities.
 EXPOSED = ("qk_matmul", "softmax")
+# What attention runs as: one kernel, or products and a softmax between them.
+ATTENTION_KINDS = ("attention", "bmm", "softmax")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,7 +202,7 @@ def eager_products(shape: AttentionShape, *, widths: Widths) -> tuple[Cost, Cost
     groups = batch * heads
     qk = Cost(
         kind="bmm",
-        dims={"groups": groups, "m": shape.q_len, "n": shape.kv_len, "k": head_dim},
+        dims={"batch": batch, "groups": groups, "m": shape.q_len, "n": shape.kv_len, "k": head_dim},
         flops=flops,
         flops_full_square=per_product * square,
         read_activations=queries,
@@ -208,7 +211,7 @@ def eager_products(shape: AttentionShape, *, widths: Widths) -> tuple[Cost, Cost
     )
     sv = Cost(
         kind="bmm",
-        dims={"groups": groups, "m": shape.q_len, "n": head_dim, "k": shape.kv_len},
+        dims={"batch": batch, "groups": groups, "m": shape.q_len, "n": head_dim, "k": shape.kv_len},
         flops=flops,
         flops_full_square=per_product * square,
         read_activations=scores,
@@ -224,7 +227,7 @@ def eager_softmax(shape: AttentionShape, *, widths: Widths) -> Cost:
     scores = batch * heads * shape.q_len * shape.kv_len * widths.activations
     return Cost(
         kind="softmax",
-        dims={"rows": batch * heads * shape.q_len, "width": shape.kv_len},
+        dims={"batch": batch, "rows": batch * heads * shape.q_len, "width": shape.kv_len},
         flops=SOFTMAX_FLOPS_PER_PAIR * batch * heads * shape.pairs,
         flops_full_square=0.0,
         read_activations=scores,

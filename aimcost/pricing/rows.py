@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..models.parallel import bubble
+from ..ops.attention import ATTENTION_KINDS
 from ..types import Parallel
 from ..types.stages import STAGES
 from .priced import BOUNDS, PricedTable, StageSum
@@ -92,7 +93,7 @@ def _segment_rows(priced: PricedTable, number: int) -> list[dict[str, Any]]:
             "extrapolated": bool(outside[position]),
             **{f"{name}_bytes": float(values[position]) for name, values in classes.items()},
         }
-        if segment.kind in ("attention", "bmm", "softmax"):
+        if segment.kind in ATTENTION_KINDS:
             entry["flops_full_square"] = float(costs[FULL_SQUARE_FLOPS, position])
         if segment.kind == "collective":
             dims = table.columns(number)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..frozen import dataclass
+from ..ops.attention import ATTENTION_KINDS
 from ..types import Stack, Workload
 from .table import COST_COLUMNS, TRAFFIC, OpTable
 
@@ -106,7 +107,7 @@ class StackKernels:
         """By row: launches that the host issues for one run; the operation's own count where it states one.
 
         The parts of a fused product share one launch, a residual inside a norm's kernel needs none, and attention
-        windows of the tower may have one each.
+        windows of the tower may have their own, each of eager attention's kernels too.
         """
         counts = [0.0 if inside else n for inside, n in zip(self.inside_norm, self.kernels_by_segment, strict=True)]
         for product in self.fused:
@@ -117,8 +118,9 @@ class StackKernels:
         tower = load.encoded if load.has_cached_inputs else load.tower
         if self.stack.tower_loop == "window" and tower is not None:
             for index, segment in enumerate(self.operations.segments):
-                if segment.stage == "vision" and segment.kind == "attention":
-                    windows = self.operations.columns(index)["batch"] / (load.batch * tower.sequences)
+                sizes = self.operations.columns(index)
+                if segment.stage == "vision" and segment.kind in ATTENTION_KINDS and "batch" in sizes:
+                    windows = sizes["batch"] / (load.batch * tower.sequences)
                     launches[self.operations.rows_of(index)] *= np.maximum(1.0, windows)
         return self._or_stated(launches)
 

@@ -370,6 +370,18 @@ def test_windows_are_launched_one_by_one() -> None:
     assert {round(float(whole.host_seconds[rows][0]) * 1e6) for rows in attention} == {20}
 
 
+def test_windows_of_eager_attention_are_launched_one_by_one() -> None:
+    """The same 16 windows, for the two products and the softmax, at two launches for the softmax."""
+    run = {"model": "qwen2.5-vl-7b", "workload": {"images": 1, "image_size": 448}, "hardware": A100}
+    changes = {"host_us_per_launch": 10, "kernels": {"softmax": 2}, "attention": "eager"}
+    tower = {"attention": "eager", "loop": "window"}
+    looped = stacked(run, **changes, tower=tower)
+    assert looped.host_seconds is not None
+    for name, launches in (("qk_matmul", 1), ("softmax", 2), ("sv_matmul", 1)):
+        found = {round(float(looped.host_seconds[rows][0]) * 1e6) for rows in rows_named(looped, "vision", name)}
+        assert found == {10 * launches, 16 * 10 * launches}
+
+
 def test_stages_are_always_all_there() -> None:
     document = aimcost.estimate(IMAGE).to_dict()
     assert tuple(document["stages"]) == STAGES
