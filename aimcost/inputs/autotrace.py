@@ -17,7 +17,7 @@ from .files import read_mapping, write_atomically
 __all__ = ["cache_folder", "thinker_of", "traced_config", "transformers_knows"]
 
 # Raised with what a trace says of a model: files of another one are traced again.
-REVISION = 7
+REVISION = 8
 # Where the installed transformers lists causal and image-text models by model_type.
 _REGISTRY = "models/auto/modeling_auto.py"
 _SECTION = r"(?ms)^MODEL_FOR_(?:CAUSAL_LM|IMAGE_TEXT_TO_TEXT)_MAPPING_NAMES = (.*?)^\)"

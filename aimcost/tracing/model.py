@@ -22,6 +22,11 @@ __all__ = ["STAND_IN", "Pass", "Subject", "first_line", "handing_on"]
 STAND_IN = 61
 # Their forward reads image features off the text model's output, which has none (transformers 5.24).
 _TEXT_ALONE = ("llama4",)
+# What a configuration's parameters and FLOPs rest on most.
+_SIZES = (
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    "vocab_size",
+)
 _WINDOWS = ("sliding_window", "attention_chunk_size", "sliding_window_size", "local_attention")
 
 
@@ -121,6 +126,15 @@ class Subject:
     def sees(self) -> bool:
         """Whether it has a tower beside the language model."""
         return getattr(self.config, "vision_config", None) is not None
+
+    def assumed_sizes(self) -> dict[str, int]:
+        """Sizes of the language model that its configuration leaves to the class."""
+        text = self.config.get_text_config(decoder=True)
+        sections = (value for key, value in self.source.items() if getattr(self.config, key, None) is text)
+        given = next((value for value in sections if isinstance(value, Mapping)), self.source)
+        absent = (key for key in _SIZES if not {key, text.attribute_map.get(key)} & set(given))
+        found = {key: getattr(text, key, None) for key in absent}
+        return {key: value for key, value in found.items() if type(value) is int}
 
     def changed(self, change: Callable[[PreTrainedConfig], None]) -> Subject:
         """The same model of a changed configuration, to be run as this one was."""

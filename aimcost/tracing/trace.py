@@ -15,6 +15,7 @@ from torch import nn
 from transformers.utils import logging
 
 from ..errors import UnsupportedModelError
+from ..inputs.hf.reader import assumed
 from ..inputs.strict_json import digest, tagged
 from ..inputs.traced_images import WITHOUT_TOWER
 from ..ops.attention import windows
@@ -68,6 +69,8 @@ def _quiet() -> Iterator[None]:
 
 def _traced(config: Mapping[str, Any]) -> dict[str, Any]:
     subject, notes = _subject(config)
+    if sizes := subject.assumed_sizes():
+        notes.append(assumed(sizes))
     decoder, bounded = _decoder(subject)
     parts = {"decoder": decoder}
     if subject.sees:

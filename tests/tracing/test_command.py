@@ -39,6 +39,7 @@ def test_a_file_and_its_estimate(cli, tmp_path):
     written = json.loads((tmp_path / "gemma.json").read_text())
     assert [layer["repeat"] for layer in written["parts"]["decoder"]["layers"]] == [2, 1]
     assert written["config"] == GEMMA
+    assert not any("defaults assumed" in note for note in written["notes"])
     shown = cli("estimate", "--model", "gemma.json", "--hardware", "nvidia_l4", "--text-tokens", "500", "--json")
     assert shown.returncode == 0, shown.stderr
     # a window of 100 keeps the 99 keys that the next token sees beside itself; two heads of 16, keys and values
@@ -51,8 +52,10 @@ def test_a_file_and_its_estimate(cli, tmp_path):
 def test_an_unknown_type_traces_once(tmp_path, monkeypatch):
     # as configurations of Mamba 2 say that a step has no upper limit
     config = {**GEMMA, "intermediate_size": 112, "time_step_limit": [0.0, float("inf")]}
+    del config["num_key_value_heads"]
     first = load_model(config)
     assert first.decoder.traced is not None
+    assert "sizes not in config.json, transformers' defaults assumed: num_key_value_heads 4" in first.notes
     (cached,) = [path for path in autotrace.cache_folder().iterdir() if '"intermediate_size": 112' in path.read_text()]
     monkeypatch.setattr(autotrace, "torch_module", lambda *_: pytest.fail("traced twice"))
     assert load_model(config).decoder.layers == 3

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import InvalidValueError, UnknownNameError
 from .class_defaults import CLASS_DEFAULTS, SECTION_TYPES
 
-__all__ = ["Reader"]
+__all__ = ["Reader", "assumed"]
 
 MAX_SIZE = 10_000_000
 MAX_LAYERS = 10_000
@@ -22,6 +22,12 @@ def _may_be(key: str, other: str) -> bool:
     """Whether `key` has so many letters of `other`, in any order, that it may be a slip: difflib need not be loaded."""
     shared = sum((Counter(key) & Counter(other)).values())
     return 2 * shared >= SLIP * (len(key) + len(other))
+
+
+def assumed(filled: Mapping[str, object], what: str = "sizes") -> str:
+    """A note on keys that a configuration leaves to its class, with the values that they take there."""
+    values = ", ".join(f"{key} {str(value).lower()}" for key, value in filled.items())
+    return f"{what} not in config.json, transformers' defaults assumed: {values}"
 
 
 class Reader:
@@ -51,8 +57,7 @@ class Reader:
         """Which sizes, and which flags that are set, come from the class and not from the file."""
         if not self.filled:
             return ()
-        sizes = ", ".join(f"{key} {str(value).lower()}" for key, value in self.filled.items())
-        return (f"{self.prefix.rstrip('.') or 'sizes'} not in config.json, transformers' defaults assumed: {sizes}",)
+        return (assumed(self.filled, self.prefix.rstrip(".") or "sizes"),)
 
     def check_spelling(self) -> None:
         """Configurations carry keys that no cost depends on; one that nearly is a key that was looked for
