@@ -31,8 +31,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-# Of the whole process, libraries included; and of each input.
+# Of the whole process, libraries included; and of each input, but that of a configuration which no reader knows: it is
+# traced, once, and 48 layers of experts take 16 s.
 ADDRESS_SPACE, CPU_S = 1_000_000_000, 10.0
+TRACING_CPU_S = {"hf_config": 60.0}
 # Inputs that share a process, and what aimcost holds in it.
 BATCH = 100
 
@@ -146,7 +148,7 @@ def _tried(job: str, folder: str, show: bool) -> dict[str, Any]:
     shown: list[Any] = []
     targets.ANSWERED.clear()
     began = time.process_time()
-    problem = _problem(targets.TARGETS[name], random.Random(job), shown)
+    problem = _problem(targets.TARGETS[name], random.Random(job), shown, TRACING_CPU_S.get(name, CPU_S))
     seconds = time.process_time() - began
     for left in sorted(place.rglob("*"), reverse=True):
         left.rmdir() if left.is_dir() and not left.is_symlink() else left.unlink()
@@ -156,16 +158,16 @@ def _tried(job: str, folder: str, show: bool) -> dict[str, Any]:
     return found if problem is None else {**found, **problem, "given": repr(shown)[:600]}
 
 
-def _problem(target: Any, rng: random.Random, shown: list[Any]) -> dict[str, Any] | None:
+def _problem(target: Any, rng: random.Random, shown: list[Any], cpu_s: float) -> dict[str, Any] | None:
     """What is wrong with how an input is taken; None where nothing is."""
-    signal.setitimer(signal.ITIMER_VIRTUAL, CPU_S)
+    signal.setitimer(signal.ITIMER_VIRTUAL, cpu_s)
     try:
         with warnings.catch_warnings():
             # overflow in NumPy prints a line of our code into the user's terminal
             warnings.simplefilter("error", RuntimeWarning)
             said = target(rng, shown)
     except TooSlow:
-        return {"problem": f"more than {CPU_S:g} s", "where": ""}
+        return {"problem": f"more than {cpu_s:g} s", "where": ""}
     except MemoryError:
         return {"problem": "MemoryError", "where": ""}
     except Exception as error:
