@@ -257,7 +257,7 @@ class OpTable:
     @cached_property
     def experts(self) -> NDArray[np.float64] | None:
         """Matrices that each row's grouped product chooses from, 1 elsewhere, shape (rows,); None without any."""
-        matrices = [float(np.max(dims.get("experts", 1.0))) for dims in self.dims]
+        matrices = [float(np.max(dims["experts"])) if "experts" in dims else 1.0 for dims in self.dims]
         return fixed(self.spread(matrices)) if max(matrices, default=1.0) > 1.0 else None
 
     @cached_property
