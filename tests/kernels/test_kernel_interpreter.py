@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
         pytest.param("not fp16 and not bf16 and not tenfold and not any_order", 40, marks=pytest.mark.check),
         # that a defect would be found; programs on threads
         pytest.param("not fp16 and not bf16 and (tenfold or any_order)", 20, marks=pytest.mark.check),
-        pytest.param("fp16 or bf16", 55, marks=pytest.mark.check),
+        pytest.param("fp16 or bf16", 55, marks=pytest.mark.check_all),
     ],
 )
 def test_triton_kernels_match_the_reference_in_the_interpreter(chosen, count):

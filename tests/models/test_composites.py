@@ -364,7 +364,7 @@ def test_deepseek_tiny_is_transformers_layers():
 
 
 @pytest.mark.torch
-@pytest.mark.check
+@pytest.mark.check_all
 def test_kimi_is_kimi_k25_but_for_its_processor():
     """Parameters, FLOPs of tower, projector and prefill equal those of transformers' Kimi K2.5 of the same sizes."""
     pytest.importorskip("transformers.models.kimi_k25")
