@@ -18,7 +18,7 @@ from ...errors import UnsupportedModelError
 from ...types import DecoderSpec, ModelSpec, ProjectorSpec, ResolutionSpec, VisionSpec
 from .original import TEXT_KEYS, TOWERS
 from .reader import Reader
-from .vision import clip_or_siglip
+from .vision import clip_or_siglip, feature_layer, two_linears
 
 __all__ = ["CAUSAL", "COMPOSITES", "WITHOUT_TOWER", "language", "with_tower"]
 
@@ -172,7 +172,7 @@ def _phi3_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
         raise image.fail("model_name", "clip-vit-large-patch14-336")
     if not order.flag("use_hd_transform", False) or not order.flag("with_learnable_separator", False):
         raise order.fail("use_hd_transform", "true, as with_learnable_separator")
-    layer = _feature_layer(image, "layer_idx")
+    layer = feature_layer(image, -2, "layer_idx")
     vision = clip_or_siglip(Reader(TOWERS[name], reader.where, "img_processor."), layer)
     merged = 4 * vision.hidden
     projector = ProjectorSpec(
@@ -201,9 +201,9 @@ def _phi4_parts(reader: Reader, decoder: DecoderSpec) -> Parts:
         # its processor counts by these
         if section.get(key) != PHI4_VISION[key]:
             raise section.fail(key, str(PHI4_VISION[key]))
-    vision = clip_or_siglip(section, _feature_layer(section, "feature_layer"))
+    vision = clip_or_siglip(section, feature_layer(section, -2, "feature_layer"))
     projector = ProjectorSpec(
-        linears=((vision.hidden, decoder.hidden), (decoder.hidden, decoder.hidden)),
+        linears=two_linears(vision, decoder),
         tokens_per_image=0,
         tokens_per_frame=0,
         pools_first=True,
@@ -352,14 +352,6 @@ def _candidates(reader: Reader, side: int) -> tuple[tuple[int, int], ...]:
         what = f"a list of [width, height] in whole tiles of {side} pixels, the first one tile"
         raise reader.fail("candidate_resolutions", what)
     return tuple((pair[1], pair[0]) for pair in given)
-
-
-def _feature_layer(section: Reader, key: str) -> int:
-    """Layer whose output is taken: the last but one where the file does not say."""
-    layer = section.get(key, -2)
-    if not isinstance(layer, int) or isinstance(layer, bool):
-        raise section.fail(key, "a whole number")
-    return layer
 
 
 def _section(reader: Reader, key: str, defaults: Mapping[str, Any]) -> Reader:

@@ -18,6 +18,7 @@ __all__ = [
     "NEXT_GRIDS",
     "ONEVISION_GRIDS",
     "clip_or_siglip",
+    "feature_layer",
     "internvl",
     "llava",
     "llava_next",
@@ -26,6 +27,7 @@ __all__ = [
     "mllama",
     "onevision_tiles",
     "pinpoints",
+    "two_linears",
 ]
 
 # preprocessor_config.json of LLaVA-NeXT and LLaVA-OneVision, where config.json leaves it out.
@@ -80,21 +82,23 @@ def clip_or_siglip(reader: Reader, feature_layer: int) -> VisionSpec:
     )
 
 
-def _feature_layer(reader: Reader, default: int) -> int:
-    value = reader.get("vision_feature_layer", default)
+def feature_layer(reader: Reader, default: int, key: str = "vision_feature_layer") -> int:
+    """The hidden state of the tower that is taken, by a configuration's key."""
+    value = reader.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise reader.fail("vision_feature_layer", "a whole number")
+        raise reader.fail(key, "a whole number")
     return value
 
 
-def _two_linears(vision: VisionSpec, decoder: DecoderSpec) -> tuple[tuple[int, int], ...]:
+def two_linears(vision: VisionSpec, decoder: DecoderSpec) -> tuple[tuple[int, int], ...]:
+    """In and out features of a projector from the tower's width to the decoder's, and on at that width."""
     return ((vision.hidden, decoder.hidden), (decoder.hidden, decoder.hidden))
 
 
 def llava(reader: Reader, name: str, source: str) -> ModelSpec:
     """LLaVA-1.5 and its kin: every patch of a fixed-size image becomes a token."""
     decoder, notes = text_section(reader)
-    vision = clip_or_siglip(reader.part("vision_config"), _feature_layer(reader, -2))
+    vision = clip_or_siglip(reader.part("vision_config"), feature_layer(reader, -2))
     side = math.isqrt(vision.patches)
     # LongVA pools each frame 2x2 before the language model; llava-hf configs do not.
     stride = reader.count("spatial_pool_stride", 1)
@@ -103,7 +107,7 @@ def llava(reader: Reader, name: str, source: str) -> ModelSpec:
     whole = _keeps_class_token(reader) and vision.class_token
     tokens = (side // stride) ** 2 + (1 if whole else 0)
     projector = ProjectorSpec(
-        linears=_two_linears(vision, decoder),
+        linears=two_linears(vision, decoder),
         tokens_per_image=tokens,
         tokens_per_frame=tokens,
         keeps_class_token=whole,
@@ -141,11 +145,11 @@ def pinpoints(reader: Reader, default: tuple[tuple[int, int], ...], side: int) -
 def llava_next(reader: Reader, name: str, source: str) -> ModelSpec:
     """LLaVA-NeXT (1.6): the whole image and tiles of it, a newline token after each row."""
     decoder, notes = text_section(reader)
-    vision = clip_or_siglip(reader.part("vision_config"), _feature_layer(reader, -2))
+    vision = clip_or_siglip(reader.part("vision_config"), feature_layer(reader, -2))
     if _keeps_class_token(reader) and vision.class_token:
         raise reader.fail("vision_feature_select_strategy", "default: tiles are joined without their class tokens")
     projector = ProjectorSpec(
-        linears=_two_linears(vision, decoder),
+        linears=two_linears(vision, decoder),
         tokens_per_image=vision.patches,
         tokens_per_frame=vision.patches,
         newline_token=True,
@@ -190,7 +194,7 @@ def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
     may state, round it down. The stride is 2 whatever they state.
     """
     decoder, notes = text_section(reader)
-    vision = clip_or_siglip(reader.part("vision_config"), _feature_layer(reader, -1))
+    vision = clip_or_siglip(reader.part("vision_config"), feature_layer(reader, -1))
     mode, side = reader.get("mm_spatial_pool_mode", "bilinear"), math.isqrt(vision.patches)
     if mode not in ("bilinear", "average", "max"):
         raise reader.fail("mm_spatial_pool_mode", "bilinear, average or max")
@@ -199,7 +203,7 @@ def llava_onevision(reader: Reader, name: str, source: str) -> ModelSpec:
     if not isinstance(position, str) or position not in NEWLINES:
         raise reader.fail("mm_newline_position", ", ".join(NEWLINES))
     projector = ProjectorSpec(
-        linears=_two_linears(vision, decoder),
+        linears=two_linears(vision, decoder),
         tokens_per_image=vision.patches,
         tokens_per_frame=pooled * pooled,
         newline_token=True,

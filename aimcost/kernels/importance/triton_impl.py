@@ -18,7 +18,7 @@ import triton.language as tl
 
 from .. import _dispatch
 
-__all__ = ["TileConfig", "importance", "padded_width", "step_config", "tile_config"]
+__all__ = ["TileConfig", "constants", "importance", "padded_width", "step_config", "tile_config"]
 
 MEAN_BLOCK = 128
 
@@ -234,10 +234,7 @@ def importance(
     rows, steps_tile = tile_config(q.dtype, head_dim), step_config(q.dtype, head_dim)
     strides = (*q.stride()[:3], *k.stride()[:3], stride_mask)
     scale2 = scale / tau * math.log2(math.e)
-    shared = {
-        "HEADS": heads, "GROUP": heads // k.shape[1], "D": head_dim, "WIDTH": padded_width(head_dim),
-        "HAS_LIVE": live is not None, "UPCAST": _dispatch.interpreting() and q.dtype == torch.bfloat16,
-    }  # fmt: skip
+    shared = constants(q, k, live)
     # One dimension: the others of a grid end at 65,535.
     with torch.cuda.device_of(q):
         row_kernel[(triton.cdiv(tokens, rows.block_own) * batch * heads,)](
@@ -265,6 +262,15 @@ def importance(
             weight, total, out, tokens, HEADS=heads, BLOCK=MEAN_BLOCK, num_warps=4
         )
     return out
+
+
+def constants(q: torch.Tensor, k: torch.Tensor, live: torch.Tensor | None) -> dict[str, int]:
+    """What every kernel of q and k is compiled for."""
+    heads, head_dim = q.shape[1], q.shape[3]
+    return {
+        "HEADS": heads, "GROUP": heads // k.shape[1], "D": head_dim, "WIDTH": padded_width(head_dim),
+        "HAS_LIVE": live is not None, "UPCAST": _dispatch.interpreting() and q.dtype == torch.bfloat16,
+    }  # fmt: skip
 
 
 def _options(tile: TileConfig) -> dict[str, int]:

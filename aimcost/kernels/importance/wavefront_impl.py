@@ -20,8 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .. import _dispatch
-from .triton_impl import TileConfig, _options, _tile, padded_width, row_kernel, tile_config
+from .triton_impl import TileConfig, _options, _tile, constants, padded_width, row_kernel, tile_config
 
 __all__ = ["importance", "wavefront_config"]
 
@@ -151,10 +150,7 @@ def importance(
     mask, stride_mask = (top, 0) if live is None else (live.contiguous().view(torch.uint8), tokens)
     strides = (*q.stride()[:3], *k.stride()[:3], stride_mask)
     scale2 = scale / tau * math.log2(math.e)
-    shared = {
-        "HEADS": heads, "GROUP": heads // k.shape[1], "D": head_dim, "WIDTH": padded_width(head_dim),
-        "HAS_LIVE": live is not None, "UPCAST": _dispatch.interpreting() and q.dtype == torch.bfloat16,
-    }  # fmt: skip
+    shared = constants(q, k, live)
     with torch.cuda.device_of(q):
         row_kernel[(triton.cdiv(tokens, rows.block_own) * pairs,)](
             q, k, mask, top, total, mass, counter, tokens, counter.numel(), scale2, *strides,
