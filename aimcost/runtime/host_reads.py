@@ -162,7 +162,9 @@ class HostReads:
         if func is torch.Tensor.tolist:
             self._depend(func.__name__, args, waits=self._waiting.here(args[0]))
         else:
-            self._depend(func.__name__, args, waits=self._waiting.here(result) and result.ndim > 0)
+            # neither a number, which is filled in, nor an empty list, by which a release makes its cache, is copied
+            copied = result.ndim > 0 and result.numel() > 0
+            self._depend(func.__name__, args, waits=copied and self._waiting.here(result))
             self._sources[_place(result)] = _NONE
         self._answers.append((func.__name__, _copied(result)))
         return result

@@ -33,8 +33,9 @@ TILES = {
 MATRIX_UNITS = {80: "mma.sync", 90: "wgmma", 100: "tcgen05.mma"}
 
 
-def importance_case(kernel, dtype, head_dim, live):
-    tile = TILES[kernel](dtype, head_dim)
+def importance_case(kernel, dtype, head_dim, live, arch=80):
+    hopper = (arch // 10,) if kernel is wavefront.wavefront_kernel else ()
+    tile = TILES[kernel](dtype, head_dim, *hopper)
     flags = "*u8" if live else "*fp32"
     signature = {"q_ptr": "*" + NAMES[dtype], "k_ptr": "*" + NAMES[dtype], "live_ptr": flags}
     signature |= dict.fromkeys(["top_ptr", "total_ptr", "weight_ptr", "mass_ptr", "out_ptr"], "*fp32")
@@ -159,7 +160,7 @@ def test_importance_kernels(kernel, dtype, head_dim, live, arch):
     ],
 )
 def test_wavefront_kernel(dtype, head_dim, live, arch):
-    case = importance_case(wavefront.wavefront_kernel, dtype, head_dim, live)
+    case = importance_case(wavefront.wavefront_kernel, dtype, head_dim, live, arch)
     built = compile_and_check(case, arch)
     # half the tile at a width of 256, fewer rows than a warp group's product has
     unit = "mma.sync" if head_dim == 256 else MATRIX_UNITS[arch]

@@ -226,6 +226,9 @@ def test_what_cannot_be_recorded_runs_eagerly_and_says_so(toolbox, fake_cuda, mo
         lambda input_ids: input_ids[input_ids > 7], fake_cuda({"input_ids": torch.arange(9)}), fix=True
     )
     assert not text.captured
+    # a release makes each layer's cache of an empty list: nothing is copied
+    empty = graph.capture(lambda x: torch.cat((torch.tensor([]), x)), fake_cuda({"x": torch.arange(3.0)}))
+    assert (empty.captured, empty.reason) == (True, "")
 
     class Full:
         def __init__(self, *_, **__):

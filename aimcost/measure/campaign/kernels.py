@@ -59,10 +59,9 @@ def check_kernels(run: Run, *, device: str, tick: Tick) -> Iterator[dict[str, An
     tick()
     yield _check_select(tokens, cut.tokens_out, generator)
     yield _check_gather(tokens, cut.tokens_out, hidden, heads[2], dtype, generator)
-    # Last, since no GPU has run it.
     for form, count in itertools.product(formats, counts) if generator.device.type == "cuda" else ():
         tick()
-        yield _check_scores(count, heads, form, generator, wavefront=True)
+        yield _check_scores(count, heads, form, generator, other=True)
 
 
 def _heads(run: Run) -> Heads:
@@ -75,13 +74,15 @@ def _random(generator: torch.Generator, *shape: int, dtype: str) -> torch.Tensor
 
 
 def _check_scores(
-    tokens: int, heads: Heads, dtype: str, generator: torch.Generator, *, wavefront: bool = False
+    tokens: int, heads: Heads, dtype: str, generator: torch.Generator, *, other: bool = False
 ) -> dict[str, Any]:
     count, kv, width = heads
     q = _random(generator, 1, count, tokens, width, dtype=dtype) * GAIN**0.5
     k = _random(generator, 1, kv, tokens, width, dtype=dtype) * GAIN**0.5
-    path = "wavefront" if wavefront else importance_path(q, k)
-    ours = importance_scores(q, k, path="wavefront" if wavefront else "auto")
+    path = importance_path(q, k)
+    if other:
+        path = "triton" if path == "wavefront" else "wavefront"
+    ours = importance_scores(q, k, path=path)
     exact = importance_dense(q.double(), k.double(), scale=width**-0.5)
     bound = importance_error(q, k, scale=width**-0.5, products=1 if path == "torch" else 2)
     error, bar = (float(x.abs().max() / exact.max()) for x in (ours - exact, bound))
@@ -129,7 +130,7 @@ def _result(check: str, dtype: str, size: str, value: float, bar: float, path: s
 def time_kernels(run: Run, bench: Bench, *, tick: Tick) -> Iterator[Sample]:
     """Samples of every merging step and of score, select and gather of every drop event, each alone.
 
-    On a GPU then of the wavefront kernel, which `importance_scores` does not choose by itself, beside them.
+    On a GPU then of the other kernel for AIM's importance, which `importance_scores` does not choose there.
     """
     dtype, heads, hidden = run.precision.activations, _heads(run), run.model.decoder.hidden
     for event in run.schedule.pre_llm_events:
@@ -146,7 +147,9 @@ def time_kernels(run: Run, bench: Bench, *, tick: Tick) -> Iterator[Sample]:
             yield bench.time([task])[0]
     for event in run.schedule.layer_events if bench.cuda else ():
         tick()
-        yield bench.time([score_task(bench, "pagerank_wavefront", event.tokens_in, heads, dtype)])[0]
+        probe = bench.randn(1, 1, 2, heads[2], dtype=dtype)
+        other = "pagerank_steps" if importance_path(probe, probe) == "wavefront" else "pagerank_wavefront"
+        yield bench.time([score_task(bench, other, event.tokens_in, heads, dtype)])[0]
 
 
 def time_attention(run: Run, bench: Bench, *, tick: Tick) -> Iterator[tuple[str, Sample | None]]:

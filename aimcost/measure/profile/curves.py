@@ -226,5 +226,6 @@ _COSTS: Mapping[str, Callable[[Sample, Widths], Cost]] = {
     "softmax": _softmax_cost,
     "select_tokens": lambda sample, _: select(**sample.dims),
     "pagerank": lambda sample, widths: pagerank_fused(**sample.dims, widths=widths),
+    "pagerank_steps": lambda sample, widths: pagerank_fused(**sample.dims, widths=widths),
     "pagerank_wavefront": lambda sample, widths: pagerank_fused(**sample.dims, widths=widths, passes=2),
 }

@@ -19,8 +19,12 @@ from .plan import Plan
 
 __all__ = ["Heads", "gather_task", "merge_task", "reduction_tasks", "score_task", "select_task"]
 
-# of scorers that do not choose by themselves
-PATHS: Mapping[str, Literal["auto", "torch", "wavefront"]] = {"last_row": "torch", "pagerank_wavefront": "wavefront"}
+# of names that state theirs
+PATHS: Mapping[str, Literal["torch", "triton", "wavefront"]] = {
+    "last_row": "torch",
+    "pagerank_steps": "triton",
+    "pagerank_wavefront": "wavefront",
+}
 FRAME_TOKENS = 196
 KEPT_SHARE = 0.6
 # query heads, kv heads, head_dim
@@ -44,7 +48,7 @@ def reduction_tasks(bench: Bench, plan: Plan) -> Tasks:
 
 
 def score_task(bench: Bench, name: str, tokens: int, heads: Heads, dtype: str) -> Task:
-    """AIM's importance (``pagerank``, ``pagerank_wavefront``) or FastV's last row, of every token."""
+    """AIM's importance (``pagerank`` by the path that the runtime takes, or one of PATHS) or FastV's last row."""
     count, kv_heads, head_dim = heads
     dims = {
         "batch": 1.0,
@@ -92,8 +96,7 @@ def _score(bench: Bench, name: str, tokens: int, heads: Heads, dtype: str) -> Pr
         for _ in range(bench.sets)
     ]
     if name != "last_row":
-        path = PATHS.get(name, "auto")
-        return Prepared(lambda turn: importance_scores(*pairs[turn % len(pairs)], path=path))
+        return Prepared(lambda turn: importance_scores(*pairs[turn % len(pairs)], path=PATHS.get(name, "auto")))
     scale = head_dim**-0.5
 
     def row(turn: int) -> torch.Tensor:
