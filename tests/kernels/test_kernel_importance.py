@@ -6,6 +6,8 @@ fp32, whose arithmetic is theirs; of fp64 only the rounding of the result to fp3
 
 from __future__ import annotations
 
+import importlib
+
 import kernel_oracles
 import pytest
 
@@ -14,8 +16,10 @@ from aimcost.errors import InvalidValueError
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.torch
 
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from aimcost.kernels import _dispatch
 from aimcost.kernels.importance import importance_scores, path_for, reference
 from aimcost.kernels.tolerances import importance_error
 
@@ -157,3 +161,43 @@ def test_says_which_path_it_takes():
     pytest.importorskip("triton")
     with pytest.raises(InvalidValueError, match="not CUDA"):
         importance_scores(q, k, path="triton")
+
+
+@pytest.fixture
+def as_on(monkeypatch):
+    """Tensors that say they are on a GPU of a compute capability; scores are the name of the kernel."""
+    pytest.importorskip("triton")
+    for name in ("triton", "wavefront"):
+        module = importlib.import_module(f"aimcost.kernels.importance.{name}_impl")
+        monkeypatch.setattr(module, "importance", lambda *_, name=name, **__: name)
+
+    def on(capability, dtype, width):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+        monkeypatch.setattr(_dispatch, "_ampere_or_later", lambda _: capability >= (8, 0))
+        with FakeTensorMode():
+            return [torch.empty(1, heads, 6, width, dtype=dtype, device="cuda:0") for heads in (4, 2)]
+
+    return on
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "width", "path"),
+    [
+        ((9, 0), torch.bfloat16, 128, "wavefront"),
+        ((9, 0), torch.float16, 72, "wavefront"),  # padded to 128
+        ((9, 0), torch.bfloat16, 129, "triton"),
+        ((9, 0), torch.float16, 256, "triton"),
+        ((9, 0), torch.float32, 64, "wavefront"),
+        ((9, 0), torch.float32, 256, "wavefront"),
+        ((8, 0), torch.bfloat16, 128, "triton"),
+        ((8, 0), torch.float32, 64, "triton"),
+        ((10, 0), torch.bfloat16, 128, "triton"),
+    ],
+)
+def test_takes_the_path_that_was_timed_to_be_faster(as_on, capability, dtype, width, path):
+    q, k = as_on(capability, dtype, width)
+    assert path_for(q, k) == path
+    assert importance_scores(q, k) == path
+    # the wavefront holds eight masses a key
+    assert importance_scores(q, k, steps=8) == path_for(q, k, 8) == path
+    assert importance_scores(q, k, steps=9) == path_for(q, k, 9) == "triton"

@@ -39,7 +39,9 @@ def pagerank_fused(
 
     Every pass recomputes q·kᵀ over the causal pairs (2·d a pair), scales, and takes an exponential (2);
     the five steps also multiply by the vector and add (2). Each pass reads q and k; of `cached` tokens before
-    the others there are keys alone. Two `passes` are those of the wavefront kernel, which takes all steps in one.
+    the others there are keys alone. Two `passes` are those of the wavefront kernel, which takes all steps in one and
+    which the runtime launches on Hopper; estimates price the steps on every card (1668 tokens of 28 heads on an H100:
+    priced 214 µs, measured 288 by steps and 176 by the wavefront).
     """
     pairs = batch * heads * causal_pairs(tokens, tokens + cached)
     vectors = batch * heads * tokens * SCORE_BYTES
