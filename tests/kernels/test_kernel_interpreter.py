@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
     ("chosen", "count"),
     [
         ("fp32 and (test_merge and 9-33-4 or test_importance and 50-32 or test_select and 37-36 or test_gather)", 6),
-        pytest.param("not fp16 and not bf16 and not tenfold and not any_order", 40, marks=pytest.mark.check),
+        pytest.param("not fp16 and not bf16 and not tenfold and not any_order", 40, marks=pytest.mark.check_all),
         # that a defect would be found; programs on threads
         pytest.param("not fp16 and not bf16 and (tenfold or any_order)", 20, marks=pytest.mark.check),
         pytest.param("fp16 or bf16", 55, marks=pytest.mark.check_all),

@@ -348,7 +348,7 @@ def grid_flops(plan: Plan) -> int:
     return once * len(plan.dtypes) * plan.repeats * plan.passes
 
 
-@pytest.mark.check  # half a minute of measuring
+@pytest.mark.check_all  # half a minute of measuring
 def test_a_quick_profile_is_quick() -> None:
     """Fewer operations, of less work, none repeated past its budget; and it measures, more than it prepares."""
     quick, full = (plan_for("cpu", quick=quick) for quick in (True, False))
