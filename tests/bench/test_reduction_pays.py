@@ -2,8 +2,8 @@
 
     pytest tests/bench/test_reduction_pays.py -m check_all -s
 
-`measure_run` interleaves the prefills, on this thread's CPU time, and times selection by itself at each cut. For an idle
-machine: other load takes cache from both, and not by the same share.
+`measure_run` interleaves the prefills, on this thread's CPU time, and times selection by itself at each cut. For an
+idle machine: other load takes cache from both, and not by the same share.
 """
 
 from __future__ import annotations
