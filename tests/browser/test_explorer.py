@@ -207,6 +207,7 @@ def test_random_settings_equal_an_estimate(opened: Opened) -> None:
 
 
 IMAGE = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 60}}
+NO_TOWER = {"workload": {"visual_tokens": 200, "text_tokens": 60}}
 
 
 @pytest.mark.parametrize(
@@ -214,16 +215,21 @@ IMAGE = {"model": "llava-1.5-7b", "workload": {"images": 1, "text_tokens": 60}}
     [
         # features of deep tower layers, two ranks
         {**IMAGE, "model": "qwen3-vl-8b", "method": {"name": "fastv"}, "parallel": {"tp": 2}},
-        # experts
-        {"model": "qwen3-30b-a3b", "workload": {"visual_tokens": 200, "text_tokens": 60}, "method": {"name": "vtw"}},
-        # a tower that exposes its attention
-        {**IMAGE, "method": {"name": "visionzip"}, "stack": "llava"},
         # markers around each image, which are text
         {**IMAGE, "model": "internvl3-8b", "method": {"name": "divprune"}},
-        # narrow formats, merging inside the tower
-        {**IMAGE, "method": {"name": "tome"}, "precision": {"weights": "int4", "kv": "fp8"}},
+        *(
+            pytest.param(run, marks=pytest.mark.check_all)
+            for run in (
+                # experts
+                {**NO_TOWER, "model": "qwen3-30b-a3b", "method": {"name": "vtw"}},
+                # a tower that exposes its attention
+                {**IMAGE, "method": {"name": "visionzip"}, "stack": "llava"},
+                # narrow formats, merging inside the tower
+                {**IMAGE, "method": {"name": "tome"}, "precision": {"weights": "int4", "kv": "fp8"}},
+            )
+        ),
     ],
-    ids=["deepstack", "experts", "eager tower", "markers", "int4"],
+    ids=["deepstack", "markers", "experts", "eager tower", "int4"],
 )
 def test_other_models_methods_and_formats(browser: Any, tmp_path: Path, run: dict[str, Any]) -> None:
     loaded = load_run({**run, "hardware": "nvidia_h100_sxm"})
@@ -469,6 +475,7 @@ def test_it_looks_as_it_did(browser: Any, tmp_path: Path) -> None:
     assert {name: share for name, share in shares.items() if share > 1e-3} == {}
 
 
+@pytest.mark.check_all
 def test_other_methods_and_layers_with_windows(browser: Any, tmp_path: Path) -> None:
     """Eager layers where tokens are cut, or all; cuts that cost by what they drop; windows in some layers; defaults."""
     model = {
@@ -511,6 +518,7 @@ TRACED = Path(__file__).parent / "traced"
 SPLIT = {"system": 40, "question": 60}
 
 
+@pytest.mark.check_all
 def test_traces_pipelines_and_cached_prefixes(browser: Any, tmp_path: Path) -> None:
     """Layers of several kinds, which cost what their trace says; sends between stages; queries behind a prefix."""
     image, visual = {"images": 1, "text_tokens": SPLIT}, {"visual_tokens": 400, "text_tokens": SPLIT}
