@@ -12,10 +12,12 @@ from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.run import load_run
 from aimcost.measure.campaign.plan import is_campaign
 from aimcost.measure.campaign.summary import summarise
-from aimcost.measure.profile.to_calibration import profile_yaml
+from aimcost.measure.profile.plan import plan_for
+from aimcost.measure.profile.to_calibration import calibration_block, profile_yaml
 from aimcost.measure.records import load_record
 from aimcost.measure.validate import compare_record
 from aimcost.pricing.pricing import estimate_run
+from aimcost.types.formats import bytes_per_element
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "hardware_profiles" / "measurements"
@@ -23,6 +25,8 @@ FILES = sorted(path for path in FOLDER.rglob("*.json") if not is_campaign(path.p
 CAMPAIGNS = sorted({path.parent for path in FOLDER.rglob("*.json") if is_campaign(path.parent)})
 VALIDATIONS = [path for path in FILES if load_record(path).kind == "validation"]
 PROFILES = [path for path in FILES if load_record(path).kind == "profile"]
+MEASURED = [(path, path.with_suffix("").with_suffix(".yaml")) for path in PROFILES]
+MEASURED += [(folder / "profile.json", file) for folder in CAMPAIGNS for file in folder.glob("*.yaml")]
 
 
 def name_of(path: Path) -> str:
@@ -83,7 +87,19 @@ def test_the_cpu_claim_holds_for_its_record(path: Path) -> None:
     assert all(abs(speedup.error) <= 0.05 for speedup in comparison.speedups)
 
 
-@pytest.mark.parametrize("path", PROFILES, ids=name_of)
-def test_a_profile_is_what_its_record_gives(path: Path) -> None:
-    kept = path.with_suffix("").with_suffix(".yaml")
-    assert profile_yaml(load_record(path), kept.stem) == kept.read_text(encoding="utf-8")
+@pytest.mark.parametrize(("record", "profile"), MEASURED, ids=name_of)
+def test_a_profile_is_what_its_record_gives(record: Path, profile: Path) -> None:
+    assert profile_yaml(load_record(record), profile.stem) == profile.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("folder", [file.parent for _, file in MEASURED if is_campaign(file.parent)], ids=name_of)
+def test_probes_that_no_model_resembles_widen_no_band(folder: Path) -> None:
+    """Two of ten have rows of 4 bytes over a multiple of 16, and take over three times what the grid says."""
+    record = load_record(folder / "profile.json")
+    assert calibration_block(record)["gemm"]["bf16"]["band"][1] < 1.6
+    as_on_a_cpu = replace(record, environment=replace(record.environment, device="cpu"))
+    assert calibration_block(as_on_a_cpu)["gemm"]["bf16"]["band"][1] > 3.0
+    for plan in (plan_for("cuda", quick=quick) for quick in (False, True)):
+        sizes = [size * bytes_per_element(dtype) for dtype in plan.dtypes for _, *nk in plan.probes for size in nk]
+        assert sizes
+        assert not [size for size in sizes if size % 16]
