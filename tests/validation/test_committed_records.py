@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aimcost.inputs import discover
+from aimcost.inputs.files import read_mapping
 from aimcost.inputs.hardware import load_hardware
 from aimcost.inputs.run import load_run
 from aimcost.measure.campaign.plan import is_campaign
@@ -59,6 +60,21 @@ def test_graphs_were_predicted_before_they_were_measured() -> None:
             errors.append(estimate_run(run).stages["prefill"].time_s / timed[0].median_s - 1.0)
     assert len(errors) > 18
     assert sum(map(abs, errors)) / len(errors) < 0.16
+
+
+def test_a_captured_prefill_holds_what_happens_before_layer_0() -> None:
+    """DivPrune's choice takes longer than its prefill, and is replayed with it; called eagerly, it is timed apart."""
+    folder = FOLDER / "nvidia_h100_sxm"
+    record = load_record(folder / "2026-11-26" / "requests.json")
+    runs = {label: run for label, run in record.settings["runs"].items() if label.startswith("divprune@")}
+    card = {"profile": read_mapping(folder / "2026-11-26_first" / "nvidia_h100_80gb_hbm3.yaml")}
+    points = compare_record(replace(record, settings={**record.settings, **card, "runs": runs})).of("prefill")
+    predicted = {(p.run, p.variant): p.predicted_s for p in points}
+    for stack, stages in (("transformers", ("prefill",)), ("aimcost_graph", ("merge", "prefill"))):
+        priced = estimate_run(load_run(runs[f"divprune@{stack}"], {"hardware": card["profile"]}))
+        assert predicted[f"divprune@{stack}", "reduced"] == pytest.approx(sum(priced.stages[s].time_s for s in stages))
+        assert predicted[f"divprune@{stack}", "dense"] == pytest.approx(priced.dense.stages["prefill"].time_s)
+    assert priced.stages["merge"].time_s > 0.01
 
 
 def test_they_are_not_found_as_profiles_or_runs() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .joining import compare_record
+from .joining import compare_record, stages_timed
 from .points import PARTS, Comparison, Errors, MemoryPoint, Point, Speedup
 
-__all__ = ["PARTS", "Comparison", "Errors", "MemoryPoint", "Point", "Speedup", "compare_record"]
+__all__ = ["PARTS", "Comparison", "Errors", "MemoryPoint", "Point", "Speedup", "compare_record", "stages_timed"]

@@ -23,7 +23,7 @@ from ..records import Record, Sample
 from .heldout import held_out_of
 from .points import PARTS, Comparison, MemoryPoint, Point, Speedup
 
-__all__ = ["compare_record"]
+__all__ = ["compare_record", "stages_timed"]
 
 
 def compare_record(record: Record, *, where: str = "record") -> Comparison:
@@ -145,14 +145,24 @@ def _point(label: str, sample: Sample, estimate: Estimate) -> Point | None:
     )
 
 
+def stages_timed(op: str, run: Run) -> tuple[str, ...]:
+    """Stages of an estimate that one sample of `op` covers; none of what is part of a stage.
+
+    A captured prefill replays what happens to its tokens before layer 0 as well, which an eager one is timed without.
+    """
+    if op == "prefill":
+        return ("merge", "prefill") if run.stack.captured("prefill") else ("prefill",)
+    return {
+        "features": ("vision", "projector"),
+        "ttft": ("vision", "projector", "merge", "prefill"),
+        **{stage: (stage,) for stage in ("vision", "projector", "merge", "decode")},
+    }.get(op, ())
+
+
 def _rows(estimate: Estimate, sample: Sample, layer: int | None) -> NDArray[np.bool_]:
     """Rows of the estimate that a sample timed."""
-    if sample.op in ("vision", "projector", "merge", "decode", "prefill"):
-        return estimate.rows([sample.op])
-    if sample.op == "features":
-        return estimate.rows(["vision", "projector"])
-    if sample.op == "ttft":
-        return estimate.rows(["vision", "projector", "merge", "prefill"])
+    if stages := stages_timed(sample.op, estimate.run):
+        return estimate.rows(stages)
     inside = estimate.rows(["prefill"]) & (estimate.table.layer >= 0)
     if sample.op == "layer":
         return np.asarray(inside & (estimate.table.layer == layer))
@@ -178,7 +188,9 @@ def _speedup(label: str, samples: list[Sample], priced: Mapping[str, Estimate]) 
         return []
     dense, reduced = prefills["dense"], prefills["reduced"]
     pairs = zip(dense.samples_s, reduced.samples_s, strict=False)
-    predicted = {name: estimate.stages["prefill"].time_s for name, estimate in priced.items()}
+    predicted = {
+        name: estimate.interval(stages_timed("prefill", estimate.run)).value for name, estimate in priced.items()
+    }
     return [
         Speedup(
             run=label,
