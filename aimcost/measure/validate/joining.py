@@ -146,7 +146,7 @@ def _point(label: str, sample: Sample, estimate: Estimate) -> Point | None:
 
 
 def stages_timed(op: str, run: Run) -> tuple[str, ...]:
-    """Stages of an estimate that one sample of `op` covers; none of what is part of a stage.
+    """Stages that one sample of `op` covers, and what a stack adds beside them; none of what is part of a stage.
 
     A captured prefill replays what happens to its tokens before layer 0 as well, which an eager one is timed without.
     """
@@ -162,7 +162,7 @@ def stages_timed(op: str, run: Run) -> tuple[str, ...]:
 def _rows(estimate: Estimate, sample: Sample, layer: int | None) -> NDArray[np.bool_]:
     """Rows of the estimate that a sample timed."""
     if stages := stages_timed(sample.op, estimate.run):
-        return estimate.rows(stages)
+        return estimate.shares(stages) > 0
     inside = estimate.rows(["prefill"]) & (estimate.table.layer >= 0)
     if sample.op == "layer":
         return np.asarray(inside & (estimate.table.layer == layer))
