@@ -41,7 +41,7 @@ HEAD = """# Predicted against published
 `make docs` (`docs/evidence.py`) writes this page from `configs/timings/`: {rows} GPU timings published by others, from
 {sources} sources, each priced as its run says. Every figure is computed from those rows and today's predictions, unless
 its source is named beside it. None of the timings is this project's; what it has timed (random weights) is in
-[validation.md](validation.md) (a CPU) and [gpu-h200.md](gpu-h200.md) (H200s).
+[validation.md](validation.md) (a CPU), [gpu-h200.md](gpu-h200.md) and [gpu-h100.md](gpu-h100.md).
 
     aimcost evidence                       # stacks as shipped
     aimcost evidence --leave-out source    # what this page shows

@@ -94,7 +94,8 @@ design differ in memory only. `aimcost calibrate --inherited` computes the table
 
 UNKNOWN = """## What is not known
 
-- Predictions of AIM on a GPU are compared with clocks on one kind of card alone ([gpu-h200.md](gpu-h200.md)).
+- Predictions of AIM on a GPU are compared with clocks on two kinds of card, both Hopper ([gpu-h200.md](gpu-h200.md),
+  [gpu-h100.md](gpu-h100.md)).
 - Norms, activations, RoPE, look-ups, selection and merging are in no operation table. Their rates are fitted to
   published kernel timings, or are those of a similar kernel; the 80 % band of a norm is {norms} times its time, that of
   a look-up {lookups}. Eager stacks multiply launches and traffic as counted in transformers' layers.

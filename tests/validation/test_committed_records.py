@@ -48,10 +48,11 @@ def test_a_campaign_is_summarised_anywhere(folder: Path) -> None:
     assert found["errors"] or found["steps"][0]["state"] == "failed"  # no profile to predict from
 
 
-def test_graphs_were_predicted_before_they_were_measured() -> None:
-    """Within what docs/gpu-h200.md says, with the shipped card and stack."""
-    record = load_record(FOLDER / "nvidia_h200_sxm" / "2026-11-26" / "rows.json")
-    card, errors = load_hardware("nvidia_h200_sxm"), []
+@pytest.mark.parametrize(("name", "bar"), [("nvidia_h200_sxm", 0.16), ("nvidia_h100_sxm", 0.11)])
+def test_graphs_were_predicted_before_they_were_measured(name: str, bar: float) -> None:
+    """Within what the pages about the cards say, with the shipped card and stack."""
+    record = load_record(FOLDER / name / "2026-11-26" / "rows.json")
+    card, errors = load_hardware(name), []
     for label, document in record.settings["runs"].items():
         mine = [s for s in record.samples if s.labels["run"] == label and s.op == "prefill"]
         timed = [s for s in mine if s.labels["variant"] == "reduced"]
@@ -59,7 +60,7 @@ def test_graphs_were_predicted_before_they_were_measured() -> None:
             run = replace(load_run(dict(document), {"estimator": "calibrated"}), hardware=card)
             errors.append(estimate_run(run).stages["prefill"].time_s / timed[0].median_s - 1.0)
     assert len(errors) > 18
-    assert sum(map(abs, errors)) / len(errors) < 0.16
+    assert sum(map(abs, errors)) / len(errors) < bar
 
 
 def test_a_captured_prefill_holds_what_happens_before_layer_0() -> None:

@@ -23,7 +23,7 @@ from ...units import GIGA, MEGA, TERA
 from ..records import HELD_OUT, Record, Sample
 from .curves import bandwidth_sections
 
-__all__ = ["Ceilings", "calibration_block", "ceilings_of", "profile_mapping", "profile_yaml"]
+__all__ = ["Ceilings", "calibration_block", "ceilings_of", "probe_ratios", "profile_mapping", "profile_yaml"]
 
 KERNEL = "torch_sdpa"
 # A band narrower than the clock's own repeatability would promise too much.
@@ -151,10 +151,21 @@ def _gemm(samples: Sequence[Sample], peak: float, source: Mapping[str, str]) -> 
         "range": {key: [values[0], values[-1]] for key, values in sizes.items()},
         **source,
     }
+    return {**entry, **_evidence(held_out, _multiplied(entry, held_out, peak))}
+
+
+def _multiplied(entry: Mapping[str, Any], samples: Sequence[Sample], peak: float) -> Floats:
+    """Seconds that a grid of products predicts."""
     grid = GemmGrid.of({**entry, "band": [1.0, 1.0]}, where="gemm")
-    shapes = [_column(held_out, key) for key in ("m", "n", "k")]
-    predicted = grid.seconds(*shapes, bytes_moved=np.zeros(len(held_out)), peak=peak, bandwidth=1.0)
-    return {**entry, **_evidence(held_out, predicted)}
+    shapes = [_column(samples, key) for key in ("m", "n", "k")]
+    return np.asarray(grid.seconds(*shapes, bytes_moved=np.zeros(len(samples)), peak=peak, bandwidth=1.0))
+
+
+def probe_ratios(record: Record, dtype: str) -> Floats:
+    """Measured over predicted seconds of the products between the nodes of a profile's grid."""
+    _, held_out = _split(_comparable(record.select("gemm", dtype=dtype), record))
+    entry, peak = calibration_block(record)["gemm"][dtype], ceilings_of(record).flops_per_s[dtype]
+    return np.array([sample.median_s for sample in held_out]) / _multiplied(entry, held_out, peak)
 
 
 def _attention(samples: Sequence[Sample], along: str, source: Mapping[str, str]) -> dict[str, Any]:
