@@ -49,6 +49,8 @@ def build_model(
     InvalidValueError, UnknownNameError, UnsupportedModelError
         A configuration, dtype or layer count that makes no supported model.
     """
+    if not isinstance(config, Mapping):
+        raise InvalidValueError("config", "a Hugging Face configuration as a mapping", config)
     values = copy.deepcopy(dict(config))
     kind = values.pop("model_type", None)
     if not isinstance(kind, str):

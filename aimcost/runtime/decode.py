@@ -83,8 +83,8 @@ class Decode:
     def __init__(
         self, model: nn.Module, cache: DynamicCache, *, tokens: int, attention_mask: torch.Tensor | None
     ) -> None:
-        if tokens < 1:
-            raise InvalidValueError("tokens", "at least 1", tokens)
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+            raise InvalidValueError("tokens", "an integer of at least 1", tokens)
         self._family = locate(model)
         held = _lengths(cache)
         self._notes = notes = notes_on(cache)
@@ -261,7 +261,10 @@ def _lengths(cache: DynamicCache) -> list[int]:
         raise UnsupportedModelError(
             f"KV cache {type(cache).__name__} cannot be handed to fixed buffers: fill a DynamicCache with the prompt"
         )
-    return [int(cache.get_seq_length(layer)) for layer in range(len(cache.layers))]
+    held = [int(cache.get_seq_length(layer)) for layer in range(len(cache.layers))]
+    if not any(held):
+        raise ScheduleError("the KV cache is empty: fill it with a prompt")
+    return held
 
 
 def capture_decode(

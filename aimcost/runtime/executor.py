@@ -10,13 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from ..errors import InvalidValueError, ScheduleError
+from ..errors import InvalidValueError, ScheduleError, UnsupportedModelError
 from ..kernels.select import select_tokens
 from ..kernels.select.reference import gather_rows
 from ..types import ReductionEvent, Schedule
@@ -42,9 +42,14 @@ class _Shown(Exception):
 class DroppingSession(Session):
     """Drops tokens after the layers that the schedule names."""
 
-    def __init__(self, planner: Planner) -> None:
+    def __init__(self, planner: Planner, question: ClipQuestion | None = None) -> None:
         super().__init__(planner)
+        self._question = question
         self.reads_attention = planner.reads_attention
+
+    def agrees(self, other: Session) -> bool:
+        """Whether `other` asks the same question."""
+        return isinstance(other, DroppingSession) and self._question is other._question
 
     def before_layer(
         self, step: Prefill | Continuation, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
@@ -165,6 +170,9 @@ class Applied:
         """What the latest prefill did (`aimcost.runtime.Record`), None before the first."""
         return self._session.record
 
+    def __reduce__(self) -> NoReturn:
+        raise UnsupportedModelError("what aimcost.apply returns is bound to its model and has no copies: apply it anew")
+
     def __enter__(self) -> Applied:
         decoder = self._session.family.decoder
         with _lock:
@@ -184,6 +192,8 @@ class Applied:
     ) -> None:
         decoder = self._session.family.decoder
         with _lock:
+            if decoder not in _active:
+                raise ScheduleError(f"{self._session.planner} is not applied: this block was left before")
             running, users = _active.pop(decoder)
             if users > 1:
                 _active[decoder] = (running, users - 1)
@@ -197,7 +207,7 @@ def _same(left: Session, right: Session) -> bool:
         alike = isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and torch.equal(a, b)
     else:
         alike = a == b
-    return alike and type(left) is type(right) and left.planner == right.planner
+    return alike and left.planner == right.planner and left.agrees(right)
 
 
 def apply(
@@ -250,11 +260,12 @@ def apply(
     positions, as the released AIM does, except under mRoPE (Qwen-VL), where survivors keep theirs.
     """
     if (schedule is None) == (method is None):
-        raise InvalidValueError("schedule", "given, or method in its place", schedule, where="apply")
+        found = "neither" if schedule is None else "both"
+        raise InvalidValueError("schedule", "given, or method in its place", found, where="apply")
     planner: Planner
     if method is not None:
         planner = MethodPlanner(model, method, boundaries, question)
     else:
         assert schedule is not None
         planner = FixedPlan(make_plan(model, schedule, boundaries, question=question))
-    return Applied(DroppingSession(planner))
+    return Applied(DroppingSession(planner, question))

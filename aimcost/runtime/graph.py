@@ -144,8 +144,11 @@ def capture_prefill(
     AimcostError
         What `aimcost.apply` raises for this model, schedule and prompt.
     """
+    if not isinstance(inputs, Mapping):
+        raise InvalidValueError("inputs", "keyword arguments of the model by name", inputs, where="capture_prefill")
     if schedule is None:
         return capture(model, inputs, fix=True, warmup=warmup, pool=pool)
+    apply(model, schedule, boundaries=boundaries)  # what it refuses, it refuses now
     plan = schedule
     latest: list[Applied] = []
 

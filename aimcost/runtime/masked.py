@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import ScheduleError, UnsupportedModelError
+from ..errors import InvalidValueError, ScheduleError, UnsupportedModelError
 from ..kernels.select import select_tokens
 from ..methods.aim.cost import PAGERANK, PAGERANK_ITERATIONS, PAGERANK_TEMPERATURE
 from ..types import Schedule
@@ -34,14 +34,24 @@ class MaskingSession(Session):
 
     def __init__(self, plan: Plan, kept: Mapping[int, torch.Tensor] | None) -> None:
         super().__init__(FixedPlan(plan))
-        self._kept = kept
+        if kept is not None and not isinstance(kept, Mapping):
+            raise InvalidValueError("kept", "positions by layer, as record.kept of an apply has them", kept)
+        self._kept, self._layers = kept, tuple(plan.events)
         for layer, event in plan.events.items():
             if kept is None and event.scorer != PAGERANK.name:
                 raise ScheduleError(
                     f"masking scorer {event.scorer!r} needs the positions to keep: pass kept=record.kept"
                 )
-            if kept is not None and (layer not in kept or kept[layer].shape[1] != event.tokens_out):
-                raise ScheduleError(f"kept needs {event.tokens_out} positions after layer {layer}")
+            if kept is not None:
+                _check_kept(kept.get(layer), layer, event.tokens_out, plan.schedule.tokens[0])
+
+    def agrees(self, other: Session) -> bool:
+        """Whether `other` hides the same tokens."""
+        if not isinstance(other, MaskingSession) or (self._kept is None) != (other._kept is None):
+            return False
+        if self._kept is None or other._kept is None:
+            return True
+        return all(torch.equal(self._kept[layer], other._kept[layer]) for layer in self._layers)
 
     def before_layer(
         self, step: Prefill | Continuation, index: int, hidden: torch.Tensor, kwargs: dict[str, Any]
@@ -78,6 +88,8 @@ class MaskingSession(Session):
             return hidden
         if self._kept is not None:
             step.alive = self._kept[index].to(hidden.device)
+            if len(step.alive) != len(hidden):
+                raise ScheduleError(f"kept is given for {len(step.alive)} rows, the batch has {len(hidden)}")
         else:
             scores = step.layer_inputs["scores"].gather(1, step.alive)
             protected = step.protected.gather(1, step.alive)
@@ -105,6 +117,15 @@ class MaskingSession(Session):
             step.layer_inputs = {"scores": _released_importance(logits, step.real)}
         output = logits.softmax(-1).to(value.dtype) @ value
         return output.transpose(1, 2).contiguous()
+
+
+def _check_kept(kept: object, layer: int, count: int, prompt: int) -> None:
+    """Raise unless `kept` holds (B, `count`) ascending positions of the `prompt` tokens that reach layer 0."""
+    wanted = f"kept needs {count} positions after layer {layer}"
+    if not isinstance(kept, torch.Tensor) or kept.ndim != 2 or kept.shape[1] != count or kept.dtype != torch.long:
+        raise ScheduleError(f"{wanted}, a row of whole numbers for each row of the batch")
+    if bool((kept < 0).any() | (kept >= prompt).any() | (kept[:, 1:] <= kept[:, :-1]).any()):
+        raise ScheduleError(f"{wanted}, ascending and below {prompt}")
 
 
 def _additive(visible: torch.Tensor, given: torch.Tensor | None) -> torch.Tensor:

@@ -24,7 +24,7 @@ from . import attention, layout
 from .families import Family, locate
 from .layout import Boundaries, Expectation, Observed
 from .prompt import Arrived, Plan, check_schedule_on
-from .question import ClipQuestion
+from .question import ClipQuestion, check_question
 from .tower import Tower, TowerAttention
 from .tower_merging import TowerMerging
 
@@ -71,6 +71,7 @@ class MethodPlanner:
         if not isinstance(method, Mapping | str):
             raise InvalidValueError("method", "a mapping, or the name of a method", method, where="apply")
         self.method: dict[str, Any] = {"name": method} if isinstance(method, str) else plain(method)
+        check_question(question)
         module, self._params = method_params(self.method, where="apply")
         self.boundaries = _checked(boundaries)
         holder = self.family.container or self.family.decoder

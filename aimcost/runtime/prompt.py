@@ -23,7 +23,7 @@ from . import attention, compat, layout, policies
 from .families import Family, locate
 from .layout import Boundaries, Expectation, Observed
 from .pre_llm import Reduced, reduce_visuals
-from .question import ClipQuestion
+from .question import ClipQuestion, check_question
 from .steps import Prefill
 from .tower import Tower, TowerAttention
 from .tower_merging import TowerMerging
@@ -151,6 +151,9 @@ def make_plan(
     """
     family = locate(model)
     attention.check_attention(family.decoder, only_sdpa=only_sdpa)
+    if not isinstance(schedule, Schedule):
+        raise InvalidValueError("schedule", "what aimcost.schedule() returns; a method goes to method=", schedule)
+    check_question(question)
     tower: Tower | None = None
     if schedule.tower_events:
         tower = TowerMerging(family, schedule.tower_events)
@@ -223,6 +226,7 @@ def start(
     ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
     tokens = ids if ids is not None else embeds
     rows, prompt = tokens.shape[:2]
+    prompts = prompts if prompts and rows % prompts == 0 else rows
     mask, family = kwargs.get("attention_mask"), planner.family
     if isinstance(mask, dict):
         raise UnsupportedModelError("masks prepared by layer type are not supported: pass the 2D mask")
@@ -232,10 +236,10 @@ def start(
         prompt=prompt,
         past=past,
         tokens=tokens,
-        marks=_marks(planner.boundaries, placeholders, tokens),
+        marks=_marks(planner.boundaries, placeholders, tokens, prompts),
         real=None if real is None else real[:, past:],
         media=media or {},
-        prompts=prompts if prompts is not None and rows % prompts == 0 else rows,
+        prompts=prompts,
     )
     planner.check(arrived)
     if embeds is not None and _dispatch.should_check(None, embeds) and not bool(torch.isfinite(embeds).all()):
@@ -278,11 +282,17 @@ def start(
 
 
 def _marks(
-    boundaries: Boundaries | None, placeholders: torch.Tensor | None, tokens: torch.Tensor
+    boundaries: Boundaries | None, placeholders: torch.Tensor | None, tokens: torch.Tensor, prompts: int
 ) -> torch.Tensor | None:
     """(B, P) True at visual tokens, where a mask or ``input_ids`` say so."""
     if isinstance(boundaries, torch.Tensor):
-        return boundaries.to(tokens.device).expand(tokens.shape[0], -1)
+        marks = boundaries.to(tokens.device)
+        rows, given = len(tokens), len(marks)
+        if given == prompts != rows:  # beams of one prompt, side by side
+            return marks.repeat_interleave(rows // prompts, dim=0)
+        if given not in (1, rows):
+            raise ScheduleError(f"boundaries are given for {given} rows, the batch has {rows}")
+        return marks.expand(rows, -1)
     return placeholders if boundaries is None else None
 
 
@@ -341,6 +351,8 @@ def _visual(
                 )
             given = (schedule.text_before, expected.visual, schedule.text_tokens - schedule.text_before)
         assert not isinstance(given, torch.Tensor)
+        if len(given) == arrived.prompts != arrived.rows and not isinstance(given[0], int):
+            given = [triple for triple in given for _ in range(arrived.rows // arrived.prompts)]
         visual = layout.triple_positions(
             arrived.rows,
             given,

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import InvalidValueError, ScheduleError
 
-__all__ = ["ClipQuestion"]
+__all__ = ["ClipQuestion", "check_question"]
 
 
 class ClipQuestion:
@@ -83,3 +83,15 @@ class ClipQuestion:
         projection: Any = self._clip.visual_projection
         embeds: torch.Tensor = projection(features.to(projection.weight))
         return embeds
+
+
+def check_question(question: object) -> None:
+    """Raise where something else was given, the text itself say.
+
+    Raises
+    ------
+    InvalidValueError
+        Neither a `ClipQuestion` nor None.
+    """
+    if question is not None and not isinstance(question, ClipQuestion):
+        raise InvalidValueError("question", "a ClipQuestion, whose ask(text) is called ahead of each prompt", question)

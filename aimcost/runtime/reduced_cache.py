@@ -94,8 +94,7 @@ class FixedCache(Cache):
 def mark(cache: DynamicCache, notes: CacheNotes) -> None:
     """Note on `cache` what it holds; it refuses strangers if that is not the whole prompt."""
     setattr(cache, _NOTES, notes)
-    if type(cache) in (DynamicCache, ReducedCache):
-        cache.__class__ = ReducedCache if notes.reduced else DynamicCache
+    cache.__class__ = ReducedCache if notes.reduced else DynamicCache
 
 
 def unmark(cache: DynamicCache) -> None:

@@ -24,7 +24,7 @@ from .families import Family
 from .heads import HeadCall, at_their_places
 from .hooks import Hook
 from .prompt import Planner, behind_under_mrope, start
-from .reduced_cache import FixedCache, mark, notes_on, open_cache
+from .reduced_cache import FixedCache, ReducedCache, mark, notes_on, open_cache
 from .steps import CacheNotes, Continuation, Prefill, Record
 
 __all__ = ["Session"]
@@ -56,7 +56,7 @@ class Session(ABC):
     @property
     def record(self) -> Record | None:
         """What the latest prompt's prefill did: of this thread if it ran one, else of any; None if it failed."""
-        return getattr(self._local, "record", None) or self._latest
+        return getattr(self._local, "record", self._latest)
 
     def enter(self) -> None:
         """Install the hooks; on failure nothing stays behind."""
@@ -65,6 +65,10 @@ class Session(ABC):
         except BaseException:
             self.leave()
             raise
+
+    @abstractmethod
+    def agrees(self, other: Session) -> bool:
+        """Whether `other`, of an equal planner and equal boundaries, does the same."""
 
     def _install(self) -> None:
         family, add = self.family, self._handles.append
@@ -368,7 +372,7 @@ def _generation() -> Mapping[str, Any]:
     calls = list(compat.generations())
     for config, assisted, *_ in calls:
         refused = {
-            "use_cache=False": getattr(config, "use_cache", True) is False,
+            "use_cache=False": not getattr(config, "use_cache", True),
             "prefill_chunk_size": getattr(config, "prefill_chunk_size", None) is not None,
             "guidance_scale": getattr(config, "guidance_scale", None) not in (None, 1),
             "assistant_model": assisted,
@@ -395,7 +399,9 @@ def _mrope_positions(notes: CacheNotes, kwargs: dict[str, Any], past: int) -> to
 
 
 def _check(cache: Any) -> None:
-    if cache is not None and not isinstance(cache, DynamicCache):
-        raise UnsupportedModelError(
-            f"KV cache {type(cache).__name__} cannot hold another number of tokens in each layer; use DynamicCache"
-        )
+    if cache is None or type(cache) in (DynamicCache, ReducedCache):
+        return
+    why = "hold another number of tokens in each layer"
+    if isinstance(cache, DynamicCache):
+        why = "be marked as that of a reduced prompt, so that nothing continues it by mistake"
+    raise UnsupportedModelError(f"KV cache {type(cache).__name__} cannot {why}; use DynamicCache")
