@@ -77,7 +77,7 @@ def nearest(found: str, allowed: Iterable[str], *, count: int = 3, cutoff: float
         return name.lower().replace("-", "").replace("_", "").replace(".", "")
 
     by_plain = {plain(name): name for name in allowed}
-    wanted = plain(found)[:200]
+    wanted = plain(str(found))[:200]
     hits = [name for name in by_plain if len(wanted) >= 3 and name.startswith(wanted)]
     hits += [name for name in by_plain if len(wanted) >= 2 and wanted in name]
     hits += difflib.get_close_matches(wanted, list(by_plain), n=count, cutoff=cutoff)
@@ -86,7 +86,10 @@ def nearest(found: str, allowed: Iterable[str], *, count: int = 3, cutoff: float
 
 def _shown(found: object) -> str:
     """A value as it was found, short enough for one line; reprlib stops in deep nesting."""
-    text = repr(found) if isinstance(found, str | int | float | bool | None) else reprlib.repr(found)
+    try:
+        text = repr(found) if isinstance(found, str | int | float | bool | None) else reprlib.repr(found)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        text = f"a value of type {type(found).__name__} that cannot be written"
     return text if len(text) <= 80 else text[:77] + "..."
 
 

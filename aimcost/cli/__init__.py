@@ -122,7 +122,13 @@ def _run(arguments: list[str]) -> object:
         return call()
     from .typed import application
 
-    return application(app, _prepare)(standalone_mode=False)
+    try:
+        return application(app, _prepare)(standalone_mode=False)
+    except SystemExit as end:
+        # click ends with 1 where the reader of the help has closed the pipe
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
+        raise
 
 
 def _prepare(command: str) -> None:

@@ -7,9 +7,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 from ..errors import printable
 from ..inputs.discover import estimator_names
@@ -50,6 +50,7 @@ __all__ = [
     "one_of",
     "overrides_of",
     "progress_bar",
+    "require_apart",
     "resolve",
     "resolve_flags",
     "say",
@@ -147,9 +148,44 @@ def one_of(**given: bool) -> None:
         raise InvalidValueError(names[0], f"given without {' and '.join(names[1:])}: choose one", None)
 
 
-def names_in(given: str | None) -> list[str]:
-    """Comma-separated names, each once."""
-    return list(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
+def names_in(flag: str, given: str | None) -> list[str]:
+    """Comma-separated names, each once; none where the flag is not given.
+
+    Raises
+    ------
+    InvalidValueError
+        The flag is given, and names nothing: its default is not what was asked for.
+    """
+    names = list(dict.fromkeys(name.strip() for name in (given or "").split(",") if name.strip()))
+    if given is not None and not names:
+        from ..errors import InvalidValueError
+
+        raise InvalidValueError(flag, "given a value, or several, comma-separated", given)
+    return names
+
+
+def require_apart(files: Iterable[tuple[str, Path | str | None]], **written: Path | None) -> None:
+    """Raise InvalidValueError where a flag, by its name, writes what another one writes, or one of `files`.
+
+    Those are what the command reads, each with the word for it; one file would replace the other.
+    """
+    found = {_place(path): word for word, path in files if path is not None}
+    for name, path in written.items():
+        if path is None:
+            continue
+        flag = flag_of(name)
+        first = found.setdefault(_place(path), flag)
+        if first != flag:
+            from ..errors import InvalidValueError
+
+            raise InvalidValueError(flag, f"another file than that of {first}", str(path))
+
+
+def _place(path: Path | str) -> str:
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a name that no file can have: whoever opens it says so
+        return str(path)
 
 
 def format_asked(
@@ -211,16 +247,20 @@ def say(text: str, *, end: str = "\n", error: bool = False, prose: bool = False)
         print(text, end=end, file=sys.stderr if error else sys.stdout, flush=error)
     except BrokenPipeError:
         drop_output()  # what the command has to say by its status it still says
+    except OSError:
+        if not error:
+            raise
+        drop_output(sys.stderr)  # full or closed: there is nowhere to say that, and the status says the rest
 
 
 # What the runner of GitHub Actions takes for a command: `::` first in a line, `##[` anywhere in it.
 _COMMAND = re.compile(r"^[^\S\n]*::|##\[", re.MULTILINE)
 
 
-def drop_output() -> None:
+def drop_output(stream: TextIO | None = None) -> None:
     """Send what is still printed nowhere, and keep Python from complaining at exit about what it could not write."""
     with contextlib.suppress(io.UnsupportedOperation):  # a stream that somebody else collects has no descriptor
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InvalidValueError, UnknownNameError, argument
-from ..inputs.discover import is_file
+from ..inputs.discover import at_home, is_file
 from ..inputs.run import load_run
 from ..machine.peaks import require_hardware
 from ..pricing.budgets import FIGURES, figures_of
@@ -172,9 +172,9 @@ def _name_of(given: str, recorded: Collection[str], baseline: str | Path | None)
     Baselines written before name a file as it was given.
     """
     typed = Path(given).as_posix()
-    if baseline is None or typed in recorded or not is_file(Path(given).expanduser()):
+    if baseline is None or typed in recorded or not is_file(at_home(given)):
         return typed
-    return Path(os.path.relpath(Path(given).expanduser(), Path(baseline).parent)).as_posix()
+    return Path(os.path.relpath(at_home(given), Path(baseline).parent)).as_posix()
 
 
 def _place_of(name: str, baseline: str | Path | None) -> str:

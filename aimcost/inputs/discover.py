@@ -19,6 +19,7 @@ from ..errors import FileFormatError, UnknownNameError
 
 __all__ = [
     "KINDS",
+    "at_home",
     "estimator",
     "estimator_names",
     "find",
@@ -58,6 +59,15 @@ def own_root() -> Path:
     return PACKAGE / "data"
 
 
+def at_home(given: str | Path) -> Path:
+    """A path with ``~`` written out; as it is where there is no such home."""
+    path = Path(given)
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
 def is_file(path: Path) -> bool:
     """Whether `path` is a file; False for names that no file system accepts."""
     try:
@@ -73,16 +83,20 @@ def search_path() -> list[Path]:
 
 def _folders() -> tuple[Path, ...]:
     variable = os.environ.get
-    return _search_path(
-        os.getcwd(), variable("AIMCOST_PATH", ""), variable("XDG_CONFIG_HOME", ""), variable("HOME", "")
-    )
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise FileFormatError("the current folder is gone: it was removed") from None
+    return _search_path(here, variable("AIMCOST_PATH", ""), variable("XDG_CONFIG_HOME", ""), variable("HOME", ""))
 
 
 @lru_cache(maxsize=16)
 def _search_path(folder: str, given: str, config_home: str, _home: str) -> tuple[Path, ...]:
     roots = [Path(folder)]
-    roots += [Path(entry).expanduser() for entry in given.split(os.pathsep) if entry]
-    roots.append((Path(config_home) if config_home else Path.home() / ".config") / "aimcost")
+    roots += [at_home(entry) for entry in given.split(os.pathsep) if entry]
+    config = Path(config_home) if config_home else at_home("~/.config")
+    if config.is_absolute():  # a user without a home has no such folder
+        roots.append(config / "aimcost")
     roots.append(own_root())
     return tuple(roots)
 

@@ -32,6 +32,7 @@ __all__ = [
     "replacing",
     "require_nameable",
     "stamp_of",
+    "without_waiting",
     "write_atomically",
     "write_bytes_atomically",
 ]
@@ -337,8 +338,10 @@ def read_bytes(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
             raise FileFormatError(f"{path}: is a device or a pipe, not a file")
         size = status.st_size
         if size <= limit:
-            with path.open("rb") as file:
-                content = file.read(limit + 1)
+            with open(path, "rb", opener=without_waiting) as file:
+                content: bytes | None = file.read(limit + 1)
+            if content is None:  # a log of the kernel, say, which calls itself a file
+                raise FileFormatError(f"{path}: is a device or a pipe, not a file")
             if len(content) <= limit:
                 return content
             size = len(content)  # it grew, or its file system does not say how large it is
@@ -346,6 +349,11 @@ def read_bytes(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
         raise FileFormatError(f"{str(path)[:200]}: {getattr(error, 'strerror', None) or error}") from None
     most = f"at most {limit / MEGA:.0f} MB"
     raise FileFormatError(f"{path}: {size / MEGA:.0f} MB is too large for a file of this kind ({most})")
+
+
+def without_waiting(path: str, flags: int) -> int:
+    """Open a file, and never wait for what a device or a pipe may hold later."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_text(path: Path, *, limit: int = MAX_FILE_BYTES) -> str:
@@ -379,7 +387,11 @@ def write_atomically(path: str | Path, text: str) -> None:
     FileFormatError
         The folder cannot be written to.
     """
-    write_bytes_atomically(path, text.encode())
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        raise FileFormatError(f"{path}: cannot be written: holds the name of a file that is not UTF-8") from None
+    write_bytes_atomically(path, content)
 
 
 def write_bytes_atomically(path: str | Path, content: bytes) -> None:

@@ -37,7 +37,7 @@ def load_hardware(given: str | Path | Mapping[str, Any]) -> HardwareSpec:
     if not isinstance(given, str | Path):
         raise InvalidValueError("hardware", "a name, a path or a mapping", given)
     if isinstance(given, Path) or given.endswith((".yaml", ".yml")) or "/" in given:
-        path = Path(given).expanduser()
+        path = discover.at_home(given)
         if not discover.is_file(path):
             raise FileFormatError(f"hardware: no such profile file: {str(given)[:200]}")
     else:

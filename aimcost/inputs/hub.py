@@ -108,8 +108,8 @@ def _cached(name: str, revision: str) -> Path | None:
 def _cache_folder() -> Path:
     """Where huggingface_hub keeps checkpoints: ``HF_HUB_CACHE``, else below ``HF_HOME``, else its default."""
     if given := os.environ.get("HF_HUB_CACHE"):
-        return Path(given).expanduser()
+        return discover.at_home(given)
     if home := os.environ.get("HF_HOME"):
-        return Path(home).expanduser() / "hub"
+        return discover.at_home(home) / "hub"
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "huggingface" / "hub"
+    return discover.at_home(base) / "huggingface" / "hub"

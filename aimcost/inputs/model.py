@@ -70,7 +70,7 @@ def _path(given: str | Path) -> Path:
     is_name = isinstance(given, str) and "/" not in given and not given.endswith((".json", ".yaml", ".yml"))
     if is_name and not discover.is_file(Path(given) / "config.json"):
         return discover.find("model", text)
-    path = Path(text).expanduser()
+    path = discover.at_home(text)
     if not discover.is_file(path):
         path = path / "config.json"
     if discover.is_file(path):

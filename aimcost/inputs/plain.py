@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import InvalidValueError, argument
 
-__all__ = ["items_of", "names_of", "number_of", "plain"]
+__all__ = ["MAX_DEPTH", "items_of", "names_of", "number_of", "plain"]
 
 MAX_DEPTH = 100
 

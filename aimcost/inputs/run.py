@@ -20,7 +20,7 @@ from . import discover
 from .files import read_once
 from .hardware import load_hardware
 from .model import load_model, model_config
-from .plain import plain
+from .plain import MAX_DEPTH, plain
 from .precision import resolve_precision
 from .schema import RunFile, WorkloadFile, validate
 from .stack import DEFAULT_STACK, EXECUTIONS, load_stack
@@ -413,7 +413,7 @@ def _is_paper(method: Mapping[str, Any]) -> bool:
 
 
 def _run_path(given: str | Path) -> Path:
-    path = Path(given).expanduser()
+    path = discover.at_home(given)
     if discover.is_file(path):
         return path
     if isinstance(given, str) and "/" not in given and path.suffix not in (".yaml", ".yml", ".json"):
@@ -431,8 +431,10 @@ def varied(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
     return merge_overrides(data, overrides)
 
 
-def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """`data` with `overrides` laid over it; dotted keys and nested mappings reach inside."""
+def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any], *, depth: int = MAX_DEPTH) -> dict[str, Any]:
+    """`data` with `overrides` laid over it; dotted keys and nested mappings reach inside, by at most `depth` levels."""
+    if not depth:
+        raise InvalidValueError("run", f"nested at most {MAX_DEPTH} levels", overrides)
     merged = dict(data)
     for key, value in overrides.items():
         if not isinstance(key, str):
@@ -456,7 +458,7 @@ def merge_overrides(data: Mapping[str, Any], overrides: Mapping[str, Any]) -> di
                 inner = {}  # another method's parameters do not carry over
             if inner is not None and not isinstance(inner, Mapping):
                 raise InvalidValueError(head, "a mapping, to set a key inside it", inner)
-            value = merge_overrides(inner or {}, value)
+            value = merge_overrides(inner or {}, value, depth=depth - 1)
         elif rest:
             raise InvalidValueError(key, f"a key of an inline {head}; this run names one", inner)
         merged[head] = value

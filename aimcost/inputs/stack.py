@@ -53,7 +53,7 @@ def load_stack(given: str | Path | Mapping[str, Any], architecture: str = "") ->
     if not isinstance(given, str | Path):
         raise InvalidValueError("stack", "a name, a path or a mapping", given)
     if isinstance(given, Path) or given.endswith((".yaml", ".yml")) or "/" in given:
-        path = Path(given).expanduser()
+        path = discover.at_home(given)
         if not discover.is_file(path):
             raise FileFormatError(f"stack: no such stack file: {str(given)[:200]}")
     else:

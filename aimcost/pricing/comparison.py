@@ -106,6 +106,8 @@ def compare_run(
 
 def _check_prices(prices: Mapping[str, float], runs: Sequence[Run]) -> None:
     machines = {require_hardware(run.hardware).name for run in runs}
+    if not isinstance(prices, Mapping):
+        raise InvalidValueError(argument("prices"), "numbers by the name of a machine", prices)
     for name, price in prices.items():
         if name not in machines:
             raise UnknownNameError("machine", name, machines, where=argument("prices"))

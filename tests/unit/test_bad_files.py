@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bad_input import estimate_or_error, message, put
 
+import aimcost
 from aimcost.errors import AimcostError, FileFormatError
 from aimcost.inputs.files import MAX_FILE_BYTES, read_mapping
 
@@ -152,6 +154,23 @@ def test_a_folder_and_a_file_that_is_not_there(tmp_path: Path, run: dict[str, An
 def test_files_that_never_end(run: dict[str, Any]) -> None:
     for what in ("model", "hardware"):
         message(put(dict(run), what, "/dev/zero"), FileFormatError)
+
+
+def test_a_file_that_has_nothing_to_read_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc/kmsg calls itself a regular file, and makes its reader wait: a pipe stands in for it."""
+    os.mkfifo(tmp_path / "log")
+    writer = os.open(tmp_path / "log", os.O_RDWR)  # which writes nothing
+    monkeypatch.setattr("aimcost.inputs.files.stat.S_ISREG", lambda mode: True)
+    with pytest.raises(FileFormatError, match="device or a pipe"):
+        read_mapping(tmp_path / "log")
+    os.close(writer)
+
+
+def test_a_home_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AIMCOST_PATH", "~no-such-user/x")
+    assert aimcost.estimate("llava15_aim_a100").ttft_s > 0
+    with pytest.raises(FileFormatError, match="no such file: ~no-such-user"):
+        aimcost.estimate("~no-such-user/run.yaml")
 
 
 @pytest.mark.parametrize("value", ["989e12", "1_000", "0x10", "1e3", "12:30:45", "0o17", ".5e3", "+1"])

@@ -57,3 +57,18 @@ def test_several_values_of_a_flag(cli: Any) -> None:
     ]
     done = cli("compare", *flags, "--price", "0.71")
     assert (done.returncode, "MACHINE=PRICE" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "llava15_aim_a100", "--hardware", ",,"],
+        ["compare", "llava15_aim_a100", "--hardware", "nvidia_l4", "--batch", ","],
+        ["plan", "llava15_aim_a100", "--ttft-ms", "100", "--hardware", " "],
+        ["plan", "llava15_aim_a100", "--ttft-ms", "100", "--method", ""],
+    ],
+)
+def test_a_list_of_nothing_is_not_the_default(cli: Any, arguments: list[str]) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"'{arguments[-2]}' must be given a value" in done.stderr

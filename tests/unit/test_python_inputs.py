@@ -111,3 +111,26 @@ def test_a_plan_without_a_run_says_what_one_is(options: dict[str, Any], says: st
         aimcost.plan(**options)
     assert isinstance(raised.value, TypeError)
     assert says in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: aimcost.estimate("llava15_aim_a100", batch=10**5000),
+        lambda: aimcost.estimate("llava15_aim_a100", batch=[10**5000]),
+        lambda: aimcost.estimate("llava15_aim_a100", method=_circle()),
+        lambda: aimcost.estimate("llava15_aim_a100", **{".".join("a" * 20_000): 1}),
+        lambda: aimcost.compare("llava15_aim_a100", hardware=["nvidia_l4"], prices=[1]),
+        lambda: aimcost.estimate("llava15_aim_a100").plot(5),
+    ],
+)
+def test_what_python_cannot_write_or_follow(call: Callable[[], Any]) -> None:
+    with pytest.raises(AimcostError) as raised:
+        call()
+    assert len(str(raised.value)) < 400
+
+
+def _circle() -> dict[str, Any]:
+    method: dict[str, Any] = {"name": "fastv"}
+    method["inside"] = method
+    return method

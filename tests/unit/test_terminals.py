@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+import aimcost
+from aimcost.errors import FileFormatError
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 RUN = "llava_onevision_aim_a100"
 
@@ -89,6 +92,32 @@ def test_a_verdict_reaches_its_caller_whoever_reads_the_report(
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(["bash", "-c", command], capture_output=True, cwd=tmp_path, env=env)
     assert (done.returncode, done.stderr) == (status, b"")
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("estimate no-such-run 2>/dev/full", 2),
+        pytest.param("estimate no-such-run 2>&-", 2, marks=pytest.mark.check),
+        pytest.param("estimate --help | true", 0, marks=pytest.mark.check),
+    ],
+)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_status_does_not_depend_on_who_reads_the_message(tmp_path: Path, command: str, status: int) -> None:
+    """1 would be a failed check."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    text = f"set -o pipefail; {sys.executable} -m aimcost {command}"
+    assert subprocess.run(["bash", "-c", text], cwd=tmp_path, env=env, capture_output=True).returncode == status
+
+
+def test_a_folder_that_was_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    with monkeypatch.context() as patch:
+        patch.chdir(gone)
+        gone.rmdir()
+        with pytest.raises(FileFormatError, match="the current folder is gone"):
+            aimcost.estimate(RUN)
 
 
 def test_an_internal_error_is_one_line_with_a_status_of_its_own(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -123,6 +126,47 @@ def test_a_device_or_pipe_is_not_replaced(cli: Any, place: Path) -> None:
         assert pipe.is_fifo()
     done = cli("check", "r.yaml", "--junit", "/dev/stdout.xml")
     assert "/dev/stdout.xml: cannot be written: not a regular file" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["check", "r.yaml", "--baseline", "b.json", "--update", "--junit", "./b.json"], "'--junit'.*of --baseline"),
+        (["check", "r.yaml", "--junit", "x.out", "--markdown", "x.out"], "'--markdown'.*of --junit"),
+        (["check", "r.yaml", "--baseline", "r.yaml", "--update"], "'--baseline'.*of RUN"),
+        (["estimate", "r.json", "-o", "r.json"], "'--output'.*of RUN"),
+        (["compare", "r.json", "--hardware", "nvidia_l4", "-o", "./r.json"], "'--output'.*of RUN"),
+        (["explore", "r.yaml", "-o", "r.yaml"], "'--output'.*of RUN"),
+        (["report", "r.yaml", "-o", "r.yaml"], "'--output'.*of RUN"),
+        (["import", "r.json", "-o", "r.json"], "'--output'.*of FILE"),
+    ],
+)
+def test_no_report_replaces_another_or_what_it_was_made_of(
+    cli: Any, place: Path, command: list[str], says: str
+) -> None:
+    (place / "r.json").write_text(json.dumps(yaml.safe_load((place / "r.yaml").read_text())))
+    before = {name: (place / name).read_bytes() for name in ("r.yaml", "r.json")}
+    done = cli(*command)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert re.search(says, done.stderr)
+    assert {path.name: path.read_bytes() for path in place.iterdir() if path.name != "g.yaml"} == before
+
+
+def test_a_summary_waits_for_no_reader(cli: Any, place: Path) -> None:
+    os.mkfifo(place / "pipe")
+    done = cli("check", "r.yaml", "--summary", GITHUB_STEP_SUMMARY=str(place / "pipe"))
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux alone")
+def test_a_run_whose_name_is_not_utf_8(cli: Any, place: Path) -> None:
+    name = os.fsdecode(b"r\xff.yaml")
+    (place / name).write_text((place / "r.yaml").read_text())
+    assert cli("estimate", name).returncode == 0
+    for command in (["check", name, "--update", "--baseline", "b.json"], ["check", name, "--junit", "j.xml"]):
+        done = cli(*command)
+        assert done.returncode in (1, 2)
+        assert done.stderr.count("\n") == done.returncode - 1
 
 
 def test_a_symbolic_link_is_replaced_and_not_followed(cli: Any, place: Path) -> None:

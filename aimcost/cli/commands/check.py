@@ -15,6 +15,7 @@ from ..common import (
     app,
     format_asked,
     overrides_of,
+    require_apart,
     write_report,
 )
 from ..options import Argument, Exit, Option
@@ -60,6 +61,9 @@ def check(
     written = format_asked(form, as_json=as_json, output=output)
     if update and baseline is not None and stack is not None:
         raise InvalidValueError("--stack", UNCHANGED, stack)
+    require_apart(
+        [("RUN", run) for run in runs or []], baseline=baseline, junit=junit, markdown=markdown, output=output
+    )
     result = run_check(
         runs or [],
         baseline=baseline,
@@ -83,11 +87,13 @@ def check(
 def _append_summary(text: str) -> None:
     """To the file that GitHub Actions names, else nowhere: the same command runs outside of CI."""
     from ...errors import FileFormatError
+    from ...inputs.files import without_waiting
 
     path = os.environ.get("GITHUB_STEP_SUMMARY")
     if path:
         try:
-            with open(path, "a", encoding="utf-8") as file:
+            # a pipe that nobody reads is refused, not waited for
+            with open(path, "a", encoding="utf-8", opener=without_waiting) as file:
                 file.write(text)
         except OSError as error:
             raise FileFormatError(f"{path}: cannot be written: {error.strerror or error}") from None

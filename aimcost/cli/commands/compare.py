@@ -27,9 +27,11 @@ from ..common import (
     TextTokensFlag,
     VisualTokensFlag,
     app,
+    flag_of,
     format_asked,
     names_in,
     number_in,
+    require_apart,
     resolve_flags,
     write_report,
 )
@@ -84,8 +86,9 @@ def compare(
     from ...report.format import Report
 
     written = format_asked(form, as_json=as_json, as_csv=as_csv, output=output)
-    names, stacks = names_in(hardware), names_in(stack)
-    several = {key: names_in(value) for key in _VARIED if "," in (value := context.params[key] or "")}
+    require_apart([("RUN", run)], output=output)
+    names, stacks = names_in("--hardware", hardware), names_in("--stack", stack)
+    several = {key: names_in(flag_of(key), value) for key in _VARIED if "," in (value := context.params[key] or "")}
     workloads = (
         [
             {key: number_in(key, value) for key, value in zip(several, values, strict=True)}
@@ -107,7 +110,7 @@ def _prices(given: str | None) -> dict[str, float]:
     from ...errors import InvalidValueError
 
     prices = {}
-    for part in names_in(given):
+    for part in names_in("--price", given):
         machine, equals, price = part.partition("=")
         try:
             prices[machine.strip()] = float(price) if equals else float("nan")

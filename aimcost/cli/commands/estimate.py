@@ -28,6 +28,7 @@ from ..common import (
     app,
     format_asked,
     one_of,
+    require_apart,
     resolve_flags,
     write_report,
 )
@@ -78,6 +79,7 @@ def estimate(
     from ...report.format import Report
 
     written = format_asked(form, as_json=as_json, as_csv=as_csv, output=output)
+    require_apart([("RUN", run)], output=output)
     if as_csv:
         one_of(layers=layers, ops=ops)
     if written.name == "csv":  # rows of operations hold neither

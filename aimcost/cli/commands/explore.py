@@ -25,6 +25,7 @@ from ..common import (
     app,
     names_in,
     progress_bar,
+    require_apart,
     resolve_flags,
     say,
 )
@@ -68,8 +69,14 @@ def explore(
     from ...inputs.files import write_atomically
     from ...report.web.explore import explore_page
 
+    require_apart([("RUN", run)], output=output)
     resolved = resolve_flags(context, stack=None)
     with progress_bar() as progress:
-        page = explore_page([(run or "", resolved)], progress, hardware=names_in(hardware), stacks=names_in(stack))
+        page = explore_page(
+            [(run or "", resolved)],
+            progress,
+            hardware=names_in("--hardware", hardware),
+            stacks=names_in("--stack", stack),
+        )
     write_atomically(output, page)
     say(f"written: {output}")

@@ -24,6 +24,7 @@ from ..common import (
     app,
     keys_of,
     progress_bar,
+    require_apart,
     say,
 )
 from ..options import Argument, Context, Option
@@ -90,6 +91,7 @@ def import_(
     from ...report.export import to_json
 
     _check_distinct(files)
+    require_apart([("FILE", file) for file in files], output=output)
     named = {key: context.params[key] for key in _KEYS}
     given = keys_of(settings or [], **{SHORT_KEYS.get(key, key): value for key, value in named.items()})
     scores = import_scores(files, given, metric=metric)

@@ -21,6 +21,7 @@ from ..common import (
     app,
     flag_of,
     format_asked,
+    names_in,
     progress_bar,
     resolve,
     write_report,
@@ -122,9 +123,9 @@ def plan(
         _one_each({"--frames": frames, "--batch": batch})
     if run is None or task is not None:  # what is searched gives the run its first values
         flags |= {
-            "hardware": next(iter(_names(hardware)), None),
-            "workload.frames": next(iter(_names(frames)), None),
-            "workload.batch": next(iter(_names(batch)), None),
+            "hardware": next(iter(names_in("--hardware", hardware)), None),
+            "workload.frames": next(iter(names_in("--frames", frames)), None),
+            "workload.batch": next(iter(names_in("--batch", batch)), None),
         }
     resolved = resolve(run, settings or [], stack=stack, **flags)
     if plot is not None:
@@ -151,12 +152,20 @@ def plan(
             "min_accuracy": _share("--min-accuracy", min_accuracy),
             "mean_visual_tokens": _positive("--mean-visual-tokens", mean_visual_tokens),
             "measured_only": bool(measured_only),
-            "methods": _names(method),
+            "methods": names_in("--method", method),
             "accuracy": accuracy,
             "earliest_cut": earliest_cut,
             "confidence": confidence,
         }
-        _plan_task(resolved, _names(task), _names(hardware), {"budgets": budgets, **options}, written, output, plot)
+        _plan_task(
+            resolved,
+            names_in("--task", task),
+            names_in("--hardware", hardware),
+            {"budgets": budgets, **options},
+            written,
+            output,
+            plot,
+        )
         return
     _needs_task(wanted)
     if question is not None:
@@ -178,9 +187,9 @@ def plan(
         found = plan_run(
             resolved,
             budgets=budgets,
-            hardware=_names(hardware),
-            methods=["aim"] if method is None else _names(method),
-            shapes=SHAPES if shape in (None, "all") else _names(shape),
+            hardware=names_in("--hardware", hardware),
+            methods=["aim"] if method is None else names_in("--method", method),
+            shapes=SHAPES if shape in (None, "all") else names_in("--shape", shape),
             batches=_numbers("--batch", batch),
             frames=_numbers("--frames", frames),
             confidence=confidence,
@@ -246,7 +255,7 @@ def _one_each(flags: Mapping[str, str | None]) -> None:
     from ...errors import InvalidValueError
 
     for flag, given in flags.items():
-        if len(_names(given)) > 1:
+        if len(names_in(flag, given)) > 1:
             raise InvalidValueError(flag, "one value with --task", given)
 
 
@@ -302,15 +311,11 @@ def _positive(flag: str, value: float | None) -> float | None:
     return value
 
 
-def _names(given: str | None) -> list[str]:
-    return [name.strip() for name in (given or "").split(",") if name.strip()]
-
-
 def _numbers(flag: str, given: str | None) -> list[int]:
     from ...errors import InvalidValueError
 
     numbers = []
-    for text in _names(given):
+    for text in names_in(flag, given):
         if not (text.isascii() and text.isdigit()) or not 1 <= int(text) <= 1_000_000:
             raise InvalidValueError(flag, "comma-separated positive integers", given)
         numbers.append(int(text))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..common import SettingsOption, app, names_in, progress_bar, resolve, say
+from ..common import SettingsOption, app, names_in, progress_bar, require_apart, resolve, say
 from ..options import Argument, Option
 
 
@@ -34,6 +34,7 @@ def report(
     from ...report.web.explore import explore_page
     from ...report.web.records import is_record, record_points
 
+    require_apart([("RUN", name) for name in given], output=output)
     records = [name for name in given if is_record(name)]
     runs = [name for name in dict.fromkeys(given) if name not in records]
     if not runs:
@@ -41,6 +42,12 @@ def report(
     points = [point for name in dict.fromkeys(records) for point in record_points(name)]
     resolved = [(name, resolve(name, settings or [])) for name in runs]
     with progress_bar() as progress:
-        page = explore_page(resolved, progress, hardware=names_in(hardware), stacks=names_in(stack), records=points)
+        page = explore_page(
+            resolved,
+            progress,
+            hardware=names_in("--hardware", hardware),
+            stacks=names_in("--stack", stack),
+            records=points,
+        )
     write_atomically(output, page)
     say(f"written: {output}")

@@ -283,7 +283,7 @@ def _base(given: str | Mapping[str, Any], where: str) -> dict[str, Any]:
     """The base as a mapping: a worker on another machine has no run file."""
     if isinstance(given, Mapping):
         return dict(given)
-    path = Path(given).expanduser()
+    path = discover.at_home(given)
     if not path.is_absolute() and discover.is_file(Path(where).parent / path):
         path = Path(where).parent / path
     if discover.is_file(path):
