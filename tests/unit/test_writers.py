@@ -139,6 +139,12 @@ def test_a_device_or_pipe_is_not_replaced(cli: Any, place: Path) -> None:
         (["explore", "r.yaml", "-o", "r.yaml"], "'--output'.*of RUN"),
         (["report", "r.yaml", "-o", "r.yaml"], "'--output'.*of RUN"),
         (["import", "r.json", "-o", "r.json"], "'--output'.*of FILE"),
+        (["evidence", "r.json", "-o", "r.json"], "'--output'.*of FILE"),
+        (["sweep", "r.json", "-o", "r.json"], "'--output'.*of GRID"),
+        (["trace", "r.json", "-o", "./r.json"], "'--output'.*of CONFIG"),
+        (["validate", "r.yaml", "-o", "r.yaml"], "'--output'.*of RUN"),
+        (["profile", "-o", "p.yaml", "--record", "p.yaml"], "'--record'.*of --output"),
+        (["calibrate-stack", "r.json", "-o", "r.json"], "'--output'.*of TIMING"),
     ],
 )
 def test_no_report_replaces_another_or_what_it_was_made_of(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..common import JsonOption, app, say
+from ..common import JsonOption, app, require_apart, say
 from ..options import Argument, Option
 
 
@@ -30,5 +30,7 @@ def calibrate_stack(
     One timing fits an offset, two or more fit a scale as well.
     """
     from ..calibrating import stack_command
+
+    require_apart([("TIMING", path) for path in timings], output=output)
 
     say(stack_command(timings, stack, output, quantity=quantity, as_json=as_json))

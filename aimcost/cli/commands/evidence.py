@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 from ...report.format import Format
-from ..common import FormatFlag, JsonOption, ReportOption, app, format_asked, one_of, progress_bar, write_report
+from ..common import (
+    FormatFlag,
+    JsonOption,
+    ReportOption,
+    app,
+    format_asked,
+    one_of,
+    progress_bar,
+    require_apart,
+    write_report,
+)
 from ..options import Argument, Option
 
 
@@ -44,6 +54,7 @@ def evidence(
     Errors by source, stack, quantity and card; coverage of the 80 % band; speed-ups.
     """
     written = format_asked(form, as_json=as_json, output=output)
+    require_apart([("FILE", path) for path in timings or []], output=output)
     if accuracy:
         _scores(timings, leave_out, written, output, refit=refit)
         return

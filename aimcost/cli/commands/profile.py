@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
-from ..common import app, progress_bar, say
+from ..common import app, progress_bar, require_apart, say
 from ..options import Option
 
 
@@ -21,6 +21,7 @@ def profile(
 
     Writes a profile for the calibrated estimator and the record of raw samples behind it.
     """
+    require_apart([], output=output, record=record)
     profiling = import_module("aimcost.measure.profile")
     profiling.quiet_process()
     from ...inputs.files import write_atomically

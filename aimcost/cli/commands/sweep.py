@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from ..common import JsonOption, app, progress_bar, say
+from ..common import JsonOption, app, progress_bar, require_apart, say
 from ..options import Argument, Option
 
 
@@ -30,6 +30,7 @@ def sweep(
     from ...report.guard import sweep_text
     from ...search.sweep.sweep import sweep as run_sweep
 
+    require_apart([("GRID", grid)], output=output)
     with progress_bar() as step:
         result = run_sweep(
             grid,

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
-from ..common import JsonOption, app, progress_bar, say
+from ..common import JsonOption, app, progress_bar, require_apart, say
 from ..options import Argument, Option
 
 
@@ -37,6 +37,7 @@ def validate(
 
     if bool(runs) == (from_record is not None):
         raise InvalidValueError("RUN", "given, or else --from-record (not both)", None)
+    require_apart([*(("RUN", run) for run in runs or []), ("--profile", profile)], output=output, plot=plot)
     if from_record is None:
         import_module("aimcost.measure.profile").quiet_process()
     from ...measure.validate import compare_record
