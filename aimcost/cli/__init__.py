@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from ..errors import AimcostError, one_line
 from ..report.table import fit_to
-from .common import app, at_terminal, drop_output, flag_of, say
+from .common import app, at_terminal, drop_output, flag_of, reader_gone, say
 from .options import Exit, parse
 
 __all__ = ["app", "main"]
@@ -68,7 +68,9 @@ def _status(arguments: list[str]) -> int:
         _fail(error.text(flag_of), error.exit_code)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
-    except BrokenPipeError:
+    except BrokenPipeError as error:
+        if not (reader_gone(sys.stdout) or reader_gone(sys.stderr)):
+            _fail(f"a pipe that was written to: {error.strerror or error}", 2)
         drop_output()
         return 0
     except MemoryError:

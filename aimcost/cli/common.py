@@ -50,6 +50,7 @@ __all__ = [
     "one_of",
     "overrides_of",
     "progress_bar",
+    "reader_gone",
     "require_apart",
     "resolve",
     "resolve_flags",
@@ -261,6 +262,18 @@ def drop_output(stream: TextIO | None = None) -> None:
     """Send what is still printed nowhere, and keep Python from complaining at exit about what it could not write."""
     with contextlib.suppress(io.UnsupportedOperation):  # a stream that somebody else collects has no descriptor
         os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
+
+
+def reader_gone(stream: TextIO) -> bool:
+    """Whether nobody reads the pipe that a stream writes to any more; also where a system cannot tell."""
+    import select
+
+    try:
+        watched = select.poll()
+        watched.register(stream.fileno(), 0)
+    except (AttributeError, OSError, ValueError):  # no poll on Windows; a stream without a descriptor, or closed
+        return True
+    return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in watched.poll(0))
 
 
 def _overrides(settings: list[str], **named: Any) -> dict[str, Any]:

@@ -516,6 +516,15 @@ def test_a_worker_that_dies_is_one_line() -> None:
         engines._result(future)
 
 
+def test_a_worker_killed_as_it_starts_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor.submit", broken)
+    with pytest.raises(AimcostError, match=r"a worker failed: BrokenPipeError: .*Broken pipe"):
+        sweep(put(tmp_path, RUNS), tmp_path / "out.csv", workers=2)
+
+
 @pytest.mark.skipif(not HAS_DASK, reason="needs dask and distributed")
 def test_a_scheduler_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aimcost.search.sweep.engines.CONNECT_S", 1)

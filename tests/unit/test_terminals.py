@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import aimcost
+from aimcost.cli.common import reader_gone
 from aimcost.errors import FileFormatError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -118,6 +119,24 @@ def test_a_folder_that_was_removed_is_named(tmp_path: Path, monkeypatch: pytest.
         gone.rmdir()
         with pytest.raises(FileFormatError, match="the current folder is gone"):
             aimcost.estimate(RUN)
+
+
+def test_another_pipe_than_the_readers_is_a_failure(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that is killed as it starts breaks the pipe to it: nothing was written, and the status says so."""
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("aimcost.pricing.pricing.estimate_run", broken)
+    monkeypatch.setattr("aimcost.cli.reader_gone", lambda _: False)
+    done = cli("estimate", RUN)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "Broken pipe" in done.stderr
+    read, write = os.pipe()
+    with open(write, "w") as stream:
+        assert not reader_gone(stream)
+        os.close(read)
+        assert reader_gone(stream)
 
 
 def test_an_internal_error_is_one_line_with_a_status_of_its_own(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:

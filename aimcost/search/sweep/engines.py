@@ -136,7 +136,7 @@ def _processes(text: str, jobs: Iterator[Any], kind: str, workers: int) -> Itera
         def submitted(count: int) -> set[Any]:
             try:
                 return {pool.submit(compute, text, job, kind) for job in itertools.islice(jobs, count)}
-            except BrokenExecutor as error:  # a worker was killed since
+            except (BrokenExecutor, OSError) as error:  # a worker was killed since, or as it began
                 raise _failed(error) from error
 
         waiting = submitted(workers * _AHEAD)
@@ -225,7 +225,7 @@ def _local_cluster(distributed: Any, workers: int) -> Iterator[Any]:
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
             worker_dashboard_address="127.0.0.1:0",
-            silence_logs=40,
+            silence_logs=50,  # of a worker that fails, `_failed` says what there is to say
         ) as cluster,
     ):
         yield cluster
