@@ -150,6 +150,7 @@ def test_questions(command: Any, tmp_path: Path) -> None:
         (["--ttft-ms", "nan"], "--ttft-ms"),
         (["--ttft-ms", "80", "--shape", "triangle"], "triangle"),
         (["--ttft-ms", "80", "--batch", "one"], "--batch"),
+        (["--ttft-ms", "80", "--confidence", "0.99999"], "from 0.5 to 0.9999"),
         (["--ttft-ms", "80", "--frames", "0"], "--frames"),
         (["--ttft-ms", "80", "--tpot-ms", "9"], "new_tokens"),
         (["--ttft-ms", "80", "--accuracy", "none.csv"], "none.csv"),

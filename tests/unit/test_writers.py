@@ -133,6 +133,7 @@ def test_a_device_or_pipe_is_not_replaced(cli: Any, place: Path) -> None:
     [
         (["check", "r.yaml", "--baseline", "b.json", "--update", "--junit", "./b.json"], "'--junit'.*of --baseline"),
         (["check", "r.yaml", "--junit", "x.out", "--markdown", "x.out"], "'--markdown'.*of --junit"),
+        (["plan", "r.yaml", "--ttft-ms", "80", "-o", "./r.yaml"], "'--output'.*of RUN"),
         (["check", "r.yaml", "--baseline", "r.yaml", "--update"], "'--baseline'.*of RUN"),
         (["estimate", "r.json", "-o", "r.json"], "'--output'.*of RUN"),
         (["compare", "r.json", "--hardware", "nvidia_l4", "-o", "./r.json"], "'--output'.*of RUN"),

@@ -23,6 +23,7 @@ from ..common import (
     format_asked,
     names_in,
     progress_bar,
+    require_apart,
     resolve,
     write_report,
 )
@@ -128,6 +129,7 @@ def plan(
             "workload.batch": next(iter(names_in("--batch", batch)), None),
         }
     resolved = resolve(run, settings or [], stack=stack, **flags)
+    require_apart([("RUN", run)], output=output, plot=plot)
     if plot is not None:
         from ...report.pictures import check_plot
 
