@@ -165,7 +165,7 @@ def names_in(flag: str, given: str | None) -> list[str]:
     return names
 
 
-def require_apart(files: Iterable[tuple[str, Path | str | None]], **written: Path | None) -> None:
+def require_apart(files: Iterable[tuple[str, Path | str | None]], **written: Path | str | None) -> None:
     """Raise InvalidValueError where a flag, by its name, writes what another one writes, or one of `files`.
 
     Those are what the command reads, each with the word for it; one file would replace the other.

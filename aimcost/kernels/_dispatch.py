@@ -16,6 +16,7 @@ __all__ = [
     "Path",
     "choose",
     "interpreting",
+    "on_hopper",
     "path_name",
     "pick",
     "require_dtype",
@@ -29,6 +30,8 @@ __all__ = [
 
 Path = Literal["auto", "torch", "triton"]
 PATHS = ("auto", "torch", "triton")
+HOPPER = 9
+"""Major compute capability of H100 and H200."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 TRITON_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -41,6 +44,11 @@ def _triton_found() -> bool:
 @functools.cache
 def _ampere_or_later(index: int) -> bool:
     return torch.version.hip is None and torch.cuda.get_device_capability(index) >= (8, 0)
+
+
+def on_hopper(device: torch.device) -> bool:
+    """Whether a device is a GPU of compute capability 9, where some tiles and paths were timed that others lack."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == HOPPER
 
 
 def interpreting() -> bool:

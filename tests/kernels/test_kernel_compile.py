@@ -34,7 +34,7 @@ MATRIX_UNITS = {80: "mma.sync", 90: "wgmma", 100: "tcgen05.mma"}
 
 
 def importance_case(kernel, dtype, head_dim, live, arch=80):
-    hopper = (arch // 10,) if kernel is wavefront.wavefront_kernel else ()
+    hopper = (arch == 90,) if kernel is wavefront.wavefront_kernel else ()
     tile = TILES[kernel](dtype, head_dim, *hopper)
     flags = "*u8" if live else "*fp32"
     signature = {"q_ptr": "*" + NAMES[dtype], "k_ptr": "*" + NAMES[dtype], "live_ptr": flags}

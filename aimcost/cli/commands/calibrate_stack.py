@@ -32,5 +32,4 @@ def calibrate_stack(
     from ..calibrating import stack_command
 
     require_apart([("TIMING", path) for path in timings], output=output)
-
     say(stack_command(timings, stack, output, quantity=quantity, as_json=as_json))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from ..common import app, progress_bar, require_apart, say
@@ -17,7 +16,7 @@ def trace(
     ] = None,
 ) -> None:
     """Trace any transformers model into a model file."""
-    require_apart([("CONFIG", config)], output=None if output is None else Path(output))
+    require_apart([("CONFIG", config)], output=output)
     from ...extras import torch_module
     from ...inputs.files import write_atomically
     from ...inputs.model import load_model, model_config

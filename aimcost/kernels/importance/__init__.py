@@ -19,10 +19,8 @@ __all__ = ["importance_scores", "path_for"]
 MAX_HEAD_DIM = 256
 MAX_WAVEFRONT_STEPS = 8
 """Masses that a thread of the wavefront kernel holds for each of its keys."""
-WAVEFRONT_CAPABILITY = 9
-"""Major compute capability on which the wavefront was timed against the steps (ADR 0004)."""
 WAVEFRONT_WIDTH = 128
-"""Widest head on which it was faster in 16 bit."""
+"""Widest head on which the wavefront was faster than the steps in 16 bit (ADR 0004)."""
 
 Path = Literal["auto", "torch", "triton", "wavefront"]
 
@@ -47,9 +45,7 @@ def path_for(q: torch.Tensor, k: torch.Tensor, steps: int = 5) -> Literal["torch
 
 
 def _faster_as_wavefront(q: torch.Tensor) -> bool:
-    if q.device.type != "cuda" or torch.cuda.get_device_capability(q.device)[0] != WAVEFRONT_CAPABILITY:
-        return False
-    return q.dtype == torch.float32 or q.shape[-1] <= WAVEFRONT_WIDTH
+    return _dispatch.on_hopper(q.device) and (q.dtype == torch.float32 or q.shape[-1] <= WAVEFRONT_WIDTH)
 
 
 def _validate(q: torch.Tensor, k: torch.Tensor, live: torch.Tensor | None, where: str) -> None:
@@ -127,9 +123,10 @@ def importance_scores(
         if not (math.isfinite(value) and value > 0):
             raise InvalidValueError(name, "a finite number above 0", value, where=where)
     _dispatch.require_int("steps", steps, 1, None, where)
-    taken = _dispatch.choose(path, (q, k), _refusal(q, k), where, paths=get_args(Path))
     if path == "auto":
-        taken = path_for(q, k, steps)
+        taken: str = path_for(q, k, steps)
+    else:
+        taken = _dispatch.choose(path, (q, k), _refusal(q, k), where, paths=get_args(Path))
     if taken == "wavefront":
         _dispatch.require_int("steps", steps, 1, MAX_WAVEFRONT_STEPS, f"{where} with path='wavefront'")
     if _dispatch.should_check(check, q):

@@ -19,6 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .. import _dispatch
 from .triton_impl import TileConfig, _options, _tile, constants, padded_width, row_kernel, tile_config
 
 __all__ = ["importance", "wavefront_config"]
@@ -29,19 +30,18 @@ POLLS = 1 << 20
 """Looks at another program's flag, about a second: the longest kernel takes some hundredths of one."""
 
 
-def wavefront_config(dtype: torch.dtype, head_dim: int, major: int = 8) -> TileConfig:
+def wavefront_config(dtype: torch.dtype, head_dim: int, hopper: bool = False) -> TileConfig:
     """The shipped tile: a block of keys and one of queries are the same, what one program publishes for the others.
 
-    `major` is the compute capability's. On Hopper the fastest of seven on an H100 in bf16 and width 128, unless a
-    padded width would spill; elsewhere by compilation alone: no spills, and shared memory within the 99 KiB of an
-    sm_86.
+    On Hopper the fastest of seven on an H100 in bf16 and width 128, unless a padded width would spill; elsewhere by
+    compilation alone: no spills, and shared memory within the 99 KiB of an sm_86.
     """
     width = padded_width(head_dim)
     if dtype == torch.float32:
         return tile_config(dtype, head_dim)
     if width > 128:
         return TileConfig(32, 32, 4, 1)
-    return TileConfig(128, 128, 8, 1) if major == 9 and width == head_dim else TileConfig(64, 64, 4, 1)
+    return TileConfig(128, 128, 8, 1) if hopper and width == head_dim else TileConfig(64, 64, 4, 1)
 
 
 @triton.jit
@@ -145,8 +145,8 @@ def importance(
     """Scores (B, N) in fp32; see `aimcost.kernels.importance.importance_scores`."""
     batch, heads, tokens, head_dim = q.shape
     q, k = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k))
-    major = torch.cuda.get_device_capability(q.device)[0] if q.is_cuda else 8
-    rows, own = tile_config(q.dtype, head_dim), wavefront_config(q.dtype, head_dim, major)
+    rows = tile_config(q.dtype, head_dim)
+    own = wavefront_config(q.dtype, head_dim, _dispatch.on_hopper(q.device))
     pairs, blocks = batch * heads, triton.cdiv(tokens, own.block_own)
     top, total, mass = torch.empty(3, pairs, tokens, dtype=torch.float32, device=q.device)
     weight = torch.empty(pairs, blocks, steps, own.block_own, dtype=torch.float32, device=q.device)

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import one_line
 from ...inputs.run import Run
-from ...kernels.importance import importance_scores
+from ...kernels.importance import Path, importance_scores
 from ...kernels.importance import path_for as importance_path
 from ...kernels.importance.reference import importance_dense
 from ...kernels.merge import merge_tokens
@@ -79,14 +79,17 @@ def _check_scores(
     count, kv, width = heads
     q = _random(generator, 1, count, tokens, width, dtype=dtype) * GAIN**0.5
     k = _random(generator, 1, kv, tokens, width, dtype=dtype) * GAIN**0.5
-    path = importance_path(q, k)
-    if other:
-        path = "triton" if path == "wavefront" else "wavefront"
+    path: Path = _not_taken(q, k) if other else importance_path(q, k)
     ours = importance_scores(q, k, path=path)
     exact = importance_dense(q.double(), k.double(), scale=width**-0.5)
     bound = importance_error(q, k, scale=width**-0.5, products=1 if path == "torch" else 2)
     error, bar = (float(x.abs().max() / exact.max()) for x in (ours - exact, bound))
     return _result("importance", dtype, f"{tokens} tokens, {count}/{kv} heads of {width}", error, bar, path)
+
+
+def _not_taken(q: torch.Tensor, k: torch.Tensor) -> Path:
+    """Of the two kernels for AIM's importance on a GPU, the one that the runtime does not take for these."""
+    return "triton" if importance_path(q, k) == "wavefront" else "wavefront"
 
 
 def _check_merge(event: ReductionEvent, width: int, dtype: str, generator: torch.Generator) -> dict[str, Any]:
@@ -145,11 +148,12 @@ def time_kernels(run: Run, bench: Bench, *, tick: Tick) -> Iterator[Sample]:
         ):
             tick()
             yield bench.time([task])[0]
-    for event in run.schedule.layer_events if bench.cuda else ():
-        tick()
+    if bench.cuda:
         probe = bench.randn(1, 1, 2, heads[2], dtype=dtype)
-        other = "pagerank_steps" if importance_path(probe, probe) == "wavefront" else "pagerank_wavefront"
-        yield bench.time([score_task(bench, other, event.tokens_in, heads, dtype)])[0]
+        other = "pagerank_steps" if _not_taken(probe, probe) == "triton" else "pagerank_wavefront"
+        for event in run.schedule.layer_events:
+            tick()
+            yield bench.time([score_task(bench, other, event.tokens_in, heads, dtype)])[0]
 
 
 def time_attention(run: Run, bench: Bench, *, tick: Tick) -> Iterator[tuple[str, Sample | None]]:

@@ -165,6 +165,7 @@ def _cost(sample: Sample) -> Cost:
             read_activations=rows * dims["width"] * size,
             write_activations=dims["groups"] * dims["kept"] * dims["width"] * size,
         )
+    # the floor of what ran; estimates, and so curves, price the steps on every card
     if sample.name == "pagerank" and sample.labels.get("path") == "wavefront":
         return cost_of(replace(sample, name="pagerank_wavefront"))
     return cost_of(sample)
